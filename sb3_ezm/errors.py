@@ -1,0 +1,26 @@
+"""Exceptions of the package and the helpers that phrase them."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class EZMError(Exception):
+    """Base class of every error raised on purpose by this package."""
+
+
+class ConfigurationError(EZMError, ValueError):
+    """A setting is impossible; the message names the values and the fix."""
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """
+    Phrase the known options, nearest spelling first, as the tail of an error message.
+
+    :param name: what the user wrote
+    :param options: what is known
+    :return: for example ``"Did you mean 'walk'? Known: run, stand, walk."``
+    """
+    known = sorted(options)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Known: {', '.join(known)}."
