@@ -1,0 +1,95 @@
+"""
+Shapes and containers shared by the whole package.
+
+Legend, used in every shape comment:
+
+====== =====================================================================
+symbol meaning
+====== =====================================================================
+``B``  batch rows (roots of a search, sampled segments)
+``K``  unroll steps of the world model in the loss
+``H``  horizon of a stored segment, ``K + n`` with the TD horizon ``n``
+``O``  padded observation entries
+``A``  padded action entries
+``L``  latent entries
+``E``  task-embedding entries
+``T``  tasks
+``C``  candidate actions at a search root
+``M``  candidate actions at an interior search node
+``S``  atoms of a categorical support
+``V``  value heads that are evaluated
+====== =====================================================================
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class TaskContext(NamedTuple):
+    """What the networks need to know of the task of each row; gathered once per batch."""
+
+    tasks: th.Tensor  # [B]     integer task id
+    embedding: th.Tensor  # [B, E]  task embedding (E = 0 for a single task)
+    mask: th.Tensor  # [B, A]  1 where the action entry exists
+    discount: th.Tensor  # [B]     discount factor of the task
+
+    def repeat(self, count: int) -> TaskContext:
+        """
+        Repeat every row ``count`` times in place: rows ``0, 0, ..., 1, 1, ...``.
+
+        :param count: copies of each row
+        :return: a context of ``B * count`` rows
+        """
+        return TaskContext(*(field.repeat_interleave(count, dim=0) for field in self))
+
+
+class Prediction(NamedTuple):
+    """Output of the value/policy network for one batch of latents."""
+
+    value_logits: th.Tensor  # [V, B, S]  one row of logits per evaluated head
+    mean: th.Tensor  # [B, A]     mean of the Gaussian before the tanh, 0 where masked
+    log_std: th.Tensor  # [B, A]     log standard deviation before the tanh
+
+
+class SegmentBatch(NamedTuple):
+    """
+    ``B`` segments of ``H = K + n`` consecutive transitions, drawn task by task.
+
+    Entry ``h`` describes the transition from ``observations[:, h]`` to ``observations[:, h + 1]``. Where the
+    episode (or the recorded data) ends early, ``valid`` is 0 from there on and the observation of the end is repeated.
+    """
+
+    observations: FloatArray  # [B, H+1, O]
+    actions: FloatArray  # [B, H, A]  executed actions in [-1, 1], zero where padded or invalid
+    rewards: FloatArray  # [B, H]     zero where invalid
+    terminated: BoolArray  # [B, H]     true termination only: nothing to bootstrap after it
+    valid: BoolArray  # [B, H]     the transition was recorded in the same episode
+    searched: BoolArray  # [B, H]     the action was chosen by a search (not drawn at random)
+    search_values: FloatArray  # [B, H]     root value of that search when the action was chosen, 0 where not searched
+    tasks: IntArray  # [B]
+    weights: FloatArray  # [B]        importance weights, max 1 within each task
+    ages: IntArray  # [B]        transitions of the same task stored since
+    slots: IntArray  # [B]        where the first transition lies, for ``update_priorities``
+
+
+class TargetBatch(NamedTuple):
+    """Learning targets for the ``K + 1`` positions of an unrolled segment (all without gradient)."""
+
+    rewards: th.Tensor  # [B, K]       scalar reward of each unrolled step
+    values: th.Tensor  # [B, K+1]     scalar value target
+    policy_actions: th.Tensor  # [B, K+1, P, A]  actions to imitate (P = 1 for the single best action)
+    policy_weights: th.Tensor  # [B, K+1, P]     their weights, summing to one (zero where nothing is imitated)
+    step_mask: th.Tensor  # [B, K]       1: the transition exists (consistency, path consistency)
+    reward_mask: th.Tensor  # [B, K]       step_mask, and the absorbing steps after a true termination
+    value_mask: th.Tensor  # [B, K+1]     1: the value target is defined
+    policy_mask: th.Tensor  # [B, K+1]     1: there is an action to imitate
+    continues: th.Tensor  # [B, K]       0 where the transition truly terminated, else 1
