@@ -1,0 +1,76 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS := dev,zoo
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+LINT_PATHS := $(wildcard sb3_ezm tests examples benchmarks docs/conf.py)
+
+# Options of `make train`: wall-clock budget, and further arguments of examples/train_h1.py.
+MINUTES ?= 10
+ARGS ?=
+
+# Options of `make test`: worker processes, seconds one test may take, and further arguments of pytest.
+WORKERS ?= 2
+TEST_TIMEOUT ?= 600
+PYTEST_ARGS ?=
+# Tests are handed out one by one, so that the few learning tests spread over the workers.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk=1 --timeout=$(TEST_TIMEOUT) -rs
+
+# MuJoCo draws through EGL where there is no display, and `import mujoco` fails if it is told to and EGL is missing.
+ifeq ($(shell uname),Linux)
+ifeq ($(DISPLAY),)
+ifneq ($(shell PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep libEGL.so.1),)
+export MUJOCO_GL ?= egl
+endif
+endif
+endif
+
+.PHONY: help train test test-fast lint type format check-codestyle commit-checks install clean
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 20
+
+train: $(INSTALLED) ## train one agent on the nine H1 humanoid tasks for MINUTES (10)
+	$(BIN)/python examples/train_h1.py --minutes $(MINUTES) $(ARGS)
+
+test: $(INSTALLED) ## run every test
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-fast: $(INSTALLED) ## run the tests that do not train
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+lint: $(INSTALLED) ## look for mistakes
+	$(BIN)/ruff check $(LINT_PATHS)
+
+type: $(INSTALLED) ## check the annotations
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## sort the imports and reformat
+	$(BIN)/ruff check --select I --fix $(LINT_PATHS)
+	$(BIN)/ruff format $(LINT_PATHS)
+
+check-codestyle: $(INSTALLED) ## fail if `make format` would change anything
+	$(BIN)/ruff check --select I $(LINT_PATHS)
+	$(BIN)/ruff format --check $(LINT_PATHS)
+
+# One after the other, also under `make -j`.
+commit-checks: ## format, type and lint
+	$(MAKE) format
+	$(MAKE) type
+	$(MAKE) lint
+
+install: $(INSTALLED) ## create .venv and install the package with its tools
+
+# Runs again only when a requirement or a pin changes.
+$(INSTALLED): setup.cfg constraints.txt
+	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+clean: ## delete .venv, caches and build outputs
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
