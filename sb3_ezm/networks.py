@@ -1,0 +1,230 @@
+"""Building blocks of the world model (spec of the released architecture, state-based)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch as th
+from torch import nn
+
+
+class ResidualBlock(nn.Module):
+    """
+    Pre-normalized residual MLP: ``x + W2 relu(W1 LN(x) + b1) + b2``.
+
+    :param size: input and output entries
+    :param hidden: entries between the two layers
+    """
+
+    def __init__(self, size: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(size)
+        self.inner = nn.Linear(size, hidden)
+        self.outer = nn.Linear(hidden, size)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        Apply the block.
+
+        :param x: ``[..., size]``
+        :return: ``[..., size]``
+        """
+        return x + self.outer(th.relu(self.inner(self.norm(x))))
+
+
+class CounterlessBatchNorm(nn.BatchNorm1d):
+    """Batch normalization without the integer batch counter, so that a state dict holds only floats (EMA, SB3 save)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.register_buffer("num_batches_tracked", None)
+
+
+def tanh_layer(size: int, out: int) -> nn.Sequential:
+    """
+    ``Linear, LayerNorm, Tanh``.
+
+    :param size: input entries
+    :param out: output entries
+    :return: the module
+    """
+    return nn.Sequential(nn.Linear(size, out), nn.LayerNorm(out), nn.Tanh())
+
+
+def residual_tower(size: int, hidden: int, count: int) -> nn.Sequential:
+    """
+    ``count`` residual blocks in a row.
+
+    :param size: entries of input and output
+    :param hidden: entries inside each block
+    :param count: number of blocks
+    :return: the module
+    """
+    return nn.Sequential(*(ResidualBlock(size, hidden) for _ in range(count)))
+
+
+def mlp_head(
+    size: int, hidden: Sequence[int], out: int, norm: Literal["batch", "layer"], zero_init: bool = False
+) -> nn.Sequential:
+    """
+    ``[Linear, norm, ReLU] * len(hidden)``, then a plain Linear.
+
+    :param size: input entries
+    :param hidden: entries of the hidden layers
+    :param out: output entries
+    :param norm: kind of normalization
+    :param zero_init: start the last layer (weight and bias) at zero
+    :return: the module
+    """
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(size, width), CounterlessBatchNorm(width) if norm == "batch" else nn.LayerNorm(width), nn.ReLU()]
+        size = width
+    last = nn.Linear(size, out)
+    if zero_init:
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    return nn.Sequential(*layers, last)
+
+
+class ResidualInput(nn.Module):
+    """
+    Mix extra inputs into a latent: ``s + W2 relu(W1 LN(u))`` with ``u = [s, extras]``.
+
+    :param latent_size: entries of the latent ``s``
+    :param extra_size: entries of the extras
+    """
+
+    def __init__(self, latent_size: int, extra_size: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(latent_size + extra_size)
+        self.inner = nn.Linear(latent_size + extra_size, latent_size)
+        self.outer = nn.Linear(latent_size, latent_size)
+
+    def forward(self, latent: th.Tensor, *extras: th.Tensor) -> th.Tensor:
+        """
+        Apply the block.
+
+        :param latent: ``[N, latent_size]``
+        :param extras: tensors ``[N, ...]`` that together have ``extra_size`` entries
+        :return: ``[N, latent_size]``
+        """
+        joined = th.cat((latent, *extras), dim=-1)
+        return latent + self.outer(th.relu(self.inner(self.norm(joined))))
+
+
+class RunningNormalizer(nn.Module):
+    """
+    Running mean and variance of observations, merged batch by batch with Chan's parallel formula.
+
+    Deviation from the released code: updated once per learner step by an explicit call with all real observations of
+    the batch (not inside every forward pass), and the count is part of the state dict, so that a resumed run continues.
+
+    :param size: observation entries
+    :param count: pseudo-count of the initial statistics (mean 0, variance 1)
+    """
+
+    mean: th.Tensor
+    variance: th.Tensor
+    count: th.Tensor
+
+    def __init__(self, size: int, count: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", th.zeros(size))
+        self.register_buffer("variance", th.ones(size))
+        self.register_buffer("count", th.tensor(float(count)))
+
+    @th.no_grad()
+    def update(self, observations: th.Tensor) -> None:
+        """
+        Merge a batch into the statistics.
+
+        :param observations: ``[N, size]``
+        """
+        added = float(observations.shape[0])
+        if added == 0:
+            return
+        batch_mean = observations.mean(dim=0)
+        batch_variance = observations.var(dim=0, unbiased=False)
+        total = self.count + added
+        delta = batch_mean - self.mean
+        spread = self.variance * self.count + batch_variance * added + delta.square() * (self.count * added / total)
+        self.mean.add_(delta * (added / total))
+        self.variance.copy_(spread / total)
+        self.count.copy_(total)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """
+        Normalize without clipping.
+
+        :param observations: ``[..., size]``
+        :return: ``[..., size]``
+        """
+        return (observations - self.mean) * th.rsqrt(self.variance + 1e-5)
+
+
+class TaskEmbedding(nn.Module):
+    """
+    Learnable table of task vectors whose L2 norm never exceeds one.
+
+    The factor that caps the norm is not differentiated: the gradient is that of a table whose rows were rescaled at
+    lookup, and no parameter is modified in place during the forward pass.
+
+    :param num_tasks: rows
+    :param size: entries of each vector
+    """
+
+    def __init__(self, num_tasks: int, size: int) -> None:
+        super().__init__()
+        initial = th.randn(num_tasks, size)
+        self.weight = nn.Parameter(initial / initial.norm(dim=-1, keepdim=True).clamp(min=1.0))
+
+    def forward(self, tasks: th.Tensor) -> th.Tensor:
+        """
+        Look rows up.
+
+        :param tasks: integer ids ``[B]``
+        :return: ``[B, size]``
+        """
+        rows = self.weight[tasks]
+        return rows / rows.detach().norm(dim=-1, keepdim=True).clamp(min=1.0)
+
+
+class ScaleGradient(th.autograd.Function):
+    """Identity whose gradient is multiplied by a constant."""
+
+    @staticmethod
+    def forward(ctx: th.autograd.function.FunctionCtx, x: th.Tensor, scale: float) -> th.Tensor:
+        """
+        Pass ``x`` on.
+
+        :param ctx: autograd context
+        :param x: any tensor
+        :param scale: factor on the gradient
+        :return: ``x``
+        """
+        ctx.scale = scale  # type: ignore[attr-defined]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: th.autograd.function.FunctionCtx, grad: th.Tensor) -> tuple[th.Tensor, None]:  # type: ignore[override]
+        """
+        Scale the gradient.
+
+        :param ctx: autograd context
+        :param grad: incoming gradient
+        :return: gradients of ``x`` and ``scale``
+        """
+        return grad * ctx.scale, None  # type: ignore[attr-defined]
+
+
+def scale_gradient(x: th.Tensor, scale: float) -> th.Tensor:
+    """
+    Multiply the gradient that flows through ``x`` by ``scale`` (MuZero, appendix G).
+
+    :param x: any tensor
+    :param scale: factor
+    :return: ``x``
+    """
+    return x if scale == 1.0 else ScaleGradient.apply(x, scale)  # type: ignore[no-untyped-call, no-any-return]

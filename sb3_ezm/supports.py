@@ -1,0 +1,104 @@
+"""Scalars as categorical distributions: a variance-stabilizing transform and two-hot targets (MuZero, appendix F)."""
+
+from __future__ import annotations
+
+import torch as th
+
+EPSILON = 1e-3  # the linear term that keeps the transform invertible
+
+
+def squash(x: th.Tensor) -> th.Tensor:
+    """
+    Compress a scalar: ``H(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x``.
+
+    :param x: any shape
+    :return: same shape
+    """
+    return th.sign(x) * (th.sqrt(th.abs(x) + 1.0) - 1.0) + EPSILON * x
+
+
+def unsquash(y: th.Tensor) -> th.Tensor:
+    """
+    Invert :func:`squash` in closed form.
+
+    :param y: any shape
+    :return: same shape, ``unsquash(squash(x)) == x``
+    """
+    # The textbook form (sqrt(1 + 4 eps (|y| + 1 + eps)) - 1) / (2 eps) cancels badly in float32; multiplying by the
+    # conjugate gives 2 (|y| + 1 + eps) / (sqrt(1 + 4 eps (|y| + 1 + eps)) + 1), which does not.
+    shifted = th.abs(y) + 1.0 + EPSILON
+    root = 2.0 * shifted / (th.sqrt(1.0 + 4.0 * EPSILON * shifted) + 1.0)
+    return th.sign(y) * (root * root - 1.0)
+
+
+class CategoricalSupport:
+    """
+    Equally spaced atoms in squashed space and the two conversions.
+
+    :param limit: largest representable magnitude, in raw units
+    :param num_atoms: number of atoms ``S`` (odd: the middle atom is zero)
+    """
+
+    def __init__(self, limit: float, num_atoms: int) -> None:
+        self.limit = float(limit)
+        self.num_atoms = num_atoms
+        self._bound = float(squash(th.tensor(self.limit, dtype=th.float64)))
+        self._spacing = 2.0 * self._bound / (num_atoms - 1)
+        self._atoms = th.linspace(-self._bound, self._bound, num_atoms)
+        self._atoms[num_atoms // 2] = 0.0
+
+    def atoms(self, like: th.Tensor) -> th.Tensor:
+        """
+        Atoms in squashed space on the device of another tensor.
+
+        :param like: a tensor on the wanted device
+        :return: float32 ``[S]``
+        """
+        if self._atoms.device != like.device:
+            self._atoms = self._atoms.to(like.device)
+        return self._atoms
+
+    def encode(self, x: th.Tensor) -> th.Tensor:
+        """
+        Two-hot distribution whose mean in squashed space is ``H(x)``; values beyond the limit go to the outermost atom
+        (count them with :meth:`saturation`).
+
+        :param x: raw scalars ``[...]``
+        :return: probabilities ``[..., S]``
+        """
+        position = (squash(x.float()).clamp(-self._bound, self._bound) + self._bound) / self._spacing
+        lower = position.floor().clamp(0, self.num_atoms - 2)
+        upper_weight = (position - lower).unsqueeze(-1)
+        index = lower.long().unsqueeze(-1)
+        target = th.zeros(*x.shape, self.num_atoms, device=x.device)
+        target.scatter_(-1, index, 1.0 - upper_weight)
+        return target.scatter_(-1, index + 1, upper_weight)
+
+    def decode(self, logits: th.Tensor) -> th.Tensor:
+        """
+        Raw scalar of a categorical prediction: ``H^-1(sum_i p_i z_i)``.
+
+        :param logits: ``[..., S]``
+        :return: ``[...]`` in float32
+        """
+        probabilities = th.softmax(logits.float(), dim=-1)
+        return unsquash(probabilities @ self.atoms(logits))
+
+    def cross_entropy(self, logits: th.Tensor, x: th.Tensor) -> th.Tensor:
+        """
+        Cross-entropy between the two-hot target of ``x`` and a prediction, always in float32.
+
+        :param logits: ``[..., S]``
+        :param x: raw target scalars ``[...]``
+        :return: ``[...]``
+        """
+        return -(self.encode(x) * th.log_softmax(logits.float(), dim=-1)).sum(dim=-1)
+
+    def saturation(self, x: th.Tensor) -> th.Tensor:
+        """
+        Share of scalars that lie beyond the support.
+
+        :param x: raw scalars, any shape
+        :return: scalar in [0, 1]
+        """
+        return (x.abs() > self.limit).float().mean()

@@ -1,0 +1,268 @@
+"""
+The world model: five verbs (embed, encode, step, predict, project) and the unroll used in training.
+
+Task conditioning (paper, architecture section): one learned embedding per task enters representation, dynamics, reward
+and value/policy, each by its own switch; projector and predictor never see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from torch import nn
+from torch.nn import functional
+
+from sb3_ezm.config import ModelConfig
+from sb3_ezm.distributions import bound_log_std
+from sb3_ezm.networks import (
+    ResidualInput,
+    RunningNormalizer,
+    TaskEmbedding,
+    mlp_head,
+    residual_tower,
+    scale_gradient,
+    tanh_layer,
+)
+from sb3_ezm.supports import CategoricalSupport
+from sb3_ezm.types import Prediction, TaskContext
+
+
+class Unroll(NamedTuple):
+    """Everything the losses need of one unrolled batch; position-major."""
+
+    latents: th.Tensor  # [K+1, B, L]
+    reward_logits: th.Tensor  # [K, B, S]
+    prediction: Prediction  # value_logits [V, K+1, B, S], mean and log_std [K+1, B, A]
+    predicted_projections: th.Tensor  # [K, B, P]  predictor(projector(latent j+1))
+    target_projections: th.Tensor  # [K, B, P]  projector(encode(observation j+1)), no gradient
+    mask: th.Tensor  # [B, A]
+    discount: th.Tensor  # [B]
+
+
+class WorldModel(nn.Module):
+    """
+    Representation, dynamics, reward, value and policy of all tasks.
+
+    :param observation_size: padded observation entries ``O``
+    :param action_mask: 0/1 array ``[T, A]`` of existing action entries
+    :param discounts: discount factor per task ``[T]``
+    :param config: sizes and switches
+    """
+
+    action_mask: th.Tensor
+    discounts: th.Tensor
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_mask: npt.NDArray[np.float32],
+        discounts: npt.NDArray[np.float32],
+        config: ModelConfig,
+    ) -> None:
+        super().__init__()
+        num_tasks, action_size = action_mask.shape
+        self.config = config
+        self.num_tasks = num_tasks
+        self.reward_support = CategoricalSupport(config.reward_range, config.num_atoms)
+        self.value_support = CategoricalSupport(config.value_range, config.num_atoms)
+        self.register_buffer("action_mask", th.as_tensor(action_mask, dtype=th.float32))
+        self.register_buffer("discounts", th.as_tensor(discounts, dtype=th.float32))
+
+        latent, blocks, atoms = config.latent_size, config.num_blocks, config.num_atoms
+        embedding = config.task_embedding_size if num_tasks > 1 else 0
+        # A network whose switch is off gets no embedding entries at all: its input layers shrink.
+        in_representation, in_dynamics, in_reward, in_prediction = (
+            embedding * int(switch)
+            for switch in (config.embed_representation, config.embed_dynamics, config.embed_reward, config.embed_prediction)
+        )
+        self.task_embedding = TaskEmbedding(num_tasks, embedding) if embedding else None
+        self.normalizer = RunningNormalizer(observation_size, config.normalizer_count)
+        self.representation = nn.Sequential(
+            tanh_layer(observation_size + in_representation, latent), residual_tower(latent, latent, blocks)
+        )
+        self.dynamics_input = ResidualInput(latent, in_dynamics + action_size)
+        self.dynamics = residual_tower(latent, latent, blocks)
+        self.action_code = tanh_layer(action_size + in_reward, config.action_code_size)
+        self.reward_input = ResidualInput(latent, in_reward + config.action_code_size)
+        self.reward_tower = residual_tower(latent, latent, blocks)
+        self.reward_head = mlp_head(latent, config.head_layers, atoms, config.head_norm, zero_init=True)
+        trunk = latent + in_prediction
+        self.trunk = nn.Sequential(residual_tower(trunk, trunk, blocks), nn.LayerNorm(trunk))
+        self.value_heads = nn.ModuleList(
+            mlp_head(trunk, config.head_layers, atoms, config.head_norm) for _ in range(config.num_value_heads)
+        )
+        self.policy_head = mlp_head(trunk, config.head_layers, 2 * action_size, config.head_norm, zero_init=True)
+        hidden = config.projector_size
+        self.projector = nn.Sequential(
+            *(nn.Linear(latent, hidden), nn.LayerNorm(hidden), nn.ReLU()),
+            *(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU()),
+            *(nn.Linear(hidden, latent), nn.LayerNorm(latent)),
+        )
+        self.predictor = nn.Sequential(
+            nn.Linear(latent, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, latent)
+        )
+
+    def embed(self, tasks: th.Tensor) -> TaskContext:
+        """
+        Gather embedding, action mask and discount of each row's task.
+
+        :param tasks: integer ids ``[B]``
+        :return: the context that every other verb takes
+        """
+        if self.task_embedding is None:
+            embedding = tasks.new_zeros((tasks.shape[0], 0), dtype=th.float32)
+        else:
+            embedding = self.task_embedding(tasks)
+        return TaskContext(tasks, embedding, self.action_mask[tasks], self.discounts[tasks])
+
+    def encode(self, observations: th.Tensor, context: TaskContext) -> th.Tensor:
+        """
+        Representation ``s = h(o, k)``.
+
+        :param observations: raw observations ``[B, O]``
+        :param context: from :meth:`embed`
+        :return: latents ``[B, L]``
+        """
+        x = self.normalizer(observations) if self.config.normalize_observations else observations
+        if self.config.embed_representation:
+            x = th.cat((x, context.embedding), dim=-1)
+        latent: th.Tensor = self.representation(x)
+        return latent
+
+    def step(self, latents: th.Tensor, actions: th.Tensor, context: TaskContext) -> th.Tensor:
+        """
+        Dynamics ``s' = g(s, a, k)``.
+
+        :param latents: ``[B, L]``
+        :param actions: ``[B, A]``; padded entries are ignored
+        :param context: from :meth:`embed`
+        :return: next latents ``[B, L]``
+        """
+        actions = actions * context.mask
+        extras = (context.embedding, actions) if self.config.embed_dynamics else (actions,)
+        next_latents: th.Tensor = self.dynamics(self.dynamics_input(latents, *extras))
+        return next_latents
+
+    def reward(self, latents: th.Tensor, actions: th.Tensor, context: TaskContext) -> th.Tensor:
+        """
+        Reward ``R(s, a, k)`` of taking an action (from the current latent, parallel to the dynamics).
+
+        :param latents: ``[B, L]``
+        :param actions: ``[B, A]``; padded entries are ignored
+        :param context: from :meth:`embed`
+        :return: logits over the reward support ``[B, S]``
+        """
+        actions = actions * context.mask
+        if self.config.embed_reward:
+            code = self.action_code(th.cat((actions, context.embedding), dim=-1))
+            mixed = self.reward_input(latents, context.embedding, code)
+        else:
+            mixed = self.reward_input(latents, self.action_code(actions))
+        logits: th.Tensor = self.reward_head(self.reward_tower(mixed))
+        return logits
+
+    def predict(self, latents: th.Tensor, context: TaskContext, heads: Sequence[int] | None = None) -> Prediction:
+        """
+        Values and policy ``F(s, k)``.
+
+        :param latents: ``[B, L]``
+        :param context: from :meth:`embed`
+        :param heads: value heads to evaluate (default: all)
+        :return: value logits per head, masked mean and bounded log standard deviation
+        """
+        if self.config.embed_prediction:
+            latents = th.cat((latents, context.embedding), dim=-1)
+        trunk = self.trunk(latents)
+        chosen = range(len(self.value_heads)) if heads is None else heads
+        value_logits = th.stack([self.value_heads[head](trunk) for head in chosen])
+        mean, raw = self.policy_head(trunk).float().chunk(2, dim=-1)
+        config = self.config
+        log_std = bound_log_std(raw * context.mask, config.log_std_min, config.log_std_max, config.log_std_init)
+        return Prediction(value_logits, mean * context.mask, log_std)
+
+    def values(self, prediction: Prediction) -> th.Tensor:
+        """
+        Decode the value of every evaluated head.
+
+        :param prediction: from :meth:`predict`
+        :return: raw values ``[V, ...]``
+        """
+        return self.value_support.decode(prediction.value_logits)
+
+    def project(self, latents: th.Tensor) -> th.Tensor:
+        """
+        Projection in which temporal consistency compares latents (SimSiam).
+
+        :param latents: ``[..., L]``
+        :return: ``[..., L]``
+        """
+        projection: th.Tensor = self.projector(latents)
+        return projection
+
+    def forward(
+        self, observations: th.Tensor, actions: th.Tensor, tasks: th.Tensor, latent_gradient_scale: float = 1.0
+    ) -> Unroll:
+        """
+        Encode the first observation, unroll the actions, and evaluate every head at every position.
+
+        The heads see all positions as one batch of ``(K+1) B`` rows. Deviation from the released code, which calls them
+        position by position: identical except for batch normalization, whose statistics then cover all positions.
+
+        :param observations: ``[B, K+1, O]``
+        :param actions: ``[B, K, A]``
+        :param tasks: ``[B]``
+        :param latent_gradient_scale: factor on the gradient entering each dynamics step
+        :return: the unrolled batch
+        """
+        context = self.embed(tasks)
+        steps = actions.shape[1]
+        latent = self.encode(observations[:, 0], context)
+        latents = [latent]
+        for j in range(steps):
+            latent = scale_gradient(self.step(latent, actions[:, j], context), latent_gradient_scale)
+            latents.append(latent)
+        stacked = th.stack(latents)
+        every, unrolled = _tile(context, steps + 1), _tile(context, steps)
+        reward_logits = self.reward(stacked[:-1].flatten(0, 1), actions.transpose(0, 1).flatten(0, 1), unrolled)
+        prediction = self.predict(stacked.flatten(0, 1), every)
+        with th.no_grad():
+            real = self.encode(observations[:, 1:].transpose(0, 1).flatten(0, 1), unrolled)
+            target_projections = self.project(real)
+        predicted = self.predictor(self.project(stacked[1:].flatten(0, 1)))
+        rows = tasks.shape[0]
+        return Unroll(
+            latents=stacked,
+            reward_logits=reward_logits.unflatten(0, (steps, rows)),
+            prediction=Prediction(
+                prediction.value_logits.unflatten(1, (steps + 1, rows)),
+                prediction.mean.unflatten(0, (steps + 1, rows)),
+                prediction.log_std.unflatten(0, (steps + 1, rows)),
+            ),
+            predicted_projections=predicted.unflatten(0, (steps, rows)),
+            target_projections=target_projections.unflatten(0, (steps, rows)),
+            mask=context.mask,
+            discount=context.discount,
+        )
+
+
+def _tile(context: TaskContext, count: int) -> TaskContext:
+    """Stack ``count`` copies of a context: rows ``0..B-1, 0..B-1, ...`` as position-major data has them."""
+    tasks, embedding, mask, discount = context
+    return TaskContext(tasks.repeat(count), embedding.repeat(count, 1), mask.repeat(count, 1), discount.repeat(count))
+
+
+def cosine_consistency(predicted: th.Tensor, target: th.Tensor) -> th.Tensor:
+    """
+    Cosine between predicted and target projections (SimSiam; norms floored at 1e-5).
+
+    :param predicted: ``[..., P]``
+    :param target: ``[..., P]``
+    :return: ``[...]`` in [-1, 1]
+    """
+    a = functional.normalize(predicted.float(), dim=-1, eps=1e-5)
+    b = functional.normalize(target.float(), dim=-1, eps=1e-5)
+    return (a * b).sum(dim=-1)
