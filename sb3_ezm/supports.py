@@ -82,7 +82,8 @@ class CategoricalSupport:
         :return: ``[...]`` in float32
         """
         probabilities = th.softmax(logits.float(), dim=-1)
-        return unsquash(probabilities @ self.atoms(logits))
+        # Not a matrix product: autocast would round it to bfloat16.
+        return unsquash((probabilities * self.atoms(logits)).sum(dim=-1))
 
     def cross_entropy(self, logits: th.Tensor, x: th.Tensor) -> th.Tensor:
         """

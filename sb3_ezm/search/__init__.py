@@ -1,0 +1,17 @@
+"""Sampled search with sequential halving over a world model (paper, planning section; Danihelka et al. 2022)."""
+
+from sb3_ezm.search.gumbel import SearchOutput, search
+from sb3_ezm.search.model import Evaluation, SearchModel, WorldModelPlanner
+from sb3_ezm.search.noise import SearchNoise, draw_noise
+from sb3_ezm.search.schedule import halving_levels
+
+__all__ = [
+    "Evaluation",
+    "SearchModel",
+    "SearchNoise",
+    "SearchOutput",
+    "WorldModelPlanner",
+    "draw_noise",
+    "halving_levels",
+    "search",
+]

@@ -1,0 +1,139 @@
+"""
+Batched sampled search with sequential halving.
+
+One halving level is one network call: every surviving candidate of every root gets one simulation, and their subtrees
+are disjoint. Q-values are normalized by the range of the whole tree as it was when the level began; that is the only way
+in which candidates of one level could influence each other.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch as th
+
+from sb3_ezm.config import SearchConfig
+from sb3_ezm.distributions import squash_action
+from sb3_ezm.search.model import Evaluation, SearchModel
+from sb3_ezm.search.noise import SearchNoise
+from sb3_ezm.search.qvalues import normalize, transform, value_range
+from sb3_ezm.search.schedule import halving_levels
+from sb3_ezm.search.tree import Leaf, Tree, backup, empty_tree, select_leaf
+
+
+class SearchOutput(NamedTuple):
+    """Rows are independent: permuting the batch permutes the output."""
+
+    actions: th.Tensor  # [B, A]     best candidate, zero where masked
+    candidates: th.Tensor  # [B, C, A]  sampled root actions
+    weights: th.Tensor  # [B, C]     improved policy over the candidates, sums to one
+    values: th.Tensor  # [B]        search value: mean of the network value and all simulated returns
+    network_values: th.Tensor  # [B]        network value of the root
+    q_values: th.Tensor  # [B, C]     Q of each candidate
+    visits: th.Tensor  # [B, C]
+    best: th.Tensor  # [B]        index of the best candidate
+
+
+@th.no_grad()
+def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> SearchOutput:
+    """
+    Plan one action for each root (paper, planning section; spec of the released search with its defects corrected).
+
+    :param model: a model bound to ``B`` roots
+    :param config: search settings
+    :param noise: all random draws, from :func:`sb3_ezm.search.noise.draw_noise`
+    :return: actions, improved policy, search values and statistics
+    """
+    root = model.root()
+    rows, device = root.value.shape[0], root.value.device
+    count, levels = config.num_candidates, halving_levels(config.num_candidates, config.num_simulations)
+    candidates = _sample(root, noise.root.to(device), model.mask.unsqueeze(1))
+    gumbel = noise.gumbel.to(device)
+    tree = empty_tree(root, model.discount, count, len(levels), config.num_leaf_actions)
+    survivors = th.arange(count, device=device).expand(rows, count)
+    total = root.value.clone()
+
+    for level, size in enumerate(levels):
+        if level == 0:
+            leaf = _root_edges(root, candidates)
+        else:
+            if size < survivors.shape[1]:
+                survivors = _best(tree, survivors, size, gumbel, config)
+            low, high = value_range(tree.edge_q(), tree.visits > 0)
+            leaf = select_leaf(_subtrees(tree, survivors), level, low, high, config)
+        reached = model.expand(leaf.latent, leaf.action)
+        subtrees = _subtrees(tree, survivors)
+        _attach(subtrees, level, leaf, reached)
+        if level < len(levels) - 1:  # the last level's nodes are never looked into
+            subtrees.actions[:, :, level] = _sample(reached, noise.leaves[level].to(device), model.mask[:, None, None])
+        total += backup(subtrees, level, reached.value).sum(dim=1)
+        _write_back(tree, survivors, subtrees)
+
+    scores, visits, q = _root_scores(tree, gumbel, config)
+    best = survivors.gather(1, scores.gather(1, survivors).argmax(dim=1, keepdim=True)).squeeze(1)
+    return SearchOutput(
+        actions=candidates[th.arange(rows, device=device), best],
+        candidates=candidates,
+        weights=th.softmax(scores - gumbel, dim=-1),
+        values=total / (1.0 + config.num_simulations),
+        network_values=root.value,
+        q_values=q,
+        visits=visits,
+        best=best,
+    )
+
+
+def _sample(state: Evaluation, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
+    """Sampled actions of states ``[..., A]`` with draws ``[..., k, A]``."""
+    mean, std = state.mean.unsqueeze(-2), th.exp(state.log_std).unsqueeze(-2)
+    return squash_action(mean + std * noise, mask)
+
+
+def _root_edges(root: Evaluation, candidates: th.Tensor) -> Leaf:
+    rows, count = candidates.shape[:2]
+    none = th.full((rows, count), -1, dtype=th.long, device=candidates.device)
+    return Leaf(none, none, root.latent.unsqueeze(1).expand(-1, count, -1), candidates)
+
+
+def _root_scores(tree: Tree, gumbel: th.Tensor, config: SearchConfig) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """Scores ``g + sigma(q)`` of the root candidates, their visits and Q; every candidate was visited at level 0."""
+    q_all = tree.edge_q()
+    low, high = value_range(q_all, tree.visits > 0)
+    q, visits = q_all[:, :, 0], tree.visits[:, :, 0]
+    return gumbel + transform(normalize(q, low, high, config.min_value_spread), visits, config), visits, q
+
+
+def _best(tree: Tree, survivors: th.Tensor, size: int, gumbel: th.Tensor, config: SearchConfig) -> th.Tensor:
+    """The ``size`` best-ranked survivors, in rank order; a stable sort makes the first index win ties."""
+    scores, _, _ = _root_scores(tree, gumbel, config)
+    order = scores.gather(1, survivors).argsort(dim=1, descending=True, stable=True)
+    return survivors.gather(1, order[:, :size])
+
+
+def _subtrees(tree: Tree, survivors: th.Tensor) -> Tree:
+    """Copy the survivors' subtrees out of the tree."""
+    if survivors.shape[1] == tree.visits.shape[1]:
+        return tree  # nobody was dropped and nobody was reordered: work in place
+    rows = th.arange(survivors.shape[0], device=survivors.device).unsqueeze(1)
+    return Tree(*(field[rows, survivors] for field in tree[:-1]), discount=tree.discount)
+
+
+def _write_back(tree: Tree, survivors: th.Tensor, subtrees: Tree) -> None:
+    if subtrees is tree:
+        return
+    rows = th.arange(survivors.shape[0], device=survivors.device).unsqueeze(1)
+    for field, changed in zip(tree[:-1], subtrees[:-1], strict=True):
+        field[rows, survivors] = changed
+
+
+def _attach(subtrees: Tree, level: int, leaf: Leaf, reached: Evaluation) -> None:
+    """Store the expanded state as node ``level`` of each subtree and link it from its parent."""
+    subtrees.latent[:, :, level] = reached.latent
+    subtrees.reward[:, :, level] = reached.reward
+    subtrees.value[:, :, level] = reached.value
+    subtrees.parent[:, :, level] = leaf.parent
+    if level > 0:
+        rows, count = leaf.parent.shape
+        row = th.arange(rows, device=leaf.parent.device).unsqueeze(1)
+        column = th.arange(count, device=leaf.parent.device).unsqueeze(0)
+        subtrees.children[row, column, leaf.parent, leaf.choice] = level

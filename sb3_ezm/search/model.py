@@ -1,0 +1,128 @@
+"""What a search knows of a model, and the world model seen that way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch as th
+
+from sb3_ezm.config import SearchConfig
+from sb3_ezm.types import TaskContext
+from sb3_ezm.world_model import WorldModel
+
+
+class Evaluation(NamedTuple):
+    """Scalar view of model states; the leading shape is ``[B]`` at the root and ``[B, m]`` below it."""
+
+    latent: th.Tensor  # [..., L]
+    reward: th.Tensor  # [...]     reward on the way into this state (0 at the root)
+    value: th.Tensor  # [...]     value of this state
+    mean: th.Tensor  # [..., A]  policy mean before the tanh
+    log_std: th.Tensor  # [..., A]
+
+
+class SearchModel(Protocol):
+    """A model bound to the rows of one batch."""
+
+    mask: th.Tensor  # [B, A]
+    discount: th.Tensor  # [B]
+
+    def root(self) -> Evaluation:
+        """
+        Evaluate the roots.
+
+        :return: fields with leading shape ``[B]``
+        """
+
+    def expand(self, latents: th.Tensor, actions: th.Tensor) -> Evaluation:
+        """
+        Take one action in ``m`` states of each row.
+
+        :param latents: ``[B, m, L]``
+        :param actions: ``[B, m, A]``
+        :return: the states reached, leading shape ``[B, m]``
+        """
+
+
+class WorldModelPlanner:
+    """
+    A world model bound to observations and tasks; only the value heads in use are evaluated.
+
+    :param model: the world model, in evaluation mode
+    :param observations: ``[B, O]``
+    :param tasks: ``[B]``
+    :param config: search settings (value reduction and floor)
+    :param heads: value heads to use, from :func:`choose_heads`
+    """
+
+    def __init__(
+        self, model: WorldModel, observations: th.Tensor, tasks: th.Tensor, config: SearchConfig, heads: Sequence[int]
+    ) -> None:
+        self._model = model
+        self._observations = observations
+        self._context = model.embed(tasks)
+        self._repeated: dict[int, TaskContext] = {}
+        self._config = config
+        self._heads = heads
+        self.mask = self._context.mask
+        self.discount = self._context.discount
+
+    def root(self) -> Evaluation:
+        """
+        Encode and evaluate the observations.
+
+        :return: fields with leading shape ``[B]``
+        """
+        latent = self._model.encode(self._observations, self._context)
+        return self._evaluate(latent, th.zeros(latent.shape[0], device=latent.device), self._context)
+
+    def expand(self, latents: th.Tensor, actions: th.Tensor) -> Evaluation:
+        """
+        One dynamics step and evaluation for ``B * m`` rows in one call.
+
+        :param latents: ``[B, m, L]``
+        :param actions: ``[B, m, A]``
+        :return: the states reached, leading shape ``[B, m]``
+        """
+        rows, count = latents.shape[:2]
+        if count not in self._repeated:
+            self._repeated[count] = self._context.repeat(count)
+        context = self._repeated[count]
+        flat, flat_actions = latents.flatten(0, 1), actions.flatten(0, 1)
+        reward = self._model.reward_support.decode(self._model.reward(flat, flat_actions, context))
+        evaluation = self._evaluate(self._model.step(flat, flat_actions, context), reward, context)
+        return Evaluation(*(field.unflatten(0, (rows, count)) for field in evaluation))
+
+    def _evaluate(self, latent: th.Tensor, reward: th.Tensor, context: TaskContext) -> Evaluation:
+        prediction = self._model.predict(latent, context, self._heads)
+        value = reduce_values(self._model.values(prediction), self._config)
+        return Evaluation(latent, reward, value, prediction.mean, prediction.log_std)
+
+
+def choose_heads(config: SearchConfig, num_heads: int, generator: th.Generator | None = None) -> tuple[int, ...]:
+    """
+    Heads that one search evaluates: two at random for ``"min2"``, else all (one draw for the whole batch, as released).
+
+    :param config: search settings
+    :param num_heads: size of the value ensemble
+    :param generator: source of randomness on the CPU; ``None`` takes the first two (deterministic)
+    :return: indices of the heads
+    """
+    if config.value_reduction != "min2" or num_heads <= 2:
+        return tuple(range(num_heads))
+    if generator is None:
+        return (0, 1)
+    return tuple(th.randperm(num_heads, generator=generator)[:2].tolist())
+
+
+def reduce_values(values: th.Tensor, config: SearchConfig) -> th.Tensor:
+    """
+    Turn the values of several heads into one.
+
+    :param values: raw values ``[V, ...]``
+    :param config: search settings
+    :return: ``[...]``
+    """
+    reduced = values.mean(dim=0) if config.value_reduction == "mean" else values.amin(dim=0)
+    return reduced if config.value_floor is None else reduced.clamp(min=config.value_floor)
