@@ -139,7 +139,7 @@ def public_functions(tree: ast.Module) -> Iterator[FunctionNode]:
     for node in tree.body:
         members = node.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_") else [node]
         for member in members:
-            if isinstance(member, FunctionNode) and (not member.name.startswith("_") or member.name == "__init__"):
+            if isinstance(member, FunctionNode) and not member.name.startswith("_"):
                 yield member
 
 
