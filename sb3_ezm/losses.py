@@ -1,0 +1,137 @@
+"""The six losses as pure functions of an unrolled batch and its targets; every one returns one number per sample."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch as th
+
+from sb3_ezm.config import LossConfig
+from sb3_ezm.distributions import entropy, log_prob
+from sb3_ezm.supports import CategoricalSupport
+from sb3_ezm.types import TargetBatch
+from sb3_ezm.world_model import Unroll, WorldModel, cosine_consistency
+
+
+def reward_loss(unroll: Unroll, targets: TargetBatch, support: CategoricalSupport) -> th.Tensor:
+    """
+    ``L_r = sum_{j<K} m_j CE(twohot(r_j), R(s_j, a_j))``.
+
+    :param unroll: the unrolled batch
+    :param targets: its targets
+    :param support: reward support
+    :return: ``[B]``
+    """
+    loss = support.cross_entropy(unroll.reward_logits, targets.rewards.T)  # [K, B]
+    return (loss * targets.reward_mask.T).sum(dim=0)
+
+
+def value_loss(unroll: Unroll, targets: TargetBatch, support: CategoricalSupport) -> th.Tensor:
+    """
+    ``L_v = sum_{j<=K} m_j mean_i CE(twohot(y_j), V_i(s_j))`` over the value heads ``i``.
+
+    :param unroll: the unrolled batch
+    :param targets: its targets
+    :param support: value support
+    :return: ``[B]``
+    """
+    loss = support.cross_entropy(unroll.prediction.value_logits, targets.values.T).mean(dim=0)  # [K+1, B]
+    return (loss * targets.value_mask.T).sum(dim=0)
+
+
+def policy_loss(unroll: Unroll, targets: TargetBatch) -> th.Tensor:
+    """
+    ``L_pi = -sum_{j<=K} m_j sum_p w_{j,p} log pi(a*_{j,p} | s_j)``: imitation of the search.
+
+    Unlike the released code, whose sum over action entries makes tasks with more of them weigh more, this is the plain
+    log-density over the entries that a task has; the two agree on suites with one action size.
+
+    :param unroll: the unrolled batch
+    :param targets: its targets
+    :return: ``[B]``
+    """
+    mean, log_std = (x.transpose(0, 1).unsqueeze(2) for x in (unroll.prediction.mean, unroll.prediction.log_std))
+    log_density = log_prob(targets.policy_actions, mean, log_std, unroll.mask[:, None, None])  # [B, K+1, P]
+    return -((log_density * targets.policy_weights).sum(dim=-1) * targets.policy_mask).sum(dim=1)
+
+
+def consistency_loss(unroll: Unroll, targets: TargetBatch) -> th.Tensor:
+    """
+    Temporal consistency ``L_c = -sum_{j=1..K} m_{j-1} cos(Q(P(s_j)), sg P(h(o_j)))``.
+
+    :param unroll: the unrolled batch
+    :param targets: its targets
+    :return: ``[B]``
+    """
+    cosine = cosine_consistency(unroll.predicted_projections, unroll.target_projections)  # [K, B]
+    return -(cosine * targets.step_mask.T).sum(dim=0)
+
+
+def path_consistency_loss(
+    unroll: Unroll, targets: TargetBatch, rewards: CategoricalSupport, values: CategoricalSupport
+) -> th.Tensor:
+    """
+    Path consistency ``L_pc = sum_{j<K} m_j mean_i CE(twohot(sg[r_j + gamma V(s_{j+1})]), V_i(s_j))`` with the predicted
+    reward and the mean of the decoded heads; the value behind a true termination is 0.
+
+    :param unroll: the unrolled batch
+    :param targets: its targets
+    :param rewards: reward support
+    :param values: value support
+    :return: ``[B]``
+    """
+    with th.no_grad():
+        reward = rewards.decode(unroll.reward_logits)
+        following = values.decode(unroll.prediction.value_logits[:, 1:]).mean(dim=0)
+        goal = reward + unroll.discount * targets.continues.T * following  # [K, B]
+    loss = values.cross_entropy(unroll.prediction.value_logits[:, :-1], goal).mean(dim=0)
+    return (loss * targets.step_mask.T).sum(dim=0)
+
+
+def entropy_loss(unroll: Unroll, targets: TargetBatch) -> th.Tensor:
+    """
+    Negative entropy of the policy per action entry, ``L_ent = -sum_{j<=K} m_j H(pi(s_j)) / A_k``: minimized, it is a
+    bonus (the released code has the opposite sign; a negative weight restores it).
+
+    :param unroll: the unrolled batch
+    :param targets: its targets
+    :return: ``[B]``
+    """
+    per_position = entropy(unroll.prediction.log_std, unroll.mask)  # [K+1, B]
+    return -(per_position * targets.policy_mask.T).sum(dim=0)
+
+
+def all_losses(model: WorldModel, unroll: Unroll, targets: TargetBatch, config: LossConfig) -> dict[str, th.Tensor]:
+    """
+    Evaluate every loss whose weight is not zero.
+
+    :param model: the world model (its supports are used)
+    :param unroll: the unrolled batch
+    :param targets: its targets
+    :param config: weights
+    :return: unweighted losses ``[B]`` by the names of :class:`~sb3_ezm.config.LossConfig`
+    """
+    rewards, values = model.reward_support, model.value_support
+    losses = {
+        "reward": lambda: reward_loss(unroll, targets, rewards),
+        "value": lambda: value_loss(unroll, targets, values),
+        "policy": lambda: policy_loss(unroll, targets),
+        "consistency": lambda: consistency_loss(unroll, targets),
+        "path_consistency": lambda: path_consistency_loss(unroll, targets, rewards, values),
+        "entropy": lambda: entropy_loss(unroll, targets),
+    }
+    return {name: loss() for name, loss in losses.items() if getattr(config, name) != 0}
+
+
+def total_loss(losses: dict[str, th.Tensor], config: LossConfig, unroll_steps: int) -> th.Tensor:
+    """
+    Weighted sum of the losses of each sample, times ``1 / K`` as released.
+
+    :param losses: from :func:`all_losses`
+    :param config: weights
+    :param unroll_steps: ``K``
+    :return: ``[B]``
+    """
+    weights = dataclasses.asdict(config)
+    total = th.stack([weights[name] * loss for name, loss in losses.items()]).sum(dim=0)
+    return total / unroll_steps

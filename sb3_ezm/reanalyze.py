@@ -1,0 +1,176 @@
+"""Fresh targets for replayed segments: values and searches with the target network (MuZero Reanalyze)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch as th
+
+from sb3_ezm.config import SearchConfig, TargetConfig
+from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
+from sb3_ezm.search.model import choose_heads, reduce_values
+from sb3_ezm.targets import SegmentMasks, mix_value_targets, n_step_targets, segment_masks
+from sb3_ezm.types import TargetBatch
+from sb3_ezm.world_model import WorldModel
+
+
+class SegmentTensors(NamedTuple):
+    """A :class:`~sb3_ezm.types.SegmentBatch` on the learner's device (same field names and shapes)."""
+
+    observations: th.Tensor
+    actions: th.Tensor
+    rewards: th.Tensor
+    terminated: th.Tensor
+    valid: th.Tensor
+    searched: th.Tensor
+    search_values: th.Tensor
+    tasks: th.Tensor
+    weights: th.Tensor
+    ages: th.Tensor
+
+
+class ReanalyzeStatistics(NamedTuple):
+    """What the searches of one reanalysis did; scalars on the device, means over the searched roots."""
+
+    improvement: th.Tensor  # search value minus network value
+    advantage: th.Tensor  # Q of the best candidate minus mean Q of the candidates
+    wide_share: th.Tensor  # how often the best candidate was one drawn with the magnified deviation
+    searched_share: th.Tensor  # positions searched anew / positions that could be
+
+
+class Reanalyzer:
+    """
+    Turns a batch of segments into learning targets.
+
+    :param search_config: settings of the search
+    :param target_config: kinds of targets
+    :param generator: source of randomness on the CPU
+    :param max_roots: roots per search call; larger batches are cut into chunks to bound memory
+    :param autocast: run the networks in bfloat16 where the device supports it
+    """
+
+    def __init__(
+        self,
+        search_config: SearchConfig,
+        target_config: TargetConfig,
+        generator: th.Generator,
+        max_roots: int = 4096,
+        autocast: bool = False,
+    ) -> None:
+        self.search_config = search_config
+        self.config = target_config
+        self.generator = generator
+        self.max_roots = max_roots
+        self.autocast = autocast
+
+    @th.no_grad()
+    def __call__(self, model: WorldModel, batch: SegmentTensors, updates: int) -> tuple[TargetBatch, ReanalyzeStatistics]:
+        """
+        Compute all targets.
+
+        :param model: target network, in evaluation mode
+        :param batch: segments of ``K + n`` transitions
+        :param updates: gradient updates done so far (for the mixed value target)
+        :return: targets and statistics of the searches
+        """
+        config, steps = self.config, self.config.unroll_steps
+        masks = segment_masks(batch.valid, batch.terminated, steps)
+        td = self._td_targets(model, batch)
+        chosen = self._choose_positions(masks)
+        actions, weights, search_values, has_policy, statistics = self._policy_targets(model, batch, masks, chosen)
+        values = mix_value_targets(
+            td, search_values, has_policy, batch.ages, config.value_target, updates, config.mixed_after, config.mixed_newest
+        )
+        # Behind a true termination the state is absorbing: its value is 0 and so are all further rewards.
+        absorbing = masks.dead if config.absorbing_terminal else th.zeros_like(masks.dead)
+        recorded = th.cat((th.ones_like(masks.step[:, :1]), masks.step), dim=1)
+        return (
+            TargetBatch(
+                rewards=batch.rewards[:, :steps],
+                values=values * (1.0 - masks.dead),
+                policy_actions=actions,
+                policy_weights=weights,
+                step_mask=masks.step,
+                reward_mask=th.maximum(masks.step, absorbing[:, :-1]),
+                value_mask=th.maximum(recorded, absorbing),
+                policy_mask=has_policy,
+                continues=masks.continues,
+            ),
+            statistics,
+        )
+
+    def _td_targets(self, model: WorldModel, batch: SegmentTensors) -> th.Tensor:
+        steps, n = self.config.unroll_steps, self.config.td_steps
+        rows = batch.tasks.shape[0]
+        # Behind an episode's end the buffer repeats the last observation, so index j + n is min(j + n, end).
+        ahead = batch.observations[:, n : n + steps + 1].flatten(0, 1)
+        context = model.embed(batch.tasks.repeat_interleave(steps + 1))
+        heads = choose_heads(self.search_config, len(model.value_heads), self.generator)
+        with self._precision(batch.rewards.device):
+            prediction = model.predict(model.encode(ahead, context), context, heads)
+        bootstrap = reduce_values(model.values(prediction), self.search_config).unflatten(0, (rows, steps + 1))
+        return n_step_targets(batch.rewards, batch.valid, batch.terminated, bootstrap, model.discounts[batch.tasks], n)
+
+    def _choose_positions(self, masks: SegmentMasks) -> th.Tensor:
+        """Indices into the flattened ``[B * (K+1)]`` positions that are searched anew."""
+        eligible = masks.state.flatten().nonzero().squeeze(1)
+        if self.config.reanalyze_ratio >= 1.0:
+            return eligible
+        count = round(self.config.reanalyze_ratio * len(eligible))
+        order = th.randperm(len(eligible), generator=self.generator)[:count]
+        return eligible[order.to(eligible.device)]
+
+    def _policy_targets(
+        self, model: WorldModel, batch: SegmentTensors, masks: SegmentMasks, chosen: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, ReanalyzeStatistics]:
+        """Actions ``[B, K+1, P, A]``, weights ``[B, K+1, P]``, search values and mask ``[B, K+1]``."""
+        config = self.config
+        positions = config.unroll_steps + 1
+        rows, device = batch.tasks.shape[0], batch.rewards.device
+        width = self.search_config.num_candidates if config.policy_target == "improved" else 1
+        # Start from what was stored when the agent acted; warm-up actions were random and teach no policy.
+        actions = th.zeros(rows * positions, width, batch.actions.shape[-1], device=device)
+        weights = th.zeros(rows * positions, width, device=device)
+        actions[:, 0] = batch.actions[:, :positions].flatten(0, 1)
+        weights[:, 0] = 1.0
+        values = batch.search_values[:, :positions].flatten().clone()
+        mask = (batch.searched[:, :positions].float() * batch.valid[:, :positions].float() * masks.state).flatten()
+
+        gaps, advantages, wides = [], [], []
+        flat_observations = batch.observations[:, :positions].flatten(0, 1)
+        for part in chosen.split(self.max_roots):
+            output = self._search(model, flat_observations[part], batch.tasks[part // positions])
+            if config.policy_target == "improved":
+                actions[part], weights[part] = output.candidates, output.weights
+            else:
+                actions[part] = output.actions.unsqueeze(1)
+            values[part] = output.values
+            mask[part] = 1.0
+            gaps.append(output.values - output.network_values)
+            best_q = output.q_values.gather(1, output.best.unsqueeze(1)).squeeze(1)
+            advantages.append(best_q - output.q_values.mean(dim=1))
+            wides.append((output.best >= self.search_config.num_candidates - self.search_config.num_wide).float())
+        shape = (rows, positions)
+        share = th.tensor(len(chosen) / max(1.0, float(masks.state.sum())), device=device)
+        statistics = ReanalyzeStatistics(_mean(gaps, device), _mean(advantages, device), _mean(wides, device), share)
+        return (
+            actions.unflatten(0, shape),
+            weights.unflatten(0, shape),
+            values.unflatten(0, shape),
+            mask.unflatten(0, shape),
+            statistics,
+        )
+
+    def _search(self, model: WorldModel, observations: th.Tensor, tasks: th.Tensor) -> SearchOutput:
+        config = self.search_config
+        heads = choose_heads(config, len(model.value_heads), self.generator)
+        noise = draw_noise(config, len(tasks), model.action_mask.shape[1], self.generator)
+        with self._precision(observations.device):
+            return search(WorldModelPlanner(model, observations, tasks, config, heads), config, noise)
+
+    def _precision(self, device: th.device) -> th.autocast:
+        return th.autocast(device.type, dtype=th.bfloat16, enabled=self.autocast)
+
+
+def _mean(parts: list[th.Tensor], device: th.device) -> th.Tensor:
+    return th.cat(parts).mean() if parts else th.tensor(float("nan"), device=device)

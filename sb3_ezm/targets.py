@@ -1,0 +1,104 @@
+"""
+Value targets as pure functions of segments.
+
+Position ``j`` of a segment is the state before transition ``j``; ``H = K + n`` transitions are given, targets are for
+positions ``0 .. K``. A truncated or still open episode bootstraps from its last observation; a terminated one does not.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch as th
+
+
+class SegmentMasks(NamedTuple):
+    """Which parts of the unrolled positions exist."""
+
+    step: th.Tensor  # [B, K]    transition j was recorded
+    state: th.Tensor  # [B, K+1]  position j is a real state from which an action could be taken
+    dead: th.Tensor  # [B, K+1]  position j lies at or behind a true termination
+    continues: th.Tensor  # [B, K]    0 where transition j truly terminated
+
+
+def segment_masks(valid: th.Tensor, terminated: th.Tensor, unroll_steps: int) -> SegmentMasks:
+    """
+    Derive the masks of all losses.
+
+    Deviation from the released code, whose mask is one step stricter: transition ``j`` counts if it exists.
+
+    :param valid: ``[B, H]``, 1 while inside the episode
+    :param terminated: ``[B, H]``, 1 at a true termination
+    :param unroll_steps: ``K``
+    :return: float masks
+    """
+    valid, terminated = valid.float(), terminated.float()
+    rows = valid.shape[0]
+    start = valid.new_zeros(rows, 1)
+    dead = th.cat((start, terminated[:, :unroll_steps].cummax(dim=1).values), dim=1)
+    reached = th.cat((start + 1.0, valid[:, :unroll_steps]), dim=1)  # position j was recorded: transition j-1 exists
+    return SegmentMasks(
+        step=valid[:, :unroll_steps],
+        state=reached * (1.0 - dead),
+        dead=dead,
+        continues=1.0 - terminated[:, :unroll_steps],
+    )
+
+
+def n_step_targets(
+    rewards: th.Tensor,
+    valid: th.Tensor,
+    terminated: th.Tensor,
+    bootstrap_values: th.Tensor,
+    discount: th.Tensor,
+    td_steps: int,
+) -> th.Tensor:
+    """
+    ``z_j = sum_{i < n_j} gamma^i r_{j+i} + gamma^{n_j} v(o_{j+n_j})`` with ``n_j = min(n, transitions left)``, and no
+    bootstrap behind a true termination (paper, value targets; spec section 7).
+
+    :param rewards: ``[B, H]``, zero where invalid
+    :param valid: ``[B, H]``
+    :param terminated: ``[B, H]``
+    :param bootstrap_values: target-network values ``[B, K+1]`` at positions ``min(j + n, end)``
+    :param discount: ``[B]``
+    :param td_steps: ``n``
+    :return: ``[B, K+1]``; 0 at and behind a true termination
+    """
+    positions = bootstrap_values.shape[1]
+    valid, terminated = valid.float(), terminated.float()
+    gamma = discount.unsqueeze(1)
+    total = th.zeros_like(bootstrap_values)
+    weight = th.ones_like(bootstrap_values)  # gamma^(transitions so far)
+    alive = 1.0 - segment_masks(valid, terminated, positions - 1).dead
+    for i in range(td_steps):
+        window = slice(i, i + positions)
+        total = total + alive * weight * rewards[:, window]
+        alive = alive * (1.0 - terminated[:, window])
+        weight = weight * th.where(valid[:, window] > 0, gamma, 1.0)
+    return total + alive * weight * bootstrap_values
+
+
+def mix_value_targets(
+    td: th.Tensor, searched: th.Tensor, has_search: th.Tensor, ages: th.Tensor, mode: str, updates: int, after: int, newest: int
+) -> th.Tensor:
+    """
+    Choose between TD and search values (mixed value target, spec section 7).
+
+    ``"mixed"``: TD until ``after`` updates; then TD for the ``newest`` transitions of a task (whose rewards were made by
+    nearly the present policy) and the search value for older ones. The choice holds for all positions of a segment.
+
+    :param td: ``[B, K+1]``
+    :param searched: search values ``[B, K+1]``
+    :param has_search: ``[B, K+1]``, 1 where a search value exists; elsewhere TD is used
+    :param ages: transitions stored since ``[B]``
+    :param mode: ``"td"``, ``"search"`` or ``"mixed"``
+    :param updates: updates done so far
+    :param after: updates after which mixing begins
+    :param newest: ages below this count as fresh
+    :return: ``[B, K+1]``
+    """
+    if mode == "td" or (mode == "mixed" and updates < after):
+        return td
+    stale = th.ones_like(td) if mode == "search" else (ages >= newest).float().unsqueeze(1).expand_as(td)
+    return th.where((stale * has_search) > 0, searched, td)
