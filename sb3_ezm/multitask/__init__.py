@@ -1,0 +1,30 @@
+"""Multi-task layer: task sets, padding, vector environments and per-task statistics."""
+
+from sb3_ezm.multitask.cycling import CyclingTaskEnv, make_multitask_humanoid
+from sb3_ezm.multitask.env_factory import GymEnvFactory
+from sb3_ezm.multitask.factory import make_multitask_env, make_task_env
+from sb3_ezm.multitask.padding import IgnoreTermination, NonFiniteError, PaddedTaskEnv
+from sb3_ezm.multitask.statistics import TaskStatistics
+from sb3_ezm.multitask.suites import make_task_set, register_suite, suite_names
+from sb3_ezm.multitask.task_set import EnvFactory, TaskSet, TaskSpec
+from sb3_ezm.multitask.vec_env import SubEnvError, ThreadedVecEnv
+
+__all__ = [
+    "CyclingTaskEnv",
+    "EnvFactory",
+    "GymEnvFactory",
+    "IgnoreTermination",
+    "NonFiniteError",
+    "PaddedTaskEnv",
+    "SubEnvError",
+    "TaskSet",
+    "TaskSpec",
+    "TaskStatistics",
+    "ThreadedVecEnv",
+    "make_multitask_env",
+    "make_multitask_humanoid",
+    "make_task_env",
+    "make_task_set",
+    "register_suite",
+    "suite_names",
+]

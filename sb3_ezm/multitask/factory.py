@@ -1,0 +1,115 @@
+"""``make_multitask_env``: one vector environment in which every task has its own sub-environments."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.multitask.env_factory import create_native_env
+from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
+from sb3_ezm.multitask.suites import TasksLike, make_task_set
+from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.multitask.vec_env import ThreadedVecEnv
+
+
+def make_task_env(
+    task_set: TaskSet,
+    task: str | int,
+    render_mode: str | None = None,
+    ignore_termination: bool = False,
+    max_episode_steps: int | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> PaddedTaskEnv:
+    """
+    Create one task with the spaces of its task set.
+
+    :param task_set: the tasks, with factories
+    :param task: name or id
+    :param render_mode: passed to the factory unless it is None
+    :param ignore_termination: let every episode run to its time limit, see :class:`IgnoreTermination`
+    :param max_episode_steps: time limit; replaces the registered one of a Gymnasium id, is added to any other environment
+    :param env_kwargs: further keywords of the factory
+    :return: ``PaddedTaskEnv(native environment)``
+    :raises ConfigurationError: if the task is unknown or has no factory, or its spaces are unsupported
+    """
+    env = create_native_env(task_set[task], render_mode, max_episode_steps, env_kwargs)
+    if ignore_termination:
+        env = IgnoreTermination(env)
+        task_set = TaskSet(tuple(replace(spec, may_terminate=False) for spec in task_set))
+    return PaddedTaskEnv(env, task_set, task)
+
+
+def _default_vec_env_cls(task_set: TaskSet) -> type[DummyVecEnv]:
+    """Threads pay where every task computes outside the interpreter lock; elsewhere they only add switching."""
+    if all(getattr(spec.env_fn, "releases_gil", False) for spec in task_set):
+        return ThreadedVecEnv
+    return DummyVecEnv
+
+
+def make_multitask_env(
+    tasks: TasksLike,
+    n_envs_per_task: int = 1,
+    seed: int | None = None,
+    vec_env_cls: Callable[..., VecEnv] | None = None,
+    monitor_dir: str | None = None,
+    render_mode: str | None = None,
+    vec_env_kwargs: Mapping[str, Any] | None = None,
+    ignore_termination: bool = False,
+    max_episode_steps: int | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> VecEnv:
+    """
+    Create a monitored vector environment over any tasks, whatever their observation and action sizes.
+
+    Sub-environments are in task-major order: index ``i`` belongs to task ``i // n_envs_per_task``. Each is
+    ``Monitor(PaddedTaskEnv(native environment))``; the task set is ``vec_env.get_attr("task_set")[0]``.
+
+    :param tasks: anything :func:`make_task_set` takes, for example ``"h1-medium"`` or ``["h1-walk", "h1-stand"]``
+    :param n_envs_per_task: number of sub-environments of each task
+    :param seed: sub-environment ``i`` is seeded with ``seed + i`` at the first reset, as in SB3's ``make_vec_env``
+    :param vec_env_cls: vector environment class; by default threads for physics suites, else ``DummyVecEnv``
+    :param monitor_dir: folder for ``<task>_<i>.monitor.csv`` files, ``i`` counting the sub-environments of the task
+    :param render_mode: passed to the environments unless it is None
+    :param vec_env_kwargs: keywords of ``vec_env_cls``
+    :param ignore_termination: let every episode run to its time limit, see :class:`IgnoreTermination`
+    :param max_episode_steps: time limit; replaces the registered one of a Gymnasium id, is added to any other environment
+    :param env_kwargs: further keywords of every environment
+    :return: the vector environment
+    :raises ConfigurationError: if a task is unknown or unsupported, or a number is out of range
+    """
+    if n_envs_per_task < 1:
+        raise ConfigurationError(f"`n_envs_per_task` must be at least 1, got {n_envs_per_task}.")
+    task_set = make_task_set(tasks, env_kwargs)
+    if monitor_dir is not None:
+        os.makedirs(monitor_dir, exist_ok=True)
+
+    def make_env(rank: int) -> Callable[[], gym.Env[Any, Any]]:
+        def _init() -> gym.Env[Any, Any]:
+            task, copy = divmod(rank, n_envs_per_task)
+            env = make_task_env(task_set, task, render_mode, ignore_termination, max_episode_steps, env_kwargs)
+            if seed is not None:
+                env.action_space.seed(seed + rank)
+            filename = None
+            if monitor_dir is not None:
+                filename = os.path.join(monitor_dir, f"{_file_stem(env.task_name)}_{copy}")
+            return Monitor(env, filename=filename)
+
+        return _init
+
+    if vec_env_cls is None:
+        vec_env_cls = _default_vec_env_cls(task_set)
+    vec_env = vec_env_cls([make_env(rank) for rank in range(len(task_set) * n_envs_per_task)], **(vec_env_kwargs or {}))
+    vec_env.seed(seed)
+    return vec_env
+
+
+def _file_stem(task: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", task)

@@ -1,0 +1,230 @@
+"""Wrappers that give environments of different sizes one observation and one action space."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from sb3_ezm.errors import ConfigurationError, EZMError
+from sb3_ezm.multitask.task_set import TaskSet
+
+MultiTaskObs = dict[str, Any]  # {"observation": [O] float32, "task": int64 scalar}
+
+
+class NonFiniteError(EZMError, ValueError):
+    """An environment or a policy produced NaN or infinity."""
+
+
+def _is_image(space: spaces.Space[Any]) -> bool:
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2
+
+
+def flat_observation_size(space: spaces.Space[Any], task: str) -> int:
+    """
+    :param space: native observation space
+    :param task: name used in errors
+    :return: number of entries after flattening
+    :raises ConfigurationError: if the space is an image, cannot be flattened or is empty
+    """
+    parts = space.spaces if isinstance(space, (spaces.Dict, spaces.Tuple)) else [space]
+    leaves = parts.values() if isinstance(parts, dict) else parts
+    if any(_is_image(leaf) for leaf in leaves):
+        raise ConfigurationError(
+            f"Task {task!r}: image observations ({space}) are not supported: give a vector of features, "
+            "for example the state, in a wrapper of your own."
+        )
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        return sum(flat_observation_size(leaf, task) for leaf in leaves)
+    if not space.is_np_flattenable:
+        raise ConfigurationError(
+            f"Task {task!r}: a {type(space).__name__} observation space has no fixed size. "
+            "Use Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of them."
+        )
+    size = int(spaces.flatdim(space))
+    if size < 1:
+        raise ConfigurationError(f"Task {task!r}: the observation space {space} has no entries.")
+    return size
+
+
+def flat_action_size(space: spaces.Space[Any], task: str) -> int:
+    """
+    :param space: native action space
+    :param task: name used in errors
+    :return: number of entries after flattening
+    :raises ConfigurationError: unless the space is a Box of floats with finite bounds
+    """
+    if not isinstance(space, spaces.Box) or not np.issubdtype(np.dtype(space.dtype), np.floating):
+        raise ConfigurationError(f"Task {task!r}: only continuous actions (a Box of floats) are supported, got {space}.")
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise ConfigurationError(
+            f"Task {task!r}: the action bounds must be finite to be rescaled from [-1, 1], "
+            f"got low={space.low}, high={space.high}. Wrap the environment in one that bounds its actions."
+        )
+    if not (space.low < space.high).all():
+        raise ConfigurationError(
+            f"Task {task!r}: every action entry needs low < high, got low={space.low}, high={space.high}. "
+            "Drop constant entries in a wrapper of your own."
+        )
+    size = math.prod(space.shape)
+    if size < 1:
+        raise ConfigurationError(f"Task {task!r}: the action space {space} has no entries.")
+    return size
+
+
+class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.RecordConstructorArgs):
+    """
+    One task seen through the spaces of its task set.
+
+    The flattened native observation fills the first places (or those of ``observation_index``) of a float32 vector, zeros fill
+    the rest, and the task id stands beside it. An action is cut to the native entries, whatever the others hold, and mapped
+    affinely from [-1, 1] to the native bounds. ``info["task"]`` is the task's name on every reset and step; an entry of that
+    name from the native environment moves to ``info["native_task"]``.
+
+    :param env: native environment
+    :param task_set: the tasks; readable as ``env.get_wrapper_attr("task_set")``
+    :param task: name or id of the task that ``env`` is
+    :raises ConfigurationError: if the spaces are unsupported or do not have the sizes that the task set declares
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], task_set: TaskSet, task: str | int):
+        # Lets `env.spec.make()` rebuild the wrapper; it needs no factories for that.
+        gym.utils.RecordConstructorArgs.__init__(self, task_set=task_set.without_factories(), task=task)
+        gym.Wrapper.__init__(self, env)
+        spec = task_set[task]
+        self.task_set = task_set
+        self.task_name = spec.name
+        self.task_id = task_set.index(spec.name)
+        sizes = (
+            ("observation", flat_observation_size(env.observation_space, spec.name), spec.observation_size),
+            ("action", flat_action_size(env.action_space, spec.name), spec.action_size),
+        )
+        for label, actual, declared in sizes:
+            if actual != declared:
+                raise ConfigurationError(
+                    f"Task {spec.name!r} declares {label}_size {declared}, but its environment has {actual} {label} entries."
+                )
+        self.observation_space = task_set.observation_space
+        self.action_space = task_set.action_space
+        self._native_observation_space = env.observation_space
+        self._native_size = spec.observation_size
+        self._padded_size = task_set.observation_size
+        self._places: slice | np.ndarray = slice(0, spec.observation_size)
+        if spec.observation_index is not None:
+            self._places = np.array(spec.observation_index)
+        self._action_size = spec.action_size
+        native = env.action_space
+        assert isinstance(native, spaces.Box)  # flat_action_size has checked it
+        self._native_shape, self._native_dtype = native.shape, native.dtype
+        self._low = native.low.astype(np.float64).ravel()
+        self._high = native.high.astype(np.float64).ravel()
+        self._is_unit_box = bool((self._low == -1.0).all() and (self._high == 1.0).all())
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[MultiTaskObs, dict[str, Any]]:
+        """
+        :param seed: passed on to the native environment
+        :param options: passed on to the native environment
+        :return: padded observation and info
+        :raises NonFiniteError: if the observation is not finite
+        """
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._pad(observation), self._label(info)
+
+    def step(self, action: np.ndarray) -> tuple[MultiTaskObs, SupportsFloat, bool, bool, dict[str, Any]]:
+        """
+        :param action: [A] in [-1, 1]; entries beyond the native ones are ignored
+        :return: padded observation, reward, terminated, truncated, info
+        :raises ConfigurationError: if the action has another shape or leaves [-1, 1]
+        :raises NonFiniteError: if the observation or the reward is not finite
+        """
+        observation, reward, terminated, truncated, info = self.env.step(self.native_action(action))
+        value = float(reward)
+        if not math.isfinite(value):
+            raise NonFiniteError(f"Task {self.task_name!r}: the environment returned the reward {value}.")
+        return self._pad(observation), value, bool(terminated), bool(truncated), self._label(info)
+
+    def native_action(self, action: np.ndarray) -> np.ndarray:
+        """
+        :param action: [A] in [-1, 1]
+        :return: the action that the native environment receives, in its shape, type and bounds
+        :raises ConfigurationError: if the action has another shape, is NaN or leaves [-1, 1]
+        """
+        action = np.asarray(action)
+        if action.shape != self.action_space.shape:
+            raise ConfigurationError(
+                f"Task {self.task_name!r}: an action has shape {self.action_space.shape}, got {action.shape}."
+            )
+        unit = action[: self._action_size].astype(np.float64)
+        if not (np.abs(unit) <= 1.0).all():  # also False for NaN
+            raise ConfigurationError(f"Task {self.task_name!r}: actions must lie in [-1, 1], got {unit}.")
+        if not self._is_unit_box:
+            # Weights of both ends rather than low + scale * (high - low): exact at -1 and 1. The clip only undoes rounding.
+            unit = self._low * (0.5 * (1.0 - unit)) + self._high * (0.5 * (1.0 + unit))
+            unit = np.clip(unit, self._low, self._high)
+        return unit.astype(self._native_dtype).reshape(self._native_shape)
+
+    def _pad(self, observation: Any) -> MultiTaskObs:
+        padded = np.zeros(self._padded_size, dtype=np.float32)
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which is reported below
+            flat = np.asarray(spaces.flatten(self._native_observation_space, observation))
+            if flat.shape != (self._native_size,):  # numpy would broadcast a single entry
+                raise ConfigurationError(
+                    f"Task {self.task_name!r}: the environment returned {flat.size} observation entries, "
+                    f"its space has {self._native_size}."
+                )
+            padded[self._places] = flat
+        if not np.isfinite(padded).all():
+            bad = np.flatnonzero(~np.isfinite(flat.astype(np.float32)))
+            raise NonFiniteError(
+                f"Task {self.task_name!r}: the environment returned an observation that is not finite in float32: "
+                f"entries {bad[:10].tolist()} are {flat[bad[:10]].tolist()}."
+            )
+        return {"observation": padded, "task": np.int64(self.task_id)}
+
+    def _label(self, info: dict[str, Any]) -> dict[str, Any]:
+        labelled = dict(info)
+        if "task" in labelled:
+            labelled["native_task"] = labelled["task"]
+        labelled["task"] = self.task_name
+        return labelled
+
+
+def _has_time_limit(env: gym.Env[Any, Any]) -> bool:
+    layer: Any = env
+    while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, gym.wrappers.TimeLimit):
+            return True
+        layer = layer.env
+    return False
+
+
+class IgnoreTermination(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """
+    Never terminates: episodes go on to their time limit, as in the paper's evaluation (EfficientZero-Multitask,
+    arXiv 2603.01452). ``info["terminated_ignored"]`` is True on the steps where the environment said it was over.
+
+    :param env: environment with a time limit, which can be stepped after it terminated
+    :raises ConfigurationError: if there is no time limit, as an episode would never end
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]):
+        gym.utils.RecordConstructorArgs.__init__(self)
+        gym.Wrapper.__init__(self, env)
+        if not _has_time_limit(env):
+            raise ConfigurationError(
+                f"Termination of {env} cannot be ignored: it has no time limit, so its episodes would never end. "
+                "Pass `max_episode_steps`, or wrap it in gymnasium.wrappers.TimeLimit."
+            )
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """
+        :param action: native action
+        :return: observation, reward, False, truncated, info
+        """
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if terminated:
+            info = {**info, "terminated_ignored": True}
+        return observation, reward, False, truncated, info

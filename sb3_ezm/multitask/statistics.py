@@ -1,0 +1,84 @@
+"""Returns, lengths and scores of each task over its last episodes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.multitask.task_set import TaskSet
+
+
+class TaskStatistics:
+    """
+    Collects finished episodes by task, from the infos of a vector environment with ``Monitor``.
+
+    :param tasks: task set, or only the names; normalized scores need a task set with reference scores
+    :param window: number of last episodes of a task that the means are over
+    :raises ConfigurationError: if there is no task or the window is below 1
+    """
+
+    def __init__(self, tasks: TaskSet | Sequence[str], window: int = 100):
+        self.task_set = tasks.without_factories() if isinstance(tasks, TaskSet) else None
+        self.task_names = tasks.names if isinstance(tasks, TaskSet) else tuple(tasks)
+        if not self.task_names or window < 1:
+            raise ConfigurationError(f"Need at least one task and window >= 1, got {self.task_names} and {window}.")
+        self.window = window
+        self.episodes = dict.fromkeys(self.task_names, 0)
+        self.returns: dict[str, deque[float]] = {name: deque(maxlen=window) for name in self.task_names}
+        self.lengths: dict[str, deque[int]] = {name: deque(maxlen=window) for name in self.task_names}
+
+    def update(self, infos: Sequence[Mapping[str, Any]], dones: np.ndarray) -> None:
+        """
+        Take in one step of a vector environment.
+
+        :param infos: one info per sub-environment; finished ones carry ``"episode"`` (by ``Monitor``) and ``"task"``
+        :param dones: [n_envs] whether the episode ended
+        :raises ConfigurationError: if a finished episode lacks them, or its task is unknown
+        """
+        for info, done in zip(infos, dones, strict=True):
+            if not done:
+                continue
+            name = info.get("task", self.task_names[0] if len(self.task_names) == 1 else None)
+            if name not in self.episodes:
+                known = did_you_mean(str(name), self.task_names)
+                raise ConfigurationError(f"A finished episode has info['task'] = {name!r}, which is no known task. {known}")
+            if "episode" not in info:
+                raise ConfigurationError(
+                    f"A finished episode of task {name!r} has no info['episode']: wrap each sub-environment in SB3's Monitor."
+                )
+            self.episodes[name] += 1
+            self.returns[name].append(float(info["episode"]["r"]))
+            self.lengths[name].append(int(info["episode"]["l"]))
+
+    def snapshot(self) -> dict[str, dict[str, float]]:
+        """
+        :return: for each task with a finished episode its ``episodes`` (count since the start) and, over the window,
+            ``return`` and ``length`` (means); with reference scores also ``score`` (normalized) and ``success_rate``
+            (share of episodes that reached the bar)
+        """
+        result: dict[str, dict[str, float]] = {}
+        for name in self.task_names:
+            if not self.returns[name]:
+                continue
+            mean = float(np.mean(self.returns[name]))
+            result[name] = {
+                "episodes": self.episodes[name],
+                "return": mean,
+                "length": float(np.mean(self.lengths[name])),
+            }
+            if self.task_set is not None and self.task_set[name].has_scores:
+                bar = self.task_set[name].success_bar
+                result[name]["score"] = self.task_set.normalized_score(name, mean)
+                result[name]["success_rate"] = float(np.mean([ret >= bar for ret in self.returns[name]]))
+        return result
+
+    def mean_score(self) -> float | None:
+        """
+        :return: mean normalized score over the tasks, or None until every task has a score
+        """
+        scores = [row["score"] for row in self.snapshot().values() if "score" in row]
+        return float(np.mean(scores)) if len(scores) == len(self.task_names) else None

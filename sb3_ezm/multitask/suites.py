@@ -1,0 +1,189 @@
+"""Named suites, and ``make_task_set``, which turns names, environment ids, callables and specs into a task set."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+
+from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.multitask.env_factory import GymEnvFactory, create_native_env
+from sb3_ezm.multitask.padding import flat_action_size, flat_observation_size
+from sb3_ezm.multitask.task_set import EnvFactory, TaskSet, TaskSpec
+
+TaskLike = str | TaskSpec | TaskSet | EnvFactory
+TasksLike = TaskLike | Iterable[TaskLike]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """
+    A named, lazily built list of tasks.
+
+    :param name: for example ``"h1-medium"``
+    :param build: imports what it needs, registers its environments and returns the tasks in id order
+    :param task_prefix: what the names of its tasks start with, so that looking up one builds no other suite
+    """
+
+    name: str
+    build: Callable[[], tuple[TaskSpec, ...]]
+    task_prefix: str
+
+
+def _build_h1_medium() -> tuple[TaskSpec, ...]:
+    """The nine tasks of the paper's medium suite: 51 observation and 19 action entries each, no padding needed."""
+    from sb3_ezm.envs.h1.tasks import H1_MEDIUM_TASKS, H1_TASK_INFO
+    from sb3_ezm.envs.registration import register_envs
+
+    register_envs()
+    return tuple(
+        TaskSpec(
+            name=f"h1-{task}",
+            observation_size=51,
+            action_size=19,
+            success_bar=H1_TASK_INFO[task].success_bar,
+            random_score=H1_TASK_INFO[task].random_score,
+            may_terminate=H1_TASK_INFO[task].may_terminate,
+            env_fn=GymEnvFactory(f"sb3_ezm/H1-{task.capitalize()}-v0", releases_gil=True),
+        )
+        for task in H1_MEDIUM_TASKS
+    )
+
+
+def _build_toy() -> tuple[TaskSpec, ...]:
+    from sb3_ezm.envs.toy import TOY_TASKS, register_toy_envs, toy_env_id
+
+    register_toy_envs()
+    return tuple(
+        TaskSpec(
+            name=f"toy-{name}",
+            observation_size=task.observation_size,
+            action_size=len(task.motors),
+            success_bar=task.success_bar,
+            random_score=task.random_score,
+            may_terminate=task.may_terminate,
+            env_fn=GymEnvFactory(toy_env_id(name)),
+        )
+        for name, task in TOY_TASKS.items()
+    )
+
+
+_SUITES: dict[str, Suite] = {}
+
+
+def register_suite(name: str, build: Callable[[], tuple[TaskSpec, ...]], task_prefix: str) -> None:
+    """
+    Make a suite known to :func:`make_task_set`. Registering a name again replaces the suite.
+
+    :param name: suite name
+    :param build: returns the tasks; called when the suite or one of its tasks is asked for
+    :param task_prefix: what the names of its tasks start with, for example ``"h1-"``
+    """
+    _SUITES[name] = Suite(name, build, task_prefix)
+
+
+register_suite("h1-medium", _build_h1_medium, task_prefix="h1-")
+register_suite("toy", _build_toy, task_prefix="toy-")
+
+
+def suite_names() -> tuple[str, ...]:
+    """
+    :return: names of the registered suites
+    """
+    return tuple(_SUITES)
+
+
+def make_task_set(tasks: TasksLike, env_kwargs: Mapping[str, Any] | None = None) -> TaskSet:
+    """
+    Build a task set from whatever describes tasks.
+
+    Sizes of ids and callables are read from the spaces of one instance, created and closed here.
+
+    :param tasks: a suite name (``"h1-medium"``, ``"toy"``), a task name of a suite (``"h1-walk"``), a Gymnasium id, a callable
+        that returns an environment, a :class:`TaskSpec`, a :class:`TaskSet`, or a list that mixes them
+    :param env_kwargs: keywords with which environments will be created, where they change the sizes
+    :return: the task set, in the order given
+    :raises ConfigurationError: if a name is unknown, a space is unsupported or a name appears twice
+    """
+    if isinstance(tasks, TaskSet):
+        return tasks
+    items: list[TaskLike]
+    if isinstance(tasks, (str, TaskSpec)) or callable(tasks):
+        items = [tasks]
+    elif isinstance(tasks, Iterable):
+        items = list(tasks)
+    else:
+        raise ConfigurationError(f"Tasks are given as a name, a callable, a TaskSpec, a TaskSet or a list, got {tasks!r}.")
+    specs: list[TaskSpec] = []
+    for item in items:
+        taken = {spec.name for spec in specs}
+        specs.extend(_resolve(item, taken, env_kwargs or {}))
+    return TaskSet(tuple(specs))
+
+
+def _resolve(item: TaskLike, taken: set[str], env_kwargs: Mapping[str, Any]) -> tuple[TaskSpec, ...]:
+    if isinstance(item, TaskSet):
+        return item.specs
+    if isinstance(item, TaskSpec):
+        return (item,)
+    if isinstance(item, str):
+        return _resolve_name(item, env_kwargs)
+    if callable(item):
+        return (_probe(_free_name(_callable_name(item), taken), item, env_kwargs),)
+    raise ConfigurationError(f"A task is a name, a callable, a TaskSpec or a TaskSet, got {item!r}.")
+
+
+def _resolve_name(name: str, env_kwargs: Mapping[str, Any]) -> tuple[TaskSpec, ...]:
+    if name in _SUITES:
+        return _SUITES[name].build()
+    candidates: list[str] = list(_SUITES)
+    for suite in _SUITES.values():
+        if name.startswith(suite.task_prefix):
+            tasks = {spec.name: spec for spec in suite.build()}
+            if name in tasks:
+                return (tasks[name],)
+            candidates += tasks
+    if name in gym.registry:
+        return (_probe(name, GymEnvFactory(name), env_kwargs),)
+    if "/" in name or re.search(r"-v\d+$", name):  # meant as a Gymnasium id: listing all of them would help nobody
+        near = difflib.get_close_matches(name, list(gym.registry), n=3)
+        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "Import the package that registers it first."
+        raise ConfigurationError(f"No Gymnasium environment is registered as {name!r}. {hint}")
+    raise ConfigurationError(
+        f"{name!r} is no suite, no task of a suite and no registered Gymnasium id. {did_you_mean(name, candidates)}"
+    )
+
+
+def _probe(name: str, env_fn: EnvFactory, env_kwargs: Mapping[str, Any]) -> TaskSpec:
+    """Read the sizes from the spaces of one instance."""
+    draft = TaskSpec(name, observation_size=1, action_size=1, env_fn=env_fn)
+    env = create_native_env(draft, env_kwargs=env_kwargs)
+    try:
+        return replace(
+            draft,
+            observation_size=flat_observation_size(env.observation_space, name),
+            action_size=flat_action_size(env.action_space, name),
+        )
+    finally:
+        env.close()
+
+
+def _callable_name(env_fn: EnvFactory) -> str:
+    inner = env_fn.func if isinstance(env_fn, partial) else env_fn
+    name = getattr(inner, "__name__", type(inner).__name__)
+    return "task" if name == "<lambda>" else str(name)
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """Callables cannot choose their names, so a repeated one gets a number: ``task``, ``task-2``, ``task-3``."""
+    if name not in taken:
+        return name
+    number = 2
+    while f"{name}-{number}" in taken:
+        number += 1
+    return f"{name}-{number}"

@@ -1,0 +1,314 @@
+"""What the algorithm needs to know about the tasks: names, sizes, masks, discounts and reference scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+import cloudpickle
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from sb3_ezm.errors import ConfigurationError, did_you_mean
+
+EnvFactory = Callable[..., "gym.Env[Any, Any]"]
+"""Returns a new environment at every call; takes ``render_mode`` (and any ``env_kwargs``) as keywords."""
+
+
+def _check_size(task: str, label: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ConfigurationError(f"Task {task!r}: `{label}` must be an integer of at least 1, got {value!r}.")
+    return int(value)
+
+
+def _check_number(task: str, label: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+        raise ConfigurationError(f"Task {task!r}: `{label}` must be a finite number or None, got {value!r}.")
+    return float(value)
+
+
+def _check_index(task: str, index: Iterable[int], observation_size: int) -> tuple[int, ...]:
+    places = tuple(int(place) for place in index)
+    if len(places) != observation_size:
+        raise ConfigurationError(
+            f"Task {task!r}: `observation_index` has {len(places)} entries for `observation_size` {observation_size}: "
+            "give one place in the padded vector for each native observation entry."
+        )
+    if min(places) < 0 or len(set(places)) != len(places):
+        raise ConfigurationError(
+            f"Task {task!r}: `observation_index` must hold distinct places of at least 0, got {places}: "
+            "two entries cannot share a place."
+        )
+    return places
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """
+    One task of a task set. Immutable; two specs are equal when everything but their factories is.
+
+    :param name: how logs, errors and scores call the task; unique within a set
+    :param observation_size: number of native observation entries after flattening
+    :param action_size: number of native action entries after flattening
+    :param success_bar: return at which the task counts as solved (normalized score 1)
+    :param random_score: return of the uniform random policy (normalized score 0)
+    :param discount: discount of this task; ``None`` means the algorithm's ``gamma``
+    :param may_terminate: False where an episode only ever ends by its time limit
+    :param env_fn: creates the native environment; ``None`` for a set that only describes tasks
+    :param observation_index: place of each native observation entry in the padded vector, so that entries which mean the same
+        in two tasks can share a place; ``None`` keeps their order and pads at the end
+    :raises ConfigurationError: if a value is impossible
+    """
+
+    name: str
+    observation_size: int
+    action_size: int
+    success_bar: float | None = None
+    random_score: float | None = None
+    discount: float | None = None
+    may_terminate: bool = True
+    env_fn: EnvFactory | None = field(default=None, compare=False, repr=False)
+    observation_index: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise ConfigurationError(f"A task needs a non-empty string as its name, got {self.name!r}.")
+        checked: dict[str, Any] = {
+            "observation_size": _check_size(self.name, "observation_size", self.observation_size),
+            "action_size": _check_size(self.name, "action_size", self.action_size),
+            "success_bar": _check_number(self.name, "success_bar", self.success_bar),
+            "random_score": _check_number(self.name, "random_score", self.random_score),
+            "discount": _check_number(self.name, "discount", self.discount),
+            "may_terminate": bool(self.may_terminate),
+        }
+        if self.observation_index is not None:
+            checked["observation_index"] = _check_index(self.name, self.observation_index, checked["observation_size"])
+        bar, random = checked["success_bar"], checked["random_score"]
+        if bar is not None and random is not None and bar <= random:
+            raise ConfigurationError(
+                f"Task {self.name!r}: `success_bar` ({bar}) must exceed `random_score` ({random}): "
+                "the normalized score is (return - random) / (bar - random)."
+            )
+        if checked["discount"] is not None and not 0.0 < checked["discount"] <= 1.0:
+            raise ConfigurationError(f"Task {self.name!r}: `discount` must lie in (0, 1], got {self.discount}.")
+        if self.env_fn is not None and not callable(self.env_fn):
+            raise ConfigurationError(
+                f"Task {self.name!r}: `env_fn` must be callable and return a new environment, "
+                f"got {type(self.env_fn).__name__}."
+            )
+        for label, value in checked.items():
+            object.__setattr__(self, label, value)
+
+    @property
+    def padded_size(self) -> int:
+        """Smallest padded observation that holds this task."""
+        return self.observation_size if self.observation_index is None else max(self.observation_index) + 1
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether both reference scores are known."""
+        return self.success_bar is not None and self.random_score is not None
+
+    # Factories are often lambdas or closures, which only cloudpickle takes; subprocess environments send the set by pickle.
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if self.env_fn is not None:
+            try:
+                state["env_fn"] = cloudpickle.dumps(self.env_fn)
+            except Exception as error:
+                raise ConfigurationError(
+                    f"Task {self.name!r}: its environment factory cannot be pickled ({error}). "
+                    "Let it create everything it needs when called, or use `TaskSet.without_factories()`."
+                ) from error
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["env_fn"] is not None:
+            state = {**state, "env_fn": cloudpickle.loads(state["env_fn"])}
+        self.__dict__.update(state)
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """
+    Ordered, immutable collection of tasks. The position of a task is its id, the number the observation carries.
+
+    :param specs: the tasks, in id order
+    :raises ConfigurationError: if it is empty or two tasks share a name
+    """
+
+    specs: tuple[TaskSpec, ...]
+
+    def __post_init__(self) -> None:
+        specs = tuple(self.specs)
+        if not specs:
+            raise ConfigurationError("A task set needs at least one task.")
+        for spec in specs:
+            if not isinstance(spec, TaskSpec):
+                raise ConfigurationError(
+                    f"A task set holds TaskSpec objects, got {type(spec).__name__}: "
+                    "use `make_task_set` for names and callables."
+                )
+        names = [spec.name for spec in specs]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ConfigurationError(
+                f"Task names must be unique, but {repeated} appear more than once. For several copies of one environment "
+                "use `n_envs_per_task`; for variants of it give each TaskSpec its own name."
+            )
+        object.__setattr__(self, "specs", specs)
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def __iter__(self) -> Iterator[TaskSpec]:
+        return iter(self.specs)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __getitem__(self, task: str | int) -> TaskSpec:
+        return self.specs[self.index(task) if isinstance(task, str) else task]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Task names in id order."""
+        return tuple(spec.name for spec in self.specs)
+
+    @property
+    def observation_size(self) -> int:
+        """O, the number of entries of the padded observation."""
+        return max(spec.padded_size for spec in self.specs)
+
+    @property
+    def action_size(self) -> int:
+        """A, the number of entries of the padded action."""
+        return max(spec.action_size for spec in self.specs)
+
+    @property
+    def observation_space(self) -> spaces.Dict:
+        """A new ``Dict(observation=Box[O], task=Discrete(T))``; new because a space holds a random generator."""
+        return spaces.Dict(
+            {
+                "observation": spaces.Box(-np.inf, np.inf, (self.observation_size,), np.float32),
+                "task": spaces.Discrete(len(self)),
+            }
+        )
+
+    @property
+    def action_space(self) -> spaces.Box:
+        """A new ``Box(-1, 1, [A])``; new because a space holds a random generator."""
+        return spaces.Box(-1.0, 1.0, (self.action_size,), np.float32)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether every task has both reference scores."""
+        return all(spec.has_scores for spec in self.specs)
+
+    def index(self, name: str) -> int:
+        """
+        :param name: a task name
+        :return: its id
+        :raises ConfigurationError: if there is no such task; the message suggests the nearest name
+        """
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise ConfigurationError(f"No task is named {name!r}. {did_you_mean(str(name), self.names)}") from None
+
+    def action_mask(self) -> np.ndarray:
+        """
+        :return: [T, A] float32, 1 where a task uses the action entry and 0 where it is padding
+        """
+        sizes = np.array([spec.action_size for spec in self.specs])
+        return (np.arange(self.action_size)[None, :] < sizes[:, None]).astype(np.float32)
+
+    def discounts(self, gamma: float) -> np.ndarray:
+        """
+        :param gamma: the algorithm's discount, used where a task has none of its own
+        :return: [T] float32
+        """
+        values = [gamma if spec.discount is None else spec.discount for spec in self.specs]
+        return np.array(values, dtype=np.float32)
+
+    def normalized_score(self, name: str, ret: float) -> float:
+        """
+        Score of the paper (arXiv 2603.01452): 0 is the random policy, 1 is the success bar. It is not clipped.
+
+        :param name: task name
+        :param ret: undiscounted return of an episode, or a mean of returns
+        :return: ``(ret - random) / (bar - random)``
+        :raises ConfigurationError: if the task has no reference scores
+        """
+        spec = self[name]
+        if spec.success_bar is None or spec.random_score is None:
+            raise ConfigurationError(
+                f"Task {name!r} has no reference scores (success_bar={spec.success_bar}, random_score={spec.random_score}): "
+                "set both in its TaskSpec."
+            )
+        return (float(ret) - spec.random_score) / (spec.success_bar - spec.random_score)
+
+    def check_compatible(self, other: TaskSet) -> None:
+        """
+        Make sure that a model trained on this set can act in ``other``: same names, order, sizes and placement.
+        Scores, discounts and factories may differ.
+
+        :param other: the set to compare with
+        :raises ConfigurationError: naming the first difference
+        """
+        if self.names != other.names:
+            raise ConfigurationError(f"The task sets differ: {list(self.names)} against {list(other.names)}.")
+        for mine, theirs in zip(self.specs, other.specs, strict=True):
+            for label in ("observation_size", "action_size", "observation_index"):
+                if getattr(mine, label) != getattr(theirs, label):
+                    raise ConfigurationError(
+                        f"Task {mine.name!r} has a different `{label}` in the two task sets: "
+                        f"{getattr(mine, label)} against {getattr(theirs, label)}."
+                    )
+
+    def without_factories(self) -> TaskSet:
+        """
+        :return: an equal set whose tasks have no ``env_fn``: metadata only, always picklable
+        """
+        return TaskSet(tuple(replace(spec, env_fn=None) for spec in self.specs))
+
+    def to_dict(self) -> dict[str, Any]:
+        """
+        :return: the metadata (no factories) as plain JSON-able values
+        """
+        tasks = []
+        for spec in self.without_factories():
+            values = asdict(spec)
+            del values["env_fn"]
+            if values["observation_index"] is not None:
+                values["observation_index"] = list(values["observation_index"])
+            tasks.append(values)
+        return {"tasks": tasks}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TaskSet:
+        """
+        Rebuild what :meth:`to_dict` gave. Factories are not part of it.
+
+        :param data: ``{"tasks": [{"name": ..., ...}, ...]}``
+        :return: the task set
+        :raises ConfigurationError: if a key is unknown or missing
+        """
+        if set(data) != {"tasks"}:
+            raise ConfigurationError(f"Task set metadata has the one key 'tasks', got {sorted(map(str, data))}.")
+        known = {item.name for item in fields(TaskSpec)} - {"env_fn"}
+        specs = []
+        for values in data["tasks"]:
+            missing = {"name", "observation_size", "action_size"} - set(values)
+            if missing or not set(values) <= known:
+                raise ConfigurationError(
+                    f"Task metadata lacks {sorted(missing)} and has the unknown keys {sorted(set(values) - known)}; "
+                    f"known keys: {sorted(known)}."
+                )
+            specs.append(TaskSpec(**values))
+        return cls(tuple(specs))
