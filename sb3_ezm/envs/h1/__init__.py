@@ -1,0 +1,22 @@
+"""
+Nine whole-body tasks of the Unitree H1 humanoid, without meshes and without HumanoidBench.
+
+:class:`H1Env` is imported on first use, so that task names and scores are available without MuJoCo.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from sb3_ezm.envs.h1.tasks import H1_MEDIUM_TASKS, H1_TASK_INFO, H1TaskInfo
+
+if TYPE_CHECKING:
+    from sb3_ezm.envs.h1.env import H1Env
+
+__all__ = ["H1_MEDIUM_TASKS", "H1_TASK_INFO", "H1Env", "H1TaskInfo"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "H1Env":
+        from sb3_ezm.envs.h1.env import H1Env
+
+        return H1Env
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

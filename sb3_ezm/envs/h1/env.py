@@ -1,0 +1,207 @@
+"""The embedded H1 suite as a Gymnasium environment: nine tasks of one humanoid, position control at 50 Hz."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from sb3_ezm.envs.h1.model import TIMESTEP, compile_model, shared_model
+from sb3_ezm.envs.h1.objectives import OBJECTIVES, MazeObjective
+from sb3_ezm.envs.h1.rendering import H1Painter
+from sb3_ezm.envs.h1.robot import Robot
+from sb3_ezm.envs.h1.tasks import ACTION_SIZE, OBSERVATION_SIZE
+from sb3_ezm.errors import ConfigurationError
+
+FRAME_SKIP = 10  # physics steps per control step
+CONTROL_TIMESTEP = FRAME_SKIP * TIMESTEP  # 0.02 s, 50 Hz
+RESET_NOISE = 0.01
+_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+# Actions are float32 and often come out of a tanh: forgive rounding, nothing else.
+_ACTION_TOLERANCE = 1e-6
+
+Observation = NDArray[np.float32]
+
+
+class H1Env(gym.Env[Observation, NDArray[np.float32]]):
+    """
+    One task of the medium suite on a mesh-free Unitree H1 with HumanoidBench's definitions (arXiv 2403.10506).
+
+    Observation [51]: positions (26, root position and quaternion first) and velocities (25). Action [19]: position targets, -1 and 1 being
+    the ends of each actuator's range. The 1000-step limit comes from the registered Gymnasium ids (``sb3_ezm/H1-Walk-v0``, ...).
+    ``info`` carries every term of the reward. Instances are independent and may be stepped in parallel threads (MuJoCo releases the GIL).
+
+    :param task: ``"stand"``, ``"walk"``, ``"run"``, ``"stair"``, ``"crawl"``, ``"pole"``, ``"slide"``, ``"hurdle"`` or ``"maze"``
+    :param render_mode: ``"rgb_array"`` to allow :meth:`render`, or None
+    :param width: width of pictures in pixels
+    :param height: height of pictures in pixels
+    :param camera: ``"front"``, ``"side"``, ``"back"`` or ``"above"``; None for the one that suits the task
+    :param ignore_termination: a fall does not end the episode (the evaluation protocol of EfficientZero-Multitask, arXiv 2603.01452)
+    :param reset_noise: half width of the uniform noise on every entry of the start position (radians, metres, quaternion entries)
+    :param share_model: use the process-wide compiled model, which must not be changed; False compiles a private one
+    :raises ConfigurationError: if an argument is impossible
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}
+
+    def __init__(
+        self,
+        task: str = "walk",
+        render_mode: str | None = None,
+        width: int = 640,
+        height: int = 480,
+        camera: str | None = None,
+        ignore_termination: bool = False,
+        reset_noise: float = RESET_NOISE,
+        share_model: bool = True,
+    ) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ConfigurationError(f"render_mode={render_mode!r} is not supported: use 'rgb_array' or None.")
+        if not 0.0 <= reset_noise < 0.5:
+            raise ConfigurationError(f"reset_noise={reset_noise} must lie in [0, 0.5): it also disturbs the root quaternion.")
+        self.model = shared_model(task) if share_model else compile_model(task)
+        self.data = mujoco.MjData(self.model)
+        self.task = task
+        self.render_mode = render_mode
+        self.ignore_termination = ignore_termination
+        self.reset_noise = reset_noise
+        self.observation_space = spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+        self._objective = OBJECTIVES[task]()
+        self._robot = Robot(self.model, self.data)
+        self._painter = H1Painter(task, width, height, camera)
+        lower, upper = self.model.actuator_ctrlrange.T
+        self._ctrl_middle, self._ctrl_half = (lower + upper) / 2.0, (upper - lower) / 2.0
+        # Views of MuJoCo's memory, kept because looking them up costs more than reading them.
+        self._qpos, self._qvel, self._ctrl = self.data.qpos, self.data.qvel, self.data.ctrl
+        self._last_observation: Observation = np.zeros(OBSERVATION_SIZE, dtype=np.float32)
+        self._ready = False
+
+    @property
+    def elapsed_steps(self) -> int:
+        """Control steps since the reset, read from the simulation's clock (so it survives :meth:`set_state`)."""
+        return round(self.data.time / CONTROL_TIMESTEP)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        """
+        Start an episode: the standing pose plus uniform noise on every position entry, at rest.
+
+        :param seed: seed of the environment's own random generator
+        :param options: unused
+        :return: observation [51] and an empty info
+        """
+        super().reset(seed=seed)
+        mujoco.mj_resetDataKeyframe(self.model, self.data, 0)
+        self._qpos += self.np_random.uniform(-self.reset_noise, self.reset_noise, size=self._qpos.size)
+        mujoco.mj_forward(self.model, self.data)
+        self._objective.reset()
+        self._ready = True
+        return self._observation(), {}
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """
+        Simulate 0.02 s with constant position targets.
+
+        :param action: targets [19] in [-1, 1]
+        :return: observation [51], reward, terminated, truncated, terms of the reward. If the simulation diverges the step is
+            ``truncated`` with reward 0, the last finite observation and ``info["diverged"] = 1.0``.
+        :raises ConfigurationError: if the action has the wrong shape, is outside [-1, 1] or not finite, or before the first reset
+        """
+        if not self._ready:
+            raise ConfigurationError("step() before reset(): the robot has no start pose yet.")
+        self._ctrl[:] = self._position_targets(action)
+        time_before = self.data.time
+        mujoco.mj_step(self.model, self.data, FRAME_SKIP)
+        if self.data.time < time_before + 0.95 * CONTROL_TIMESTEP:
+            # MuJoCo met a number that is not finite or beyond 1e10 and restarted the simulation from its zero pose, with the clock at 0.
+            return self._diverged()
+        reward, terms = self._objective.reward(self._robot)
+        terminated = not self.ignore_termination and self._objective.terminated(self._robot)
+        return self._observation(), reward, terminated, False, terms
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """
+        Picture of the current state; OpenGL is opened at the first call.
+
+        :return: picture [height, width, 3], or None without ``render_mode="rgb_array"``
+        :raises EZMError: if there is no OpenGL
+        """
+        if self.render_mode is None:
+            gym.logger.warn("render() needs H1Env(..., render_mode='rgb_array'): no picture was taken.")
+            return None
+        stage = self._objective.stage if isinstance(self._objective, MazeObjective) else 0
+        return self._painter.draw(self.data, stage)
+
+    def close(self) -> None:
+        """Free OpenGL."""
+        self._painter.close()
+
+    def get_state(self) -> dict[str, Any]:
+        """
+        Everything the future depends on, for checkpoints and for planning with the true dynamics.
+
+        :return: task name, full physics state, memory of the task and state of the random generator
+        """
+        physics = np.empty(mujoco.mj_stateSize(self.model, _STATE))
+        mujoco.mj_getState(self.model, self.data, physics, _STATE)
+        return {
+            "task": self.task,
+            "physics": physics,
+            "objective": self._objective.get_state(),
+            "random": self.np_random.bit_generator.state,
+            "ready": self._ready,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> Observation:
+        """
+        Continue from a state of :meth:`get_state`: the same actions then give the same transitions, bit for bit.
+
+        :param state: state of any instance of the same task
+        :return: observation [51] of that state
+        :raises ConfigurationError: if the state belongs to another task
+        """
+        if state["task"] != self.task:
+            raise ConfigurationError(
+                f"A state of task {state['task']!r} cannot be loaded into an environment of task {self.task!r}."
+            )
+        mujoco.mj_setState(self.model, self.data, state["physics"], _STATE)
+        mujoco.mj_forward(self.model, self.data)  # positions of bodies and sites
+        mujoco.mj_setState(
+            self.model, self.data, state["physics"], _STATE
+        )  # in case the line above moved the solver's warm start
+        self._objective.set_state(state["objective"])
+        self.np_random.bit_generator.state = state["random"]
+        self._ready = bool(state["ready"])
+        return self._observation()
+
+    def _position_targets(self, action: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Map [-1, 1] to each actuator's range."""
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != (ACTION_SIZE,):
+            raise ConfigurationError(
+                f"The action has shape {action.shape}, the H1 has {ACTION_SIZE} actuators: pass shape ({ACTION_SIZE},)."
+            )
+        largest = np.abs(action).max()
+        if not largest <= 1.0 + _ACTION_TOLERANCE:  # also true for NaN
+            raise ConfigurationError(
+                f"Actions must be finite and in [-1, 1], the largest magnitude is {largest}: clip or rescale them."
+            )
+        targets: NDArray[np.float64] = self._ctrl_middle + self._ctrl_half * action
+        return targets
+
+    def _observation(self) -> Observation:
+        observation = np.empty(OBSERVATION_SIZE, dtype=np.float32)
+        positions = self._qpos.size
+        observation[:positions] = self._qpos
+        observation[positions:] = self._qvel
+        self._last_observation = observation
+        return observation
+
+    def _diverged(self) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        gym.logger.warn(f"The simulation of H1 task {self.task!r} diverged; the episode is truncated.")
+        self._ready = False
+        return self._last_observation.copy(), 0.0, False, True, {"diverged": 1.0}

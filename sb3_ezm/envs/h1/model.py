@@ -1,0 +1,243 @@
+"""
+The MuJoCo model of a task, written out from numbers: robot (``h1_model.json``), scene and, for pictures, decoration.
+
+No mesh is involved. Physics runs on a bare model (collision primitives only); a second one with the drawn shapes exists only where pictures
+are rendered, so looks cost nothing per step.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import threading
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+from importlib import resources
+from typing import Any
+
+import mujoco
+
+from sb3_ezm.envs.h1.scenes import SCENES, SceneGeom
+from sb3_ezm.envs.h1.tasks import H1_MEDIUM_TASKS
+from sb3_ezm.envs.h1.visuals import CAMERAS, MATERIALS, Shape, robot_shapes
+from sb3_ezm.errors import ConfigurationError, did_you_mean
+
+TIMESTEP = 0.002  # [s]
+VISUAL_GROUP = 1  # geoms that are drawn and never touched
+COLLISION_GROUP = 3  # hidden by MuJoCo's default options
+
+_compile_lock = threading.Lock()
+
+
+@functools.cache
+def robot_numbers() -> dict[str, Any]:
+    """
+    Numbers of the Unitree H1.
+
+    :return: contents of ``h1_model.json``; do not change them
+    """
+    text = resources.files("sb3_ezm.envs.h1").joinpath("h1_model.json").read_text(encoding="utf-8")
+    numbers: dict[str, Any] = json.loads(text)
+    return numbers
+
+
+def model_xml(task: str, decorated: bool = False) -> str:
+    """
+    Write the MJCF of a task.
+
+    :param task: one of :data:`~sb3_ezm.envs.h1.tasks.H1_MEDIUM_TASKS`
+    :param decorated: add what only pictures need (drawn shapes, materials, lights, cameras)
+    :return: MJCF text
+    :raises ConfigurationError: if the task is unknown
+    """
+    if task not in SCENES:
+        raise ConfigurationError(f"Unknown H1 task {task!r}. {did_you_mean(task, H1_MEDIUM_TASKS)}")
+    numbers = robot_numbers()
+    root = ET.Element("mujoco", model=f"h1_{task}")
+    ET.SubElement(root, "compiler", angle="radian", autolimits="true")
+    ET.SubElement(
+        root, "option", timestep=str(TIMESTEP), integrator="Euler", solver="Newton", iterations="100", ls_iterations="50"
+    )
+    if decorated:
+        _add_looks(root)
+    world = ET.SubElement(root, "worldbody")
+    floor = ET.SubElement(world, "geom", name="floor", type="plane", size="0 0 0.5")
+    if decorated:
+        floor.set("material", "floor")
+        ET.SubElement(
+            world,
+            "light",
+            directional="true",
+            pos="0 0 10",
+            dir="-0.35 0.45 -1",
+            diffuse="0.45 0.45 0.45",
+            specular="0.2 0.2 0.2",
+        )
+    for geom in SCENES[task]():
+        if geom.collides or decorated:
+            _add_scene_geom(world, geom, decorated)
+    _add_robot(world, numbers, decorated)
+    _add_joints_machinery(root, numbers)
+    return ET.tostring(root, encoding="unicode")
+
+
+def compile_model(task: str, decorated: bool = False) -> mujoco.MjModel:
+    """
+    Compile a model of your own, free to be changed.
+
+    :param task: task name
+    :param decorated: see :func:`model_xml`
+    :return: a new model
+    :raises ConfigurationError: if the task is unknown
+    """
+    return mujoco.MjModel.from_xml_string(model_xml(task, decorated))
+
+
+def shared_model(task: str) -> mujoco.MjModel:
+    """
+    The bare model of a task, compiled once per process and shared by all environments: nobody may change it.
+
+    :param task: task name
+    :return: the shared model
+    :raises ConfigurationError: if the task is unknown
+    """
+    with _compile_lock:
+        return _cached_model(task)
+
+
+@functools.cache
+def _cached_model(task: str) -> mujoco.MjModel:
+    return compile_model(task)
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return " ".join(repr(float(value)) for value in values)
+
+
+def _pitch_quat(pitch: float) -> str:
+    """Quaternion (w x y z) of a rotation about the y axis."""
+    return _numbers((math.cos(pitch / 2.0), 0.0, math.sin(pitch / 2.0), 0.0))
+
+
+def _add_looks(root: ET.Element) -> None:
+    """Sky, floor pattern, materials and the size of the off-screen buffer; shadows and multisampling are off for speed."""
+    visual = ET.SubElement(root, "visual")
+    ET.SubElement(visual, "global", offwidth="1920", offheight="1080", fovy="45")
+    ET.SubElement(visual, "quality", shadowsize="0", offsamples="0")
+    ET.SubElement(visual, "headlight", ambient="0.38 0.38 0.40", diffuse="0.42 0.42 0.42", specular="0.1 0.1 0.1")
+    ET.SubElement(visual, "map", znear="0.02", zfar="120", fogstart="12", fogend="60")
+    ET.SubElement(visual, "rgba", haze="0.86 0.90 0.95 1", fog="0.86 0.90 0.95 1")
+    asset = ET.SubElement(root, "asset")
+    ET.SubElement(
+        asset,
+        "texture",
+        type="skybox",
+        builtin="gradient",
+        rgb1="0.42 0.60 0.82",
+        rgb2="0.93 0.95 0.98",
+        width="256",
+        height="1536",
+    )
+    ET.SubElement(
+        asset,
+        "texture",
+        name="floor",
+        type="2d",
+        builtin="checker",
+        rgb1="0.56 0.60 0.66",
+        rgb2="0.50 0.54 0.60",
+        mark="edge",
+        markrgb="0.72 0.75 0.80",
+        width="512",
+        height="512",
+    )
+    ET.SubElement(
+        asset,
+        "material",
+        name="floor",
+        texture="floor",
+        texrepeat="0.5 0.5",
+        texuniform="true",
+        specular="0.1",
+        shininess="0.1",
+    )
+    for name, (rgba, specular, shininess, emission) in MATERIALS.items():
+        ET.SubElement(
+            asset, "material", name=name, rgba=rgba, specular=str(specular), shininess=str(shininess), emission=str(emission)
+        )
+
+
+def _add_scene_geom(world: ET.Element, geom: SceneGeom, decorated: bool) -> None:
+    element = ET.SubElement(world, "geom", name=geom.name, type=geom.kind, pos=_numbers(geom.pos), size=_numbers(geom.size))
+    if geom.pitch:
+        element.set("quat", _pitch_quat(geom.pitch))
+    if not geom.collides:
+        _set(element, contype="0", conaffinity="0", group=str(VISUAL_GROUP))
+    if not geom.drawn:
+        element.set("group", str(COLLISION_GROUP))
+    if decorated:
+        element.set("material", geom.material)
+
+
+def _add_robot(world: ET.Element, numbers: dict[str, Any], decorated: bool) -> None:
+    """Bodies, inertias, joints, sites and geoms, in the order of the kinematic tree."""
+    elements: dict[str, ET.Element] = {}
+    for body in numbers["bodies"]:
+        if body["parent"] == "world":
+            # The keyframe places the root; writing its height here as well keeps an un-reset model above the floor.
+            element = ET.SubElement(world, "body", name=body["name"], pos=_numbers(numbers["keyframe_qpos"][:3]))
+            ET.SubElement(element, "freejoint", name="free_base")
+            if decorated:
+                for name, (pos, axes) in CAMERAS.items():
+                    ET.SubElement(element, "camera", name=name, mode="trackcom", pos=pos, xyaxes=axes)
+        else:
+            element = ET.SubElement(elements[body["parent"]], "body", name=body["name"], pos=_numbers(body["pos"]))
+            element.set("quat", _numbers(body["quat"]))
+        elements[body["name"]] = element
+        inertial = ET.SubElement(element, "inertial", mass=repr(body["mass"]), pos=_numbers(body["inertial_pos"]))
+        _set(inertial, quat=_numbers(body["inertial_quat"]), diaginertia=_numbers(body["diaginertia"]))
+    for joint in numbers["joints"]:
+        element = ET.SubElement(
+            elements[joint["body"]], "joint", name=joint["name"], type="hinge", axis=_numbers(joint["axis"])
+        )
+        _set(element, range=_numbers(joint["range"]), damping=repr(joint["damping"]), armature=repr(joint["armature"]))
+    for geom in numbers["collision_geoms"]:
+        element = ET.SubElement(elements[geom["body"]], "geom", type=geom["type"], size=_numbers(geom["size"]))
+        _set(element, pos=_numbers(geom["pos"]), quat=_numbers(geom["quat"]), mass="0")
+        if decorated:
+            element.set("group", str(COLLISION_GROUP))
+    for site in numbers["sites"]:
+        ET.SubElement(elements[site["body"]], "site", name=site["name"], pos=_numbers(site["pos"]), size="0.01", group="4")
+    if decorated:
+        for shape in robot_shapes():
+            _add_shape(elements[shape.body], shape)
+
+
+def _add_shape(body: ET.Element, shape: Shape) -> None:
+    element = ET.SubElement(body, "geom", type=shape.kind, size=_numbers(shape.size), material=shape.material)
+    _set(element, contype="0", conaffinity="0", mass="0", group=str(VISUAL_GROUP))
+    if shape.end is not None:
+        element.set("fromto", _numbers((*shape.pos, *shape.end)))
+    else:
+        _set(element, pos=_numbers(shape.pos), quat=_pitch_quat(shape.pitch))
+
+
+def _add_joints_machinery(root: ET.Element, numbers: dict[str, Any]) -> None:
+    """Contact excludes, position servos, the velocity sensor and the start pose."""
+    contact = ET.SubElement(root, "contact")
+    for first, second in numbers["contact_excludes"]:
+        ET.SubElement(contact, "exclude", body1=first, body2=second)
+    actuator = ET.SubElement(root, "actuator")
+    for servo in numbers["actuators"]:
+        element = ET.SubElement(actuator, "position", name=servo["joint"], joint=servo["joint"])
+        _set(element, kp=repr(servo["kp"]), kv=repr(servo["kv"]))
+        _set(element, ctrlrange=_numbers(servo["ctrlrange"]), forcerange=_numbers(servo["forcerange"]))
+    # Velocity of the whole robot's centre of mass: the only sensor the rewards need, and sensors cost time in every physics step.
+    ET.SubElement(ET.SubElement(root, "sensor"), "subtreelinvel", name="com_velocity", body="pelvis")
+    ET.SubElement(ET.SubElement(root, "keyframe"), "key", name="start", qpos=_numbers(numbers["keyframe_qpos"]))
+
+
+def _set(element: ET.Element, **attributes: str) -> None:
+    for name, value in attributes.items():
+        element.set(name, value)

@@ -1,0 +1,31 @@
+"""Gymnasium ids of the package."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+
+from sb3_ezm.envs.h1.tasks import H1_TASK_INFO, MAX_EPISODE_STEPS
+
+MULTITASK_ENTRY_POINT = "sb3_ezm.multitask.cycling:make_multitask_humanoid"
+MULTITASK_IDS = ("sb3_ezm/MultiTask-Humanoid-v0", "MultiTask-Humanoid-v0")
+
+
+def register_envs() -> None:
+    """
+    Register ``sb3_ezm/H1-Stand-v0`` ... ``sb3_ezm/H1-Maze-v0`` (1000 steps each) and ``MultiTask-Humanoid-v0``, with and without namespace.
+
+    Ids that are registered already are left alone, so calling this again does nothing. Only names are recorded: neither MuJoCo nor the rest
+    of the package is imported before an environment is made.
+    """
+    for task in H1_TASK_INFO.values():
+        if task.gym_id not in gym.registry:
+            gym.register(
+                task.gym_id,
+                entry_point="sb3_ezm.envs.h1.env:H1Env",
+                max_episode_steps=MAX_EPISODE_STEPS,
+                kwargs={"task": task.name},
+            )
+    for env_id in MULTITASK_IDS:
+        if env_id not in gym.registry:
+            # No limit here: the tasks inside have their own, and each cycle step would be cut in the middle of an episode.
+            gym.register(env_id, entry_point=MULTITASK_ENTRY_POINT)
