@@ -1,0 +1,341 @@
+"""Independent prioritized replay for every task behind the interface of a Stable-Baselines3 replay buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_ezm.buffers.prioritized import PrioritizedRing
+from sb3_ezm.buffers.segments import TransitionRing, Transitions, minimum_rows
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.types import BoolArray, FloatArray, IntArray, SegmentBatch
+
+Observation = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
+
+
+class Layout(Protocol):
+    """How observations become rows of numbers and task ids, and back."""
+
+    @property
+    def size(self) -> int:
+        """Entries of a flat observation, ``O``."""
+
+    def flatten(self, observation: Any) -> tuple[FloatArray, IntArray]:
+        """Turn a batch of observations into rows ``[N, O]`` and task ids ``[N]``."""
+
+    def unflatten(self, flat: FloatArray, tasks: IntArray) -> Any:
+        """Turn rows ``[N, O]`` and task ids ``[N]`` into a batch of observations."""
+
+
+class PerTaskReplayBuffer(ReplayBuffer):
+    """
+    One ring of transitions and one set of priorities per task (paper: independent experience replay).
+
+    Every batch holds equally many segments of every task. Observations are stored raw and once each. Transitions of
+    running episodes can be drawn at once, their segments end where the recorded data ends.
+
+    Stable-Baselines3's one-step :meth:`sample` is not available: samples without importance weights would be biased by
+    the priorities. Use :meth:`sample_segments` and :meth:`update_priorities`.
+
+    :param buffer_size: transitions per task. Every ring has ``buffer_size + n_envs`` rows and at least ``4 * n_envs``.
+        Each ended episode spends one row on its last observation, so a full ring holds slightly fewer transitions.
+    :param observation_space: observation space of one environment
+    :param action_space: action space of one environment
+    :param device: kept for Stable-Baselines3; the batches are NumPy arrays
+    :param n_envs: number of parallel environments
+    :param optimize_memory_usage: must stay False, every observation is stored once in any case
+    :param handle_timeout_termination: tell truncation from termination by ``info["TimeLimit.truncated"]``. If False, every
+        end of an episode counts as termination.
+    :param layout: turns observations into rows and task ids
+    :param num_tasks: number of tasks ``T``
+    :param horizon: transitions per segment, ``H``
+    :param alpha: exponent of the priorities (paper: 1)
+    :param beta: exponent of the importance weights (paper: 1)
+    :param min_weight: smallest importance weight (released code: 0.1)
+    :param priority_epsilon: added to every priority (released code: 1e-6)
+    :param independent: False for the paper's ablation: a single ring of ``num_tasks * buffer_size`` transitions with one set
+        of priorities, from which batches are drawn regardless of the task
+    :param seed: seed of the sampling
+    :raises ConfigurationError: for impossible settings
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+        *,
+        layout: Layout,
+        num_tasks: int = 1,
+        horizon: int = 10,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        min_weight: float = 0.1,
+        priority_epsilon: float = 1e-6,
+        independent: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        for name, value in (("buffer_size", buffer_size), ("n_envs", n_envs), ("num_tasks", num_tasks), ("horizon", horizon)):
+            if value < 1:
+                raise ConfigurationError(f"`{name}` ({value}) must be at least 1.")
+        if optimize_memory_usage:
+            raise ConfigurationError("every observation is stored once already, leave `optimize_memory_usage` at False.")
+        if alpha < 0 or beta < 0 or priority_epsilon <= 0 or not 0 <= min_weight <= 1:
+            raise ConfigurationError(
+                f"`alpha` ({alpha}) and `beta` ({beta}) must not be negative, `priority_epsilon` ({priority_epsilon}) must be "
+                f"positive and `min_weight` ({min_weight}) must lie in [0, 1]."
+            )
+        # Not `ReplayBuffer.__init__`: it would allocate arrays for observation and next observation of every step.
+        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        self.optimize_memory_usage = False
+        self.handle_timeout_termination = handle_timeout_termination
+        self.layout = layout
+        self.num_tasks = num_tasks
+        self.horizon = horizon
+        self.independent = independent
+        capacity = max(buffer_size * (1 if independent else num_tasks) + n_envs, minimum_rows(n_envs))
+        self.replays = [
+            PrioritizedRing(
+                TransitionRing(capacity, layout.size, self.action_dim, num_streams=n_envs, num_tasks=num_tasks),
+                alpha=alpha,
+                beta=beta,
+                min_weight=min_weight,
+                epsilon=priority_epsilon,
+            )
+            for _ in range(num_tasks if independent else 1)
+        ]
+        self._stream_replay = np.zeros(n_envs, dtype=np.int64)
+        self._searched = np.zeros(n_envs, dtype=np.bool_)
+        self._search_values = np.zeros(n_envs, dtype=np.float32)
+        self.seed(seed)
+
+    def seed(self, seed: int | None) -> None:
+        """
+        Restart the generator that draws the batches.
+
+        :param seed: its seed, ``None`` for an arbitrary one
+        """
+        self.rng = np.random.default_rng(seed)
+
+    # ------------------------------------------------------------------------------------------------------- content
+
+    def task_sizes(self) -> IntArray:
+        """
+        :return: stored transitions of every task ``[T]``
+        """
+        return np.sum([replay.ring.counts for replay in self.replays], axis=0)
+
+    @property
+    def total_added(self) -> IntArray:
+        """Transitions of every task ``[T]`` that were ever added, overwritten ones included."""
+        return np.sum([replay.ring.total_added for replay in self.replays], axis=0)
+
+    def size(self) -> int:
+        """
+        :return: stored transitions of all tasks
+        """
+        return int(self.task_sizes().sum())
+
+    def ready(self, min_transitions: int = 1) -> bool:
+        """
+        :param min_transitions: what every task should have
+        :return: whether every task has that many transitions stored
+        """
+        return bool((self.task_sizes() >= min_transitions).all())
+
+    def reset(self) -> None:
+        """Forget all transitions; the generator goes on."""
+        super().reset()
+        for replay in self.replays:
+            replay.clear()
+        self.annotate(np.zeros(self.n_envs, dtype=np.bool_), np.zeros(self.n_envs, dtype=np.float32))
+
+    # ------------------------------------------------------------------------------------------------------- storing
+
+    def annotate(self, searched: BoolArray, search_values: FloatArray) -> None:
+        """
+        Say how the actions of the next :meth:`add` were chosen (without a call: not by a search).
+
+        :param searched: whether a search chose the action ``[n_envs]``
+        :param search_values: value of the root of that search ``[n_envs]``
+        :raises ValueError: for wrong shapes
+        """
+        searched, search_values = np.asarray(searched, dtype=np.bool_), np.asarray(search_values, dtype=np.float32)
+        if searched.shape != (self.n_envs,) or search_values.shape != (self.n_envs,):
+            raise ValueError(
+                f"`searched` {searched.shape} and `search_values` {search_values.shape} must have one entry for each "
+                f"of the {self.n_envs} environments."
+            )
+        self._searched = searched.copy()
+        self._search_values = np.where(searched, search_values, np.float32(0.0))
+
+    def add(  # type: ignore[override]
+        self,
+        obs: Observation,
+        next_obs: Observation,
+        action: npt.NDArray[Any],
+        reward: npt.NDArray[Any],
+        done: npt.NDArray[Any],
+        infos: Sequence[dict[str, Any]],
+    ) -> None:
+        """
+        Store one transition of every environment.
+
+        :param obs: observations, ``n_envs`` of them
+        :param next_obs: their successors; where an episode ends its true last observation
+        :param action: executed actions ``[n_envs, A]`` in [-1, 1]
+        :param reward: rewards ``[n_envs]``
+        :param done: whether the episode ends ``[n_envs]``
+        :param infos: ``info["TimeLimit.truncated"]`` tells truncation from termination
+        :raises ValueError: for non-finite numbers, unknown task ids, or an observation and successor of different tasks
+        """
+        transitions = self._transitions(obs, next_obs, action, reward, done, infos)
+        replay_of = transitions.tasks if self.independent else np.zeros(self.n_envs, dtype=np.int64)
+        for env in np.flatnonzero(replay_of != self._stream_replay):
+            # A cycling environment: should it have left its last task in mid-episode, that episode ends there.
+            self.replays[self._stream_replay[env]].ring.close(np.array([env]))
+        self._stream_replay = replay_of.copy()
+        for index in np.unique(replay_of):
+            envs = np.flatnonzero(replay_of == index)
+            self.replays[index].add(envs, transitions.select(envs))
+        self._searched = np.zeros(self.n_envs, dtype=np.bool_)
+        self._search_values = np.zeros(self.n_envs, dtype=np.float32)
+        self.pos = int(self.total_added.sum() % (self.buffer_size * self.num_tasks))
+        self.full = all(replay.ring.full for replay in self.replays)
+
+    def _transitions(
+        self,
+        obs: Observation,
+        next_obs: Observation,
+        action: npt.NDArray[Any],
+        reward: npt.NDArray[Any],
+        done: npt.NDArray[Any],
+        infos: Sequence[dict[str, Any]],
+    ) -> Transitions:
+        observations, tasks = self.layout.flatten(obs)
+        next_observations, next_tasks = self.layout.flatten(next_obs)
+        if not np.array_equal(tasks, next_tasks):
+            raise ValueError(f"observations of tasks {tasks} have successors of other tasks {next_tasks}.")
+        if tasks.min() < 0 or tasks.max() >= self.num_tasks:
+            raise ValueError(f"task ids {tasks} must lie in [0, {self.num_tasks}).")
+        ended = np.asarray(done, dtype=np.bool_).reshape(self.n_envs)
+        terminated = ended
+        if self.handle_timeout_termination:
+            terminated = ended & ~np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos])
+        transitions = Transitions(
+            tasks=tasks,
+            observations=observations,
+            actions=np.asarray(action, dtype=np.float32).reshape(self.n_envs, self.action_dim),
+            rewards=np.asarray(reward, dtype=np.float32).reshape(self.n_envs),
+            next_observations=next_observations,
+            terminated=terminated,
+            ended=ended,
+            searched=self._searched,
+            search_values=self._search_values,
+        )
+        for name in ("observations", "actions", "rewards", "next_observations", "search_values"):
+            finite = np.isfinite(getattr(transitions, name))
+            if not finite.all():
+                envs = np.unique(np.nonzero(~finite)[0])
+                raise ValueError(f"{name.replace('_', ' ')} of environments {envs} (tasks {tasks[envs]}) are not finite.")
+        return transitions
+
+    def close_streams(self) -> None:
+        """End all running episodes as by truncation, for when the environments are replaced or reset from outside."""
+        for replay in self.replays:
+            replay.ring.close()
+
+    # ------------------------------------------------------------------------------------------------------- drawing
+
+    def sample_segments(
+        self, batch_size: int, rng: np.random.Generator | None = None, env: VecNormalize | None = None
+    ) -> SegmentBatch:
+        """
+        Draw segments of consecutive transitions.
+
+        Every task contributes ``batch_size // T`` segments and the remainder is left out (paper: 504 of 512 for nine
+        tasks); the tasks follow each other in order. Within a task the draw is stratified and proportional to the
+        priorities: unlike the paper's draw without replacement it has exact probabilities, and a transition can only occur
+        twice where its probability exceeds one over the number of draws. With ``independent=False`` all ``batch_size``
+        segments come from one draw, sorted by task, and the largest weight is 1 within the batch.
+
+        :param batch_size: upper bound of the number of segments
+        :param rng: generator to use instead of the buffer's own
+        :param env: normalizes observations and rewards
+        :return: the segments; ``slots`` belongs into :meth:`update_priorities`
+        :raises ValueError: if the batch is smaller than the number of tasks, or a task has no transitions yet
+        """
+        share = batch_size // len(self.replays)
+        if share < 1:
+            raise ValueError(f"`batch_size` ({batch_size}) must be at least the number of tasks ({len(self.replays)}).")
+        empty = [index for index, replay in enumerate(self.replays) if replay.size == 0]
+        if empty:
+            raise ValueError(
+                f"no transitions to draw for tasks {empty}; collect some with every task first (see `ready`)."
+                if self.independent
+                else "no transitions to draw, the replay buffer is empty."
+            )
+        parts = [self._draw(replay, share, self.rng if rng is None else rng) for replay in self.replays]
+        batch = SegmentBatch(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        return batch if env is None else self._normalize(batch, env)
+
+    def _draw(self, replay: PrioritizedRing, count: int, rng: np.random.Generator) -> SegmentBatch:
+        slots, weights = replay.draw(count, rng)
+        ring = replay.ring
+        if not self.independent:
+            order = np.argsort(ring.task[slots], kind="stable")
+            slots, weights = slots[order], weights[order]
+        return SegmentBatch(
+            *ring.gather(slots, self.horizon),
+            tasks=ring.task[slots].astype(np.int64),
+            weights=weights,
+            ages=ring.ages(slots),
+            slots=ring.tickets(slots),
+        )
+
+    def _normalize(self, batch: SegmentBatch, env: VecNormalize) -> SegmentBatch:
+        shape = batch.observations.shape
+        tasks = np.repeat(batch.tasks, shape[1])
+        observations = self.layout.unflatten(batch.observations.reshape(-1, shape[2]), tasks)
+        flat, _ = self.layout.flatten(env.normalize_obs(observations))
+        return batch._replace(observations=flat.reshape(shape), rewards=env.normalize_reward(batch.rewards))
+
+    def update_priorities(self, tasks: IntArray, slots: IntArray, priorities: npt.ArrayLike) -> int:
+        """
+        Set the priorities of drawn transitions to ``|priority| + priority_epsilon``.
+
+        :param tasks: of the batch ``[N]``
+        :param slots: of the batch ``[N]``; they number the rows since the beginning, so that a row that was overwritten
+            since it was drawn is recognized and left alone
+        :param priorities: value errors ``[N]``
+        :return: number of transitions that were left out because they have been overwritten
+        :raises ValueError: for values that are not finite
+        """
+        errors = np.asarray(priorities, dtype=np.float64).reshape(len(slots))
+        replay_of = tasks if self.independent else np.zeros(len(slots), dtype=np.int64)
+        ignored = 0
+        for index in np.unique(replay_of):
+            rows = replay_of == index
+            ignored += self.replays[index].update(slots[rows], errors[rows])
+        return ignored
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> NoReturn:
+        """
+        Not available, see the class.
+
+        :param batch_size: unused
+        :param env: unused
+        :raises NotImplementedError: always
+        """
+        raise NotImplementedError("PerTaskReplayBuffer draws weighted segments: call `sample_segments(batch_size)`.")

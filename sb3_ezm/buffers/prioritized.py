@@ -1,0 +1,95 @@
+"""A ring of transitions with the priorities of its rows: one prioritized experience replay."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sb3_ezm.buffers.priorities import PriorityArray, SumTree
+from sb3_ezm.buffers.segments import TransitionRing, Transitions
+from sb3_ezm.types import FloatArray, IntArray
+
+
+class Draw(NamedTuple):
+    """Transitions drawn from one :class:`PrioritizedRing`."""
+
+    slots: IntArray  # [N]
+    weights: FloatArray  # [N]  importance weights, the largest is 1
+
+
+class PrioritizedRing:
+    """
+    Transitions and their priorities (Schaul et al., 2016, arXiv 1511.05952).
+
+    :param ring: the transitions
+    :param alpha: exponent of the priorities, ``P(i)`` is proportional to ``p_i ** alpha``
+    :param beta: exponent of the importance weights
+    :param min_weight: smallest importance weight
+    :param epsilon: added to every priority so that none vanishes
+    """
+
+    def __init__(self, ring: TransitionRing, alpha: float, beta: float, min_weight: float, epsilon: float) -> None:
+        self.ring = ring
+        self.alpha = alpha
+        self.beta = beta
+        self.min_weight = min_weight
+        self.epsilon = epsilon
+        self.tree = SumTree(ring.capacity)
+
+    @property
+    def size(self) -> int:
+        """Transitions in the ring."""
+        return int(self.ring.counts.sum())
+
+    def add(self, streams: IntArray, transitions: Transitions) -> None:
+        """
+        Store transitions with the largest priority present (1 for the first).
+
+        :param streams: stream of each transition ``[N]``
+        :param transitions: ``N`` of them
+        """
+        largest = self.tree.maximum or 1.0
+        stored = self.ring.add(streams, transitions)
+        # A row can be freed and reused in the same call; the later value counts.
+        slots = np.concatenate((stored.freed, stored.added))
+        values = np.full(len(slots), largest)
+        values[: len(stored.freed)] = 0.0
+        self.tree.set(slots, values)
+
+    def draw(self, count: int, rng: np.random.Generator) -> Draw:
+        """
+        Draw transitions in proportion to their priorities (see :meth:`SumTree.draw`).
+
+        The importance weight of transition ``i`` is ``(N P(i)) ** -beta`` with ``N`` transitions in the ring, divided by
+        the largest weight of the draw and raised to at least ``min_weight``.
+
+        :param count: number of draws
+        :param rng: source of randomness
+        :return: slots and importance weights
+        """
+        slots = self.tree.draw(count, rng)
+        weights = (self.size * self.tree.get(slots) / self.tree.total) ** -self.beta
+        weights = np.maximum(weights / weights.max(), self.min_weight)
+        return Draw(slots, weights.astype(np.float32))
+
+    def update(self, tickets: IntArray, errors: PriorityArray) -> int:
+        """
+        Set the priorities of drawn transitions to ``|error| + epsilon``.
+
+        :param tickets: tickets of the transitions ``[N]`` (see :meth:`TransitionRing.tickets`)
+        :param errors: their value errors ``[N]``
+        :return: number of transitions that were left out because they have been overwritten
+        :raises ValueError: for an error that is not finite
+        """
+        values = (np.abs(errors) + self.epsilon) ** self.alpha
+        if not np.isfinite(values).all():
+            raise ValueError(f"priorities must be finite, got errors {errors[~np.isfinite(values)]}.")
+        slots, exists = self.ring.slots_of(tickets)
+        self.tree.set(slots[exists], values[exists])
+        return int((~exists).sum())
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.ring.clear()
+        self.tree.clear()

@@ -1,0 +1,280 @@
+"""A ring of transitions in which every observation is stored once, and segments of consecutive ones are read at once."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.types import BoolArray, FloatArray, IntArray
+
+
+class Transitions(NamedTuple):
+    """``N`` transitions of different streams (environments) that happened at the same time."""
+
+    tasks: IntArray  # [N]
+    observations: FloatArray  # [N, O]
+    actions: FloatArray  # [N, A]
+    rewards: FloatArray  # [N]
+    next_observations: FloatArray  # [N, O]  the true successor, also where the episode ends
+    terminated: BoolArray  # [N]  true termination
+    ended: BoolArray  # [N]  the episode ends here, by termination or truncation
+    searched: BoolArray  # [N]  the action was chosen by a search
+    search_values: FloatArray  # [N]  root value of that search
+
+    def select(self, rows: IntArray) -> Transitions:
+        """
+        :param rows: which of the transitions
+        :return: these transitions
+        """
+        return Transitions(*(column[rows] for column in self))
+
+
+class StoredRows(NamedTuple):
+    """What :meth:`TransitionRing.add` did."""
+
+    added: IntArray  # [N] slots of the new transitions
+    freed: IntArray  # slots whose transitions were overwritten
+
+
+class Segments(NamedTuple):
+    """Consecutive transitions; the columns are those of :class:`~sb3_ezm.types.SegmentBatch`."""
+
+    observations: FloatArray  # [B, H+1, O]
+    actions: FloatArray  # [B, H, A]
+    rewards: FloatArray  # [B, H]
+    terminated: BoolArray  # [B, H]
+    valid: BoolArray  # [B, H]
+    searched: BoolArray  # [B, H]
+    search_values: FloatArray  # [B, H]
+
+
+def minimum_rows(num_streams: int) -> int:
+    """
+    Smallest ring in which streams that advance together never overwrite each other's newest observation.
+
+    A call stores at most two rows per stream (a first observation and its successor) and must not reach the newest row
+    of any stream, of which there is one each.
+
+    :param num_streams: number of streams
+    :return: rows
+    """
+    return 4 * num_streams
+
+
+class TransitionRing:
+    """
+    Transitions of several interleaved streams (environments) in one ring of rows.
+
+    A row is an observation, and if the stream went on from there also the transition that left it: action, reward and
+    the distance ``step`` to the row of the next observation. ``step = 0`` marks a row without a transition: the newest
+    observation of a running episode, or the last one of an ended episode. Every observation is stored once, and
+    following ``step`` from a row without a transition stays there, which is how segments repeat the observation of the end.
+
+    Rows are taken in ring order, so a successor is always younger than its predecessor and a chain is overwritten from its
+    old end. Should a stream pause for so long that its newest row is about to be overwritten, it is closed like a
+    truncated episode. The arrays are allocated by ``np.zeros``: memory is taken up as rows are used.
+
+    :param capacity: number of rows; an ended or running episode spends one row beyond its transitions
+    :param observation_size: ``O``
+    :param action_size: ``A``
+    :param num_streams: number of streams that write into the ring
+    :param num_tasks: number of tasks, for the counts of transitions
+    :raises ConfigurationError: if the capacity is below :func:`minimum_rows` or sizes are not positive
+    """
+
+    _COLUMNS = (
+        "observation",
+        "action",
+        "reward",
+        "terminated",
+        "searched",
+        "search_value",
+        "task",
+        "step",
+        "serial",
+    )
+
+    def __init__(
+        self, capacity: int, observation_size: int, action_size: int, num_streams: int = 1, num_tasks: int = 1
+    ) -> None:
+        if min(observation_size, action_size, num_streams, num_tasks) < 1:
+            raise ConfigurationError(
+                f"`observation_size` ({observation_size}), `action_size` ({action_size}), `num_streams` ({num_streams}) "
+                f"and `num_tasks` ({num_tasks}) must be at least 1."
+            )
+        if not minimum_rows(num_streams) <= capacity < 2**31:
+            raise ConfigurationError(
+                f"`capacity` ({capacity}) must be at least {minimum_rows(num_streams)} rows for {num_streams} streams, "
+                "and below 2**31."
+            )
+        self.capacity = capacity
+        self.observation_size = observation_size
+        self.action_size = action_size
+        self.num_streams = num_streams
+        self.num_tasks = num_tasks
+        self._allocate()
+
+    def _allocate(self) -> None:
+        self.observation = np.zeros((self.capacity, self.observation_size), dtype=np.float32)
+        self.action = np.zeros((self.capacity, self.action_size), dtype=np.float32)
+        self.reward = np.zeros(self.capacity, dtype=np.float32)
+        self.terminated = np.zeros(self.capacity, dtype=np.bool_)
+        self.searched = np.zeros(self.capacity, dtype=np.bool_)
+        self.search_value = np.zeros(self.capacity, dtype=np.float32)
+        self.task = np.zeros(self.capacity, dtype=np.int16)
+        self.step = np.zeros(self.capacity, dtype=np.int32)
+        # Transitions of the same task stored before this one, modulo 2**32 (enough to tell ages in a ring below 2**31).
+        self.serial = np.zeros(self.capacity, dtype=np.uint32)
+        self.rows_written = 0
+        self.counts = np.zeros(self.num_tasks, dtype=np.int64)
+        self.total_added = np.zeros(self.num_tasks, dtype=np.int64)
+        self._newest = np.full(self.num_streams, -1, dtype=np.int64)
+
+    @property
+    def full(self) -> bool:
+        """Whether new rows overwrite old ones."""
+        return self.rows_written >= self.capacity
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns when the ring is full."""
+        return sum(getattr(self, name).nbytes for name in self._COLUMNS)
+
+    def add(self, streams: IntArray, transitions: Transitions) -> StoredRows:
+        """
+        Store one transition of each of several streams.
+
+        A transition that starts at the observation where its stream's last one ended continues that episode; otherwise
+        (after an end, or when the environment was reset from outside) it begins a new one.
+
+        :param streams: stream of each transition ``[N]``, all different
+        :param transitions: ``N`` of them
+        :return: slots of the new transitions, and slots whose transitions were overwritten
+        """
+        self._close_before_overwriting(2 * len(streams))
+        slots = self._newest[streams]
+        fresh = np.flatnonzero(~self._continues(slots, transitions))
+        rows = (self.rows_written + np.arange(len(fresh) + len(streams))) % self.capacity
+        freed = self._clear(rows)
+        self.observation[rows[: len(fresh)]] = transitions.observations[fresh]
+        slots[fresh] = rows[: len(fresh)]
+        next_slots = rows[len(fresh) :]
+        self.observation[next_slots] = transitions.next_observations
+        self.rows_written += len(rows)
+
+        self.action[slots] = transitions.actions
+        self.reward[slots] = transitions.rewards
+        self.terminated[slots] = transitions.terminated
+        self.searched[slots] = transitions.searched
+        self.search_value[slots] = transitions.search_values
+        self.task[slots] = self.task[next_slots] = transitions.tasks
+        self.step[slots] = (next_slots - slots) % self.capacity
+        self._count(slots, transitions.tasks)
+        self._newest[streams] = np.where(transitions.ended, -1, next_slots)
+        return StoredRows(slots, freed)
+
+    def _close_before_overwriting(self, num_rows: int) -> None:
+        ahead = (self._newest - self.rows_written) % self.capacity
+        self._newest[ahead < num_rows] = -1
+
+    def _continues(self, slots: IntArray, transitions: Transitions) -> BoolArray:
+        """Whether each transition starts at the newest row of its stream."""
+        same: BoolArray = (self.observation[slots] == transitions.observations).all(axis=1)
+        return same & (slots >= 0) & (self.task[slots] == transitions.tasks)
+
+    def _clear(self, rows: IntArray) -> IntArray:
+        """Make rows blank: those without a transition must read as zeros."""
+        freed = rows[self.step[rows] > 0]
+        self.counts -= np.bincount(self.task[freed], minlength=self.num_tasks)
+        for column in (self.action, self.reward, self.terminated, self.searched, self.search_value, self.step):
+            column[rows] = 0
+        return freed
+
+    def _count(self, slots: IntArray, tasks: IntArray) -> None:
+        """Number the new transitions within their tasks."""
+        of_task = tasks[:, None] == np.arange(self.num_tasks)
+        rank = np.cumsum(of_task, axis=0)[np.arange(len(tasks)), tasks] - 1
+        self.serial[slots] = (self.total_added[tasks] + rank) % 2**32
+        added = of_task.sum(axis=0)
+        self.total_added += added
+        self.counts += added
+
+    def close(self, streams: IntArray | None = None) -> None:
+        """
+        End the running episodes of some streams as by truncation.
+
+        :param streams: which ones, default all
+        """
+        self._newest[slice(None) if streams is None else streams] = -1
+
+    def gather(self, slots: IntArray, horizon: int) -> Segments:
+        """
+        Read the ``horizon`` transitions that begin at each slot.
+
+        :param slots: ``[B]``, slots of transitions
+        :param horizon: ``H``
+        :return: segments that end where the episode or the recorded data ends
+        """
+        path = np.empty((len(slots), horizon + 1), dtype=np.int64)
+        path[:, 0] = slots
+        valid = np.empty((len(slots), horizon), dtype=np.bool_)
+        for h in range(horizon):
+            step = self.step[path[:, h]]
+            valid[:, h] = step > 0
+            path[:, h + 1] = (path[:, h] + step) % self.capacity
+        rows = path[:, :-1]
+        return Segments(
+            observations=self.observation.take(path, axis=0),
+            actions=self.action.take(rows, axis=0),
+            rewards=self.reward.take(rows),
+            terminated=self.terminated.take(rows),
+            valid=valid,
+            searched=self.searched.take(rows),
+            search_values=self.search_value.take(rows),
+        )
+
+    def ages(self, slots: IntArray) -> IntArray:
+        """
+        :param slots: ``[B]``, slots of transitions
+        :return: transitions of the same task stored since ``[B]``, 0 for the newest
+        """
+        newest = self.total_added[self.task[slots]] - 1
+        return (newest - self.serial[slots].astype(np.int64)) % 2**32
+
+    def tickets(self, slots: IntArray) -> IntArray:
+        """
+        Number the rows since the beginning, which identifies them even after they have been overwritten.
+
+        :param slots: ``[B]``
+        :return: tickets ``[B]``
+        """
+        last = self.rows_written - 1
+        return last - (last - slots) % self.capacity
+
+    def slots_of(self, tickets: IntArray) -> tuple[IntArray, BoolArray]:
+        """
+        :param tickets: from :meth:`tickets` ``[B]``
+        :return: slots ``[B]``, and whether these rows still exist ``[B]``
+        """
+        return tickets % self.capacity, tickets >= self.rows_written - self.capacity
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._allocate()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep only the rows that have been used."""
+        state = self.__dict__.copy()
+        for name in self._COLUMNS:
+            state[name] = state[name][: self.rows_written]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: value for name, value in state.items() if name not in self._COLUMNS})
+        kept = (self.rows_written, self.counts, self.total_added, self._newest)
+        self._allocate()
+        self.rows_written, self.counts, self.total_added, self._newest = kept
+        for name in self._COLUMNS:
+            getattr(self, name)[: self.rows_written] = state[name]
