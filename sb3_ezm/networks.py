@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch as th
 from torch import nn
@@ -39,6 +39,11 @@ class CounterlessBatchNorm(nn.BatchNorm1d):
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self.register_buffer("num_batches_tracked", None)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        # The parent class would add the missing counter to a state dict without version metadata (any plain dict, an EMA
+        # copy for instance) and strict loading would then reject it.
+        nn.Module._load_from_state_dict(self, *args, **kwargs)
 
 
 def tanh_layer(size: int, out: int) -> nn.Sequential:

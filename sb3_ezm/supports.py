@@ -14,7 +14,8 @@ def squash(x: th.Tensor) -> th.Tensor:
     :param x: any shape
     :return: same shape
     """
-    return th.sign(x) * (th.sqrt(th.abs(x) + 1.0) - 1.0) + EPSILON * x
+    # sqrt(|x| + 1) - 1 = |x| / (sqrt(|x| + 1) + 1) without the cancellation near zero.
+    return x / (th.sqrt(th.abs(x) + 1.0) + 1.0) + EPSILON * x
 
 
 def unsquash(y: th.Tensor) -> th.Tensor:
@@ -24,11 +25,11 @@ def unsquash(y: th.Tensor) -> th.Tensor:
     :param y: any shape
     :return: same shape, ``unsquash(squash(x)) == x``
     """
-    # The textbook form (sqrt(1 + 4 eps (|y| + 1 + eps)) - 1) / (2 eps) cancels badly in float32; multiplying by the
-    # conjugate gives 2 (|y| + 1 + eps) / (sqrt(1 + 4 eps (|y| + 1 + eps)) + 1), which does not.
-    shifted = th.abs(y) + 1.0 + EPSILON
-    root = 2.0 * shifted / (th.sqrt(1.0 + 4.0 * EPSILON * shifted) + 1.0)
-    return th.sign(y) * (root * root - 1.0)
+    # With t = sqrt(|x| + 1) - 1 the equation reads eps t^2 + (1 + 2 eps) t = |y| and |x| = t (t + 2). This root of it, unlike
+    # the textbook form (sqrt(1 + 4 eps (|y| + 1 + eps)) - 1) / (2 eps), cancels nowhere: float32 keeps its precision.
+    linear = 1.0 + 2.0 * EPSILON
+    t = 2.0 * y / (linear + th.sqrt(linear * linear + 4.0 * EPSILON * th.abs(y)))
+    return t * (th.abs(t) + 2.0)
 
 
 class CategoricalSupport:
@@ -66,8 +67,9 @@ class CategoricalSupport:
         :param x: raw scalars ``[...]``
         :return: probabilities ``[..., S]``
         """
-        position = (squash(x.float()).clamp(-self._bound, self._bound) + self._bound) / self._spacing
-        lower = position.floor().clamp(0, self.num_atoms - 2)
+        # Clamped as a position, not as H(x): rounding must not push a weight below zero.
+        position = ((squash(x.float()) + self._bound) / self._spacing).clamp(0, self.num_atoms - 1)
+        lower = position.floor().clamp(max=self.num_atoms - 2)
         upper_weight = (position - lower).unsqueeze(-1)
         index = lower.long().unsqueeze(-1)
         target = th.zeros(*x.shape, self.num_atoms, device=x.device)
