@@ -33,7 +33,7 @@ class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
     :raises ConfigurationError: if a task is unknown
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array"], "render_fps": 50}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array"], "render_fps": 50}  # type: ignore[misc]
 
     def __init__(
         self,

@@ -71,9 +71,9 @@ class TaskStatistics:
                 "length": float(np.mean(self.lengths[name])),
             }
             if self.task_set is not None and self.task_set[name].has_scores:
-                bar = self.task_set[name].success_bar
-                result[name]["score"] = self.task_set.normalized_score(name, mean)
-                result[name]["success_rate"] = float(np.mean([ret >= bar for ret in self.returns[name]]))
+                scores = [self.task_set.normalized_score(name, ret) for ret in self.returns[name]]
+                result[name]["score"] = float(np.mean(scores))
+                result[name]["success_rate"] = float(np.mean([score >= 1.0 for score in scores]))
         return result
 
     def mean_score(self) -> float | None:

@@ -37,19 +37,19 @@ class Suite:
 
 def _build_h1_medium() -> tuple[TaskSpec, ...]:
     """The nine tasks of the paper's medium suite: 51 observation and 19 action entries each, no padding needed."""
-    from sb3_ezm.envs.h1.tasks import H1_MEDIUM_TASKS, H1_TASK_INFO
+    from sb3_ezm.envs.h1.tasks import ACTION_SIZE, H1_MEDIUM_TASKS, H1_TASK_INFO, OBSERVATION_SIZE
     from sb3_ezm.envs.registration import register_envs
 
     register_envs()
     return tuple(
         TaskSpec(
             name=f"h1-{task}",
-            observation_size=51,
-            action_size=19,
+            observation_size=OBSERVATION_SIZE,
+            action_size=ACTION_SIZE,
             success_bar=H1_TASK_INFO[task].success_bar,
             random_score=H1_TASK_INFO[task].random_score,
             may_terminate=H1_TASK_INFO[task].may_terminate,
-            env_fn=GymEnvFactory(f"sb3_ezm/H1-{task.capitalize()}-v0", releases_gil=True),
+            env_fn=GymEnvFactory(H1_TASK_INFO[task].gym_id, releases_gil=True),
         )
         for task in H1_MEDIUM_TASKS
     )
@@ -164,6 +164,10 @@ def _probe(name: str, env_fn: EnvFactory, env_kwargs: Mapping[str, Any]) -> Task
     draft = TaskSpec(name, observation_size=1, action_size=1, env_fn=env_fn)
     env = create_native_env(draft, env_kwargs=env_kwargs)
     try:
+        if env.has_wrapper_attr("task_set"):
+            raise ConfigurationError(
+                f"{name!r} already holds several tasks: give their suite (one of {', '.join(_SUITES)}), or single tasks."
+            )
         return replace(
             draft,
             observation_size=flat_observation_size(env.observation_space, name),

@@ -114,6 +114,9 @@ class TaskSpec:
         """Whether both reference scores are known."""
         return self.success_bar is not None and self.random_score is not None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> TaskSpec:
+        return self  # immutable, and its factory may hold what cannot be copied
+
     # Factories are often lambdas or closures, which only cloudpickle takes; subprocess environments send the set by pickle.
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_ezm.errors import ConfigurationError, EZMError
 
@@ -49,6 +49,8 @@ class ThreadedVecEnv(DummyVecEnv):
         # A window belongs to the thread that opened it: environments that draw while stepping stay in the calling thread.
         self.num_threads = 1 if self.render_mode == "human" else min(wanted, self.num_envs)
         self._pool = ThreadPoolExecutor(max(1, self.num_threads - 1), thread_name_prefix="ThreadedVecEnv")
+        self._is_open = True
+        self._is_stepping = False
         self._waiting: deque[int] = deque()
         self._running: list[Future[None]] = []
         self._errors: dict[int, BaseException] = {}
@@ -60,8 +62,11 @@ class ThreadedVecEnv(DummyVecEnv):
         :param actions: [n_envs, A]
         :raises SubEnvError: if the environment is closed or a step is already running
         """
-        if self._running:
+        if not self._is_open:
+            raise SubEnvError("The vector environment is closed: create a new one.")
+        if self._is_stepping:
             raise SubEnvError("`step_async` was called again before `step_wait`.")
+        self._is_stepping = True
         self.actions = np.array(actions)  # a copy: the caller may reuse its array while threads read it
         self._errors = {}
         self._waiting = deque(range(self.num_envs))
@@ -72,24 +77,40 @@ class ThreadedVecEnv(DummyVecEnv):
         Help stepping until all sub-environments are done.
 
         :return: observations, rewards, dones, infos, each owned by the caller
-        :raises SubEnvError: if a sub-environment raised
+        :raises SubEnvError: if a sub-environment raised, or no step was started
         """
+        if not self._is_stepping:
+            raise SubEnvError("`step_wait` was called without `step_async`.")
         try:
             self._work(self._waiting)
-        finally:  # also after an interrupt in this thread: no worker may be left stepping
-            self._waiting.clear()
-            for future in self._running:
-                future.result()
-            self._running = []
+        finally:
+            self._join()
         self._raise_first_error()
         return self._obs_from_buf(), np.copy(self.buf_rews), np.copy(self.buf_dones), deepcopy(self.buf_infos)
 
+    def reset(self) -> VecEnvObs:
+        """
+        Reset all sub-environments, one after the other. A step in progress is cancelled.
+
+        :return: observations
+        """
+        self._join()
+        return super().reset()
+
     def close(self) -> None:
-        """Stop the threads, then close the sub-environments."""
+        """Stop the threads, then close the sub-environments. Closing again does nothing."""
+        if self._is_open:
+            self._is_open = False
+            self._join()
+            self._pool.shutdown(wait=True)
+            super().close()
+
+    def _join(self) -> None:
+        """Leave no worker stepping: what has not begun is dropped (after an interrupt or a cancel), the rest is waited for."""
         self._waiting.clear()
-        self._pool.shutdown(wait=True)
+        wait(self._running)
         self._running = []
-        super().close()
+        self._is_stepping = False
 
     def _work(self, waiting: deque[int]) -> None:
         """Step sub-environments until none waits. Errors are kept for the calling thread."""

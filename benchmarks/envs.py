@@ -1,0 +1,88 @@
+"""
+Compare vector environment classes on one suite: start-up time and environment steps per second with random actions.
+
+    python benchmarks/envs.py --suite h1-medium --n-envs-per-task 2 --steps 300 --json envs.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+
+from sb3_ezm.multitask import ThreadedVecEnv, make_multitask_env, make_task_set
+
+CONTENDERS: dict[str, tuple[type[VecEnv], dict[str, Any]]] = {
+    "dummy": (DummyVecEnv, {}),
+    "threaded": (ThreadedVecEnv, {}),
+    "subproc": (SubprocVecEnv, {"start_method": "fork"}),  # forkserver and spawn start far more slowly
+}
+
+
+def measure(name: str, suite: str, n_envs_per_task: int, steps: int, num_threads: int | None) -> dict[str, Any]:
+    """
+    :param name: key of ``CONTENDERS``
+    :param suite: suite or environment id
+    :param n_envs_per_task: sub-environments of each task
+    :param steps: number of vector steps to time, after a tenth of them to warm up
+    :param num_threads: threads of the threaded class, None for one for each CPU
+    :return: one row of the table
+    """
+    cls, kwargs = CONTENDERS[name]
+    if name == "threaded":
+        kwargs = {"num_threads": num_threads}
+    task_set = make_task_set(suite)
+    began = time.perf_counter()
+    env = make_multitask_env(task_set, n_envs_per_task, seed=0, vec_env_cls=cls, vec_env_kwargs=kwargs)
+    env.reset()
+    start_up = time.perf_counter() - began
+    warm_up = max(1, steps // 10)
+    shape = (warm_up + steps, env.num_envs, task_set.action_size)
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, shape).astype(np.float32)
+    for action in actions[:warm_up]:
+        env.step(action)
+    began = time.perf_counter()
+    for action in actions[warm_up:]:
+        env.step(action)
+    seconds = time.perf_counter() - began
+    row = {
+        "class": name,
+        "envs": env.num_envs,
+        "workers": {"dummy": 1, "threaded": getattr(env, "num_threads", 1), "subproc": env.num_envs}[name],
+        "start_up_s": round(start_up, 2),
+        "steps_per_s": round(steps * env.num_envs / seconds, 1),
+        "ms_per_vector_step": round(1000 * seconds / steps, 2),
+    }
+    env.close()
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
+    parser.add_argument("--suite", default="h1-medium", help="suite, task or environment id")
+    parser.add_argument("--n-envs-per-task", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=300, help="vector steps to time")
+    parser.add_argument("--num-threads", type=int, default=None, help="threads of ThreadedVecEnv (default: CPUs)")
+    parser.add_argument("--classes", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--json", default=None, help="also write the table to this file")
+    args = parser.parse_args()
+    rows = [measure(name, args.suite, args.n_envs_per_task, args.steps, args.num_threads) for name in args.classes]
+    print(f"{args.suite}, {os.cpu_count()} CPUs")
+    print(f"{'class':<10}{'envs':>6}{'workers':>9}{'start-up s':>12}{'steps/s':>10}{'ms/vector step':>16}")
+    for row in rows:
+        print(
+            f"{row['class']:<10}{row['envs']:>6}{row['workers']:>9}{row['start_up_s']:>12}"
+            f"{row['steps_per_s']:>10}{row['ms_per_vector_step']:>16}"
+        )
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump({"suite": args.suite, "cpus": os.cpu_count(), "rows": rows}, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()
