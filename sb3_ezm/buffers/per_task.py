@@ -28,10 +28,17 @@ class Layout(Protocol):
         """Entries of a flat observation, ``O``."""
 
     def flatten(self, observation: Any) -> tuple[FloatArray, IntArray]:
-        """Turn a batch of observations into rows ``[N, O]`` and task ids ``[N]``."""
+        """
+        :param observation: a batch of observations
+        :return: float32 rows ``[N, O]`` and task ids ``[N]``
+        """
 
     def unflatten(self, flat: FloatArray, tasks: IntArray) -> Any:
-        """Turn rows ``[N, O]`` and task ids ``[N]`` into a batch of observations."""
+        """
+        :param flat: rows ``[N, O]``
+        :param tasks: task ids ``[N]``
+        :return: a batch of observations
+        """
 
 
 class PerTaskReplayBuffer(ReplayBuffer):
@@ -134,18 +141,25 @@ class PerTaskReplayBuffer(ReplayBuffer):
         """
         :return: stored transitions of every task ``[T]``
         """
-        return np.sum([replay.ring.counts for replay in self.replays], axis=0)
+        sizes: IntArray = np.stack([replay.ring.counts for replay in self.replays]).sum(axis=0)
+        return sizes
 
     @property
     def total_added(self) -> IntArray:
         """Transitions of every task ``[T]`` that were ever added, overwritten ones included."""
-        return np.sum([replay.ring.total_added for replay in self.replays], axis=0)
+        added: IntArray = np.stack([replay.ring.total_added for replay in self.replays]).sum(axis=0)
+        return added
 
     def size(self) -> int:
         """
         :return: stored transitions of all tasks
         """
         return int(self.task_sizes().sum())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes taken when all rings are full; memory is taken up as transitions arrive."""
+        return sum(replay.ring.nbytes + replay.tree.nbytes for replay in self.replays)
 
     def ready(self, min_transitions: int = 1) -> bool:
         """
@@ -180,7 +194,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         self._searched = searched.copy()
         self._search_values = np.where(searched, search_values, np.float32(0.0))
 
-    def add(  # type: ignore[override]
+    def add(
         self,
         obs: Observation,
         next_obs: Observation,
@@ -225,6 +239,8 @@ class PerTaskReplayBuffer(ReplayBuffer):
     ) -> Transitions:
         observations, tasks = self.layout.flatten(obs)
         next_observations, next_tasks = self.layout.flatten(next_obs)
+        if len(tasks) != self.n_envs:
+            raise ValueError(f"got {len(tasks)} observations, but the replay buffer was made for `n_envs={self.n_envs}`.")
         if not np.array_equal(tasks, next_tasks):
             raise ValueError(f"observations of tasks {tasks} have successors of other tasks {next_tasks}.")
         if tasks.min() < 0 or tasks.max() >= self.num_tasks:

@@ -54,6 +54,11 @@ class SumTree:
         """Largest priority, 0 if there is none."""
         return float(self._maxima[-1].max())
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all levels when every leaf is in use."""
+        return sum(level.nbytes for level in self._sums) + sum(level.nbytes for level in self._maxima[1:])
+
     def get(self, indices: IntArray) -> PriorityArray:
         """
         :param indices: leaves ``[N]``

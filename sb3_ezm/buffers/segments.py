@@ -28,7 +28,7 @@ class Transitions(NamedTuple):
         :param rows: which of the transitions
         :return: these transitions
         """
-        return Transitions(*(column[rows] for column in self))
+        return Transitions._make(column[rows] for column in self)
 
 
 class StoredRows(NamedTuple):
@@ -104,6 +104,8 @@ class TransitionRing:
                 f"`observation_size` ({observation_size}), `action_size` ({action_size}), `num_streams` ({num_streams}) "
                 f"and `num_tasks` ({num_tasks}) must be at least 1."
             )
+        if num_tasks >= 2**15:
+            raise ConfigurationError(f"`num_tasks` ({num_tasks}) must be below 2**15.")
         if not minimum_rows(num_streams) <= capacity < 2**31:
             raise ConfigurationError(
                 f"`capacity` ({capacity}) must be at least {minimum_rows(num_streams)} rows for {num_streams} streams, "
@@ -182,7 +184,8 @@ class TransitionRing:
     def _continues(self, slots: IntArray, transitions: Transitions) -> BoolArray:
         """Whether each transition starts at the newest row of its stream."""
         same: BoolArray = (self.observation[slots] == transitions.observations).all(axis=1)
-        return same & (slots >= 0) & (self.task[slots] == transitions.tasks)
+        same &= (slots >= 0) & (self.task[slots] == transitions.tasks)
+        return same
 
     def _clear(self, rows: IntArray) -> IntArray:
         """Make rows blank: those without a transition must read as zeros."""
