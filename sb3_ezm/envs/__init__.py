@@ -1,4 +1,4 @@
-"""Environments: the embedded H1 suite and the ids under which Gymnasium finds them. Importing this package registers the ids."""
+"""Environments of the package. Importing it registers their Gymnasium ids."""
 
 from sb3_ezm.envs.registration import register_envs
 

@@ -12,10 +12,10 @@ MULTITASK_IDS = ("sb3_ezm/MultiTask-Humanoid-v0", "MultiTask-Humanoid-v0")
 
 def register_envs() -> None:
     """
-    Register ``sb3_ezm/H1-Stand-v0`` ... ``sb3_ezm/H1-Maze-v0`` (1000 steps each) and ``MultiTask-Humanoid-v0``, with and without namespace.
+    Register ``sb3_ezm/H1-Stand-v0`` ... ``sb3_ezm/H1-Maze-v0`` (1000 steps each) and ``MultiTask-Humanoid-v0``.
 
-    Ids that are registered already are left alone, so calling this again does nothing. Only names are recorded: neither MuJoCo nor the rest
-    of the package is imported before an environment is made.
+    The last also without namespace. Ids that are registered already are left alone, so calling this again does nothing. Only
+    names are recorded: neither MuJoCo nor the rest of the package is imported before an environment is made.
     """
     for task in H1_TASK_INFO.values():
         if task.gym_id not in gym.registry:
@@ -27,5 +27,5 @@ def register_envs() -> None:
             )
     for env_id in MULTITASK_IDS:
         if env_id not in gym.registry:
-            # No limit here: the tasks inside have their own, and each cycle step would be cut in the middle of an episode.
+            # No limit here: the tasks inside have their own.
             gym.register(env_id, entry_point=MULTITASK_ENTRY_POINT)

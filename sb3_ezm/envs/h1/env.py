@@ -31,22 +31,23 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
     """
     One task of the medium suite on a mesh-free Unitree H1 with HumanoidBench's definitions (arXiv 2403.10506).
 
-    Observation [51]: positions (26, root position and quaternion first) and velocities (25). Action [19]: position targets, -1 and 1 being
-    the ends of each actuator's range. The 1000-step limit comes from the registered Gymnasium ids (``sb3_ezm/H1-Walk-v0``, ...).
-    ``info`` carries every term of the reward. Instances are independent and may be stepped in parallel threads (MuJoCo releases the GIL).
+    Observation [51]: positions (26, root position and quaternion first) and velocities (25). Action [19]: position targets,
+    -1 and 1 being the ends of each actuator's range. ``info`` carries every term of the reward. The 1000-step limit comes
+    from the registered Gymnasium ids (``sb3_ezm/H1-Walk-v0``, ...). Instances are independent and may be stepped in parallel
+    threads: MuJoCo releases the GIL. Pictures of one instance must all be taken in one thread.
 
-    :param task: ``"stand"``, ``"walk"``, ``"run"``, ``"stair"``, ``"crawl"``, ``"pole"``, ``"slide"``, ``"hurdle"`` or ``"maze"``
+    :param task: one of :data:`~sb3_ezm.envs.h1.tasks.H1_MEDIUM_TASKS`
     :param render_mode: ``"rgb_array"`` to allow :meth:`render`, or None
     :param width: width of pictures in pixels
     :param height: height of pictures in pixels
     :param camera: ``"front"``, ``"side"``, ``"back"`` or ``"above"``; None for the one that suits the task
-    :param ignore_termination: a fall does not end the episode (the evaluation protocol of EfficientZero-Multitask, arXiv 2603.01452)
-    :param reset_noise: half width of the uniform noise on every entry of the start position (radians, metres, quaternion entries)
+    :param ignore_termination: a fall does not end the episode (protocol of EfficientZero-Multitask, arXiv 2603.01452)
+    :param reset_noise: half width of the uniform noise on every entry of the start position (m, rad, quaternion entries)
     :param share_model: use the process-wide compiled model, which must not be changed; False compiles a private one
     :raises ConfigurationError: if an argument is impossible
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}  # type: ignore[misc]
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
     @property
     def elapsed_steps(self) -> int:
         """Control steps since the reset, read from the simulation's clock (so it survives :meth:`set_state`)."""
-        return round(self.data.time / CONTROL_TIMESTEP)
+        return round(float(self.data.time) / CONTROL_TIMESTEP)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """
@@ -109,7 +110,7 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
         :param action: targets [19] in [-1, 1]
         :return: observation [51], reward, terminated, truncated, terms of the reward. If the simulation diverges the step is
             ``truncated`` with reward 0, the last finite observation and ``info["diverged"] = 1.0``.
-        :raises ConfigurationError: if the action has the wrong shape, is outside [-1, 1] or not finite, or before the first reset
+        :raises ConfigurationError: if the action has the wrong shape, is outside [-1, 1] or not finite, or before a reset
         """
         if not self._ready:
             raise ConfigurationError("step() before reset(): the robot has no start pose yet.")
@@ -117,13 +118,13 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
         time_before = self.data.time
         mujoco.mj_step(self.model, self.data, FRAME_SKIP)
         if self.data.time < time_before + 0.95 * CONTROL_TIMESTEP:
-            # MuJoCo met a number that is not finite or beyond 1e10 and restarted the simulation from its zero pose, with the clock at 0.
+            # MuJoCo met a number that is not finite or beyond 1e10 and restarted from its zero pose, with the clock at 0.
             return self._diverged()
         reward, terms = self._objective.reward(self._robot)
         terminated = not self.ignore_termination and self._objective.terminated(self._robot)
         return self._observation(), reward, terminated, False, terms
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """
         Picture of the current state; OpenGL is opened at the first call.
 

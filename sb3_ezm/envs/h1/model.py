@@ -1,8 +1,8 @@
 """
 The MuJoCo model of a task, written out from numbers: robot (``h1_model.json``), scene and, for pictures, decoration.
 
-No mesh is involved. Physics runs on a bare model (collision primitives only); a second one with the drawn shapes exists only where pictures
-are rendered, so looks cost nothing per step.
+No mesh is involved. Physics runs on a bare model (collision primitives only); a second one with the drawn shapes exists
+only where pictures are rendered, so looks cost nothing per step.
 """
 
 from __future__ import annotations
@@ -126,8 +126,10 @@ def _add_looks(root: ET.Element) -> None:
     ET.SubElement(visual, "global", offwidth="1920", offheight="1080", fovy="45")
     ET.SubElement(visual, "quality", shadowsize="0", offsamples="0")
     ET.SubElement(visual, "headlight", ambient="0.38 0.38 0.40", diffuse="0.42 0.42 0.42", specular="0.1 0.1 0.1")
-    ET.SubElement(visual, "map", znear="0.02", zfar="120", fogstart="12", fogend="60")
-    ET.SubElement(visual, "rgba", haze="0.86 0.90 0.95 1", fog="0.86 0.90 0.95 1")
+    # Distances of the next line are in units of the extent, which is therefore fixed to 1 m.
+    ET.SubElement(root, "statistic", extent="1", center="0 0 1")
+    ET.SubElement(visual, "map", znear="0.05", zfar="150", fogstart="10", fogend="45", shadowclip="6")
+    ET.SubElement(visual, "rgba", haze="0.90 0.93 0.97 1", fog="0.90 0.93 0.97 1")
     asset = ET.SubElement(root, "asset")
     ET.SubElement(
         asset,
@@ -135,7 +137,7 @@ def _add_looks(root: ET.Element) -> None:
         type="skybox",
         builtin="gradient",
         rgb1="0.42 0.60 0.82",
-        rgb2="0.93 0.95 0.98",
+        rgb2="0.90 0.93 0.97",
         width="256",
         height="1536",
     )
@@ -157,6 +159,7 @@ def _add_looks(root: ET.Element) -> None:
         "material",
         name="floor",
         texture="floor",
+        reflectance="0.12",
         texrepeat="0.5 0.5",
         texuniform="true",
         specular="0.1",
@@ -220,7 +223,7 @@ def _add_shape(body: ET.Element, shape: Shape) -> None:
     if shape.end is not None:
         element.set("fromto", _numbers((*shape.pos, *shape.end)))
     else:
-        _set(element, pos=_numbers(shape.pos), quat=_pitch_quat(shape.pitch))
+        element.set("pos", _numbers(shape.pos))
 
 
 def _add_joints_machinery(root: ET.Element, numbers: dict[str, Any]) -> None:
@@ -233,7 +236,7 @@ def _add_joints_machinery(root: ET.Element, numbers: dict[str, Any]) -> None:
         element = ET.SubElement(actuator, "position", name=servo["joint"], joint=servo["joint"])
         _set(element, kp=repr(servo["kp"]), kv=repr(servo["kv"]))
         _set(element, ctrlrange=_numbers(servo["ctrlrange"]), forcerange=_numbers(servo["forcerange"]))
-    # Velocity of the whole robot's centre of mass: the only sensor the rewards need, and sensors cost time in every physics step.
+    # Velocity of the whole robot's centre of mass: the only sensor the rewards need, and each sensor costs time in every step.
     ET.SubElement(ET.SubElement(root, "sensor"), "subtreelinvel", name="com_velocity", body="pelvis")
     ET.SubElement(ET.SubElement(root, "keyframe"), "key", name="start", qpos=_numbers(numbers["keyframe_qpos"]))
 

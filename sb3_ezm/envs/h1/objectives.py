@@ -1,4 +1,4 @@
-"""What each task rewards and when it ends: connects the measurements of a :class:`Robot` with the pure functions of :mod:`rewards`."""
+"""What each task rewards and when it ends: measurements of a :class:`Robot` put into the pure functions of :mod:`rewards`."""
 
 from __future__ import annotations
 

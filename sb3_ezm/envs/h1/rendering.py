@@ -85,8 +85,8 @@ class H1Painter:
             renderer = mujoco.Renderer(model, height=height, width=width)
         except Exception as error:
             raise EZMError(
-                f"MuJoCo could not open OpenGL for a {width} x {height} picture ({error}). On a machine without a display set the "
-                "environment variable MUJOCO_GL=egl (GPU or Mesa) or MUJOCO_GL=osmesa (software) before MuJoCo is imported."
+                f"MuJoCo could not open OpenGL for a {width} x {height} picture ({error}). On a machine without a display "
+                "set MUJOCO_GL=egl (GPU or Mesa) or MUJOCO_GL=osmesa (software) in the environment before MuJoCo is imported."
             ) from error
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_FOG] = 1

@@ -1,8 +1,8 @@
 """
 Rewards of the nine H1 tasks as pure functions of a few numbers, in float64.
 
-The definitions are those of HumanoidBench (arXiv 2403.10506, MIT). Each task function returns the reward of one control step and the terms
-it is made of; apart from the maze bonus every reward lies in [0, 1].
+The definitions are those of HumanoidBench (arXiv 2403.10506, MIT). Each task function returns the reward of one control step
+and the terms it is made of; apart from the maze bonus every reward lies in [0, 1].
 """
 
 from __future__ import annotations
@@ -312,7 +312,7 @@ def maze_reward(
     :return: reward and its terms
     """
     # r = c * (0.2 control * (standing * upright) + 0.4 M + 0.4 * 0.1^(d^2)) + bonus,  c = 0.1 on a wall contact, else 1
-    # M = (5 max(0, 1 - |vx - 2 hx|) max(0, 1 - |vy - 2 hy|) + 1) / 6 for heading h; M = 1 in the last stage; d = distance to the goal
+    # M = (5 max(0, 1 - |vx - 2 hx|) max(0, 1 - |vy - 2 hy|) + 1) / 6 for heading h, 1 in the last stage; d = distance to goal
     goal_x, goal_y = MAZE_CHECKPOINTS[stage]
     heading_x, heading_y = MAZE_HEADINGS[stage]
     along = linear(velocity_x - heading_x * MAZE_SPEED, 0.0, 0.0, 1.0) * linear(

@@ -37,7 +37,7 @@ class Robot:
         sensor = index(mujoco.mjtObj.mjOBJ_SENSOR, "com_velocity")
         start = int(model.sensor_adr[sensor])
         self._com_velocity = data.sensordata[start : start + 3]
-        self._forces = data.actuator_force
+        self._forces: NDArray[np.float64] = data.actuator_force
         self._qpos = data.qpos
         names = [mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_GEOM, geom) or "" for geom in range(model.ngeom)]
         self._forbidden = np.array([name.startswith(FORBIDDEN) for name in names])

@@ -1,8 +1,8 @@
 """
 What stands around the robot in each task: walls, poles, hurdles, stairs, slopes, a tunnel, a maze.
 
-Dimensions in metres, as in HumanoidBench. Every obstacle hangs on the world body, so MuJoCo sorts them once into a bounding volume tree and a
-forest of poles costs next to nothing while the robot is far from it.
+Dimensions in metres, as in HumanoidBench. Every obstacle hangs on the world body: MuJoCo sorts those once, when it compiles
+the model, into a tree of bounding volumes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class SceneGeom:
     One primitive of a scene.
 
     :param name: unique name
-    :param kind: MuJoCo geom type, ``"box"``, ``"cylinder"`` or ``"sphere"``
+    :param kind: MuJoCo geom type, ``"box"``, ``"capsule"`` or ``"cylinder"``
     :param pos: centre in m
     :param size: MuJoCo half sizes in m
     :param material: name of a material of the model
@@ -42,8 +42,8 @@ class SceneGeom:
     drawn: bool = True
 
 
-def _box(name: str, pos: Vector, size: Vector, material: str = "wall", pitch: float = 0.0) -> SceneGeom:
-    return SceneGeom(name, "box", pos, size, material, pitch=pitch)
+def _box(name: str, pos: Vector, size: Vector, material: str, pitch: float = 0.0, drawn: bool = True) -> SceneGeom:
+    return SceneGeom(name, "box", pos, size, material, pitch=pitch, drawn=drawn)
 
 
 def _decoration(name: str, kind: str, pos: Vector, size: tuple[float, ...], material: str) -> SceneGeom:
@@ -56,7 +56,7 @@ def flat() -> list[SceneGeom]:
 
 
 def stairs() -> list[SceneGeom]:
-    """Four pyramids of five steps (riser 0.18, tread 0.6), 6 m apart, the first step at x = 0.5; walls at y = +-5 and behind."""
+    """Four pyramids of five steps (riser 0.18, tread 0.6) from x = 0.5, one every 6 m; walls at y = +-5 and behind."""
     geoms = []
     for pyramid in range(4):
         for layer in range(5):
@@ -73,7 +73,7 @@ def slopes() -> list[SceneGeom]:
     """
     Nine roofs from x = 0.3, each rising 1.75 m over 5 m (19.3 degrees) and falling again; walls at y = +-5 and behind.
 
-    A roof is two rotated slabs whose upper faces are the two slopes: boxes collide faster and more reliably than a triangular mesh.
+    A roof is two rotated slabs whose upper faces are the two slopes: boxes collide faster than a triangular mesh.
     """
     run, rise, thickness = 5.0, 1.75, 1.0
     angle = math.atan2(rise, run)
@@ -104,25 +104,29 @@ def tunnel() -> list[SceneGeom]:
 
 
 def poles() -> list[SceneGeom]:
-    """41 rows of poles (radius 0.05, height 2), 1 m apart, alternately at y = +-0.75, +-2.25 and 0, +-1.5; walls at y = +-3 and behind."""
+    """
+    41 rows of poles (radius 0.05), 1 m apart, alternately at y = +-0.75, +-2.25 and 0, +-1.5; walls at y = +-3 and behind.
+
+    Poles are capsules (round ends in the floor and above 2 m): those collide by a formula, cylinders by an iterative search.
+    """
     geoms = [
         _box("wall_right", (20.0, -3.15, 1.0), (20.75, 0.15, 1.0), "glass"),
         _box("wall_left", (20.0, 3.15, 1.0), (20.75, 0.15, 1.0), "glass"),
-        _box("wall_back", (-0.6, 0.0, 1.0), (0.15, 3.0, 1.0), "glass"),
+        _box("wall_back", (-0.6, 0.0, 1.0), (0.15, 3.0, 1.0), "glass", drawn=False),
     ]
     for row in range(1, 42):
         for column, y in enumerate((2.25, 0.75, -0.75, -2.25) if row % 2 else (1.5, 0.0, -1.5)):
             name = f"{FORBIDDEN}pole_{row}_{column}"
-            geoms.append(SceneGeom(name, "cylinder", (float(row), y, 1.0), (0.05, 1.0), "pole"))
+            geoms.append(SceneGeom(name, "capsule", (float(row), y, 1.0), (0.05, 1.0), "pole"))
     return geoms
 
 
 def hurdles() -> list[SceneGeom]:
-    """Ten hurdles 0.375 m high across the lane at x = 7, 14, ..., 70, between side walls at y = +-4.45; a wall 0.475 m behind the start."""
+    """Ten hurdles 0.375 high across the lane at x = 7, 14, ..., 70; walls at y = +-4.45 and 0.475 behind the start."""
     geoms = [
         _box(f"{FORBIDDEN}barrier_right", (35.0, -4.725, 1.0), (35.5, 0.275, 1.0), "glass"),
         _box(f"{FORBIDDEN}barrier_left", (35.0, 4.725, 1.0), (35.5, 0.275, 1.0), "glass"),
-        _box(f"{FORBIDDEN}barrier_back", (-0.525, 0.0, 1.0), (0.05, 5.0, 1.0), "glass"),
+        _box(f"{FORBIDDEN}barrier_back", (-0.525, 0.0, 1.0), (0.05, 5.0, 1.0), "glass", drawn=False),
     ]
     for number in range(1, 11):
         x = 7.0 * number
@@ -159,7 +163,7 @@ def maze() -> list[SceneGeom]:
             if length:
                 x = cell * (column - 1 + (length - 1) / 2.0)
                 size = (cell * length / 2.0, cell / 2.0, height / 2.0)
-                geoms.append(_box(f"{FORBIDDEN}wall_{row}_{column}", (x, y, height / 2.0), size, "wall_glass"))
+                geoms.append(_box(f"{FORBIDDEN}wall_{row}_{column}", (x, y, height / 2.0), size, "maze_wall"))
             column += max(length, 1)
     for number, (x, y) in enumerate(((0.0, 0.0), (3.0, 0.0), (3.0, 6.0), (6.0, 6.0))):
         geoms.append(_decoration(f"{CHECKPOINT}{number}", "cylinder", (x, y, 0.003), (0.4, 0.002), "marker"))

@@ -1,4 +1,4 @@
-"""The look of the robot: primitive shapes that collide with nothing, materials, lights and cameras. Drawing only, no physics."""
+"""The look of the robot: primitive shapes that collide with nothing, materials and cameras. Drawing only, no physics."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ class Shape:
     One drawn primitive in the frame of its body.
 
     :param body: body that carries it
-    :param kind: ``"capsule"`` and ``"cylinder"`` run from ``pos`` to ``end``; ``"box"``, ``"ellipsoid"`` and ``"sphere"`` are centred on ``pos``
+    :param kind: ``"capsule"`` or ``"cylinder"`` from ``pos`` to ``end``, or ``"box"``, ``"ellipsoid"``, ``"sphere"`` at ``pos``
     :param size: radius, or half sizes, in m
     :param pos: position in m
     :param material: name of a material in :data:`MATERIALS`
     :param end: second end of a capsule or cylinder in m
-    :param pitch: rotation about the body's y axis in radians (centred shapes)
     """
 
     body: str
@@ -27,7 +26,6 @@ class Shape:
     pos: Vector
     material: str
     end: Vector | None = None
-    pitch: float = 0.0
 
 
 # name: (rgba, specular, shininess, emission)
@@ -38,9 +36,8 @@ MATERIALS: dict[str, tuple[str, float, float, float]] = {
     "accent": ("0.98 0.47 0.12 1", 0.3, 0.4, 0.25),
     "visor": ("0.04 0.05 0.07 1", 1.0, 0.9, 0.0),
     "light": ("0.35 0.85 1.00 1", 0.2, 0.2, 0.8),
-    "wall": ("0.62 0.66 0.72 1", 0.1, 0.2, 0.0),
     "glass": ("0.45 0.60 0.80 0.18", 0.2, 0.3, 0.0),
-    "wall_glass": ("0.40 0.52 0.70 0.55", 0.2, 0.3, 0.0),
+    "maze_wall": ("0.60 0.64 0.72 1", 0.0, 0.1, 0.0),
     "step_light": ("0.80 0.82 0.86 1", 0.1, 0.2, 0.0),
     "step_dark": ("0.66 0.70 0.77 1", 0.1, 0.2, 0.0),
     "pole": ("0.85 0.33 0.24 1", 0.3, 0.4, 0.0),
@@ -63,11 +60,11 @@ def robot_shapes() -> list[Shape]:
         Shape("torso_link", "ellipsoid", (0.108, 0.155, 0.165), (0.005, 0.0, 0.335), "shell"),
         Shape("torso_link", "ellipsoid", (0.085, 0.115, 0.12), (0.01, 0.0, 0.15), "shell"),
         Shape("torso_link", "box", (0.045, 0.105, 0.14), (-0.095, 0.0, 0.31), "frame"),
-        Shape("torso_link", "box", (0.012, 0.045, 0.006), (0.108, 0.0, 0.36), "light"),
+        Shape("torso_link", "box", (0.012, 0.050, 0.009), (0.106, 0.0, 0.365), "light"),
         Shape("torso_link", "capsule", (0.062,), (0.0055, -0.14, 0.425), "joint", end=(0.0055, 0.14, 0.425)),
         Shape("torso_link", "capsule", (0.045,), (0.02, 0.0, 0.46), "frame", end=(0.035, 0.0, 0.58)),
         Shape("torso_link", "ellipsoid", (0.088, 0.076, 0.112), (0.04, 0.0, 0.665), "shell"),
-        Shape("torso_link", "ellipsoid", (0.05, 0.062, 0.07), (0.085, 0.0, 0.665), "visor"),
+        Shape("torso_link", "ellipsoid", (0.040, 0.060, 0.062), (0.094, 0.0, 0.668), "visor"),
         Shape("torso_link", "cylinder", (0.03,), (0.035, -0.082, 0.665), "accent", end=(0.035, 0.082, 0.665)),
     ]
     for side, sign in (("left", 1.0), ("right", -1.0)):
@@ -112,10 +109,10 @@ def _arm(side: str, sign: float) -> list[Shape]:
 
 # name: (position relative to the robot's centre of mass in m, camera x axis and y axis in world coordinates)
 CAMERAS: dict[str, tuple[str, str]] = {
-    "front": ("2.5 2.1 0.75", "-0.643 0.766 0 -0.19 -0.16 0.97"),
+    "front": ("2.15 1.8 0.6", "-0.643 0.766 0 -0.19 -0.16 0.97"),
     "side": ("0.6 -3.4 0.5", "1 0 0 0 0.14 0.99"),
     "back": ("-3.4 -1.5 1.5", "0.404 -0.915 0 0.32 0.14 0.93"),
-    "above": ("-2.2 -3.2 5.2", "0.824 -0.566 0 0.45 0.66 0.60"),
+    "above": ("-1.6 -2.5 4.6", "0.842 -0.539 0 0.45 0.70 0.56"),
 }
 
 # The picture a task is shown with unless the user asks for another camera.
