@@ -111,7 +111,7 @@ class ToyEnv(gym.Env[np.ndarray, np.ndarray]):
         unit = min(1.0, max(-1.0, self._reference_torque() / (TORQUE * sum(self.motors))))
         return np.full(len(self.motors), unit, dtype=np.float32)
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         """
         :return: [96, 96, 3] uint8 picture of the rod, None without a render mode
         """

@@ -167,7 +167,6 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
         return unit.astype(self._native_dtype).reshape(self._native_shape)
 
     def _pad(self, observation: Any) -> MultiTaskObs:
-        padded = np.zeros(self._padded_size, dtype=np.float32)
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which is reported below
             flat = np.asarray(spaces.flatten(self._native_observation_space, observation))
             if flat.shape != (self._native_size,):  # numpy would broadcast a single entry
@@ -175,13 +174,15 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
                     f"Task {self.task_name!r}: the environment returned {flat.size} observation entries, "
                     f"its space has {self._native_size}."
                 )
-            padded[self._places] = flat
-        if not np.isfinite(padded).all():
-            bad = np.flatnonzero(~np.isfinite(flat.astype(np.float32)))
+            single = flat.astype(np.float32)
+        if not np.isfinite(single).all():
+            bad = np.flatnonzero(~np.isfinite(single))
             raise NonFiniteError(
                 f"Task {self.task_name!r}: the environment returned an observation that is not finite in float32: "
                 f"entries {bad[:10].tolist()} are {flat[bad[:10]].tolist()}."
             )
+        padded = np.zeros(self._padded_size, dtype=np.float32)
+        padded[self._places] = single
         return {"observation": padded, "task": np.int64(self.task_id)}
 
     def _label(self, info: dict[str, Any]) -> dict[str, Any]:
