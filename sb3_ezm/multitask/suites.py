@@ -141,22 +141,29 @@ def _resolve(item: TaskLike, taken: set[str], env_kwargs: Mapping[str, Any]) -> 
 def _resolve_name(name: str, env_kwargs: Mapping[str, Any]) -> tuple[TaskSpec, ...]:
     if name in _SUITES:
         return _SUITES[name].build()
-    candidates: list[str] = list(_SUITES)
     for suite in _SUITES.values():
         if name.startswith(suite.task_prefix):
             tasks = {spec.name: spec for spec in suite.build()}
             if name in tasks:
                 return (tasks[name],)
-            candidates += tasks
     if name in gym.registry:
         return (_probe(name, GymEnvFactory(name), env_kwargs),)
     if "/" in name or re.search(r"-v\d+$", name):  # meant as a Gymnasium id: listing all of them would help nobody
         near = difflib.get_close_matches(name, list(gym.registry), n=3)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "Import the package that registers it first."
         raise ConfigurationError(f"No Gymnasium environment is registered as {name!r}. {hint}")
-    raise ConfigurationError(
-        f"{name!r} is no suite, no task of a suite and no registered Gymnasium id. {did_you_mean(name, candidates)}"
-    )
+    known = did_you_mean(name, [*_SUITES, *_known_task_names()])
+    raise ConfigurationError(f"{name!r} is no suite, no task of a suite and no registered Gymnasium id. {known}")
+
+
+def _known_task_names() -> list[str]:
+    names: list[str] = []
+    for suite in _SUITES.values():
+        try:
+            names += [spec.name for spec in suite.build()]
+        except (ImportError, ConfigurationError):  # its package is not installed: nothing to suggest
+            continue
+    return names
 
 
 def _probe(name: str, env_fn: EnvFactory, env_kwargs: Mapping[str, Any]) -> TaskSpec:
