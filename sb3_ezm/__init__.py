@@ -1,0 +1,25 @@
+"""EfficientZero-Multitask for Stable-Baselines3: the world-model planner in one line."""
+
+from pathlib import Path
+
+from sb3_ezm.envs.registration import register_envs
+from sb3_ezm.envs.toy import register_toy_envs
+from sb3_ezm.errors import ConfigurationError, EZMError
+from sb3_ezm.ezm import EZM
+from sb3_ezm.multitask import TaskSet, TaskSpec, make_multitask_env, make_task_set
+
+__version__ = (Path(__file__).parent / "version.txt").read_text().strip()
+
+register_envs()
+register_toy_envs()
+
+__all__ = [
+    "EZM",
+    "ConfigurationError",
+    "EZMError",
+    "TaskSet",
+    "TaskSpec",
+    "__version__",
+    "make_multitask_env",
+    "make_task_set",
+]

@@ -1,0 +1,452 @@
+"""EfficientZero-Multitask as a Stable-Baselines3 algorithm: collect with a search, store by task, reanalyze, update."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+
+from sb3_ezm.buffers import PerTaskReplayBuffer
+from sb3_ezm.config import LossConfig, SearchConfig, TargetConfig, build_config
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.learner import Learner
+from sb3_ezm.multitask.statistics import TaskStatistics
+from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.observations import ObservationLayout
+from sb3_ezm.policies import (
+    EZMPolicy,
+    MlpPolicy,
+    MultiInputPolicy,
+    MultiTaskHumanoidPolicy,
+    check_task_set,
+    default_task_set,
+)
+from sb3_ezm.progress import TaskProgressBarCallback
+from sb3_ezm.train_logging import TimeSplit
+
+SelfEZM = TypeVar("SelfEZM", bound="EZM")
+
+
+class EZM(OffPolicyAlgorithm):
+    """
+    EfficientZero-Multitask (EZ-M): online model-based RL with one world model for all tasks.
+
+    Paper: "Scaling Tasks, Not Samples", arXiv 2603.01452 (2026). Every environment step one batched search over the
+    shared world model picks the actions of all environments; every update draws the same number of segments from each
+    task's replay buffer, reanalyzes them with the target network, unrolls the world model and takes one step.
+
+    :param policy: ``"MultiTask-Humanoid"`` (the paper's sizes), ``"MlpPolicy"`` or ``"MultiInputPolicy"`` (small)
+    :param env: environment, its Gymnasium id, or a vector environment from ``make_multitask_env``
+    :param learning_rate: of the optimizer, or a schedule of the remaining progress
+    :param buffer_size: replayed transitions per task
+    :param learning_starts: environment steps (of all environments together) with random actions before learning
+    :param batch_size: segments per update, shared equally by the tasks (512 gives 504 for nine tasks)
+    :param tau: step of the target network towards the learner (released code: 0.01 every 5 updates)
+    :param gamma: discount of tasks without their own
+    :param train_freq: vector-environment steps between trainings
+    :param gradient_steps: updates per training; -1 for as many as transitions were collected
+    :param target_update_interval: updates between target-network steps
+    :param unroll_steps: world-model steps ``K`` in the loss
+    :param td_steps: horizon ``n`` of the TD value target
+    :param num_simulations: model evaluations of one search
+    :param num_candidates: sampled root actions of one search
+    :param reanalyze_ratio: share of positions that are searched anew for each batch
+    :param value_target: ``"td"``, ``"search"`` or ``"mixed"``
+    :param policy_target: imitate the ``"best"`` action or the ``"improved"`` policy over all candidates
+    :param max_grad_norm: bound of the gradient's global norm
+    :param per_alpha: exponent of replay priorities; 0 draws uniformly
+    :param per_beta: exponent of importance weights
+    :param independent_replay: False shares one replay buffer between the tasks (ablation)
+    :param act_with_target: collect with the target network, which moves slowly (as released), instead of the learner
+    :param mixed_precision: run the networks in bfloat16; losses stay in float32
+    :param search_kwargs: further fields of :class:`~sb3_ezm.config.SearchConfig`
+    :param target_kwargs: further fields of :class:`~sb3_ezm.config.TargetConfig`
+    :param loss_kwargs: fields of :class:`~sb3_ezm.config.LossConfig`
+    :param action_noise: noise added to the searched action (none: candidates are sampled)
+    :param replay_buffer_class: subclass of :class:`~sb3_ezm.buffers.PerTaskReplayBuffer`
+    :param replay_buffer_kwargs: its further keywords
+    :param optimize_memory_usage: must be False; observations are stored once anyway
+    :param policy_kwargs: fields of :class:`~sb3_ezm.config.ModelConfig` and optimizer settings
+    :param task_set: names and sizes of the tasks if the environment does not bring them
+    :param stats_window_size: episodes per task in the logged means
+    :param tensorboard_log: folder for TensorBoard
+    :param verbose: 0 silent, 1 info, 2 debug
+    :param seed: seed of everything
+    :param device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
+    :param _init_setup_model: build the networks at once
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {  # type: ignore[assignment]
+        "MultiTask-Humanoid": MultiTaskHumanoidPolicy,
+        "MlpPolicy": MlpPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: EZMPolicy
+    replay_buffer: PerTaskReplayBuffer
+
+    def __init__(
+        self,
+        policy: str | type[EZMPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 1000,
+        batch_size: int = 256,
+        tau: float = 0.01,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        target_update_interval: int = 5,
+        unroll_steps: int = 5,
+        td_steps: int = 5,
+        num_simulations: int = 32,
+        num_candidates: int = 16,
+        reanalyze_ratio: float = 1.0,
+        value_target: str = "mixed",
+        policy_target: str = "best",
+        max_grad_norm: float = 5.0,
+        per_alpha: float = 1.0,
+        per_beta: float = 1.0,
+        independent_replay: bool = True,
+        act_with_target: bool = True,
+        mixed_precision: bool = False,
+        search_kwargs: dict[str, Any] | None = None,
+        target_kwargs: dict[str, Any] | None = None,
+        loss_kwargs: dict[str, Any] | None = None,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[PerTaskReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        policy_kwargs: dict[str, Any] | None = None,
+        task_set: TaskSet | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            sde_support=False,
+            supported_action_spaces=(spaces.Box,),
+        )
+        self.target_update_interval = target_update_interval
+        self.unroll_steps = unroll_steps
+        self.td_steps = td_steps
+        self.num_simulations = num_simulations
+        self.num_candidates = num_candidates
+        self.reanalyze_ratio = reanalyze_ratio
+        self.value_target = value_target
+        self.policy_target = policy_target
+        self.max_grad_norm = max_grad_norm
+        self.per_alpha = per_alpha
+        self.per_beta = per_beta
+        self.independent_replay = independent_replay
+        self.act_with_target = act_with_target
+        self.mixed_precision = mixed_precision
+        self.search_kwargs = search_kwargs
+        self.target_kwargs = target_kwargs
+        self.loss_kwargs = loss_kwargs
+        self.task_set = task_set
+        if _init_setup_model:
+            self._setup_model()
+
+    # ----------------------------------------------------------------------------------------------------- construction
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self._convert_train_freq()
+        self._check_settings()
+        search_config, target_config, loss_config = self._configs()
+        layout = ObservationLayout(self.observation_space)
+        self.task_set = self._resolve_task_set(layout)
+        self.set_random_seed(self.seed)
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            self.observation_space,
+            self.action_space,
+            self.lr_schedule,
+            task_set=self.task_set,
+            gamma=self.gamma,
+            search_config=search_config,
+            **self.policy_kwargs,
+        )
+        self.policy = self.policy.to(self.device)
+        if self.replay_buffer is None:
+            buffer_class = self.replay_buffer_class or PerTaskReplayBuffer
+            self.replay_buffer = buffer_class(  # type: ignore[operator]
+                self.buffer_size,
+                self.observation_space,
+                self.action_space,
+                device=self.device,
+                n_envs=self.n_envs,
+                optimize_memory_usage=self.optimize_memory_usage,
+                layout=layout,
+                num_tasks=len(self.task_set),
+                horizon=self.unroll_steps + self.td_steps,
+                alpha=self.per_alpha,
+                beta=self.per_beta,
+                independent=self.independent_replay,
+                **self.replay_buffer_kwargs,
+            )
+        self.learner = Learner(
+            self.policy,
+            search_config,
+            target_config,
+            loss_config,
+            max_grad_norm=self.max_grad_norm,
+            tau=self.tau,
+            target_update_interval=self.target_update_interval,
+            mixed_precision=self.mixed_precision,
+        )
+        self.task_statistics = TaskStatistics(self.task_set, window=self._stats_window_size)
+        self._times = TimeSplit()
+        self._sent_at: float | None = None
+        self._seed_parts(self.seed)
+
+    def _configs(self) -> tuple[SearchConfig, TargetConfig, LossConfig]:
+        """Merge the flat arguments with the dictionaries into the validated settings of the parts."""
+        search = {"num_simulations": self.num_simulations, "num_candidates": self.num_candidates}
+        target = {
+            "unroll_steps": self.unroll_steps,
+            "td_steps": self.td_steps,
+            "reanalyze_ratio": self.reanalyze_ratio,
+            "value_target": self.value_target,
+            "policy_target": self.policy_target,
+        }
+        for flat, given, argument in ((search, self.search_kwargs, "search_kwargs"), (target, self.target_kwargs, "target_kwargs")):
+            twice = sorted(set(flat) & set(given or {}))
+            if twice:
+                raise ConfigurationError(f"{twice} in `{argument}` are arguments of EZM itself: pass them there.")
+        return (
+            build_config(SearchConfig, {**search, **(self.search_kwargs or {})}, "search_kwargs"),
+            build_config(TargetConfig, {**target, **(self.target_kwargs or {})}, "target_kwargs"),
+            build_config(LossConfig, self.loss_kwargs, "loss_kwargs"),
+        )
+
+    def _check_settings(self) -> None:
+        if isinstance(self.action_space, spaces.Box) and not np.all(np.isfinite([self.action_space.low, self.action_space.high])):
+            raise ConfigurationError(
+                f"The action space {self.action_space} has infinite bounds; wrap the environment in "
+                "gymnasium.wrappers.RescaleAction or give finite bounds: the search samples actions in a bounded box."
+            )
+        if self.target_update_interval < 1 or not 0.0 < self.tau <= 1.0:
+            raise ConfigurationError(
+                f"`target_update_interval` ({self.target_update_interval}) must be at least 1 and `tau` ({self.tau}) in (0, 1]."
+            )
+
+    def _resolve_task_set(self, layout: ObservationLayout) -> TaskSet:
+        """Task set of the environment, of the argument or of a loaded model; otherwise made up from the spaces."""
+        known: TaskSet | None = self.task_set
+        if self.env is not None and self.env.has_attr("task_set"):
+            found: TaskSet = self.env.get_attr("task_set")[0]
+            if known is not None:
+                known.check_compatible(found)
+            known = known or found
+        if not isinstance(self.action_space, spaces.Box):
+            raise ConfigurationError(f"EZM plans over Box actions, not {self.action_space}.")
+        known = (known or default_task_set(layout, self.action_space)).without_factories()
+        check_task_set(known, layout, self.action_space)
+        if self.independent_replay and self.batch_size < len(known):
+            raise ConfigurationError(
+                f"`batch_size` ({self.batch_size}) must be at least the number of tasks ({len(known)}): "
+                "every task has an equal share of a batch."
+            )
+        return known
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed the global generators, the environments, the planner, the learner and the replay buffer.
+
+        :param seed: ``None`` leaves everything as it is
+        """
+        super().set_random_seed(seed)
+        self._seed_parts(seed)
+
+    def _seed_parts(self, seed: int | None) -> None:
+        if seed is None or not hasattr(self, "learner"):
+            return
+        self.policy.seed(seed)
+        self.learner.seed(seed + 1)
+        self.replay_buffer.seed(seed + 2)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        Replace the environment; open episodes of the old one end in the replay buffer as by truncation.
+
+        :param env: the new environment, with the same spaces, number of environments and tasks
+        :param force_reset: start from a reset at the next :meth:`learn`
+        """
+        super().set_env(env, force_reset)
+        if self.env is not None and self.env.has_attr("task_set") and self.task_set is not None:
+            self.task_set.check_compatible(self.env.get_attr("task_set")[0])
+        if force_reset and self.replay_buffer is not None:
+            self.replay_buffer.close_streams()
+
+    # ------------------------------------------------------------------------------------------------------- collection
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Choose the actions of all environments with one search, or at random while warming up."""
+        assert self._last_obs is not None, "no observation to act on: call learn()"
+        searched = self.num_timesteps >= learning_starts
+        with self._times.measure("search"):
+            if searched:
+                self.policy.set_training_mode(False)
+                observation, _ = self.policy.obs_to_tensor(self._last_obs)
+                model = self.policy.target_model if self.act_with_target else self.policy.world_model
+                output = self.policy.plan(observation, model=model, autocast=self.mixed_precision)
+                scaled, values = output.actions.cpu().numpy(), output.values.float().cpu().numpy()
+                self.learner.metrics.add(
+                    acting_value=output.values.mean(), acting_improvement=(output.values - output.network_values).mean()
+                )
+            else:
+                unscaled = np.array([self.action_space.sample() for _ in range(n_envs)])
+                scaled, values = self.policy.scale_action(unscaled).reshape(n_envs, -1), np.zeros(n_envs, dtype=np.float32)
+        if action_noise is not None:
+            scaled = np.clip(scaled + action_noise().reshape(scaled.shape), -1.0, 1.0)
+        # What is stored is what is executed; padded entries are zero in both.
+        _, tasks = self.policy.layout.flatten(self._last_obs)
+        scaled = (scaled * self.policy.task_set.action_mask()[tasks]).astype(np.float32)
+        self.replay_buffer.annotate(np.full(n_envs, searched), values)
+        actions = self.policy.unscale_action(scaled.reshape(-1, *self.action_space.shape))  # type: ignore[misc]
+        self._sent_at = time.perf_counter()
+        return actions, scaled
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: npt.NDArray[Any],
+        new_obs: npt.NDArray[Any] | dict[str, npt.NDArray[Any]],
+        reward: npt.NDArray[Any],
+        dones: npt.NDArray[Any],
+        infos: list[dict[str, Any]],
+    ) -> None:
+        if self._sent_at is not None:  # since the actions were sent: environment and callbacks
+            self._times.add("env", time.perf_counter() - self._sent_at)
+        with self._times.measure("store"):
+            super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: npt.NDArray[Any] | None = None) -> None:
+        super()._update_info_buffer(infos, dones)
+        if dones is not None:
+            monitored = np.array([bool(done) and "episode" in info for info, done in zip(infos, dones, strict=True)])
+            self.task_statistics.update(infos, monitored)
+
+    # ---------------------------------------------------------------------------------------------------------- training
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """
+        Draw segments, reanalyze them, and take gradient steps.
+
+        :param gradient_steps: number of updates
+        :param batch_size: segments per update
+        """
+        if not self._can_train():
+            return
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        for _ in range(gradient_steps):
+            with self._times.measure("sample"):
+                segments = self.replay_buffer.sample_segments(batch_size, env=self._vec_normalize_env)
+                batch = self.learner.to_tensors(segments)
+            with self._times.measure("reanalyze"):
+                targets = self.learner.reanalyze(batch, self._n_updates)
+            with self._times.measure("update"):
+                errors = self.learner.update(batch, targets, self._n_updates)
+            self.replay_buffer.update_priorities(segments.tasks, segments.slots, errors)
+            self._n_updates += 1
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _can_train(self) -> bool:
+        """Every task needs data; an environment that cycles through tasks may not have shown them all yet."""
+        return self.replay_buffer.ready() if self.independent_replay else self.replay_buffer.size() > 0
+
+    def dump_logs(self) -> None:
+        """Write returns, lengths, scores and buffer sizes by task, the learner's means, and where the time went."""
+        sizes = self.replay_buffer.task_sizes()
+        names = self.policy.task_set.names
+        for index, name in enumerate(names):
+            key = name if len(names) > 1 else "rollout"
+            self.logger.record(f"{key}/buffer_size", int(sizes[index]))
+            for figure, value in self.task_statistics.snapshot().get(name, {}).items():
+                self.logger.record(f"{key}/{figure}", value)
+        mean_score = self.task_statistics.mean_score()
+        if mean_score is not None:
+            self.logger.record("rollout/mean_score", mean_score)
+        for name, value in self.learner.metrics.pop().items():
+            self.logger.record(f"train/{name}", value)
+        for part, seconds in self._times.pop().items():
+            self.logger.record(f"time/{part}_seconds", seconds)
+        super().dump_logs()
+
+    def learn(
+        self: SelfEZM,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "EZM",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfEZM:
+        """
+        Train.
+
+        :param total_timesteps: environment steps of all environments together
+        :param callback: one or several SB3 callbacks
+        :param log_interval: episodes between log lines
+        :param tb_log_name: name of the TensorBoard run
+        :param reset_num_timesteps: False continues the count of an earlier call
+        :param progress_bar: show progress with the mean return of each task
+        :return: the model
+        """
+        if reset_num_timesteps and self.replay_buffer is not None:
+            self.replay_buffer.close_streams()  # the environments are about to be reset
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        wrapped = super()._init_callback(callback, progress_bar=False)
+        if not progress_bar:
+            return wrapped
+        with_bar = CallbackList([wrapped, TaskProgressBarCallback()])
+        with_bar.init_callback(self)
+        return with_bar
+
+    # ------------------------------------------------------------------------------------------------------------ saving
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "learner", "task_statistics", "_times", "_sent_at"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []

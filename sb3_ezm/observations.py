@@ -1,0 +1,143 @@
+"""Between the observations of a space and the flat float rows and task ids that the world model takes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.types import FloatArray, IntArray
+
+TASK_KEY = "task"
+
+
+class _Part(NamedTuple):
+    """One entry of a Dict space, or the whole space (key ``None``)."""
+
+    key: str | None
+    space: spaces.Space[Any]
+    size: int  # flat float entries
+    classes: tuple[int, ...]  # one-hot sizes; empty for numeric entries
+
+
+class ObservationLayout:
+    """
+    Flattens observations: Box and MultiBinary entries as they are, Discrete and MultiDiscrete ones as one-hot.
+
+    In a Dict space the key ``"task"`` with a Discrete space is the task id and never becomes a network input by itself;
+    every other key is concatenated in the space's order.
+
+    :param space: observation space of one environment
+    :raises ConfigurationError: for images, Discrete spaces that do not start at 0, and nested or unknown spaces
+    """
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self.space = space
+        self.num_tasks = 1
+        self.is_dict = isinstance(space, spaces.Dict)
+        self.has_task = False
+        if isinstance(space, spaces.Dict):
+            task = space.spaces.get(TASK_KEY)
+            if isinstance(task, spaces.Discrete):
+                self.has_task, self.num_tasks = True, int(task.n)
+            parts = [_part(key, sub) for key, sub in space.spaces.items() if not (self.has_task and key == TASK_KEY)]
+        else:
+            parts = [_part(None, space)]
+        if not parts:
+            raise ConfigurationError(f"the observation space {space} has a task id but nothing to observe.")
+        self._parts = parts
+        self.size = sum(part.size for part in parts)
+
+    def flatten(self, observation: Any) -> tuple[FloatArray, IntArray]:
+        """
+        Flatten a batch of NumPy observations.
+
+        :param observation: array ``[N, ...]`` or a dictionary of them
+        :return: float32 rows ``[N, O]`` and task ids ``[N]`` (0 for a single task)
+        """
+        rows, tasks = self.flatten_tensors(_as_tensors(observation))
+        return rows.numpy(), tasks.numpy()
+
+    def flatten_tensors(self, observation: Any) -> tuple[th.Tensor, th.Tensor]:
+        """
+        Flatten a batch of tensors, on their device.
+
+        :param observation: tensor ``[N, ...]`` or a dictionary of them
+        :return: float32 rows ``[N, O]`` and task ids ``[N]``
+        :raises ValueError: if a task id is out of range
+        """
+        columns = [_encode(part, observation if part.key is None else observation[part.key]) for part in self._parts]
+        rows = columns[0] if len(columns) == 1 else th.cat(columns, dim=1)
+        if not self.has_task:
+            return rows, th.zeros(rows.shape[0], dtype=th.long, device=rows.device)
+        tasks = observation[TASK_KEY].reshape(-1).long()
+        if len(tasks) and (int(tasks.min()) < 0 or int(tasks.max()) >= self.num_tasks):
+            raise ValueError(f"task ids {sorted(set(tasks.tolist()))} must lie in [0, {self.num_tasks}).")
+        return rows, tasks
+
+    def unflatten(self, flat: FloatArray, tasks: IntArray) -> Any:
+        """
+        Invert :meth:`flatten`.
+
+        :param flat: rows ``[N, O]``
+        :param tasks: task ids ``[N]``
+        :return: a batch of observations of the space
+        """
+        decoded, start = {}, 0
+        for part in self._parts:
+            decoded[part.key] = _decode(part, flat[:, start : start + part.size])
+            start += part.size
+        if not self.is_dict:
+            return decoded[None]
+        if self.has_task:
+            decoded[TASK_KEY] = tasks
+        return decoded
+
+
+def _part(key: str | None, space: spaces.Space[Any]) -> _Part:
+    label = "The observation space" if key is None else f"Observation entry {key!r}"
+    if isinstance(space, spaces.Box):
+        if len(space.shape) >= 2 and space.dtype == np.uint8:
+            raise ConfigurationError(
+                f"{label} ({space}) looks like an image. EZ-M plans from state observations: pass states or image features."
+            )
+        return _Part(key, space, int(np.prod(space.shape, dtype=int)), ())
+    if isinstance(space, spaces.MultiBinary):
+        return _Part(key, space, int(np.prod(space.shape, dtype=int)), ())
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        if np.any(np.asarray(space.start) != 0):
+            raise ConfigurationError(f"{label} ({space}) must start at 0.")
+        sizes = (space.n,) if isinstance(space, spaces.Discrete) else tuple(np.asarray(space.nvec).flatten().tolist())
+        classes = tuple(int(n) for n in sizes)
+        return _Part(key, space, sum(classes), classes)
+    raise ConfigurationError(
+        f"{label} ({space}) is not supported: use Box, Discrete, MultiDiscrete, MultiBinary, or a flat Dict of these."
+    )
+
+
+def _as_tensors(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {key: th.as_tensor(np.asarray(value)) for key, value in observation.items()}
+    return th.as_tensor(np.asarray(observation))
+
+
+def _encode(part: _Part, values: th.Tensor) -> th.Tensor:
+    if not part.classes:
+        return values.reshape(-1, part.size).float()
+    digits = values.reshape(-1, len(part.classes)).long()
+    columns = [th.nn.functional.one_hot(digits[:, i], n) for i, n in enumerate(part.classes)]
+    return th.cat(columns, dim=1).float()
+
+
+def _decode(part: _Part, rows: FloatArray) -> Any:
+    shape = (len(rows), *(part.space.shape or ()))
+    if not part.classes:
+        return rows.reshape(shape).astype(part.space.dtype)
+    digits, start = [], 0
+    for n in part.classes:
+        digits.append(rows[:, start : start + n].argmax(axis=1))
+        start += n
+    return np.stack(digits, axis=1).reshape(shape).astype(part.space.dtype)

@@ -1,0 +1,212 @@
+"""Policies: a world model, its target copy and the optimizer; to predict is to search."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+
+from sb3_ezm.config import ModelConfig, SearchConfig, build_config
+from sb3_ezm.distributions import squash_action
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.multitask.task_set import TaskSet, TaskSpec
+from sb3_ezm.observations import ObservationLayout
+from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
+from sb3_ezm.search.model import choose_heads
+from sb3_ezm.world_model import WorldModel
+
+SMALL_MODEL: dict[str, Any] = {
+    "latent_size": 128,
+    "num_blocks": 2,
+    "head_layers": (128,),
+    "head_norm": "layer",
+    "num_value_heads": 3,
+    "task_embedding_size": 32,
+    "action_code_size": 32,
+    "projector_size": 128,
+    "log_std_min": -5.0,
+    "log_std_max": 1.0,
+    "log_std_init": -0.5,
+}
+
+
+class EZMPolicy(BasePolicy):
+    """
+    World model with target network (paper, architecture section). Its sizes default to the paper's.
+
+    :param observation_space: Box, or Dict with the key ``"task"`` for several tasks
+    :param action_space: Box
+    :param lr_schedule: learning rate by remaining progress
+    :param task_set: names, sizes and discounts of the tasks; by default one task, or equal ones for each task id
+    :param gamma: discount of tasks without their own
+    :param search_config: settings of the search behind :meth:`predict`
+    :param planner: False acts with the policy head alone
+    :param optimizer_class: optimizer of the world model
+    :param optimizer_kwargs: its keywords besides the learning rate (default: weight decay 2e-5 and fused kernels)
+    :param model_kwargs: fields of :class:`~sb3_ezm.config.ModelConfig`
+    :raises ConfigurationError: for unsupported spaces or unknown settings
+    """
+
+    default_model: ClassVar[dict[str, Any]] = {}
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        task_set: TaskSet | None = None,
+        gamma: float = 0.99,
+        search_config: SearchConfig | None = None,
+        planner: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **model_kwargs: Any,
+    ) -> None:
+        if optimizer_kwargs is None:
+            optimizer_kwargs = {"weight_decay": 2e-5, "fused": True} if optimizer_class is th.optim.Adam else {}
+        super().__init__(
+            observation_space,
+            action_space,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            squash_output=True,
+        )
+        self.layout = ObservationLayout(observation_space)
+        self.task_set = task_set or default_task_set(self.layout, action_space)
+        self.gamma = gamma
+        self.search_config = search_config or SearchConfig()
+        self.planner = planner
+        self.model_kwargs = model_kwargs
+        self.model_config = build_config(ModelConfig, {**self.default_model, **model_kwargs}, "policy_kwargs")
+        check_task_set(self.task_set, self.layout, action_space)
+        self.world_model = WorldModel(
+            self.layout.size, self.task_set.action_mask(), self.task_set.discounts(gamma), self.model_config
+        )
+        self.target_model = copy.deepcopy(self.world_model).requires_grad_(False).eval()
+        self.optimizer = optimizer_class(self.world_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
+        self._generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
+
+    def seed(self, seed: int) -> None:
+        """
+        Restart the planner's own random generator.
+
+        :param seed: its seed
+        """
+        self._generator.manual_seed(seed)
+
+    def plan(
+        self, observation: PyTorchObs, deterministic: bool = False, model: WorldModel | None = None, autocast: bool = False
+    ) -> SearchOutput:
+        """
+        Search from a batch of observations.
+
+        :param observation: tensors as :meth:`obs_to_tensor` makes them
+        :param deterministic: without exploration noise; rows then depend on nothing but themselves
+        :param model: world model to plan with (default: the learner's)
+        :param autocast: run the networks in bfloat16
+        :return: actions in [-1, 1] and search statistics
+        """
+        model = self.world_model if model is None else model
+        rows, tasks = self.layout.flatten_tensors(observation)
+        generator = None if deterministic else self._generator
+        heads = choose_heads(self.search_config, len(model.value_heads), generator)
+        noise = draw_noise(self.search_config, len(tasks), model.action_mask.shape[1], generator, deterministic)
+        with th.no_grad(), th.autocast(rows.device.type, dtype=th.bfloat16, enabled=autocast):
+            return search(WorldModelPlanner(model, rows, tasks, self.search_config, heads), self.search_config, noise)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        if self.planner:
+            return self.plan(observation, deterministic).actions
+        rows, tasks = self.layout.flatten_tensors(observation)
+        context = self.world_model.embed(tasks)
+        prediction = self.world_model.predict(self.world_model.encode(rows, context), context, heads=(0,))
+        pre_tanh = prediction.mean
+        if not deterministic:
+            noise = th.randn(pre_tanh.shape, generator=self._generator).to(pre_tanh.device)
+            pre_tanh = pre_tanh + th.exp(prediction.log_std) * noise
+        return squash_action(pre_tanh, context.mask)
+
+    @th.no_grad()
+    def update_target(self, tau: float) -> None:
+        """
+        Move the target network towards the learner: ``target <- (1 - tau) target + tau learner`` (also its buffers).
+
+        :param tau: step size
+        """
+        target = [*self.target_model.parameters(), *self.target_model.buffers()]
+        learner = [*self.world_model.parameters(), *self.world_model.buffers()]
+        th._foreach_lerp_(target, learner, tau)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Switch the learner between training and evaluation; the target network always evaluates.
+
+        :param mode: training or not
+        """
+        self.train(mode)
+        self.target_model.eval()
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        del data["normalize_images"]
+        data.update(
+            lr_schedule=self._dummy_schedule,
+            task_set=self.task_set.without_factories(),
+            gamma=self.gamma,
+            search_config=self.search_config,
+            planner=self.planner,
+            optimizer_class=self.optimizer_class,
+            optimizer_kwargs=self.optimizer_kwargs,
+            **self.model_kwargs,
+        )
+        return data
+
+
+class MlpPolicy(EZMPolicy):
+    """A small world model for one task, or a few, on a CPU."""
+
+    default_model = SMALL_MODEL
+
+
+class MultiInputPolicy(MlpPolicy):
+    """The small world model for Dict observations."""
+
+
+class MultiTaskHumanoidPolicy(EZMPolicy):
+    """The paper's sizes: 15.95 M parameters on the nine H1 tasks."""
+
+
+def default_task_set(layout: ObservationLayout, action_space: spaces.Box) -> TaskSet:
+    """
+    Describe an environment that brings no task set: one task, or one per task id, all of full size.
+
+    :param layout: of the observation space
+    :param action_space: Box
+    :return: the task set
+    """
+    action_size = int(np.prod(action_space.shape, dtype=int))
+    names = ["task"] if layout.num_tasks == 1 else [f"task{index}" for index in range(layout.num_tasks)]
+    return TaskSet(tuple(TaskSpec(name, layout.size, action_size) for name in names))
+
+
+def check_task_set(task_set: TaskSet, layout: ObservationLayout, action_space: spaces.Box) -> None:
+    """
+    Make sure that a task set describes the spaces.
+
+    :param task_set: the tasks
+    :param layout: of the observation space
+    :param action_space: Box
+    :raises ConfigurationError: naming the numbers that disagree
+    """
+    sizes = (len(task_set), task_set.observation_size, task_set.action_size)
+    space_sizes = (layout.num_tasks, layout.size, int(np.prod(action_space.shape, dtype=int)))
+    if sizes != space_sizes:
+        raise ConfigurationError(
+            f"The task set has (tasks, observation entries, action entries) = {sizes}, but the spaces have {space_sizes}: "
+            "make the environment with `make_multitask_env`, or pass a task set that fits."
+        )
