@@ -21,6 +21,7 @@ FRAME_SKIP = 10  # physics steps per control step
 CONTROL_TIMESTEP = FRAME_SKIP * TIMESTEP  # 0.02 s, 50 Hz
 RESET_NOISE = 0.01
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+_DIVERGED = tuple(int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{kind}")) for kind in ("QPOS", "QVEL", "QACC"))
 # Actions are float32 and often come out of a tanh: forgive rounding, nothing else.
 _ACTION_TOLERANCE = 1e-6
 
@@ -79,6 +80,7 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
         self._ctrl_middle, self._ctrl_half = (lower + upper) / 2.0, (upper - lower) / 2.0
         # Views of MuJoCo's memory, kept because looking them up costs more than reading them.
         self._qpos, self._qvel, self._ctrl = self.data.qpos, self.data.qvel, self.data.ctrl
+        self._warnings = self.data.warning.number
         self._last_observation: Observation = np.zeros(OBSERVATION_SIZE, dtype=np.float32)
         self._ready = False
 
@@ -113,12 +115,11 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
         :raises ConfigurationError: if the action has the wrong shape, is outside [-1, 1] or not finite, or before a reset
         """
         if not self._ready:
-            raise ConfigurationError("step() before reset(): the robot has no start pose yet.")
+            raise ConfigurationError("step() needs a reset() first, at the start and after a simulation that diverged.")
         self._ctrl[:] = self._position_targets(action)
-        time_before = self.data.time
         mujoco.mj_step(self.model, self.data, FRAME_SKIP)
-        if self.data.time < time_before + 0.95 * CONTROL_TIMESTEP:
-            # MuJoCo met a number that is not finite or beyond 1e10 and restarted from its zero pose, with the clock at 0.
+        if any(self._warnings[kind] for kind in _DIVERGED):
+            # MuJoCo met a number that is not finite or beyond 1e10 and silently went on from its zero pose.
             return self._diverged()
         reward, terms = self._objective.reward(self._robot)
         terminated = not self.ignore_termination and self._objective.terminated(self._robot)
@@ -170,10 +171,10 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
                 f"A state of task {state['task']!r} cannot be loaded into an environment of task {self.task!r}."
             )
         mujoco.mj_setState(self.model, self.data, state["physics"], _STATE)
-        mujoco.mj_forward(self.model, self.data)  # positions of bodies and sites
-        mujoco.mj_setState(
-            self.model, self.data, state["physics"], _STATE
-        )  # in case the line above moved the solver's warm start
+        # Positions of bodies and sites, for pictures; then once more the state, whose solver warm start that may have moved.
+        mujoco.mj_forward(self.model, self.data)
+        mujoco.mj_setState(self.model, self.data, state["physics"], _STATE)
+        self._warnings[:] = 0
         self._objective.set_state(state["objective"])
         self.np_random.bit_generator.state = state["random"]
         self._ready = bool(state["ready"])

@@ -13,7 +13,7 @@ class Shape:
     One drawn primitive in the frame of its body.
 
     :param body: body that carries it
-    :param kind: ``"capsule"`` or ``"cylinder"`` from ``pos`` to ``end``, or ``"box"``, ``"ellipsoid"``, ``"sphere"`` at ``pos``
+    :param kind: ``"capsule"`` or ``"cylinder"`` from ``pos`` to ``end``; ``"box"``, ``"ellipsoid"``, ``"sphere"`` at ``pos``
     :param size: radius, or half sizes, in m
     :param pos: position in m
     :param material: name of a material in :data:`MATERIALS`
