@@ -339,6 +339,8 @@ class PerTaskReplayBuffer(ReplayBuffer):
         :raises ValueError: for values that are not finite
         """
         errors = np.asarray(priorities, dtype=np.float64).reshape(len(slots))
+        if not np.isfinite(errors).all():
+            raise ValueError(f"priorities of tasks {np.unique(tasks[~np.isfinite(errors)])} are not finite.")
         replay_of = tasks if self.independent else np.zeros(len(slots), dtype=np.int64)
         ignored = 0
         for index in np.unique(replay_of):

@@ -82,11 +82,8 @@ class PrioritizedRing:
         :return: number of transitions that were left out because they have been overwritten
         :raises ValueError: for an error that is not finite
         """
-        values = (np.abs(errors) + self.epsilon) ** self.alpha
-        if not np.isfinite(values).all():
-            raise ValueError(f"priorities must be finite, got errors {errors[~np.isfinite(values)]}.")
         slots, exists = self.ring.slots_of(tickets)
-        self.tree.set(slots[exists], values[exists])
+        self.tree.set(slots[exists], (np.abs(errors[exists]) + self.epsilon) ** self.alpha)
         return int((~exists).sum())
 
     def clear(self) -> None:
