@@ -24,7 +24,7 @@ def close(value: float) -> object:
     margin=st.floats(0.05, 10),
 )
 def test_soft_indicators_equal_the_sigmoid_definition(value: float, lower: float, width: float, margin: float) -> None:
-    # Oracle: the textbook form, exp(-x^2 s^2 / 2) with s chosen so that the value at the margin is 0.1, and a straight line to 0.
+    # Oracle: exp(-x^2 s^2 / 2) with s chosen so that the value at the margin is 0.1, and a straight line to 0.
     upper = lower + width
     if lower <= value <= upper:
         expected_gaussian = expected_linear = 1.0
@@ -83,7 +83,15 @@ def test_stand_still() -> None:
 
 @pytest.mark.parametrize(
     ("torso_up", "enough", "expected"),
-    [(1.0, 0.9, 1.0), (0.9, 0.9, 1.0), (-0.05, 0.9, 0.5), (-1.0, 0.9, 0.0), (0.5, 0.5, 1.0), (-0.45, 0.5, 0.5), (0.8, 0.8, 1.0)],
+    [
+        (1.0, 0.9, 1.0),
+        (0.9, 0.9, 1.0),
+        (-0.05, 0.9, 0.5),
+        (-1.0, 0.9, 0.0),
+        (0.5, 0.5, 1.0),
+        (-0.45, 0.5, 0.5),
+        (0.8, 0.8, 1.0),
+    ],
 )
 def test_upright(torso_up: float, enough: float, expected: float) -> None:
     assert rewards.upright(torso_up, enough) == close(expected)
@@ -124,8 +132,8 @@ def test_crawl() -> None:
     assert rewards.crawl_reward(0.6, 1.0, 1.0, pitched, 1.0, NO_FORCE)[0] == close(1.0)
     assert rewards.crawl_reward(0.8, 1.0 + 1e-9, 0.8, pitched, 1.0, NO_FORCE)[0] == 0.0
     assert rewards.crawl_reward(0.8, -1.0 - 1e-9, 0.8, pitched, 1.0, NO_FORCE)[0] == 0.0
-    # Standing: imu at 1.0 counts 1, head at 2.0 counts 0.1 and the smaller one is taken; q = 1 0 0 0 is sqrt(0.0625 + 0.4225) away,
-    # worth 0.1^0.485; at rest move is 1/6.
+    # Standing: imu at 1.0 counts 1, head at 2.0 counts 0.1 and the smaller one is taken; at rest move is 1/6;
+    # q = 1 0 0 0 is sqrt(0.0625 + 0.4225) away, worth 0.1^0.485.
     reward, terms = rewards.crawl_reward(2.0, 0.0, 1.0, (1.0, 0.0, 0.0, 0.0), 0.0, NO_FORCE)
     assert reward == close(0.1 + 0.25 * 0.1 + 0.4 / 6 + 0.25 * 0.1**0.485)
     assert terms["crawling"] == 1.0
