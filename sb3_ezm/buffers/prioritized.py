@@ -69,8 +69,9 @@ class PrioritizedRing:
         :return: slots and importance weights
         """
         slots = self.tree.draw(count, rng)
-        weights = (self.size * self.tree.get(slots) / self.tree.total) ** -self.beta
-        weights = np.maximum(weights / weights.max(), self.min_weight)
+        priorities = self.tree.get(slots)
+        # The largest weight belongs to the smallest priority; N and the total cancel in the quotient.
+        weights = np.maximum((priorities.min() / priorities) ** self.beta, self.min_weight)
         return Draw(slots, weights.astype(np.float32))
 
     def update(self, tickets: IntArray, errors: PriorityArray) -> int:
