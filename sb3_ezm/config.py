@@ -175,6 +175,9 @@ class TargetConfig:
     :param mixed_after: updates after which the mixed target begins
     :param mixed_newest: transitions of a task that count as fresh
     :param policy_target: imitate the single ``"best"`` action, or all candidates with the ``"improved"`` policy's weights
+    :param match_proposal: imitate a candidate under the deviation it was drawn with (policy deviation times its
+        magnification). If the search cannot tell candidates apart, the policy then stays as it is; without it (released
+        code) imitating widely drawn candidates inflates the deviation from update to update.
     :param reanalyze_ratio: share of the positions whose search is run anew with the target network; the others keep the
         action and root value of the search that acted. 1 = the paper's.
     :param absorbing_terminal: after a true termination teach reward 0 and value 0 for the remaining unroll steps
@@ -186,6 +189,7 @@ class TargetConfig:
     mixed_after: int = 50_000
     mixed_newest: int = 200_000
     policy_target: Literal["best", "improved"] = "best"
+    match_proposal: bool = False
     reanalyze_ratio: float = 1.0
     absorbing_terminal: bool = True
 

@@ -41,7 +41,8 @@ def value_loss(unroll: Unroll, targets: TargetBatch, support: CategoricalSupport
 
 def policy_loss(unroll: Unroll, targets: TargetBatch) -> th.Tensor:
     """
-    ``L_pi = -sum_{j<=K} m_j sum_p w_{j,p} log pi(a*_{j,p} | s_j)``: imitation of the search.
+    ``L_pi = -sum_{j<=K} m_j sum_p w_{j,p} log pi_p(a*_{j,p} | s_j)``: imitation of the search, where ``pi_p`` is the
+    policy with its deviation multiplied by the target's scale.
 
     Unlike the released code, whose sum over action entries makes tasks with more of them weigh more, this is the plain
     log-density over the entries that a task has; the two agree on suites with one action size.
@@ -51,6 +52,7 @@ def policy_loss(unroll: Unroll, targets: TargetBatch) -> th.Tensor:
     :return: ``[B]``
     """
     mean, log_std = (x.transpose(0, 1).unsqueeze(2) for x in (unroll.prediction.mean, unroll.prediction.log_std))
+    log_std = log_std + th.log(targets.policy_scales).unsqueeze(-1)
     log_density = log_prob(targets.policy_actions, mean, log_std, unroll.mask[:, None, None])  # [B, K+1, P]
     return -((log_density * targets.policy_weights).sum(dim=-1) * targets.policy_mask).sum(dim=1)
 

@@ -77,7 +77,7 @@ class Reanalyzer:
         masks = segment_masks(batch.valid, batch.terminated, steps)
         td = self._td_targets(model, batch)
         chosen = self._choose_positions(masks)
-        actions, weights, search_values, has_policy, statistics = self._policy_targets(model, batch, masks, chosen)
+        (actions, weights, scales), search_values, has_policy, statistics = self._policy_targets(model, batch, masks, chosen)
         values = mix_value_targets(
             td, search_values, has_policy, batch.ages, config.value_target, updates, config.mixed_after, config.mixed_newest
         )
@@ -90,6 +90,7 @@ class Reanalyzer:
                 values=values * (1.0 - masks.dead),
                 policy_actions=actions,
                 policy_weights=weights,
+                policy_scales=scales,
                 step_mask=masks.step,
                 reward_mask=th.maximum(masks.step, absorbing[:, :-1]),
                 value_mask=th.maximum(recorded, absorbing),
@@ -122,8 +123,8 @@ class Reanalyzer:
 
     def _policy_targets(
         self, model: WorldModel, batch: SegmentTensors, masks: SegmentMasks, chosen: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, ReanalyzeStatistics]:
-        """Actions ``[B, K+1, P, A]``, weights ``[B, K+1, P]``, search values and mask ``[B, K+1]``."""
+    ) -> tuple[tuple[th.Tensor, th.Tensor, th.Tensor], th.Tensor, th.Tensor, ReanalyzeStatistics]:
+        """Actions ``[B, K+1, P, A]``, their weights and scales ``[B, K+1, P]``; search values and mask ``[B, K+1]``."""
         config = self.config
         positions = config.unroll_steps + 1
         rows, device = batch.tasks.shape[0], batch.rewards.device
@@ -131,6 +132,8 @@ class Reanalyzer:
         # Start from what was stored when the agent acted; warm-up actions were random and teach no policy.
         actions = th.zeros(rows * positions, width, batch.actions.shape[-1], device=device)
         weights = th.zeros(rows * positions, width, device=device)
+        scales = th.ones(rows * positions, width, device=device)
+        proposal = self._candidate_scales(device)
         actions[:, 0] = batch.actions[:, :positions].flatten(0, 1)
         weights[:, 0] = 1.0
         values = batch.search_values[:, :positions].flatten().clone()
@@ -141,9 +144,9 @@ class Reanalyzer:
         for part in chosen.split(self.max_roots):
             output = self._search(model, flat_observations[part], batch.tasks[part // positions])
             if config.policy_target == "improved":
-                actions[part], weights[part] = output.candidates, output.weights
+                actions[part], weights[part], scales[part] = output.candidates, output.weights, proposal
             else:
-                actions[part] = output.actions.unsqueeze(1)
+                actions[part], scales[part] = output.actions.unsqueeze(1), proposal[output.best].unsqueeze(1)
             values[part] = output.values
             mask[part] = 1.0
             gaps.append(output.values - output.network_values)
@@ -154,12 +157,19 @@ class Reanalyzer:
         share = th.tensor(len(chosen) / max(1.0, float(masks.state.sum())), device=device)
         statistics = ReanalyzeStatistics(_mean(gaps, device), _mean(advantages, device), _mean(wides, device), share)
         return (
-            actions.unflatten(0, shape),
-            weights.unflatten(0, shape),
+            (actions.unflatten(0, shape), weights.unflatten(0, shape), scales.unflatten(0, shape)),
             values.unflatten(0, shape),
             mask.unflatten(0, shape),
             statistics,
         )
+
+    def _candidate_scales(self, device: th.device) -> th.Tensor:
+        """Factor on the policy's deviation under which each candidate is imitated ``[C]``."""
+        count, wide = self.search_config.num_candidates, self.search_config.num_wide
+        scales = th.ones(count, device=device)
+        if self.config.match_proposal:
+            scales[count - wide :] = self.search_config.std_magnification
+        return scales
 
     def _search(self, model: WorldModel, observations: th.Tensor, tasks: th.Tensor) -> SearchOutput:
         config = self.search_config

@@ -88,6 +88,7 @@ class TargetBatch(NamedTuple):
     values: th.Tensor  # [B, K+1]     scalar value target
     policy_actions: th.Tensor  # [B, K+1, P, A]  actions to imitate (P = 1 for the single best action)
     policy_weights: th.Tensor  # [B, K+1, P]     their weights, summing to one (zero where nothing is imitated)
+    policy_scales: th.Tensor  # [B, K+1, P]     factor on the policy's deviation under which they are imitated
     step_mask: th.Tensor  # [B, K]       1: the transition exists (consistency, path consistency)
     reward_mask: th.Tensor  # [B, K]       step_mask, and the absorbing steps after a true termination
     value_mask: th.Tensor  # [B, K+1]     1: the value target is defined
