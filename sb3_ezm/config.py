@@ -178,8 +178,9 @@ class TargetConfig:
     :param match_proposal: imitate a candidate under the deviation it was drawn with (policy deviation times its
         magnification). If the search cannot tell candidates apart, the policy then stays as it is; without it (released
         code) imitating widely drawn candidates inflates the deviation from update to update.
-    :param reanalyze_ratio: share of the positions whose search is run anew with the target network; the others keep the
-        action and root value of the search that acted. 1 = the paper's.
+    :param reanalyze_ratio: share of the positions whose search is run anew with the target network. 1 = the paper's.
+    :param imitate_stored: positions that are not searched anew imitate the action of the search that acted (if one did);
+        otherwise only searched positions teach the policy
     :param absorbing_terminal: after a true termination teach reward 0 and value 0 for the remaining unroll steps
     """
 
@@ -191,6 +192,7 @@ class TargetConfig:
     policy_target: Literal["best", "improved"] = "best"
     match_proposal: bool = False
     reanalyze_ratio: float = 1.0
+    imitate_stored: bool = True
     absorbing_terminal: bool = True
 
     def __post_init__(self) -> None:

@@ -77,9 +77,10 @@ class Reanalyzer:
         masks = segment_masks(batch.valid, batch.terminated, steps)
         td = self._td_targets(model, batch)
         chosen = self._choose_positions(masks)
-        (actions, weights, scales), search_values, has_policy, statistics = self._policy_targets(model, batch, masks, chosen)
+        (actions, weights, scales), search_values, has_search, statistics = self._policy_targets(model, batch, masks, chosen)
+        anew = th.zeros_like(has_search).flatten().index_fill(0, chosen, 1.0).view_as(has_search)
         values = mix_value_targets(
-            td, search_values, has_policy, batch.ages, config.value_target, updates, config.mixed_after, config.mixed_newest
+            td, search_values, has_search, batch.ages, config.value_target, updates, config.mixed_after, config.mixed_newest
         )
         # Behind a true termination the state is absorbing: its value is 0 and so are all further rewards.
         absorbing = masks.dead if config.absorbing_terminal else th.zeros_like(masks.dead)
@@ -94,7 +95,7 @@ class Reanalyzer:
                 step_mask=masks.step,
                 reward_mask=th.maximum(masks.step, absorbing[:, :-1]),
                 value_mask=th.maximum(recorded, absorbing),
-                policy_mask=has_policy,
+                policy_mask=has_search if config.imitate_stored else anew,
                 continues=masks.continues,
             ),
             statistics,
