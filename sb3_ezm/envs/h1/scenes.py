@@ -96,11 +96,17 @@ def slopes() -> list[SceneGeom]:
 
 def tunnel() -> list[SceneGeom]:
     """A tunnel from x = 2.2 to 18.2, 2.3 m wide, its ceiling at 1.15 m."""
-    return [
+    geoms = [
         _box("tunnel_right", (10.2, -1.35, 0.775), (8.0, 0.2, 0.775), "glass"),
         _box("tunnel_left", (10.2, 1.35, 0.775), (8.0, 0.2, 0.775), "glass"),
         _box("tunnel_ceiling", (10.2, 0.0, 1.35), (8.0, 1.15, 0.2), "glass"),
     ]
+    for number in range(9):  # painted arches every 2 m make the glass visible
+        x = 2.2 + 2.0 * number
+        geoms.append(_decoration(f"arch_{number}_top", "box", (x, 0.0, 1.17), (0.02, 1.19, 0.02), "bar"))
+        geoms.append(_decoration(f"arch_{number}_right", "box", (x, -1.17, 0.575), (0.02, 0.02, 0.575), "bar"))
+        geoms.append(_decoration(f"arch_{number}_left", "box", (x, 1.17, 0.575), (0.02, 0.02, 0.575), "bar"))
+    return geoms
 
 
 def poles() -> list[SceneGeom]:
