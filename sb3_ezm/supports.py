@@ -71,7 +71,8 @@ class CategoricalSupport:
         position = ((squash(x.float()) + self._bound) / self._spacing).clamp(0, self.num_atoms - 1)
         lower = position.floor().clamp(max=self.num_atoms - 2)
         upper_weight = (position - lower).unsqueeze(-1)
-        index = lower.long().unsqueeze(-1)
+        # A NaN target has no place: it goes anywhere, with NaN weights, for the learner to report a loss that is not finite.
+        index = lower.nan_to_num().long().unsqueeze(-1)
         target = th.zeros(*x.shape, self.num_atoms, device=x.device)
         target.scatter_(-1, index, 1.0 - upper_weight)
         return target.scatter_(-1, index + 1, upper_weight)
