@@ -390,11 +390,11 @@ def small_world(noise: float = 0.3) -> WorldModel:
     sizes = {"latent_size": 12, "num_blocks": 1, "head_layers": (16,), "task_embedding_size": 4, "projector_size": 8}
     config = ModelConfig(**sizes, log_std_min=-3.0, log_std_init=-1.0, log_std_max=-0.5)
     mask = np.tril(np.ones((3, 3), dtype=np.float32))
-    model = WorldModel(6, mask, np.array([0.9, 0.99, 0.5], dtype=np.float32), config).eval()
-    generator = th.Generator().manual_seed(0)
-    with th.no_grad():
+    with th.random.fork_rng(), th.no_grad():
+        th.manual_seed(0)
+        model = WorldModel(6, mask, np.array([0.9, 0.99, 0.5], dtype=np.float32), config).eval()
         for parameter in model.parameters():
-            parameter.add_(noise * th.randn(parameter.shape, generator=generator))
+            parameter.add_(noise * th.randn(parameter.shape))
     return model
 
 
