@@ -220,6 +220,7 @@ class LossConfig:
     :param consistency: weight of temporal consistency; 0 switches it off
     :param path_consistency: weight of path consistency; 0 switches it off
     :param entropy: weight of the entropy bonus per action entry; negative values penalize entropy (released code)
+    :param policy_gradient: weight of the policy's value gradient through the world model; 0 (the paper's) switches it off
     :param latent_gradient_scale: factor on the gradient that enters each dynamics step
     """
 
@@ -229,10 +230,11 @@ class LossConfig:
     consistency: float = 5.0
     path_consistency: float = 0.25
     entropy: float = 5e-3
+    policy_gradient: float = 0.0
     latent_gradient_scale: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("reward", "value", "policy", "consistency", "path_consistency"):
+        for name in ("reward", "value", "policy", "consistency", "path_consistency", "policy_gradient"):
             _require(getattr(self, name) >= 0, f"loss weight `{name}` ({getattr(self, name)}) must not be negative.")
         _require(
             0.0 <= self.latent_gradient_scale <= 1.0,

@@ -97,6 +97,7 @@ class Reanalyzer:
                 value_mask=th.maximum(recorded, absorbing),
                 policy_mask=has_search if config.imitate_stored else anew,
                 continues=masks.continues,
+                tasks=batch.tasks,
             ),
             statistics,
         )

@@ -51,6 +51,16 @@ class TaskContext(NamedTuple):
         """
         return TaskContext(*(field.repeat_interleave(count, dim=0) for field in self))
 
+    def tile(self, count: int) -> TaskContext:
+        """
+        Stack ``count`` copies: rows ``0 .. B-1, 0 .. B-1, ...`` as position-major data has them.
+
+        :param count: copies of the whole context
+        :return: a context of ``count * B`` rows
+        """
+        tasks, embedding, mask, discount = self
+        return TaskContext(tasks.repeat(count), embedding.repeat(count, 1), mask.repeat(count, 1), discount.repeat(count))
+
 
 class Prediction(NamedTuple):
     """Output of the value/policy network for one batch of latents."""
@@ -94,3 +104,4 @@ class TargetBatch(NamedTuple):
     value_mask: th.Tensor  # [B, K+1]     1: the value target is defined
     policy_mask: th.Tensor  # [B, K+1]     1: there is an action to imitate
     continues: th.Tensor  # [B, K]       0 where the transition truly terminated, else 1
+    tasks: th.Tensor  # [B]

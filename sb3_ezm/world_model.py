@@ -226,7 +226,7 @@ class WorldModel(nn.Module):
             latent = scale_gradient(self.step(latent, actions[:, j], context), latent_gradient_scale)
             latents.append(latent)
         stacked = th.stack(latents)
-        every, unrolled = _tile(context, steps + 1), _tile(context, steps)
+        every, unrolled = context.tile(steps + 1), context.tile(steps)
         reward_logits = self.reward(stacked[:-1].flatten(0, 1), actions.transpose(0, 1).flatten(0, 1), unrolled)
         prediction = self.predict(stacked.flatten(0, 1), every)
         with th.no_grad():
@@ -247,12 +247,6 @@ class WorldModel(nn.Module):
             mask=context.mask,
             discount=context.discount,
         )
-
-
-def _tile(context: TaskContext, count: int) -> TaskContext:
-    """Stack ``count`` copies of a context: rows ``0..B-1, 0..B-1, ...`` as position-major data has them."""
-    tasks, embedding, mask, discount = context
-    return TaskContext(tasks.repeat(count), embedding.repeat(count, 1), mask.repeat(count, 1), discount.repeat(count))
 
 
 def cosine_consistency(predicted: th.Tensor, target: th.Tensor) -> th.Tensor:
