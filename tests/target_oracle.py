@@ -100,8 +100,8 @@ class SlowSupport:
     @staticmethod
     def unsquash(y: float) -> float:
         """By bisection: no formula to get wrong."""
-        low, high = -1e7, 1e7
-        for _ in range(200):
+        low, high = -1e3, 1e3
+        for _ in range(60):
             middle = 0.5 * (low + high)
             low, high = (middle, high) if SlowSupport.squash(middle) < y else (low, middle)
         return 0.5 * (low + high)
@@ -176,9 +176,9 @@ class SlowLosses:
                     a = t.policy_actions[b, j, p, d]
                     std = math.exp(self.log_std[j, b, d]) * t.policy_scales[b, j, p]
                     u = 0.5 * math.log((1.0 + a) / (1.0 - a))
-                    density = math.exp(-0.5 * ((u - self.mean[j, b, d]) / std) ** 2) / (std * math.sqrt(2.0 * math.pi))
-                    density /= 1.0 - a * a  # of the action: dividing by da/du
-                    total -= t.policy_mask[b, j] * t.policy_weights[b, j, p] * math.log(density)
+                    density = -0.5 * ((u - self.mean[j, b, d]) / std) ** 2 - math.log(std * math.sqrt(2.0 * math.pi))
+                    density -= math.log(1.0 - a * a)  # of the action: da/du = 1 - a^2
+                    total -= t.policy_mask[b, j] * t.policy_weights[b, j, p] * density
         return total
 
     def consistency(self, b: int) -> float:
@@ -254,7 +254,7 @@ def make_targets(seed: int, unroll: Unroll, candidates: int = 2, scale: float = 
     :param unroll: for the shapes
     :param candidates: ``P``
     :param scale: of rewards and values
-    :return: random targets with random masks
+    :return: random targets with random masks, every row a task of its own
     """
     generator = th.Generator().manual_seed(seed)
     steps, rows, entries = unroll.reward_logits.shape[0], unroll.mask.shape[0], unroll.mask.shape[1]
@@ -277,4 +277,5 @@ def make_targets(seed: int, unroll: Unroll, candidates: int = 2, scale: float = 
         value_mask=coin(rows, steps + 1),
         policy_mask=coin(rows, steps + 1),
         continues=coin(rows, steps),
+        tasks=th.arange(rows),
     )
