@@ -39,6 +39,7 @@ LEVELS = {
     "sb3_ezm.ezm": 8,
     "sb3_ezm.learner": 8,
     "sb3_ezm.train_logging": 8,
+    "sb3_ezm.progress": 8,
     "sb3_ezm.callbacks": 9,
     "sb3_ezm.evaluation": 9,
     "sb3_ezm.checkpoint": 9,
@@ -109,11 +110,11 @@ def upward_imports(module: str, tree: ast.Module, is_package: bool) -> list[str]
     :return: one sentence for each import that points upwards
     """
     own = level_of(module)
-    assert own is not None
     found = []
     for line, name in imported_modules(module, tree, is_package):
         level = level_of(name)
-        if level is None or level > own:
+        # test_every_module_has_a_level reports the unknown ones, once.
+        if own is not None and level is not None and level > own:
             found.append(f"{module}:{line} (level {own}) imports {name} (level {level})")
     return found
 
