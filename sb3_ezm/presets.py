@@ -1,0 +1,76 @@
+"""Presets: the settings of a run by name, from the shipped ``hyperparams/presets.yml``."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sb3_ezm.errors import ConfigurationError, did_you_mean
+
+PRESETS_FILE = Path(__file__).parent / "hyperparams" / "presets.yml"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """
+    Settings that belong together.
+
+    :param name: how :func:`load_preset` finds it
+    :param description: what it is for, in a sentence or two
+    :param policy: name of the policy that it is sized for, the first argument of ``EZM``
+    :param settings: keyword arguments of ``EZM``
+    """
+
+    name: str
+    description: str
+    policy: str
+    settings: dict[str, Any]
+
+
+@cache
+def _read() -> dict[str, Preset]:
+    entries = yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))
+    return {name: Preset(name, **entry) for name, entry in entries.items()}
+
+
+def preset_names() -> tuple[str, ...]:
+    """
+    :return: names of the presets
+    """
+    return tuple(_read())
+
+
+def get_preset(name: str) -> Preset:
+    """
+    :param name: one of :func:`preset_names`
+    :return: the preset, the caller's to change
+    :raises ConfigurationError: if there is no such preset; the message suggests the nearest name
+    """
+    presets = _read()
+    if name not in presets:
+        raise ConfigurationError(f"No preset is named {name!r}. {did_you_mean(str(name), presets)}")
+    return copy.deepcopy(presets[name])
+
+
+def load_preset(name: str, **changes: Any) -> dict[str, Any]:
+    """
+    Settings for ``EZM(policy, env, **load_preset(name))``.
+
+    A change that is a dictionary (``policy_kwargs``, ``loss_kwargs``, ...) changes only the entries that it names:
+    ``load_preset("h1-cpu", learning_rate=1e-4, policy_kwargs={"latent_size": 256})``.
+
+    :param name: one of :func:`preset_names`
+    :param changes: keyword arguments of ``EZM`` that replace the preset's
+    :return: keyword arguments of ``EZM``, the caller's to change
+    :raises ConfigurationError: if there is no such preset; the message suggests the nearest name
+    """
+    settings = get_preset(name).settings
+    for key, value in changes.items():
+        both_nested = isinstance(value, dict) and isinstance(settings.get(key), dict)
+        settings[key] = {**settings[key], **value} if both_nested else value
+    return settings
