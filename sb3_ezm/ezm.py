@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pathlib
 import time
 from typing import Any, ClassVar, TypeVar
 
@@ -10,29 +12,22 @@ import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ezm.buffers import PerTaskReplayBuffer
-from sb3_ezm.config import LossConfig, SearchConfig, TargetConfig, build_config
-from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.learner import Learner
 from sb3_ezm.multitask.statistics import TaskStatistics
 from sb3_ezm.multitask.task_set import TaskSet
 from sb3_ezm.observations import ObservationLayout
-from sb3_ezm.policies import (
-    EZMPolicy,
-    MlpPolicy,
-    MultiInputPolicy,
-    MultiTaskHumanoidPolicy,
-    check_task_set,
-    default_task_set,
-)
-from sb3_ezm.progress import TaskProgressBarCallback
-from sb3_ezm.train_logging import TimeSplit
+from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
+from sb3_ezm.progress import with_progress_bar
+from sb3_ezm.settings import check_batch_size, check_replay_buffer, env_task_set, make_configs, resolve_task_set
+from sb3_ezm.train_logging import TimeSplit, record_tasks
 
 SelfEZM = TypeVar("SelfEZM", bound="EZM")
 
@@ -86,13 +81,14 @@ class EZM(OffPolicyAlgorithm):
     :param _init_setup_model: build the networks at once
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {  # type: ignore[assignment]
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MultiTask-Humanoid": MultiTaskHumanoidPolicy,
         "MlpPolicy": MlpPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: EZMPolicy
     replay_buffer: PerTaskReplayBuffer
+    task_statistics: TaskStatistics
 
     def __init__(
         self,
@@ -179,18 +175,18 @@ class EZM(OffPolicyAlgorithm):
         self.target_kwargs = target_kwargs
         self.loss_kwargs = loss_kwargs
         self.task_set = task_set
+        self._sent_at: float | None = None  # when the actions were sent whose outcome has not been stored yet
         if _init_setup_model:
             self._setup_model()
-
-    # ----------------------------------------------------------------------------------------------------- construction
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
         self._convert_train_freq()
-        self._check_settings()
-        search_config, target_config, loss_config = self._configs()
+        configs = make_configs(vars(self), self.search_kwargs, self.target_kwargs, self.loss_kwargs)
         layout = ObservationLayout(self.observation_space)
-        self.task_set = self._resolve_task_set(layout)
+        self.task_set = resolve_task_set(self.task_set, self.env, layout, self.action_space)
+        if self.independent_replay:
+            check_batch_size(self.batch_size, len(self.task_set))
         self.set_random_seed(self.seed)
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space,
@@ -198,91 +194,48 @@ class EZM(OffPolicyAlgorithm):
             self.lr_schedule,
             task_set=self.task_set,
             gamma=self.gamma,
-            search_config=search_config,
+            search_config=configs[0],
             **self.policy_kwargs,
         )
         self.policy = self.policy.to(self.device)
-        if self.replay_buffer is None:
-            buffer_class = self.replay_buffer_class or PerTaskReplayBuffer
-            self.replay_buffer = buffer_class(  # type: ignore[operator]
-                self.buffer_size,
-                self.observation_space,
-                self.action_space,
-                device=self.device,
-                n_envs=self.n_envs,
-                optimize_memory_usage=self.optimize_memory_usage,
-                layout=layout,
-                num_tasks=len(self.task_set),
-                horizon=self.unroll_steps + self.td_steps,
-                alpha=self.per_alpha,
-                beta=self.per_beta,
-                independent=self.independent_replay,
-                **self.replay_buffer_kwargs,
-            )
+        if getattr(self, "replay_buffer", None) is None:
+            self.replay_buffer = self._make_replay_buffer(layout, len(self.task_set))
         self.learner = Learner(
             self.policy,
-            search_config,
-            target_config,
-            loss_config,
+            *configs,
             max_grad_norm=self.max_grad_norm,
             tau=self.tau,
             target_update_interval=self.target_update_interval,
             mixed_precision=self.mixed_precision,
         )
-        self.task_statistics = TaskStatistics(self.task_set, window=self._stats_window_size)
+        if not hasattr(self, "task_statistics"):  # a loaded model brings its own
+            self.task_statistics = TaskStatistics(self.task_set, window=self._stats_window_size)
         self._times = TimeSplit()
-        self._sent_at: float | None = None
         self._seed_parts(self.seed)
 
-    def _configs(self) -> tuple[SearchConfig, TargetConfig, LossConfig]:
-        """Merge the flat arguments with the dictionaries into the validated settings of the parts."""
-        search = {"num_simulations": self.num_simulations, "num_candidates": self.num_candidates}
-        target = {
-            "unroll_steps": self.unroll_steps,
-            "td_steps": self.td_steps,
-            "reanalyze_ratio": self.reanalyze_ratio,
-            "value_target": self.value_target,
-            "policy_target": self.policy_target,
-        }
-        for flat, given, argument in ((search, self.search_kwargs, "search_kwargs"), (target, self.target_kwargs, "target_kwargs")):
-            twice = sorted(set(flat) & set(given or {}))
-            if twice:
-                raise ConfigurationError(f"{twice} in `{argument}` are arguments of EZM itself: pass them there.")
-        return (
-            build_config(SearchConfig, {**search, **(self.search_kwargs or {})}, "search_kwargs"),
-            build_config(TargetConfig, {**target, **(self.target_kwargs or {})}, "target_kwargs"),
-            build_config(LossConfig, self.loss_kwargs, "loss_kwargs"),
+    def _make_replay_buffer(self, layout: ObservationLayout, num_tasks: int) -> PerTaskReplayBuffer:
+        buffer_class: Any = self.replay_buffer_class or PerTaskReplayBuffer
+        buffer: PerTaskReplayBuffer = buffer_class(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            n_envs=self.n_envs,
+            optimize_memory_usage=self.optimize_memory_usage,
+            layout=layout,
+            num_tasks=num_tasks,
+            horizon=self.unroll_steps + self.td_steps,
+            alpha=self.per_alpha,
+            beta=self.per_beta,
+            independent=self.independent_replay,
+            **self.replay_buffer_kwargs,
         )
+        return buffer
 
-    def _check_settings(self) -> None:
-        if isinstance(self.action_space, spaces.Box) and not np.all(np.isfinite([self.action_space.low, self.action_space.high])):
-            raise ConfigurationError(
-                f"The action space {self.action_space} has infinite bounds; wrap the environment in "
-                "gymnasium.wrappers.RescaleAction or give finite bounds: the search samples actions in a bounded box."
-            )
-        if self.target_update_interval < 1 or not 0.0 < self.tau <= 1.0:
-            raise ConfigurationError(
-                f"`target_update_interval` ({self.target_update_interval}) must be at least 1 and `tau` ({self.tau}) in (0, 1]."
-            )
-
-    def _resolve_task_set(self, layout: ObservationLayout) -> TaskSet:
-        """Task set of the environment, of the argument or of a loaded model; otherwise made up from the spaces."""
-        known: TaskSet | None = self.task_set
-        if self.env is not None and self.env.has_attr("task_set"):
-            found: TaskSet = self.env.get_attr("task_set")[0]
-            if known is not None:
-                known.check_compatible(found)
-            known = known or found
-        if not isinstance(self.action_space, spaces.Box):
-            raise ConfigurationError(f"EZM plans over Box actions, not {self.action_space}.")
-        known = (known or default_task_set(layout, self.action_space)).without_factories()
-        check_task_set(known, layout, self.action_space)
-        if self.independent_replay and self.batch_size < len(known):
-            raise ConfigurationError(
-                f"`batch_size` ({self.batch_size}) must be at least the number of tasks ({len(known)}): "
-                "every task has an equal share of a batch."
-            )
-        return known
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name not in self.policy_aliases:
+            raise ConfigurationError(f"EZM has no policy {policy_name!r}. {did_you_mean(policy_name, self.policy_aliases)}")
+        return super()._get_policy_from_name(policy_name)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
@@ -307,9 +260,11 @@ class EZM(OffPolicyAlgorithm):
         :param env: the new environment, with the same spaces, number of environments and tasks
         :param force_reset: start from a reset at the next :meth:`learn`
         """
+        env = self._wrap_env(env, self.verbose)
+        found = env_task_set(env)
+        if found is not None and self.task_set is not None:
+            self.task_set.check_compatible(found)
         super().set_env(env, force_reset)
-        if self.env is not None and self.env.has_attr("task_set") and self.task_set is not None:
-            self.task_set.check_compatible(self.env.get_attr("task_set")[0])
         if force_reset and self.replay_buffer is not None:
             self.replay_buffer.close_streams()
 
@@ -355,14 +310,19 @@ class EZM(OffPolicyAlgorithm):
     ) -> None:
         if self._sent_at is not None:  # since the actions were sent: environment and callbacks
             self._times.add("env", time.perf_counter() - self._sent_at)
+            self._sent_at = None
         with self._times.measure("store"):
             super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: npt.NDArray[Any] | None = None) -> None:
         super()._update_info_buffer(infos, dones)
-        if dones is not None:
+        if dones is not None and np.any(dones):
+            # By the task id of the observation: environments that were not made by this package name no task.
+            _, tasks = self.policy.layout.flatten(self._last_obs)
+            names = self.policy.task_set.names
+            named = [{**info, "task": names[task]} for info, task in zip(infos, tasks, strict=True)]
             monitored = np.array([bool(done) and "episode" in info for info, done in zip(infos, dones, strict=True)])
-            self.task_statistics.update(infos, monitored)
+            self.task_statistics.update(named, monitored)
 
     # ---------------------------------------------------------------------------------------------------------- training
 
@@ -395,16 +355,7 @@ class EZM(OffPolicyAlgorithm):
 
     def dump_logs(self) -> None:
         """Write returns, lengths, scores and buffer sizes by task, the learner's means, and where the time went."""
-        sizes = self.replay_buffer.task_sizes()
-        names = self.policy.task_set.names
-        for index, name in enumerate(names):
-            key = name if len(names) > 1 else "rollout"
-            self.logger.record(f"{key}/buffer_size", int(sizes[index]))
-            for figure, value in self.task_statistics.snapshot().get(name, {}).items():
-                self.logger.record(f"{key}/{figure}", value)
-        mean_score = self.task_statistics.mean_score()
-        if mean_score is not None:
-            self.logger.record("rollout/mean_score", mean_score)
+        record_tasks(self.logger, self.task_statistics, self.replay_buffer.task_sizes())
         for name, value in self.learner.metrics.pop().items():
             self.logger.record(f"train/{name}", value)
         for part, seconds in self._times.pop().items():
@@ -420,33 +371,29 @@ class EZM(OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfEZM:
-        """
-        Train.
-
-        :param total_timesteps: environment steps of all environments together
-        :param callback: one or several SB3 callbacks
-        :param log_interval: episodes between log lines
-        :param tb_log_name: name of the TensorBoard run
-        :param reset_num_timesteps: False continues the count of an earlier call
-        :param progress_bar: show progress with the mean return of each task
-        :return: the model
-        """
-        if reset_num_timesteps and self.replay_buffer is not None:
+        if self._sent_at is not None:
+            # A callback or an interrupt stopped the last call between step and storage: where the episode stands is unknown.
+            self._last_obs, self._sent_at = None, None
+        if reset_num_timesteps or self._last_obs is None:
             self.replay_buffer.close_streams()  # the environments are about to be reset
+        if reset_num_timesteps:
+            self.task_statistics = TaskStatistics(self.policy.task_set, window=self._stats_window_size)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        wrapped = super()._init_callback(callback, progress_bar=False)
-        if not progress_bar:
-            return wrapped
-        with_bar = CallbackList([wrapped, TaskProgressBarCallback()])
-        with_bar.init_callback(self)
-        return with_bar
+        return super()._init_callback(with_progress_bar(callback) if progress_bar else callback)
 
-    # ------------------------------------------------------------------------------------------------------------ saving
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        own = self.replay_buffer
+        super().load_replay_buffer(path, truncate_last_traj)
+        loaded, self.replay_buffer = self.replay_buffer, own
+        self.replay_buffer = check_replay_buffer(loaded, own)
+        self.replay_buffer.horizon = own.horizon
+        if truncate_last_traj:
+            self.replay_buffer.close_streams()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "learner", "task_statistics", "_times", "_sent_at"]
+        return [*super()._excluded_save_params(), "learner", "_times"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

@@ -6,6 +6,7 @@ import copy
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
@@ -76,6 +77,7 @@ class EZMPolicy(BasePolicy):
             optimizer_kwargs=optimizer_kwargs,
             squash_output=True,
         )
+        check_action_space(action_space)
         self.layout = ObservationLayout(observation_space)
         self.task_set = task_set or default_task_set(self.layout, action_space)
         self.gamma = gamma
@@ -130,6 +132,19 @@ class EZMPolicy(BasePolicy):
             noise = th.randn(pre_tanh.shape, generator=self._generator).to(pre_tanh.device)
             pre_tanh = pre_tanh + th.exp(prediction.log_std) * noise
         return squash_action(pre_tanh, context.mask)
+
+    def unscale_action(self, scaled_action: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """
+        Map actions from [-1, 1] to the bounds of the action space: exact at both ends, never beyond them, of its type.
+
+        :param scaled_action: ``[N, ...]``
+        :return: same shape
+        """
+        assert isinstance(self.action_space, spaces.Box)
+        low, high = self.action_space.low, self.action_space.high
+        unscaled = low * (0.5 * (1.0 - scaled_action)) + high * (0.5 * (1.0 + scaled_action))
+        clipped: npt.NDArray[Any] = np.clip(unscaled, low, high).astype(self.action_space.dtype)
+        return clipped
 
     @th.no_grad()
     def update_target(self, tau: float) -> None:
@@ -192,6 +207,26 @@ def default_task_set(layout: ObservationLayout, action_space: spaces.Box) -> Tas
     action_size = int(np.prod(action_space.shape, dtype=int))
     names = ["task"] if layout.num_tasks == 1 else [f"task{index}" for index in range(layout.num_tasks)]
     return TaskSet(tuple(TaskSpec(name, layout.size, action_size) for name in names))
+
+
+def check_action_space(space: spaces.Space[Any]) -> spaces.Box:
+    """
+    Make sure that a search can sample actions.
+
+    :param space: action space
+    :return: the space
+    :raises ConfigurationError: unless it is a non-empty Box of floats with finite, distinct bounds
+    """
+    if not isinstance(space, spaces.Box) or not np.issubdtype(np.dtype(space.dtype), np.floating):
+        raise ConfigurationError(f"EZM plans over continuous actions (a Box of floats), not {space}.")
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
+        raise ConfigurationError(
+            f"The bounds of the action space must be finite with low < high in every entry, got {space}: use "
+            "gymnasium.wrappers.RescaleAction, or a wrapper that bounds the actions and drops constant ones."
+        )
+    if int(np.prod(space.shape, dtype=int)) < 1:
+        raise ConfigurationError(f"The action space {space} has no entries.")
+    return space
 
 
 def check_task_set(task_set: TaskSet, layout: ObservationLayout, action_space: spaces.Box) -> None:

@@ -1,18 +1,54 @@
-"""The progress bar of ``learn(progress_bar=True)``, with the mean return of each task behind it."""
+"""The progress bar of ``learn(progress_bar=True)``, with the mean return of each task."""
 
 from __future__ import annotations
 
-from stable_baselines3.common.callbacks import ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
 
 
 class TaskProgressBarCallback(ProgressBarCallback):
     """SB3's progress bar plus the per-task returns of a model that has ``task_statistics``."""
 
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self._shown_episodes = 0
+
     def _on_rollout_end(self) -> None:
         statistics = getattr(self.model, "task_statistics", None)
-        if statistics is None:
+        if statistics is None or sum(statistics.episodes.values()) == self._shown_episodes:
             return
-        returns = {name: f"{row['return']:.0f}" for name, row in statistics.snapshot().items()}
-        if returns != getattr(self, "_shown", None):
-            self._shown = returns
-            self.pbar.set_postfix(returns, refresh=False)
+        self._shown_episodes = sum(statistics.episodes.values())
+        returns = {name: row["return"] for name, row in statistics.snapshot().items()}
+        # The bar that SB3 uses draws no postfix, only the description before it.
+        self.pbar.set_description(describe_returns(returns, statistics.task_names), refresh=False)
+
+
+def describe_returns(returns: dict[str, float], names: tuple[str, ...]) -> str:
+    """
+    Phrase the returns of the tasks in one short line.
+
+    :param returns: mean return of each task that has one
+    :param names: all task names; what they have in common is left out
+    :return: for example ``"stand 803 walk 41"`` for the tasks ``h1-stand`` and ``h1-walk``
+    """
+    from rich.markup import escape  # needed by the bar in any case, and by nothing else
+
+    if len(names) == 1:
+        return " ".join(f"return {value:.0f}" for value in returns.values())
+    first, last = min(names), max(names)
+    common = next(i for i in range(len(first) + 1) if first[: i + 1] != last[: i + 1])
+    start = max(first.rfind("-", 0, common), first.rfind("/", 0, common)) + 1
+    return escape(" ".join(f"{name[start:]} {value:.0f}" for name, value in returns.items()))
+
+
+def with_progress_bar(callback: MaybeCallback) -> CallbackList:
+    """
+    Add the progress bar to what the user passed to ``learn``.
+
+    :param callback: one or several callbacks, a function, or None
+    :return: all of them in one callback
+    """
+    if isinstance(callback, list):
+        return CallbackList([*callback, TaskProgressBarCallback()])
+    given = callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)
+    return CallbackList([given, TaskProgressBarCallback()])

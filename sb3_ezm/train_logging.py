@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch as th
+from stable_baselines3.common.logger import Logger
+
+from sb3_ezm.multitask.statistics import TaskStatistics
+from sb3_ezm.types import IntArray
+
+MAX_LABEL = 35  # SB3's console cuts groups at 36 characters, their slash included
+TAKEN_GROUPS = ("eval", "rollout", "time", "train")
 
 
 class MetricMeans:
@@ -76,3 +83,46 @@ class TimeSplit:
         """
         seconds, self._seconds = dict(self._seconds), defaultdict(float)
         return seconds
+
+
+def task_labels(names: Sequence[str]) -> list[str]:
+    """
+    Names of the log groups of the tasks: short enough for SB3's console, without slashes, and different from each other
+    and from SB3's own groups.
+
+    :param names: task names, which may be anything
+    :return: one label per task; a short plain name stays as it is
+    """
+    labels: list[str] = []
+    for name in names:
+        label = "-".join(name.replace("/", " ").split())
+        if label in TAKEN_GROUPS:
+            label = f"task-{label}"
+        if len(label) > MAX_LABEL:
+            label = f"{label[: MAX_LABEL // 2 - 1]}...{label[-(MAX_LABEL // 2 - 1) :]}"
+        number, plain = 1, label
+        while label in labels:
+            number += 1
+            label = f"{plain[: MAX_LABEL - 4]}-{number}"
+        labels.append(label)
+    return labels
+
+
+def record_tasks(logger: Logger, statistics: TaskStatistics, sizes: IntArray) -> None:
+    """
+    Log returns, lengths, scores and replayed transitions by task: ``h1-walk/return``, or ``rollout/return`` if there is only
+    one task.
+
+    :param logger: SB3's logger
+    :param statistics: finished episodes
+    :param sizes: transitions in the replay buffer ``[T]``
+    """
+    names = statistics.task_names
+    labels = task_labels(names) if len(names) > 1 else ["rollout"]
+    figures = statistics.snapshot()
+    for name, label, size in zip(names, labels, sizes, strict=True):
+        for figure, value in {"buffer_size": int(size), **figures.get(name, {})}.items():
+            logger.record(f"{label}/{figure}", value)
+    score = statistics.mean_score()
+    if score is not None:
+        logger.record("rollout/mean_score", score)
