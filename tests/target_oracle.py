@@ -7,16 +7,18 @@ window on it; the package has to arrive at the same numbers from the window alon
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 
+from sb3_ezm.config import ModelConfig
 from sb3_ezm.types import Prediction, TargetBatch
-from sb3_ezm.world_model import Unroll
+from sb3_ezm.world_model import Unroll, WorldModel
 
 # --- episodes ---------------------------------------------------------------------------------------------------------
 
@@ -279,3 +281,41 @@ def make_targets(seed: int, unroll: Unroll, candidates: int = 2, scale: float = 
         continues=coin(rows, steps),
         tasks=th.arange(rows),
     )
+
+
+# --- a tiny world model ----------------------------------------------------------------------------------------------
+
+TINY_MODEL = ModelConfig(
+    latent_size=8,
+    num_blocks=1,
+    head_layers=(8,),
+    head_norm="layer",
+    num_value_heads=2,
+    task_embedding_size=3,
+    action_code_size=4,
+    projector_size=8,
+    num_atoms=5,
+    reward_range=5.0,
+    value_range=20.0,
+    log_std_min=-5.0,
+    log_std_max=1.0,
+    log_std_init=-0.5,
+)
+
+
+def make_model(seed: int = 0, **changes: Any) -> WorldModel:
+    """
+    Three tasks with one, two and three of three action entries and discounts 0.9, 0.95, 0.99. Every parameter differs from
+    its initial value.
+
+    :param seed: of the parameters
+    :param changes: fields of ModelConfig
+    :return: the model, in training mode
+    """
+    th.manual_seed(seed)
+    mask = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 1]], dtype=np.float32)
+    model = WorldModel(4, mask, np.array([0.9, 0.95, 0.99], dtype=np.float32), dataclasses.replace(TINY_MODEL, **changes))
+    with th.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * th.randn(parameter.shape))
+    return model

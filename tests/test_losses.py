@@ -11,7 +11,7 @@ import pytest
 import torch as th
 from hypothesis import given, settings
 
-from sb3_ezm.config import LossConfig, ModelConfig
+from sb3_ezm.config import LossConfig
 from sb3_ezm.losses import (
     all_losses,
     consistency_loss,
@@ -27,7 +27,7 @@ from sb3_ezm.distributions import squash_action
 from sb3_ezm.supports import CategoricalSupport
 from sb3_ezm.types import Prediction, TargetBatch
 from sb3_ezm.world_model import Unroll, WorldModel
-from tests.target_oracle import SlowLosses, SlowSupport, make_targets, make_unroll
+from tests.target_oracle import SlowLosses, SlowSupport, make_model, make_targets, make_unroll
 
 NAMES = ("reward", "value", "policy", "consistency", "path_consistency", "entropy")
 EVERY_LOSS = LossConfig()
@@ -339,34 +339,6 @@ def test_masked_positions_get_no_gradient(mask: str) -> None:
 
 
 # --- through the world model -------------------------------------------------------------------------------------------
-
-TINY_MODEL = ModelConfig(
-    latent_size=8,
-    num_blocks=1,
-    head_layers=(8,),
-    head_norm="layer",
-    num_value_heads=2,
-    task_embedding_size=3,
-    action_code_size=4,
-    projector_size=8,
-    num_atoms=5,
-    reward_range=5.0,
-    value_range=20.0,
-    log_std_min=-5.0,
-    log_std_max=1.0,
-    log_std_init=-0.5,
-)
-
-
-def make_model(seed: int = 0) -> WorldModel:
-    """Three tasks with one, two and three of three action entries; every parameter differs from its initial value."""
-    th.manual_seed(seed)
-    mask = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 1]], dtype=np.float32)
-    model = WorldModel(4, mask, np.array([0.9, 0.95, 0.99], dtype=np.float32), TINY_MODEL)
-    with th.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * th.randn(parameter.shape))
-    return model
 
 
 def batch_for(model: WorldModel, seed: int, rows: int = 6, steps: int = 2) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
