@@ -40,6 +40,7 @@ LEVELS = {
     "sb3_ezm.learner": 8,
     "sb3_ezm.train_logging": 8,
     "sb3_ezm.progress": 8,
+    "sb3_ezm.settings": 8,
     "sb3_ezm.callbacks": 9,
     "sb3_ezm.evaluation": 9,
     "sb3_ezm.checkpoint": 9,
