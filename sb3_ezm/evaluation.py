@@ -230,8 +230,8 @@ def _evaluate(model: PolicyPredictor, vec_env: VecEnv, n_eval_episodes: int, det
     crowded = [name for name in task_set.names if names.count(name) > n_eval_episodes]
     if missing or crowded:
         raise ConfigurationError(
-            f"With {n_eval_episodes} episodes per task the vector environment needs 1 to {n_eval_episodes} sub-environments of "
-            f"each task, but it has none of {missing} and more of {crowded}."
+            f"For {n_eval_episodes} episodes of each task the vector environment needs 1 to {n_eval_episodes} "
+            f"sub-environments of each, but it has none of {missing} and more of {crowded}."
         )
     quotas = episode_quotas(names, n_eval_episodes)
     with _frozen_statistics(vec_env):
@@ -325,8 +325,8 @@ def check_fits(model: PolicyPredictor, task_set: TaskSet, env: Any) -> None:
         theirs = getattr(env, f"{label}_space")
         if mine != theirs:
             raise ConfigurationError(
-                f"The model's {label} space {mine} is not the environment's {theirs}: evaluate the tasks that it was trained on, "
-                "all of them and in the same order. A model of one ordinary environment is evaluated with "
+                f"The model's {label} space {mine} is not the environment's {theirs}: evaluate the tasks that it was "
+                "trained on, all of them and in the same order. A model of one ordinary environment is evaluated with "
                 "`stable_baselines3.common.evaluation.evaluate_policy`."
             )
 

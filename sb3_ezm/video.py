@@ -1,0 +1,162 @@
+"""One episode of one task as a video."""
+
+from __future__ import annotations
+
+import ctypes.util
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+import numpy as np
+from stable_baselines3.common.type_aliases import PolicyPredictor
+
+from sb3_ezm.errors import ConfigurationError, EZMError
+from sb3_ezm.evaluation import check_fits
+from sb3_ezm.multitask.factory import make_task_env
+from sb3_ezm.multitask.padding import PaddedTaskEnv
+from sb3_ezm.multitask.suites import TasksLike, make_task_set
+
+_DRAW_ONE_PICTURE = """
+import mujoco
+model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
+renderer = mujoco.Renderer(model, 16, 16)
+renderer.update_scene(mujoco.MjData(model))
+renderer.render()
+"""
+
+
+class VideoUnavailableError(EZMError):
+    """No video can be made on this machine; the message says what is missing."""
+
+
+def prefer_egl() -> None:
+    """
+    Let MuJoCo draw through EGL where there is no display. Call it before anything imports MuJoCo.
+
+    Sets ``MUJOCO_GL=egl`` on Linux if neither that variable nor ``DISPLAY`` is set and the library is there (without it
+    the import of MuJoCo would fail).
+    """
+    if sys.platform == "linux" and not os.environ.get("DISPLAY") and ctypes.util.find_library("EGL"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def record_video(
+    model: PolicyPredictor,
+    tasks: TasksLike,
+    task: str | int,
+    path: str | os.PathLike[str],
+    seed: int | None = 0,
+    deterministic: bool = True,
+    ignore_termination: bool = False,
+    max_steps: int | None = None,
+    frame_skip: int = 1,
+    env_kwargs: dict[str, Any] | None = None,
+) -> Path:
+    """
+    Play one episode and write it as a video in real time.
+
+    :param model: anything with SB3's ``predict``
+    :param tasks: anything :func:`make_task_set` takes; all tasks of the model, so that task ids are right
+    :param task: name or id of the one to play
+    :param path: file to write: ``.mp4`` (H.264, needs the ffmpeg of ``imageio-ffmpeg``) or ``.gif``
+    :param seed: of the episode
+    :param deterministic: passed to ``predict``
+    :param ignore_termination: let the episode run to its time limit
+    :param max_steps: stop after so many environment steps
+    :param frame_skip: take a picture every so many environment steps
+    :param env_kwargs: keywords of the environment, for example ``{"camera": "side"}``
+    :return: the path
+    :raises VideoUnavailableError: if this machine cannot draw (no OpenGL) or has no ffmpeg
+    :raises ConfigurationError: if an argument is impossible or the model does not fit the tasks
+    """
+    path = Path(path)
+    if path.suffix not in (".mp4", ".gif"):
+        raise ConfigurationError(f"A video is written as .mp4 or .gif, not as {path.suffix!r} ({path}).")
+    if frame_skip < 1 or (max_steps is not None and max_steps < 1):
+        raise ConfigurationError(f"`frame_skip` ({frame_skip}) and `max_steps` ({max_steps}) must be at least 1.")
+    task_set = make_task_set(tasks)
+    env = make_task_env(task_set, task, render_mode="rgb_array", ignore_termination=ignore_termination, env_kwargs=env_kwargs)
+    try:
+        check_fits(model, task_set, env)
+        _check_opengl()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frames = _frames(model, env, seed, deterministic, max_steps, frame_skip)
+        _write(path, frames, float(env.metadata.get("render_fps") or 30) / frame_skip)
+    finally:
+        env.close()
+    return path
+
+
+def _check_opengl() -> None:
+    """Where MuJoCo draws, draw one picture in a child process first: a broken OpenGL may end the process that asks for it."""
+    if "mujoco" not in sys.modules:
+        return
+    child = subprocess.run([sys.executable, "-c", _DRAW_ONE_PICTURE], capture_output=True, text=True, timeout=120)
+    if child.returncode != 0:
+        reason = (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
+        raise VideoUnavailableError(
+            f"MuJoCo cannot draw here ({reason}; MUJOCO_GL is {os.environ.get('MUJOCO_GL', 'not set')}). On a machine without "
+            "a display set MUJOCO_GL=egl (GPU or Mesa's libEGL) or MUJOCO_GL=osmesa before Python starts."
+        )
+
+
+def _frames(
+    model: PolicyPredictor,
+    env: PaddedTaskEnv,
+    seed: int | None,
+    deterministic: bool,
+    max_steps: int | None,
+    frame_skip: int,
+) -> Iterator[np.ndarray]:
+    observation, _ = env.reset(seed=seed)
+    steps, done = 0, False
+    yield _picture(env)
+    while not done and (max_steps is None or steps < max_steps):
+        action, _ = model.predict(observation, deterministic=deterministic)
+        observation, _, terminated, truncated, _ = env.step(action)
+        steps += 1
+        done = terminated or truncated
+        if steps % frame_skip == 0:
+            yield _picture(env)
+
+
+def _picture(env: PaddedTaskEnv) -> np.ndarray:
+    try:
+        picture = env.render()
+    except EZMError as error:  # the suites of this package say so where OpenGL is missing
+        raise VideoUnavailableError(str(error)) from error
+    if not isinstance(picture, np.ndarray):
+        raise ConfigurationError(
+            f"Task {env.task_name!r} drew {type(picture).__name__} instead of a picture: "
+            "its factory must accept `render_mode='rgb_array'`."
+        )
+    return picture
+
+
+def _write(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
+    if path.suffix == ".gif":
+        imageio.mimsave(path, list(frames), duration=1000.0 / fps, loop=0)
+        return
+    try:
+        import imageio_ffmpeg
+
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        raise VideoUnavailableError(
+            f"There is no ffmpeg to write {path} ({error}): install imageio-ffmpeg, or choose a .gif."
+        ) from error
+    first = next(frames)
+    size = (first.shape[1], first.shape[0])
+    # H.264 takes even sizes only; the library's default of 16 would scale more pictures than need it.
+    writer = imageio_ffmpeg.write_frames(str(path), size, fps=fps, codec="libx264", quality=7, macro_block_size=2)
+    writer.send(None)
+    try:
+        for frame in itertools.chain([first], frames):
+            writer.send(np.ascontiguousarray(frame))
+    finally:
+        writer.close()
