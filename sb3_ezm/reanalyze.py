@@ -143,7 +143,7 @@ class Reanalyzer:
 
         gaps, advantages, wides = [], [], []
         flat_observations = batch.observations[:, :positions].flatten(0, 1)
-        for part in chosen.split(self.max_roots):
+        for part in chosen.split(self.max_roots) if len(chosen) else ():  # splitting nothing gives one empty part
             output = self._search(model, flat_observations[part], batch.tasks[part // positions])
             if config.policy_target == "improved":
                 actions[part], weights[part], scales[part] = output.candidates, output.weights, proposal
