@@ -1,0 +1,531 @@
+"""Reanalysis: which positions are searched, what each target is made of, and that imitation does not inflate the policy."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+import sb3_ezm.reanalyze as reanalyze_module
+from sb3_ezm.buffers import PerTaskReplayBuffer
+from sb3_ezm.config import SearchConfig, TargetConfig
+from sb3_ezm.losses import policy_loss
+from sb3_ezm.observations import ObservationLayout
+from sb3_ezm.reanalyze import Reanalyzer, ReanalyzeStatistics, SegmentTensors
+from sb3_ezm.search import SearchNoise, SearchOutput, WorldModelPlanner, draw_noise
+from sb3_ezm.search.model import reduce_values
+from sb3_ezm.types import TargetBatch
+from sb3_ezm.world_model import Unroll, WorldModel
+from tests.target_oracle import Episode, make_model, windows
+
+UNROLL, TD = 3, 2
+HORIZON = UNROLL + TD
+# Small, and without chance in the values: the mean of all heads instead of two random ones.
+SEARCH = SearchConfig(num_simulations=6, num_candidates=4, value_reduction="mean")
+
+
+def reanalyzer(search: SearchConfig = SEARCH, max_roots: int = 4096, seed: int = 0, **target: Any) -> Reanalyzer:
+    config = TargetConfig(**{"unroll_steps": UNROLL, "td_steps": TD, "value_target": "td", **target})
+    return Reanalyzer(search, config, th.Generator().manual_seed(seed), max_roots=max_roots)
+
+
+class Scene:
+    """
+    Episodes of random observations under a tiny model, and the segments that begin at given transitions.
+
+    :param lengths: transitions of each episode
+    :param terminated: which of them truly end
+    :param starts: first transition of each segment
+    :param seed: of everything
+    """
+
+    def __init__(self, lengths: list[int], terminated: list[bool], starts: list[int], seed: int = 0) -> None:
+        self.model = make_model(seed).eval()
+        generator = th.Generator().manual_seed(seed)
+        rows = len(lengths)
+        self.starts = starts
+        self.tasks = th.arange(rows) % 3
+        self.observations = [th.randn(length + 1, 4, generator=generator) for length in lengths]
+        self.episodes = []
+        for b, length in enumerate(lengths):
+            rewards = th.randn(length, generator=generator).tolist()
+            values = state_values(self.model, self.observations[b], self.tasks[b].expand(length + 1)).tolist()
+            self.episodes.append(Episode(rewards, values, terminated[b]))
+        window = windows(self.episodes, starts, HORIZON)
+        actions = 1.8 * th.rand(rows, HORIZON, 3, generator=generator) - 0.9
+        searched = th.rand(rows, HORIZON, generator=generator) < 0.5
+        self.batch = SegmentTensors(
+            observations=th.stack([self.observations[b][window.states[b]] for b in range(rows)]),
+            actions=actions * self.model.action_mask[self.tasks].unsqueeze(1) * window.valid.unsqueeze(2),
+            rewards=window.rewards.float(),
+            terminated=window.terminated,
+            valid=window.valid,
+            searched=searched & window.valid,
+            search_values=th.randn(rows, HORIZON, generator=generator) * (searched & window.valid),
+            tasks=self.tasks,
+            weights=th.ones(rows),
+            ages=th.arange(rows),
+        )
+
+    def positions(self) -> list[tuple[int, int, int]]:
+        """Row, position and state of the episode there, of every position that will get targets."""
+        return [(b, j, start + j) for b, start in enumerate(self.starts) for j in range(UNROLL + 1)]
+
+    def searchable(self) -> list[tuple[int, int]]:
+        return [(b, j) for b, j, state in self.positions() if self.episodes[b].can_act(state)]
+
+    def td_target(self, b: int, state: int) -> float:
+        return self.episodes[b].n_step_return(state, TD, float(self.model.discounts[self.tasks[b]]))
+
+
+def state_values(
+    model: WorldModel, observations: th.Tensor, tasks: th.Tensor, heads: tuple[int, ...] | None = None
+) -> th.Tensor:
+    with th.no_grad():
+        context = model.embed(tasks)
+        values = model.values(model.predict(model.encode(observations, context), context, heads))
+    return values.mean(dim=0) if heads is None else values.amin(dim=0)
+
+
+def every_ending() -> Scene:
+    # Inside an episode; truncated (or open) after 2 of the steps; terminated after 2; terminated at once; truncated exactly at
+    # the last position; terminated on the way into it; terminated within the TD window behind it.
+    return Scene(
+        lengths=[20, 6, 6, 5, 7, 7, 8],
+        terminated=[False, False, True, True, False, True, True],
+        starts=[3, 4, 4, 4, 4, 4, 4],
+    )
+
+
+# --- values and masks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("absorbing", [True, False])
+def test_td_targets_and_masks_for_every_ending(absorbing: bool) -> None:
+    scene = every_ending()
+    targets, _ = reanalyzer(absorbing_terminal=absorbing)(scene.model, scene.batch, 0)
+    for b, j, state in scene.positions():
+        episode = scene.episodes[b]
+        exists, dead = episode.has_state(state), episode.is_absorbing(state)
+        # The state into which a true termination leads was seen, and its value is known to be zero, in either case.
+        assert targets.value_mask[b, j] == (exists or (absorbing and dead)), (b, j)
+        assert targets.policy_mask[b, j] == (exists and not dead), (b, j)
+        if targets.value_mask[b, j]:
+            assert targets.values[b, j].item() == pytest.approx(scene.td_target(b, state), rel=1e-4, abs=1e-4), (b, j)
+        if j == UNROLL:
+            continue
+        taken = episode.has_state(state + 1)
+        assert targets.step_mask[b, j] == taken, (b, j)
+        assert targets.reward_mask[b, j] == (taken or (absorbing and dead)), (b, j)
+        assert targets.continues[b, j] == (0.0 if taken and episode.is_absorbing(state + 1) else 1.0), (b, j)
+        assert targets.rewards[b, j].item() == pytest.approx(episode.rewards[state] if taken else 0.0), (b, j)
+
+
+def test_the_scene_has_every_kind_of_position() -> None:
+    # Guards the test above: terminated states at and behind the end, and truncated last states, are really there.
+    scene = every_ending()
+    ends = [(scene.episodes[b].terminated, state - scene.episodes[b].length) for b, _, state in scene.positions()]
+    assert {(True, 0), (True, 1), (True, 2), (False, 0), (False, 1), (False, -1)} <= set(ends)
+
+
+def test_bootstrap_values_are_the_minimum_of_two_random_heads_for_the_whole_batch() -> None:
+    scene = Scene([20] * 4, [False] * 4, [2] * 4)
+    scene.model = make_model(0, num_value_heads=3).eval()
+    search = SearchConfig(num_simulations=4, num_candidates=4, value_reduction="min2")
+    make = reanalyzer(search, reanalyze_ratio=0.0)
+    pairs = list(itertools.combinations(range(3), 2))
+    ahead = scene.batch.observations[:, TD : TD + UNROLL + 1]
+    discount = scene.model.discounts[scene.tasks].unsqueeze(1)
+    plain = scene.batch.rewards[:, : UNROLL + 1] + discount * scene.batch.rewards[:, 1 : UNROLL + 2]
+    tasks = scene.tasks.repeat_interleave(UNROLL + 1)
+    expected = {
+        pair: plain + discount**2 * state_values(scene.model, ahead.flatten(0, 1), tasks, pair).view(4, -1) for pair in pairs
+    }
+    drawn = []
+    for _ in range(12):
+        values = make(scene.model, scene.batch, 0)[0].values
+        fits = [pair for pair in pairs if th.allclose(values, expected[pair], atol=1e-4)]
+        assert len(fits) == 1, "every row and position with the same two heads"
+        drawn += fits
+    assert set(drawn) == set(pairs)
+
+
+def test_reduced_values_are_floored_on_request() -> None:
+    scene = Scene([20] * 2, [False] * 2, [2] * 2)
+    floor = SearchConfig(num_simulations=4, num_candidates=4, value_reduction="mean", value_floor=1e3)
+    values = reanalyzer(floor)(scene.model, scene.batch, 0)[0].values
+    lifted = [Episode(e.rewards, [1e3] * len(e.values), e.terminated) for e in scene.episodes]
+    for b, j, state in scene.positions():
+        expected = lifted[b].n_step_return(state, TD, float(scene.model.discounts[scene.tasks[b]]))
+        assert values[b, j].item() == pytest.approx(expected, rel=1e-5)
+
+
+# --- which positions are searched: a search whose results tell where they came from --------------------------------------
+
+
+class TracingSearch:
+    """Stands in for the search: actions and values are functions of observation and task alone, and all calls are kept."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[th.Tensor] = []
+        monkeypatch.setattr(reanalyze_module, "search", self)
+
+    @staticmethod
+    def result(observations: th.Tensor, tasks: th.Tensor, count: int) -> SearchOutput:
+        value = observations.sum(dim=1) + 100.0 * tasks
+        best = (1e3 * observations[:, 0].abs()).long() % count
+        candidates = th.tanh(observations[:, None, :3] * th.linspace(0.2, 1.0, count).view(1, -1, 1))
+        rows = th.arange(len(observations))
+        q = value.unsqueeze(1) + th.arange(count) + 1.0
+        return SearchOutput(
+            actions=candidates[rows, best],
+            candidates=candidates,
+            weights=th.softmax(observations[:, :1] * th.arange(count), dim=1),
+            values=value,
+            network_values=value - 7.0,
+            q_values=q,
+            visits=th.ones(len(observations), count),
+            best=best,
+        )
+
+    def __call__(self, planner: WorldModelPlanner, config: SearchConfig, noise: SearchNoise) -> SearchOutput:
+        self.calls.append(planner._observations)
+        assert noise.root.shape[0] == len(planner._observations)
+        return self.result(planner._observations, planner._context.tasks, config.num_candidates)
+
+    def searched(self, scene: Scene, targets: TargetBatch) -> set[tuple[int, int]]:
+        """Positions whose action is the one that a search at that very state finds (and not the stored one)."""
+        found = set()
+        for b, j, state in scene.positions():
+            if scene.episodes[b].has_state(state):
+                observation = scene.observations[b][state : state + 1]
+                expected = self.result(observation, scene.tasks[b : b + 1], SEARCH.num_candidates)
+                if th.allclose(targets.policy_actions[b, j, 0], expected.actions[0]):
+                    found.add((b, j))
+        return found
+
+
+def test_everything_that_can_be_searched_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, tracing = every_ending(), TracingSearch(monkeypatch)
+    targets, statistics = reanalyzer(value_target="search")(scene.model, scene.batch, 0)
+    searchable = scene.searchable()
+    # States of a true termination are not: by hand, 4 + 3 + 2 + 1 + 4 + 3 + 4 of the 28 positions remain.
+    assert len(searchable) == 21 and tracing.searched(scene, targets) == set(searchable)
+    assert [len(call) for call in tracing.calls] == [21]
+    assert (1, 2) in searchable  # the last state of a truncated episode is
+    for b, j in searchable:
+        observation = scene.observations[b][scene.starts[b] + j]
+        assert targets.values[b, j].item() == pytest.approx(observation.sum().item() + 100.0 * int(scene.tasks[b]), abs=1e-4)
+    assert targets.policy_actions.shape == (7, 4, 1, 3) and targets.policy_weights.tolist() == [[[1.0]] * 4] * 7
+    assert targets.policy_scales.tolist() == [[[1.0]] * 4] * 7
+    # Improvement is 7, Q of the best minus the mean of value + {1, 2, 3, 4} is best - 1.5, and 3 of 4 candidates are wide.
+    best = th.cat([tracing.result(call, th.zeros(len(call)).long(), 4).best for call in tracing.calls]).float()
+    expected = ReanalyzeStatistics(
+        th.tensor(7.0), (best - 1.5).mean(), (best >= 1).float().mean(), searched_share=th.tensor(1.0)
+    )
+    assert [float(x) for x in statistics] == pytest.approx([float(x) for x in expected], abs=1e-4)
+
+
+@pytest.mark.parametrize("max_roots", [1, 4, 20, 21, 22])
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, max_roots: int) -> None:
+    scene, tracing = every_ending(), TracingSearch(monkeypatch)
+    whole, whole_statistics = reanalyzer(value_target="search", match_proposal=True)(scene.model, scene.batch, 0)
+    tracing.calls.clear()
+    parts, statistics = reanalyzer(value_target="search", match_proposal=True, max_roots=max_roots)(
+        scene.model, scene.batch, 0
+    )
+    assert max(len(call) for call in tracing.calls) <= max_roots
+    assert sum(len(call) for call in tracing.calls) == 21 and len(tracing.calls) == math.ceil(21 / max_roots)
+    for name in TargetBatch._fields:
+        assert th.equal(getattr(parts, name), getattr(whole, name)), name
+    assert [float(x) for x in statistics] == pytest.approx([float(x) for x in whole_statistics], rel=1e-5)
+
+
+def test_nothing_is_searched_at_ratio_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, tracing = every_ending(), TracingSearch(monkeypatch)
+    targets, statistics = reanalyzer(reanalyze_ratio=0.0, value_target="search")(scene.model, scene.batch, 0)
+    assert not tracing.calls and float(statistics.searched_share) == 0.0 and math.isnan(float(statistics.improvement))
+    imitated = 0
+    for b, j, state in scene.positions():
+        if not scene.episodes[b].can_act(state):
+            assert targets.policy_mask[b, j] == 0.0
+            continue
+        # Only an action that was taken, and chosen by a search rather than at random, teaches the policy; the value of that
+        # search stands in for the TD target.
+        stored = bool(scene.batch.searched[b, j]) and scene.episodes[b].has_state(state + 1)
+        assert targets.policy_mask[b, j] == stored
+        if stored:
+            imitated += 1
+            assert th.equal(targets.policy_actions[b, j, 0], scene.batch.actions[b, j])
+            assert targets.values[b, j] == scene.batch.search_values[b, j]
+        else:
+            assert targets.values[b, j].item() == pytest.approx(scene.td_target(b, state), rel=1e-4, abs=1e-4)
+    assert 3 < imitated < 18
+
+
+@pytest.mark.parametrize("imitate_stored", [True, False])
+def test_a_quarter_is_searched(monkeypatch: pytest.MonkeyPatch, imitate_stored: bool) -> None:
+    scene, tracing = every_ending(), TracingSearch(monkeypatch)
+    make = reanalyzer(reanalyze_ratio=0.25, value_target="search", imitate_stored=imitate_stored)
+    times = dict.fromkeys(scene.searchable(), 0)
+    for _ in range(40):
+        targets, statistics = make(scene.model, scene.batch, 0)
+        chosen = tracing.searched(scene, targets)
+        assert len(chosen) == 5  # of 21: round(5.25)
+        assert float(statistics.searched_share) == pytest.approx(5 / 21)
+        for position in chosen:
+            times[position] += 1
+            assert targets.policy_mask[position] == 1.0
+        for b, j in set(times) - chosen:
+            exists = scene.episodes[b].has_state(scene.starts[b] + j + 1)
+            assert targets.policy_mask[b, j] == (imitate_stored and exists and bool(scene.batch.searched[b, j]))
+            assert th.equal(targets.policy_actions[b, j, 0], scene.batch.actions[b, j])
+            # Stored root values serve as value targets even where stored actions are not imitated.
+            if scene.batch.searched[b, j] and exists:
+                assert targets.values[b, j] == scene.batch.search_values[b, j]
+    # Each position was drawn 40 * 5/21 = 9.5 times on average, with a deviation of 2.7: nothing is left out or preferred.
+    assert sum(times.values()) == 200 and min(times.values()) > 0 and max(times.values()) < 20
+
+
+def test_random_actions_of_the_warm_up_are_searched_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = every_ending()
+    scene.batch = scene.batch._replace(
+        searched=th.zeros_like(scene.batch.searched), search_values=th.zeros_like(scene.batch.search_values)
+    )
+    TracingSearch(monkeypatch)
+    assert reanalyzer()(scene.model, scene.batch, 0)[0].policy_mask.sum() == 21
+    assert reanalyzer(reanalyze_ratio=0.0)(scene.model, scene.batch, 0)[0].policy_mask.sum() == 0
+
+
+def test_mixed_targets_switch_by_age_after_a_number_of_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, _ = every_ending(), TracingSearch(monkeypatch)
+    make = reanalyzer(value_target="mixed", mixed_after=10, mixed_newest=3)  # ages are 0, 1, 2, ... by row
+    td = reanalyzer(value_target="td")(scene.model, scene.batch, 0)[0].values
+    search = reanalyzer(value_target="search")(scene.model, scene.batch, 0)[0].values
+    assert not th.isclose(td, search)[[b for b, _ in scene.searchable()], [j for _, j in scene.searchable()]].any()
+    assert th.equal(make(scene.model, scene.batch, 9)[0].values, td)
+    assert th.equal(make(scene.model, scene.batch, 10)[0].values, th.cat((td[:3], search[3:])))
+
+
+def test_the_improved_policy_keeps_all_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, tracing = every_ending(), TracingSearch(monkeypatch)
+    make = reanalyzer(policy_target="improved", match_proposal=True, reanalyze_ratio=0.5)
+    targets, _ = make(scene.model, scene.batch, 0)
+    assert targets.policy_actions.shape == (7, 4, 4, 3)
+    searched = 0
+    for b, j in scene.searchable():
+        state = scene.starts[b] + j
+        result = tracing.result(scene.observations[b][state : state + 1], scene.tasks[b : b + 1], 4)
+        if th.equal(targets.policy_actions[b, j], result.candidates[0]):
+            searched += 1
+            assert targets.policy_weights[b, j].tolist() == pytest.approx(result.weights[0].tolist())
+            assert targets.policy_scales[b, j].tolist() == [1.0, 3.0, 3.0, 3.0]
+        else:  # the stored action is the first of four, alone
+            assert th.equal(targets.policy_actions[b, j, 0], scene.batch.actions[b, j])
+            assert targets.policy_weights[b, j].tolist() == [1.0, 0.0, 0.0, 0.0]
+            assert targets.policy_scales[b, j].tolist() == [1.0] * 4
+    assert searched == 10  # of 21: round(10.5), to the even neighbour
+    assert targets.policy_weights.sum(dim=2).flatten().tolist() == pytest.approx([1.0] * 28)
+
+
+@pytest.mark.parametrize(("match", "wide"), [(True, 3.0), (False, 1.0)])
+def test_scales_of_the_best_candidate(monkeypatch: pytest.MonkeyPatch, match: bool, wide: float) -> None:
+    scene, tracing = every_ending(), TracingSearch(monkeypatch)
+    targets, _ = reanalyzer(match_proposal=match)(scene.model, scene.batch, 0)
+    kinds = set()
+    for b, j in scene.searchable():
+        state = scene.starts[b] + j
+        best = int(tracing.result(scene.observations[b][state : state + 1], scene.tasks[b : b + 1], 4).best)
+        assert targets.policy_scales[b, j].tolist() == [1.0 if best == 0 else wide]  # three of four candidates are wide
+        kinds.add(best == 0)
+    assert kinds == {True, False}
+
+
+# --- with the real search ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy_target", ["best", "improved"])
+def test_targets_of_the_real_search(policy_target: str) -> None:
+    scene = every_ending()
+    before = {name: tensor.clone() for name, tensor in scene.model.state_dict().items()}
+    targets, _ = reanalyzer(policy_target=policy_target, value_target="search")(scene.model, scene.batch, 0)
+    for name, tensor in targets._asdict().items():
+        assert not tensor.requires_grad and th.isfinite(tensor).all(), name
+    assert th.equal(targets.policy_mask, targets.policy_mask.clamp(0.0, 1.0)) and targets.policy_mask.sum() == 21
+    assert targets.policy_weights.sum(dim=2).flatten().tolist() == pytest.approx([1.0] * 28)
+    assert (targets.policy_weights >= 0).all() and targets.policy_actions.abs().max() <= 0.999
+    padded = (1.0 - scene.model.action_mask[scene.tasks])[:, None, None].expand_as(targets.policy_actions)
+    assert not targets.policy_actions[padded == 1.0].any()
+    assert all(th.equal(before[name], tensor) for name, tensor in scene.model.state_dict().items())
+
+
+def test_the_same_generator_gives_the_same_targets() -> None:
+    scene = every_ending()
+    first, again, other = (reanalyzer(seed=seed)(scene.model, scene.batch, 0)[0] for seed in (1, 1, 2))
+    assert all(th.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not th.equal(first.policy_actions, other.policy_actions)
+
+
+def test_chunks_change_nothing_with_the_real_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One set of draws for all roots of all calls, so that chunks cannot draw differently.
+    def shared(config: SearchConfig, rows: int, size: int, generator: th.Generator) -> SearchNoise:
+        return draw_noise(config, rows, size, deterministic=True)
+
+    monkeypatch.setattr(reanalyze_module, "draw_noise", shared)
+    scene = every_ending()
+    whole, parts = (
+        reanalyzer(policy_target="improved", value_target="search", max_roots=roots)(scene.model, scene.batch, 0)[0]
+        for roots in (4096, 5)
+    )
+    for name in TargetBatch._fields:
+        # Matrix products of other sizes round differently; weights multiply Q by ten.
+        assert getattr(parts, name).numpy() == pytest.approx(getattr(whole, name).numpy(), rel=1e-3, abs=1e-3), name
+
+
+# --- imitation of a search that knows nothing ---------------------------------------------------------------------------
+
+
+def indifferent_model() -> WorldModel:
+    """Every reward and value is zero, so that no candidate is better than another; the policy is an arbitrary narrow one."""
+    model = make_model(0, log_std_min=-4.0, log_std_max=0.0, log_std_init=-2.0).eval()
+    with th.no_grad():
+        for head in (model.reward_head, *model.value_heads):
+            head[-1].weight.zero_()  # type: ignore[index, union-attr]
+            head[-1].bias.zero_()  # type: ignore[index, union-attr]
+    return model
+
+
+def imitation_gradients(rows: int, search: SearchConfig, **target: Any) -> dict[str, tuple[float, float]]:
+    """
+    :param rows: segments
+    :param search: settings of the search
+    :param target: fields of TargetConfig
+    :return: for mean (in units of the deviation) and log std: average gradient of the policy loss per existing action entry
+        and position, and the standard error of that average
+    """
+    model = indifferent_model()
+    generator = th.Generator().manual_seed(1)
+    observations = th.randn(rows, HORIZON + 1, 4, generator=generator)
+    valid, none = th.ones(rows, HORIZON, dtype=th.bool), th.zeros(rows, HORIZON)
+    tasks = th.arange(rows) % 3
+    batch = SegmentTensors(
+        *(observations, th.zeros(rows, HORIZON, 3), none, none > 0, valid, valid, none),
+        *(tasks, th.ones(rows), th.zeros(rows, dtype=th.long)),
+    )
+    targets, _ = reanalyzer(search, **target)(model, batch, 0)
+    context = model.embed(tasks.repeat_interleave(UNROLL + 1))
+    with th.no_grad():
+        latents = model.encode(observations[:, : UNROLL + 1].flatten(0, 1), context)
+        prediction = model.predict(latents, context)
+    prediction = prediction._replace(
+        mean=prediction.mean.unflatten(0, (rows, -1)).transpose(0, 1).detach().requires_grad_(),
+        log_std=prediction.log_std.unflatten(0, (rows, -1)).transpose(0, 1).detach().requires_grad_(),
+    )
+    nothing = th.zeros(0)
+    mask = model.action_mask[tasks]
+    unroll = Unroll(nothing, nothing, prediction, nothing, nothing, mask, model.discounts[tasks])
+    policy_loss(unroll, targets).sum().backward()
+    exists = mask.expand_as(prediction.mean) > 0
+    assert prediction.mean.grad is not None and prediction.log_std.grad is not None
+    samples = {
+        "mean": (prediction.mean.grad * th.exp(prediction.log_std.detach()))[exists],
+        "log_std": prediction.log_std.grad[exists],
+    }
+    return {name: (float(x.mean()), float(x.std() / math.sqrt(len(x)))) for name, x in samples.items()}
+
+
+# With Gumbel noise the best of equal candidates is any of them; without, the improved policy weighs all of them equally.
+UNINFORMED: list[Callable[[], tuple[SearchConfig, dict[str, Any]]]] = [
+    lambda: (SearchConfig(num_simulations=8, num_candidates=8, gumbel_scale=1.0), {"policy_target": "best"}),
+    lambda: (SearchConfig(num_simulations=8, num_candidates=8), {"policy_target": "improved"}),
+]
+
+
+@pytest.mark.parametrize("kind", UNINFORMED, ids=["best", "improved"])
+def test_matched_imitation_of_an_uninformed_search_leaves_the_policy_alone(
+    kind: Callable[[], tuple[SearchConfig, dict[str, Any]]],
+) -> None:
+    search, target = kind()
+    gradients = imitation_gradients(1500, search, match_proposal=True, **target)
+    # The score of a distribution has mean zero under itself: 1500 rows x 4 positions x 2 entries on average.
+    for mean, error in gradients.values():
+        assert abs(mean) < 4.0 * error and error < 0.02
+
+
+@pytest.mark.parametrize("kind", UNINFORMED, ids=["best", "improved"])
+def test_unmatched_imitation_of_an_uninformed_search_inflates_the_deviation(
+    kind: Callable[[], tuple[SearchConfig, dict[str, Any]]],
+) -> None:
+    search, target = kind()
+    gradients = imitation_gradients(1500, search, match_proposal=False, **target)
+    mean, error = gradients["mean"]
+    assert abs(mean) < 4.0 * error
+    # 1 - E z^2 with z of deviation 1 in a quarter of the candidates and 3 in the others: 1 - (0.25 + 0.75 * 9) = -6.
+    log_std, error = gradients["log_std"]
+    assert log_std == pytest.approx(-6.0, abs=4.0 * error) and error < 0.2
+
+
+# --- from the replay buffer ----------------------------------------------------------------------------------------------
+
+
+def test_targets_of_replayed_episodes() -> None:
+    """Two tasks, every kind of ending, everything as the algorithm stores and draws it."""
+    space = spaces.Dict({"observation": spaces.Box(-np.inf, np.inf, (4,), np.float32), "task": spaces.Discrete(3)})
+    actions = spaces.Box(-1.0, 1.0, (3,), np.float32)
+    layout = ObservationLayout(space)
+    buffer = PerTaskReplayBuffer(60, space, actions, n_envs=3, layout=layout, num_tasks=3, horizon=HORIZON, seed=0)
+    model, rng = make_model(0).eval(), np.random.default_rng(0)
+    tasks = np.arange(3)
+    # Lengths of the successive episodes of each environment: they end by termination, truncation, termination, ... The last
+    # one is still running.
+    lengths = [[5, 7, 4, 9], [9, 3, 6, 7], [1, 2, 8, 14]]
+    paths = [[rng.normal(size=(n + 1, 4)).astype(np.float32) for n in row] for row in lengths]
+    rewards = [[rng.normal(size=n).astype(np.float32) for n in row] for row in lengths]
+    clock = [(0, 0)] * 3  # episode and step of each environment
+    for _ in range(25):
+        ends = [step + 1 == lengths[env][episode] and episode < 3 for env, (episode, step) in enumerate(clock)]
+        truncated = [end and episode % 2 == 1 for end, (episode, _) in zip(ends, clock, strict=True)]
+        buffer.add(
+            {"observation": np.stack([paths[e][k][t] for e, (k, t) in enumerate(clock)]), "task": tasks},
+            {"observation": np.stack([paths[e][k][t + 1] for e, (k, t) in enumerate(clock)]), "task": tasks},
+            rng.uniform(-1.0, 1.0, (3, 3)).astype(np.float32),
+            np.array([rewards[e][k][t] for e, (k, t) in enumerate(clock)]),
+            np.array(ends),
+            [{"TimeLimit.truncated": cut} for cut in truncated],
+        )
+        clock = [(k + 1, 0) if end else (k, t + 1) for (k, t), end in zip(clock, ends, strict=True)]
+    recorded = {}
+    for env, row in enumerate(paths):
+        for k, path in enumerate(row):
+            length = lengths[env][k] if k < clock[env][0] else clock[env][1] if k == clock[env][0] else 0
+            states = th.as_tensor(path[: length + 1])
+            values = state_values(model, states, th.full((length + 1,), env)).tolist()
+            episode = Episode(rewards[env][k][:length].tolist(), values, terminated=k % 2 == 0 and k < clock[env][0])
+            recorded.update({path[t].tobytes(): (episode, t) for t in range(length)})
+
+    segments = buffer.sample_segments(180)
+    tensors = {name: th.as_tensor(value) for name, value in segments._asdict().items() if name != "slots"}
+    targets, _ = reanalyzer(reanalyze_ratio=0.0)(model, SegmentTensors(**tensors), 0)
+    seen = set()
+    for b in range(180):
+        episode, start = recorded[segments.observations[b, 0].tobytes()]
+        seen.add(segments.observations[b, 0].tobytes())
+        for j in range(UNROLL + 1):
+            state = start + j
+            assert targets.value_mask[b, j] == (episode.has_state(state) or episode.is_absorbing(state))
+            if targets.value_mask[b, j]:
+                expected = episode.n_step_return(state, TD, float(model.discounts[segments.tasks[b]]))
+                assert targets.values[b, j].item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert len(seen) > 60  # of the 75 stored transitions
+
+
+def test_reduction_of_the_bootstrap_is_that_of_the_search() -> None:
+    values = th.tensor([[1.0, -4.0], [3.0, -2.0]])
+    for kind, expected in (("mean", [2.0, -3.0]), ("min", [1.0, -4.0])):
+        assert reduce_values(values, SearchConfig(value_reduction=kind)).tolist() == expected  # type: ignore[arg-type]
