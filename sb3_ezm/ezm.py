@@ -310,9 +310,9 @@ class EZM(OffPolicyAlgorithm):
     ) -> None:
         if self._sent_at is not None:  # since the actions were sent: environment and callbacks
             self._times.add("env", time.perf_counter() - self._sent_at)
-            self._sent_at = None
         with self._times.measure("store"):
             super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._sent_at = None
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: npt.NDArray[Any] | None = None) -> None:
         super()._update_info_buffer(infos, dones)

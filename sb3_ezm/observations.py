@@ -31,7 +31,8 @@ class ObservationLayout:
     every other key is concatenated in the space's order.
 
     :param space: observation space of one environment
-    :raises ConfigurationError: for images, Discrete spaces that do not start at 0, and nested or unknown spaces
+    :raises ConfigurationError: for images, empty, nested or unknown spaces, and class spaces that do not start at 0 or have
+        more than one dimension
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
@@ -42,14 +43,17 @@ class ObservationLayout:
         if isinstance(space, spaces.Dict):
             task = space.spaces.get(TASK_KEY)
             if isinstance(task, spaces.Discrete):
+                _part(TASK_KEY, task)  # for its errors
                 self.has_task, self.num_tasks = True, int(task.n)
             parts = [_part(key, sub) for key, sub in space.spaces.items() if not (self.has_task and key == TASK_KEY)]
         else:
             parts = [_part(None, space)]
         if not parts:
-            raise ConfigurationError(f"the observation space {space} has a task id but nothing to observe.")
+            raise ConfigurationError(f"The observation space {space} has a task id but nothing to observe.")
         self._parts = parts
         self.size = sum(part.size for part in parts)
+        if self.size < 1:
+            raise ConfigurationError(f"The observation space {space} has no entries.")
 
     def flatten(self, observation: Any) -> tuple[FloatArray, IntArray]:
         """
@@ -110,6 +114,8 @@ def _part(key: str | None, space: spaces.Space[Any]) -> _Part:
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         if np.any(np.asarray(space.start) != 0):
             raise ConfigurationError(f"{label} ({space}) must start at 0.")
+        if len(space.shape or ()) > 1:  # SB3 could not tell a single observation from a batch
+            raise ConfigurationError(f"{label} ({space}) has more than one dimension: flatten it in a wrapper.")
         sizes = (space.n,) if isinstance(space, spaces.Discrete) else tuple(np.asarray(space.nvec).flatten().tolist())
         classes = tuple(int(n) for n in sizes)
         return _Part(key, space, sum(classes), classes)

@@ -1,0 +1,181 @@
+"""Models that train in milliseconds, and environments whose numbers can be told in advance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+from sb3_ezm import EZM, make_multitask_env
+from sb3_ezm.policies import EZMPolicy
+
+TINY_NETWORKS: dict[str, Any] = {
+    "latent_size": 16,
+    "num_blocks": 1,
+    "head_layers": (16,),
+    "projector_size": 16,
+    "num_value_heads": 2,
+    "task_embedding_size": 4,
+    "action_code_size": 4,
+}
+TINY: dict[str, Any] = {
+    "num_simulations": 4,
+    "num_candidates": 2,
+    "unroll_steps": 2,
+    "td_steps": 2,
+    "batch_size": 8,
+    "learning_starts": 10,
+    "buffer_size": 1000,
+    "policy_kwargs": TINY_NETWORKS,
+}
+
+
+class SpaceEnv(gym.Env[Any, Any]):
+    """
+    Any spaces. Observations are seeded draws; the reward is the step number 1, 2, 3, ... of the episode.
+
+    :param observation_space: of the environment
+    :param action_space: of the environment
+    :param length: steps of an episode
+    :param terminates: whether the end is a termination
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any] | None = None,
+        action_space: spaces.Space[Any] | None = None,
+        length: int = 5,
+        terminates: bool = True,
+    ) -> None:
+        self.observation_space = spaces.Box(-1.0, 1.0, (3,)) if observation_space is None else observation_space
+        self.action_space = spaces.Box(-1.0, 1.0, (2,)) if action_space is None else action_space
+        self.length, self.terminates = length, terminates
+        self.steps = 0
+        self.received: list[Any] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
+        self.received.append(action)
+        self.steps += 1
+        over = self.steps >= self.length
+        terminated, truncated = over and self.terminates, over and not self.terminates
+        return self.observation_space.sample(), float(self.steps), terminated, truncated, {}
+
+
+class CountEnv(gym.Env[np.ndarray, np.ndarray]):
+    """
+    The observation is ``[1000 e + t]``, the step ``t`` of episode ``e``; so is the reward for reaching it.
+
+    :param length: steps of an episode, which ends by truncation
+    """
+
+    def __init__(self, length: int = 6) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.action_space = spaces.Box(-2.0, 6.0, (1,), np.float32)
+        self.length = length
+        self.episode, self.steps = -1, 0
+        self.received: list[float] = []
+
+    def _observation(self) -> np.ndarray:
+        return np.array([1000.0 * self.episode + self.steps], dtype=np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.episode, self.steps = self.episode + 1, 0
+        return self._observation(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.received.append(float(action[0]))
+        self.steps += 1
+        observation = self._observation()
+        return observation, float(observation[0]), False, self.steps >= self.length, {}
+
+
+def tiny_model(env: Any = "Pendulum-v1", policy: Any = None, **changes: Any) -> EZM:
+    """
+    :param env: what EZM takes
+    :param policy: by default the small one that fits the observation space
+    :param changes: keywords of EZM other than the tiny ones
+    :return: a model that is cheap to train
+    """
+    if policy is None:
+        is_dict = not isinstance(env, str) and isinstance(env.observation_space, spaces.Dict)
+        policy = "MultiInputPolicy" if is_dict else "MlpPolicy"
+    return EZM(policy, env, **{"seed": 0, **TINY, **changes})
+
+
+def toy_env(tasks: Any = "toy", n_envs_per_task: int = 1, seed: int | None = 0, **kwargs: Any) -> Any:
+    """
+    :param tasks: the toy suite or some of it
+    :param n_envs_per_task: copies
+    :param seed: of the environments
+    :param kwargs: further keywords of ``make_multitask_env``
+    :return: vector environment
+    """
+    return make_multitask_env(tasks, n_envs_per_task=n_envs_per_task, seed=seed, **kwargs)
+
+
+def randomize(policy: EZMPolicy, seed: int = 0) -> None:
+    """
+    Make a fresh policy opinionated: its zero-initialized heads would value all actions alike.
+
+    :param policy: changed in place
+    :param seed: of the weights
+    """
+    generator = th.Generator().manual_seed(seed)
+    with th.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.3 * th.randn(parameter.shape, generator=generator))
+
+
+def weights_of(model: EZM) -> dict[str, th.Tensor]:
+    """
+    :param model: any
+    :return: copies of all parameters and buffers of learner and target network
+    """
+    return {name: value.clone() for name, value in model.policy.state_dict().items()}
+
+
+def assert_same_weights(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> None:
+    """
+    Bit for bit.
+
+    :param first: from :func:`weights_of`
+    :param second: from :func:`weights_of`
+    """
+    assert first.keys() == second.keys()
+    different = [name for name in first if not th.equal(first[name], second[name])]
+    assert not different, different
+
+
+def same_weights(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> bool:
+    """
+    :param first: from :func:`weights_of`
+    :param second: from :func:`weights_of`
+    :return: whether they agree bit for bit
+    """
+    return all(th.equal(first[name], second[name]) for name in first)
+
+
+def record_actions() -> tuple[list[np.ndarray], Callable[[dict[str, Any], dict[str, Any]], bool]]:
+    """
+    :return: a list, and a callback that appends the actions of each step to it
+    """
+    actions: list[np.ndarray] = []
+
+    def callback(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        actions.append(np.copy(local["actions"]))
+        return True
+
+    return actions, callback
