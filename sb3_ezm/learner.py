@@ -87,7 +87,8 @@ class Learner:
         :return: targets
         """
         targets, statistics = self.reanalyzer(self.policy.target_model, batch, updates)
-        self.metrics.add(**{f"search_{name}": value for name, value in statistics._asdict().items()})
+        if self.target_config.reanalyze_ratio > 0:  # otherwise nothing was searched and there is nothing to average
+            self.metrics.add(**{f"search_{name}": value for name, value in statistics._asdict().items()})
         return targets
 
     def update(self, batch: SegmentTensors, targets: TargetBatch, updates: int) -> npt.NDArray[np.float32]:
