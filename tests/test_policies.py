@@ -1,0 +1,384 @@
+"""What a policy promises: predictions that repeat, rows that stay apart, bounds that hold, files that load."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+
+from sb3_ezm import EZM, make_task_set
+from sb3_ezm.config import SearchConfig
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.observations import ObservationLayout
+from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy, default_task_set
+from tests.tiny import TINY_NETWORKS, assert_same_weights, randomize
+
+SEARCH = SearchConfig(num_simulations=8, num_candidates=4)
+
+
+def make_policy(
+    action_space: spaces.Box | None = None, observation_space: spaces.Space[Any] | None = None, **changes: Any
+) -> EZMPolicy:
+    """
+    :param action_space: two entries by default
+    :param observation_space: three entries by default
+    :param changes: further arguments
+    :return: an opinionated policy in evaluation mode
+    """
+    th.manual_seed(0)
+    arguments = {"search_config": SEARCH, **TINY_NETWORKS, **changes}
+    policy = MlpPolicy(
+        observation_space or spaces.Box(-1.0, 1.0, (3,)),
+        action_space or spaces.Box(-1.0, 1.0, (2,)),
+        lambda _: 1e-3,
+        **arguments,
+    )
+    randomize(policy)
+    policy.seed(1)
+    policy.set_training_mode(False)
+    return policy
+
+
+def toy_policy(**changes: Any) -> EZMPolicy:
+    """
+    :param changes: further arguments
+    :return: a policy for the four toy tasks (4 observation entries, 2 action entries)
+    """
+    tasks = make_task_set("toy")
+    return make_policy(tasks.action_space, tasks.observation_space, task_set=tasks, **changes)
+
+
+def observations(rows: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-1.0, 1.0, (rows, 3)).astype(np.float32)
+
+
+def toy_observations(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "observation": rng.uniform(-1.0, 1.0, (rows, 4)).astype(np.float32),
+        "task": rng.integers(0, 4, rows),
+    }
+
+
+def row_of(batch: Any, index: Any) -> Any:
+    return {key: value[index] for key, value in batch.items()} if isinstance(batch, dict) else batch[index]
+
+
+class Globals:
+    """Snapshot of the global random generators."""
+
+    def __init__(self) -> None:
+        self.numpy = copy.deepcopy(np.random.get_state())
+        self.torch = th.get_rng_state().clone()
+        self.python = random.getstate()
+
+    def unchanged(self) -> bool:
+        now = Globals()
+        return (
+            th.equal(self.torch, now.torch)
+            and self.python == now.python
+            and all(np.array_equal(a, b) for a, b in zip(self.numpy, now.numpy, strict=True))
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------- predictions
+
+
+@pytest.mark.parametrize("planner", [True, False])
+def test_single_and_batched_observations(planner: bool) -> None:
+    policy = make_policy(planner=planner)
+    single, state = policy.predict(observations(1)[0], deterministic=True)
+    assert single.shape == (2,)
+    assert state is None
+    one, _ = policy.predict(observations(1), deterministic=True)
+    assert one.shape == (1, 2)
+    np.testing.assert_array_equal(one[0], single)
+    five, _ = policy.predict(observations(5), deterministic=True)
+    assert five.shape == (5, 2)
+    assert five.dtype == single.dtype == np.float32
+
+
+@pytest.mark.parametrize("planner", [True, False])
+def test_single_and_batched_dict_observations(planner: bool) -> None:
+    policy = toy_policy(planner=planner)
+    batch = toy_observations(4)
+    many, _ = policy.predict(batch, deterministic=True)
+    assert many.shape == (4, 2)
+    for row in range(4):
+        alone, _ = policy.predict(row_of(batch, row), deterministic=True)
+        assert alone.shape == (2,)
+        np.testing.assert_allclose(alone, many[row], atol=1e-5)
+    # As an environment gives it: a NumPy integer, not an array.
+    plain, _ = policy.predict({"observation": batch["observation"][0], "task": np.int64(batch["task"][0])}, deterministic=True)
+    np.testing.assert_allclose(plain, many[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("planner", [True, False])
+def test_deterministic_predictions_repeat_and_leave_no_trace(planner: bool) -> None:
+    policy = make_policy(planner=planner)
+    batch = observations(6)
+    own = policy._generator.get_state().clone()
+    before = Globals()
+    first, _ = policy.predict(batch, deterministic=True)
+    second, _ = policy.predict(batch, deterministic=True)
+    np.testing.assert_array_equal(first, second)
+    assert th.equal(policy._generator.get_state(), own)
+    assert before.unchanged()
+    assert len(np.unique(first, axis=0)) == 6  # an opinionated policy: other observations, other actions
+
+
+@pytest.mark.parametrize("planner", [True, False])
+def test_rows_do_not_influence_each_other(planner: bool) -> None:
+    policy = toy_policy(planner=planner)
+    batch = toy_observations(64)
+    together, _ = policy.predict(batch, deterministic=True)
+    order = np.random.default_rng(1).permutation(64)
+    permuted, _ = policy.predict(row_of(batch, order), deterministic=True)
+    np.testing.assert_allclose(permuted, together[order], atol=1e-5)
+    for size in (1, 3, 17):
+        part, _ = policy.predict(row_of(batch, slice(0, size)), deterministic=True)
+        np.testing.assert_allclose(part, together[:size], atol=1e-5)
+    disturbed = {"observation": batch["observation"].copy(), "task": batch["task"].copy()}
+    disturbed["observation"][1:] *= 100.0
+    other, _ = policy.predict(disturbed, deterministic=True)
+    np.testing.assert_allclose(other[0], together[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("planner", [True, False])
+def test_stochastic_predictions_use_the_planners_own_generator(planner: bool) -> None:
+    policy = make_policy(planner=planner)
+    batch = observations(6)
+    before = Globals()
+    first, _ = policy.predict(batch)
+    second, _ = policy.predict(batch)
+    assert before.unchanged()
+    assert not np.array_equal(first, second)
+    policy.seed(1)  # as in `make_policy`
+    np.random.seed(123)
+    th.manual_seed(123)
+    again, _ = policy.predict(batch)
+    np.testing.assert_array_equal(first, again)
+    same_row, _ = policy.predict(np.repeat(batch[:1], 6, axis=0))
+    assert len(np.unique(same_row, axis=0)) > 1  # every row has noise of its own
+
+
+def test_predicting_between_training_steps_evaluates() -> None:
+    policy = make_policy(head_norm="batch")
+    batch = observations(4)
+    policy.set_training_mode(True)
+    statistics = {name: value.clone() for name, value in policy.state_dict().items()}
+    first, _ = policy.predict(batch, deterministic=True)
+    assert not policy.world_model.training
+    assert_same_weights(statistics, policy.state_dict())  # batch normalization saw nothing
+    alone, _ = policy.predict(batch[:1], deterministic=True)
+    np.testing.assert_allclose(alone[0], first[0], atol=1e-5)
+
+
+def test_the_target_network_never_trains() -> None:
+    policy = make_policy()
+    policy.set_training_mode(True)
+    assert policy.world_model.training
+    assert not any(module.training for module in policy.target_model.modules())
+    assert not any(parameter.requires_grad for parameter in policy.target_model.parameters())
+    ids = {id(parameter) for group in policy.optimizer.param_groups for parameter in group["params"]}
+    assert ids == {id(parameter) for parameter in policy.world_model.parameters()}
+
+
+def test_the_target_network_moves_towards_the_learner() -> None:
+    policy = make_policy()
+    learner = {name: value.clone() for name, value in policy.world_model.state_dict().items()}
+    target = {name: value.clone() for name, value in policy.target_model.state_dict().items()}
+    policy.update_target(0.25)
+    for name, moved in policy.target_model.state_dict().items():
+        th.testing.assert_close(moved, 0.75 * target[name] + 0.25 * learner[name])
+    assert_same_weights(learner, dict(policy.world_model.state_dict()))
+
+
+def test_without_a_planner_the_policy_head_acts() -> None:
+    policy = make_policy(planner=False)
+    rows = th.as_tensor(observations(3))
+    context = policy.world_model.embed(th.zeros(3, dtype=th.long))
+    with th.no_grad():
+        mean = policy.world_model.predict(policy.world_model.encode(rows, context), context).mean
+    actions, _ = policy.predict(rows.numpy(), deterministic=True)
+    np.testing.assert_allclose(actions, np.clip(np.tanh(mean.numpy()), -0.999, 0.999), atol=1e-6)
+
+
+@pytest.mark.parametrize("planner", [True, False])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_padded_action_entries_are_zero(planner: bool, deterministic: bool) -> None:
+    policy = toy_policy(planner=planner)
+    batch = toy_observations(16)
+    actions, _ = policy.predict(batch, deterministic=deterministic)
+    padded = policy.task_set.action_mask()[batch["task"]] == 0
+    assert padded.any()
+    assert (actions[padded] == 0.0).all()
+    assert (actions[~padded] != 0.0).all()
+
+
+def test_planning_from_no_observation_gives_no_action() -> None:
+    actions, _ = make_policy().predict(np.zeros((0, 3), dtype=np.float32), deterministic=True)
+    assert actions.shape == (0, 2)
+
+
+# --------------------------------------------------------------------------------------------------------------- bounds
+
+BOXES = {
+    "unit": spaces.Box(-1.0, 1.0, (2,)),
+    "shifted": spaces.Box(np.array([3.0, -7.0], np.float32), np.array([3.5, 100.0], np.float32)),
+    "rounding": spaces.Box(-0.1, 0.3, (2,), np.float32),
+    "double": spaces.Box(-2.0, 2.0, (2,), np.float64),
+    "half": spaces.Box(-0.1, 0.3, (2,), np.float16),
+    "matrix": spaces.Box(-2.0, 5.0, (2, 3)),
+    "scalar": spaces.Box(-2.0, 5.0, ()),
+    "tiny": spaces.Box(1.0, 1.0 + 1e-6, (1,), np.float32),
+    "huge": spaces.Box(-1e30, 1e30, (1,), np.float32),
+}
+
+
+@pytest.mark.parametrize("name", BOXES)
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_predicted_actions_belong_to_the_action_space(name: str, deterministic: bool) -> None:
+    space = BOXES[name]
+    policy = make_policy(space)
+    batch, _ = policy.predict(observations(16), deterministic=deterministic)
+    assert batch.shape == (16, *space.shape)
+    assert batch.dtype == space.dtype
+    single, _ = policy.predict(observations(1)[0], deterministic=deterministic)
+    assert single.shape == space.shape
+    assert all(space.contains(np.asarray(action, dtype=space.dtype)) for action in [*batch, single])
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_unscaling_is_exact_at_the_bounds_and_undone_by_scaling(name: str) -> None:
+    space = BOXES[name]
+    policy = make_policy(space)
+    ones = np.ones((1, *space.shape), dtype=np.float32)
+    np.testing.assert_array_equal(policy.unscale_action(ones)[0], space.high)
+    np.testing.assert_array_equal(policy.unscale_action(-ones)[0], space.low)
+    if name in ("tiny", "half"):  # the space itself has only a few numbers
+        return
+    unit = np.linspace(-1.0, 1.0, 21, dtype=np.float32).reshape(-1, *[1] * len(space.shape)) * ones
+    np.testing.assert_allclose(policy.scale_action(policy.unscale_action(unit)), unit, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (spaces.Discrete(3), "continuous actions"),
+        (spaces.Box(0, 5, (2,), np.int64), "continuous actions.*Box of floats"),
+        (spaces.Box(-np.inf, 1.0, (2,)), "finite"),
+        (spaces.Box(np.array([-1.0, 0.5], np.float32), np.array([1.0, 0.5], np.float32)), "low < high"),
+        (spaces.Box(-1.0, 1.0, (0,)), "no entries"),
+    ],
+)
+def test_impossible_action_spaces_are_named(space: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        make_policy(space)
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def test_saving_and_loading_a_policy(tmp_path: Path) -> None:
+    policy = toy_policy(
+        planner=True, gamma=0.9, optimizer_class=th.optim.SGD, optimizer_kwargs={"momentum": 0.5}, num_atoms=21
+    )
+    policy.save(str(tmp_path / "policy.pth"))
+    loaded = MlpPolicy.load(str(tmp_path / "policy.pth"), device="cpu")
+    assert_same_weights(dict(policy.state_dict()), dict(loaded.state_dict()))
+    assert loaded.search_config == SEARCH
+    assert loaded.model_config == policy.model_config
+    assert loaded.task_set == policy.task_set
+    assert isinstance(loaded.optimizer, th.optim.SGD)
+    assert loaded.optimizer.param_groups[0]["momentum"] == 0.5
+    batch = toy_observations(5)
+    np.testing.assert_array_equal(policy.predict(batch, deterministic=True)[0], loaded.predict(batch, deterministic=True)[0])
+    policy.seed(3)
+    loaded.seed(3)
+    np.testing.assert_array_equal(policy.predict(batch)[0], loaded.predict(batch)[0])
+
+
+def test_the_constructor_parameters_are_complete() -> None:
+    policy = toy_policy(planner=False, gamma=0.5)
+    saved = policy._get_constructor_parameters()
+    named = set(inspect.signature(EZMPolicy.__init__).parameters) - {"self", "model_kwargs"}
+    assert named <= set(saved)
+    assert saved.keys() - named == TINY_NETWORKS.keys()
+    again = MlpPolicy(**saved)
+    assert again._get_constructor_parameters().keys() == saved.keys()
+    assert (again.planner, again.gamma) == (False, 0.5)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_the_state_dict_holds_floats_once_each(norm: str) -> None:
+    state = toy_policy(head_norm=norm).state_dict()
+    assert all(value.is_floating_point() for value in state.values())
+    addresses = [value.data_ptr() for value in state.values() if value.numel()]
+    assert len(set(addresses)) == len(addresses)
+
+
+def test_a_policy_can_be_copied() -> None:
+    policy = make_policy()
+    twin = copy.deepcopy(policy)
+    batch = observations(4)
+    np.testing.assert_array_equal(policy.predict(batch)[0], twin.predict(batch)[0])
+    randomize(twin, seed=5)
+    assert not np.array_equal(policy.predict(batch, deterministic=True)[0], twin.predict(batch, deterministic=True)[0])
+
+
+# ---------------------------------------------------------------------------------------------------------- construction
+
+
+def test_every_name_has_its_policy() -> None:
+    assert EZM.policy_aliases == {
+        "MultiTask-Humanoid": MultiTaskHumanoidPolicy,
+        "MlpPolicy": MlpPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    assert all(issubclass(policy, BasePolicy) for policy in EZM.policy_aliases.values())
+
+
+def test_a_policy_stands_alone() -> None:
+    policy = MlpPolicy(spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-1.0, 1.0, (1,)), lambda _: 1e-3, **TINY_NETWORKS)
+    assert policy.task_set.names == ("task",)
+    assert policy.search_config == SearchConfig()
+    assert isinstance(policy.optimizer, th.optim.Adam)
+    assert policy.optimizer.param_groups[0]["lr"] == 1e-3
+    assert policy.optimizer.param_groups[0]["weight_decay"] == 2e-5
+
+
+def test_tasks_are_made_up_where_none_are_named() -> None:
+    layout = ObservationLayout(spaces.Dict({"state": spaces.Box(-1.0, 1.0, (3,)), "task": spaces.Discrete(2)}))
+    tasks = default_task_set(layout, spaces.Box(-1.0, 1.0, (2, 2)))
+    assert tasks.names == ("task0", "task1")
+    assert (tasks.observation_size, tasks.action_size) == (3, 4)
+
+
+def test_a_task_set_must_fit_the_spaces() -> None:
+    tasks = make_task_set("toy")
+    with pytest.raises(ConfigurationError, match=r"\(4, 4, 2\).*\(1, 3, 2\)"):
+        make_policy(task_set=tasks)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"latent_sizes": 3}, "`policy_kwargs` has no setting 'latent_sizes'. Did you mean 'latent_size'"),
+        ({"latent_size": 0}, "latent_size"),
+        ({"num_atoms": 4}, "odd"),
+        ({"head_norm": "group"}, "head_norm"),
+        ({"log_std_init": 9.0}, "log_std_init"),
+    ],
+)
+def test_impossible_network_settings_are_named(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        make_policy(**settings)
