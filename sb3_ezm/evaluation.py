@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
+import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import PolicyPredictor
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.multitask.factory import make_multitask_env
@@ -173,6 +174,9 @@ def evaluate_tasks(
         ignore_termination=ignore_termination,
         max_episode_steps=max_episode_steps,
     )
+    if isinstance(own, DummyVecEnv):
+        quotas = episode_quotas(_fixed_tasks(own), n_eval_episodes)
+        own.envs = [_StandBy(env, quota) for env, quota in zip(own.envs, quotas, strict=True)]
     try:
         return _evaluate(model, own, n_eval_episodes, deterministic)
     finally:
@@ -201,6 +205,31 @@ def format_table(after: EvaluationResult, before: EvaluationResult | None = None
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [_line(header, widths), _line(["-" * width for width in widths], widths)]
     return "\n".join(lines + [_line(row, widths) for row in rows])
+
+
+class _StandBy(gym.Wrapper[Any, Any, Any, Any]):
+    """
+    Plays a number of episodes, then stands still: simulating what nobody looks at would be half of the work.
+
+    :param env: a sub-environment
+    :param episodes: how many
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], episodes: int) -> None:
+        super().__init__(env)
+        self._left = episodes
+        self._observation: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._observation, info = self.env.reset(seed=seed, options=options)
+        return self._observation, info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        if self._left == 0:
+            return self._observation, 0.0, False, False, {}
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._left -= bool(terminated or truncated)
+        return observation, reward, terminated, truncated, info
 
 
 def _mean_and_std(task: TaskResult) -> str:
@@ -268,7 +297,7 @@ def _play(model: PolicyPredictor, vec_env: VecEnv, quotas: list[int], determinis
     observation = vec_env.reset()
     actions = np.zeros((vec_env.num_envs, *(vec_env.action_space.shape or ())), dtype=vec_env.action_space.dtype)
     while playing := [index for index, quota in enumerate(quotas) if len(episodes[index]) < quota]:
-        # A vector environment steps all its members: those that are done stand by with their last action.
+        # A vector environment steps all its members: those that are done get their last action once more.
         actions[playing], _ = model.predict(_rows(observation, playing), deterministic=deterministic)
         observation, _, dones, infos = vec_env.step(actions)
         for index in playing:

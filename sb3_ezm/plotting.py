@@ -142,20 +142,22 @@ def plot_learning_curves(
         _draw_evaluation(panel, (evaluation or {}).get(name))
         _draw_references(panel, tasks, name)
         panel.set_title(name, fontsize=10)
+        panel.set_ylabel("return", fontsize=8)
         panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.tick_params(labelsize=8)
         panel.grid(alpha=0.25)
     for panel in panels[len(names) :]:
         panel.remove()
+    for panel in panels[max(0, len(names) - columns) : len(names)]:  # nothing is drawn below these
+        panel.set_xlabel("environment steps of the task", fontsize=8)
     entries: dict[str, Artist] = {}
     for panel in panels[: len(names)]:
         handles, labels = panel.get_legend_handles_labels()
         entries.update({str(label): handle for label, handle in zip(labels, handles, strict=True)})
     if entries:
         figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=len(entries), fontsize=9)
-    figure.supxlabel("environment steps of the task", fontsize=9)
-    figure.supylabel("return", fontsize=9)
-    figure.suptitle(title or "", fontsize=11)
+    if title is not None:
+        figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     return path
@@ -184,7 +186,7 @@ def _draw_training(panel: Axes, curve: Curve | None) -> None:
     if curve is None:
         return
     window = max(1, math.ceil(len(curve.steps) / 10))
-    panel.plot(curve.steps, curve.returns, ".", color=TRAINING_COLOR, alpha=0.25, markersize=3, markeredgewidth=0)
+    panel.plot(curve.steps, curve.returns, ".", color=TRAINING_COLOR, alpha=0.35, markersize=5, markeredgewidth=0)
     panel.plot(
         curve.steps, running_mean(curve.returns, window), color=TRAINING_COLOR, label="training episodes (running mean)"
     )
