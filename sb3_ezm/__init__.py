@@ -7,6 +7,7 @@ from sb3_ezm.envs.toy import register_toy_envs
 from sb3_ezm.errors import ConfigurationError, EZMError
 from sb3_ezm.ezm import EZM
 from sb3_ezm.multitask import TaskSet, TaskSpec, make_multitask_env, make_task_set
+from sb3_ezm.presets import load_preset, preset_names
 
 __version__ = (Path(__file__).parent / "version.txt").read_text().strip()
 
@@ -20,6 +21,8 @@ __all__ = [
     "TaskSet",
     "TaskSpec",
     "__version__",
+    "load_preset",
     "make_multitask_env",
     "make_task_set",
+    "preset_names",
 ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, TypeVar
 
 from sb3_ezm.errors import ConfigurationError, did_you_mean
@@ -35,6 +37,20 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigurationError(message)
 
 
+def _require_kinds(config: Any) -> None:
+    """Where the default is a switch, an integer or a number, so must the value be (YAML reads ``1e-3`` as a string)."""
+    for field in dataclasses.fields(config):
+        value, default = getattr(config, field.name), field.default
+        if isinstance(default, bool):
+            _require(isinstance(value, bool), f"`{field.name}` ({value!r}) must be True or False.")
+        elif isinstance(default, int):
+            integer = isinstance(value, Integral) and not isinstance(value, bool)
+            _require(integer, f"`{field.name}` ({value!r}) must be an integer.")
+        elif isinstance(default, float):
+            number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+            _require(number, f"`{field.name}` ({value!r}) must be a finite number.")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """
@@ -58,6 +74,8 @@ class ModelConfig:
     :param log_std_min: lower bound of the policy's log standard deviation (before the tanh)
     :param log_std_max: upper bound of it
     :param log_std_init: initial value of it (the policy head starts at zero)
+    :param decode_observations: add a linear head that reads the normalized observation off a latent (not in the paper;
+        trained by the ``observation`` loss)
     :param normalize_observations: running normalization inside the representation network
     :param normalizer_count: pseudo-count of the normalizer's initial statistics (mean 0, variance 1)
     """
@@ -80,12 +98,22 @@ class ModelConfig:
     log_std_min: float = -10.0
     log_std_max: float = 2.0
     log_std_init: float = -4.0
+    decode_observations: bool = False
     normalize_observations: bool = True
     normalizer_count: float = 1000.0
 
     def __post_init__(self) -> None:
+        _require_kinds(self)
         object.__setattr__(self, "head_layers", tuple(self.head_layers))
-        for name in ("latent_size", "num_blocks", "num_value_heads", "task_embedding_size", "action_code_size", "projector_size"):
+        _require(min(self.head_layers, default=1) >= 1, f"the sizes in `head_layers` {self.head_layers} must be at least 1.")
+        for name in (
+            "latent_size",
+            "num_blocks",
+            "num_value_heads",
+            "task_embedding_size",
+            "action_code_size",
+            "projector_size",
+        ):
             _require(getattr(self, name) >= 1, f"`{name}` ({getattr(self, name)}) must be at least 1.")
         _require(self.head_norm in ("batch", "layer"), f"`head_norm` ({self.head_norm!r}) must be 'batch' or 'layer'.")
         _require(
@@ -99,6 +127,7 @@ class ModelConfig:
             f"`log_std_init` ({self.log_std_init}) must lie strictly between `log_std_min` ({self.log_std_min}) "
             f"and `log_std_max` ({self.log_std_max}).",
         )
+        _require(self.normalizer_count >= 0, f"`normalizer_count` ({self.normalizer_count}) must not be negative.")
 
 
 @dataclass(frozen=True)
@@ -137,6 +166,7 @@ class SearchConfig:
     min_value_spread: float = 0.01
 
     def __post_init__(self) -> None:
+        _require_kinds(self)
         for name in ("num_simulations", "num_candidates", "num_leaf_actions"):
             _require(getattr(self, name) >= 1, f"`{name}` ({getattr(self, name)}) must be at least 1.")
         _require(
@@ -146,7 +176,8 @@ class SearchConfig:
         )
         _require(0.0 <= self.wide_fraction <= 1.0, f"`wide_fraction` ({self.wide_fraction}) must lie in [0, 1].")
         _require(self.std_magnification > 0, f"`std_magnification` ({self.std_magnification}) must be positive.")
-        _require(self.gumbel_scale >= 0, f"`gumbel_scale` ({self.gumbel_scale}) must not be negative.")
+        for name in ("c_visit", "c_scale", "gumbel_scale"):
+            _require(getattr(self, name) >= 0, f"`{name}` ({getattr(self, name)}) must not be negative.")
         _require(self.min_value_spread > 0, f"`min_value_spread` ({self.min_value_spread}) must be positive.")
         _require(
             self.mean_candidate in ("never", "deterministic", "always"),
@@ -196,8 +227,9 @@ class TargetConfig:
     absorbing_terminal: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("unroll_steps", "td_steps"):
-            _require(getattr(self, name) >= 1, f"`{name}` ({getattr(self, name)}) must be at least 1.")
+        _require_kinds(self)
+        for name, least in (("unroll_steps", 1), ("td_steps", 1), ("mixed_after", 0), ("mixed_newest", 0)):
+            _require(getattr(self, name) >= least, f"`{name}` ({getattr(self, name)}) must be at least {least}.")
         _require(
             self.value_target in ("td", "search", "mixed"),
             f"`value_target` ({self.value_target!r}) must be 'td', 'search' or 'mixed'.",
@@ -221,6 +253,8 @@ class LossConfig:
     :param path_consistency: weight of path consistency; 0 switches it off
     :param entropy: weight of the entropy bonus per action entry; negative values penalize entropy (released code)
     :param policy_gradient: weight of the policy's value gradient through the world model; 0 (the paper's) switches it off
+    :param observation: weight of the squared error of decoded observations; needs ``decode_observations`` of the model,
+        0 (the paper's) switches it off
     :param latent_gradient_scale: factor on the gradient that enters each dynamics step
     """
 
@@ -231,11 +265,15 @@ class LossConfig:
     path_consistency: float = 0.25
     entropy: float = 5e-3
     policy_gradient: float = 0.0
+    observation: float = 0.0
     latent_gradient_scale: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("reward", "value", "policy", "consistency", "path_consistency", "policy_gradient"):
+        _require_kinds(self)
+        for name in ("reward", "value", "policy", "consistency", "path_consistency", "policy_gradient", "observation"):
             _require(getattr(self, name) >= 0, f"loss weight `{name}` ({getattr(self, name)}) must not be negative.")
+        weights = {name: weight for name, weight in dataclasses.asdict(self).items() if name != "latent_gradient_scale"}
+        _require(any(weights.values()), f"at least one loss weight must not be 0, got {weights}.")
         _require(
             0.0 <= self.latent_gradient_scale <= 1.0,
             f"`latent_gradient_scale` ({self.latent_gradient_scale}) must lie in [0, 1].",

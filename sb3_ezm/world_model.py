@@ -39,6 +39,7 @@ class Unroll(NamedTuple):
     prediction: Prediction  # value_logits [V, K+1, B, S], mean and log_std [K+1, B, A]
     predicted_projections: th.Tensor  # [K, B, P]  predictor(projector(latent j+1))
     target_projections: th.Tensor  # [K, B, P]  projector(encode(observation j+1)), no gradient
+    observation_errors: th.Tensor | None  # [K+1, B]  mean squared error of the decoded normalized observation
     mask: th.Tensor  # [B, A]
     discount: th.Tensor  # [B]
 
@@ -105,6 +106,8 @@ class WorldModel(nn.Module):
         self.predictor = nn.Sequential(
             nn.Linear(latent, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, latent)
         )
+
+        self.observation_head = nn.Linear(latent, observation_size) if config.decode_observations else None
 
     def embed(self, tasks: th.Tensor) -> TaskContext:
         """
@@ -232,6 +235,10 @@ class WorldModel(nn.Module):
         with th.no_grad():
             real = self.encode(observations[:, 1:].transpose(0, 1).flatten(0, 1), unrolled)
             target_projections = self.project(real)
+        errors = None
+        if self.observation_head is not None:
+            goal = self.normalizer(observations.transpose(0, 1)).clamp(-10.0, 10.0)
+            errors = (self.observation_head(stacked).float() - goal).square().mean(dim=-1)
         predicted = self.predictor(self.project(stacked[1:].flatten(0, 1)))
         rows = tasks.shape[0]
         return Unroll(
@@ -244,6 +251,7 @@ class WorldModel(nn.Module):
             ),
             predicted_projections=predicted.unflatten(0, (steps, rows)),
             target_projections=target_projections.unflatten(0, (steps, rows)),
+            observation_errors=errors,
             mask=context.mask,
             discount=context.discount,
         )
