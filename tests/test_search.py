@@ -413,14 +413,16 @@ def test_planner_search_equals_the_slow_search_on_single_observations() -> None:
 
 
 def test_planner_uses_the_given_heads_and_decodes_raw_units() -> None:
-    model, config = small_world(), SearchConfig(value_floor=0.0)
+    model, config = small_world(), SearchConfig(value_floor=-3.0)
     observations, tasks = th.randn(4, 6, generator=th.Generator().manual_seed(1)), th.tensor([0, 1, 2, 0])
     planner = WorldModelPlanner(model, observations, tasks, config, (4, 2))
     root = planner.root()
     context = model.embed(tasks)
     latent = model.encode(observations, context)
     values = model.values(model.predict(latent, context))
-    th.testing.assert_close(root.value, th.minimum(values[4], values[2]).clamp(min=0.0))
+    expected = th.minimum(values[4], values[2]).clamp(min=-3.0)
+    th.testing.assert_close(root.value, expected)
+    assert not th.equal(expected, values.amin(dim=0).clamp(min=-3.0)) and (expected == -3.0).any()  # both matter here
     assert not root.reward.any()
     actions = th.rand(4, 2, 3, generator=th.Generator().manual_seed(1))
     reached = planner.expand(latent.unsqueeze(1).expand(-1, 2, -1), actions)
