@@ -114,7 +114,7 @@ class Learner:
         loss.backward()  # type: ignore[no-untyped-call]
         norm = th.nn.utils.clip_grad_norm_(model.parameters(), self.max_grad_norm)
         if not bool(th.isfinite(norm)):
-            parts = {name: float(value.mean()) for name, value in losses.items()}
+            parts = {name: float(value.detach().mean()) for name, value in losses.items()}
             raise NonFiniteLossError(f"The gradient is not finite ({float(norm)}) at update {updates}; mean losses: {parts}.")
         self.policy.optimizer.step()
         if (updates + 1) % self.target_update_interval == 0:

@@ -80,7 +80,14 @@ def n_step_targets(
 
 
 def mix_value_targets(
-    td: th.Tensor, searched: th.Tensor, has_search: th.Tensor, ages: th.Tensor, mode: str, updates: int, after: int, newest: int
+    td: th.Tensor,
+    searched: th.Tensor,
+    has_search: th.Tensor,
+    ages: th.Tensor,
+    mode: str,
+    updates: int,
+    after: int,
+    newest: int,
 ) -> th.Tensor:
     """
     Choose between TD and search values (mixed value target, spec section 7).

@@ -103,9 +103,7 @@ class WorldModel(nn.Module):
             *(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU()),
             *(nn.Linear(hidden, latent), nn.LayerNorm(latent)),
         )
-        self.predictor = nn.Sequential(
-            nn.Linear(latent, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, latent)
-        )
+        self.predictor = nn.Sequential(nn.Linear(latent, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, latent))
 
         self.observation_head = nn.Linear(latent, observation_size) if config.decode_observations else None
 
