@@ -151,6 +151,8 @@ class SlowLosses:
         self.value_logits = _plain(unroll.prediction.value_logits)
         self.mean, self.log_std = _plain(unroll.prediction.mean), _plain(unroll.prediction.log_std)
         self.predicted, self.projected = _plain(unroll.predicted_projections), _plain(unroll.target_projections)
+        assert unroll.observation_errors is not None
+        self.observation_errors = _plain(unroll.observation_errors)
         self.mask, self.discount = _plain(unroll.mask), _plain(unroll.discount)
         self.targets = TargetBatch(*(_plain(field) for field in targets))  # type: ignore[arg-type]
 
@@ -209,6 +211,10 @@ class SlowLosses:
                 total -= self.targets.policy_mask[b, j] * 0.5 * math.log(2.0 * math.pi * math.e * std**2) / len(entries)
         return total
 
+    def observation(self, b: int) -> float:
+        exists = [1.0, *self.targets.step_mask[b]]  # the first was seen, the others if the transition before them was
+        return sum(exists[j] * self.observation_errors[j, b] for j in range(self.steps + 1))
+
 
 def _plain(tensor: th.Tensor) -> np.ndarray:
     return tensor.detach().double().numpy()
@@ -247,6 +253,7 @@ def make_unroll(
         target_projections=draw(steps, rows, size),
         mask=mask,
         discount=th.rand(rows, generator=generator),
+        observation_errors=draw(steps + 1, rows).square(),
     )
 
 

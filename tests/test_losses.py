@@ -24,13 +24,15 @@ from sb3_ezm.losses import (
     value_loss,
 )
 from sb3_ezm.distributions import squash_action
+from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.supports import CategoricalSupport
 from sb3_ezm.types import Prediction, TargetBatch
 from sb3_ezm.world_model import Unroll, WorldModel
 from tests.target_oracle import SlowLosses, SlowSupport, make_model, make_targets, make_unroll
 
 NAMES = ("reward", "value", "policy", "consistency", "path_consistency", "entropy")
-EVERY_LOSS = LossConfig()
+ADDITIONS = ("policy_gradient", "observation")  # not the paper's: off by default
+PAPER = LossConfig()
 # H(3) = sqrt(4) - 1 + 0.003 = 1.003, so the atoms stand for -3, 0 and 3.
 THREE = CategoricalSupport(3.0, 3)
 
@@ -43,7 +45,7 @@ class Supports:
         self.value_support = CategoricalSupport(value_range, num_atoms)
 
 
-def losses_of(unroll: Unroll, targets: TargetBatch, config: LossConfig = EVERY_LOSS, atoms: int = 5) -> dict[str, th.Tensor]:
+def losses_of(unroll: Unroll, targets: TargetBatch, config: LossConfig = PAPER, atoms: int = 5) -> dict[str, th.Tensor]:
     return all_losses(Supports(5.0, 20.0, atoms), unroll, targets, config)  # type: ignore[arg-type]
 
 
@@ -61,11 +63,27 @@ def tiny(**changes: th.Tensor) -> tuple[Unroll, TargetBatch]:
     """
     prediction = Prediction(th.zeros(1, 2, 1, 3), th.zeros(2, 1, 1), th.zeros(2, 1, 1))
     unroll = Unroll(
-        th.zeros(2, 1, 2), th.zeros(1, 1, 3), prediction, th.ones(1, 1, 2), th.ones(1, 1, 2), th.ones(1, 1), th.tensor([0.5])
+        latents=th.zeros(2, 1, 2),
+        reward_logits=th.zeros(1, 1, 3),
+        prediction=prediction,
+        predicted_projections=th.ones(1, 1, 2),
+        target_projections=th.ones(1, 1, 2),
+        observation_errors=None,
+        mask=th.ones(1, 1),
+        discount=th.tensor([0.5]),
     )
     targets = TargetBatch(
-        *(th.zeros(1, 1), th.zeros(1, 2), th.zeros(1, 2, 1, 1), th.ones(1, 2, 1), th.ones(1, 2, 1)),
-        *(th.ones(1, 1), th.ones(1, 1), th.ones(1, 2), th.ones(1, 2), th.ones(1, 1), th.zeros(1, dtype=th.long)),
+        rewards=th.zeros(1, 1),
+        values=th.zeros(1, 2),
+        policy_actions=th.zeros(1, 2, 1, 1),
+        policy_weights=th.ones(1, 2, 1),
+        policy_scales=th.ones(1, 2, 1),
+        step_mask=th.ones(1, 1),
+        reward_mask=th.ones(1, 1),
+        value_mask=th.ones(1, 2),
+        policy_mask=th.ones(1, 2),
+        continues=th.ones(1, 1),
+        tasks=th.zeros(1, dtype=th.long),
     )
 
     def pick(names: tuple[str, ...]) -> dict[str, th.Tensor]:
@@ -97,8 +115,8 @@ def test_losses_equal_the_slow_ones(
     unroll = make_unroll(seed, steps, rows, heads, atoms, spread=spread)
     targets = make_targets(seed + 1, unroll, candidates)
     slow = SlowLosses(unroll, targets, SlowSupport(5.0, atoms), SlowSupport(20.0, atoms))
-    losses = losses_of(unroll, targets, atoms=atoms)
-    assert tuple(losses) == NAMES
+    losses = losses_of(unroll, targets, LossConfig(observation=1.0), atoms)
+    assert tuple(losses) == (*NAMES, "observation")
     for name, loss in losses.items():
         assert loss.shape == (rows,) and loss.dtype == th.float32
         # Single precision; a narrow policy far from the action has large densities, hence the relative part.
@@ -230,7 +248,7 @@ def test_weights_of_the_paper() -> None:
 
 def test_names_are_those_of_the_weights() -> None:
     fields = {field.name for field in dataclasses.fields(LossConfig)}
-    assert {*NAMES, "policy_gradient", "latent_gradient_scale"} == fields
+    assert {*NAMES, *ADDITIONS, "latent_gradient_scale"} == fields
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -352,7 +370,7 @@ def batch_for(model: WorldModel, seed: int, rows: int = 6, steps: int = 2) -> tu
 def model_losses(
     model: WorldModel, batch: tuple[th.Tensor, th.Tensor, th.Tensor], targets: TargetBatch
 ) -> dict[str, th.Tensor]:
-    return all_losses(model, model(*batch), targets, EVERY_LOSS)
+    return all_losses(model, model(*batch), targets, PAPER)
 
 
 def test_padded_action_entries_change_no_loss() -> None:
@@ -376,7 +394,7 @@ def test_padded_action_entries_change_no_gradient() -> None:
         targets = make_targets(2, model(observations, actions, tasks))
         targets = targets._replace(policy_actions=targets.policy_actions + junk * padded[:, None, None])
         losses = model_losses(model, (observations, actions + junk * padded.unsqueeze(1), tasks), targets)
-        total_loss(losses, EVERY_LOSS, 2).mean().backward()
+        total_loss(losses, PAPER, 2).mean().backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     for without, with_junk in zip(*gradients, strict=True):
         assert without is not None and with_junk is not None and th.equal(without, with_junk)
@@ -478,13 +496,43 @@ def test_the_value_gradient_of_indifferent_returns_stays_finite() -> None:
     assert unroll.prediction.mean.grad is not None and not unroll.prediction.mean.grad.any()
 
 
-def test_the_value_gradient_is_off_by_default() -> None:
-    model = make_model()
+@pytest.mark.parametrize("name", ADDITIONS)
+def test_additions_to_the_paper_are_off_by_default(name: str) -> None:
+    model = make_model(decode_observations=True)
     batch = batch_for(model, 1)
     unroll = model(*batch)
     targets = make_targets(2, unroll)._replace(tasks=batch[2])
-    assert "policy_gradient" not in model_losses(model, batch, targets)
-    assert "policy_gradient" in all_losses(model, unroll, targets, LossConfig(policy_gradient=0.1))
+    assert set(all_losses(model, unroll, targets, PAPER)) == set(NAMES)
+    assert set(all_losses(model, unroll, targets, LossConfig(**{name: 0.1}))) == {*NAMES, name}
+
+
+def test_decoded_observations_are_compared_with_normalized_ones() -> None:
+    model = make_model(decode_observations=True)
+    with th.no_grad():
+        model.normalizer.mean.fill_(2.0)
+        model.normalizer.variance.fill_(4.0)
+    observations, actions, tasks = batch_for(model, 1)
+    unroll = model(observations, actions, tasks)
+    targets = make_targets(2, unroll)
+    loss = losses_of(unroll, targets, LossConfig(observation=1.0))["observation"]
+    for b in range(6):
+        expected = 0.0
+        for j in range(3):
+            decoded = model.observation_head(unroll.latents[j, b]).detach()  # type: ignore[misc]
+            error = sum((float(decoded[d]) - (float(observations[b, j, d]) - 2.0) / 2.0) ** 2 for d in range(4)) / 4.0
+            expected += error if j == 0 or targets.step_mask[b, j - 1] else 0.0
+        assert loss[b].item() == pytest.approx(expected, rel=1e-4)
+    loss.sum().backward()
+    reached = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert reached == {"task_embedding", "representation", "dynamics_input", "dynamics", "observation_head"}
+
+
+def test_decoding_needs_a_head() -> None:
+    model = make_model()
+    batch = batch_for(model, 1)
+    unroll = model(*batch)
+    with pytest.raises(ConfigurationError, match=r"needs `policy_kwargs=\{'decode_observations': True\}`"):
+        all_losses(model, unroll, make_targets(2, unroll), LossConfig(observation=0.1))
 
 
 def test_losses_are_single_precision_under_autocast() -> None:
@@ -494,8 +542,8 @@ def test_losses_are_single_precision_under_autocast() -> None:
     targets = make_targets(2, exact)
     with th.autocast("cpu", dtype=th.bfloat16):
         unroll = model(*batch)
-    plain = all_losses(model, exact, targets, EVERY_LOSS)
-    for name, loss in all_losses(model, unroll, targets, EVERY_LOSS).items():
+    plain = all_losses(model, exact, targets, PAPER)
+    for name, loss in all_losses(model, unroll, targets, PAPER).items():
         assert loss.dtype == th.float32
         # bfloat16 keeps 8 bits of the networks' outputs, so a few percent, and relative to a loss of order one.
         assert loss.tolist() == pytest.approx(plain[name].tolist(), rel=0.1, abs=0.1), name

@@ -21,7 +21,7 @@ from sb3_ezm.reanalyze import Reanalyzer, ReanalyzeStatistics, SegmentTensors
 from sb3_ezm.search import SearchNoise, SearchOutput, WorldModelPlanner, draw_noise
 from sb3_ezm.search.model import reduce_values
 from sb3_ezm.types import TargetBatch
-from sb3_ezm.world_model import Unroll, WorldModel
+from sb3_ezm.world_model import WorldModel
 from tests.target_oracle import Episode, make_model, windows
 
 UNROLL, TD = 3, 2
@@ -427,9 +427,9 @@ def imitation_gradients(rows: int, search: SearchConfig, **target: Any) -> dict[
         mean=prediction.mean.unflatten(0, (rows, -1)).transpose(0, 1).detach().requires_grad_(),
         log_std=prediction.log_std.unflatten(0, (rows, -1)).transpose(0, 1).detach().requires_grad_(),
     )
-    nothing = th.zeros(0)
     mask = model.action_mask[tasks]
-    unroll = Unroll(nothing, nothing, prediction, nothing, nothing, mask, model.discounts[tasks])
+    with th.no_grad():
+        unroll = model(observations[:, : UNROLL + 1], batch.actions[:, :UNROLL], tasks)._replace(prediction=prediction)
     policy_loss(unroll, targets).sum().backward()
     exists = mask.expand_as(prediction.mean) > 0
     assert prediction.mean.grad is not None and prediction.log_std.grad is not None
