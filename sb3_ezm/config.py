@@ -178,6 +178,11 @@ class SearchConfig:
         _require(self.std_magnification > 0, f"`std_magnification` ({self.std_magnification}) must be positive.")
         for name in ("c_visit", "c_scale", "gumbel_scale"):
             _require(getattr(self, name) >= 0, f"`{name}` ({getattr(self, name)}) must not be negative.")
+        floor = self.value_floor
+        _require(
+            floor is None or (isinstance(floor, Real) and math.isfinite(floor)),
+            f"`value_floor` ({floor!r}) must be a finite number or None.",
+        )
         _require(self.min_value_spread > 0, f"`min_value_spread` ({self.min_value_spread}) must be positive.")
         _require(
             self.mean_candidate in ("never", "deterministic", "always"),

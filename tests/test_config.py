@@ -1,0 +1,179 @@
+"""Every impossible setting is refused with a message that names it, and every possible one is accepted."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sb3_ezm.config import LossConfig, ModelConfig, SearchConfig, TargetConfig, build_config
+from sb3_ezm.errors import ConfigurationError, EZMError
+
+CONFIGS = (ModelConfig, SearchConfig, TargetConfig, LossConfig)
+# Setting, impossible value, what the message says of it.
+MODEL = [
+    *((name, 0, f"`{name}` (0) must be at least 1.") for name in ("latent_size", "num_blocks", "num_value_heads")),
+    *(
+        (name, -3, f"`{name}` (-3) must be at least 1.")
+        for name in ("task_embedding_size", "action_code_size", "projector_size")
+    ),
+    ("head_layers", (64, 0), "the sizes in `head_layers` (64, 0) must be at least 1."),
+    ("head_norm", "group", "`head_norm` ('group') must be 'batch' or 'layer'."),
+    ("num_atoms", 50, "`num_atoms` (50) must be odd and at least 3: zero has to be an atom."),
+    ("num_atoms", 1, "`num_atoms` (1) must be odd and at least 3"),
+    ("reward_range", 0.0, "`reward_range` (0.0) must be positive."),
+    ("value_range", -300.0, "`value_range` (-300.0) must be positive."),
+    ("value_range", float("inf"), "`value_range` (inf) must be a finite number."),
+    ("log_std_init", 2.0, "`log_std_init` (2.0) must lie strictly between `log_std_min` (-10.0) and `log_std_max` (2.0)."),
+    ("log_std_init", -10.0, "`log_std_init` (-10.0) must lie strictly between"),
+    ("log_std_max", -4.0, "`log_std_init` (-4.0) must lie strictly between `log_std_min` (-10.0) and `log_std_max` (-4.0)."),
+    ("log_std_min", -1.0, "`log_std_init` (-4.0) must lie strictly between `log_std_min` (-1.0)"),
+    ("normalizer_count", -1.0, "`normalizer_count` (-1.0) must not be negative."),
+    ("latent_size", 512.0, "`latent_size` (512.0) must be an integer."),
+    ("latent_size", True, "`latent_size` (True) must be an integer."),
+    ("normalize_observations", 1, "`normalize_observations` (1) must be True or False."),
+]
+SEARCH = [
+    *((name, 0, f"`{name}` (0) must be at least 1.") for name in ("num_simulations", "num_candidates", "num_leaf_actions")),
+    ("num_candidates", 33, "`num_candidates` (33) must not exceed `num_simulations` (32): sequential halving visits every"),
+    ("num_simulations", 15, "`num_candidates` (16) must not exceed `num_simulations` (15)"),
+    ("wide_fraction", 1.1, "`wide_fraction` (1.1) must lie in [0, 1]."),
+    ("wide_fraction", -0.1, "`wide_fraction` (-0.1) must lie in [0, 1]."),
+    ("std_magnification", 0.0, "`std_magnification` (0.0) must be positive."),
+    ("c_visit", -1.0, "`c_visit` (-1.0) must not be negative."),
+    ("c_scale", -0.1, "`c_scale` (-0.1) must not be negative."),
+    ("gumbel_scale", -1.0, "`gumbel_scale` (-1.0) must not be negative."),
+    ("min_value_spread", 0.0, "`min_value_spread` (0.0) must be positive."),
+    ("mean_candidate", "sometimes", "`mean_candidate` ('sometimes') must be 'never', 'deterministic' or 'always'."),
+    ("value_reduction", "max", "`value_reduction` ('max') must be 'min2', 'mean' or 'min'."),
+    ("value_floor", "0", "`value_floor` ('0') must be a finite number or None."),
+    ("value_floor", float("nan"), "`value_floor` (nan) must be a finite number or None."),
+    ("c_scale", "1e-1", "`c_scale` ('1e-1') must be a finite number."),
+    ("c_visit", float("nan"), "`c_visit` (nan) must be a finite number."),
+    ("num_simulations", 32.5, "`num_simulations` (32.5) must be an integer."),
+    ("magnify_leaves", "no", "`magnify_leaves` ('no') must be True or False."),
+]
+TARGET = [
+    ("unroll_steps", 0, "`unroll_steps` (0) must be at least 1."),
+    ("td_steps", -5, "`td_steps` (-5) must be at least 1."),
+    ("value_target", "sarsa", "`value_target` ('sarsa') must be 'td', 'search' or 'mixed'."),
+    ("policy_target", "worst", "`policy_target` ('worst') must be 'best' or 'improved'."),
+    ("reanalyze_ratio", 1.5, "`reanalyze_ratio` (1.5) must lie in [0, 1]."),
+    ("reanalyze_ratio", -0.5, "`reanalyze_ratio` (-0.5) must lie in [0, 1]."),
+    ("mixed_after", -1, "`mixed_after` (-1) must be at least 0."),
+    ("mixed_newest", -1, "`mixed_newest` (-1) must be at least 0."),
+    ("mixed_after", 5e4, "`mixed_after` (50000.0) must be an integer."),
+    ("absorbing_terminal", None, "`absorbing_terminal` (None) must be True or False."),
+    ("match_proposal", 0, "`match_proposal` (0) must be True or False."),
+    ("imitate_stored", 0, "`imitate_stored` (0) must be True or False."),
+]
+WEIGHTS = tuple(field.name for field in dataclasses.fields(LossConfig) if field.name != "latent_gradient_scale")
+LOSS = [
+    *((name, -0.5, f"loss weight `{name}` (-0.5) must not be negative.") for name in WEIGHTS if name != "entropy"),
+    *((name, float("nan"), f"`{name}` (nan) must be a finite number.") for name in WEIGHTS),
+    ("latent_gradient_scale", 1.5, "`latent_gradient_scale` (1.5) must lie in [0, 1]."),
+    ("latent_gradient_scale", -0.5, "`latent_gradient_scale` (-0.5) must lie in [0, 1]."),
+]
+IMPOSSIBLE = [(config, *case) for config, cases in zip(CONFIGS, (MODEL, SEARCH, TARGET, LOSS), strict=True) for case in cases]
+
+
+@pytest.mark.parametrize(("config", "name", "value", "message"), IMPOSSIBLE)
+def test_impossible_values(config: type[Any], name: str, value: Any, message: str) -> None:
+    for make in (lambda: config(**{name: value}), lambda: build_config(config, {name: value}, "some_kwargs")):
+        with pytest.raises(ConfigurationError) as error:
+            make()
+        assert message in str(error.value)
+    assert issubclass(ConfigurationError, ValueError) and issubclass(ConfigurationError, EZMError)
+
+
+def test_some_loss_must_be_left() -> None:
+    with pytest.raises(ConfigurationError, match=r"at least one loss weight must not be 0, got \{'reward': 0"):
+        LossConfig(**dict.fromkeys(WEIGHTS, 0.0))
+    assert LossConfig(**{**dict.fromkeys(WEIGHTS, 0.0), "entropy": -1.0}).entropy == -1.0
+
+
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        (
+            ModelConfig,
+            {"num_atoms": 3, "head_layers": [], "log_std_min": -4.001, "log_std_max": -3.999, "normalizer_count": 0},
+        ),
+        (ModelConfig, {"latent_size": np.int64(8), "value_range": np.float32(10.0), "reward_range": 1}),
+        (SearchConfig, {"num_simulations": 16, "wide_fraction": 0.0, "value_floor": None, "c_scale": 0, "gumbel_scale": 0}),
+        (SearchConfig, {"num_simulations": 1, "num_candidates": 1, "wide_fraction": 1, "value_floor": 0}),
+        (SearchConfig, {"mean_candidate": "always", "value_reduction": "min", "value_floor": np.float64(-1.0)}),
+        (TargetConfig, {"unroll_steps": 1, "td_steps": 1, "reanalyze_ratio": 0, "mixed_after": 0, "mixed_newest": 0}),
+        (TargetConfig, {"value_target": "search", "policy_target": "improved", "reanalyze_ratio": 1}),
+        (LossConfig, {"entropy": -5e-3, "latent_gradient_scale": 0, "consistency": 0, "path_consistency": 0.0}),
+    ],
+)
+def test_values_on_the_edge_are_possible(config: type[Any], settings: dict[str, Any]) -> None:
+    made = build_config(config, settings, "kwargs")
+    assert all(getattr(made, name) == (tuple(value) if name == "head_layers" else value) for name, value in settings.items())
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_no_settings_are_the_defaults(config: type[Any]) -> None:
+    assert build_config(config, None, "kwargs") == build_config(config, {}, "kwargs") == config()
+
+
+@pytest.mark.parametrize(
+    ("config", "wrong", "right"),
+    [
+        (ModelConfig, "latent_dim", "latent_size"),
+        (SearchConfig, "num_simulation", "num_simulations"),
+        (SearchConfig, "std_magnifcation", "std_magnification"),
+        (TargetConfig, "td_step", "td_steps"),
+        (LossConfig, "path_consistancy", "path_consistency"),
+    ],
+)
+def test_unknown_settings_suggest_the_nearest_known(config: type[Any], wrong: str, right: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        build_config(config, {wrong: 1}, "my_kwargs")
+    message = str(error.value)
+    assert message.startswith(f"`my_kwargs` has no setting {wrong!r}. Did you mean {right!r}? Known: ")
+    assert all(field.name in message for field in dataclasses.fields(config))
+
+
+def test_a_setting_that_resembles_nothing_only_lists_the_known_ones() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"has no setting 'zzz'\. Known: consistency, entropy, latent_gradient_scale,"
+    ):
+        build_config(LossConfig, {"zzz": 1}, "loss_kwargs")
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_settings_do_not_change_and_can_be_compared(config: type[Any]) -> None:
+    made = config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(made, dataclasses.fields(config)[0].name, 3)
+    assert hash(made) == hash(config())  # also with lists turned into tuples
+
+
+def test_layers_become_a_tuple() -> None:
+    assert ModelConfig(head_layers=[8, 4]).head_layers == (8, 4)  # type: ignore[arg-type]  # as YAML gives them
+    assert hash(ModelConfig(head_layers=[8, 4])) == hash(ModelConfig(head_layers=(8, 4)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "fraction", "wide"), [(16, 0.75, 12), (2, 0.75, 1), (5, 0.5, 2), (4, 0.0, 0), (4, 1.0, 4), (1, 0.75, 0)]
+)
+def test_number_of_wide_candidates(candidates: int, fraction: float, wide: int) -> None:
+    assert SearchConfig(num_candidates=candidates, wide_fraction=fraction).num_wide == wide
+
+
+def test_defaults_are_those_of_the_paper() -> None:
+    """Spec, sections 2-8, for the settings that the package does not set otherwise on purpose (docs/deviations.md)."""
+    model, search, target, loss = ModelConfig(), SearchConfig(), TargetConfig(), LossConfig()
+    assert (model.latent_size, model.num_blocks, model.head_layers, model.num_value_heads) == (512, 3, (512, 512), 5)
+    assert (model.task_embedding_size, model.action_code_size, model.projector_size, model.num_atoms) == (128, 64, 1024, 51)
+    assert (model.log_std_min, model.log_std_max, model.log_std_init, model.head_norm) == (-10.0, 2.0, -4.0, "batch")
+    assert (search.num_simulations, search.num_candidates, search.num_wide, search.num_leaf_actions) == (32, 16, 12, 2)
+    assert (search.std_magnification, search.c_visit, search.c_scale, search.gumbel_scale) == (3.0, 50.0, 0.1, 0.0)
+    assert (target.unroll_steps, target.td_steps, target.value_target, target.policy_target) == (5, 5, "mixed", "best")
+    assert (target.mixed_after, target.mixed_newest, target.reanalyze_ratio) == (50_000, 200_000, 1.0)
+    assert (loss.reward, loss.value, loss.policy, loss.consistency, loss.path_consistency) == (1.0, 0.25, 1.0, 5.0, 0.25)
+    assert (loss.latent_gradient_scale, loss.policy_gradient, loss.observation) == (0.5, 0.0, 0.0)
