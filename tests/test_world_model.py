@@ -42,9 +42,10 @@ def batch(rows: int = 5, steps: int = STEPS) -> tuple[th.Tensor, th.Tensor, th.T
 
 
 def tensors(unroll: Unroll) -> dict[str, th.Tensor]:
-    """The fields of an unroll by name, those of its prediction included."""
+    """The fields of an unroll by name, those of its prediction included and what was not computed left out."""
     fields = unroll._asdict()
-    return {**fields.pop("prediction")._asdict(), **fields}
+    fields = {**fields.pop("prediction")._asdict(), **fields}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 # --- sizes -----------------------------------------------------------------------------------------------------------
@@ -233,7 +234,7 @@ def test_existing_action_entries_matter() -> None:
 
 @pytest.mark.parametrize(("norm", "training"), [("batch", False), ("layer", False), ("layer", True)])
 def test_rows_never_mix(norm: str, training: bool) -> None:
-    model = small_model(head_norm=norm).train(training)
+    model = small_model(head_norm=norm, decode_observations=True).train(training)
     observations, actions, tasks = batch(rows=6)
     changed = observations.clone(), actions.clone(), tasks.clone()
     changed[0][2] += 1.0
@@ -286,7 +287,8 @@ def test_forward_equals_the_verbs_step_by_step(norm: str, training: bool) -> Non
 
 
 def test_shapes() -> None:
-    unroll = small_model()(*batch(rows=5))
+    assert small_model()(*batch(rows=5)).observation_errors is None
+    unroll = small_model(decode_observations=True)(*batch(rows=5))
     shapes = {name: tuple(value.shape) for name, value in tensors(unroll).items()}
     assert shapes == {
         "latents": (STEPS + 1, 5, LATENT),
@@ -296,9 +298,21 @@ def test_shapes() -> None:
         "log_std": (STEPS + 1, 5, ACTIONS),
         "predicted_projections": (STEPS, 5, LATENT),
         "target_projections": (STEPS, 5, LATENT),
+        "observation_errors": (STEPS + 1, 5),
         "mask": (5, ACTIONS),
         "discount": (5,),
     }
+
+
+def test_decoded_observations_are_compared_with_the_normalized_ones() -> None:
+    model = small_model(decode_observations=True)
+    observations, actions, tasks = batch()
+    model.normalizer.update(3.0 * observations.flatten(0, 1) + 1.0)
+    unroll = model(observations, actions, tasks)
+    for j in range(STEPS + 1):
+        decoded = model.observation_head(unroll.latents[j])
+        normalized = (observations[:, j] - model.normalizer.mean) / (model.normalizer.variance + 1e-5).sqrt()
+        th.testing.assert_close(unroll.observation_errors[j], ((decoded - normalized) ** 2).mean(dim=-1))
 
 
 def test_only_the_asked_value_heads_are_evaluated() -> None:

@@ -115,7 +115,7 @@ def _subtrees(tree: Tree, survivors: th.Tensor) -> Tree:
     if survivors.shape[1] == tree.visits.shape[1]:
         return tree  # nobody was dropped and nobody was reordered: work in place
     rows = th.arange(survivors.shape[0], device=survivors.device).unsqueeze(1)
-    return Tree(*(field[rows, survivors] for field in tree[:-1]), discount=tree.discount)
+    return Tree._make([*(field[rows, survivors] for field in tree[:-1]), tree.discount])
 
 
 def _write_back(tree: Tree, survivors: th.Tensor, subtrees: Tree) -> None:
