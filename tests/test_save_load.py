@@ -1,0 +1,366 @@
+"""
+Files: what a saved model keeps, what a loaded one does, and that saving, loading and going on changes nothing.
+
+What Stable-Baselines3's files do not hold, and these tests therefore set anew: the state of the environments (they are
+reset), the random generators (loading reseeds them), and the running episodes, which end in the replay as by truncation.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.save_util import load_from_zip_file, save_to_pkl
+from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_ezm import EZM
+from sb3_ezm.errors import ConfigurationError
+from tests.tiny import (
+    TINY_NETWORKS,
+    CountEnv,
+    SpaceEnv,
+    assert_same_weights,
+    randomize,
+    same_weights,
+    tiny_model,
+    toy_env,
+    weights_of,
+)
+
+OBSERVATIONS = np.linspace(-3.0, 3.0, 12, dtype=np.float32).reshape(-1, 1)
+
+
+def trained(env: Any = None, steps: int = 16, **settings: Any) -> EZM:
+    """
+    :param env: by default counting
+    :param steps: of training
+    :param settings: further arguments
+    :return: a trained, opinionated model
+    """
+    model = tiny_model(CountEnv() if env is None else env, **settings)
+    randomize(model.policy)
+    return model.learn(steps)
+
+
+def saved(model: EZM, **kwargs: Any) -> io.BytesIO:
+    """
+    :param model: to save
+    :param kwargs: of ``save``
+    :return: the file
+    """
+    file = io.BytesIO()
+    model.save(file, **kwargs)
+    file.seek(0)
+    return file
+
+
+def reloaded(model: EZM, **kwargs: Any) -> EZM:
+    """
+    :param model: to save and load
+    :param kwargs: of ``load``
+    :return: the loaded model
+    """
+    return EZM.load(saved(model), device="cpu", **kwargs)
+
+
+def assert_same_optimizer(first: EZM, second: EZM) -> None:
+    """
+    :param first: model
+    :param second: whose optimizer must be in the same state
+    """
+    a, b = first.policy.optimizer.state_dict(), second.policy.optimizer.state_dict()
+    assert a["param_groups"] == b["param_groups"]
+    assert a["state"].keys() == b["state"].keys()
+    for index, state in a["state"].items():
+        for name, value in state.items():
+            assert th.equal(th.as_tensor(value), th.as_tensor(b["state"][index][name])), (index, name)
+
+
+# ---------------------------------------------------------------------------------------------------------- predictions
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_a_loaded_model_predicts_the_same(tmp_path: Path, norm: str) -> None:
+    model = trained(policy_kwargs={**TINY_NETWORKS, "head_norm": norm})
+    model.save(tmp_path / "model")
+    assert (tmp_path / "model.zip").exists()
+    expected, _ = model.predict(OBSERVATIONS, deterministic=True)
+    model.policy.seed(5)
+    noisy, _ = model.predict(OBSERVATIONS)
+    del model
+    loaded = EZM.load(tmp_path / "model", device="cpu")  # without an environment
+    assert loaded.get_env() is None
+    np.testing.assert_array_equal(loaded.predict(OBSERVATIONS, deterministic=True)[0], expected)
+    loaded.policy.seed(5)
+    np.testing.assert_array_equal(loaded.predict(OBSERVATIONS)[0], noisy)
+    with pytest.raises(AssertionError, match="environment"):
+        loaded.learn(1)
+
+
+def test_a_multi_task_model_keeps_its_tasks() -> None:
+    env = toy_env()
+    model = trained(env)
+    loaded = reloaded(model)
+    assert loaded.task_set == model.task_set
+    assert all(spec.env_fn is None for spec in loaded.task_set)
+    assert loaded.policy.task_set.names == model.policy.task_set.names
+    observations = env.reset()
+    np.testing.assert_array_equal(
+        loaded.predict(observations, deterministic=True)[0], model.predict(observations, deterministic=True)[0]
+    )
+    loaded.set_env(env)
+    loaded.learn(8)
+
+
+def test_every_weight_and_the_optimizer_come_back() -> None:
+    model = trained()
+    loaded = reloaded(model)
+    assert_same_weights(weights_of(model), weights_of(loaded))
+    assert_same_optimizer(model, loaded)
+    assert model.policy.optimizer.state_dict()["state"]  # not an empty comparison
+    # The target network is a network of its own, not the learner.
+    target = loaded.policy.target_model.state_dict()
+    assert not same_weights(dict(loaded.policy.world_model.state_dict()), dict(target))
+
+
+def test_the_counters_and_settings_come_back() -> None:
+    settings: dict[str, Any] = {
+        "search_kwargs": {"gumbel_scale": 0.5},
+        "target_kwargs": {"mixed_after": 7},
+        "loss_kwargs": {"entropy": 0.1},
+        "train_freq": (2, "step"),
+        "gradient_steps": 3,
+        "tau": 0.5,
+        "target_update_interval": 3,
+        "value_target": "td",
+        "policy_target": "improved",
+        "independent_replay": False,
+        "act_with_target": False,
+        "gamma": 0.9,
+        "learning_rate": LinearSchedule(1e-3, 1e-4, 1.0),
+    }
+    model = trained(**settings)
+    loaded = reloaded(model)
+    assert (loaded.num_timesteps, loaded._n_updates, loaded._episode_num) == (16, model._n_updates, 2)
+    assert model._n_updates == 9  # three behind each of the steps 12, 14 and 16
+    same = ["search_kwargs", "target_kwargs", "loss_kwargs", "gradient_steps", "tau", "target_update_interval", "train_freq"]
+    same += ["value_target", "policy_target", "independent_replay", "act_with_target", "gamma", "seed", "batch_size"]
+    assert {name: getattr(loaded, name) for name in same} == {name: getattr(model, name) for name in same}
+    assert loaded.lr_schedule(0.5) == model.lr_schedule(0.5)
+    assert loaded.learner.reanalyzer.search_config == model.learner.reanalyzer.search_config
+    assert loaded.learner.reanalyzer.config == model.learner.reanalyzer.config
+    assert loaded.learner.loss_config == model.learner.loss_config
+    assert loaded.task_statistics.snapshot() == model.task_statistics.snapshot() != {}
+
+
+def test_the_file_is_what_sb3_expects() -> None:
+    model = trained(toy_env(["toy-swingup", "toy-spin"]))
+    file = saved(model)
+    with zipfile.ZipFile(file) as archive:
+        assert {"data", "policy.pth", "policy.optimizer.pth"} <= set(archive.namelist())
+        data = json.loads(archive.read("data"))
+        state = th.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
+        th.load(io.BytesIO(archive.read("policy.optimizer.pth")), weights_only=True)
+    assert {"policy", "learner", "replay_buffer", "env"} & set(data) == set()
+    assert data["policy_kwargs"]["head_layers"] == [16]  # through JSON: a list, which the policy takes as well
+    assert state.keys() == model.policy.state_dict().keys()
+
+
+# --------------------------------------------------------------------------------------------------------------- loading
+
+
+def test_loading_with_an_environment() -> None:
+    model = trained()
+    loaded = reloaded(model, env=CountEnv())
+    loaded.learn(10, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 26
+    parallel = reloaded(model, env=DummyVecEnv([CountEnv] * 3))
+    assert parallel.n_envs == parallel.replay_buffer.n_envs == 3
+    parallel.learn(12)
+    with pytest.raises(ValueError, match="spaces do not match"):
+        reloaded(model, env=SpaceEnv())
+
+
+def test_loading_with_other_tasks_is_an_error() -> None:
+    model = trained(toy_env(["toy-swingup", "toy-spin"]))
+    with pytest.raises(ConfigurationError, match="task sets differ"):
+        reloaded(model, env=toy_env(["toy-spin", "toy-swingup"]))  # the spaces alone are the same
+
+
+def test_loading_with_other_settings() -> None:
+    model = trained()
+    loaded = reloaded(model, num_simulations=8, seed=7, verbose=0)
+    assert loaded.policy.search_config.num_simulations == 8
+    assert loaded.learner.reanalyzer.search_config.num_simulations == 8
+    assert loaded.seed == 7
+
+
+def test_loading_with_custom_objects() -> None:
+    model = trained(learning_rate=LinearSchedule(1e-3, 1e-4, 1.0))
+    custom = {"learning_rate": 5e-4, "lr_schedule": ConstantSchedule(5e-4)}
+    loaded = reloaded(model, custom_objects=custom, env=CountEnv())
+    assert loaded.lr_schedule(0.3) == 5e-4
+    loaded.learn(12)
+    assert loaded.policy.optimizer.param_groups[0]["lr"] == 5e-4
+
+
+def test_loading_with_other_policy_settings_is_an_error() -> None:
+    model = trained()
+    with pytest.raises(ValueError, match="policy kwargs do not equal"):
+        reloaded(model, policy_kwargs={**TINY_NETWORKS, "latent_size": 32})
+    listed = {**TINY_NETWORKS, "head_layers": [16]}  # as SB3 reads it from the file
+    assert_same_weights(weights_of(model), weights_of(reloaded(model, policy_kwargs=listed)))
+
+
+def test_leaving_attributes_out_of_the_file() -> None:
+    model = trained()
+    data, _, _ = load_from_zip_file(saved(model, exclude=["task_statistics"], include=["_custom_logger"]))
+    assert data is not None
+    assert "task_statistics" not in data
+    assert "_custom_logger" in data
+    loaded = EZM.load(saved(model, exclude=["task_statistics"]), device="cpu")
+    assert loaded.task_statistics.snapshot() == {}
+
+
+def test_getting_and_setting_parameters() -> None:
+    model, other = trained(), tiny_model(CountEnv(), seed=1)
+    parameters = model.get_parameters()
+    assert parameters.keys() == {"policy", "policy.optimizer"}
+    other.set_parameters(parameters)
+    assert_same_weights(weights_of(model), weights_of(other))
+    assert_same_optimizer(model, other)
+    third = tiny_model(CountEnv(), seed=2)
+    third.set_parameters(saved(model))  # type: ignore[arg-type]
+    assert_same_weights(weights_of(model), weights_of(third))
+    del parameters["policy.optimizer"]
+    with pytest.raises(ValueError, match="do not match"):
+        other.set_parameters(parameters)
+    other.set_parameters(parameters, exact_match=False)
+    del parameters["policy"]["world_model.trunk.1.weight"]
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.set_parameters({"policy": parameters["policy"], "policy.optimizer": model.policy.optimizer.state_dict()})
+
+
+# ----------------------------------------------------------------------------------------------------------- replay files
+
+
+def test_the_replay_buffer_comes_back(tmp_path: Path) -> None:
+    model = trained(toy_env(), steps=40)
+    model.save_replay_buffer(tmp_path / "replay")
+    loaded = reloaded(model, env=toy_env())
+    loaded.load_replay_buffer(tmp_path / "replay")
+    assert loaded.replay_buffer.task_sizes().tolist() == [10, 10, 10, 10]
+    draws = [m.replay_buffer.sample_segments(8, rng=np.random.default_rng(0)) for m in (model, loaded)]
+    for first, second in zip(*draws, strict=True):
+        np.testing.assert_array_equal(first, second)
+    loaded.learn(20, reset_num_timesteps=False)
+    assert loaded.replay_buffer.task_sizes().tolist() == [15, 15, 15, 15]
+
+
+def test_episodes_that_ran_end_with_the_file(tmp_path: Path) -> None:
+    model = trained(CountEnv(length=100))
+    model.save_replay_buffer(tmp_path / "replay")
+    ring = model.replay_buffer.replays[0].ring
+    running = ring._newest.tolist()
+    assert running != [-1]
+    model.load_replay_buffer(tmp_path / "replay", truncate_last_traj=False)
+    assert model.replay_buffer.replays[0].ring._newest.tolist() == running
+    model.load_replay_buffer(tmp_path / "replay")
+    assert model.replay_buffer.replays[0].ring._newest.tolist() == [-1]
+
+
+def test_a_replay_buffer_serves_other_horizons(tmp_path: Path) -> None:
+    model = trained()
+    model.save_replay_buffer(tmp_path / "replay")
+    longer = tiny_model(CountEnv(), unroll_steps=4, td_steps=3)
+    longer.load_replay_buffer(tmp_path / "replay")
+    assert longer.replay_buffer.sample_segments(4).rewards.shape == (4, 7)
+    longer.learn(12)
+
+
+def test_replay_buffers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    model = trained()
+    own = model.replay_buffer
+    others: dict[str, Any] = {
+        "n_envs": tiny_model(DummyVecEnv([CountEnv] * 2)).replay_buffer,
+        "independent": tiny_model(CountEnv(), independent_replay=False).replay_buffer,
+        "num_tasks": tiny_model(toy_env()).replay_buffer,
+        "observation entries": tiny_model("MountainCarContinuous-v0").replay_buffer,
+        "PerTaskReplayBuffer": ReplayBuffer(10, own.observation_space, own.action_space),
+    }
+    others["num_tasks"].n_envs = 1
+    for words, buffer in others.items():
+        save_to_pkl(tmp_path / "other.pkl", buffer)
+        with pytest.raises(ConfigurationError, match=words):
+            model.load_replay_buffer(tmp_path / "other.pkl")
+        assert model.replay_buffer is own
+
+
+def test_checkpoints_hold_model_replay_and_normalization(tmp_path: Path) -> None:
+    env = VecNormalize(DummyVecEnv([CountEnv]))
+    callback = CheckpointCallback(10, str(tmp_path), save_replay_buffer=True, save_vecnormalize=True)
+    model = tiny_model(env).learn(20, callback=callback)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"rl_model_20_steps.zip", "rl_model_replay_buffer_20_steps.pkl", "rl_model_vecnormalize_20_steps.pkl"} <= names
+    again = VecNormalize.load(str(tmp_path / "rl_model_vecnormalize_20_steps.pkl"), DummyVecEnv([CountEnv]))
+    loaded = EZM.load(tmp_path / "rl_model_20_steps.zip", env=again, device="cpu")
+    loaded.load_replay_buffer(tmp_path / "rl_model_replay_buffer_20_steps.pkl")
+    assert loaded.num_timesteps == 20
+    assert loaded.replay_buffer.size() == 19  # SB3 calls back before it stores the step
+    loaded.learn(10, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 30
+    assert loaded._n_updates == 9 + 10  # behind the steps 11 to 19, and 21 to 30
+
+
+# ------------------------------------------------------------------------------------------------------------- going on
+
+
+def go_on(model: EZM, env: Any) -> EZM:
+    """
+    :param model: trained so far
+    :param env: a new environment
+    :return: the model after more training, with everything set anew that SB3's files do not hold
+    """
+    model.set_env(env)
+    model.set_random_seed(77)
+    return model.learn(20, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("tasks", [None, ["toy-balance", "toy-spin"]])
+def test_going_on_after_loading_is_going_on_without(tmp_path: Path, tasks: Any) -> None:
+    """Same environments and generators: then a model, its replay buffer and its optimizer go on bit for bit."""
+
+    def make() -> Any:
+        return DummyVecEnv([CountEnv]) if tasks is None else toy_env(tasks)
+
+    settings: dict[str, Any] = {
+        "target_update_interval": 3,
+        "tau": 0.5,
+        "target_kwargs": {"mixed_after": 8, "mixed_newest": 6},
+    }
+    settings["learning_rate"] = LinearSchedule(1e-2, 1e-3, 1.0)
+    model = tiny_model(make(), **settings).learn(24)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "replay")
+    loaded = EZM.load(tmp_path / "model", env=make(), device="cpu")
+    loaded.load_replay_buffer(tmp_path / "replay")
+    before = weights_of(model)
+    go_on(model, make())
+    go_on(loaded, make())
+    assert not same_weights(before, weights_of(model))
+    assert (model.num_timesteps, model._n_updates) == (loaded.num_timesteps, loaded._n_updates)
+    assert_same_weights(weights_of(model), weights_of(loaded))
+    assert_same_optimizer(model, loaded)
+    assert model.task_statistics.snapshot() == loaded.task_statistics.snapshot()
+    pair = [m.replay_buffer.sample_segments(8, rng=np.random.default_rng(0)) for m in (model, loaded)]
+    for first, second in zip(*pair, strict=True):
+        np.testing.assert_array_equal(first, second)
