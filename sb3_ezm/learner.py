@@ -111,7 +111,7 @@ class Learner:
         losses = all_losses(model, unroll, targets, config)
         loss = (batch.weights * total_loss(losses, config, steps)).mean()
         self.policy.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = th.nn.utils.clip_grad_norm_(model.parameters(), self.max_grad_norm)
         if not bool(th.isfinite(norm)):
             parts = {name: float(value.detach().mean()) for name, value in losses.items()}

@@ -132,7 +132,8 @@ def policy_gradient_loss(model: WorldModel, unroll: Unroll, targets: TargetBatch
     scale = _task_deviation(returns.detach().unflatten(0, (positions, rows)), targets.tasks)  # [B]
     # Its gradient with respect to the action is the slope, its value the normalized return.
     surrogate = ((actions - trial.detach()) * slope).sum(dim=-1) + returns.detach()
-    return -(surrogate.unflatten(0, (positions, rows)) / scale * targets.policy_mask.T).sum(dim=0)
+    gain: th.Tensor = surrogate.unflatten(0, (positions, rows)) / scale * targets.policy_mask.T
+    return -gain.sum(dim=0)
 
 
 def observation_loss(unroll: Unroll, targets: TargetBatch) -> th.Tensor:
