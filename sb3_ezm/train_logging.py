@@ -95,7 +95,7 @@ def task_labels(names: Sequence[str]) -> list[str]:
     """
     labels: list[str] = []
     for name in names:
-        label = "-".join(name.replace("/", " ").split())
+        label = "-".join(name.replace("/", " ").split()) or "task"
         if label in TAKEN_GROUPS:
             label = f"task-{label}"
         if len(label) > MAX_LABEL:

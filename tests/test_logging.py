@@ -1,0 +1,320 @@
+"""What a training reports: log keys on every output, per-task groups with awkward names, the progress bar."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from hypothesis import given
+from hypothesis import strategies as st
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, configure
+from stable_baselines3.common.vec_env import DummyVecEnv
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sb3_ezm import TaskSet, TaskSpec
+from sb3_ezm.envs.toy import ToySpin, ToySwingup
+from sb3_ezm.multitask.statistics import TaskStatistics
+from sb3_ezm.progress import TaskProgressBarCallback, describe_returns, with_progress_bar
+from sb3_ezm.train_logging import MAX_LABEL, TAKEN_GROUPS, MetricMeans, TimeSplit, record_tasks, task_labels
+from tests.tiny import CountEnv, assert_same_weights, tiny_model, toy_env, weights_of
+
+LONG = "humanoidbench/h1hand-a-very-long-task-name-of-the-hard-suite"
+
+
+class Capture(KVWriter):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        self.lines.append({"step": step, **key_values})
+
+    def close(self) -> None:
+        pass
+
+
+def logged(model: Any, steps: int, **kwargs: Any) -> list[dict[str, Any]]:
+    """
+    :param model: to train
+    :param steps: of training
+    :param kwargs: of ``learn``
+    :return: all log lines
+    """
+    capture = Capture()
+    model.set_logger(Logger(folder=None, output_formats=[capture]))
+    model.learn(steps, **kwargs)
+    return capture.lines
+
+
+# ------------------------------------------------------------------------------------------------------------------ keys
+
+
+def test_the_keys_of_a_single_task() -> None:
+    line = logged(tiny_model(CountEnv()), 24, log_interval=2)[-1]
+    assert line["step"] == 24
+    # Episodes of 6 steps with the returns 21, 6021, 12021 and 18021.
+    assert line["rollout/return"] == line["rollout/ep_rew_mean"] == 9021.0
+    assert line["rollout/length"] == line["rollout/ep_len_mean"] == 6.0
+    assert line["rollout/episodes"] == line["time/episodes"] == 4
+    assert line["rollout/buffer_size"] == 24
+    assert line["train/n_updates"] == 13  # behind the steps 11 to 23: SB3 logs before it trains
+    assert line["train/learning_rate"] == 1e-4
+    losses = {"reward_loss", "value_loss", "policy_loss", "consistency_loss", "path_consistency_loss", "entropy_loss", "loss"}
+    health = {"grad_norm", "value_error", "value_target", "policy_entropy", "search_improvement", "acting_value"}
+    for name in losses | health:
+        assert np.isfinite(line[f"train/{name}"]), name
+    seconds = {name: line[f"time/{name}_seconds"] for name in ("search", "env", "store", "sample", "reanalyze", "update")}
+    assert all(value > 0.0 for value in seconds.values())
+    assert sum(seconds.values()) <= line["time/time_elapsed"] + 1.0  # since the last line, not since the start
+
+
+def test_means_are_of_the_time_since_the_last_line() -> None:
+    model = tiny_model(CountEnv())
+    lines = logged(model, 24, log_interval=1)
+    assert [line["step"] for line in lines] == [6, 12, 18, 24]
+    assert "train/loss" not in lines[0]  # no update yet
+    assert "train/loss" in lines[1]
+    assert model.learner.metrics.pop().keys() >= {"loss"}  # the update behind the last line
+
+
+def test_the_keys_of_several_tasks() -> None:
+    model = tiny_model(toy_env(max_episode_steps=5), learning_starts=1000)
+    line = logged(model, 40, log_interval=8)[-1]
+    for name in ("toy-swingup", "toy-balance", "toy-spin", "toy-hold"):
+        assert line[f"{name}/episodes"] == 2
+        assert line[f"{name}/length"] == 5.0
+        assert line[f"{name}/buffer_size"] in (9, 10)  # SB3 logs while the last step is being counted
+        assert 0.0 <= line[f"{name}/success_rate"] <= 1.0
+        assert f"{name}/score" in line
+    scores = [line[f"{name}/score"] for name in model.policy.task_set.names]
+    assert line["rollout/mean_score"] == pytest.approx(np.mean(scores))
+
+
+def test_learning_anew_counts_anew() -> None:
+    model = tiny_model(CountEnv())
+    model.learn(12)
+    assert model.task_statistics.episodes == {"task": 2}
+    model.learn(12, reset_num_timesteps=False)
+    assert model.task_statistics.episodes == {"task": 4}
+    model.learn(6)
+    assert model.task_statistics.episodes == {"task": 1}
+
+
+def test_no_key_of_a_training_is_cut_on_the_console() -> None:
+    for line in logged(tiny_model(toy_env(max_episode_steps=5)), 40):
+        for key in line:
+            group, _, name = key.partition("/")
+            assert len(group) < 36
+            assert len(f"   {name}") <= 36
+
+
+# ---------------------------------------------------------------------------------------------------------------- labels
+
+
+def test_short_names_stay() -> None:
+    assert task_labels(["h1-stand", "h1-walk", "x" * MAX_LABEL]) == ["h1-stand", "h1-walk", "x" * MAX_LABEL]
+
+
+def test_awkward_names_become_groups() -> None:
+    assert task_labels(["sb3_ezm/Toy-Spin-v0", "two words", "train"]) == ["sb3_ezm-Toy-Spin-v0", "two-words", "task-train"]
+    assert task_labels([LONG, "/"]) == ["humanoidbench-h1...f-the-hard-suite", "task"]  # 16 + 3 + 16 characters
+
+
+def test_names_that_would_collide_are_numbered() -> None:
+    assert task_labels(["a/b", "a-b", "a b"]) == ["a-b", "a-b-2", "a-b-3"]
+    alike = [f"{LONG[:30]}{index}{LONG[30:]}" for index in range(3)]
+    assert len(set(task_labels(alike))) == 3
+
+
+@given(st.lists(st.text(min_size=1, max_size=60).filter(lambda name: name.strip()), min_size=1, max_size=12, unique=True))
+def test_labels_are_short_plain_and_different(names: list[str]) -> None:
+    labels = task_labels(names)
+    assert len(set(labels)) == len(names) == len(labels)
+    assert all(0 < len(label) <= MAX_LABEL and "/" not in label and label not in TAKEN_GROUPS for label in labels)
+
+
+def statistics_of(names: tuple[str, ...]) -> TaskStatistics:
+    """
+    :param names: of tasks
+    :return: statistics in which task number ``i`` has one episode with return ``i``
+    """
+    tasks = TaskSet(tuple(TaskSpec(name, 1, 1, success_bar=1000.0, random_score=0.0) for name in names))
+    statistics = TaskStatistics(tasks)
+    for index, name in enumerate(names):
+        statistics.update([{"task": name, "episode": {"r": float(index), "l": 3}}], np.array([True]))
+    return statistics
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (LONG + "-one", LONG + "-two"),
+        (LONG + "-one/left", LONG + "-one/right"),
+        tuple(f"{LONG}/{index}" for index in range(40)),
+        ("time", "train", "rollout", "eval"),
+        ("a/b", "a-b"),
+    ],
+)
+def test_sb3s_console_takes_any_task_names(names: tuple[str, ...]) -> None:
+    """It cuts keys at 36 characters and raises where two become one."""
+    text = io.StringIO()
+    logger = Logger(folder=None, output_formats=[HumanOutputFormat(text)])
+    record_tasks(logger, statistics_of(names), np.arange(len(names)))
+    logger.record("time/episodes", -1)  # SB3's own
+    returns = [value for key, value in logger.name_to_value.items() if key.endswith("/return")]
+    assert returns == list(range(len(names)))
+    assert logger.name_to_value["time/episodes"] == -1
+    assert sum(key.endswith("/episodes") for key in logger.name_to_value) == len(names) + 1
+    logger.dump(0)
+    assert text.getvalue().count("return") == len(names)
+
+
+def test_training_with_awkward_names_logs_everywhere(tmp_path: Path) -> None:
+    tasks = [
+        TaskSpec(LONG + "-one", 3, 1, env_fn=ToySwingup),
+        TaskSpec(LONG + "-two", 4, 2, env_fn=ToySpin),
+        TaskSpec("time", 3, 1, env_fn=ToySwingup),
+    ]
+    model = tiny_model(toy_env(tasks, max_episode_steps=4), learning_starts=1000)
+    model.set_logger(configure(str(tmp_path), ["log", "csv", "json", "tensorboard"]))
+    model.learn(24, log_interval=3)
+    first, second, third = task_labels(model.policy.task_set.names)
+    with open(tmp_path / "progress.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {f"{label}/return" for label in (first, second, third)} <= set(rows[-1])
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert {f"{first}/return", f"{third}/buffer_size", "rollout/ep_rew_mean"} <= set(events.Tags()["scalars"])
+
+
+def test_tensorboard_gets_a_run_of_its_own_name(tmp_path: Path) -> None:
+    model = tiny_model(CountEnv(), tensorboard_log=str(tmp_path))
+    model.learn(12, log_interval=1)
+    model.learn(12, log_interval=1, tb_log_name="other")
+    assert {path.name for path in tmp_path.iterdir()} == {"EZM_1", "other_1"}
+    events = EventAccumulator(str(tmp_path / "EZM_1")).Reload()
+    assert [event.step for event in events.Scalars("rollout/return")] == [6, 12]
+    assert events.Scalars("rollout/return")[-1].value == pytest.approx((21 + 6021) / 2)
+    assert "train/n_updates" not in events.Tags()["scalars"]  # as SB3's own algorithms do
+
+
+# ---------------------------------------------------------------------------------------------------------- progress bar
+
+
+def bar_of(model: Any, steps: int, callback: Any = None) -> TaskProgressBarCallback:
+    """
+    :param model: to train
+    :param steps: of training
+    :param callback: of the user
+    :return: the progress bar after the training
+    """
+    callbacks = with_progress_bar(callback)
+    model.learn(steps, callback=callbacks)
+    bar = callbacks.callbacks[-1]
+    assert isinstance(bar, TaskProgressBarCallback)
+    return bar
+
+
+@pytest.mark.filterwarnings("ignore:rich is experimental")
+def test_the_progress_bar_shows_the_returns() -> None:
+    bar = bar_of(tiny_model(CountEnv(), learning_starts=1000), 15)
+    assert bar.pbar.n == 15
+    assert bar.pbar.desc.startswith("return 3021")  # (21 + 6021) / 2
+
+
+@pytest.mark.filterwarnings("ignore:rich is experimental")
+def test_the_progress_bar_shows_every_task(capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = [TaskSpec("x-[/b]", 3, 1, env_fn=ToySwingup), TaskSpec("x-two", 3, 1, env_fn=ToySwingup)]  # [/b]: rich's markup
+    model = tiny_model(toy_env(tasks, max_episode_steps=4), learning_starts=1000)
+    model.learn(20, progress_bar=True)
+    shown = capsys.readouterr().out
+    assert "[/b] 0 two 0" in shown
+    assert "20/20" in shown
+
+
+@pytest.mark.filterwarnings("ignore:rich is experimental")
+def test_the_progress_bar_changes_no_training_and_starts_callbacks_once() -> None:
+    class Counting(BaseCallback):
+        started = 0
+
+        def _init_callback(self) -> None:
+            self.started += 1
+
+        def _on_step(self) -> bool:
+            return True
+
+    plain, barred = tiny_model(CountEnv()).learn(20), tiny_model(CountEnv())
+    counting = Counting()
+    barred.learn(20, callback=[counting], progress_bar=True)
+    assert counting.started == 1
+    assert_same_weights(weights_of(plain), weights_of(barred))
+
+
+@pytest.mark.filterwarnings("ignore:rich is experimental")
+@pytest.mark.parametrize("kind", ["none", "function", "callback", "list"])
+def test_the_progress_bar_goes_with_every_kind_of_callback(kind: str, tmp_path: Path) -> None:
+    calls = []
+
+    def function(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        calls.append(local["self"].num_timesteps)
+        return len(calls) < 4
+
+    callback: Any = {"none": None, "function": function}.get(kind, CheckpointCallback(3, str(tmp_path)))
+    bar = bar_of(tiny_model(CountEnv()), 6, [callback, CheckpointCallback(2, str(tmp_path))] if kind == "list" else callback)
+    assert bar.pbar.n == (4 if kind == "function" else 6)
+    assert len(list(tmp_path.iterdir())) == {"callback": 2, "list": 4}.get(kind, 0)  # steps 3 and 6; 2, 3, 4 and 6
+
+
+@pytest.mark.parametrize(
+    ("returns", "names", "text"),
+    [
+        ({"h1-stand": 803.4, "h1-walk": 41.0}, ("h1-stand", "h1-walk"), "stand 803 walk 41"),
+        ({"h1-walk": -0.4}, ("h1-stand", "h1-walk"), "walk -0"),
+        ({}, ("h1-stand", "h1-walk"), ""),
+        ({"task": 3.0}, ("task",), "return 3"),
+        ({"lib/A-v0": 1.0, "lib/A-v1": 2.0}, ("lib/A-v0", "lib/A-v1"), "v0 1 v1 2"),
+        ({"task0": 1.0, "task1": 2.0}, ("task0", "task1"), "task0 1 task1 2"),
+        ({"a-b": 1.0, "a-b-c": 2.0}, ("a-b", "a-b-c"), "b 1 b-c 2"),
+    ],
+)
+def test_describing_returns(returns: dict[str, float], names: tuple[str, ...], text: str) -> None:
+    assert describe_returns(returns, names) == text
+
+
+# ----------------------------------------------------------------------------------------------------------------- means
+
+
+def test_metric_means() -> None:
+    means = MetricMeans()
+    leaf = th.tensor(3.0, requires_grad=True)
+    means.add(loss=leaf * 2.0, rate=1.0)
+    means.add(loss=th.tensor(2.0))
+    assert means.pop() == {"loss": 4.0, "rate": 1.0}  # (6 + 2) / 2
+    assert means.pop() == {}
+
+
+def test_time_split() -> None:
+    times = TimeSplit()
+    with pytest.raises(RuntimeError), times.measure("work"):
+        time.sleep(0.02)
+        raise RuntimeError
+    times.add("work", 1.0)
+    times.add("rest", 0.5)
+    seconds = times.pop()
+    assert seconds["work"] >= 1.02  # the failed block counts
+    assert seconds["rest"] == 0.5
+    assert times.pop() == {}
+
+
+def test_verbose_training_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_model(DummyVecEnv([CountEnv] * 2), verbose=1, learning_starts=1000).learn(24, log_interval=1)
+    printed = capsys.readouterr().out
+    assert "Using cpu device" in printed
+    assert "buffer_size" in printed
