@@ -281,7 +281,7 @@ class EZM(OffPolicyAlgorithm):
                 self.policy.set_training_mode(False)
                 observation, _ = self.policy.obs_to_tensor(self._last_obs)
                 model = self.policy.target_model if self.act_with_target else self.policy.world_model
-                output = self.policy.plan(observation, model=model, autocast=self.mixed_precision)
+                output = self.policy.plan(observation, model=model)
                 scaled, values = output.actions.cpu().numpy(), output.values.float().cpu().numpy()
                 self.learner.metrics.add(
                     acting_value=output.values.mean(), acting_improvement=(output.values - output.network_values).mean()

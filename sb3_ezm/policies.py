@@ -17,7 +17,7 @@ from sb3_ezm.distributions import squash_action
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.task_set import TaskSet, TaskSpec
 from sb3_ezm.observations import ObservationLayout
-from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
+from sb3_ezm.search import SearchOutput, WorldModelPlanner, deterministic_noise, draw_noise, search
 from sb3_ezm.search.model import choose_heads
 from sb3_ezm.world_model import WorldModel
 
@@ -101,24 +101,25 @@ class EZMPolicy(BasePolicy):
         """
         self._generator.manual_seed(seed)
 
-    def plan(
-        self, observation: PyTorchObs, deterministic: bool = False, model: WorldModel | None = None, autocast: bool = False
-    ) -> SearchOutput:
+    def plan(self, observation: PyTorchObs, deterministic: bool = False, model: WorldModel | None = None) -> SearchOutput:
         """
-        Search from a batch of observations.
+        Search from a batch of observations, in float32: acting has too few rows for bfloat16 to pay.
 
         :param observation: tensors as :meth:`obs_to_tensor` makes them
         :param deterministic: without exploration noise; rows then depend on nothing but themselves
         :param model: world model to plan with (default: the learner's)
-        :param autocast: run the networks in bfloat16
         :return: actions in [-1, 1] and search statistics
         """
         model = self.world_model if model is None else model
         rows, tasks = self.layout.flatten_tensors(observation)
         generator = None if deterministic else self._generator
         heads = choose_heads(self.search_config, len(model.value_heads), generator)
-        noise = draw_noise(self.search_config, len(tasks), model.action_mask.shape[1], generator, deterministic)
-        with th.no_grad(), th.autocast(rows.device.type, dtype=th.bfloat16, enabled=autocast):
+        actions = model.action_mask.shape[1]
+        if deterministic:
+            noise = deterministic_noise(self.search_config, rows, actions)
+        else:
+            noise = draw_noise(self.search_config, len(tasks), actions, generator)
+        with th.no_grad():
             return search(WorldModelPlanner(model, rows, tasks, self.search_config, heads), self.search_config, noise)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:

@@ -2,7 +2,7 @@
 
 from sb3_ezm.search.gumbel import SearchOutput, search
 from sb3_ezm.search.model import Evaluation, SearchModel, WorldModelPlanner
-from sb3_ezm.search.noise import SearchNoise, draw_noise
+from sb3_ezm.search.noise import SearchNoise, deterministic_noise, draw_noise
 from sb3_ezm.search.schedule import halving_levels
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "SearchNoise",
     "SearchOutput",
     "WorldModelPlanner",
+    "deterministic_noise",
     "draw_noise",
     "halving_levels",
     "search",

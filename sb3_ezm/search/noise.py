@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch as th
 
 from sb3_ezm.config import SearchConfig
 from sb3_ezm.search.schedule import halving_levels
 
-_FIXED_SEED = 20_260_301  # deterministic search: the same "random" candidates for every root of every call
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # constants of splitmix64 (Steele et al. 2014)
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 class SearchNoise(NamedTuple):
@@ -24,42 +27,83 @@ def _scales(count: int, wide: int, magnification: float) -> th.Tensor:
     return th.tensor([1.0] * (count - wide) + [magnification] * wide)
 
 
-def draw_noise(
-    config: SearchConfig, rows: int, action_size: int, generator: th.Generator | None = None, deterministic: bool = False
-) -> SearchNoise:
+def draw_noise(config: SearchConfig, rows: int, action_size: int, generator: th.Generator | None = None) -> SearchNoise:
     """
-    Draw what one search needs.
+    Draw what one exploring search needs.
 
     The first candidates use the policy's own standard deviation, the last ``wide_fraction`` of them the magnified one.
-    ``deterministic`` uses one fixed draw for all rows and all calls, without magnification and with the policy's mean
-    action among the candidates (deviation from the released code, which evaluates with its exploration noise).
 
     :param config: search settings
     :param rows: roots ``B``
     :param action_size: padded action entries ``A``
-    :param generator: source of randomness on the CPU (ignored if deterministic)
-    :param deterministic: no exploration noise at all
+    :param generator: source of randomness on the CPU
     :return: the draws, on the CPU
     """
-    if deterministic:
-        rows, generator = 1, th.Generator().manual_seed(_FIXED_SEED)
-    magnification = 1.0 if deterministic else config.std_magnification
-    with_mean = config.mean_candidate == "always" or (deterministic and config.mean_candidate == "deterministic")
     root = th.randn(rows, config.num_candidates, action_size, generator=generator)
-    root *= _scales(config.num_candidates, config.num_wide, magnification).view(1, -1, 1)
-    if with_mean:
-        root[:, 0] = 0.0
-    actions = config.num_leaf_actions
-    wide_leaves = int(config.wide_fraction * actions) if config.magnify_leaves else 0
-    leaf_scales = _scales(actions, wide_leaves, magnification).view(1, 1, -1, 1)
-    leaves = []
-    for level in halving_levels(config.num_candidates, config.num_simulations)[:-1]:
-        draw = th.randn(rows, level, actions, action_size, generator=generator) * leaf_scales
-        if with_mean:
-            draw[:, :, 0] = 0.0
-        leaves.append(draw)
+    leaves = [th.randn(rows, *shape, generator=generator) for shape in _leaf_shapes(config, action_size)]
     gumbel = th.zeros(rows, config.num_candidates)
-    if config.gumbel_scale > 0 and not deterministic:
+    if config.gumbel_scale > 0:
         uniform = th.rand(rows, config.num_candidates, generator=generator).clamp(1e-20, 1.0 - 1e-7)
         gumbel = -th.log(-th.log(uniform)) * config.gumbel_scale
+    root *= _scales(config.num_candidates, config.num_wide, config.std_magnification).view(1, -1, 1)
+    wide_leaves = int(config.wide_fraction * config.num_leaf_actions) if config.magnify_leaves else 0
+    leaf_scales = _scales(config.num_leaf_actions, wide_leaves, config.std_magnification).view(1, 1, -1, 1)
+    leaves = [leaf * leaf_scales for leaf in leaves]
+    return _with_mean(root, leaves, gumbel, config.mean_candidate == "always")
+
+
+def deterministic_noise(config: SearchConfig, observations: th.Tensor, action_size: int) -> SearchNoise:
+    """
+    Draws that are a function of the observation alone: the same observation gives the same candidates, in any batch.
+
+    No magnification and no Gumbel noise, and the policy's mean action among the candidates (deviation from the released
+    code, which evaluates with its exploration noise). One fixed draw for all observations would not do: choosing the
+    same sampled offset step after step pushes the system where independent offsets average out.
+
+    :param config: search settings
+    :param observations: ``[B, O]``
+    :param action_size: padded action entries ``A``
+    :return: the draws, on the CPU
+    """
+    shapes = [(config.num_candidates, action_size), *_leaf_shapes(config, action_size)]
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    normal = th.from_numpy(_hashed_normal(observations.detach().float().cpu().numpy(), sum(sizes)))
+    parts = [part.unflatten(1, shape) for part, shape in zip(normal.split(sizes, dim=1), shapes, strict=True)]
+    gumbel = th.zeros(len(observations), config.num_candidates)
+    return _with_mean(parts[0].clone(), [part.clone() for part in parts[1:]], gumbel, config.mean_candidate != "never")
+
+
+def _leaf_shapes(config: SearchConfig, action_size: int) -> list[tuple[int, int, int]]:
+    """``(m, M, A)`` of every level but the last, whose nodes are never looked into."""
+    levels = halving_levels(config.num_candidates, config.num_simulations)
+    return [(level, config.num_leaf_actions, action_size) for level in levels[:-1]]
+
+
+def _with_mean(root: th.Tensor, leaves: list[th.Tensor], gumbel: th.Tensor, with_mean: bool) -> SearchNoise:
+    """Turn the first action of every state into the policy's mean, if wanted."""
+    if with_mean:
+        root[:, 0] = 0.0
+        for leaf in leaves:
+            leaf[:, :, 0] = 0.0
     return SearchNoise(root, tuple(leaves), gumbel)
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Finalizer of splitmix64: spreads every input bit over all output bits."""
+    x = (x ^ (x >> np.uint64(30))) * _MIX_1
+    x = (x ^ (x >> np.uint64(27))) * _MIX_2
+    return x ^ (x >> np.uint64(31))
+
+
+def _hashed_normal(rows: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
+    """``count`` standard-normal numbers per row, from the bits of the row (splitmix64, then Box-Muller)."""
+    bits = np.ascontiguousarray(rows + np.float32(0.0)).view(np.uint32).astype(np.uint64)  # -0.0 + 0.0 = 0.0
+    column = np.arange(1, rows.shape[1] + 1, dtype=np.uint64) * _GOLDEN
+    seed = _mix(bits + column).sum(axis=1, dtype=np.uint64)[:, None]
+    pairs = (count + 1) // 2
+    stream = _mix(seed + np.arange(1, 2 * pairs + 1, dtype=np.uint64) * _GOLDEN)
+    uniform = ((stream >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    radius = np.sqrt(-2.0 * np.log(uniform[:, :pairs]))
+    angle = 2.0 * np.pi * uniform[:, pairs:]
+    normal = np.concatenate((radius * np.cos(angle), radius * np.sin(angle)), axis=1)
+    return normal[:, :count].astype(np.float32)
