@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
+
+
+LINE_WIDTH = 24  # what the bar leaves of a terminal with 80 columns
 
 
 class TaskProgressBarCallback(ProgressBarCallback):
@@ -17,10 +22,14 @@ class TaskProgressBarCallback(ProgressBarCallback):
         statistics = getattr(self.model, "task_statistics", None)
         if statistics is None or sum(statistics.episodes.values()) == self._shown_episodes:
             return
+        from rich.markup import escape  # installed wherever this bar is
+
         self._shown_episodes = sum(statistics.episodes.values())
         returns = {name: row["return"] for name, row in statistics.snapshot().items()}
-        # The bar that SB3 uses draws no postfix, only the description before it.
-        self.pbar.set_description(describe_returns(returns, statistics.task_names), refresh=False)
+        phrases = _phrases(returns, statistics.task_names)
+        # The bar that SB3 uses draws no postfix, only the description before it. Lines break between tasks alone.
+        lines = textwrap.wrap(" ".join(phrase.replace(" ", "\xa0") for phrase in phrases), LINE_WIDTH)
+        self.pbar.set_description_str(escape("\n".join(lines)) + " ", refresh=False)
 
 
 def describe_returns(returns: dict[str, float], names: tuple[str, ...]) -> str:
@@ -31,14 +40,16 @@ def describe_returns(returns: dict[str, float], names: tuple[str, ...]) -> str:
     :param names: all task names; what they have in common is left out
     :return: for example ``"stand 803 walk 41"`` for the tasks ``h1-stand`` and ``h1-walk``
     """
-    from rich.markup import escape  # needed by the bar in any case, and by nothing else
+    return " ".join(_phrases(returns, names))
 
+
+def _phrases(returns: dict[str, float], names: tuple[str, ...]) -> list[str]:
     if len(names) == 1:
-        return " ".join(f"return {value:.0f}" for value in returns.values())
+        return [f"return {value:.0f}" for value in returns.values()]
     first, last = min(names), max(names)
     common = next(i for i in range(len(first) + 1) if first[: i + 1] != last[: i + 1])
     start = max(first.rfind("-", 0, common), first.rfind("/", 0, common)) + 1
-    return escape(" ".join(f"{name[start:]} {value:.0f}" for name, value in returns.items()))
+    return [f"{name[start:]} {value:.0f}" for name, value in returns.items()]
 
 
 def with_progress_bar(callback: MaybeCallback) -> CallbackList:

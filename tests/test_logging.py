@@ -226,7 +226,7 @@ def bar_of(model: Any, steps: int, callback: Any = None) -> TaskProgressBarCallb
 def test_the_progress_bar_shows_the_returns() -> None:
     bar = bar_of(tiny_model(CountEnv(), learning_starts=1000), 15)
     assert bar.pbar.n == 15
-    assert bar.pbar.desc.startswith("return 3021")  # (21 + 6021) / 2
+    assert bar.pbar.desc == "return\xa03021 "  # (21 + 6021) / 2
 
 
 @pytest.mark.filterwarnings("ignore:rich is experimental")
@@ -235,8 +235,17 @@ def test_the_progress_bar_shows_every_task(capsys: pytest.CaptureFixture[str]) -
     model = tiny_model(toy_env(tasks, max_episode_steps=4), learning_starts=1000)
     model.learn(20, progress_bar=True)
     shown = capsys.readouterr().out
-    assert "[/b] 0 two 0" in shown
+    assert "[/b]\xa00 two\xa00" in shown
     assert "20/20" in shown
+
+
+@pytest.mark.filterwarnings("ignore:rich is experimental")
+def test_the_progress_bar_breaks_long_lists_of_tasks_between_tasks() -> None:
+    tasks = [TaskSpec(f"x-number {index}", 3, 1, env_fn=ToySwingup) for index in range(5)]
+    bar = bar_of(tiny_model(toy_env(tasks, max_episode_steps=2), learning_starts=1000), 10)
+    lines = bar.pbar.desc.replace("\xa0", " ").strip().split("\n")
+    # "number 0 0" has ten characters: two and a space fit into 24.
+    assert lines == ["number 0 0 number 1 0", "number 2 0 number 3 0", "number 4 0"]
 
 
 @pytest.mark.filterwarnings("ignore:rich is experimental")
