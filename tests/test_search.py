@@ -12,7 +12,15 @@ import torch as th
 from hypothesis import assume, given, settings
 
 from sb3_ezm.config import ModelConfig, SearchConfig
-from sb3_ezm.search import SearchNoise, SearchOutput, WorldModelPlanner, draw_noise, halving_levels, search
+from sb3_ezm.search import (
+    SearchNoise,
+    SearchOutput,
+    WorldModelPlanner,
+    deterministic_noise,
+    draw_noise,
+    halving_levels,
+    search,
+)
 from sb3_ezm.search.model import choose_heads, reduce_values
 from sb3_ezm.search.qvalues import complete, normalize, transform, value_range
 from sb3_ezm.world_model import WorldModel
@@ -84,10 +92,10 @@ def test_default_settings_equal_the_slow_search(seed: int) -> None:
         assert_same(output, row, level_search(model.row(row), config, noise, row))
 
 
-def test_shared_noise_equals_the_slow_search() -> None:
+def test_deterministic_noise_equals_the_slow_search() -> None:
     config = SearchConfig()
     model = SmoothModel(4, th.ones(5, 2), th.full((5,), 0.99))
-    noise = draw_noise(config, 5, 2, deterministic=True)
+    noise = deterministic_noise(config, th.arange(10.0).view(5, 2), 2)
     output = search(model, config, noise)
     for row in range(5):
         assert_same(output, row, level_search(model.row(row), config, noise, row))
@@ -438,7 +446,7 @@ def test_search_under_bfloat16_autocast_keeps_statistics_in_float32() -> None:
     planner = WorldModelPlanner(
         model, th.randn(6, 6, generator=th.Generator().manual_seed(0)), th.arange(6) % 3, config, (0, 1)
     )
-    noise = draw_noise(config, 6, 3, deterministic=True)
+    noise = deterministic_noise(config, th.arange(36.0).view(6, 6), 3)
     exact = search(planner, config, noise)
     with th.autocast("cpu", dtype=th.bfloat16):
         rough = search(planner, config, noise)
@@ -451,7 +459,7 @@ def test_search_under_bfloat16_autocast_keeps_statistics_in_float32() -> None:
 def test_search_builds_no_graph() -> None:
     model, config = small_world(), SearchConfig(num_candidates=2, num_simulations=4)
     planner = WorldModelPlanner(model, th.zeros(2, 6), th.tensor([0, 1]), config, (0,))
-    output = search(planner, config, draw_noise(config, 2, 3, deterministic=True))
+    output = search(planner, config, deterministic_noise(config, th.zeros(2, 6), 3))
     assert not any(field.requires_grad for field in output)
 
 

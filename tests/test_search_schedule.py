@@ -10,7 +10,7 @@ import pytest
 import torch as th
 
 from sb3_ezm.config import SearchConfig
-from sb3_ezm.search import draw_noise, halving_levels
+from sb3_ezm.search import deterministic_noise, draw_noise, halving_levels
 from tests.search_oracle import visit_plan
 
 
@@ -101,21 +101,35 @@ def test_the_same_generator_gives_the_same_noise() -> None:
     assert not th.equal(one.root[0], one.root[1])  # rows differ
 
 
-def test_deterministic_noise_is_fixed_shared_and_leaves_generators_alone() -> None:
+def test_deterministic_noise_depends_on_the_observation_alone_and_leaves_generators_alone() -> None:
     config = SearchConfig(gumbel_scale=1.0, magnify_leaves=True)
-    generator = th.Generator().manual_seed(3)
-    before, global_before = generator.get_state(), th.get_rng_state()
-    one = draw_noise(config, 9, 4, generator, deterministic=True)
-    two = draw_noise(config, 500, 4, deterministic=True)
-    assert th.equal(before, generator.get_state()) and th.equal(global_before, th.get_rng_state())
-    assert one.root.shape == (1, 16, 4)  # one row for all roots: the batch size cannot matter
-    assert th.equal(one.root, two.root) and all(th.equal(a, b) for a, b in zip(one.leaves, two.leaves, strict=True))
+    observations = th.randn(9, 5, generator=th.Generator().manual_seed(1))
+    global_before = th.get_rng_state()
+    one = deterministic_noise(config, observations, 4)
+    alone = deterministic_noise(config, observations[3:4], 4)
+    assert th.equal(global_before, th.get_rng_state())
+    assert one.root.shape == (9, 16, 4)
+    assert th.equal(one.root[3:4], alone.root)  # neither the batch size nor the other rows matter
+    assert all(th.equal(a[3:4], b) for a, b in zip(one.leaves, alone.leaves, strict=True))
+    assert not th.equal(one.root[0], one.root[1])  # other observations, other candidates
     assert not one.gumbel.any()
-    # No magnification: 15 * 4 standard normal numbers with a deviation of 3 would be very unlikely to stay below 1.5.
-    assert one.root[:, 1:].std() < 1.5
-    # The policy's mean is among the candidates (and among each node's actions).
-    assert not one.root[:, 0].any() and one.root[:, 1].all()
-    assert all(not level[:, :, 0].any() and level[:, :, 1].all() for level in one.leaves)
+    assert not one.root[:, 0].any() and not one.leaves[0][:, :, 0].any()  # the policy's mean is among the candidates
+
+
+def test_deterministic_noise_is_standard_normal_whatever_the_observation() -> None:
+    # Neighboring observations, as of a fast control loop, and constant entries: 4000 rows of 15 * 4 numbers each.
+    observations = 1.0 + 1e-6 * th.arange(4000.0).unsqueeze(1).repeat(1, 3)
+    observations[:, 1] = 0.0
+    normal = deterministic_noise(SearchConfig(), observations, 4).root[:, 1:].flatten(1)
+    th.testing.assert_close(normal.mean(dim=0), th.zeros(60), rtol=0.0, atol=0.08)  # 5 standard errors of 1 / sqrt(4000)
+    th.testing.assert_close(normal.std(dim=0), th.ones(60), rtol=0.0, atol=0.06)  # no magnification
+    correlation = th.corrcoef(th.cat((normal[:-1], normal[1:]), dim=1).T) - th.eye(120)
+    assert correlation.abs().max() < 0.09  # neither between entries nor between neighboring observations
+
+
+def test_deterministic_noise_tells_no_zeros_apart() -> None:
+    plus, minus = (deterministic_noise(SearchConfig(), th.tensor([[zero, 1.0]]), 2) for zero in (0.0, -0.0))
+    assert th.equal(plus.root, minus.root)  # they are the same observation
 
 
 @pytest.mark.parametrize(
@@ -124,12 +138,17 @@ def test_deterministic_noise_is_fixed_shared_and_leaves_generators_alone() -> No
         ("never", True, False),
         ("never", False, False),
         ("deterministic", False, False),
+        ("deterministic", True, True),
         ("always", True, True),
         ("always", False, True),
     ],
 )
 def test_the_mean_candidate_setting(setting: str, deterministic: bool, has_mean: bool) -> None:
-    noise = draw_noise(SearchConfig(mean_candidate=setting), 2, 3, th.Generator().manual_seed(0), deterministic)
+    config = SearchConfig(mean_candidate=setting)
+    if deterministic:
+        noise = deterministic_noise(config, th.tensor([[0.5], [2.0]]), 3)
+    else:
+        noise = draw_noise(config, 2, 3, th.Generator().manual_seed(0))
     assert bool(noise.root[:, 0].any()) is not has_mean
     assert bool(noise.leaves[0][:, :, 0].any()) is not has_mean
 
