@@ -1,0 +1,251 @@
+"""Evaluation of all tasks: returns and lengths known by construction, as many long episodes as short ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_ezm import EZM, ConfigurationError, TaskSet, TaskSpec, make_multitask_env, make_task_set
+from sb3_ezm.evaluation import EvaluationResult, TaskResult, episode_quotas, evaluate_tasks, format_table
+from sb3_ezm.multitask.cycling import CyclingTaskEnv
+
+
+class Ramp(gym.Env[np.ndarray, np.ndarray]):
+    """Rewards 1, 2, 3, ... times the first action entry. Terminates after ``stops`` steps, forever after if stepped on."""
+
+    def __init__(self, size: int, stops: int | None) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (size,), np.float32)
+        self.stops = stops
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(self.observation_space.shape, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        observation = np.full(self.observation_space.shape, self.steps, np.float32)
+        return observation, self.steps * float(action[0]), self.stops is not None and self.steps >= self.stops, False, {}
+
+
+class Lottery(Ramp):
+    """An episode lasts 1 to 9 steps, drawn at its start."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        result = super().reset(seed=seed)
+        self.stops = int(self.np_random.integers(1, 10))
+        return result
+
+
+def ramp_tasks(**scores: float) -> TaskSet:
+    """
+    :param scores: reference scores of the first task
+    :return: a task whose episodes end after 2 steps, and one of 3 entries that the time limit ends after 4
+    """
+    return TaskSet(
+        (
+            TaskSpec("short", 1, 1, env_fn=lambda: gym.wrappers.TimeLimit(Ramp(1, 2), 4), **scores),
+            TaskSpec("long", 3, 3, env_fn=lambda: gym.wrappers.TimeLimit(Ramp(3, None), 4)),
+        )
+    )
+
+
+class Scripted:
+    """Acts with 1 in task 0 and 0.5 in task 1, and notes the batches that it was asked about."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+        self.deterministic: set[bool] = set()
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, None]:
+        tasks = observation["task"]
+        self.asked.append(tasks.tolist())
+        self.deterministic.add(deterministic)
+        size = observation["observation"].shape[1]
+        return np.repeat(np.where(tasks == 0, 1.0, 0.5).astype(np.float32)[:, None], size, axis=1), None
+
+
+def test_returns_and_lengths_by_hand() -> None:
+    model = Scripted()
+    result = evaluate_tasks(model, ramp_tasks(random_score=1.0, success_bar=9.0), n_eval_episodes=2)
+    # short: 1 + 2 = 3. long: (1 + 2 + 3 + 4) * 0.5 = 5.
+    assert result["short"].returns == (3.0, 3.0) and result["short"].lengths == (2, 2)
+    assert result["long"].returns == (5.0, 5.0) and result["long"].lengths == (4, 4)
+    assert result["short"].score == pytest.approx((3.0 - 1.0) / (9.0 - 1.0))
+    assert result["short"].success_rate == 0.0
+    assert result["long"].score is None and result["long"].success_rate is None and result.mean_score is None
+    assert model.deterministic == {True}
+
+
+def test_the_model_is_asked_only_about_unfinished_episodes() -> None:
+    model = Scripted()
+    evaluate_tasks(model, ramp_tasks(), n_eval_episodes=2)
+    # Two sub-environments of each task: `short` is done after two steps, `long` after four.
+    assert model.asked == [[0, 0, 1, 1]] * 2 + [[1, 1]] * 2
+
+
+def test_falls_ignored_run_to_the_time_limit() -> None:
+    result = evaluate_tasks(Scripted(), ramp_tasks(), n_eval_episodes=1, ignore_termination=True)
+    assert result["short"].returns == (10.0,) and result["short"].lengths == (4,)  # 1 + 2 + 3 + 4
+
+
+def test_a_shorter_time_limit() -> None:
+    result = evaluate_tasks(Scripted(), ramp_tasks(), n_eval_episodes=1, max_episode_steps=3)
+    assert result["long"].returns == (3.0,)  # (1 + 2 + 3) * 0.5
+
+
+def lottery_oracle(seed: int, episodes: list[int]) -> list[int]:
+    """
+    :param seed: of the first sub-environment
+    :param episodes: number of episodes of each sub-environment
+    :return: their lengths, one sub-environment after the other
+    """
+    lengths = []
+    for index, count in enumerate(episodes):
+        env = Lottery(1, None)
+        for episode in range(count):
+            env.reset(seed=seed + index if episode == 0 else None)
+            lengths.append(int(env.stops or 0))
+    return lengths
+
+
+@pytest.mark.parametrize(("copies", "split"), [(1, [7]), (3, [3, 2, 2]), (7, [1] * 7)])
+def test_short_episodes_are_not_counted_more_often(copies: int, split: list[int]) -> None:
+    tasks = TaskSet((TaskSpec("lottery", 1, 1, env_fn=lambda: Lottery(1, None)),))
+    result = evaluate_tasks(Scripted(), tasks, n_eval_episodes=7, seed=5, n_envs_per_task=copies)
+    # Taking the first seven episodes that finish would favor short ones; here each sub-environment plays its share.
+    assert list(result["lottery"].lengths) == lottery_oracle(5, split)
+
+
+def test_quotas_are_even_and_complete() -> None:
+    # Five episodes over two sub-environments of a: 3 + 2; over one of b: 5.
+    assert episode_quotas(["a", "b", "a"], 5) == [3, 5, 2]
+
+
+def test_summaries_by_hand() -> None:
+    spec = TaskSpec("t", 1, 1, random_score=2.0, success_bar=6.0)
+    task = TaskResult(spec, returns=(3.0, 7.0, 5.0, 9.0), lengths=(1, 2, 3, 4))
+    assert task.mean_return == 6.0 and task.mean_length == 2.5
+    assert task.std_return == pytest.approx(np.sqrt((9 + 1 + 1 + 9) / 4))
+    assert task.score == 1.0 and task.success_rate == 0.5  # 7 and 9 reach 6
+    half = TaskResult(TaskSpec("u", 1, 1, random_score=0.0, success_bar=10.0), returns=(0.0, 10.0), lengths=(1, 1))
+    result = EvaluationResult((task, half))
+    assert result.mean_score == pytest.approx(0.75) and result.mean_success_rate == 0.5
+    assert result.to_dict()["tasks"]["u"]["returns"] == [0.0, 10.0]
+    with pytest.raises(ConfigurationError, match="'x' was not evaluated"):
+        result["x"]
+
+
+def test_table() -> None:
+    spec = TaskSpec("stand", 1, 1, random_score=10.0, success_bar=30.0)
+    before = EvaluationResult((TaskResult(spec, (9.0, 11.0), (1, 1)), TaskResult(TaskSpec("w", 1, 1), (1.0,), (1,))))
+    after = EvaluationResult((TaskResult(spec, (20.0,), (1,)), TaskResult(TaskSpec("w", 1, 1), (2.0,), (1,))))
+    assert format_table(after, before).splitlines() == [
+        "task   random      before       after  normalized",
+        "-----  ------  ----------  ----------  ----------",
+        "stand    10.0  10.0 ± 1.0  20.0 ± 0.0       0.500",
+        "w           -   1.0 ± 0.0   2.0 ± 0.0           -",
+    ]
+    scored = EvaluationResult((TaskResult(spec, (20.0,), (1,)),))
+    assert format_table(scored).splitlines()[-1] == "mean                            0.500"
+
+
+def test_a_given_normalizing_environment_is_left_as_it_is() -> None:
+    vec_env = VecNormalize(make_multitask_env(ramp_tasks(), n_envs_per_task=2), norm_obs_keys=["observation"])
+    vec_env.reset()
+    for _ in range(5):
+        vec_env.step(np.ones((4, 3), dtype=np.float32))
+    means = vec_env.obs_rms["observation"].mean.copy()
+    result = evaluate_tasks(Scripted(), n_eval_episodes=3, vec_env=vec_env)
+    assert result["short"].returns == (3.0,) * 3  # raw rewards, not normalized ones
+    assert np.array_equal(vec_env.obs_rms["observation"].mean, means) and vec_env.training
+    vec_env.close()
+
+
+def small_model(env: Any) -> EZM:
+    """
+    :param env: to train in
+    :return: a model with hardly any parameters
+    """
+    sizes = {"latent_size": 8, "num_blocks": 1, "head_layers": [8], "projector_size": 8, "num_value_heads": 1}
+    return EZM(
+        "MultiInputPolicy",
+        env,
+        buffer_size=100,
+        num_simulations=2,
+        num_candidates=2,
+        seed=0,
+        policy_kwargs=sizes,
+        device="cpu",
+    )
+
+
+def test_a_model_trained_on_normalized_observations_needs_their_statistics() -> None:
+    vec_env = VecNormalize(make_multitask_env("toy"), norm_obs_keys=["observation"])
+    with pytest.raises(ConfigurationError, match="VecNormalize"):
+        evaluate_tasks(small_model(vec_env), "toy", n_eval_episodes=1)
+    vec_env.close()
+
+
+def test_evaluation_repeats_itself_and_does_not_disturb_the_model() -> None:
+    env = make_multitask_env("toy", seed=0)
+    model = small_model(env)
+    generator_state = model.policy._generator.get_state()
+    first, second = (evaluate_tasks(model, "toy", 2, seed=3, max_episode_steps=6) for _ in range(2))
+    assert first == second
+    assert (model.policy._generator.get_state() == generator_state).all()
+    other = evaluate_tasks(model, "toy", 2, seed=4, max_episode_steps=6)
+    assert other["toy-spin"].returns != first["toy-spin"].returns
+    env.close()
+
+
+def test_tasks_and_models_that_do_not_fit_are_refused() -> None:
+    env = make_multitask_env("toy")
+    model = small_model(env)
+    with pytest.raises(ConfigurationError, match="task sets differ"):
+        evaluate_tasks(model, ["toy-spin", "toy-hold"], 1)
+    plain = EZM("MlpPolicy", "sb3_ezm/Toy-Swingup-v0", buffer_size=100, device="cpu")
+    with pytest.raises(ConfigurationError, match="evaluate_policy"):
+        evaluate_tasks(plain, "toy-swingup", 1)
+    env.close()
+
+
+def test_contradicting_arguments_are_refused() -> None:
+    vec_env = make_multitask_env(ramp_tasks())
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({}, "Give `tasks`"),
+        ({"tasks": ramp_tasks(), "vec_env": vec_env}, "give it alone"),
+        ({"vec_env": vec_env, "ignore_termination": True}, "give it alone"),
+        ({"tasks": ramp_tasks(), "n_eval_episodes": 0}, "n_eval_episodes"),
+        ({"tasks": ramp_tasks(), "n_eval_episodes": 2, "n_envs_per_task": 3}, "at least one episode"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(ConfigurationError, match=message):
+            evaluate_tasks(Scripted(), **arguments)
+    vec_env.close()
+
+
+def test_unsuitable_vector_environments_are_refused() -> None:
+    tasks = make_task_set("toy")
+    ordinary = DummyVecEnv([lambda: gym.make("sb3_ezm/Toy-Swingup-v0")])
+    with pytest.raises(ConfigurationError, match="no `task_set`"):
+        evaluate_tasks(Scripted(), vec_env=ordinary, n_eval_episodes=1)
+    cycling = DummyVecEnv([lambda: CyclingTaskEnv(tasks)])
+    with pytest.raises(ConfigurationError, match="cycles"):
+        evaluate_tasks(Scripted(), vec_env=cycling, n_eval_episodes=1)
+    crowded = make_multitask_env(tasks, n_envs_per_task=2)
+    with pytest.raises(ConfigurationError, match=r"more of \['toy-swingup'"):
+        evaluate_tasks(Scripted(), vec_env=crowded, n_eval_episodes=1)
+    unmonitored = make_multitask_env(ramp_tasks())
+    unmonitored.envs = [monitor.env for monitor in unmonitored.envs]  # type: ignore[attr-defined]
+    with pytest.raises(ConfigurationError, match="Monitor"):
+        evaluate_tasks(Scripted(), vec_env=unmonitored, n_eval_episodes=1)

@@ -1,0 +1,73 @@
+"""The examples run from start to end, with budgets that only show that they do."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch as th
+
+from sb3_ezm import EZM, make_multitask_env
+from sb3_ezm.evaluation import evaluate_tasks
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+@pytest.fixture
+def run_example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Runs an example as a script in an empty folder; its output is the result."""
+
+    def run(name: str, *arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        threads = th.get_num_threads()
+        try:
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        finally:
+            th.set_num_threads(threads)
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_train_h1(run_example, tmp_path: Path) -> None:
+    tasks = ["h1-stand", "h1-crawl"]
+    budget = ["--minutes", "0.5", "--steps-per-task", "520", "--eval-episodes", "1", "--eval-steps", "12", "--threads", "1"]
+    output = run_example(
+        "train_h1.py", "--preset", "toy", "--tasks", *tasks, *budget, "--out", "out", "--video-task", "h1-crawl"
+    )
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(results["after"]["tasks"]) == set(tasks)
+    assert results["after"]["tasks"]["h1-crawl"]["lengths"] == [12]
+    assert results["steps_per_task"] <= 520
+    assert "normalized" in output and "h1-stand" in output
+    assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
+    assert (tmp_path / "out" / "h1-crawl.mp4").exists() or "video:   none: " in output
+    assert list((tmp_path / "out" / "tensorboard").rglob("events.*"))
+    # The saved model is the one that was evaluated.
+    env = make_multitask_env(tasks)
+    model = EZM.load(tmp_path / "out" / "model.zip", env=env)
+    again = evaluate_tasks(model, tasks, 1, seed=10_000, max_episode_steps=12)
+    assert again["h1-crawl"].returns == tuple(results["after"]["tasks"]["h1-crawl"]["returns"])
+    env.close()
+
+
+def test_train_h1_refuses_a_misspelled_video_task_at_once(run_example) -> None:
+    with pytest.raises(ValueError, match="Did you mean 'h1-walk'"):
+        run_example("train_h1.py", "--tasks", "h1-walk", "--video-task", "h1-wlk")
+
+
+def test_single_task(run_example, tmp_path: Path) -> None:
+    output = run_example("single_task.py", "--steps", "1004", "--eval-episodes", "1", "--out", "out")
+    assert "Pendulum-v1: return -" in output
+    assert (tmp_path / "out" / "model.zip").exists()
+
+
+def test_custom_tasks(run_example) -> None:
+    output = run_example("custom_tasks.py", "--steps-per-task", "510")
+    assert "[[1. 0. 0.]\n [1. 1. 1.]]" in output  # one thruster and three
+    assert output.splitlines()[-2].startswith("make_light") and output.splitlines()[-1].startswith("heavy")

@@ -1,0 +1,102 @@
+"""Learning curves: what is read from files, and what is drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from sb3_ezm import ConfigurationError, TaskSet, TaskSpec, make_multitask_env, make_task_set
+from sb3_ezm.plotting import (
+    Curve,
+    _draw_published,
+    _draw_references,
+    load_evaluation_curves,
+    load_monitor_curves,
+    plot_learning_curves,
+    running_mean,
+)
+
+
+def write_monitor(path: Path, episodes: list[tuple[float, int, float]]) -> None:
+    """
+    :param path: file of a ``Monitor``
+    :param episodes: return, length and time of each
+    """
+    lines = ['#{"t_start": 0.0, "env_id": "x"}', "r,l,t", *(",".join(map(str, episode)) for episode in episodes)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_episodes_of_all_copies_in_the_order_in_which_they_ended(tmp_path: Path) -> None:
+    write_monitor(tmp_path / "walk_0.monitor.csv", [(1.0, 10, 0.5), (3.0, 5, 2.0)])
+    write_monitor(tmp_path / "walk_1.monitor.csv", [(2.0, 20, 1.0)])
+    write_monitor(tmp_path / "walk_2_0.monitor.csv", [(9.0, 1, 0.1)])  # a task of its own: walk_2
+    write_monitor(tmp_path / "idle_0.monitor.csv", [])
+    curves = load_monitor_curves(tmp_path, ["walk", "walk_2", "idle"])
+    assert curves == {"walk": Curve([10, 30, 35], [1.0, 2.0, 3.0]), "walk_2": Curve([1], [9.0])}
+    with pytest.raises(ConfigurationError, match="no monitor files"):
+        load_monitor_curves(tmp_path, ["run"])
+
+
+def test_files_of_a_real_environment_are_found(tmp_path: Path) -> None:
+    tasks = make_task_set(["sb3_ezm/Toy-Hold-v0", "toy-spin"])  # a slash cannot be part of a file name
+    env = make_multitask_env(tasks, monitor_dir=str(tmp_path), max_episode_steps=4)
+    env.reset()
+    for _ in range(8):
+        env.step(np.zeros((2, 2), dtype=np.float32))
+    env.close()
+    curves = load_monitor_curves(tmp_path, tasks)
+    assert {name: list(curve.steps) for name, curve in curves.items()} == {name: [4, 8] for name in tasks.names}
+
+
+def test_evaluations_count_an_equal_share_of_the_steps(tmp_path: Path) -> None:
+    header = "timesteps,seconds,task,mean_return,std_return,mean_length,score,success_rate,episodes"
+    rows = ["10,1,a,1,0.5,1,,,3", "10,1,b,2,0,1,,,3", "20,2,a,3,0.25,1,,,3", "20,2,b,4,0,1,,,3"]
+    (tmp_path / "eval.csv").write_text("\n".join([header, *rows]))
+    curves = load_evaluation_curves(tmp_path / "eval.csv")
+    # Ten steps of all environments are five of each of the two tasks.
+    assert curves["a"] == Curve([5.0, 10.0], (1.0, 3.0), (0.5, 0.25))
+    assert curves["b"].returns == (2.0, 4.0)
+
+
+def test_running_mean_by_hand() -> None:
+    assert running_mean([1.0, 3.0, 5.0, 7.0], 2) == [1.0, 2.0, 4.0, 6.0]
+    assert running_mean([1.0, 3.0], 10) == [1.0, 2.0]
+    assert running_mean([], 3) == []
+
+
+def test_published_curves_end_where_ours_end() -> None:
+    panel = Figure().subplots()
+    _draw_published(panel, Curve([0, 10, 20], [0.0, 100.0, 300.0]), last_step=15, label="published")
+    steps, returns = panel.lines[0].get_data()
+    assert list(steps) == [0, 10, 15] and list(returns) == [0.0, 100.0, 200.0]
+
+
+@pytest.mark.parametrize(("best", "shown"), [(10.0, 1), (80.0, 2)])
+def test_the_success_bar_shows_up_when_it_is_near(best: float, shown: int) -> None:
+    panel = Figure().subplots()
+    panel.plot([0, 1], [0.0, best])
+    _draw_references(panel, TaskSet((TaskSpec("t", 1, 1, random_score=1.0, success_bar=100.0),)), "t")
+    assert len(panel.lines) == 1 + shown  # the curve and the random policy, then the bar
+
+
+def test_the_picture_has_a_row_of_panels_for_three_tasks(tmp_path: Path) -> None:
+    sizes = []
+    for count in (1, 3, 4):
+        names = [f"task{index}" for index in range(count)]
+        curves = {name: Curve(range(50), [float(step) for step in range(50)]) for name in names[:-1]}
+        evaluation = {names[0]: Curve([0, 49], [0.0, 49.0], [1.0, 1.0])}
+        path = plot_learning_curves(tmp_path / "new" / f"{count}.png", names, curves, evaluation, title="t")
+        picture = imageio.imread(path)
+        assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50
+        sizes.append(picture.shape[:2])
+    assert sizes[1][1] == 3 * sizes[0][1] and sizes[1][0] == sizes[0][0]  # three in a row
+    assert sizes[2][1] == sizes[1][1] and sizes[2][0] > sizes[1][0]  # the fourth below
+
+
+def test_unequal_lengths_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="equally many"):
+        Curve([0, 1], [0.0])

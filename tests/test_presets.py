@@ -1,0 +1,118 @@
+"""Presets: complete, valid, and as the paper says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sb3_ezm import EZM, ConfigurationError, make_multitask_env
+from sb3_ezm.presets import get_preset, load_preset, preset_names
+
+# The environments that each preset is meant for.
+TASKS = {"paper": "h1-medium", "paper-single-task": "h1-walk", "h1-cpu": "h1-medium", "small": "Pendulum-v1", "toy": "toy"}
+
+
+def build(name: str, **changes: Any) -> EZM:
+    """
+    :param name: of a preset
+    :param changes: settings that replace the preset's
+    :return: a model of the preset
+    """
+    tasks = TASKS[name]
+    env = tasks if tasks == "Pendulum-v1" else make_multitask_env(tasks)
+    return EZM(get_preset(name).policy, env, device="cpu", **load_preset(name, **changes))
+
+
+def parameters(model: EZM) -> int:
+    """
+    :param model: a model
+    :return: number of parameters of its world model
+    """
+    return sum(parameter.numel() for parameter in model.policy.world_model.parameters())
+
+
+def leaves(settings: Any) -> Iterator[Any]:
+    """
+    :param settings: nested dictionaries and lists
+    :return: the values in them
+    """
+    if isinstance(settings, (dict, list)):
+        for value in settings.values() if isinstance(settings, dict) else settings:
+            yield from leaves(value)
+    else:
+        yield settings
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_builds_and_is_described(name: str) -> None:
+    model = build(name)
+    preset = get_preset(name)
+    assert name in TASKS and len(preset.description) > 40 and "description" not in preset.settings
+    assert model.batch_size >= len(model.policy.task_set)
+    assert model.learning_starts % len(model.policy.task_set) == 0  # the same number of random steps for every task
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_no_number_is_read_as_a_string(name: str) -> None:
+    words = {value for value in leaves(load_preset(name)) if isinstance(value, str)}
+    assert words <= {
+        "td",
+        "mixed",
+        "search",
+        "best",
+        "improved",
+        "batch",
+        "layer",
+        "min2",
+        "mean",
+        "min",
+    }  # YAML: 3e-4 is text
+
+
+def test_paper() -> None:
+    model = build("paper")
+    assert parameters(model) == pytest.approx(15.95e6, rel=0.01)  # spread over the parts as the paper's 16 M
+    search, target, loss = model.policy.search_config, model.learner.target_config, model.learner.loss_config
+    assert (model.batch_size, model.unroll_steps, model.td_steps, model.gamma) == (512, 5, 5, 0.99)
+    assert (search.num_simulations, search.num_candidates, search.num_leaf_actions, search.num_wide) == (32, 16, 2, 12)
+    assert (target.value_target, target.mixed_after, target.mixed_newest) == ("mixed", 50_000, 200_000)
+    assert target.reanalyze_ratio == 1.0
+    assert (loss.reward, loss.value, loss.policy, loss.consistency) == (1.0, 0.25, 1.0, 5.0)
+    assert (loss.path_consistency, loss.entropy) == (0.25, 5e-3)
+    assert (model.learning_rate, model.max_grad_norm, model.tau, model.target_update_interval) == (1e-4, 5.0, 0.01, 5)
+    # One vector step is one environment step of each of nine tasks; 1000 random steps of each.
+    assert (model.train_freq.frequency, model.gradient_steps, model.learning_starts) == (5, 1, 9000)
+    config = model.policy.model_config
+    assert (config.latent_size, config.num_blocks, config.num_value_heads, config.head_norm) == (512, 3, 5, "batch")
+    assert (config.reward_range, config.value_range, config.num_atoms) == (299.0, 299.0, 51)
+
+
+def test_the_paper_on_one_task_differs_in_four_settings() -> None:
+    single, paper = load_preset("paper-single-task"), load_preset("paper")
+    assert (single["batch_size"], single["learning_starts"], single["max_grad_norm"]) == (256, 2000, 10.0)
+    assert single["loss_kwargs"].pop("entropy") == 1e-4 and paper["loss_kwargs"].pop("entropy") == 5e-3
+    assert {key for key in paper if paper[key] != single[key]} == {"batch_size", "learning_starts", "max_grad_norm"}
+    assert parameters(build("paper-single-task")) == pytest.approx(14.47e6, rel=0.01)
+
+
+def test_the_cpu_presets_are_small() -> None:
+    assert parameters(build("h1-cpu")) < 3e6
+    assert parameters(build("small")) < 1e6
+    assert parameters(build("toy")) < 2e5
+
+
+def test_changes_reach_into_nested_settings() -> None:
+    settings = load_preset("h1-cpu", batch_size=18, policy_kwargs={"latent_size": 64}, search_kwargs={"num_leaf_actions": 1})
+    plain = load_preset("h1-cpu")
+    assert settings["batch_size"] == 18
+    assert settings["policy_kwargs"] == {**plain["policy_kwargs"], "latent_size": 64}
+    assert settings["search_kwargs"] == {**plain.get("search_kwargs", {}), "num_leaf_actions": 1}
+    settings["policy_kwargs"]["latent_size"] = 1
+    assert load_preset("h1-cpu")["policy_kwargs"]["latent_size"] != 1  # what is returned belongs to the caller
+
+
+def test_a_misspelled_preset() -> None:
+    with pytest.raises(ConfigurationError, match=r"No preset is named 'papper'\. Did you mean 'paper'\?"):
+        load_preset("papper")

@@ -1,0 +1,105 @@
+"""Videos of episodes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import imageio.v3 as iio
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from sb3_ezm import ConfigurationError, make_task_set, video
+from sb3_ezm.video import VideoUnavailableError, prefer_egl, record_video
+
+
+class Pusher:
+    """Pushes with full force, whatever it sees."""
+
+    def __init__(self) -> None:
+        self.tasks: set[int] = set()
+
+    def predict(self, observation: Any, *args: Any, deterministic: bool = False, **kwargs: Any) -> tuple[np.ndarray, None]:
+        self.tasks.add(int(observation["task"]))
+        return np.ones(2, dtype=np.float32), None
+
+
+def test_an_episode_is_written_in_real_time(tmp_path: Path) -> None:
+    model = Pusher()
+    path = record_video(model, "toy", "toy-spin", tmp_path / "new" / "spin.mp4", max_steps=20, frame_skip=2)
+    frames = iio.imread(path)
+    assert frames.shape == (11, 96, 96, 3)  # the start and every second of 20 steps
+    assert iio.immeta(path)["fps"] == 6  # 0.08 s a step: 12 (rounded) pictures a second, every second of them
+    assert (frames[0] != frames[-1]).any(axis=2).sum() > 20
+    assert model.tasks == {2}  # swingup, balance, spin: the task keeps its id
+
+
+def test_an_episode_that_ends_by_itself_as_gif(tmp_path: Path) -> None:
+    path = record_video(Pusher(), "toy", "toy-balance", tmp_path / "balance.gif", seed=1)
+    frames = iio.imread(path)
+    assert 2 < len(frames) < 100  # pushed over long before the time limit of 200 steps
+
+
+@pytest.mark.render
+def test_the_humanoid_is_filmed(tmp_path: Path) -> None:
+    class Limp:
+        def predict(self, observation: Any, **kwargs: Any) -> tuple[np.ndarray, None]:
+            return np.zeros(19, dtype=np.float32), None
+
+    path = tmp_path / "walk.mp4"
+    record_video(Limp(), "h1-medium", "h1-walk", path, max_steps=4, env_kwargs={"width": 96, "height": 64})
+    frames = iio.imread(path)
+    assert frames.shape == (5, 64, 96, 3) and len(np.unique(frames[0].reshape(-1, 3), axis=0)) > 50
+
+
+def test_impossible_arguments_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"'\.avi'"):
+        record_video(Pusher(), "toy", "toy-spin", tmp_path / "spin.avi")
+    with pytest.raises(ConfigurationError, match="frame_skip"):
+        record_video(Pusher(), "toy", "toy-spin", tmp_path / "spin.mp4", frame_skip=0)
+    with pytest.raises(ConfigurationError, match="Did you mean 'toy-spin'"):
+        record_video(Pusher(), "toy", "toy-spim", tmp_path / "spin.mp4")
+    model = Pusher()
+    model.observation_space = spaces.Box(-1.0, 1.0, (3,))  # type: ignore[attr-defined]
+    with pytest.raises(ConfigurationError, match="observation space"):
+        record_video(model, make_task_set("toy"), "toy-spin", tmp_path / "spin.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_opengl_and_missing_ffmpeg_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_ffmpeg() -> str:
+        raise RuntimeError("nowhere")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", no_ffmpeg)
+    with pytest.raises(VideoUnavailableError, match=r"ffmpeg.*nowhere.*\.gif"):
+        record_video(Pusher(), "toy", "toy-spin", tmp_path / "spin.mp4", max_steps=2)
+    broken = SimpleNamespace(returncode=1, stderr="Traceback\nRuntimeError: no display")
+    monkeypatch.setitem(sys.modules, "mujoco", SimpleNamespace())
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: broken)
+    with pytest.raises(VideoUnavailableError, match=r"RuntimeError: no display.*MUJOCO_GL=egl"):
+        record_video(Pusher(), "toy", "toy-spin", tmp_path / "spin.gif", max_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("platform", "display", "library", "chosen"),
+    [
+        ("linux", "", "libEGL.so.1", "egl"),
+        ("linux", ":0", "libEGL.so.1", None),
+        ("linux", "", None, None),
+        ("darwin", "", "libEGL.so.1", None),
+    ],
+)
+def test_egl_is_chosen_where_there_is_no_display(
+    monkeypatch: pytest.MonkeyPatch, platform: str, display: str, library: str | None, chosen: str | None
+) -> None:
+    environment = {"DISPLAY": display}
+    monkeypatch.setattr(video.sys, "platform", platform)
+    monkeypatch.setattr(video.os, "environ", environment)
+    monkeypatch.setattr(video.ctypes.util, "find_library", lambda name: library)
+    prefer_egl()
+    assert environment.get("MUJOCO_GL") == chosen
