@@ -257,6 +257,18 @@ def make_unroll(
     )
 
 
+def requiring_gradients(unroll: Unroll) -> Unroll:
+    """
+    :param unroll: an unrolled batch without a graph
+    :return: the same, every output a leaf
+    """
+    leaves = {
+        name: getattr(unroll, name).requires_grad_()
+        for name in ("latents", "reward_logits", "predicted_projections", "target_projections")
+    }
+    return unroll._replace(prediction=Prediction(*(field.requires_grad_() for field in unroll.prediction)), **leaves)
+
+
 def make_targets(seed: int, unroll: Unroll, candidates: int = 2, scale: float = 5.0) -> TargetBatch:
     """
     :param seed: of the draws

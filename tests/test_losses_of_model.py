@@ -1,0 +1,208 @@
+"""The losses through a world model: padding, rows, additions to the paper, and which parameters they teach."""
+
+from __future__ import annotations
+
+import pytest
+import torch as th
+
+from sb3_ezm.config import LossConfig
+from sb3_ezm.distributions import squash_action
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.losses import all_losses, consistency_loss, observation_loss, policy_gradient_loss, total_loss
+from sb3_ezm.types import TargetBatch
+from sb3_ezm.world_model import WorldModel
+from tests.target_oracle import make_model, make_targets, requiring_gradients
+
+NAMES = ("reward", "value", "policy", "consistency", "path_consistency", "entropy")
+ADDITIONS = ("policy_gradient", "observation")  # not the paper's: off by default
+PAPER = LossConfig()
+
+
+def batch_for(model: WorldModel, seed: int, rows: int = 6, steps: int = 2) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    generator = th.Generator().manual_seed(seed)
+    observations = th.randn(rows, steps + 1, 4, generator=generator)
+    actions = 2.0 * th.rand(rows, steps, 3, generator=generator) - 1.0
+    tasks = th.arange(rows) % 3
+    return observations, actions * model.action_mask[tasks].unsqueeze(1), tasks
+
+
+def model_losses(
+    model: WorldModel, batch: tuple[th.Tensor, th.Tensor, th.Tensor], targets: TargetBatch
+) -> dict[str, th.Tensor]:
+    return all_losses(model, model(*batch), targets, PAPER)
+
+
+def test_padded_action_entries_change_no_loss() -> None:
+    model = make_model()
+    observations, actions, tasks = batch_for(model, 1)
+    targets = make_targets(2, model(observations, actions, tasks))
+    padded = 1.0 - model.action_mask[tasks]
+    junk = th.rand(actions.shape, generator=th.Generator().manual_seed(3)) * padded.unsqueeze(1)
+    changed = targets._replace(policy_actions=targets.policy_actions + 0.5 * padded[:, None, None])
+    plain = model_losses(model, (observations, actions, tasks), targets)
+    for name, loss in model_losses(model, (observations, actions - junk, tasks), changed).items():
+        assert th.equal(loss, plain[name]), name
+
+
+def test_padded_action_entries_change_no_gradient() -> None:
+    gradients = []
+    for junk in (0.0, 0.7):
+        model = make_model()
+        observations, actions, tasks = batch_for(model, 1)
+        padded = 1.0 - model.action_mask[tasks]
+        targets = make_targets(2, model(observations, actions, tasks))
+        targets = targets._replace(policy_actions=targets.policy_actions + junk * padded[:, None, None])
+        losses = model_losses(model, (observations, actions + junk * padded.unsqueeze(1), tasks), targets)
+        total_loss(losses, PAPER, 2).mean().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for without, with_junk in zip(*gradients, strict=True):
+        assert without is not None and with_junk is not None and th.equal(without, with_junk)
+
+
+def test_rows_do_not_mix_with_layer_norm() -> None:
+    model = make_model().double()
+    observations, actions, tasks = (
+        tensor.double() if tensor.is_floating_point() else tensor for tensor in batch_for(model, 1)
+    )
+    targets = make_targets(2, model(observations, actions, tasks))
+    plain = model_losses(model, (observations, actions, tasks), targets)
+    other = observations.clone()
+    other[1:] += 1.0
+    for name, loss in model_losses(model, (other, actions, tasks), targets).items():
+        assert loss[0].item() == pytest.approx(plain[name][0].item(), rel=1e-6, abs=1e-6), name
+        assert not th.isclose(loss[1:], plain[name][1:], rtol=1e-3).all() or name in ("reward", "entropy"), name
+    order = th.tensor([3, 1, 5, 0, 2, 4])
+    shuffled = model_losses(
+        model, (observations[order], actions[order], tasks[order]), TargetBatch(*(t[order] for t in targets))
+    )
+    for name, loss in shuffled.items():
+        assert loss.tolist() == pytest.approx(plain[name][order].tolist(), rel=1e-5, abs=1e-5), name
+
+
+def test_consistency_does_not_teach_its_target() -> None:
+    # With one unroll step the target is the only use of the second observation.
+    model = make_model()
+    observations, actions, tasks = batch_for(model, 1, steps=1)
+    observations.requires_grad_()
+    unroll = model(observations, actions, tasks)
+    assert not unroll.target_projections.requires_grad and unroll.predicted_projections.requires_grad
+    targets = make_targets(2, unroll)._replace(step_mask=th.ones(6, 1))
+    consistency_loss(unroll, targets).sum().backward()
+    assert observations.grad is not None
+    assert observations.grad[:, 0].any() and not observations.grad[:, 1].any()
+
+
+def test_path_consistency_does_not_teach_the_reward_network() -> None:
+    model = make_model()
+    batch = batch_for(model, 1)
+    unroll = model(*batch)
+    targets = make_targets(2, unroll)._replace(step_mask=th.ones(6, 2))
+    model_losses(model, batch, targets)["path_consistency"].sum().backward()
+    reached = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is not None}
+    # The last position is only ever a goal, so even the dynamics learn from the steps before it alone.
+    assert reached == {"task_embedding", "representation", "dynamics_input", "dynamics", "trunk", "value_heads"}
+
+
+def test_the_value_gradient_is_the_slope_of_the_imagined_return() -> None:
+    model = make_model()
+    batch = batch_for(model, 1)
+    with th.no_grad():
+        unroll = requiring_gradients(model(*batch))
+    targets = make_targets(2, unroll)._replace(tasks=batch[2])
+    th.manual_seed(3)
+    loss = policy_gradient_loss(model, unroll, targets)
+    loss.sum().backward()
+
+    # The same return, differentiated as it stands: reward of the sampled action and discounted value of where it leads.
+    th.manual_seed(3)
+    mean, log_std = (x.detach().flatten(0, 1).requires_grad_() for x in (unroll.prediction.mean, unroll.prediction.log_std))
+    context = model.embed(batch[2].repeat(3))
+    actions = squash_action(mean + th.exp(log_std) * th.randn(18, 3), context.mask)
+    latents = unroll.latents.detach().flatten(0, 1)
+    reward = model.reward_support.decode(model.reward(latents, actions, context))
+    value = model.values(model.predict(model.step(latents, actions, context), context)).mean(dim=0)
+    returns = reward + context.discount * value
+    # Six rows of the tasks 0, 1, 2, 0, 1, 2: in units of the mean absolute deviation of the task's six returns.
+    scale = th.zeros(6)
+    for task in range(3):
+        own = returns.detach().view(3, 6)[:, task::3].flatten().tolist()
+        middle = sum(own) / 6.0
+        scale[task::3] = max(0.1, sum(abs(x - middle) for x in own) / 6.0)
+    expected = -(returns.view(3, 6) / scale * targets.policy_mask.T).sum(dim=0)
+    slopes = th.autograd.grad(expected.sum(), (mean, log_std))
+
+    assert loss.tolist() == pytest.approx(expected.tolist(), rel=1e-5, abs=1e-6)
+    for leaf, slope in zip((unroll.prediction.mean, unroll.prediction.log_std), slopes, strict=True):
+        assert leaf.grad is not None and slope.any()
+        assert leaf.grad.flatten(0, 1).numpy() == pytest.approx(slope.numpy(), rel=1e-4, abs=1e-6)
+        assert not leaf.grad[:, unroll.mask == 0.0].any()
+    # Model and latents are constants.
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert unroll.latents.grad is None and unroll.prediction.value_logits.grad is None
+
+
+def test_the_value_gradient_of_indifferent_returns_stays_finite() -> None:
+    # The reward head starts at zero and the value heads are made to: all returns are equal and the deviation is floored.
+    model = make_model()
+    with th.no_grad():
+        for head in (model.reward_head, *model.value_heads):
+            head[-1].weight.zero_()  # type: ignore[index, union-attr]
+            head[-1].bias.zero_()  # type: ignore[index, union-attr]
+        unroll = requiring_gradients(model(*batch_for(model, 1)))
+    loss = policy_gradient_loss(model, unroll, make_targets(2, unroll)._replace(tasks=batch_for(model, 1)[2]))
+    loss.sum().backward()
+    assert loss.tolist() == [0.0] * 6
+    assert unroll.prediction.mean.grad is not None and not unroll.prediction.mean.grad.any()
+
+
+@pytest.mark.parametrize("name", ADDITIONS)
+def test_additions_to_the_paper_are_off_by_default(name: str) -> None:
+    model = make_model(decode_observations=True)
+    batch = batch_for(model, 1)
+    unroll = model(*batch)
+    targets = make_targets(2, unroll)._replace(tasks=batch[2])
+    assert set(all_losses(model, unroll, targets, PAPER)) == set(NAMES)
+    assert set(all_losses(model, unroll, targets, LossConfig(**{name: 0.1}))) == {*NAMES, name}
+
+
+def test_decoded_observations_are_compared_with_normalized_ones() -> None:
+    model = make_model(decode_observations=True)
+    with th.no_grad():
+        model.normalizer.mean.fill_(2.0)
+        model.normalizer.variance.fill_(4.0)
+    observations, actions, tasks = batch_for(model, 1)
+    unroll = model(observations, actions, tasks)
+    targets = make_targets(2, unroll)
+    loss = observation_loss(unroll, targets)
+    for b in range(6):
+        expected = 0.0
+        for j in range(3):
+            decoded = model.observation_head(unroll.latents[j, b]).detach()  # type: ignore[misc]
+            error = sum((float(decoded[d]) - (float(observations[b, j, d]) - 2.0) / 2.0) ** 2 for d in range(4)) / 4.0
+            expected += error if j == 0 or targets.step_mask[b, j - 1] else 0.0
+        assert loss[b].item() == pytest.approx(expected, rel=1e-4)
+    loss.sum().backward()
+    reached = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert reached == {"task_embedding", "representation", "dynamics_input", "dynamics", "observation_head"}
+
+
+def test_decoding_needs_a_head() -> None:
+    model = make_model()
+    batch = batch_for(model, 1)
+    unroll = model(*batch)
+    with pytest.raises(ConfigurationError, match=r"needs `policy_kwargs=\{'decode_observations': True\}`"):
+        all_losses(model, unroll, make_targets(2, unroll), LossConfig(observation=0.1))
+
+
+def test_losses_are_single_precision_under_autocast() -> None:
+    model = make_model()
+    batch = batch_for(model, 1)
+    exact = model(*batch)
+    targets = make_targets(2, exact)
+    with th.autocast("cpu", dtype=th.bfloat16):
+        unroll = model(*batch)
+    plain = all_losses(model, exact, targets, PAPER)
+    for name, loss in all_losses(model, unroll, targets, PAPER).items():
+        assert loss.dtype == th.float32
+        # bfloat16 keeps 8 bits of the networks' outputs, so a few percent, and relative to a loss of order one.
+        assert loss.tolist() == pytest.approx(plain[name].tolist(), rel=0.1, abs=0.1), name
