@@ -26,7 +26,7 @@ from sb3_ezm.multitask.task_set import TaskSet
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
 from sb3_ezm.progress import with_progress_bar
-from sb3_ezm.settings import check_batch_size, check_replay_buffer, env_task_set, make_configs, resolve_task_set
+from sb3_ezm.settings import check_replay_buffer, choose_buffer_class, env_task_set, make_configs, resolve_task_set
 from sb3_ezm.train_logging import TimeSplit, record_tasks
 
 SelfEZM = TypeVar("SelfEZM", bound="EZM")
@@ -185,8 +185,8 @@ class EZM(OffPolicyAlgorithm):
         configs = make_configs(vars(self), self.search_kwargs, self.target_kwargs, self.loss_kwargs)
         layout = ObservationLayout(self.observation_space)
         self.task_set = resolve_task_set(self.task_set, self.env, layout, self.action_space)
-        if self.independent_replay:
-            check_batch_size(self.batch_size, len(self.task_set))
+        if self.independent_replay and self.batch_size < len(self.task_set):
+            raise ConfigurationError(f"`batch_size` ({self.batch_size}) is below the number of tasks ({len(self.task_set)}).")
         self.set_random_seed(self.seed)
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space,
@@ -214,7 +214,7 @@ class EZM(OffPolicyAlgorithm):
         self._seed_parts(self.seed)
 
     def _make_replay_buffer(self, layout: ObservationLayout, num_tasks: int) -> PerTaskReplayBuffer:
-        buffer_class: Any = self.replay_buffer_class or PerTaskReplayBuffer
+        buffer_class: Any = choose_buffer_class(self.replay_buffer_class)
         buffer: PerTaskReplayBuffer = buffer_class(
             self.buffer_size,
             self.observation_space,

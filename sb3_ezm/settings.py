@@ -92,19 +92,18 @@ def resolve_task_set(
     return chosen
 
 
-def check_batch_size(batch_size: int, num_tasks: int) -> None:
+def choose_buffer_class(given: type[ReplayBuffer] | None) -> type[PerTaskReplayBuffer]:
     """
-    Make sure that every task gets a share of a batch.
-
-    :param batch_size: segments per update
-    :param num_tasks: number of tasks
-    :raises ConfigurationError: if there are more tasks than segments
+    :param given: what the user asked for
+    :return: class of the replay buffer
+    :raises ConfigurationError: unless it is a :class:`~sb3_ezm.buffers.PerTaskReplayBuffer`
     """
-    if batch_size < num_tasks:
+    chosen = PerTaskReplayBuffer if given is None else given
+    if not issubclass(chosen, PerTaskReplayBuffer):
         raise ConfigurationError(
-            f"`batch_size` ({batch_size}) must be at least the number of tasks ({num_tasks}): "
-            "every task has an equal share of a batch."
+            f"`replay_buffer_class` must be a subclass of PerTaskReplayBuffer, not {chosen.__name__}: EZM draws segments."
         )
+    return chosen
 
 
 def check_replay_buffer(loaded: ReplayBuffer | None, expected: PerTaskReplayBuffer) -> PerTaskReplayBuffer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -171,6 +173,7 @@ def test_a_replay_buffer_of_one_transition_can_be_made_and_trained() -> None:
         ("Pendulum-v1", {"per_alpha": -1.0}, r"`alpha` \(-1.0\)"),
         ("Pendulum-v1", {"optimize_memory_usage": True}, "optimize_memory_usage"),
         ("Pendulum-v1", {"train_freq": (1, "epoch")}, "`train_freq`"),
+        ("Pendulum-v1", {"replay_buffer_class": ReplayBuffer}, "subclass of PerTaskReplayBuffer, not ReplayBuffer"),
     ],
 )
 def test_impossible_arguments_are_named(env: Any, settings: dict[str, Any], words: str) -> None:
@@ -290,6 +293,19 @@ def test_both_normalizations_learn(norm: str) -> None:
     changed = weights_of(model)
     assert not same_weights(weights, changed)
     assert all(bool(th.isfinite(value).all()) for value in changed.values())
+
+
+@pytest.mark.gpu
+def test_training_on_an_accelerator_and_going_on_without(tmp_path: Path) -> None:
+    model = tiny_model(device="cuda", mixed_precision=True).learn(20)
+    assert all(value.is_cuda for value in model.policy.state_dict().values())
+    assert all(bool(th.isfinite(value).all()) for value in model.policy.state_dict().values())
+    model.save(tmp_path / "model")
+    loaded = EZM.load(tmp_path / "model", env=model.get_env(), device="cpu")
+    observations = np.zeros((3, 3), dtype=np.float32)
+    here, there = (m.predict(observations, deterministic=True)[0] for m in (loaded, model))
+    np.testing.assert_allclose(here, there, atol=1e-2)
+    loaded.learn(20)
 
 
 # ------------------------------------------------------------------------------------------------------------- callbacks
