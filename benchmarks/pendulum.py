@@ -16,14 +16,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import matplotlib
 import numpy as np
 import torch as th
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_ezm import EZM, load_preset
@@ -32,7 +31,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 ENV_ID = "Pendulum-v1"
-EVALUATION_SEED = 1000
+EVALUATION_SEED, EVALUATION_EPISODES = 1000, 10
 POINTS = {
     "EZM": [1000, 1500, 2000, 2500, 3000],
     "SAC": [1000, 2000, 3000, 5000, 7500, 10_000],
@@ -74,14 +73,14 @@ def run(job: tuple[str, int]) -> dict[str, Any]:
     algorithm, seed = job
     th.set_num_threads(1)
     model = make_model(algorithm, seed)
-    env = Monitor(gym.make(ENV_ID))
+    env = make_vec_env(ENV_ID, n_envs=EVALUATION_EPISODES, seed=EVALUATION_SEED)
     returns, deviations, seconds, trained = [], [], [], 0.0
     for steps in POINTS[algorithm]:
         start = time.perf_counter()
         model.learn(steps - model.num_timesteps, reset_num_timesteps=model.num_timesteps == 0)
         trained += time.perf_counter() - start
-        env.reset(seed=EVALUATION_SEED)
-        mean, deviation = evaluate_policy(model, env, n_eval_episodes=10, deterministic=True)
+        env.seed(EVALUATION_SEED)  # the same starts, one for each environment
+        mean, deviation = evaluate_policy(model, env, n_eval_episodes=EVALUATION_EPISODES, deterministic=True)
         returns.append(float(mean))
         deviations.append(float(deviation))
         seconds.append(trained)
