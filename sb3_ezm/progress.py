@@ -7,7 +7,6 @@ import textwrap
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-
 LINE_WIDTH = 24  # what the bar leaves of a terminal with 80 columns
 
 
