@@ -82,13 +82,13 @@ class Reanalyzer:
         values = mix_value_targets(
             td, search_values, has_search, batch.ages, config.value_target, updates, config.mixed_after, config.mixed_newest
         )
-        # Behind a true termination the state is absorbing: its value is 0 and so are all further rewards.
+        # Behind a true termination the state is absorbing: values (see n_step_targets) and rewards are 0, and taught as such.
         absorbing = masks.dead if config.absorbing_terminal else th.zeros_like(masks.dead)
         recorded = th.cat((th.ones_like(masks.step[:, :1]), masks.step), dim=1)
         return (
             TargetBatch(
                 rewards=batch.rewards[:, :steps],
-                values=values * (1.0 - masks.dead),
+                values=values,
                 policy_actions=actions,
                 policy_weights=weights,
                 policy_scales=scales,

@@ -64,8 +64,8 @@ class Scene:
             rewards=window.rewards.float(),
             terminated=window.terminated,
             valid=window.valid,
-            searched=searched & window.valid,
-            search_values=th.randn(rows, HORIZON, generator=generator) * (searched & window.valid),
+            searched=searched,  # also behind the end, where it must not matter
+            search_values=th.randn(rows, HORIZON, generator=generator) * searched,
             tasks=self.tasks,
             weights=th.ones(rows),
             ages=th.arange(rows),
