@@ -73,6 +73,8 @@ def train(model: EZM, args: argparse.Namespace, n_tasks: int) -> None:
         model.learn(total, callback=[TimeBudgetCallback(seconds), TimedProgressCallback(seconds)])
     except KeyboardInterrupt:
         print("\nStopped early.")
+    if model._n_updates == 0:
+        print(f"Nothing learned: {model.learning_starts} random steps come first and took all the time. Raise --minutes.")
 
 
 def evaluate(model: EZM, tasks: TaskSet, args: argparse.Namespace, when: str) -> EvaluationResult:
