@@ -30,7 +30,8 @@ class ResidualBlock(nn.Module):
         :param x: ``[..., size]``
         :return: ``[..., size]``
         """
-        return x + self.outer(th.relu(self.inner(self.norm(x))))
+        out: th.Tensor = x + self.outer(th.relu(self.inner(self.norm(x))))
+        return out
 
 
 class CounterlessBatchNorm(nn.BatchNorm1d):
@@ -116,7 +117,8 @@ class ResidualInput(nn.Module):
         :return: ``[N, latent_size]``
         """
         joined = th.cat((latent, *extras), dim=-1)
-        return latent + self.outer(th.relu(self.inner(self.norm(joined))))
+        out: th.Tensor = latent + self.outer(th.relu(self.inner(self.norm(joined))))
+        return out
 
 
 class RunningNormalizer(nn.Module):
@@ -192,8 +194,9 @@ class TaskEmbedding(nn.Module):
         :param tasks: integer ids ``[B]``
         :return: ``[B, size]``
         """
-        rows = self.weight[tasks]
-        return rows / rows.detach().norm(dim=-1, keepdim=True).clamp(min=1.0)
+        rows: th.Tensor = self.weight[tasks]
+        capped: th.Tensor = rows / rows.detach().norm(dim=-1, keepdim=True).clamp(min=1.0)
+        return capped
 
 
 class ScaleGradient(th.autograd.Function):
@@ -213,7 +216,7 @@ class ScaleGradient(th.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: th.autograd.function.FunctionCtx, grad: th.Tensor) -> tuple[th.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: th.autograd.function.FunctionCtx, grad: th.Tensor) -> tuple[th.Tensor, None]:
         """
         Scale the gradient.
 
@@ -232,4 +235,4 @@ def scale_gradient(x: th.Tensor, scale: float) -> th.Tensor:
     :param scale: factor
     :return: ``x``
     """
-    return x if scale == 1.0 else ScaleGradient.apply(x, scale)  # type: ignore[no-untyped-call, no-any-return]
+    return x if scale == 1.0 else ScaleGradient.apply(x, scale)
