@@ -75,7 +75,8 @@ class ModelConfig:
     :param log_std_max: upper bound of it
     :param log_std_init: initial value of it (the policy head starts at zero)
     :param decode_observations: add a linear head that reads the normalized observation off a latent (not in the paper;
-        trained by the ``observation`` loss)
+        trained by the ``observation`` loss, whose targets are cut at ten standard deviations: contact spikes would
+        otherwise rule it)
     :param normalize_observations: running normalization inside the representation network
     :param normalizer_count: pseudo-count of the normalizer's initial statistics (mean 0, variance 1)
     """

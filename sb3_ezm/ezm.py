@@ -27,7 +27,7 @@ from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
 from sb3_ezm.progress import with_progress_bar
 from sb3_ezm.settings import check_replay_buffer, choose_buffer_class, env_task_set, make_configs, resolve_task_set
-from sb3_ezm.train_logging import TimeSplit, record_tasks
+from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks
 
 SelfEZM = TypeVar("SelfEZM", bound="EZM")
 
@@ -356,8 +356,7 @@ class EZM(OffPolicyAlgorithm):
     def dump_logs(self) -> None:
         """Write returns, lengths, scores and buffer sizes by task, the learner's means, and where the time went."""
         record_tasks(self.logger, self.task_statistics, self.replay_buffer.task_sizes())
-        for name, value in self.learner.metrics.pop().items():
-            self.logger.record(f"train/{name}", value)
+        record_learner(self.logger, self.learner.metrics.pop())
         for part, seconds in self._times.pop().items():
             self.logger.record(f"time/{part}_seconds", seconds)
         super().dump_logs()

@@ -30,6 +30,9 @@ SMALL_MODEL: dict[str, Any] = {
     "task_embedding_size": 32,
     "action_code_size": 32,
     "projector_size": 128,
+    # Discounted returns of unknown tasks: Pendulum's hanging rod is worth -1000 at a discount of 0.99.
+    "value_range": 1200.0,
+    "num_atoms": 101,
     "log_std_min": -5.0,
     "log_std_max": 1.0,
     "log_std_init": -0.5,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from sb3_ezm.multitask.statistics import TaskStatistics
 from sb3_ezm.types import IntArray
 
 MAX_LABEL = 35  # SB3's console cuts groups at 36 characters, their slash included
+SATURATION_WARNING = 0.01  # share of targets beyond their support that is worth a word
 TAKEN_GROUPS = ("eval", "rollout", "time", "train")
 
 
@@ -106,6 +108,24 @@ def task_labels(names: Sequence[str]) -> list[str]:
             label = f"{plain[: MAX_LABEL - 4]}-{number}"
         labels.append(label)
     return labels
+
+
+def record_learner(logger: Logger, means: dict[str, float]) -> None:
+    """
+    Log the learner's means, and warn when targets are cut at the end of their categorical support.
+
+    :param logger: SB3's logger
+    :param means: from :meth:`MetricMeans.pop`
+    """
+    for name, value in means.items():
+        logger.record(f"train/{name}", value)
+    for kind in ("reward", "value"):
+        if means.get(f"{kind}_saturation", 0.0) > SATURATION_WARNING:
+            warnings.warn(
+                f"More than {SATURATION_WARNING:.0%} of the {kind} targets lie beyond the {kind} support and are cut to it: "
+                f"raise `{kind}_range` in `policy_kwargs` (figure train/{kind}_saturation).",
+                stacklevel=2,
+            )
 
 
 def record_tasks(logger: Logger, statistics: TaskStatistics, sizes: IntArray) -> None:

@@ -71,7 +71,7 @@ def record_video(
     :param frame_skip: take a picture every so many environment steps
     :param env_kwargs: keywords of the environment, for example ``{"camera": "side"}``
     :return: the path
-    :raises VideoUnavailableError: if this machine cannot draw (no OpenGL) or has no ffmpeg
+    :raises VideoUnavailableError: if this machine cannot draw (no OpenGL), or ffmpeg is missing or fails
     :raises ConfigurationError: if an argument is impossible or the model does not fit the tasks
     """
     path = Path(path)
@@ -158,5 +158,8 @@ def _write(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
     try:
         for frame in itertools.chain([first], frames):
             writer.send(np.ascontiguousarray(frame))
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise VideoUnavailableError(f"ffmpeg ended before the last picture, {path} is incomplete ({reason}).") from error
     finally:
         writer.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sb3_ezm import TaskSet, TaskSpec
 from sb3_ezm.envs.toy import ToySpin, ToySwingup
 from sb3_ezm.multitask.statistics import TaskStatistics
 from sb3_ezm.progress import TaskProgressBarCallback, describe_returns, with_progress_bar
-from sb3_ezm.train_logging import MAX_LABEL, TAKEN_GROUPS, MetricMeans, TimeSplit, record_tasks, task_labels
+from sb3_ezm.train_logging import MAX_LABEL, TAKEN_GROUPS, MetricMeans, TimeSplit, record_learner, record_tasks, task_labels
 from tests.tiny import CountEnv, assert_same_weights, tiny_model, toy_env, weights_of
 
 LONG = "humanoidbench/h1hand-a-very-long-task-name-of-the-hard-suite"
@@ -327,3 +328,14 @@ def test_verbose_training_prints(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "Using cpu device" in printed
     assert "buffer_size" in printed
+
+
+def test_cut_targets_are_not_cut_in_silence() -> None:
+    logger = Logger(None, [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        record_learner(logger, {"value_saturation": 0.005, "reward_saturation": 0.0, "loss": 1.0})
+    assert logger.name_to_value["train/loss"] == 1.0
+    with pytest.warns(UserWarning, match=r"1% of the value targets .* raise `value_range`"):
+        record_learner(logger, {"value_saturation": 0.02})
+    assert logger.name_to_value["train/value_saturation"] == 0.02

@@ -308,7 +308,7 @@ def test_replay_buffers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_checkpoints_hold_model_replay_and_normalization(tmp_path: Path) -> None:
     env = VecNormalize(DummyVecEnv([CountEnv]))
     callback = CheckpointCallback(10, str(tmp_path), save_replay_buffer=True, save_vecnormalize=True)
-    model = tiny_model(env).learn(20, callback=callback)
+    tiny_model(env).learn(20, callback=callback)
     names = {path.name for path in tmp_path.iterdir()}
     assert {"rl_model_20_steps.zip", "rl_model_replay_buffer_20_steps.pkl", "rl_model_vecnormalize_20_steps.pkl"} <= names
     again = VecNormalize.load(str(tmp_path / "rl_model_vecnormalize_20_steps.pkl"), DummyVecEnv([CountEnv]))

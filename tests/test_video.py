@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,6 +84,17 @@ def test_missing_opengl_and_missing_ffmpeg_are_told_apart(tmp_path: Path, monkey
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: broken)
     with pytest.raises(VideoUnavailableError, match=r"RuntimeError: no display.*MUJOCO_GL=egl"):
         record_video(Pusher(), "toy", "toy-spin", tmp_path / "spin.gif", max_steps=2)
+
+
+def test_an_ffmpeg_that_ends_early_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_frames(*args: Any, **kwargs: Any) -> Iterator[None]:
+        yield
+        yield
+        raise OSError("[Errno 32] Broken pipe\nFFMPEG COMMAND: ...")
+
+    monkeypatch.setattr(imageio_ffmpeg, "write_frames", write_frames)
+    with pytest.raises(VideoUnavailableError, match=r"spin\.mp4 is incomplete \(\[Errno 32\] Broken pipe\)"):
+        record_video(Pusher(), "toy", "toy-spin", tmp_path / "spin.mp4", max_steps=5)
 
 
 @pytest.mark.parametrize(
