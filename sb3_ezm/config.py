@@ -216,20 +216,22 @@ class TargetConfig:
         magnification). If the search cannot tell candidates apart, the policy then stays as it is; without it (released
         code) imitating widely drawn candidates inflates the deviation from update to update.
     :param reanalyze_ratio: share of the positions whose search is run anew with the target network. 1 = the paper's.
-    :param imitate_stored: positions that are not searched anew imitate the action of the search that acted (if one did);
-        otherwise only searched positions teach the policy
+    :param use_stored_search: positions that are not searched anew learn from the search that acted there (if one did):
+        they imitate its action, and take its value where a search value is asked for and TD's where there is none.
+        Otherwise they teach no policy, and no value where a search value is asked for.
     :param absorbing_terminal: after a true termination teach reward 0 and value 0 for the remaining unroll steps
     """
 
     unroll_steps: int = 5
     td_steps: int = 5
-    value_target: Literal["td", "search", "mixed"] = "mixed"
+    value_target: Literal["td", "search", "mixed", "max"] = "mixed"
     mixed_after: int = 50_000
     mixed_newest: int = 200_000
+    search_value: Literal["mean", "improved"] = "mean"
     policy_target: Literal["best", "improved"] = "best"
     match_proposal: bool = False
     reanalyze_ratio: float = 1.0
-    imitate_stored: bool = True
+    use_stored_search: bool = True
     absorbing_terminal: bool = True
 
     def __post_init__(self) -> None:
@@ -237,8 +239,12 @@ class TargetConfig:
         for name, least in (("unroll_steps", 1), ("td_steps", 1), ("mixed_after", 0), ("mixed_newest", 0)):
             _require(getattr(self, name) >= least, f"`{name}` ({getattr(self, name)}) must be at least {least}.")
         _require(
-            self.value_target in ("td", "search", "mixed"),
-            f"`value_target` ({self.value_target!r}) must be 'td', 'search' or 'mixed'.",
+            self.value_target in ("td", "search", "mixed", "max"),
+            f"`value_target` ({self.value_target!r}) must be 'td', 'search', 'mixed' or 'max'.",
+        )
+        _require(
+            self.search_value in ("mean", "improved"),
+            f"`search_value` ({self.search_value!r}) must be 'mean' or 'improved'.",
         )
         _require(
             self.policy_target in ("best", "improved"),

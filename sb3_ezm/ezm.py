@@ -56,7 +56,7 @@ class EZM(OffPolicyAlgorithm):
     :param num_simulations: model evaluations of one search
     :param num_candidates: sampled root actions of one search
     :param reanalyze_ratio: share of positions that are searched anew for each batch
-    :param value_target: ``"td"``, ``"search"`` or ``"mixed"``
+    :param value_target: ``"td"``, ``"search"``, ``"mixed"`` or ``"max"``
     :param policy_target: imitate the ``"best"`` action or the ``"improved"`` policy over all candidates
     :param max_grad_norm: bound of the gradient's global norm
     :param per_alpha: exponent of replay priorities; 0 draws uniformly

@@ -78,13 +78,14 @@ class Reanalyzer:
         td = self._td_targets(model, batch)
         chosen = self._choose_positions(masks)
         (actions, weights, scales), search_values, has_search, statistics = self._policy_targets(model, batch, masks, chosen)
-        anew = th.zeros_like(has_search).flatten().index_fill(0, chosen, 1.0).view_as(has_search)
-        values = mix_value_targets(
+        values, known = mix_value_targets(
             td, search_values, has_search, batch.ages, config.value_target, updates, config.mixed_after, config.mixed_newest
         )
         # Behind a true termination the state is absorbing: values (see n_step_targets) and rewards are 0, and taught as such.
         absorbing = masks.dead if config.absorbing_terminal else th.zeros_like(masks.dead)
         recorded = th.cat((th.ones_like(masks.step[:, :1]), masks.step), dim=1)
+        if not config.use_stored_search:
+            recorded = recorded * th.maximum(known, masks.dead)  # the value behind a true termination is known: 0
         return (
             TargetBatch(
                 rewards=batch.rewards[:, :steps],
@@ -95,7 +96,7 @@ class Reanalyzer:
                 step_mask=masks.step,
                 reward_mask=th.maximum(masks.step, absorbing[:, :-1]),
                 value_mask=th.maximum(recorded, absorbing),
-                policy_mask=has_search if config.imitate_stored else anew,
+                policy_mask=has_search,
                 continues=masks.continues,
                 tasks=batch.tasks,
             ),
@@ -140,6 +141,7 @@ class Reanalyzer:
         weights[:, 0] = 1.0
         values = batch.search_values[:, :positions].flatten().clone()
         mask = (batch.searched[:, :positions].float() * batch.valid[:, :positions].float() * masks.state).flatten()
+        mask *= float(config.use_stored_search)
 
         gaps, advantages, wides = [], [], []
         flat_observations = batch.observations[:, :positions].flatten(0, 1)
@@ -149,7 +151,8 @@ class Reanalyzer:
                 actions[part], weights[part], scales[part] = output.candidates, output.weights, proposal
             else:
                 actions[part], scales[part] = output.actions.unsqueeze(1), proposal[output.best].unsqueeze(1)
-            values[part] = output.values
+            improved = config.search_value == "improved"
+            values[part] = (output.weights * output.q_values).sum(dim=1) if improved else output.values
             mask[part] = 1.0
             gaps.append(output.values - output.network_values)
             best_q = output.q_values.gather(1, output.best.unsqueeze(1)).squeeze(1)

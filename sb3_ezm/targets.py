@@ -79,6 +79,13 @@ def n_step_targets(
     return total + alive * weight * bootstrap_values
 
 
+class ValueTargets(NamedTuple):
+    """What the value heads learn."""
+
+    values: th.Tensor  # [B, K+1]
+    known: th.Tensor  # [B, K+1]  0 where a search value was asked for and there is none
+
+
 def mix_value_targets(
     td: th.Tensor,
     searched: th.Tensor,
@@ -88,24 +95,31 @@ def mix_value_targets(
     updates: int,
     after: int,
     newest: int,
-) -> th.Tensor:
+) -> ValueTargets:
     """
     Choose between TD and search values (mixed value target, spec section 7).
 
-    ``"mixed"``: TD until ``after`` updates; then TD for the ``newest`` transitions of a task (whose rewards were made by
-    nearly the present policy) and the search value for older ones. The choice holds for all positions of a segment.
+    A TD target is the value of whatever policy made the data: right for fresh transitions, and biased for old ones by all
+    that the agent has learned since. A search knows the present policy, but sees only as far as its tree.
+
+    ``"mixed"``: TD until ``after`` updates; then TD for the ``newest`` transitions of a task and the search value for older
+    ones. ``"search"``: always the search value. ``"max"``: TD until ``after`` updates, then the larger of both: where
+    transitions are deterministic, what was once earned can be earned again, so that TD is a lower bound (He et al. 2017,
+    optimality tightening) which carries rewards back faster than the tree does; noise in rewards or transitions makes it
+    too high. The choice holds for all positions of a segment.
 
     :param td: ``[B, K+1]``
     :param searched: search values ``[B, K+1]``
-    :param has_search: ``[B, K+1]``, 1 where a search value exists; elsewhere TD is used
+    :param has_search: ``[B, K+1]``, 1 where a search value exists; elsewhere the value is TD's
     :param ages: transitions stored since ``[B]``
-    :param mode: ``"td"``, ``"search"`` or ``"mixed"``
+    :param mode: ``"td"``, ``"search"``, ``"mixed"`` or ``"max"``
     :param updates: updates done so far
-    :param after: updates after which mixing begins
-    :param newest: ages below this count as fresh
-    :return: ``[B, K+1]``
+    :param after: updates after which ``"mixed"`` and ``"max"`` begin
+    :param newest: ages below this count as fresh for ``"mixed"``
+    :return: values, and where they are what the mode asks for
     """
-    if mode == "td" or (mode == "mixed" and updates < after):
-        return td
-    stale = th.ones_like(td) if mode == "search" else (ages >= newest).float().unsqueeze(1).expand_as(td)
-    return th.where((stale * has_search) > 0, searched, td)
+    if mode == "td" or (mode in ("mixed", "max") and updates < after):
+        return ValueTargets(td, th.ones_like(td))
+    asked = th.ones_like(td) if mode != "mixed" else (ages >= newest).float().unsqueeze(1).expand_as(td)
+    wanted = th.maximum(td, searched) if mode == "max" else searched
+    return ValueTargets(th.where((asked * has_search) > 0, wanted, td), 1.0 - asked * (1.0 - has_search))

@@ -58,7 +58,8 @@ SEARCH = [
 TARGET = [
     ("unroll_steps", 0, "`unroll_steps` (0) must be at least 1."),
     ("td_steps", -5, "`td_steps` (-5) must be at least 1."),
-    ("value_target", "sarsa", "`value_target` ('sarsa') must be 'td', 'search' or 'mixed'."),
+    ("value_target", "sarsa", "`value_target` ('sarsa') must be 'td', 'search', 'mixed' or 'max'."),
+    ("search_value", "best", "`search_value` ('best') must be 'mean' or 'improved'."),
     ("policy_target", "worst", "`policy_target` ('worst') must be 'best' or 'improved'."),
     ("reanalyze_ratio", 1.5, "`reanalyze_ratio` (1.5) must lie in [0, 1]."),
     ("reanalyze_ratio", -0.5, "`reanalyze_ratio` (-0.5) must lie in [0, 1]."),
@@ -67,7 +68,7 @@ TARGET = [
     ("mixed_after", 5e4, "`mixed_after` (50000.0) must be an integer."),
     ("absorbing_terminal", None, "`absorbing_terminal` (None) must be True or False."),
     ("match_proposal", 0, "`match_proposal` (0) must be True or False."),
-    ("imitate_stored", 0, "`imitate_stored` (0) must be True or False."),
+    ("use_stored_search", 0, "`use_stored_search` (0) must be True or False."),
 ]
 WEIGHTS = tuple(field.name for field in dataclasses.fields(LossConfig) if field.name != "latent_gradient_scale")
 LOSS = [

@@ -265,10 +265,10 @@ def test_nothing_is_searched_at_ratio_zero(monkeypatch: pytest.MonkeyPatch) -> N
     assert 3 < imitated < 18
 
 
-@pytest.mark.parametrize("imitate_stored", [True, False])
-def test_a_quarter_is_searched(monkeypatch: pytest.MonkeyPatch, imitate_stored: bool) -> None:
+@pytest.mark.parametrize("use_stored_search", [True, False])
+def test_a_quarter_is_searched(monkeypatch: pytest.MonkeyPatch, use_stored_search: bool) -> None:
     scene, tracing = every_ending(), TracingSearch(monkeypatch)
-    make = reanalyzer(reanalyze_ratio=0.25, value_target="search", imitate_stored=imitate_stored)
+    make = reanalyzer(reanalyze_ratio=0.25, value_target="search", use_stored_search=use_stored_search)
     times = dict.fromkeys(scene.searchable(), 0)
     for _ in range(40):
         targets, statistics = make(scene.model, scene.batch, 0)
@@ -280,11 +280,15 @@ def test_a_quarter_is_searched(monkeypatch: pytest.MonkeyPatch, imitate_stored: 
             assert targets.policy_mask[position] == 1.0
         for b, j in set(times) - chosen:
             exists = scene.episodes[b].has_state(scene.starts[b] + j + 1)
-            assert targets.policy_mask[b, j] == (imitate_stored and exists and bool(scene.batch.searched[b, j]))
+            assert targets.policy_mask[b, j] == (use_stored_search and exists and bool(scene.batch.searched[b, j]))
             assert th.equal(targets.policy_actions[b, j, 0], scene.batch.actions[b, j])
-            # Stored root values serve as value targets even where stored actions are not imitated.
-            if scene.batch.searched[b, j] and exists:
+            if not use_stored_search:
+                assert targets.value_mask[b, j] == 0.0  # asked for a search value, there is none
+            elif scene.batch.searched[b, j] and exists:
                 assert targets.values[b, j] == scene.batch.search_values[b, j]
+        for b, j, state in scene.positions():  # what is certain is learned anyway
+            if scene.episodes[b].is_absorbing(state):
+                assert targets.values[b, j] == 0.0 and targets.value_mask[b, j] == 1.0
     # Each position was drawn 40 * 5/21 = 9.5 times on average, with a deviation of 2.7: nothing is left out or preferred.
     assert sum(times.values()) == 200 and min(times.values()) > 0 and max(times.values()) < 20
 
@@ -307,6 +311,28 @@ def test_mixed_targets_switch_by_age_after_a_number_of_updates(monkeypatch: pyte
     assert not th.isclose(td, search)[[b for b, _ in scene.searchable()], [j for _, j in scene.searchable()]].any()
     assert th.equal(make(scene.model, scene.batch, 9)[0].values, td)
     assert th.equal(make(scene.model, scene.batch, 10)[0].values, th.cat((td[:3], search[3:])))
+
+
+def test_unsearched_positions_teach_td_values_while_td_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, _ = every_ending(), TracingSearch(monkeypatch)
+    settings: dict[str, Any] = {"reanalyze_ratio": 0.25, "use_stored_search": False}
+    everything = reanalyzer(**settings)(scene.model, scene.batch, 0)[0].value_mask
+    make = reanalyzer(value_target="mixed", mixed_after=10, mixed_newest=3, **settings)
+    assert th.equal(make(scene.model, scene.batch, 9)[0].value_mask, everything)
+    later = make(scene.model, scene.batch, 10)[0].value_mask
+    assert th.equal(later[:3], everything[:3]) and later[3:].sum() < everything[3:].sum()  # the first three rows are fresh
+
+
+def test_the_value_of_the_improved_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, tracing = every_ending(), TracingSearch(monkeypatch)
+    make = reanalyzer(value_target="search", search_value="improved")
+    targets, _ = make(scene.model, scene.batch, 0)
+    for b, j in scene.searchable():
+        state = scene.starts[b] + j
+        result = tracing.result(scene.observations[b][state : state + 1], scene.tasks[b : b + 1], 4)
+        # Q of candidate c is value + c + 1, so the mean under the weights is value + 1 + the mean candidate.
+        mean = sum(c * weight for c, weight in enumerate(result.weights[0].tolist()))
+        assert targets.values[b, j].item() == pytest.approx(result.values.item() + 1.0 + mean, rel=1e-5, abs=1e-4)
 
 
 def test_the_improved_policy_keeps_all_candidates(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,8 +170,10 @@ HAS_SEARCH = th.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 AGES = th.tensor([4, 5, 6])  # with `newest` = 5 the first row is fresh, the others are stale
 
 
-def mixed(mode: str, updates: int) -> list[list[float]]:
-    values: list[list[float]] = mix_value_targets(TD, SEARCHED, HAS_SEARCH, AGES, mode, updates, after=100, newest=5).tolist()
+def mixed(mode: str, updates: int, td: th.Tensor = TD) -> list[list[float]]:
+    values: list[list[float]] = mix_value_targets(
+        td, SEARCHED, HAS_SEARCH, AGES, mode, updates, after=100, newest=5
+    ).values.tolist()
     return values
 
 
@@ -182,9 +184,37 @@ def test_td_and_search_targets_do_not_depend_on_the_updates(updates: int) -> Non
     assert mixed("search", updates) == [[10.0, 20.0], [30.0, 4.0], [50.0, 60.0]]
 
 
-def test_mixed_targets_are_td_targets_at_first() -> None:
-    assert mixed("mixed", 0) == mixed("mixed", 99) == TD.tolist()
+@pytest.mark.parametrize("mode", ["mixed", "max"])
+def test_targets_are_td_targets_at_first(mode: str) -> None:
+    assert mixed(mode, 0) == mixed(mode, 99) == TD.tolist()
 
 
 def test_mixed_targets_trust_the_search_where_the_data_is_old() -> None:
     assert mixed("mixed", 100) == [[1.0, 2.0], [30.0, 4.0], [50.0, 60.0]]
+
+
+def test_the_larger_of_both_targets() -> None:
+    td = th.tensor([[15.0, 15.0], [35.0, 45.0], [45.0, 65.0]])
+    assert mixed("max", 100, td) == [[15.0, 20.0], [35.0, 45.0], [50.0, 65.0]]  # 45: the search value 40 does not exist
+
+
+@pytest.mark.parametrize(
+    ("mode", "updates", "known"),
+    [
+        ("td", 100, [[1, 1], [1, 1], [1, 1]]),
+        ("mixed", 99, [[1, 1], [1, 1], [1, 1]]),
+        ("max", 99, [[1, 1], [1, 1], [1, 1]]),
+        ("mixed", 100, [[0, 1], [1, 0], [1, 1]]),  # the first row is 5 steps old now: stale like the second
+        ("search", 0, [[0, 1], [1, 0], [1, 1]]),
+        ("max", 100, [[0, 1], [1, 0], [1, 1]]),
+    ],
+)
+def test_what_was_asked_for_and_is_missing(mode: str, updates: int, known: list[list[int]]) -> None:
+    has = th.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    assert mix_value_targets(TD, SEARCHED, has, AGES + 1, mode, updates, after=100, newest=5).known.tolist() == known
+
+
+def test_fresh_data_needs_no_search() -> None:
+    none = th.zeros_like(TD)
+    mix = mix_value_targets(TD, SEARCHED, none, AGES, "mixed", 100, after=100, newest=5)
+    assert mix.known.tolist() == [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]] and th.equal(mix.values, TD)
