@@ -93,7 +93,9 @@ def train(args: argparse.Namespace) -> None:
         point["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         point.update(evaluate(model, episodes, seed=10_000 + args.seed))
         points.append(point)
-        (args.out / "results.json").write_text(json.dumps({"seed": args.seed, "episode_steps": args.episode_steps, "settings": settings, "points": points}))
+        (args.out / "results.json").write_text(
+            json.dumps({"seed": args.seed, "episode_steps": args.episode_steps, "settings": settings, "points": points})
+        )
         model.save(args.out / "model")
         scores = {key: round(mean_score(point[key]), 3) for key in PROTOCOLS}
         print(f"{steps} steps per task, {model._n_updates} updates, {trained:.0f} s, normalized {scores}", flush=True)

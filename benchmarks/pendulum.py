@@ -3,7 +3,8 @@ Sample efficiency on Pendulum-v1: EZ-M beside SB3's SAC and TD3 with RL Zoo's se
 
     python benchmarks/pendulum.py --out runs/pendulum [--seeds 5] [--workers 2]
 
-Every point is the mean deterministic return of 10 episodes from the same 10 starts. TD3's zoo settings act at random for
+Every point is the mean deterministic return of 10 episodes from the same 10 starts. For EZ-M the values of 60 states are
+compared with the returns from there at the end. TD3's zoo settings act at random for
 the first 10,000 steps, so it is run a second time with SAC's 100.
 """
 
@@ -14,11 +15,13 @@ import json
 import multiprocessing
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import gymnasium as gym
 import matplotlib
 import numpy as np
 import torch as th
+from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
@@ -63,6 +66,37 @@ def make_model(algorithm: str, seed: int) -> BaseAlgorithm:
     )
 
 
+def calibration(model: EZM) -> dict[str, float]:
+    """
+    Compare the values of 60 states with what the deterministic agent earns from there.
+
+    :param model: trained
+    :return: mean predicted value, mean discounted return of 400 steps, mean absolute difference, correlation
+    """
+    rng = np.random.default_rng(0)
+    envs = [cast(PendulumEnv, gym.make(ENV_ID).unwrapped) for _ in range(60)]
+    for env in envs:
+        env.reset(seed=0)
+        env.state = np.array([rng.uniform(-np.pi, np.pi), rng.uniform(-4.0, 4.0)])
+    observations = np.array([env._get_obs() for env in envs], dtype=np.float32)
+    with th.no_grad():
+        world = model.policy.world_model.eval()
+        context = world.embed(th.zeros(len(envs), dtype=th.long))
+        values = world.values(world.predict(world.encode(th.as_tensor(observations), context), context)).mean(dim=0).numpy()
+    returns = np.zeros(len(envs))
+    for step in range(400):
+        actions, _ = model.predict(observations, deterministic=True)
+        outcomes = [env.step(action) for env, action in zip(envs, actions, strict=True)]
+        observations = np.array([outcome[0] for outcome in outcomes], dtype=np.float32)
+        returns += model.gamma**step * np.array([outcome[1] for outcome in outcomes])
+    return {
+        "value": float(values.mean()),
+        "true_return": float(returns.mean()),
+        "value_error": float(np.abs(values - returns).mean()),
+        "value_correlation": float(np.corrcoef(values, returns)[0, 1]),
+    }
+
+
 def run(job: tuple[str, int]) -> dict[str, Any]:
     """
     Train one model, evaluating on the way.
@@ -86,6 +120,7 @@ def run(job: tuple[str, int]) -> dict[str, Any]:
         seconds.append(trained)
         print(f"{algorithm} seed {seed}: {steps} steps, return {mean:.1f} +- {deviation:.1f}, {trained:.0f} s", flush=True)
     return {
+        **(calibration(model) if isinstance(model, EZM) else {}),
         "algorithm": algorithm,
         "seed": seed,
         "steps": POINTS[algorithm],
@@ -148,6 +183,11 @@ def main() -> None:
             (args.out / "results.json").write_text(json.dumps(results, indent=1))
     plot(results, args.out / "curves.png")
     print(table(results))
+    for result in sorted((result for result in results if "value" in result), key=lambda result: result["seed"]):
+        print(
+            f"seed {result['seed']}: mean value {result['value']:.0f}, true return {result['true_return']:.0f}, mean error "
+            f"{result['value_error']:.0f}, correlation {result['value_correlation']:.2f}"
+        )
 
 
 if __name__ == "__main__":
