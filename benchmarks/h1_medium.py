@@ -199,7 +199,7 @@ def main() -> None:
     sub.add_argument("--settings", default="{}", help="JSON of EZM keywords that replace those of the preset")
     sub.add_argument("--threads", type=int, default=2)
     sub.add_argument(
-        "--episode-steps", type=int, default=200, help="time limit while training (default 200; evaluation has 1000)"
+        "--episode-steps", type=int, default=300, help="time limit while training (default 300; evaluation has 1000)"
     )
     sub.set_defaults(run=train)
     sub = commands.add_parser("report")

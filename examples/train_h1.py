@@ -45,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--preset", default="h1-cpu", choices=preset_names(), help="settings (default h1-cpu)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything (default 0)")
     # Of a thousand steps most would be spent on the floor, and a fall is what there is to learn from.
-    parser.add_argument("--episode-steps", type=int, default=200, help="time limit while training (default 200)")
+    parser.add_argument("--episode-steps", type=int, default=300, help="time limit while training (default 300)")
     # Matrices this small gain nothing from a second thread: measured on two cores, one thread did 231 updates in the first
     # minute and two threads 138.
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default 1, the fastest for this preset)")
