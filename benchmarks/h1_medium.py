@@ -74,9 +74,7 @@ def train(args: argparse.Namespace) -> None:
     """
     th.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    env = make_multitask_env(
-        SUITE, seed=args.seed, max_episode_steps=args.episode_steps, vec_env_kwargs={"num_threads": args.threads}
-    )
+    env = make_multitask_env(SUITE, seed=args.seed, vec_env_kwargs={"num_threads": args.threads})
     settings = {**load_preset(args.preset), **json.loads(args.settings)}
     model = EZM("MultiTask-Humanoid", env, seed=args.seed, device="cpu", tensorboard_log=str(args.out / "tb"), **settings)
     model.policy.set_training_mode(False)
@@ -93,9 +91,7 @@ def train(args: argparse.Namespace) -> None:
         point["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         point.update(evaluate(model, episodes, seed=10_000 + args.seed))
         points.append(point)
-        (args.out / "results.json").write_text(
-            json.dumps({"seed": args.seed, "episode_steps": args.episode_steps, "settings": settings, "points": points})
-        )
+        (args.out / "results.json").write_text(json.dumps({"seed": args.seed, "settings": settings, "points": points}))
         model.save(args.out / "model")
         scores = {key: round(mean_score(point[key]), 3) for key in PROTOCOLS}
         print(f"{steps} steps per task, {model._n_updates} updates, {trained:.0f} s, normalized {scores}", flush=True)
@@ -198,9 +194,6 @@ def main() -> None:
     sub.add_argument("--preset", default="h1-cpu")
     sub.add_argument("--settings", default="{}", help="JSON of EZM keywords that replace those of the preset")
     sub.add_argument("--threads", type=int, default=2)
-    sub.add_argument(
-        "--episode-steps", type=int, default=300, help="time limit while training (default 300; evaluation has 1000)"
-    )
     sub.set_defaults(run=train)
     sub = commands.add_parser("report")
     sub.add_argument("--runs", type=Path, nargs="+", required=True)

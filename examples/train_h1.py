@@ -44,8 +44,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", default=["h1-medium"], help="suite or tasks (default h1-medium: all nine)")
     parser.add_argument("--preset", default="h1-cpu", choices=preset_names(), help="settings (default h1-cpu)")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything (default 0)")
-    # Of a thousand steps most would be spent on the floor, and a fall is what there is to learn from.
-    parser.add_argument("--episode-steps", type=int, default=300, help="time limit while training (default 300)")
     # Matrices this small gain nothing from a second thread: measured on two cores, one thread did 231 updates in the first
     # minute and two threads 138.
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default 1, the fastest for this preset)")
@@ -91,10 +89,11 @@ def evaluate(model: EZM, tasks: TaskSet, args: argparse.Namespace, when: str) ->
 
 
 def draw_curves(
-    args: argparse.Namespace, tasks: TaskSet, before: EvaluationResult, after: EvaluationResult, steps: int
+    path: Path, monitor_dir: Path, tasks: TaskSet, before: EvaluationResult, after: EvaluationResult, steps: int
 ) -> None:
     """
-    :param args: the command line
+    :param path: of the picture
+    :param monitor_dir: files of the training episodes
     :param tasks: the tasks
     :param before: evaluation of the untrained model
     :param after: evaluation of the trained one
@@ -108,9 +107,8 @@ def draw_curves(
         )
         for task in after
     }
-    training = load_monitor_curves(args.out / "monitor", tasks)
-    title = f"One agent, {len(tasks)} tasks, {steps:,} steps each, in episodes of at most {args.episode_steps} steps"
-    plot_learning_curves(args.out / "curves.png", tasks, training, evaluation, title=title)
+    training = load_monitor_curves(monitor_dir, tasks)
+    plot_learning_curves(path, tasks, training, evaluation, title=f"One agent, {len(tasks)} tasks, {steps:,} steps each")
 
 
 def film(model: EZM, tasks: TaskSet, after: EvaluationResult, args: argparse.Namespace) -> str:
@@ -140,17 +138,12 @@ def main() -> None:
     if args.video_task is not None:
         tasks.index(args.video_task)  # a misspelled name should not wait for the end of the training
     preset = get_preset(args.preset)
-    env: VecEnv = make_multitask_env(
-        tasks, seed=args.seed, monitor_dir=str(args.out / "monitor"), max_episode_steps=args.episode_steps
-    )
+    env: VecEnv = make_multitask_env(tasks, seed=args.seed, monitor_dir=str(args.out / "monitor"))
     model = EZM(preset.policy, env, seed=args.seed, tensorboard_log=str(args.out / "tensorboard"), **preset.settings)
     parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
     print(f"{len(tasks)} tasks, preset {preset.name!r}, {parameters:,} parameters, {args.threads} threads on {model.device}.")
 
     before = evaluate(model, tasks, args, "before")
-    print(
-        f"Returns while training are those of episodes of at most {args.episode_steps} steps; evaluated ones have all steps."
-    )
     print(f"Training for {args.minutes:g} minutes; follow it with: tensorboard --logdir {args.out / 'tensorboard'}")
     train(model, args, len(tasks))
     model.save(args.out / "model.zip")
@@ -160,7 +153,7 @@ def main() -> None:
     print(f"\nMean return ± standard deviation, {steps:,} environment steps of each task:\n\n{format_table(after, before)}\n")
     results = {"steps_per_task": steps, "before": before.to_dict(), "after": after.to_dict()}
     (args.out / "results.json").write_text(json.dumps(results, indent=1))
-    draw_curves(args, tasks, before, after, steps)
+    draw_curves(args.out / "curves.png", args.out / "monitor", tasks, before, after, steps)
     print(f"model:   {args.out / 'model.zip'}\nresults: {args.out / 'results.json'}\ncurves:  {args.out / 'curves.png'}")
     if not args.no_video:
         print(f"video:   {film(model, tasks, after, args)}")
