@@ -18,6 +18,7 @@ from typing import Any
 import matplotlib
 import torch as th
 from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ezm import EZM, load_preset, make_multitask_env, make_task_set
 from sb3_ezm.evaluation import evaluate_tasks
@@ -37,6 +38,29 @@ def evaluate(model: Any, tasks: TaskSet) -> dict[str, float]:
     """
     result = evaluate_tasks(model, tasks, n_eval_episodes=10, seed=1000)
     return {task.spec.name: task.mean_return for task in result.tasks}
+
+
+class CurveCallback(BaseCallback):
+    """
+    Evaluates at equal distances, within one call of ``learn``: schedules run over it once.
+
+    :param tasks: what is evaluated
+    :param label: printed before each line
+    :param points: steps per task at which to evaluate
+    """
+
+    def __init__(self, tasks: TaskSet, label: str, points: list[int]) -> None:
+        super().__init__()
+        self.tasks, self.label, self.points = tasks, label, points
+        self.curve: dict[str, list[float]] = {name: [] for name in tasks.names}
+
+    def _on_step(self) -> bool:
+        steps = self.num_timesteps // len(self.tasks)
+        if steps in self.points:
+            for name, value in evaluate(self.model, self.tasks).items():
+                self.curve[name].append(value)
+            print(self.label, steps, {name: round(values[-1], 1) for name, values in self.curve.items()}, flush=True)
+        return True
 
 
 def run(job: tuple[str, tuple[str, ...], int, int]) -> dict[str, Any]:
@@ -63,15 +87,11 @@ def run(job: tuple[str, tuple[str, ...], int, int]) -> dict[str, Any]:
         )
     else:
         model = EZM("MultiInputPolicy", env, seed=seed, device="cpu", **load_preset("toy"))
-    curve: dict[str, list[float]] = {name: [] for name in names}
     points = [round(steps * (index + 1) / CHECKS) for index in range(CHECKS)]
+    callback = CurveCallback(tasks, f"{kind} {seed}", points)
     start = time.perf_counter()
-    for point in points:
-        model.learn(point * len(names) - model.num_timesteps, reset_num_timesteps=model.num_timesteps == 0)
-        for name, value in evaluate(model, tasks).items():
-            curve[name].append(value)
-        print(kind, seed, point, {name: round(values[-1], 1) for name, values in curve.items()}, flush=True)
-    return {"kind": kind, "seed": seed, "steps": points, "returns": curve, "seconds": time.perf_counter() - start}
+    model.learn(steps * len(names), callback=callback)
+    return {"kind": kind, "seed": seed, "steps": points, "returns": callback.curve, "seconds": time.perf_counter() - start}
 
 
 def table(results: list[dict[str, Any]], tasks: TaskSet) -> str:
@@ -85,15 +105,16 @@ def table(results: list[dict[str, Any]], tasks: TaskSet) -> str:
         runs = [result["returns"] for result in results if result["kind"] == kind]
         return [returns[name][-1] for returns in runs if name in returns]
 
-    lines = ["| task | random | SAC, 10x steps (best) | EZ-M multi-task | EZ-M single-task | multi / SAC (worst seed) |"]
+    lines = ["| task | random | SAC, 10x steps | EZ-M multi-task | EZ-M single-task | multi / SAC (worst seed) |"]
     lines.append("|---|---|---|---|---|---|")
     for spec in tasks:
         sac, multi, single = (final(kind, spec.name) for kind in ("sac", "multi", "single"))
         assert spec.random_score is not None
-        span = max(sac) - spec.random_score
-        share = (min(multi) - spec.random_score) / span
-        cells = [", ".join(f"{value:.1f}" for value in sorted(values)) for values in (multi, single)]
-        lines.append(f"| {spec.name} | {spec.random_score:.1f} | {max(sac):.1f} | {cells[0]} | {cells[1]} | {share:.0%} |")
+        share = "-"
+        if sac and multi:
+            share = f"{(min(multi) - spec.random_score) / (max(sac) - spec.random_score):.0%}"
+        cells = [", ".join(f"{value:.1f}" for value in sorted(values)) or "-" for values in (sac, multi, single)]
+        lines.append(f"| {spec.name} | {spec.random_score:.1f} | {' | '.join(cells)} | {share} |")
     return "\n".join(lines)
 
 
@@ -137,11 +158,13 @@ def main() -> None:
         "single": [("single", (name,), args.steps, seed) for name in tasks.names for seed in range(args.seeds)],
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    results = []
+    path = args.out / "results.json"
+    # Runs of other kinds that are there already stay: the parts can be run one after the other.
+    results = [result for result in json.loads(path.read_text()) if result["kind"] not in args.kinds] if path.exists() else []
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
         for result in pool.imap_unordered(run, [job for kind in args.kinds for job in kinds[kind]]):
             results.append(result)
-            (args.out / "results.json").write_text(json.dumps(results, indent=1))
+            path.write_text(json.dumps(results, indent=1))
     plot(results, tasks, args.out / "curves.png")
     print(table(results, tasks))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 
@@ -23,7 +24,8 @@ class Preset:
     :param name: how :func:`load_preset` finds it
     :param description: what it is for, in a sentence or two
     :param policy: name of the policy that it is sized for, the first argument of ``EZM``
-    :param settings: keyword arguments of ``EZM``
+    :param settings: keyword arguments of ``EZM``; a learning rate ``"lin_x"`` of the file (as in RL Zoo) is a schedule here,
+        which falls from ``x`` to 0 over one call of ``learn``
     """
 
     name: str
@@ -35,6 +37,10 @@ class Preset:
 @cache
 def _read() -> dict[str, Preset]:
     entries = yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))
+    for entry in entries.values():
+        rate = entry["settings"]["learning_rate"]
+        if isinstance(rate, str) and rate.startswith("lin_"):
+            entry["settings"]["learning_rate"] = LinearSchedule(float(rate.removeprefix("lin_")), 0.0, 1.0)
     return {name: Preset(name, **entry) for name, entry in entries.items()}
 
 

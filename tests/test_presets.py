@@ -97,6 +97,13 @@ def test_the_paper_on_one_task_differs_in_four_settings() -> None:
     assert parameters(build("paper-single-task")) == pytest.approx(14.47e6, rel=0.01)
 
 
+def test_a_rate_that_falls() -> None:
+    rate = load_preset("toy")["learning_rate"]
+    assert [rate(progress) for progress in (1.0, 0.75, 0.0)] == pytest.approx([1e-3, 7.5e-4, 0.0])
+    model = build("toy")
+    assert model.lr_schedule(0.5) == pytest.approx(5e-4)
+
+
 def test_the_cpu_presets_are_small() -> None:
     assert parameters(build("h1-cpu")) < 3e6
     assert parameters(build("small")) < 1e6
