@@ -21,8 +21,8 @@ class FullCheckpointCallback(BaseCallback):
     Saves the whole training every ``save_freq`` environment steps and at its end, see ``EZM.save_checkpoint``.
 
     It saves between two steps, as soon as one is due, into ``<save_path>/<name_prefix>_<steps>.ezm``. Should NaN or infinity
-    stop the training, the state at that moment goes to ``<save_path>/emergency_<steps>.ezm``, to be looked at or, if its numbers
-    are finite, to go on from; it replaces no other checkpoint and does not count among the last ones.
+    stop the training, the state at that moment goes to ``<save_path>/emergency_<steps>.ezm``: to look at or, if its numbers
+    are finite, to go on from. It replaces no other checkpoint and does not count among the last ones.
 
     One training at a time can save into a folder.
 

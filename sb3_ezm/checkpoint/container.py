@@ -103,6 +103,20 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def find_checkpoint(path: PathLike) -> Path:
+    """
+    :param path: file; the suffix ``.ezm`` may be left out
+    :return: its path with the suffix
+    :raises CheckpointError: if there is no such file
+    """
+    path = Path(path)
+    if not path.is_file() and not path.suffix:
+        path = path.with_suffix(SUFFIX)
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist or is no file.")
+    return path
+
+
 def read_checkpoint(path: PathLike) -> Any:
     """
     Read what :func:`write_checkpoint` wrote. Nothing in the file is interpreted before its checksum has been verified.
@@ -111,11 +125,7 @@ def read_checkpoint(path: PathLike) -> Any:
     :return: the nested value
     :raises CheckpointError: if there is no such file, or it is no checkpoint, of another version, truncated or changed
     """
-    path = Path(path)
-    if not path.is_file() and path.with_suffix(SUFFIX).is_file():
-        path = path.with_suffix(SUFFIX)
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist or is no file.")
+    path = find_checkpoint(path)
     with path.open("rb") as file:
         header_size, arrays_size = _verify(path, file)
         file.seek(_PREFIX.size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_ezm.checkpoint.container import SUFFIX, PathLike, read_checkpoint, write_checkpoint
+from sb3_ezm.checkpoint.container import SUFFIX, PathLike, find_checkpoint, read_checkpoint, write_checkpoint
 from sb3_ezm.checkpoint.model_state import capture, check_env, restore
 from sb3_ezm.errors import CheckpointError
 
@@ -50,7 +50,7 @@ def resume_training(
     :return: the algorithm where it stood
     :raises CheckpointError: if the file is damaged, or does not fit environment or arguments
     """
-    path = latest_checkpoint(path) if Path(path).is_dir() else Path(path)
+    path = latest_checkpoint(path) if Path(path).is_dir() else find_checkpoint(path)
     state = read_checkpoint(path)
     try:
         kept, device = state["arguments"], state["device"]

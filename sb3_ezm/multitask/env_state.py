@@ -9,6 +9,7 @@ here need not.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium as gym
@@ -75,13 +76,14 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
     if not _has_state(type(layer)):
         raise StateUnavailableError(f"the environment {_label(layer)} has no `get_state` and `set_state`")
     layers.append([_label(layer), layer.get_state()])
-    return {
+    state = {
         "layers": layers,
         "random": layer._np_random,
         "random_seed": layer._np_random_seed,
         "action_space": space_generators(layer.action_space),
         "observation_space": space_generators(layer.observation_space),
     }
+    return copy.deepcopy(state)  # lists and generators go on changing
 
 
 def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
@@ -98,7 +100,7 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     found, saved = [_label(layer) for layer in layers], [label for label, _ in state["layers"]]
     if found != saved:
         raise ConfigurationError(f"its state belongs to {_nested(saved)}, the environment is {_nested(found)}.")
-    native = layers[-1]
+    native, state = layers[-1], copy.deepcopy(state)
     # First the generators: an environment whose own state holds one knows better.
     native._np_random, native._np_random_seed = state["random"], state["random_seed"]
     set_space_generators(native.action_space, state["action_space"])
