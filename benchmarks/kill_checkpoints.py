@@ -179,6 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="at random moments")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--longest", type=float, default=1.0, help="seconds that a child lives after its first checkpoint")
     parser.add_argument("--skip-stages", action="store_true", help="only at random moments")
     arguments = parser.parse_args()
     th.set_num_threads(1)
@@ -187,7 +188,7 @@ def main() -> None:
         if not arguments.skip_stages:
             for stage, (steps, unfinished) in kill_at_every_stage(folder).items():
                 print(f"killed before '{stage}': resumed at step {steps}, {unfinished} unfinished files", flush=True)
-        results = kill_at_random(folder, arguments.kills, arguments.seed)
+        results = kill_at_random(folder, arguments.kills, arguments.seed, arguments.longest)
     within = sum(unfinished > 0 for _, unfinished in results)
     print(f"{len(results)} kills at random moments, {within} of them within a save: every checkpoint left behind loads")
 
