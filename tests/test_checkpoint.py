@@ -273,6 +273,14 @@ def test_other_settings(half: Path) -> None:
         assert str(half) in str(error.value) and str(sorted(settings)) in str(error.value)
 
 
+def test_another_seed_takes_another_course(half: Path) -> None:
+    models = [EZM.resume(half, make_env("normalized"), **settings) for settings in ({}, {"seed": 5}, {"seed": 5})]
+    draws = [model.replay_buffer.rng.random() for model in models]
+    assert draws[0] != draws[1] == draws[2]
+    states = [model.policy.generator_state() for model in models]
+    assert not th.equal(states[0], states[1]) and th.equal(states[1], states[2])
+
+
 class OwnPolicy(MlpPolicy):
     """A policy class that the package does not know."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -114,6 +115,11 @@ def test_checkpoints_of_an_older_training_make_room(tmp_path: Path) -> None:
 def test_bad_settings(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         FullCheckpointCallback(**{"save_freq": 5, "save_path": "unused", **settings})
+
+
+def test_it_is_not_for_other_algorithms(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="SAC has no `save_checkpoint`: use Stable-Baselines3's CheckpointCallback"):
+        SAC("MlpPolicy", CountEnv(), buffer_size=10).learn(1, callback=FullCheckpointCallback(5, tmp_path))
 
 
 # ----------------------------------------------------------------------------------------------------- NaN and infinity

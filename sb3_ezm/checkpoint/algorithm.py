@@ -63,7 +63,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         :param env: environment made as before, with the same tasks and wrappers
         :param reset_env: start new episodes instead of going on with the running ones
         :param arguments: of the algorithm, instead of the saved ones; required for those that no checkpoint can hold, such as
-            functions as learning rates and policy classes of your own
+            functions as learning rates and policy classes of your own. Another ``seed`` restarts the generators with it
         :return: the algorithm where it stood
         :raises CheckpointError: if the file is truncated, changed or of another version, or the environment does not fit
         """

@@ -60,6 +60,12 @@ class FullCheckpointCallback(BaseCallback):
     def _algorithm(self) -> ResumableAlgorithm:
         return cast("ResumableAlgorithm", self.model)
 
+    def _init_callback(self) -> None:
+        if not hasattr(self.model, "save_checkpoint"):
+            raise ConfigurationError(
+                f"{type(self.model).__name__} has no `save_checkpoint`: use Stable-Baselines3's CheckpointCallback for it."
+            )
+
     def _on_training_start(self) -> None:
         self.save_path.mkdir(parents=True, exist_ok=True)
         # What a killed process was writing.

@@ -63,6 +63,8 @@ def resume_training(
         saved = {name: entry["value"] for name, entry in kept.items() if "value" in entry}
         model = cls(env=vec_env, **{"device": device, "task_set": state["tasks"], **saved, **arguments})
         why = restore(model, state, reset_env)
+        if arguments.get("seed") is not None:  # asked for other random numbers than those that would have followed
+            model.set_random_seed(arguments["seed"])
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}.") from error.__cause__
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
