@@ -15,7 +15,13 @@ from sb3_ezm.observations import ObservationLayout
 MAX_NAMED = 5  # parameters or entries that a message lists
 
 
-def check_rows(tensor: str, values: npt.NDArray[Any], tasks: npt.NDArray[np.int64], names: Sequence[str]) -> None:
+def check_rows(
+    tensor: str,
+    values: npt.NDArray[Any],
+    tasks: npt.NDArray[np.int64],
+    names: Sequence[str],
+    envs: Sequence[int] | None = None,
+) -> None:
     """
     Make sure that all numbers of a batch are finite.
 
@@ -23,6 +29,7 @@ def check_rows(tensor: str, values: npt.NDArray[Any], tasks: npt.NDArray[np.int6
     :param values: one row per environment ``[N, ...]``
     :param tasks: task of each environment ``[N]``
     :param names: of the tasks
+    :param envs: numbers of the environments, by default from 0
     :raises NonFiniteError: naming tensor, tasks, environments and the first bad entries
     """
     if np.isfinite(values).all():
@@ -30,10 +37,11 @@ def check_rows(tensor: str, values: npt.NDArray[Any], tasks: npt.NDArray[np.int6
     rows = np.asarray(values).reshape(len(tasks), -1)
     bad = ~np.isfinite(rows)
     phrases = []
-    for env in np.flatnonzero(bad.any(axis=1)):
-        entries = np.flatnonzero(bad[env])[:MAX_NAMED]
+    for row in np.flatnonzero(bad.any(axis=1)):
+        entries = np.flatnonzero(bad[row])[:MAX_NAMED]
         where = f" at entries {entries.tolist()}" if rows.shape[1] > 1 else ""
-        phrases.append(f"{rows[env, entries].tolist()}{where} in task {names[tasks[env]]!r} (environment {env})")
+        env = row if envs is None else envs[row]
+        phrases.append(f"{rows[row, entries].tolist()}{where} in task {names[tasks[row]]!r} (environment {env})")
     raise NonFiniteError(f"The {tensor} is not finite: {'; '.join(phrases)}.")
 
 
@@ -59,8 +67,12 @@ def check_transition(
     check_rows("reward", rewards, tasks, names)
     for env, info in enumerate(infos):
         if (last := info.get("terminal_observation")) is not None:
-            single = {key: np.asarray(value)[None] for key, value in last.items()} if isinstance(last, dict) else last[None]
-            check_rows(f"last observation of the episode in environment {env}", *layout.flatten(single), names)
+            single: Any
+            if isinstance(last, dict):
+                single = {key: np.asarray(value)[None] for key, value in last.items()}
+            else:
+                single = np.asarray(last)[None]
+            check_rows("last observation of the episode", *layout.flatten(single), names, envs=[env])
 
 
 def describe_gradient(
