@@ -159,7 +159,7 @@ SICK: list[tuple[dict[str, Any], str, int]] = [
     ({"what": "observation", "value": np.inf}, r"The observation is not finite: \[inf\] in task 'task' \(environment 1\)", 18),
     (
         {"what": "last", "step": 6},
-        r"The last observation of the episode in environment 1 is not finite: \[nan\] in task 'task'",
+        r"The last observation of the episode is not finite: \[nan\] in task 'task' \(environment 1\)",
         24,
     ),
     ({"what": "first"}, r"The observation is not finite: \[nan\] in task 'task' \(environment 1\)", 12),
