@@ -250,10 +250,10 @@ def test_a_checkpoint_that_fails_does_not_hide_the_reason(tmp_path: Path, monkey
 def test_without_the_callback_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = tiny_model(SickEnv(), learning_starts=100)
-    model.learn(6, callback=FullCheckpointCallback(100, tmp_path / "before"))
+    model.learn(3, callback=FullCheckpointCallback(100, tmp_path / "before"))
     with pytest.raises(NonFiniteError):
         model.learn(40)
-    assert names(tmp_path) == ["before"] and names(tmp_path / "before") == ["checkpoint_6.ezm"]
+    assert names(tmp_path) == ["before"] and names(tmp_path / "before") == ["checkpoint_3.ezm"]
 
 
 # --------------------------------------------------------------------------------------------------------------- kill -9

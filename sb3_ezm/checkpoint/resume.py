@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -96,8 +97,13 @@ def list_checkpoints(folder: PathLike, name_prefix: str = "checkpoint") -> list[
     :param name_prefix: of its files
     :return: its checkpoints in the order in which they were written
     """
-    named = [path for path in Path(folder).glob(f"{name_prefix}_*{SUFFIX}") if _steps(path, name_prefix) is not None]
-    return sorted(named, key=lambda path: (path.stat().st_mtime_ns, _steps(path, name_prefix)))
+    found = []
+    for path in Path(folder).glob(f"{name_prefix}_*{SUFFIX}"):
+        steps = _steps(path, name_prefix)
+        if steps is not None:
+            with contextlib.suppress(FileNotFoundError):  # a running training has just deleted it
+                found.append((path.stat().st_mtime_ns, steps, path))
+    return [path for _, _, path in sorted(found)]
 
 
 def _steps(path: Path, name_prefix: str) -> int | None:
