@@ -37,7 +37,7 @@ def check_rows(
     rows = np.asarray(values).reshape(len(tasks), -1)
     bad = ~np.isfinite(rows)
     phrases = []
-    for row in np.flatnonzero(bad.any(axis=1)):
+    for row in np.flatnonzero(bad.any(axis=1)).tolist():
         entries = np.flatnonzero(bad[row])[:MAX_NAMED]
         where = f" at entries {entries.tolist()}" if rows.shape[1] > 1 else ""
         env = row if envs is None else envs[row]
