@@ -12,6 +12,14 @@ class ConfigurationError(EZMError, ValueError):
     """A setting is impossible; the message names the values and the fix."""
 
 
+class NonFiniteError(EZMError, ValueError):
+    """An observation, reward, action, loss or gradient is NaN or infinite; the message names the task and the tensor."""
+
+
+class CheckpointError(EZMError):
+    """A checkpoint cannot be written, read or used; the message names the file and what is wrong with it."""
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """
     Phrase the known options, nearest spelling first, as the tail of an error message.

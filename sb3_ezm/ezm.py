@@ -14,25 +14,26 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ezm.buffers import PerTaskReplayBuffer
+from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm
 from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.finite import check_rows, check_transition
 from sb3_ezm.learner import Learner
 from sb3_ezm.multitask.statistics import TaskStatistics
 from sb3_ezm.multitask.task_set import TaskSet
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
 from sb3_ezm.progress import with_progress_bar
-from sb3_ezm.settings import check_replay_buffer, choose_buffer_class, env_task_set, make_configs, resolve_task_set
+from sb3_ezm.settings import check_replay_buffer, env_task_set, make_configs, make_replay_buffer, resolve_task_set
 from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks
 
 SelfEZM = TypeVar("SelfEZM", bound="EZM")
 
 
-class EZM(OffPolicyAlgorithm):
+class EZM(ResumableAlgorithm):
     """
     EfficientZero-Multitask (EZ-M): online model-based RL with one world model for all tasks.
 
@@ -175,7 +176,6 @@ class EZM(OffPolicyAlgorithm):
         self.target_kwargs = target_kwargs
         self.loss_kwargs = loss_kwargs
         self.task_set = task_set
-        self._sent_at: float | None = None  # when the actions were sent whose outcome has not been stored yet
         if _init_setup_model:
             self._setup_model()
 
@@ -199,7 +199,7 @@ class EZM(OffPolicyAlgorithm):
         )
         self.policy = self.policy.to(self.device)
         if getattr(self, "replay_buffer", None) is None:
-            self.replay_buffer = self._make_replay_buffer(layout, len(self.task_set))
+            self.replay_buffer = make_replay_buffer(vars(self), layout, len(self.task_set))
         self.learner = Learner(
             self.policy,
             *configs,
@@ -212,25 +212,6 @@ class EZM(OffPolicyAlgorithm):
             self.task_statistics = TaskStatistics(self.task_set, window=self._stats_window_size)
         self._times = TimeSplit()
         self._seed_parts(self.seed)
-
-    def _make_replay_buffer(self, layout: ObservationLayout, num_tasks: int) -> PerTaskReplayBuffer:
-        buffer_class: Any = choose_buffer_class(self.replay_buffer_class)
-        buffer: PerTaskReplayBuffer = buffer_class(
-            self.buffer_size,
-            self.observation_space,
-            self.action_space,
-            device=self.device,
-            n_envs=self.n_envs,
-            optimize_memory_usage=self.optimize_memory_usage,
-            layout=layout,
-            num_tasks=num_tasks,
-            horizon=self.unroll_steps + self.td_steps,
-            alpha=self.per_alpha,
-            beta=self.per_beta,
-            independent=self.independent_replay,
-            **self.replay_buffer_kwargs,
-        )
-        return buffer
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
@@ -275,7 +256,9 @@ class EZM(OffPolicyAlgorithm):
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Choose the actions of all environments with one search, or at random while warming up."""
         assert self._last_obs is not None, "no observation to act on: call learn()"
-        searched = self.num_timesteps >= learning_starts
+        searched, names = self.num_timesteps >= learning_starts, self.policy.task_set.names
+        rows, tasks = self.policy.layout.flatten(self._last_obs)
+        check_rows("observation", rows, tasks, names)
         with self._times.measure("search"):
             if searched:
                 self.policy.set_training_mode(False)
@@ -291,8 +274,8 @@ class EZM(OffPolicyAlgorithm):
                 scaled, values = self.policy.scale_action(unscaled).reshape(n_envs, -1), np.zeros(n_envs, dtype=np.float32)
         if action_noise is not None:
             scaled = np.clip(scaled + action_noise().reshape(scaled.shape), -1.0, 1.0)
+        check_rows("action", scaled, tasks, names)
         # What is stored is what is executed; padded entries are zero in both.
-        _, tasks = self.policy.layout.flatten(self._last_obs)
         scaled = (scaled * self.policy.task_set.action_mask()[tasks]).astype(np.float32)
         self.replay_buffer.annotate(np.full(n_envs, searched), values)
         actions = self.policy.unscale_action(scaled.reshape(-1, *self.action_space.shape))  # type: ignore[misc]
@@ -310,6 +293,9 @@ class EZM(OffPolicyAlgorithm):
     ) -> None:
         if self._sent_at is not None:  # since the actions were sent: environment and callbacks
             self._times.add("env", time.perf_counter() - self._sent_at)
+        normalize = self._vec_normalize_env
+        raw = (new_obs, reward) if normalize is None else (normalize.get_original_obs(), normalize.get_original_reward())
+        check_transition(self.policy.layout, self.policy.task_set.names, *raw, infos)
         with self._times.measure("store"):
             super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         self._sent_at = None

@@ -10,7 +10,8 @@ import torch as th
 
 from sb3_ezm.config import LossConfig, SearchConfig, TargetConfig
 from sb3_ezm.distributions import entropy
-from sb3_ezm.errors import EZMError
+from sb3_ezm.errors import NonFiniteError
+from sb3_ezm.finite import describe_gradient
 from sb3_ezm.losses import all_losses, total_loss
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.reanalyze import Reanalyzer, SegmentTensors
@@ -19,7 +20,7 @@ from sb3_ezm.types import SegmentBatch, TargetBatch
 from sb3_ezm.world_model import Unroll, cosine_consistency
 
 
-class NonFiniteLossError(EZMError, ValueError):
+class NonFiniteLossError(NonFiniteError):
     """The loss or its gradient became NaN or infinite."""
 
 
@@ -66,6 +67,19 @@ class Learner:
         :param seed: its seed
         """
         self.reanalyzer.generator.manual_seed(seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        :return: plain values and tensors for :meth:`load_state_dict`; weights and optimizer are the policy's
+        """
+        return {"generator": self.reanalyzer.generator.get_state(), "metrics": self.metrics.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        :param state: from :meth:`state_dict`
+        """
+        self.reanalyzer.generator.set_state(state["generator"])
+        self.metrics.load_state_dict(state["metrics"])
 
     def to_tensors(self, segments: SegmentBatch) -> SegmentTensors:
         """
@@ -114,8 +128,8 @@ class Learner:
         loss.backward()
         norm = th.nn.utils.clip_grad_norm_(model.parameters(), self.max_grad_norm)
         if not bool(th.isfinite(norm)):
-            parts = {name: float(value.detach().mean()) for name, value in losses.items()}
-            raise NonFiniteLossError(f"The gradient is not finite ({float(norm)}) at update {updates}; mean losses: {parts}.")
+            names = self.policy.task_set.names
+            raise NonFiniteLossError(describe_gradient(norm, updates, losses, batch.weights, batch.tasks, names, model))
         self.policy.optimizer.step()
         if (updates + 1) % self.target_update_interval == 0:
             self.policy.update_target(self.tau)

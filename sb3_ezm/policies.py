@@ -106,6 +106,18 @@ class EZMPolicy(BasePolicy):
         """
         self._generator.manual_seed(seed)
 
+    def generator_state(self) -> th.Tensor:
+        """
+        :return: state of the planner's own random generator, for :meth:`set_generator_state`
+        """
+        return self._generator.get_state()
+
+    def set_generator_state(self, state: th.Tensor) -> None:
+        """
+        :param state: from :meth:`generator_state`
+        """
+        self._generator.set_state(state)
+
     def plan(self, observation: PyTorchObs, deterministic: bool = False, model: WorldModel | None = None) -> SearchOutput:
         """
         Search from a batch of observations, in float32: acting has too few rows for bfloat16 to pay.

@@ -106,6 +106,33 @@ def choose_buffer_class(given: type[ReplayBuffer] | None) -> type[PerTaskReplayB
     return chosen
 
 
+def make_replay_buffer(arguments: Mapping[str, Any], layout: ObservationLayout, num_tasks: int) -> PerTaskReplayBuffer:
+    """
+    :param arguments: the algorithm's attributes by name
+    :param layout: of the observation space
+    :param num_tasks: number of tasks
+    :return: an empty replay buffer
+    :raises ConfigurationError: if class or sizes are impossible
+    """
+    buffer_class: Any = choose_buffer_class(arguments["replay_buffer_class"])
+    buffer: PerTaskReplayBuffer = buffer_class(
+        arguments["buffer_size"],
+        arguments["observation_space"],
+        arguments["action_space"],
+        device=arguments["device"],
+        n_envs=arguments["n_envs"],
+        optimize_memory_usage=arguments["optimize_memory_usage"],
+        layout=layout,
+        num_tasks=num_tasks,
+        horizon=arguments["unroll_steps"] + arguments["td_steps"],
+        alpha=arguments["per_alpha"],
+        beta=arguments["per_beta"],
+        independent=arguments["independent_replay"],
+        **arguments["replay_buffer_kwargs"],
+    )
+    return buffer
+
+
 def check_replay_buffer(loaded: ReplayBuffer | None, expected: PerTaskReplayBuffer) -> PerTaskReplayBuffer:
     """
     Make sure that a loaded replay buffer can take the place of another.

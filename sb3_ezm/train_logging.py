@@ -7,6 +7,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch as th
 from stable_baselines3.common.logger import Logger
@@ -46,6 +47,18 @@ class MetricMeans:
         means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        :return: what has been summed since the last readout, for :meth:`load_state_dict`
+        """
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        :param state: from :meth:`state_dict`
+        """
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
 
 
 class TimeSplit:

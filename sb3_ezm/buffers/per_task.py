@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ezm.buffers.prioritized import PrioritizedRing
 from sb3_ezm.buffers.segments import TransitionRing, Transitions, minimum_rows
-from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.errors import ConfigurationError, NonFiniteError
 from sb3_ezm.types import BoolArray, FloatArray, IntArray, SegmentBatch
 
 Observation = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
@@ -212,7 +212,8 @@ class PerTaskReplayBuffer(ReplayBuffer):
         :param reward: rewards ``[n_envs]``
         :param done: whether the episode ends ``[n_envs]``
         :param infos: ``info["TimeLimit.truncated"]`` tells truncation from termination
-        :raises ValueError: for non-finite numbers, unknown task ids, or an observation and successor of different tasks
+        :raises NonFiniteError: for NaN and infinity
+        :raises ValueError: for unknown task ids, or an observation and successor of different tasks
         """
         transitions = self._transitions(obs, next_obs, action, reward, done, infos)
         replay_of = transitions.tasks if self.independent else np.zeros(self.n_envs, dtype=np.int64)
@@ -264,13 +265,35 @@ class PerTaskReplayBuffer(ReplayBuffer):
             finite = np.isfinite(getattr(transitions, name))
             if not finite.all():
                 envs = np.unique(np.nonzero(~finite)[0])
-                raise ValueError(f"{name.replace('_', ' ')} of environments {envs} (tasks {tasks[envs]}) are not finite.")
+                raise NonFiniteError(f"{name.replace('_', ' ')} of environments {envs} (tasks {tasks[envs]}) are not finite.")
         return transitions
 
     def close_streams(self) -> None:
         """End all running episodes as by truncation, for when the environments are replaced or reset from outside."""
         for replay in self.replays:
             replay.ring.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        Everything that the future of the buffer depends on: transitions, open episodes, priorities, the generator.
+
+        :return: plain values and arrays (views of the buffer's own) for :meth:`load_state_dict`
+        """
+        names = ("pos", "full", "_stream_replay", "_searched", "_search_values", "rng")
+        return {"replays": [replay.state_dict() for replay in self.replays], **{name: getattr(self, name) for name in names}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        :param state: from :meth:`state_dict` of a buffer with the same sizes
+        :raises ConfigurationError: naming the sizes that disagree
+        """
+        replays = state["replays"]
+        if len(replays) != len(self.replays):
+            raise ConfigurationError(f"the replay has {len(replays)} rings instead of {len(self.replays)} (`independent`).")
+        for replay, values in zip(self.replays, replays, strict=True):
+            replay.load_state_dict(values)
+        for name in state.keys() - {"replays"}:
+            setattr(self, name, state[name])
 
     # ------------------------------------------------------------------------------------------------------- drawing
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,21 @@ class SumTree:
         :return: leaves ``[count]`` in increasing order
         """
         return self.find((np.arange(count) + rng.random(count)) * (self.total / count))
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        :return: plain values and arrays for :meth:`load_state_dict`
+        """
+        return self.__getstate__()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        :param state: from :meth:`state_dict`
+        :raises ConfigurationError: if it is of another capacity
+        """
+        if state["capacity"] != self.capacity:
+            raise ConfigurationError(f"the priorities have a `capacity` of {state['capacity']} instead of {self.capacity}.")
+        self.__setstate__(dict(state))
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep the leaves up to the last positive one; the rest is recomputed."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -86,6 +87,20 @@ class PrioritizedRing:
         slots, exists = self.ring.slots_of(tickets)
         self.tree.set(slots[exists], (np.abs(errors[exists]) + self.epsilon) ** self.alpha)
         return int((~exists).sum())
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        :return: plain values and arrays for :meth:`load_state_dict`
+        """
+        return {"ring": self.ring.state_dict(), "tree": self.tree.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        :param state: from :meth:`state_dict`
+        :raises ConfigurationError: if it is of other sizes
+        """
+        self.ring.load_state_dict(state["ring"])
+        self.tree.load_state_dict(state["tree"])
 
     def clear(self) -> None:
         """Forget everything."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -266,6 +267,22 @@ class TransitionRing:
     def clear(self) -> None:
         """Forget everything."""
         self._allocate()
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        :return: plain values and arrays for :meth:`load_state_dict`, open episodes included; the arrays are views
+        """
+        return self.__getstate__()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        :param state: from :meth:`state_dict`
+        :raises ConfigurationError: if it is of a ring of other sizes
+        """
+        for name in ("capacity", "observation_size", "action_size", "num_streams", "num_tasks"):
+            if state[name] != getattr(self, name):
+                raise ConfigurationError(f"the transitions have a `{name}` of {state[name]} instead of {getattr(self, name)}.")
+        self.__setstate__(dict(state))
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep only the rows that have been used."""

@@ -1,9 +1,10 @@
 """Multi-task layer: task sets, padding, vector environments and per-task statistics."""
 
+from sb3_ezm.errors import NonFiniteError
 from sb3_ezm.multitask.cycling import CyclingTaskEnv, make_multitask_humanoid
 from sb3_ezm.multitask.env_factory import GymEnvFactory
 from sb3_ezm.multitask.factory import make_multitask_env, make_task_env
-from sb3_ezm.multitask.padding import IgnoreTermination, NonFiniteError, PaddedTaskEnv
+from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
 from sb3_ezm.multitask.statistics import TaskStatistics
 from sb3_ezm.multitask.suites import make_task_set, register_suite, suite_names
 from sb3_ezm.multitask.task_set import EnvFactory, TaskSet, TaskSpec

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.multitask.env_state import get_env_state, set_env_state
 from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.padding import MultiTaskObs, PaddedTaskEnv
 from sb3_ezm.multitask.suites import make_task_set
@@ -125,6 +126,31 @@ class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
             env.close()
         self._envs.clear()
         self._current = None
+
+    def get_state(self) -> dict[str, Any]:
+        """
+        :return: where the cycle and the inner environments stand
+        :raises StateUnavailableError: if an inner environment cannot tell
+        """
+        return {
+            "tasks": self._tasks,
+            "position": self._position,
+            "current": self._current,
+            "seeds": self._seeds,
+            "envs": {name: get_env_state(env) for name, env in self._envs.items()},
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        :param state: from :meth:`get_state` of another instance with the same tasks
+        :raises ConfigurationError: if a task is unknown
+        """
+        self.set_tasks(state["tasks"])
+        self._position, self._current, self._seeds = state["position"], state["current"], dict(state["seeds"])
+        for name, inner in state["envs"].items():
+            if name not in self._envs:
+                self._envs[name] = make_task_env(self.task_set, name, **self._make_kwargs)
+            set_env_state(self._envs[name], inner)
 
     def _active(self) -> PaddedTaskEnv:
         if self._current is None:

@@ -9,14 +9,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_ezm.errors import ConfigurationError, EZMError
+from sb3_ezm.errors import ConfigurationError, NonFiniteError
 from sb3_ezm.multitask.task_set import TaskSet
 
 MultiTaskObs = dict[str, Any]  # {"observation": [O] float32, "task": int64 scalar}
-
-
-class NonFiniteError(EZMError, ValueError):
-    """An environment or a policy produced NaN or infinity."""
 
 
 def _is_image(space: spaces.Space[Any]) -> bool:

@@ -76,6 +76,26 @@ class TaskStatistics:
                 result[name]["success_rate"] = float(np.mean([score >= 1.0 for score in scores]))
         return result
 
+    def state_dict(self) -> dict[str, Any]:
+        """
+        :return: plain values for :meth:`load_state_dict`
+        """
+        return {"episodes": dict(self.episodes), "returns": dict(self.returns), "lengths": dict(self.lengths)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        :param state: from :meth:`state_dict` of the same tasks
+        :raises ConfigurationError: if the tasks are others
+        """
+        if set(state["episodes"]) != set(self.episodes):
+            raise ConfigurationError(
+                f"the statistics are of the tasks {list(state['episodes'])}, not {list(self.task_names)}."
+            )
+        self.episodes = dict(state["episodes"])
+        for name in self.task_names:
+            self.returns[name] = deque(state["returns"][name], maxlen=self.window)
+            self.lengths[name] = deque(state["lengths"][name], maxlen=self.window)
+
     def mean_score(self) -> float | None:
         """
         :return: mean normalized score over the tasks, or None until every task has a score

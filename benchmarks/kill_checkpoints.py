@@ -1,0 +1,197 @@
+"""
+Kills trainings with SIGKILL and looks at what they left: ``python benchmarks/kill_checkpoints.py --kills 20``.
+
+A child process collects transitions and saves as often as it can. It is killed at a random moment, which often lies within a
+save; every checkpoint in the folder must then load, and the next child resumes the latest one. Before that, one child each
+kills itself at every stage of a save: while it writes, before and after the bytes reach the disk, after the file has got its
+name, before old ones are deleted. Needs ``os.fork`` and ``/proc``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch as th
+
+from sb3_ezm import EZM, FullCheckpointCallback, make_multitask_env
+from sb3_ezm.checkpoint import container, list_checkpoints, read_checkpoint
+
+TASKS = ["toy-balance", "toy-spin"]
+SAVE_FREQ = 4  # environment steps
+KEEP_LAST = 2
+SETTINGS: dict[str, Any] = {
+    "num_simulations": 4,
+    "num_candidates": 2,
+    "unroll_steps": 2,
+    "td_steps": 2,
+    "batch_size": 8,
+    "learning_starts": 10**9,  # the time goes into saving, not into updates
+    "buffer_size": 5000,
+    "device": "cpu",
+    "seed": 0,
+    "policy_kwargs": {"latent_size": 16, "num_blocks": 1, "head_layers": (16,), "projector_size": 16},
+}
+#: Before what a child can die, in the order of a save.
+STAGES = ("write", "fsync file", "replace", "fsync folder", "unlink")
+
+
+def train(folder: Path, steps: int) -> None:
+    """
+    Resume the latest checkpoint of a folder, or begin, and save all the time.
+
+    :param folder: of the checkpoints
+    :param steps: environment steps to go
+    """
+    env = make_multitask_env(TASKS, seed=0, max_episode_steps=10)
+    model = EZM.resume(folder, env) if list_checkpoints(folder) else EZM("MultiInputPolicy", env, **SETTINGS)
+    model.learn(steps, callback=FullCheckpointCallback(SAVE_FREQ, folder, KEEP_LAST), reset_num_timesteps=False)
+
+
+def die() -> None:
+    """End this process as a crash would: nothing is cleaned up, no buffer is flushed."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at(stage: str, save: int) -> None:
+    """
+    Make this process kill itself.
+
+    :param stage: one of :data:`STAGES`; it dies before the call of that name, or for ``"write"`` after half the bytes
+    :param save: within which save, from 0
+    """
+    seen = {name: 0 for name in STAGES}
+
+    def before(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            kind = f"fsync {'folder' if os.path.isdir(f'/proc/self/fd/{args[0]}') else 'file'}" if name == "fsync" else name
+            if kind == stage and seen[kind] == save:
+                if kind == "write":
+                    args[0].write(args[1][: len(args[1]) // 2])
+                    args[0].flush()
+                die()
+            seen[kind] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    os.fsync = before("fsync", os.fsync)
+    os.replace = before("replace", os.replace)
+    container._write = before("write", container._write)
+    Path.unlink = before("unlink", Path.unlink)  # type: ignore[method-assign]
+
+
+def in_child(function: Callable[[], None]) -> int:
+    """
+    :param function: run in a new process, which ends with it
+    :return: process id
+    """
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        except BaseException as error:
+            print(f"child: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        finally:
+            os._exit(status)
+    return pid
+
+
+def inspect(folder: Path) -> tuple[int, int]:
+    """
+    Load all that a killed process left.
+
+    :param folder: of the checkpoints
+    :return: steps of the latest checkpoint, number of unfinished files beside it
+    :raises CheckpointError: if one of them is damaged
+    :raises AssertionError: if there is none
+    """
+    found = list_checkpoints(folder)
+    steps = [read_checkpoint(path)["progress"]["num_timesteps"] for path in found]
+    assert steps and steps == sorted(steps), f"checkpoints of the steps {steps}"
+    assert len(steps) <= KEEP_LAST + 1, f"{len(steps)} checkpoints"
+    unfinished = sum(path.suffix == ".tmp" for path in folder.iterdir())
+    return steps[-1], unfinished
+
+
+def kill_at_every_stage(folder: Path, save: int = 2) -> dict[str, tuple[int, int]]:
+    """
+    :param folder: of the checkpoints
+    :param save: the save that is interrupted, with older ones before it
+    :return: by stage: steps of the latest checkpoint, unfinished files
+    """
+    results = {}
+    for stage in STAGES:
+        own = folder / stage.replace(" ", "-")
+        own.mkdir()
+        _, status = os.waitpid(in_child(lambda stage=stage, own=own: (die_at(stage, save), train(own, 40))[1]), 0)
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, f"{stage}: the child lived on ({status})"
+        results[stage] = inspect(own)
+        # Whatever the state, the training goes on and tidies up.
+        _, status = os.waitpid(in_child(lambda own=own: train(own, 3 * SAVE_FREQ)), 0)
+        assert status == 0, f"{stage}: the training could not be resumed"
+        steps, unfinished = inspect(own)
+        assert steps == results[stage][0] + 3 * SAVE_FREQ and unfinished == 0, (stage, steps, unfinished)
+    return results
+
+
+def kill_at_random(folder: Path, kills: int, seed: int = 0, longest: float = 1.0) -> list[tuple[int, int]]:
+    """
+    :param folder: of the checkpoints
+    :param kills: number of them
+    :param seed: of the moments
+    :param longest: seconds that a child lives at most after its first checkpoint
+    :return: for each kill: steps of the latest checkpoint, unfinished files
+    """
+    moments = random.Random(seed)
+    results: list[tuple[int, int]] = []
+    for _ in range(kills):
+        before = set(list_checkpoints(folder))
+        pid = in_child(lambda: train(folder, 10**9))
+        deadline = time.monotonic() + 120
+        while set(list_checkpoints(folder)) <= before:
+            assert time.monotonic() < deadline, "the child saves nothing"
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0.0, longest))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        assert os.WIFSIGNALED(status), "the child ended by itself"
+        results.append(inspect(folder))
+    progress = [steps for steps, _ in results]
+    assert progress == sorted(set(progress)), progress
+    return results
+
+
+def main() -> None:
+    """Kill and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="at random moments")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--longest", type=float, default=1.0, help="seconds that a child lives after its first checkpoint")
+    parser.add_argument("--skip-stages", action="store_true", help="only at random moments")
+    arguments = parser.parse_args()
+    th.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if not arguments.skip_stages:
+            for stage, (steps, unfinished) in kill_at_every_stage(folder).items():
+                print(f"killed before '{stage}': resumed at step {steps}, {unfinished} unfinished files", flush=True)
+        results = kill_at_random(folder, arguments.kills, arguments.seed, arguments.longest)
+    within = sum(unfinished > 0 for _, unfinished in results)
+    print(f"{len(results)} kills at random moments, {within} of them within a save: every checkpoint left behind loads")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""What a training consists of, and how to put it back together."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ezm.buffers import PerTaskReplayBuffer
+from sb3_ezm.checkpoint.codec import encode
+from sb3_ezm.checkpoint.vec_env_state import capture_vec_env, restore_episodes, restore_wrappers, start_anew
+from sb3_ezm.errors import CheckpointError
+from sb3_ezm.multitask.env_state import set_space_generators, space_generators
+from sb3_ezm.settings import env_task_set
+
+if TYPE_CHECKING:
+    from sb3_ezm.ezm import EZM
+
+COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates")
+PROGRESS = (*COUNTERS, "_current_progress_remaining", "ep_info_buffer", "ep_success_buffer")
+OBSERVED = ("_last_obs", "_last_original_obs", "_last_episode_starts")
+# Arguments that a checkpoint says by itself, or that belong to the place where a training runs.
+_NOT_KEPT = ("self", "policy", "env", "device", "_init_setup_model")
+_UNKNOWN = object()  # the value of an argument that a subclass does not keep as an attribute
+
+
+def capture(model: EZM) -> dict[str, Any]:
+    """
+    Collect everything that the future of a training depends on. Arrays are views: encode them before the training goes on.
+
+    :param model: the algorithm, with an environment
+    :return: the state, which :func:`restore` takes
+    :raises CheckpointError: if the model has no environment
+    """
+    if model.env is None:
+        raise CheckpointError("a model without an environment has no training to go on with; `model.save` keeps the model")
+    return {
+        "arguments": capture_arguments(model),
+        "device": str(model.device),
+        "n_envs": model.n_envs,
+        "tasks": model.policy.task_set,
+        "observation_space": describe_space(model.observation_space),
+        "action_space": describe_space(model.action_space),
+        "progress": {name: getattr(model, name) for name in PROGRESS},
+        "observed": {name: getattr(model, name) for name in OBSERVED},
+        "policy": model.policy.state_dict(),
+        "optimizer": model.policy.optimizer.state_dict(),
+        "learner": model.learner.state_dict(),
+        "replay": model.replay_buffer.state_dict(),
+        "statistics": model.task_statistics.state_dict(),
+        "generators": _capture_generators(model),
+        "env": capture_vec_env(model.env, between_steps=not model.is_mid_step),
+    }
+
+
+def capture_arguments(model: EZM) -> dict[str, Any]:
+    """
+    Arguments with which the model was made, except for the policy class unless it has a name.
+
+    :param model: the algorithm
+    :return: values by name; an argument that no checkpoint can hold is wrapped as ``{"missing": reason}``, others as
+        ``{"value": value}``
+    """
+    names = [name for name in _parameters(type(model)) if name not in _NOT_KEPT]
+    given: dict[str, Any] = {name: getattr(model, name, getattr(model, f"_{name}", _UNKNOWN)) for name in names}
+    given["train_freq"] = (given["train_freq"].frequency, given["train_freq"].unit.value)
+    if given["replay_buffer_class"] is PerTaskReplayBuffer:  # the default
+        given["replay_buffer_class"] = None
+    aliases = {cls: name for name, cls in model.policy_aliases.items()}
+    given["policy"] = aliases.get(model.policy_class, model.policy_class)
+    arguments: dict[str, Any] = {}
+    for name, value in given.items():
+        try:
+            encode(value, [], name)
+        except CheckpointError as error:
+            arguments[name] = {"missing": str(error)}
+        else:
+            arguments[name] = {"value": value}
+    return arguments
+
+
+def _parameters(cls: type[Any]) -> list[str]:
+    """Names of the arguments of a class and, where it takes any keywords, of its base classes."""
+    names: dict[str, None] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        names.update({p.name: None for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)})
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            break
+    return list(names)
+
+
+def describe_space(space: spaces.Space[Any]) -> str:
+    """
+    :param space: of observations or actions
+    :return: a text that two spaces share if and only if they are equal, up to details of composite bounds
+    """
+    if isinstance(space, spaces.Dict):
+        return "Dict(" + ", ".join(f"{key}: {describe_space(part)}" for key, part in space.spaces.items()) + ")"
+    if isinstance(space, spaces.Box):
+        bounds = [_bounds(space.low), _bounds(space.high)]
+        return f"Box({bounds[0]}, {bounds[1]}, {space.shape}, {space.dtype})"
+    return repr(space)
+
+
+def _bounds(values: np.ndarray[Any, Any]) -> str:
+    flat = values.ravel()
+    return str(flat[0]) if flat.size and (flat == flat[0]).all() else str(flat.tolist())
+
+
+def check_env(state: dict[str, Any], env: VecEnv) -> None:
+    """
+    Make sure that a training can go on in an environment.
+
+    :param state: from :func:`capture`
+    :param env: vector environment
+    :raises CheckpointError: naming what differs
+    """
+    if env.num_envs != state["n_envs"]:
+        raise CheckpointError(f"was written with {state['n_envs']} environments, this one has {env.num_envs}")
+    found = env_task_set(env)
+    if found is not None:
+        try:
+            state["tasks"].check_compatible(found)
+        except ValueError as error:
+            raise CheckpointError(f"belongs to other tasks than the environment. {str(error).rstrip('.')}") from error
+    for name in ("observation_space", "action_space"):
+        space = describe_space(getattr(env, name))
+        if space != state[name]:
+            raise CheckpointError(f"was written with the {name.replace('_', ' ')} {state[name]}, the environment has {space}")
+
+
+def restore(model: EZM, state: dict[str, Any], reset_env: bool) -> str:
+    """
+    Give a new model the state of another.
+
+    :param model: made with the same arguments
+    :param state: from :func:`capture`
+    :param reset_env: start new episodes even if the state of the environments is known
+    :return: why the running episodes end, or nothing if they go on
+    :raises CheckpointError: if the environment does not fit
+    """
+    assert model.env is not None
+    model.policy.load_state_dict(state["policy"])
+    model.policy.optimizer.load_state_dict(state["optimizer"])
+    model.learner.load_state_dict(state["learner"])
+    model.replay_buffer.load_state_dict(state["replay"])
+    model.task_statistics.load_state_dict(state["statistics"])
+    for name, value in state["progress"].items():
+        setattr(model, name, value)
+    restore_wrappers(model.env, state["env"])
+    episodes = state["env"]["episodes"]
+    why: str = "it was asked for" if reset_env else state["env"]["why"]
+    if why or episodes is None:
+        model.replay_buffer.close_streams()
+        start_anew(model.env, model.seed, model.num_timesteps)
+    else:
+        for name, value in state["observed"].items():
+            setattr(model, name, value)
+        restore_episodes(model.env, episodes)
+    # Last of all: everything before may have drawn from them.
+    _restore_generators(model, state["generators"])
+    return why
+
+
+def _capture_generators(model: EZM) -> dict[str, Any]:
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": th.get_rng_state(),
+        "cuda": th.cuda.get_rng_state(model.device) if model.device.type == "cuda" else None,
+        "policy": model.policy.generator_state(),
+        "action_space": space_generators(model.action_space),
+        "observation_space": space_generators(model.observation_space),
+    }
+
+
+def _restore_generators(model: EZM, generators: dict[str, Any]) -> None:
+    random.setstate(generators["python"])
+    np.random.set_state(generators["numpy"])
+    th.set_rng_state(generators["torch"])
+    if generators["cuda"] is not None and model.device.type == "cuda":
+        th.cuda.set_rng_state(generators["cuda"], model.device)
+    model.policy.set_generator_state(generators["policy"])
+    set_space_generators(model.action_space, generators["action_space"])
+    set_space_generators(model.observation_space, generators["observation_space"])

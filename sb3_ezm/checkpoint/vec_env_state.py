@@ -1,0 +1,139 @@
+"""Where a vector environment stands: its wrappers with their statistics, and the running episode of every sub-environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecCheckNan,
+    VecEnv,
+    VecEnvWrapper,
+    VecExtractDictObs,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+)
+
+from sb3_ezm.errors import CheckpointError, ConfigurationError
+from sb3_ezm.multitask.env_state import StateUnavailableError, get_env_state, set_env_state
+
+_NORMALIZE = ("training", "norm_obs", "norm_reward", "norm_obs_keys", "clip_obs", "clip_reward", "gamma", "epsilon")
+# Attributes of wrappers. Statistics outlast an episode and are restored in any case, the others only together with it.
+_STATISTICS: dict[type[VecEnvWrapper], tuple[str, ...]] = {
+    VecNormalize: ("obs_rms", "ret_rms", *_NORMALIZE),
+    VecMonitor: ("episode_count",),
+}
+_RUNNING: dict[type[VecEnvWrapper], tuple[str, ...]] = {
+    VecNormalize: ("returns", "old_obs", "old_reward"),
+    VecMonitor: ("episode_returns", "episode_lengths"),
+    VecCheckNan: (),
+    VecExtractDictObs: (),
+    VecTransposeImage: (),
+}
+
+
+def capture_vec_env(env: VecEnv, between_steps: bool) -> dict[str, Any]:
+    """
+    Record where a vector environment stands.
+
+    :param env: vector environment
+    :param between_steps: False while a step has been taken that the algorithm has not stored yet
+    :return: statistics of the wrappers, and either the state of every episode or the reason why there is none
+    """
+    state: dict[str, Any] = {"wrappers": [], "episodes": None, "why": ""}
+    for wrapper in _wrappers(env):
+        state["wrappers"].append([type(wrapper).__name__, _read(wrapper, _STATISTICS.get(type(wrapper), ()))])
+    try:
+        if not between_steps:
+            raise StateUnavailableError("the checkpoint was written in the middle of a step")
+        state["episodes"] = _capture_episodes(env)
+    except StateUnavailableError as error:
+        state["why"] = str(error)
+    return state
+
+
+def _capture_episodes(env: VecEnv) -> dict[str, Any]:
+    running = []
+    for wrapper in _wrappers(env):
+        if type(wrapper) not in _RUNNING:
+            raise StateUnavailableError(f"the wrapper {type(wrapper).__name__} keeps what it knows to itself")
+        running.append(_read(wrapper, _RUNNING[type(wrapper)]))
+    native = env.unwrapped
+    if not isinstance(native, DummyVecEnv):
+        raise StateUnavailableError(f"the environments of a {type(native).__name__} live in other processes")
+    return {
+        "wrappers": running,
+        "envs": [get_env_state(sub_env) for sub_env in native.envs],
+        "seeds": native._seeds,
+        "options": native._options,
+    }
+
+
+def restore_wrappers(env: VecEnv, state: dict[str, Any]) -> None:
+    """
+    Give the wrappers their statistics back.
+
+    :param env: vector environment with the same wrappers
+    :param state: from :func:`capture_vec_env`
+    :raises CheckpointError: if the wrappers are others
+    """
+    wrappers = _wrappers(env)
+    found, saved = [type(wrapper).__name__ for wrapper in wrappers], [name for name, _ in state["wrappers"]]
+    if found != saved:
+        raise CheckpointError(f"was written with the vector environment wrappers {saved}, the environment has {found}")
+    for wrapper, (_, values) in zip(wrappers, state["wrappers"], strict=True):
+        vars(wrapper).update(values)
+
+
+def restore_episodes(env: VecEnv, episodes: dict[str, Any]) -> None:
+    """
+    Continue the running episodes.
+
+    :param env: vector environment with the same sub-environments
+    :param episodes: ``state["episodes"]`` of :func:`capture_vec_env`
+    :raises CheckpointError: if the sub-environments are others
+    """
+    native = env.unwrapped
+    if not isinstance(native, DummyVecEnv):
+        raise CheckpointError(
+            f"holds the states of the environments, which a {type(native).__name__} cannot take over: use a DummyVecEnv or "
+            "ThreadedVecEnv, or start new episodes with `reset_env=True`"
+        )
+    for index, (sub_env, values) in enumerate(zip(native.envs, episodes["envs"], strict=True)):
+        try:
+            set_env_state(sub_env, values)
+        except ConfigurationError as error:
+            reason = str(error).rstrip(".")
+            raise CheckpointError(
+                f"does not fit environment {index} ({reason}): make it as before, or start new episodes with `reset_env=True`"
+            ) from error
+    native._seeds, native._options = episodes["seeds"], episodes["options"]
+    for wrapper, values in zip(_wrappers(env), episodes["wrappers"], strict=True):
+        vars(wrapper).update(values)
+
+
+def start_anew(env: VecEnv, seed: int | None, num_timesteps: int) -> None:
+    """
+    Let the next reset start episodes that are new: with its seed, an environment would repeat those from the beginning.
+
+    :param env: vector environment
+    :param seed: of the algorithm
+    :param num_timesteps: so far
+    """
+    entropy = [0 if seed is None else seed, num_timesteps]
+    env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0] % 2**31))
+
+
+def _wrappers(env: VecEnv) -> list[VecEnvWrapper]:
+    wrappers = []
+    while isinstance(env, VecEnvWrapper):
+        wrappers.append(env)
+        env = env.venv
+    return wrappers
+
+
+def _read(wrapper: VecEnvWrapper, names: tuple[str, ...]) -> dict[str, Any]:
+    # `obs_rms` is missing where observations are not normalized, `old_obs` before the first reset.
+    return {name: vars(wrapper)[name] for name in names if name in vars(wrapper)}

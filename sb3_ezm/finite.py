@@ -1,0 +1,111 @@
+"""NaN and infinity stop a training, with an error that names the tasks and the tensors that they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+
+from sb3_ezm.errors import NonFiniteError
+from sb3_ezm.observations import ObservationLayout
+
+MAX_NAMED = 5  # parameters or entries that a message lists
+
+
+def check_rows(
+    tensor: str,
+    values: npt.NDArray[Any],
+    tasks: npt.NDArray[np.int64],
+    names: Sequence[str],
+    envs: Sequence[int] | None = None,
+) -> None:
+    """
+    Make sure that all numbers of a batch are finite.
+
+    :param tensor: what they are, for the message
+    :param values: one row per environment ``[N, ...]``
+    :param tasks: task of each environment ``[N]``
+    :param names: of the tasks
+    :param envs: numbers of the environments, by default from 0
+    :raises NonFiniteError: naming tensor, tasks, environments and the first bad entries
+    """
+    if np.isfinite(values).all():
+        return
+    rows = np.asarray(values).reshape(len(tasks), -1)
+    bad = ~np.isfinite(rows)
+    phrases = []
+    for row in np.flatnonzero(bad.any(axis=1)).tolist():
+        entries = np.flatnonzero(bad[row])[:MAX_NAMED]
+        where = f" at entries {entries.tolist()}" if rows.shape[1] > 1 else ""
+        env = row if envs is None else envs[row]
+        phrases.append(f"{rows[row, entries].tolist()}{where} in task {names[tasks[row]]!r} (environment {env})")
+    raise NonFiniteError(f"The {tensor} is not finite: {'; '.join(phrases)}.")
+
+
+def check_transition(
+    layout: ObservationLayout,
+    names: Sequence[str],
+    observations: Any,
+    rewards: npt.NDArray[Any],
+    infos: Sequence[Mapping[str, Any]],
+) -> None:
+    """
+    Make sure that what a vector environment returned is finite.
+
+    :param layout: of the observation space
+    :param names: of the tasks
+    :param observations: of all environments
+    :param rewards: ``[n_envs]``
+    :param infos: may hold the last observation of an episode that ended
+    :raises NonFiniteError: naming task and tensor
+    """
+    rows, tasks = layout.flatten(observations)
+    check_rows("observation", rows, tasks, names)
+    check_rows("reward", rewards, tasks, names)
+    for env, info in enumerate(infos):
+        if (last := info.get("terminal_observation")) is not None:
+            single: Any
+            if isinstance(last, dict):
+                single = {key: np.asarray(value)[None] for key, value in last.items()}
+            else:
+                single = np.asarray(last)[None]
+            check_rows("last observation of the episode", *layout.flatten(single), names, envs=[env])
+
+
+def describe_gradient(
+    norm: th.Tensor,
+    updates: int,
+    losses: Mapping[str, th.Tensor],
+    weights: th.Tensor,
+    tasks: th.Tensor,
+    names: Sequence[str],
+    model: th.nn.Module,
+) -> str:
+    """
+    Phrase where a gradient that is not finite comes from.
+
+    :param norm: its norm
+    :param updates: done so far
+    :param losses: by name ``[B]``
+    :param weights: importance weights ``[B]``
+    :param tasks: of the samples ``[B]``
+    :param names: of the tasks
+    :param model: whose parameters have the gradient
+    :return: mean losses, tasks whose samples have losses or weights that are not finite, parameters
+    """
+    means = {name: float(value.detach().mean()) for name, value in losses.items()}
+    text = f"The gradient is not finite ({float(norm)}) at update {updates}; mean losses: {means}"
+    for name, value in {**losses, "weights": weights}.items():
+        bad = sorted(set(tasks[~th.isfinite(value.detach())].tolist()))
+        if bad:
+            kind = "importance weights" if name == "weights" else f"{name} loss"
+            text += f"; the {kind} of the tasks {[names[task] for task in bad]}"
+    gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    broken = [name for name, gradient in gradients.items() if not bool(th.isfinite(gradient).all())]
+    more = f" and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
+    return f"{text}; tasks in the batch: {[names[task] for task in sorted(set(tasks.tolist()))]}; parameters: " + (
+        f"{broken[:MAX_NAMED]}{more}." if broken else "each finite, their norm is not."
+    )

@@ -1,0 +1,270 @@
+"""Checkpoints in the course of a training: when, how many, and what a killed or failed training leaves behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import ConvertCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_ezm import EZM, CheckpointError, ConfigurationError, FullCheckpointCallback, NonFiniteError, TaskSpec
+from sb3_ezm.checkpoint import latest_checkpoint, list_checkpoints, read_checkpoint
+from sb3_ezm.learner import NonFiniteLossError
+from tests.tiny import CountEnv, assert_same_weights, tiny_model, toy_env, weights_of
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def names(folder: Path) -> list[str]:
+    """
+    :param folder: any
+    :return: names of its files
+    """
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------------ when and how many
+
+
+def test_the_last_checkpoints_stay(tmp_path: Path) -> None:
+    model = tiny_model(CountEnv(), learning_starts=100)
+    callback = FullCheckpointCallback(5, tmp_path / "new" / "folder", keep_last=2)
+    model.learn(18, callback=callback)
+    # 5 and 10 made room; 18 is the end.
+    assert names(callback.save_path) == ["checkpoint_15.ezm", "checkpoint_18.ezm"]
+    assert callback.last_path == latest_checkpoint(callback.save_path) == callback.save_path / "checkpoint_18.ezm"
+    model.learn(4, callback=callback, reset_num_timesteps=False)  # goes on with multiples of five
+    assert names(callback.save_path) == ["checkpoint_20.ezm", "checkpoint_22.ezm"]
+    model.learn(12, callback=FullCheckpointCallback(5, tmp_path / "all", keep_last=None, name_prefix="a_b"))
+    assert names(tmp_path / "all") == ["a_b_10.ezm", "a_b_12.ezm", "a_b_5.ezm"]
+    assert [path.name for path in list_checkpoints(tmp_path / "all", "a_b")] == ["a_b_5.ezm", "a_b_10.ezm", "a_b_12.ezm"]
+
+
+def test_it_saves_between_steps(tmp_path: Path) -> None:
+    env = DummyVecEnv([CountEnv] * 2)
+    model = tiny_model(env, train_freq=4, learning_starts=100)
+    model.learn(30, callback=FullCheckpointCallback(5, tmp_path, keep_last=None))
+    # Four steps of two environments at a time; whenever another multiple of five has been passed.
+    steps = [read_checkpoint(path)["progress"]["num_timesteps"] for path in list_checkpoints(tmp_path)]
+    assert steps == [8, 16, 24, 32]
+    for path in list_checkpoints(tmp_path):
+        state = read_checkpoint(path)
+        assert state["replay"]["replays"][0]["ring"]["counts"].tolist() == [state["progress"]["num_timesteps"]]
+
+
+def test_an_interrupted_training_goes_on_from_its_folder(tmp_path: Path) -> None:
+    stop = {"at": 23}
+
+    def callback(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        if local["self"].num_timesteps >= stop["at"]:
+            raise KeyboardInterrupt
+        return True
+
+    def make() -> Any:
+        return toy_env(["toy-spin"], max_episode_steps=7)
+
+    whole = tiny_model(make()).learn(40)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_model(make()).learn(40, callback=[FullCheckpointCallback(10, tmp_path), ConvertCallback(callback)])
+    model = EZM.resume(tmp_path, make())
+    assert (model.num_timesteps, model.remaining_timesteps) == (20, 20)
+    model.learn(model.remaining_timesteps, reset_num_timesteps=False)
+    assert_same_weights(weights_of(whole), weights_of(model))
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint named checkpoint_<steps>\.ezm"):
+        EZM.resume(tmp_path.parent, make())
+
+
+def test_what_a_killed_process_left_is_tidied_up(tmp_path: Path) -> None:
+    kept = ["other.tmp", ".other_3.ezm.77.tmp", "checkpoint_x.ezm", "notes.txt"]
+    for name in [*kept, ".checkpoint_5.ezm.1234.tmp"]:
+        (tmp_path / name).write_text("half a checkpoint")
+    tiny_model(CountEnv(), learning_starts=100).learn(4, callback=FullCheckpointCallback(4, tmp_path, keep_last=1))
+    assert names(tmp_path) == sorted([*kept, "checkpoint_4.ezm"])
+    assert latest_checkpoint(tmp_path).name == "checkpoint_4.ezm"
+
+
+def test_checkpoints_of_an_older_training_make_room(tmp_path: Path) -> None:
+    older = tmp_path / "checkpoint_900.ezm"
+    older.write_text("a longer training of yesterday")
+    yesterday = time.time() - 86400
+    os.utime(older, (yesterday, yesterday))
+    tiny_model(CountEnv(), learning_starts=100).learn(8, callback=FullCheckpointCallback(4, tmp_path, keep_last=2))
+    assert names(tmp_path) == ["checkpoint_4.ezm", "checkpoint_8.ezm"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"save_freq": 0}, r"`save_freq` \(0\)"),
+        ({"keep_last": 0}, r"`keep_last` \(0\)"),
+        ({"name_prefix": ""}, "name_prefix"),
+        ({"name_prefix": "a/b"}, "'a/b'"),
+        ({"name_prefix": "a*"}, "beginning of a file name"),
+        ({"name_prefix": "emergency"}, "taken by"),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        FullCheckpointCallback(**{"save_freq": 5, "save_path": "unused", **settings})
+
+
+def test_it_is_not_for_other_algorithms(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="SAC has no `save_checkpoint`: use Stable-Baselines3's CheckpointCallback"):
+        SAC("MlpPolicy", CountEnv(), buffer_size=10).learn(1, callback=FullCheckpointCallback(5, tmp_path))
+
+
+# ----------------------------------------------------------------------------------------------------- NaN and infinity
+
+
+class SickEnv(CountEnv):
+    """
+    Counts, until something is not finite.
+
+    :param what: reward, observation or the last observation of an episode
+    :param step: at which step of the second episode
+    :param value: what it is then
+    """
+
+    def __init__(self, what: str = "reward", step: int = 3, value: float = np.nan) -> None:
+        super().__init__(length=6)
+        self.what, self.sick_step, self.value = what, step, value
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        if self.episode == 1 and self.steps == self.sick_step:
+            if self.what == "reward":
+                reward = self.value
+            else:
+                observation[0] = self.value
+        return observation, reward, terminated, truncated, info
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        observation, info = super().reset(**kwargs)
+        if self.what == "first" and self.episode == 1:
+            observation[0] = self.value
+        return observation, info
+
+
+SICK: list[tuple[dict[str, Any], str, int]] = [
+    ({"what": "reward"}, r"The reward is not finite: \[nan\] in task 'task' \(environment 1\)", 18),
+    ({"what": "observation", "value": np.inf}, r"The observation is not finite: \[inf\] in task 'task' \(environment 1\)", 18),
+    (
+        {"what": "last", "step": 6},
+        r"The last observation of the episode is not finite: \[nan\] in task 'task' \(environment 1\)",
+        24,
+    ),
+    ({"what": "first"}, r"The observation is not finite: \[nan\] in task 'task' \(environment 1\)", 12),
+]
+
+
+@pytest.mark.parametrize(("settings", "words", "steps"), SICK)
+def test_an_environment_that_is_not_finite_stops_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], words: str, steps: int
+) -> None:
+    env = DummyVecEnv([CountEnv, lambda: SickEnv(**settings)])
+    model = tiny_model(env, learning_starts=100)
+    with pytest.raises(NonFiniteError, match=words):
+        model.learn(40, callback=FullCheckpointCallback(10, tmp_path))
+    emergency = tmp_path / f"emergency_{steps}.ezm"
+    assert emergency in tmp_path.iterdir() and f"Its state is in {emergency}" in capsys.readouterr().out
+    state = read_checkpoint(emergency)
+    assert state["progress"]["num_timesteps"] == steps
+    # What made it fail is not in the replay.
+    assert state["replay"]["replays"][0]["ring"]["counts"].tolist() == [steps - 2]
+    assert latest_checkpoint(tmp_path).name == f"checkpoint_{steps // 10 * 10}.ezm"
+    with pytest.warns(UserWarning, match="in the middle of a step"):
+        EZM.resume(emergency, DummyVecEnv([CountEnv] * 2)).learn(10, reset_num_timesteps=False)
+
+
+def test_with_vec_normalize_the_raw_numbers_count() -> None:
+    env = VecNormalize(DummyVecEnv([lambda: SickEnv("reward", value=np.inf)]))
+    with pytest.raises(NonFiniteError, match=r"The reward is not finite: \[inf\] in task 'task'"):
+        tiny_model(env, learning_starts=100).learn(40)
+
+
+def test_the_task_is_named(tmp_path: Path) -> None:
+    specs = [TaskSpec("healthy", 1, 1, env_fn=CountEnv), TaskSpec("sick", 1, 1, env_fn=lambda: SickEnv("observation"))]
+    model = tiny_model(toy_env(specs), learning_starts=100)
+    with pytest.raises(NonFiniteError, match=r"Task 'sick': .* observation that is not finite .* entries \[0\] are \[nan\]"):
+        model.learn(40, callback=FullCheckpointCallback(100, tmp_path))
+    assert names(tmp_path) == ["emergency_16.ezm"]  # raised within the ninth step
+
+
+def test_an_action_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
+    env = toy_env(["toy-balance", "toy-spin"])
+    model = tiny_model(env).learn(12)
+    with th.no_grad():
+        for parameter in model.policy.target_model.parameters():
+            parameter.fill_(float("nan"))
+    words = r"The action is not finite: \[nan.*\].* in task 'toy-balance' \(environment 0\); .* in task 'toy-spin'"
+    with pytest.raises(NonFiniteError, match=words):
+        model.learn(10, callback=FullCheckpointCallback(5, tmp_path), reset_num_timesteps=False)
+    assert names(tmp_path) == ["emergency_12.ezm"]
+
+
+def test_a_gradient_that_is_not_finite_names_tasks_and_parameters(tmp_path: Path) -> None:
+    env = toy_env(["toy-balance", "toy-spin"])
+    model = tiny_model(env, act_with_target=True).learn(12)
+    with th.no_grad():
+        model.policy.world_model.dynamics[0].inner.weight[0, 0] = float("nan")
+    words = r"gradient is not finite \(nan\).*the value loss of the tasks \['toy-balance', 'toy-spin'\].*parameters: \['"
+    with pytest.raises(NonFiniteLossError, match=words):
+        model.learn(10, callback=FullCheckpointCallback(5, tmp_path), reset_num_timesteps=False)
+    # A step was stored and learned from; its checkpoint knows the running episodes.
+    assert names(tmp_path) == ["emergency_14.ezm"]
+    assert read_checkpoint(tmp_path / "emergency_14.ezm")["env"]["episodes"] is not None
+
+
+def test_the_loss_of_one_task_is_told_from_the_others() -> None:
+    model = tiny_model(toy_env(["toy-balance", "toy-spin"])).learn(12)
+    segments = model.replay_buffer.sample_segments(8)
+    batch = model.learner.to_tensors(segments)
+    targets = model.learner.reanalyze(batch, 0)
+    targets.rewards[batch.tasks == 1] = float("nan")
+    with pytest.raises(NonFiniteLossError, match=r"the reward loss of the tasks \['toy-spin'\]; tasks in the batch"):
+        model.learner.update(batch, targets, 0)
+
+
+def test_a_checkpoint_that_fails_does_not_hide_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(SickEnv(), learning_starts=100)
+
+    def full(_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model, "save_checkpoint", full)
+    with pytest.warns(UserWarning, match="No emergency checkpoint was written: .*No space left"):
+        with pytest.raises(NonFiniteError, match="The reward is not finite"):
+            model.learn(40, callback=FullCheckpointCallback(100, tmp_path))
+    assert names(tmp_path) == []
+
+
+def test_without_the_callback_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = tiny_model(SickEnv(), learning_starts=100)
+    model.learn(3, callback=FullCheckpointCallback(100, tmp_path / "before"))
+    with pytest.raises(NonFiniteError):
+        model.learn(40)
+    assert names(tmp_path) == ["before"] and names(tmp_path / "before") == ["checkpoint_3.ezm"]
+
+
+# --------------------------------------------------------------------------------------------------------------- kill -9
+
+
+@pytest.mark.skipif(not (hasattr(os, "fork") and os.path.isdir("/proc/self/fd")), reason="needs os.fork and /proc")
+def test_a_killed_training_leaves_a_checkpoint_that_loads() -> None:
+    """Five kills at random moments, and one at every stage of a save; ``benchmarks/kill_checkpoints.py`` does more."""
+    command = [sys.executable, "-m", "benchmarks.kill_checkpoints", "--kills", "5", "--longest", "0.3"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
+    for stage in ("write", "fsync file", "replace", "fsync folder", "unlink"):
+        assert f"killed before '{stage}': resumed" in run.stdout
+    assert "5 kills at random moments" in run.stdout and "every checkpoint left behind loads" in run.stdout
