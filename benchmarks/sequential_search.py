@@ -12,9 +12,9 @@ import torch as th
 
 from sb3_ezm.config import SearchConfig
 from sb3_ezm.search import SearchModel, SearchNoise, SearchOutput, halving_levels
-from sb3_ezm.search.gumbel import _attach, _best, _root_edges, _root_scores, _sample, _subtrees, _write_back
+from sb3_ezm.search.gumbel import _attach, _rank, _root_edges, _root_scores, _sample, _select, _write_back
 from sb3_ezm.search.qvalues import value_range
-from sb3_ezm.search.tree import backup, empty_tree, select_leaf
+from sb3_ezm.search.tree import Tree, backup, empty_tree, select_leaf
 
 
 @th.no_grad()
@@ -33,27 +33,30 @@ def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoi
     candidates = _sample(root, noise.root.to(device), model.mask.unsqueeze(1))
     gumbel = noise.gumbel.to(device)
     tree = empty_tree(root, model.discount, count, len(levels), config.num_leaf_actions)
-    survivors = th.arange(count, device=device).expand(rows, count)
+    survivors, subtrees = th.arange(count, device=device).expand(rows, count), tree
     total = root.value.clone()
 
     for level, size in enumerate(levels):
         if size < survivors.shape[1]:
-            survivors = _best(tree, survivors, size, gumbel, config)
+            order = _rank(tree, survivors, gumbel, config)[:, :size]
+            survivors, subtrees = survivors.gather(1, order), _select(subtrees, order)
         for rank in range(size):
-            one = survivors[:, rank : rank + 1]
-            subtree = _subtrees(tree, one)
+            one = slice(rank, rank + 1)
+            subtree = Tree._make([*(field[:, one] for field in subtrees[:-1]), tree.discount])  # views
             if level == 0:
-                leaf = _root_edges(root, candidates[:, rank : rank + 1])
+                leaf = _root_edges(root, candidates[:, one])
             else:
                 low, high = value_range(tree.edge_q(), tree.visits > 0)
                 leaf = select_leaf(subtree, level, low, high, config)
             reached = model.expand(leaf.latent, leaf.action)
             _attach(subtree, level, leaf, reached)
             if level < len(levels) - 1:
-                draws = noise.leaves[level][:, rank : rank + 1].to(device)
+                draws = noise.leaves[level][:, one].to(device)
+                subtree.latent[:, :, level] = reached.latent
                 subtree.actions[:, :, level] = _sample(reached, draws, model.mask[:, None, None])
             total += backup(subtree, level, reached.value).sum(dim=1)
-            _write_back(tree, one, subtree)
+            if subtrees is not tree:
+                _write_back(tree, survivors[:, one], subtree)
 
     scores, visits, q = _root_scores(tree, gumbel, config)
     best = survivors.gather(1, scores.gather(1, survivors).argmax(dim=1, keepdim=True)).squeeze(1)
