@@ -138,7 +138,9 @@ class Twin:
         mean, raw = jnp.split(self._apply(bound, "policy_head", trunk), 2, axis=-1)
         sizes = self.model.config
         offset = np.arctanh(2.0 * (sizes.log_std_init - sizes.log_std_min) / (sizes.log_std_max - sizes.log_std_min) - 1.0)
-        log_std = sizes.log_std_min + 0.5 * (sizes.log_std_max - sizes.log_std_min) * (jnp.tanh(raw + offset) + 1.0)
+        log_std = sizes.log_std_min + 0.5 * (sizes.log_std_max - sizes.log_std_min) * (
+            jnp.tanh(raw * bound["mask"] + offset) + 1.0
+        )
         return value, mean * bound["mask"], jnp.exp(log_std)
 
     def expand(self, bound: dict[str, Any], latent: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -19,7 +19,6 @@ import torch as th
 from measuring import Row, report
 
 from sb3_ezm import EZM, load_preset, make_multitask_env
-from sb3_ezm.networks import reduced_precision
 from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
 from sb3_ezm.search.model import choose_heads
 
@@ -35,14 +34,15 @@ def collect(model: EZM, vector_steps: int) -> None:
     model.learn(vector_steps * model.n_envs, log_interval=10**9)
 
 
-def observed(model: EZM) -> tuple[th.Tensor, th.Tensor]:
+def observed(model: EZM, count: int) -> tuple[th.Tensor, th.Tensor]:
     """
     :param model: with a filled replay buffer
-    :return: observations ``[B, O]`` and tasks ``[B]`` of all its transitions
+    :param count: states of each task, at most
+    :return: the newest observations ``[B, O]`` and their tasks ``[B]``
     """
     observations, tasks = [], []
     for replay in model.replay_buffer.replays:
-        stored = np.flatnonzero(replay.ring.step)
+        stored = np.flatnonzero(replay.ring.step)[-count:]
         observations.append(replay.ring.observation[stored])
         tasks.append(replay.ring.task[stored].astype(np.int64))
     return tuple(th.as_tensor(np.concatenate(x), device=model.device) for x in (observations, tasks))  # type: ignore[return-value]
@@ -61,7 +61,7 @@ def run(model: EZM, observations: th.Tensor, tasks: th.Tensor, bf16: bool, seed:
     generator = th.Generator().manual_seed(seed)
     heads = choose_heads(config, len(world.value_heads), th.Generator().manual_seed(0))
     noise = draw_noise(config, len(tasks), world.action_mask.shape[1], generator)
-    with th.no_grad(), reduced_precision(world, model.device, bf16):
+    with th.no_grad(), th.autocast(model.device.type, dtype=th.bfloat16, enabled=bf16):
         return search(WorldModelPlanner(world, observations, tasks, config, heads), config, noise)
 
 
@@ -145,7 +145,7 @@ def main() -> None:
         model.set_random_seed(0)
         name = Path(args.model).name
     collect(model, args.vector_steps)
-    observations, tasks = observed(model)
+    observations, tasks = observed(model, args.vector_steps)
     exact = run(model, observations, tasks, False, 0)
     rows = [
         {"compared with float32": "bfloat16", **compare(exact, run(model, observations, tasks, True, 0), True)},

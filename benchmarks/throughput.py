@@ -75,7 +75,7 @@ def measure(task_set: TaskSet, envs_per_task: int, preset: str, steps: int, devi
     never = 10**9
     model.learn(warm_up + 5 * env.num_envs, log_interval=never)
     model.dump_logs()  # start the clocks anew
-    updates, began = model._n_updates, time.perf_counter()
+    updates, done, began = model._n_updates, model.num_timesteps, time.perf_counter()
     model.learn(steps * env.num_envs, log_interval=never, reset_num_timesteps=False)
     seconds = time.perf_counter() - began
     model.dump_logs()
@@ -84,7 +84,7 @@ def measure(task_set: TaskSet, envs_per_task: int, preset: str, steps: int, devi
     return {
         "tasks": len(task_set),
         "envs per task": envs_per_task,
-        "env steps/s": steps * env.num_envs / seconds,
+        "env steps/s": (model.num_timesteps - done) / seconds,
         "updates/s": (model._n_updates - updates) / seconds,
         **{f"{part} %": 100 * share for part, share in split.items()},
         "other %": 100 * (1.0 - sum(split.values())),
