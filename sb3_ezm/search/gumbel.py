@@ -50,24 +50,26 @@ def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> Sear
     candidates = _sample(root, noise.root.to(device), model.mask.unsqueeze(1))
     gumbel = noise.gumbel.to(device)
     tree = empty_tree(root, model.discount, count, len(levels), config.num_leaf_actions)
-    survivors = th.arange(count, device=device).expand(rows, count)
+    survivors, subtrees = th.arange(count, device=device).expand(rows, count), tree
     total = root.value.clone()
 
     for level, size in enumerate(levels):
+        if size < survivors.shape[1]:
+            order = _rank(tree, survivors, gumbel, config)[:, :size]
+            survivors, subtrees = survivors.gather(1, order), _select(subtrees, order)
         if level == 0:
             leaf = _root_edges(root, candidates)
         else:
-            if size < survivors.shape[1]:
-                survivors = _best(tree, survivors, size, gumbel, config)
             low, high = value_range(tree.edge_q(), tree.visits > 0)
-            leaf = select_leaf(_subtrees(tree, survivors), level, low, high, config)
+            leaf = select_leaf(subtrees, level, low, high, config)
         reached = model.expand(leaf.latent, leaf.action)
-        subtrees = _subtrees(tree, survivors)
         _attach(subtrees, level, leaf, reached)
         if level < len(levels) - 1:  # the last level's nodes are never looked into
+            subtrees.latent[:, :, level] = reached.latent
             subtrees.actions[:, :, level] = _sample(reached, noise.leaves[level].to(device), model.mask[:, None, None])
         total += backup(subtrees, level, reached.value).sum(dim=1)
-        _write_back(tree, survivors, subtrees)
+        if subtrees is not tree:
+            _write_back(tree, survivors, subtrees)
 
     scores, visits, q = _root_scores(tree, gumbel, config)
     best = survivors.gather(1, scores.gather(1, survivors).argmax(dim=1, keepdim=True)).squeeze(1)
@@ -103,32 +105,27 @@ def _root_scores(tree: Tree, gumbel: th.Tensor, config: SearchConfig) -> tuple[t
     return gumbel + transform(normalize(q, low, high, config.min_value_spread), visits, config), visits, q
 
 
-def _best(tree: Tree, survivors: th.Tensor, size: int, gumbel: th.Tensor, config: SearchConfig) -> th.Tensor:
-    """The ``size`` best-ranked survivors, in rank order; a stable sort makes the first index win ties."""
+def _rank(tree: Tree, survivors: th.Tensor, gumbel: th.Tensor, config: SearchConfig) -> th.Tensor:
+    """Positions of the survivors, the best first; a stable sort makes the better rank before win ties."""
     scores, _, _ = _root_scores(tree, gumbel, config)
-    order = scores.gather(1, survivors).argsort(dim=1, descending=True, stable=True)
-    return survivors.gather(1, order[:, :size])
+    return scores.gather(1, survivors).argsort(dim=1, descending=True, stable=True)
 
 
-def _subtrees(tree: Tree, survivors: th.Tensor) -> Tree:
-    """Copy the survivors' subtrees out of the tree."""
-    if survivors.shape[1] == tree.visits.shape[1]:
-        return tree  # nobody was dropped and nobody was reordered: work in place
-    rows = th.arange(survivors.shape[0], device=survivors.device).unsqueeze(1)
-    return Tree._make([*(field[rows, survivors] for field in tree[:-1]), tree.discount])
+def _select(subtrees: Tree, order: th.Tensor) -> Tree:
+    """Copy some of the subtrees, in the given order."""
+    rows = th.arange(order.shape[0], device=order.device).unsqueeze(1)
+    return Tree._make([*(field[rows, order] for field in subtrees[:-1]), subtrees.discount])
 
 
 def _write_back(tree: Tree, survivors: th.Tensor, subtrees: Tree) -> None:
-    if subtrees is tree:
-        return
+    """Bring up to date what ranks and ranges are computed from; the rest of the whole tree is not looked at again."""
     rows = th.arange(survivors.shape[0], device=survivors.device).unsqueeze(1)
-    for field, changed in zip(tree[:-1], subtrees[:-1], strict=True):
-        field[rows, survivors] = changed
+    for name in ("reward", "visits", "returns"):
+        getattr(tree, name)[rows, survivors] = getattr(subtrees, name)
 
 
 def _attach(subtrees: Tree, level: int, leaf: Leaf, reached: Evaluation) -> None:
-    """Store the expanded state as node ``level`` of each subtree and link it from its parent."""
-    subtrees.latent[:, :, level] = reached.latent
+    """Make the expanded state node ``level`` of each subtree and link it from its parent."""
     subtrees.reward[:, :, level] = reached.reward
     subtrees.value[:, :, level] = reached.value
     subtrees.parent[:, :, level] = leaf.parent

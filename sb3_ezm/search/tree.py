@@ -20,13 +20,13 @@ from sb3_ezm.search.qvalues import complete, normalize, transform
 class Tree(NamedTuple):
     """Nodes of ``B`` trees; ``N`` is the number of levels. Node 0 of subtree ``c`` is reached by root candidate ``c``."""
 
-    latent: th.Tensor  # [B, C, N, L]
+    latent: th.Tensor  # [B, C, N-1, L]  of all nodes but the last, which is never looked into
     reward: th.Tensor  # [B, C, N]     reward on the edge into the node
     value: th.Tensor  # [B, C, N]     network value of the node
     visits: th.Tensor  # [B, C, N]     0 = not expanded
     returns: th.Tensor  # [B, C, N]     sum of the returns backed up through the node
     parent: th.Tensor  # [B, C, N]     node above (-1: the root)
-    actions: th.Tensor  # [B, C, N, M, A]  sampled actions of the node
+    actions: th.Tensor  # [B, C, N-1, M, A]  sampled actions of these nodes
     children: th.Tensor  # [B, C, N, M]  node behind each of them (-1: not expanded)
     discount: th.Tensor  # [B]
 
@@ -55,13 +55,14 @@ def empty_tree(root: Evaluation, discount: th.Tensor, candidates: int, levels: i
     new = root.value.new_zeros
     index = lambda *sizes: th.full(sizes, -1, dtype=th.long, device=root.value.device)  # noqa: E731
     return Tree(
-        latent=root.latent.new_zeros(*shape, size),
+        # Of these two, nothing is read before it was written.
+        latent=root.latent.new_empty(rows, candidates, levels - 1, size),
         reward=new(shape),
         value=new(shape),
         visits=new(shape),
         returns=new(shape),
         parent=index(*shape),
-        actions=new(*shape, leaf_actions, root.mean.shape[-1]),
+        actions=root.mean.new_empty(rows, candidates, levels - 1, leaf_actions, root.mean.shape[-1]),
         children=index(*shape, leaf_actions),
         discount=discount,
     )

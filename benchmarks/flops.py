@@ -1,0 +1,89 @@
+"""Floating-point operations of search, reanalysis and gradient step on paper: two per multiply-add of a matrix product."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from sb3_ezm.config import LossConfig, SearchConfig, TargetConfig
+from sb3_ezm.world_model import WorldModel
+
+
+def linear_flops(*modules: nn.Module | None) -> int:
+    """
+    :param modules: networks that see a row once (None counts nothing)
+    :return: operations for one row
+    """
+    layers = (layer for module in modules if module is not None for layer in module.modules() if isinstance(layer, nn.Linear))
+    return sum(2 * layer.in_features * layer.out_features for layer in layers)
+
+
+class ModelFlops:
+    """
+    Operations of the world model's verbs for one row.
+
+    :param model: the world model
+    """
+
+    def __init__(self, model: WorldModel) -> None:
+        self.encode = linear_flops(model.representation)
+        self.step = linear_flops(model.dynamics_input, model.dynamics)
+        self.reward = linear_flops(model.action_code, model.reward_input, model.reward_tower, model.reward_head)
+        self.project = linear_flops(model.projector)
+        self.predictor = linear_flops(model.predictor)
+        self.decode = linear_flops(model.observation_head)
+        self._trunk = linear_flops(model.trunk, model.policy_head)
+        self._head = linear_flops(model.value_heads[0])
+        self.num_heads = len(model.value_heads)
+
+    def predict(self, heads: int | None = None) -> int:
+        """
+        :param heads: value heads that are evaluated (default: all)
+        :return: operations of one call for one row
+        """
+        return self._trunk + self._head * (self.num_heads if heads is None else heads)
+
+    def heads_in_search(self, config: SearchConfig) -> int:
+        """
+        :param config: search settings
+        :return: value heads that a search evaluates
+        """
+        return min(2, self.num_heads) if config.value_reduction == "min2" else self.num_heads
+
+    def search(self, config: SearchConfig) -> int:
+        """
+        :param config: search settings
+        :return: operations for one root
+        """
+        predict = self.predict(self.heads_in_search(config))
+        return self.encode + predict + config.num_simulations * (self.step + self.reward + predict)
+
+    def reanalyze(self, config: SearchConfig, targets: TargetConfig, rows: int) -> int:
+        """
+        :param config: search settings
+        :param targets: kinds of targets
+        :param rows: segments
+        :return: operations for one batch whose segments are all complete
+        """
+        positions = rows * (targets.unroll_steps + 1)
+        bootstrap = self.encode + self.predict(self.heads_in_search(config))
+        return positions * bootstrap + round(targets.reanalyze_ratio * positions) * self.search(config)
+
+    def gradient_step(self, losses: LossConfig, steps: int, rows: int) -> int:
+        """
+        A backward pass counts as two forward passes.
+
+        :param losses: weights; what has none is not evaluated, but the projections always are
+        :param steps: unroll steps
+        :param rows: segments
+        :return: operations for one batch
+        """
+        differentiated = (
+            self.encode
+            + steps * (self.step + self.reward + self.project + self.predictor)
+            + (steps + 1) * (self.predict() + self.decode)
+        )
+        constant = steps * (self.encode + self.project)
+        per_row = 3 * differentiated + constant
+        if losses.policy_gradient > 0:  # only the slope with respect to the action is taken
+            per_row += 2 * (steps + 1) * (self.step + self.reward + self.predict())
+        return rows * per_row

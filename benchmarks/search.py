@@ -1,0 +1,206 @@
+"""
+Time of one search of all roots, against its own network calls, the strictly sequential search, and mctx.
+
+    python benchmarks/search.py [--rows 1 9 36 56] [--sizes medium hard] [--seconds 10] [--device cuda] [--json search.json]
+
+Per number of roots ``B`` all contenders take turns in one run; a ratio is the median of the ratios within a turn.
+
+* ``search``: what acting and reanalysis do: draw the noise, gather the task rows, search with the two value heads in use.
+* ``/ calls``: the same over its own network calls alone (root and one call per halving level, same shapes).
+* ``host``: the search with a network of width 8: what remains is dispatch and the tree.
+* ``sequential``: one network call per simulation (``sequential_search.py``), with the full network and with width 8.
+* ``mctx``: Gumbel MuZero of mctx, jitted, same layers and weights, all five value heads, float32; over the search with all
+  heads (the same FLOPs), with two heads, and with two heads in bfloat16. Needs the extra ``bench``.
+
+On a CPU the benchmark uses one thread and counts CPU seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any, NamedTuple
+
+# JAX reads this once: one thread for everybody.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+
+import numpy as np
+import torch as th
+from measuring import Row, Task, interleave, ratio, report
+from sequential_search import sequential_search
+
+from sb3_ezm.config import ModelConfig, SearchConfig
+from sb3_ezm.search import WorldModelPlanner, draw_noise, halving_levels, search
+from sb3_ezm.world_model import WorldModel
+
+TWO_HEADS = (0, 1)
+NARROW: dict[str, Any] = {
+    "latent_size": 8,
+    "head_layers": (8, 8),
+    "task_embedding_size": 8,
+    "action_code_size": 8,
+    "projector_size": 8,
+}
+
+
+class Size(NamedTuple):
+    """A suite, seen by the networks."""
+
+    tasks: int
+    observation: int
+    action: int
+
+
+SIZES = {"medium": Size(9, 51, 19), "hard": Size(14, 151, 61), "tiny": Size(4, 6, 3)}
+
+
+class Problem:
+    """
+    Roots to search, with one world model.
+
+    :param size: of observations and actions
+    :param rows: roots
+    :param device: where
+    :param model_settings: fields of ``ModelConfig`` (default: the paper's)
+    """
+
+    def __init__(self, size: Size, rows: int, device: th.device, **model_settings: Any) -> None:
+        th.manual_seed(0)
+        self.config = SearchConfig()
+        mask, discounts = np.ones((size.tasks, size.action), np.float32), np.full(size.tasks, 0.99, np.float32)
+        model = WorldModel(size.observation, mask, discounts, ModelConfig(**model_settings))
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.observations = th.randn(rows, size.observation).to(device)
+        self.tasks = (th.arange(rows) % size.tasks).to(device)
+        self.device = device
+
+    def planner(self, heads: tuple[int, ...] = TWO_HEADS) -> WorldModelPlanner:
+        """
+        :param heads: value heads to evaluate
+        :return: the model bound to the roots
+        """
+        return WorldModelPlanner(self.model, self.observations, self.tasks, self.config, heads)
+
+    def search(self, heads: tuple[int, ...] = TWO_HEADS, sequential: bool = False, bf16: bool = False) -> None:
+        """
+        :param heads: value heads to evaluate
+        :param sequential: one network call per simulation
+        :param bf16: networks in bfloat16
+        """
+        noise = draw_noise(self.config, len(self.tasks), self.model.action_mask.shape[1])
+        with th.no_grad(), th.autocast(self.device.type, dtype=th.bfloat16, enabled=bf16):
+            (sequential_search if sequential else search)(self.planner(heads), self.config, noise)
+
+    def calls(self) -> Task:
+        """
+        :return: a function that makes the network calls of one search and nothing else
+        """
+        planner, rows = self.planner(), len(self.tasks)
+        with th.no_grad():
+            latent = planner.root().latent
+        levels = halving_levels(self.config.num_candidates, self.config.num_simulations)
+        latents = {size: latent.unsqueeze(1).repeat(1, size, 1) for size in levels}
+        actions = {size: th.zeros(rows, size, self.model.action_mask.shape[1], device=self.device) for size in levels}
+
+        @th.no_grad()
+        def run() -> None:
+            planner.root()
+            for size in levels:
+                planner.expand(latents[size], actions[size])
+
+        return run
+
+
+def mctx_contender(problem: Problem) -> Task | None:
+    """
+    :param problem: what to search
+    :return: a search of mctx, None if it cannot run here
+    """
+    try:
+        import jax
+        from mctx_search import make_search
+    except ImportError as error:
+        print(f"mctx is left out ({error}): install the extra `bench`.", flush=True)
+        return None
+    if problem.device.type != "cpu" and jax.default_backend() == "cpu":
+        print("mctx is left out: this JAX has no accelerator.", flush=True)
+        return None
+    return make_search(problem.model, problem.config, problem.observations, problem.tasks)
+
+
+def measure(size: Size, rows: int, device: th.device, skip: set[str], seconds: float, **model_settings: Any) -> Row:
+    """
+    :param size: of observations and actions
+    :param rows: roots
+    :param device: where
+    :param skip: contenders to leave out
+    :param seconds: for all of them together
+    :param model_settings: fields of ``ModelConfig``
+    :return: one row of the table
+    """
+    wide, narrow = Problem(size, rows, device, **model_settings), Problem(size, rows, device, **NARROW)
+    every_head = tuple(range(len(wide.model.value_heads)))
+    contenders: dict[str, Task] = {
+        "search": wide.search,
+        "calls": wide.calls(),
+        "heads": lambda: wide.search(every_head),
+        "bf16": lambda: wide.search(bf16=True),
+        "sequential": lambda: wide.search(sequential=True),
+        "host": narrow.search,
+        "host sequential": lambda: narrow.search(sequential=True),
+    }
+    contenders = {name: task for name, task in contenders.items() if name not in skip}
+    jitted = None if "mctx" in skip else mctx_contender(wide)
+    if jitted is not None:
+        contenders["mctx"] = jitted
+    times = interleave(contenders, device, seconds)
+
+    def over(above: str, below: str) -> float | None:
+        return ratio(times, above, below) if above in times and below in times else None
+
+    def milliseconds(name: str) -> float | None:
+        return 1000 * float(np.median(times[name])) if name in times else None
+
+    return {
+        "B": rows,
+        "search ms": milliseconds("search"),
+        "/ calls": over("search", "calls"),
+        "host ms": milliseconds("host"),
+        "sequential / search": over("sequential", "search"),
+        "same, host": over("host sequential", "host"),
+        "bf16 ms": milliseconds("bf16"),
+        "fp32 / bf16": over("search", "bf16"),
+        "mctx ms": milliseconds("mctx"),
+        "mctx / all heads": over("mctx", "heads"),
+        "mctx / search": over("mctx", "search"),
+        "mctx / bf16": over("mctx", "bf16"),
+        "rounds": len(times["search"]),
+    }
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 9, 36, 56, 256, 3024])
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["medium", "hard"])
+    parser.add_argument("--seconds", type=float, default=10.0, help="per row of the table, if three rounds take no longer")
+    parser.add_argument("--skip", nargs="*", default=[], help="heads, bf16, sequential, 'host sequential', mctx")
+    parser.add_argument("--narrow", action="store_true", help="width 8 throughout: a quick check of the benchmark itself")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", default=None, help="also write the tables to this file")
+    args = parser.parse_args()
+    if args.device == "cpu":
+        th.set_num_threads(1)
+    device = th.device(args.device)
+    tables = {}
+    for size in args.sizes:
+        settings = NARROW if args.narrow else {}
+        rows = [measure(SIZES[size], rows, device, set(args.skip), args.seconds, **settings) for rows in args.rows]
+        shape = SIZES[size]
+        heading = f"{size}: {shape.tasks} tasks, {shape.observation} observation entries, {shape.action} action entries"
+        tables[heading] = rows
+    report("search", device, tables, args.json)
+
+
+if __name__ == "__main__":
+    main()

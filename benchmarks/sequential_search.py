@@ -1,0 +1,72 @@
+"""
+The strictly sequential search: the same algorithm with one network call per simulation instead of one per halving level.
+
+Every simulation sees the range of Q as the one before it left it (docs/search.md, "Level-parallel against strictly
+sequential"). It is batched over the roots like the level-parallel one and works on the same tensors; what differs is the
+number of network calls.
+"""
+
+from __future__ import annotations
+
+import torch as th
+
+from sb3_ezm.config import SearchConfig
+from sb3_ezm.search import SearchModel, SearchNoise, SearchOutput, halving_levels
+from sb3_ezm.search.gumbel import _attach, _rank, _root_edges, _root_scores, _sample, _select, _write_back
+from sb3_ezm.search.qvalues import value_range
+from sb3_ezm.search.tree import Tree, backup, empty_tree, select_leaf
+
+
+@th.no_grad()
+def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> SearchOutput:
+    """
+    Plan one action for each root, one simulation after the other.
+
+    :param model: a model bound to ``B`` roots
+    :param config: search settings
+    :param noise: from ``draw_noise``
+    :return: as :func:`sb3_ezm.search.search`
+    """
+    root = model.root()
+    rows, device = root.value.shape[0], root.value.device
+    count, levels = config.num_candidates, halving_levels(config.num_candidates, config.num_simulations)
+    candidates = _sample(root, noise.root.to(device), model.mask.unsqueeze(1))
+    gumbel = noise.gumbel.to(device)
+    tree = empty_tree(root, model.discount, count, len(levels), config.num_leaf_actions)
+    survivors, subtrees = th.arange(count, device=device).expand(rows, count), tree
+    total = root.value.clone()
+
+    for level, size in enumerate(levels):
+        if size < survivors.shape[1]:
+            order = _rank(tree, survivors, gumbel, config)[:, :size]
+            survivors, subtrees = survivors.gather(1, order), _select(subtrees, order)
+        for rank in range(size):
+            one = slice(rank, rank + 1)
+            subtree = Tree._make([*(field[:, one] for field in subtrees[:-1]), tree.discount])  # views
+            if level == 0:
+                leaf = _root_edges(root, candidates[:, one])
+            else:
+                low, high = value_range(tree.edge_q(), tree.visits > 0)
+                leaf = select_leaf(subtree, level, low, high, config)
+            reached = model.expand(leaf.latent, leaf.action)
+            _attach(subtree, level, leaf, reached)
+            if level < len(levels) - 1:
+                draws = noise.leaves[level][:, one].to(device)
+                subtree.latent[:, :, level] = reached.latent
+                subtree.actions[:, :, level] = _sample(reached, draws, model.mask[:, None, None])
+            total += backup(subtree, level, reached.value).sum(dim=1)
+            if subtrees is not tree:
+                _write_back(tree, survivors[:, one], subtree)
+
+    scores, visits, q = _root_scores(tree, gumbel, config)
+    best = survivors.gather(1, scores.gather(1, survivors).argmax(dim=1, keepdim=True)).squeeze(1)
+    return SearchOutput(
+        actions=candidates[th.arange(rows, device=device), best],
+        candidates=candidates,
+        weights=th.softmax(scores - gumbel, dim=-1),
+        values=total / (1.0 + config.num_simulations),
+        network_values=root.value,
+        q_values=q,
+        visits=visits,
+        best=best,
+    )

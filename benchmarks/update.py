@@ -1,0 +1,166 @@
+"""
+Time and floating-point operations of everything that one update consists of.
+
+    python benchmarks/update.py [--preset paper] [--suite h1-medium] [--batch-size 512] [--device cuda] [--json update.json]
+
+An update is a gradient step with all that comes with it: the acting between two updates (``train_freq`` searches for all
+environments), drawing a prioritized batch, reanalyzing it, the gradient step, and the new priorities. Segments are taken to
+be complete, which is the full cost. Operations are counted on paper (``benchmarks/flops.py``); the ceiling is a bare matrix
+product in the precision of that part, measured in the same run. Environments are not included: see ``throughput.py``.
+
+On a CPU the benchmark uses one thread and counts CPU seconds. Reanalysis and gradient step grow with the batch, so that a
+smaller ``--batch-size`` gives the picture of a large model where the preset's takes minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+import torch as th
+from flops import ModelFlops
+from measuring import Row, Task, interleave, matmul_ceiling, report
+
+from sb3_ezm import EZM, load_preset, make_multitask_env
+from sb3_ezm.presets import get_preset
+from sb3_ezm.reanalyze import SegmentTensors
+from sb3_ezm.types import SegmentBatch, TargetBatch
+
+STEPS_PER_ENV = 60  # random ones, for something to draw from
+
+
+class Update:
+    """
+    The parts of an update, which work on each other's latest results.
+
+    :param model: an algorithm with some transitions in its replay buffer
+    """
+
+    segments: SegmentBatch
+    batch: SegmentTensors
+    targets: TargetBatch
+    errors: np.ndarray[Any, Any]
+
+    def __init__(self, model: EZM) -> None:
+        self.model = model
+        observation, _ = model.policy.obs_to_tensor(model._last_obs)  # type: ignore[arg-type]
+        self._observation = observation
+
+    def act(self) -> None:
+        """Choose one action for every environment."""
+        self.model.policy.set_training_mode(False)
+        self.model.policy.plan(self._observation, model=self.model.policy.target_model).actions.cpu()
+
+    def draw(self) -> None:
+        """Draw a batch and move it to the device."""
+        segments = self.model.replay_buffer.sample_segments(self.model.batch_size)
+        complete = {"valid": np.ones_like(segments.valid), "terminated": np.zeros_like(segments.terminated)}
+        self.segments = segments._replace(**complete)
+        self.batch = self.model.learner.to_tensors(self.segments)
+
+    def reanalyze(self) -> None:
+        """Make its targets."""
+        self.targets = self.model.learner.reanalyze(self.batch, self.model._n_updates)
+
+    def learn(self) -> None:
+        """Take the gradient step."""
+        self.model.policy.set_training_mode(True)
+        self.errors = self.model.learner.update(self.batch, self.targets, self.model._n_updates)
+
+    def set_priorities(self) -> None:
+        """Write the new priorities."""
+        self.model.replay_buffer.update_priorities(self.segments.tasks, self.segments.slots, self.errors)
+
+
+def make_model(preset: str, suite: str, device: str, changes: dict[str, Any]) -> EZM:
+    """
+    :param preset: settings
+    :param suite: suite or environment id
+    :param device: of the networks
+    :param changes: settings that replace the preset's
+    :return: an algorithm that has collected a little, with random actions
+    """
+    env = make_multitask_env(suite, seed=0)
+    settings = load_preset(preset, learning_starts=10**9, device=device, seed=0, **changes)
+    if isinstance(settings.get("buffer_size"), int):
+        settings["buffer_size"] = min(settings["buffer_size"], 10_000)
+    model = EZM(get_preset(preset).policy, env, **settings)
+    return model.learn(STEPS_PER_ENV * env.num_envs)
+
+
+def table(model: EZM, seconds: float) -> list[Row]:
+    """
+    :param model: from :func:`make_model`
+    :param seconds: how long to measure
+    :return: one row for each part and one for the whole
+    """
+    device, update, flops = model.device, Update(model), ModelFlops(model.policy.world_model)
+    learner = model.learner
+    search, targets = learner.reanalyzer.search_config, learner.target_config
+    tasks: dict[str, Task] = {
+        "acting": update.act,
+        "drawing": update.draw,
+        "reanalysis": update.reanalyze,
+        "gradient step": update.learn,
+        "priorities": update.set_priorities,
+    }
+    times = interleave(tasks, device, seconds)
+    rows = len(update.segments.tasks)
+    frequency = model.train_freq.frequency / max(1, model.gradient_steps)  # type: ignore[union-attr]
+    acting = model.n_envs * flops.search(search)
+    operations = {
+        "acting": frequency * acting,
+        "reanalysis": flops.reanalyze(search, targets, rows),
+        "gradient step": flops.gradient_step(learner.loss_config, targets.unroll_steps, rows),
+    }
+    reduced = th.bfloat16 if learner.mixed_precision else th.float32
+    ceilings = {dtype: matmul_ceiling(device, dtype, seconds / 20) for dtype in {th.float32, reduced}}
+    durations = {name: float(np.median(values)) * (frequency if name == "acting" else 1.0) for name, values in times.items()}
+    total_time, total_flops = sum(durations.values()), sum(operations.values())
+    lines: list[Row] = []
+    for name, duration in durations.items():
+        count = operations.get(name)
+        dtype = th.float32 if name == "acting" else reduced
+        lines.append(
+            {
+                "part": name,
+                "ms": 1000 * duration,
+                "share of time": duration / total_time,
+                "GFLOP": None if count is None else count / 1e9,
+                "share of FLOPs": None if count is None else count / total_flops,
+                "GFLOP/s": None if count is None else count / duration / 1e9,
+                "ceiling GFLOP/s": None if count is None else ceilings[dtype] / 1e9,
+                "of ceiling": None if count is None else count / duration / ceilings[dtype],
+            }
+        )
+    whole = {"part": "update", "ms": 1000 * total_time, "share of time": 1.0, "GFLOP": total_flops / 1e9}
+    rates = {"GFLOP/s": total_flops / total_time / 1e9, "ceiling GFLOP/s": None, "of ceiling": None}
+    return [*lines, {**whole, "share of FLOPs": 1.0, **rates}]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--suite", default="h1-medium")
+    parser.add_argument("--batch-size", type=int, default=None, help="instead of the preset's")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default=None, help="instead of the preset's")
+    parser.add_argument("--seconds", type=float, default=30.0, help="measuring time, if three rounds take no longer")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", default=None, help="also write the table to this file")
+    args = parser.parse_args()
+    if args.device == "cpu":
+        th.set_num_threads(1)
+    changes: dict[str, Any] = {}
+    if args.batch_size is not None:
+        changes["batch_size"] = args.batch_size
+    if args.precision is not None:
+        changes["mixed_precision"] = args.precision == "bfloat16"
+    model = make_model(args.preset, args.suite, args.device, changes)
+    heading = f"preset {args.preset} on {args.suite}, {model.n_envs} environments, batches of at most {model.batch_size}"
+    report("update", model.device, {heading: table(model, args.seconds)}, args.json)
+
+
+if __name__ == "__main__":
+    main()

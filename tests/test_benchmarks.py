@@ -1,0 +1,217 @@
+"""The benchmarks count and compare what they say, and every one of them runs."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from torch.utils.flop_counter import FlopCounterMode
+
+from sb3_ezm.config import LossConfig, ModelConfig, SearchConfig, TargetConfig
+from sb3_ezm.search import WorldModelPlanner, draw_noise, search
+from sb3_ezm.world_model import WorldModel
+from tests.search_oracle import SmoothModel
+from tests.search_oracle import sequential_search as slow_search
+from tests.tiny import randomize, tiny_model, toy_env
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _benchmark_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def small_model(tasks: int = 3) -> WorldModel:
+    th.manual_seed(0)
+    sizes: dict[str, Any] = {"latent_size": 16, "head_layers": (12,), "task_embedding_size": 4, "projector_size": 24}
+    config = ModelConfig(num_blocks=1, num_value_heads=3, action_code_size=4, num_atoms=11, **sizes)
+    model = WorldModel(6, np.ones((tasks, 2), np.float32), np.full(tasks, 0.9, np.float32), config).eval()
+    with th.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * th.randn_like(parameter))
+    return model
+
+
+def counted(function: Any) -> int:
+    """
+    :return: operations of the matrix products that PyTorch really does
+    """
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def run_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, *arguments: str) -> dict[str, Any]:
+    """
+    :return: what the benchmark wrote as JSON
+    """
+    path = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", [name, *arguments, "--json", str(path)])
+    runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+    figures: dict[str, Any] = json.loads(path.read_text())
+    assert figures["benchmark"] in (name, "memory")
+    return figures
+
+
+def only_table(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    (rows,) = figures["tables"].values()
+    assert rows
+    return rows  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("candidates", "simulations"), [(8, 16), (4, 11), (1, 3)])
+def test_sequential_contender_is_the_sequential_search(candidates: int, simulations: int) -> None:
+    from sequential_search import sequential_search
+
+    config = SearchConfig(num_candidates=candidates, num_simulations=simulations, num_leaf_actions=3)
+    model = SmoothModel(0, th.ones(6, 2), th.full((6,), 0.95))
+    noise = draw_noise(config, 6, 2, th.Generator().manual_seed(1))
+    noise = noise._replace(root=noise.root.double(), leaves=tuple(leaf.double() for leaf in noise.leaves))
+    output = sequential_search(model, config, noise)
+    for row in range(6):
+        expected = slow_search(model.row(row), config, noise, row)
+        assert output.visits[row].tolist() == expected.visits
+        assert output.best[row] == expected.best
+        assert output.values[row].item() == pytest.approx(expected.value, rel=1e-9)
+        assert output.q_values[row].tolist() == pytest.approx(expected.q_values, rel=1e-9)
+
+
+def test_operations_of_a_search() -> None:
+    from flops import ModelFlops
+
+    model, config = small_model(), SearchConfig(num_candidates=4, num_simulations=8)
+    observations, tasks = th.randn(5, 6), th.tensor([0, 1, 2, 0, 1])
+    noise = draw_noise(config, 5, 2, th.Generator().manual_seed(0))
+    done = counted(lambda: search(WorldModelPlanner(model, observations, tasks, config, (0, 1)), config, noise))
+    assert done == 5 * ModelFlops(model).search(config)
+
+
+def test_operations_of_an_update() -> None:
+    from flops import ModelFlops
+
+    model = tiny_model(toy_env(), batch_size=12, learning_starts=10**6, reanalyze_ratio=1.0)
+    model.learn(60)
+    learner, flops = model.learner, ModelFlops(model.policy.world_model)
+    segments = model.replay_buffer.sample_segments(12)
+    batch = learner.to_tensors(
+        segments._replace(valid=np.ones_like(segments.valid), terminated=np.zeros_like(segments.terminated))
+    )
+    targets = learner.reanalyze(batch, 0)
+    config, steps = learner.target_config, learner.target_config.unroll_steps
+    expected = flops.reanalyze(learner.reanalyzer.search_config, config, 12)
+    assert counted(lambda: learner.reanalyze(batch, 0)) == expected
+    model.policy.set_training_mode(True)
+    # The first layer hands no gradient to the observations, which the estimate of two backward passes per forward counts.
+    done = counted(lambda: learner.update(batch, targets, 0))
+    assert done == pytest.approx(flops.gradient_step(learner.loss_config, steps, 12), rel=0.08)
+
+
+def test_operations_of_the_papers_model() -> None:
+    # A value head takes 2 (640 * 512 + 512 * 512 + 512 * 51) = 1,231,872 per row. Reanalyzing 504 segments evaluates
+    # 504 * 6 * (1 + 1 + 32) = 102,816 states: 2.24 TFLOP with all five heads. The gradient step takes 0.26.
+    from flops import ModelFlops
+
+    model = WorldModel(51, np.ones((9, 19), np.float32), np.full(9, 0.99, np.float32), ModelConfig())
+    flops = ModelFlops(model)
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(15.95e6, rel=1e-3)
+    assert flops.predict(3) - flops.predict(2) == 1_231_872
+    every_head, two_heads = SearchConfig(value_reduction="mean"), SearchConfig()
+    assert flops.reanalyze(every_head, TargetConfig(), 504) == pytest.approx(2.24e12, rel=2e-3)
+    saved = 3 * 1_231_872 * 102_816
+    assert flops.reanalyze(every_head, TargetConfig(), 504) - flops.reanalyze(two_heads, TargetConfig(), 504) == saved
+    assert flops.gradient_step(LossConfig(), 5, 504) == pytest.approx(0.258e12, rel=2e-3)
+
+
+def test_median_of_ratios() -> None:
+    from measuring import interleave, ratio
+
+    times = {"a": [2.0, 9.0, 4.0], "b": [1.0, 3.0, 1.0]}
+    assert ratio(times, "a", "b") == 3.0
+    calls: list[str] = []
+    rounds = interleave({"x": lambda: calls.append("x"), "y": lambda: calls.append("y")}, th.device("cpu"), 0.0, least=3)
+    # Both once unmeasured, then rounds that begin with another one each time.
+    assert calls == ["x", "y", "x", "y", "y", "x", "x", "y"]
+    assert [len(values) for values in rounds.values()] == [3, 3]
+
+
+def test_markdown() -> None:
+    from measuring import markdown
+
+    assert markdown([{"B": 9, "ms": 12.345, "x": None}]) == "| B | ms | x |\n|---:|---:|---:|\n| 9 | 12.3 | – |"  # noqa: RUF001
+
+
+def test_search_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    arguments = ("--sizes", "tiny", "--rows", "1", "3", "--narrow", "--seconds", "0", "--skip", "mctx")
+    rows = only_table(run_benchmark(monkeypatch, tmp_path, "search", *arguments))
+    assert [row["B"] for row in rows] == [1, 3]
+    # 4 network calls against 32.
+    assert all(row["sequential / search"] > 1.5 for row in rows)
+    assert all(row["/ calls"] > 1.0 and row["mctx ms"] is None for row in rows)
+
+
+def test_update_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = only_table(
+        run_benchmark(
+            *(monkeypatch, tmp_path, "update", "--preset", "toy", "--suite", "toy", "--batch-size", "8", "--seconds", "0")
+        )
+    )
+    assert [row["part"] for row in rows] == ["acting", "drawing", "reanalysis", "gradient step", "priorities", "update"]
+    assert sum(row["share of time"] for row in rows[:-1]) == pytest.approx(1.0)
+    assert sum(row["share of FLOPs"] or 0.0 for row in rows[:-1]) == pytest.approx(1.0)
+
+
+def test_throughput_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    arguments = ("--suite", "toy", "--preset", "toy", "--tasks", "2", "--envs-per-task", "1", "--steps", "3")
+    (row,) = only_table(run_benchmark(monkeypatch, tmp_path, "throughput", *arguments))
+    # Two updates per step of the vector environment, which has two environments.
+    assert row["updates/s"] == pytest.approx(row["env steps/s"])
+    assert 0.0 <= row["other %"] < 100.0
+
+
+def test_memory_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = only_table(run_benchmark(monkeypatch, tmp_path, "throughput", "--grow", "20", "50"))
+    assert [row["in all"] for row in rows] == [180, 450]
+
+
+def test_precision_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = tiny_model(toy_env())
+    randomize(model.policy)
+    model.save(tmp_path / "model.zip")
+    arguments = ("--model", str(tmp_path / "model.zip"), "--vector-steps", "5", "--batches", "1")
+    figures = run_benchmark(monkeypatch, tmp_path, "precision", *arguments)
+    searches, targets = figures["tables"].values()
+    assert searches[0]["value differs by"] < searches[1]["value differs by"]
+    assert 50.0 <= searches[0]["same best candidate %"] <= 100.0
+    assert [row["compared with float32"] for row in targets] == ["bfloat16", "float32, other draws"]
+
+
+def test_mctx_twin_has_the_same_network() -> None:
+    pytest.importorskip("jax")
+    pytest.importorskip("mctx")
+    from mctx_search import Twin, make_search
+
+    model, config = small_model(), SearchConfig(num_candidates=4, num_simulations=8)
+    observations, tasks = th.randn(5, 6), th.tensor([0, 1, 2, 0, 1])
+    planner = WorldModelPlanner(model, observations, tasks, config, (0, 1))
+    with th.no_grad():
+        root = planner.root()
+        actions = th.rand(5, 1, 2) * 2.0 - 1.0
+        reached = planner.expand(root.latent.unsqueeze(1), actions)
+    twin = Twin(model, config)
+    bound = twin.bind(observations, tasks)
+    latent = twin.encode(bound)
+    value, mean, std = twin.predict(bound, latent)
+    following, reward = twin.expand(bound, latent, actions[:, 0].numpy())
+    pairs = [(latent, root.latent), (value, root.value), (mean, root.mean), (std, root.log_std.exp())]
+    pairs += [(following, reached.latent[:, 0]), (reward, reached.reward[:, 0])]
+    for theirs, ours in pairs:
+        np.testing.assert_allclose(np.asarray(theirs), ours.numpy(), rtol=2e-4, atol=2e-5)
+    chosen, values = make_search(model, config, observations, tasks)()
+    assert chosen.shape == (5, 2) and bool(np.isfinite(np.asarray(values)).all())
