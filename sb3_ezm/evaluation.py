@@ -162,11 +162,7 @@ def evaluate_tasks(
         return _evaluate(model, vec_env, n_eval_episodes, deterministic)
     if tasks is None:
         raise ConfigurationError("What is to be evaluated? Give `tasks`, for example 'h1-medium', or a `vec_env`.")
-    if isinstance(model, BaseAlgorithm) and model.get_vec_normalize_env() is not None:
-        raise ConfigurationError(
-            "The model was trained on normalized observations (VecNormalize): pass `vec_env=VecNormalize.load(path, "
-            "make_multitask_env(...))`, or the training's statistics in another VecNormalize."
-        )
+    _check_not_normalized(model)
     own = make_multitask_env(
         tasks,
         n_envs_per_task=n_envs_per_task or min(n_eval_episodes, MAX_ENVS_PER_TASK),
@@ -181,6 +177,14 @@ def evaluate_tasks(
         return _evaluate(model, own, n_eval_episodes, deterministic)
     finally:
         own.close()
+
+
+def _check_not_normalized(model: Any) -> None:
+    if isinstance(model, BaseAlgorithm) and model.get_vec_normalize_env() is not None:
+        raise ConfigurationError(
+            "The model was trained on normalized observations (VecNormalize): pass `vec_env=VecNormalize.load(path, "
+            "make_multitask_env(...))`, or the training's statistics in another VecNormalize."
+        )
 
 
 def format_table(after: EvaluationResult, before: EvaluationResult | None = None) -> str:
@@ -221,10 +225,12 @@ class _StandBy(gym.Wrapper[Any, Any, Any, Any]):
         self._observation: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset, and remember the observation for the time after the last episode."""
         self._observation, info = self.env.reset(seed=seed, options=options)
         return self._observation, info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Step, or stand still once all episodes are done."""
         if self._left == 0:
             return self._observation, 0.0, False, False, {}
         observation, reward, terminated, truncated, info = self.env.step(action)

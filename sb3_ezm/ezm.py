@@ -356,6 +356,7 @@ class EZM(ResumableAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfEZM:
+        """Learn as in SB3; episodes that a reset cuts short end in the replay buffer as by truncation."""
         if self._sent_at is not None:
             # A callback or an interrupt stopped the last call between step and storage: where the episode stands is unknown.
             self._last_obs, self._sent_at = None, None
@@ -369,6 +370,7 @@ class EZM(ResumableAlgorithm):
         return super()._init_callback(with_progress_bar(callback) if progress_bar else callback)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """Load as in SB3; a buffer of other tasks or sizes is refused."""
         own = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
         loaded, self.replay_buffer = self.replay_buffer, own

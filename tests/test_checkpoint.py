@@ -160,8 +160,11 @@ def test_vector_environments_that_keep_their_state_to_themselves(tmp_path: Path,
     native = DummyVecEnv([SpaceEnv])
     env = wrap(native)
     words = "VecFrameStack keeps" if env is not native else "environment SpaceEnv has no `get_state`"
-    tiny_model(env).learn(14).save_checkpoint(tmp_path / "half")
-    resume_with_warning(tmp_path / "half", wrap(DummyVecEnv([SpaceEnv])), words).learn(10, reset_num_timesteps=False)
+    model = tiny_model(env).learn(14)
+    model.save_checkpoint(tmp_path / "half")
+    other = resume_with_warning(tmp_path / "half", wrap(DummyVecEnv([SpaceEnv])), words)
+    assert_same_weights(weights_of(model), weights_of(other))
+    assert other.learn(10, reset_num_timesteps=False).num_timesteps == 24
 
 
 def test_environments_in_other_processes_start_new_episodes(tmp_path: Path) -> None:
@@ -169,10 +172,13 @@ def test_environments_in_other_processes_start_new_episodes(tmp_path: Path) -> N
         return toy_env(["toy-spin"], vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "fork"})
 
     env = make()
-    tiny_model(env).learn(14).save_checkpoint(tmp_path / "half")
+    model = tiny_model(env).learn(14)
+    model.save_checkpoint(tmp_path / "half")
     env.close()
     env = make()
-    resume_with_warning(tmp_path / "half", env, "live in other processes").learn(4, reset_num_timesteps=False)
+    other = resume_with_warning(tmp_path / "half", env, "live in other processes")
+    assert_same_weights(weights_of(model), weights_of(other))
+    assert other.learn(4, reset_num_timesteps=False).num_timesteps == 18
     env.close()
 
 

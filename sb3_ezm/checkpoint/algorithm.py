@@ -84,6 +84,11 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfT:
+        """
+        Learn as in SB3; NaN and infinity end it after the checkpoint callbacks have saved what there is.
+
+        :raises NonFiniteError: naming task and tensor
+        """
         self.failure_handlers = []  # callbacks register when the training starts
         try:
             return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

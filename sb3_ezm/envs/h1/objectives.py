@@ -71,12 +71,19 @@ class MazeObjective(Objective):
         self.stage = 0
 
     def reset(self) -> None:
+        """Go back to the first checkpoint."""
         self.stage = 0
 
     def get_state(self) -> dict[str, Any]:
+        """
+        :return: the next checkpoint
+        """
         return {"stage": self.stage}
 
     def set_state(self, state: dict[str, Any]) -> None:
+        """
+        :param state: what :meth:`get_state` returned
+        """
         self.stage = int(state["stage"])
 
     def _stage_reward(self, robot: Robot) -> RewardAndTerms:
