@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.env_factory import create_native_env
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
-from sb3_ezm.multitask.suites import TasksLike, make_task_set
+from sb3_ezm.multitask.suites import ObservationPadding, TasksLike, make_task_set
 from sb3_ezm.multitask.task_set import TaskSet
 from sb3_ezm.multitask.vec_env import ThreadedVecEnv
 
@@ -65,6 +65,7 @@ def make_multitask_env(
     ignore_termination: bool = False,
     max_episode_steps: int | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
+    observation_padding: ObservationPadding = "aligned",
 ) -> VecEnv:
     """
     Create a monitored vector environment over any tasks, whatever their observation and action sizes.
@@ -82,12 +83,13 @@ def make_multitask_env(
     :param ignore_termination: let every episode run to its time limit, see :class:`IgnoreTermination`
     :param max_episode_steps: time limit; replaces the registered one of a Gymnasium id, is added to any other environment
     :param env_kwargs: further keywords of every environment
+    :param observation_padding: how HumanoidBench's observations are padded, see :func:`make_task_set`
     :return: the vector environment
     :raises ConfigurationError: if a task is unknown or unsupported, or a number is out of range
     """
     if n_envs_per_task < 1:
         raise ConfigurationError(f"`n_envs_per_task` must be at least 1, got {n_envs_per_task}.")
-    task_set = make_task_set(tasks, env_kwargs)
+    task_set = make_task_set(tasks, env_kwargs, observation_padding)
     if monitor_dir is not None:
         os.makedirs(monitor_dir, exist_ok=True)
 

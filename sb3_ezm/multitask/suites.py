@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 
@@ -18,6 +18,7 @@ from sb3_ezm.multitask.task_set import EnvFactory, TaskSet, TaskSpec
 
 TaskLike = str | TaskSpec | TaskSet | EnvFactory
 TasksLike = TaskLike | Iterable[TaskLike]
+ObservationPadding = Literal["aligned", "end"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,13 @@ def _build_toy() -> tuple[TaskSpec, ...]:
     )
 
 
+def _build_humanoid_bench(suite: str) -> tuple[TaskSpec, ...]:
+    """One of the paper's suites in the real HumanoidBench: only creating the environments needs that package."""
+    from sb3_ezm.envs.humanoid_bench.specs import suite_specs
+
+    return suite_specs(suite)
+
+
 _SUITES: dict[str, Suite] = {}
 
 
@@ -89,6 +97,8 @@ def register_suite(name: str, build: Callable[[], tuple[TaskSpec, ...]], task_pr
 
 register_suite("h1-medium", _build_h1_medium, task_prefix="h1-")
 register_suite("toy", _build_toy, task_prefix="toy-")
+for _suite, _prefix in (("humanoidbench-medium", "h1-"), ("humanoidbench-hard", "h1hand-")):
+    register_suite(_suite, partial(_build_humanoid_bench, _suite), task_prefix=_prefix)
 
 
 def suite_names() -> tuple[str, ...]:
@@ -98,18 +108,28 @@ def suite_names() -> tuple[str, ...]:
     return tuple(_SUITES)
 
 
-def make_task_set(tasks: TasksLike, env_kwargs: Mapping[str, Any] | None = None) -> TaskSet:
+def make_task_set(
+    tasks: TasksLike,
+    env_kwargs: Mapping[str, Any] | None = None,
+    observation_padding: ObservationPadding = "aligned",
+) -> TaskSet:
     """
     Build a task set from whatever describes tasks.
 
     Sizes of ids and callables are read from the spaces of one instance, created and closed here.
 
-    :param tasks: a suite name (``"h1-medium"``, ``"toy"``), a task name of a suite (``"h1-walk"``), a Gymnasium id, a callable
-        that returns an environment, a :class:`TaskSpec`, a :class:`TaskSet`, or a list that mixes them
+    :param tasks: a suite name (``"h1-medium"``, ``"toy"``), a task name of a suite (``"h1-walk"``), a HumanoidBench id
+        (``"h1hand-reach-v0"``), a Gymnasium id, a callable that returns an environment, a :class:`TaskSpec`, a
+        :class:`TaskSet`, or a list that mixes them
     :param env_kwargs: keywords with which environments will be created, where they change the sizes
+    :param observation_padding: ``"aligned"`` pads the positions and the velocities of HumanoidBench's tasks separately: the
+        velocity of a joint then has the same place in all of them. ``"end"`` pads at the end, as the released code does.
+        All other tasks are padded at the end in any case.
     :return: the task set, in the order given
     :raises ConfigurationError: if a name is unknown, a space is unsupported or a name appears twice
     """
+    if observation_padding not in get_args(ObservationPadding):
+        raise ConfigurationError(f"`observation_padding` is 'aligned' or 'end', got {observation_padding!r}.")
     if isinstance(tasks, TaskSet):
         return tasks
     items: list[TaskLike]
@@ -123,6 +143,10 @@ def make_task_set(tasks: TasksLike, env_kwargs: Mapping[str, Any] | None = None)
     for item in items:
         taken = {spec.name for spec in specs}
         specs.extend(_resolve(item, taken, env_kwargs or {}))
+    if observation_padding == "aligned":
+        from sb3_ezm.envs.humanoid_bench.specs import align
+
+        specs = list(align(specs))
     return TaskSet(tuple(specs))
 
 
@@ -146,10 +170,16 @@ def _resolve_name(name: str, env_kwargs: Mapping[str, Any]) -> tuple[TaskSpec, .
             tasks = {spec.name: spec for spec in suite.build()}
             if name in tasks:
                 return (tasks[name],)
+    from sb3_ezm.envs.humanoid_bench.tasks import TASKS
+
+    if name in TASKS:
+        from sb3_ezm.envs.humanoid_bench.specs import task_spec
+
+        return (task_spec(name),)
     if name in gym.registry:
         return (_probe(name, GymEnvFactory(name), env_kwargs),)
     if "/" in name or re.search(r"-v\d+$", name):  # meant as a Gymnasium id: listing all of them would help nobody
-        near = difflib.get_close_matches(name, list(gym.registry), n=3)
+        near = difflib.get_close_matches(name, [*gym.registry, *TASKS], n=3)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "Import the package that registers it first."
         raise ConfigurationError(f"No Gymnasium environment is registered as {name!r}. {hint}")
     known = did_you_mean(name, [*_SUITES, *_known_task_names()])
