@@ -11,7 +11,14 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ezm import EZM, ConfigurationError, TaskSet, TaskSpec, make_multitask_env, make_task_set
-from sb3_ezm.evaluation import EvaluationResult, TaskResult, episode_quotas, evaluate_tasks, format_table
+from sb3_ezm.evaluation import (
+    EvaluationResult,
+    TaskResult,
+    episode_quotas,
+    evaluate_protocols,
+    evaluate_tasks,
+    format_table,
+)
 from sb3_ezm.multitask.cycling import CyclingTaskEnv
 
 
@@ -96,6 +103,37 @@ def test_the_model_is_asked_only_about_unfinished_episodes() -> None:
 def test_falls_ignored_run_to_the_time_limit() -> None:
     result = evaluate_tasks(Scripted(), ramp_tasks(), n_eval_episodes=1, ignore_termination=True)
     assert result["short"].returns == (10.0,) and result["short"].lengths == (4,)  # 1 + 2 + 3 + 4
+
+
+def test_both_protocols_from_one_roll_out() -> None:
+    model = Scripted()
+    both = evaluate_protocols(model, ramp_tasks(random_score=1.0, success_bar=9.0), n_eval_episodes=2)
+    assert len(model.asked) == 4  # four steps of all, once
+    assert {protocol: result.protocol for protocol, result in both.items()} == {key: key for key in ("respected", "ignored")}
+    # short: 1 + 2 = 3 until it terminates, and at every step after that; 1 + 2 + 3 + 4 = 10 until the time limit.
+    assert both["respected"]["short"].returns == (3.0, 3.0) and both["respected"]["short"].lengths == (2, 2)
+    assert both["ignored"]["short"].returns == (10.0, 10.0) and both["ignored"]["short"].lengths == (4, 4)
+    assert both["respected"]["short"].success_rate == 0.0 and both["ignored"]["short"].success_rate == 1.0
+    assert both["respected"]["long"] == both["ignored"]["long"]  # never terminates
+
+
+def test_both_protocols_are_what_each_alone_finds() -> None:
+    tasks = TaskSet((TaskSpec("lottery", 1, 1, env_fn=lambda: gym.wrappers.TimeLimit(Lottery(1, None), 6)),))
+    both = evaluate_protocols(Scripted(), tasks, n_eval_episodes=8, seed=2)
+    for ignored, protocol in ((False, "respected"), (True, "ignored")):
+        alone = evaluate_tasks(Scripted(), tasks, 8, ignore_termination=ignored, seed=2)
+        assert both[protocol].to_dict() == alone.to_dict()  # type: ignore[index]
+    assert len(set(both["respected"]["lottery"].lengths)) > 2  # some end by themselves, some by the time limit
+
+
+def test_both_protocols_in_a_normalizing_environment_are_in_raw_rewards() -> None:
+    env = make_multitask_env(ramp_tasks(), n_envs_per_task=2, ignore_termination=True)
+    normalizing = VecNormalize(env, norm_obs_keys=["observation"])
+    both = evaluate_protocols(Scripted(), n_eval_episodes=3, vec_env=normalizing)
+    # Three episodes over two sub-environments: the sums start anew for the second episode of the first.
+    assert both["respected"]["short"].returns == (3.0,) * 3 and both["ignored"]["short"].returns == (10.0,) * 3
+    assert evaluate_tasks(Scripted(), n_eval_episodes=3, vec_env=normalizing) == both["ignored"]
+    normalizing.close()
 
 
 def test_a_shorter_time_limit() -> None:
@@ -231,6 +269,9 @@ def test_contradicting_arguments_are_refused() -> None:
     for arguments, message in cases:
         with pytest.raises(ConfigurationError, match=message):
             evaluate_tasks(Scripted(), **arguments)
+    for arguments, message in (cases[0], cases[1], ({"vec_env": vec_env}, "ignore_termination=True")):
+        with pytest.raises(ConfigurationError, match=message):
+            evaluate_protocols(Scripted(), **arguments)
     vec_env.close()
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, SupportsFloat
+from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -13,108 +12,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
-from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.evaluation.results import EvaluationResult, Protocol, TaskResult
 from sb3_ezm.multitask.factory import make_multitask_env
+from sb3_ezm.multitask.padding import IgnoreTermination
 from sb3_ezm.multitask.suites import TasksLike
-from sb3_ezm.multitask.task_set import TaskSet, TaskSpec
+from sb3_ezm.multitask.task_set import TaskSet
 
 MAX_ENVS_PER_TASK = 10  # enough rows for one batched search; more would only take memory
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """
-    Episodes of one task.
-
-    :param spec: the task with its reference scores
-    :param returns: undiscounted return of each episode, in raw rewards
-    :param lengths: steps of each episode
-    """
-
-    spec: TaskSpec
-    returns: tuple[float, ...]
-    lengths: tuple[int, ...]
-
-    @property
-    def mean_return(self) -> float:
-        """Mean return."""
-        return float(np.mean(self.returns))
-
-    @property
-    def std_return(self) -> float:
-        """Standard deviation of the returns around their mean (divided by n, as in SB3's ``evaluate_policy``)."""
-        return float(np.std(self.returns))
-
-    @property
-    def mean_length(self) -> float:
-        """Mean steps of an episode."""
-        return float(np.mean(self.lengths))
-
-    @property
-    def score(self) -> float | None:
-        """Normalized score of the mean return, 0 for the random policy and 1 at the success bar; None without references."""
-        if not self.spec.has_scores:
-            return None
-        return TaskSet((self.spec,)).normalized_score(self.spec.name, self.mean_return)
-
-    @property
-    def success_rate(self) -> float | None:
-        """Share of the episodes whose return reaches the success bar; None without a bar."""
-        bar = self.spec.success_bar
-        return None if bar is None else float(np.mean([ret >= bar for ret in self.returns]))
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """
-    Result of :func:`evaluate_tasks`.
-
-    :param tasks: one result per task, in task id order
-    """
-
-    tasks: tuple[TaskResult, ...]
-
-    def __getitem__(self, name: str) -> TaskResult:
-        for task in self.tasks:
-            if task.spec.name == name:
-                return task
-        raise ConfigurationError(f"Task {name!r} was not evaluated. {did_you_mean(name, (t.spec.name for t in self.tasks))}")
-
-    def __iter__(self) -> Iterator[TaskResult]:
-        return iter(self.tasks)
-
-    @property
-    def mean_score(self) -> float | None:
-        """Mean normalized score over the tasks; None unless every task has reference scores."""
-        scores = [task.score for task in self.tasks]
-        return None if None in scores else float(np.mean(np.array(scores, dtype=float)))
-
-    @property
-    def mean_success_rate(self) -> float | None:
-        """Mean success rate over the tasks; None unless every task has a success bar."""
-        rates = [task.success_rate for task in self.tasks]
-        return None if None in rates else float(np.mean(np.array(rates, dtype=float)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """
-        :return: all episodes and their summaries as plain JSON-able values
-        """
-        return {
-            "mean_score": self.mean_score,
-            "mean_success_rate": self.mean_success_rate,
-            "tasks": {
-                task.spec.name: {
-                    "mean_return": task.mean_return,
-                    "std_return": task.std_return,
-                    "mean_length": task.mean_length,
-                    "score": task.score,
-                    "success_rate": task.success_rate,
-                    "returns": list(task.returns),
-                    "lengths": list(task.lengths),
-                }
-                for task in self.tasks
-            },
-        }
 
 
 def evaluate_tasks(
@@ -159,24 +64,98 @@ def evaluate_tasks(
                 "`ignore_termination`, `max_episode_steps` and `n_envs_per_task` in `make_multitask_env`."
             )
         vec_env.seed(seed)
-        return _evaluate(model, vec_env, n_eval_episodes, deterministic)
+        results = _evaluate(model, vec_env, n_eval_episodes, deterministic)
+        return results[protocol_of(vec_env)]
     if tasks is None:
         raise ConfigurationError("What is to be evaluated? Give `tasks`, for example 'h1-medium', or a `vec_env`.")
+    own = _own_env(model, tasks, n_eval_episodes, ignore_termination, seed, max_episode_steps, n_envs_per_task)
+    try:
+        return _evaluate(model, own, n_eval_episodes, deterministic)["ignored" if ignore_termination else "respected"]
+    finally:
+        own.close()
+
+
+def evaluate_protocols(
+    model: PolicyPredictor,
+    tasks: TasksLike | None = None,
+    n_eval_episodes: int = 10,
+    seed: int | None = 0,
+    deterministic: bool = True,
+    max_episode_steps: int | None = None,
+    n_envs_per_task: int | None = None,
+    vec_env: VecEnv | None = None,
+) -> dict[Protocol, EvaluationResult]:
+    """
+    Evaluate under both protocols with one roll-out.
+
+    Every episode runs to its time limit; its return up to and including the first termination is what an episode that ends
+    there would have had. Arguments as for :func:`evaluate_tasks`.
+
+    :param model: anything with SB3's ``predict``
+    :param tasks: anything :func:`make_task_set` takes; the tasks of the model, in the same order
+    :param n_eval_episodes: episodes of each task
+    :param seed: sub-environment ``i`` starts from ``seed + i``; ``None`` for other starts every time
+    :param deterministic: passed to ``predict``
+    :param max_episode_steps: time limit instead of the tasks' own
+    :param n_envs_per_task: sub-environments of each task, by default one per episode up to 10
+    :param vec_env: play in this vector environment instead, created with ``ignore_termination=True``
+    :return: the results by protocol: ``"respected"`` and ``"ignored"``
+    :raises ConfigurationError: if the arguments contradict each other, or environment and model do not fit
+    """
+    _check_numbers(n_eval_episodes, n_envs_per_task)
+    if vec_env is None:
+        if tasks is None:
+            raise ConfigurationError("What is to be evaluated? Give `tasks`, for example 'h1-medium', or a `vec_env`.")
+        own = _own_env(model, tasks, n_eval_episodes, True, seed, max_episode_steps, n_envs_per_task)
+        try:
+            return _evaluate(model, own, n_eval_episodes, deterministic)
+        finally:
+            own.close()
+    if tasks is not None or max_episode_steps is not None or n_envs_per_task is not None:
+        raise ConfigurationError("`vec_env` brings its own tasks, time limits and number of environments: give it alone.")
+    if protocol_of(vec_env) == "respected":
+        raise ConfigurationError(
+            "Both protocols come from episodes that go on behind a termination: create the vector environment with "
+            "`make_multitask_env(..., ignore_termination=True)`."
+        )
+    vec_env.seed(seed)
+    return _evaluate(model, vec_env, n_eval_episodes, deterministic)
+
+
+def protocol_of(vec_env: VecEnv) -> Protocol:
+    """
+    :param vec_env: vector environment of :func:`make_multitask_env`
+    :return: whether a termination ends its episodes
+    :raises ConfigurationError: if its sub-environments differ in that
+    """
+    ignoring = vec_env.env_is_wrapped(IgnoreTermination)
+    if any(ignoring) and not all(ignoring):
+        raise ConfigurationError(f"Either all or none of the sub-environments may ignore termination, got {ignoring}.")
+    return "ignored" if all(ignoring) else "respected"
+
+
+def _own_env(
+    model: PolicyPredictor,
+    tasks: TasksLike,
+    n_eval_episodes: int,
+    ignore_termination: bool,
+    seed: int | None,
+    max_episode_steps: int | None,
+    n_envs_per_task: int | None,
+) -> VecEnv:
+    """A new vector environment, whose members stand still when they have played their share."""
     _check_not_normalized(model)
-    own = make_multitask_env(
+    env = make_multitask_env(
         tasks,
         n_envs_per_task=n_envs_per_task or min(n_eval_episodes, MAX_ENVS_PER_TASK),
         seed=seed,
         ignore_termination=ignore_termination,
         max_episode_steps=max_episode_steps,
     )
-    if isinstance(own, DummyVecEnv):
-        quotas = episode_quotas(_fixed_tasks(own), n_eval_episodes)
-        own.envs = [_StandBy(env, quota) for env, quota in zip(own.envs, quotas, strict=True)]
-    try:
-        return _evaluate(model, own, n_eval_episodes, deterministic)
-    finally:
-        own.close()
+    if isinstance(env, DummyVecEnv):
+        quotas = episode_quotas(_fixed_tasks(env), n_eval_episodes)
+        env.envs = [_StandBy(sub_env, quota) for sub_env, quota in zip(env.envs, quotas, strict=True)]
+    return env
 
 
 def _check_not_normalized(model: Any) -> None:
@@ -185,30 +164,6 @@ def _check_not_normalized(model: Any) -> None:
             "The model was trained on normalized observations (VecNormalize): pass `vec_env=VecNormalize.load(path, "
             "make_multitask_env(...))`, or the training's statistics in another VecNormalize."
         )
-
-
-def format_table(after: EvaluationResult, before: EvaluationResult | None = None) -> str:
-    """
-    Table of mean returns: task, random policy, before training, after training, normalized score after training.
-
-    :param after: evaluation of the trained model
-    :param before: evaluation of the untrained one, for a column of its own
-    :return: lines for a terminal, the last with the mean normalized score where every task has one
-    """
-    header = ["task", "random", *(["before"] if before else []), "after", "normalized"]
-    rows = []
-    for task in after:
-        random = task.spec.random_score
-        cells = [task.spec.name, "-" if random is None else f"{random:.1f}"]
-        if before is not None:
-            cells.append(_mean_and_std(before[task.spec.name]))
-        cells += [_mean_and_std(task), "-" if task.score is None else f"{task.score:.3f}"]
-        rows.append(cells)
-    if after.mean_score is not None:
-        rows.append(["mean", *[""] * (len(header) - 2), f"{after.mean_score:.3f}"])
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [_line(header, widths), _line(["-" * width for width in widths], widths)]
-    return "\n".join(lines + [_line(row, widths) for row in rows])
 
 
 class _StandBy(gym.Wrapper[Any, Any, Any, Any]):
@@ -238,15 +193,6 @@ class _StandBy(gym.Wrapper[Any, Any, Any, Any]):
         return observation, reward, terminated, truncated, info
 
 
-def _mean_and_std(task: TaskResult) -> str:
-    return f"{task.mean_return:.1f} ± {task.std_return:.1f}"
-
-
-def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
-    aligned = [f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)]
-    return "  ".join([aligned[0].strip().ljust(len(aligned[0])), *aligned[1:]]).rstrip()
-
-
 def _check_numbers(n_eval_episodes: int, n_envs_per_task: int | None) -> None:
     if n_eval_episodes < 1:
         raise ConfigurationError(f"`n_eval_episodes` must be at least 1, got {n_eval_episodes}.")
@@ -257,8 +203,18 @@ def _check_numbers(n_eval_episodes: int, n_envs_per_task: int | None) -> None:
         )
 
 
-def _evaluate(model: PolicyPredictor, vec_env: VecEnv, n_eval_episodes: int, deterministic: bool) -> EvaluationResult:
-    task_set = _task_set(vec_env)
+class _Episode(NamedTuple):
+    """Return and length of an episode, as played and up to its first termination."""
+
+    played: tuple[float, int]
+    until_termination: tuple[float, int]
+
+
+def _evaluate(
+    model: PolicyPredictor, vec_env: VecEnv, n_eval_episodes: int, deterministic: bool
+) -> dict[Protocol, EvaluationResult]:
+    """Play, and sort the episodes by task. Both protocols where terminations are ignored, else one."""
+    task_set = task_set_of(vec_env)
     check_fits(model, task_set, vec_env)
     names = _fixed_tasks(vec_env)
     missing = [name for name in task_set.names if names.count(name) == 0]
@@ -268,14 +224,22 @@ def _evaluate(model: PolicyPredictor, vec_env: VecEnv, n_eval_episodes: int, det
             f"For {n_eval_episodes} episodes of each task the vector environment needs 1 to {n_eval_episodes} "
             f"sub-environments of each, but it has none of {missing} and more of {crowded}."
         )
+    protocol = protocol_of(vec_env)
     quotas = episode_quotas(names, n_eval_episodes)
     with _frozen_statistics(vec_env):
         episodes = _play(model, vec_env, quotas, deterministic)
-    results = []
-    for spec in task_set.without_factories():
-        played = [episode for name, rows in zip(names, episodes, strict=True) if name == spec.name for episode in rows]
-        results.append(TaskResult(spec, tuple(ret for ret, _ in played), tuple(length for _, length in played)))
-    return EvaluationResult(tuple(results))
+
+    def result(wanted: Protocol) -> EvaluationResult:
+        tasks = []
+        for spec in task_set.without_factories():
+            rows = [episode for name, row in zip(names, episodes, strict=True) if name == spec.name for episode in row]
+            figures = [row.played if wanted == protocol else row.until_termination for row in rows]
+            tasks.append(TaskResult(spec, tuple(ret for ret, _ in figures), tuple(length for _, length in figures)))
+        return EvaluationResult(tuple(tasks), wanted)
+
+    if protocol == "respected":
+        return {"respected": result("respected")}
+    return {"respected": result("respected"), "ignored": result("ignored")}
 
 
 def episode_quotas(names: list[str], n_eval_episodes: int) -> list[int]:
@@ -293,27 +257,38 @@ def episode_quotas(names: list[str], n_eval_episodes: int) -> list[int]:
     return quotas
 
 
-def _play(model: PolicyPredictor, vec_env: VecEnv, quotas: list[int], deterministic: bool) -> list[list[tuple[float, int]]]:
+def _play(model: PolicyPredictor, vec_env: VecEnv, quotas: list[int], deterministic: bool) -> list[list[_Episode]]:
     """
     Play until every sub-environment has its number of episodes.
 
-    :return: (return, length) of the episodes of each sub-environment, from its ``Monitor``
+    :return: the episodes of each sub-environment, from its ``Monitor``
     """
-    episodes: list[list[tuple[float, int]]] = [[] for _ in quotas]
+    episodes: list[list[_Episode]] = [[] for _ in quotas]
+    terminated: list[tuple[float, int] | None] = [None] * len(quotas)  # return and length at the first termination ignored
+    returns, lengths = [0.0] * len(quotas), [0] * len(quotas)
+    normalize = unwrap_vec_normalize(vec_env)
     observation = vec_env.reset()
     actions = np.zeros((vec_env.num_envs, *(vec_env.action_space.shape or ())), dtype=vec_env.action_space.dtype)
     while playing := [index for index, quota in enumerate(quotas) if len(episodes[index]) < quota]:
         # A vector environment steps all its members: those that are done get their last action once more.
         actions[playing], _ = model.predict(_rows(observation, playing), deterministic=deterministic)
-        observation, _, dones, infos = vec_env.step(actions)
+        observation, rewards, dones, infos = vec_env.step(actions)
+        if normalize is not None:
+            rewards = normalize.get_original_reward()
         for index in playing:
+            returns[index] += float(rewards[index])
+            lengths[index] += 1
+            if terminated[index] is None and infos[index].get("terminated_ignored", False):
+                terminated[index] = (returns[index], lengths[index])
             if dones[index]:
-                episode = infos[index].get("episode")
-                if episode is None:
+                monitored = infos[index].get("episode")
+                if monitored is None:
                     raise ConfigurationError(
                         f"Sub-environment {index} reports no returns: wrap it in SB3's Monitor, or use `make_multitask_env`."
                     )
-                episodes[index].append((float(episode["r"]), int(episode["l"])))
+                played = (float(monitored["r"]), int(monitored["l"]))
+                episodes[index].append(_Episode(played, terminated[index] or played))
+                terminated[index], returns[index], lengths[index] = None, 0.0, 0
     return episodes
 
 
@@ -323,7 +298,12 @@ def _rows(observation: Any, indices: list[int]) -> Any:
     return observation[indices]
 
 
-def _task_set(vec_env: VecEnv) -> TaskSet:
+def task_set_of(vec_env: VecEnv) -> TaskSet:
+    """
+    :param vec_env: vector environment of :func:`make_multitask_env`
+    :return: its tasks
+    :raises ConfigurationError: if it has none
+    """
     if not vec_env.has_attr("task_set"):
         raise ConfigurationError(
             "The vector environment has no `task_set`: create it with `make_multitask_env`. "

@@ -1,0 +1,37 @@
+"""Evaluation as the field does it: returns, success rates, normalized scores, both protocols, intervals over seeds."""
+
+from sb3_ezm.evaluation.files import EVALUATION_COLUMNS, EvaluationRow, append_evaluation, read_evaluations
+from sb3_ezm.evaluation.results import PROTOCOL_LABELS, EvaluationResult, Protocol, TaskResult, format_table
+from sb3_ezm.evaluation.rollout import (
+    MAX_ENVS_PER_TASK,
+    check_fits,
+    episode_quotas,
+    evaluate_protocols,
+    evaluate_tasks,
+    protocol_of,
+    task_set_of,
+)
+from sb3_ezm.evaluation.statistics import AggregateScores, Interval, aggregate, aggregate_scores
+
+__all__ = [
+    "EVALUATION_COLUMNS",
+    "MAX_ENVS_PER_TASK",
+    "PROTOCOL_LABELS",
+    "AggregateScores",
+    "EvaluationResult",
+    "EvaluationRow",
+    "Interval",
+    "Protocol",
+    "TaskResult",
+    "aggregate",
+    "aggregate_scores",
+    "append_evaluation",
+    "check_fits",
+    "episode_quotas",
+    "evaluate_protocols",
+    "evaluate_tasks",
+    "format_table",
+    "protocol_of",
+    "read_evaluations",
+    "task_set_of",
+]

@@ -1,0 +1,282 @@
+"""Evaluation of every task in the course of a training, as SB3's ``EvalCallback`` does it for one environment."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, EventCallback
+from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
+
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.evaluation.files import append_evaluation, check_columns, read_evaluations
+from sb3_ezm.evaluation.results import EvaluationResult, Protocol
+from sb3_ezm.evaluation.rollout import MAX_ENVS_PER_TASK, evaluate_protocols, evaluate_tasks, protocol_of, task_set_of
+from sb3_ezm.multitask.factory import make_multitask_env
+from sb3_ezm.multitask.suites import TasksLike, make_task_set
+from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.train_logging import task_labels
+
+MAX_KEY = 33  # SB3's console cuts a key at 36 characters, three spaces before it included, and refuses equal ones
+SUMMARY_KEYS = ("mean_return", "mean_ep_length", "mean_score", "mean_success_rate")
+
+
+class TaskEvalCallback(EventCallback):
+    """
+    Evaluates all tasks every ``eval_freq`` environment steps.
+
+    Logs ``eval/<task>`` (mean return), ``eval_score/<task>``, ``eval_success/<task>``, ``eval_length/<task>``, and means over
+    the tasks as ``eval/mean_score``, ``eval/mean_success_rate``, ``eval/mean_return`` and ``eval/mean_ep_length``. Appends one
+    line per task to a CSV file, see :class:`~sb3_ezm.evaluation.EvaluationRow`, and saves the model whenever it is the best so
+    far. The episodes start from the same states every time, and with ``deterministic=True`` a training with this callback
+    takes the same course as one without.
+
+    A resumed training continues the CSV file and knows from it which score is to be beaten.
+
+    :param tasks: anything :func:`make_task_set` takes; the tasks of the model
+    :param eval_freq: environment steps between two evaluations, of all environments together (SB3's ``num_timesteps``, not
+        the calls that SB3's ``EvalCallback`` counts)
+    :param freq_per_task: count the steps of each task instead: an evaluation every ``eval_freq * number of tasks`` steps
+    :param n_eval_episodes: episodes of each task
+    :param ignore_termination: let every episode run to its time limit
+    :param both_protocols: evaluate with and without termination, from one roll-out. ``ignore_termination`` then says which
+        of the two decides on the best model; the other one is logged under ``eval_respected/`` or ``eval_ignored/``
+    :param max_episode_steps: time limit instead of the tasks' own
+    :param seed: seed of the evaluated episodes
+    :param deterministic: passed to ``predict``
+    :param csv_path: CSV file; an existing one must have the same columns and is continued
+    :param best_model_path: where to save the best model, for example ``"runs/best.zip"``
+    :param best_by: what the best model is best by: the mean normalized ``"score"`` over the tasks, or, for tasks without
+        reference scores, the mean ``"return"``
+    :param callback_on_new_best: called when there is a new best model; it can end the training, like SB3's
+        ``StopTrainingOnRewardThreshold``, whose threshold is then in units of ``best_by``
+    :param callback_after_eval: called after every evaluation, like SB3's ``StopTrainingOnNoModelImprovement``
+    :param vec_env: evaluate in this vector environment instead of a new one, for example one with ``VecNormalize``, whose
+        statistics are brought up to date before each evaluation. It stays open
+    :param verbose: 1 prints the mean score of each evaluation
+    :raises ConfigurationError: if a number is out of range, tasks are given twice or not at all, or the best model is asked
+        for by score where a task has no reference scores
+    """
+
+    def __init__(
+        self,
+        tasks: TasksLike | None = None,
+        eval_freq: int = 50_000,
+        n_eval_episodes: int = 3,
+        ignore_termination: bool = False,
+        max_episode_steps: int | None = None,
+        seed: int = 0,
+        deterministic: bool = True,
+        csv_path: str | os.PathLike[str] | None = None,
+        best_model_path: str | os.PathLike[str] | None = None,
+        vec_env: VecEnv | None = None,
+        verbose: int = 0,
+        freq_per_task: bool = False,
+        both_protocols: bool = False,
+        best_by: Literal["score", "return"] = "score",
+        callback_on_new_best: BaseCallback | None = None,
+        callback_after_eval: BaseCallback | None = None,
+    ) -> None:
+        super().__init__(callback_after_eval, verbose)
+        if eval_freq < 1 or n_eval_episodes < 1:
+            raise ConfigurationError(
+                f"`eval_freq` ({eval_freq}) and `n_eval_episodes` ({n_eval_episodes}) must be at least 1."
+            )
+        if (tasks is None) == (vec_env is None):
+            raise ConfigurationError("Give either `tasks`, for example 'h1-medium', or a `vec_env`.")
+        self.n_eval_episodes = n_eval_episodes
+        self.seed = seed
+        self.deterministic = deterministic
+        self.csv_path = None if csv_path is None else Path(csv_path)
+        self.best_model_path = None if best_model_path is None else Path(best_model_path)
+        self.best_by = best_by
+        self.callback_on_new_best = callback_on_new_best
+        if callback_on_new_best is not None:
+            callback_on_new_best.parent = self
+        self.best_score = -math.inf
+        self.last_result: EvaluationResult | None = None
+        self.both_protocols = both_protocols
+        self.vec_env = vec_env
+        self._make_env: Callable[[], VecEnv] | None = None
+        if tasks is not None:
+            task_set = make_task_set(tasks)  # unknown names fail here, not hours later
+            self._make_env = partial(
+                make_multitask_env,
+                task_set,
+                n_envs_per_task=min(n_eval_episodes, MAX_ENVS_PER_TASK),
+                ignore_termination=ignore_termination or both_protocols,
+                max_episode_steps=max_episode_steps,
+            )
+        else:
+            assert vec_env is not None
+            task_set = task_set_of(vec_env)
+            ignore_termination = _ignored_in(vec_env, ignore_termination, max_episode_steps, both_protocols)
+        self.protocol: Protocol = "ignored" if ignore_termination else "respected"
+        self.eval_freq = eval_freq * (len(task_set) if freq_per_task else 1)
+        self._labels = task_labels(task_set.names, MAX_KEY, SUMMARY_KEYS)
+        self._next_evaluation = 0
+        self._started_at = 0.0
+        self._check_best(task_set)
+        if self.csv_path is not None:
+            check_columns(self.csv_path)
+
+    def _check_best(self, task_set: TaskSet) -> None:
+        if self.best_by not in ("score", "return"):
+            raise ConfigurationError(f"`best_by` is 'score' or 'return', got {self.best_by!r}.")
+        missing = [spec.name for spec in task_set if not spec.has_scores]
+        wanted = self.best_model_path is not None or self.callback_on_new_best is not None
+        if self.best_by == "score" and missing and wanted:
+            raise ConfigurationError(
+                f"The tasks {missing} have no normalized score, so there is no best model by score: give their TaskSpec a "
+                "`random_score` and a `success_bar`, or choose `best_by='return'`, the mean return over the tasks."
+            )
+
+    @property
+    def best_mean_reward(self) -> float:
+        """The best so far in units of ``best_by``, under the name by which SB3's stopping callbacks ask for it."""
+        return self.best_score
+
+    def _init_callback(self) -> None:
+        if self.callback_on_new_best is not None:
+            self.callback_on_new_best.init_callback(self.model)
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        if self.callback_on_new_best is not None:
+            self.callback_on_new_best.on_training_start(self.locals, self.globals)
+        self._started_at = time.monotonic()
+        self._next_evaluation = self.model.num_timesteps + self.eval_freq
+        if self.csv_path is not None and self.csv_path.exists():
+            self._continue_file(self.csv_path)
+
+    def _continue_file(self, path: Path) -> None:
+        """Go on where the file ends: with its clock, and with the score to be beaten."""
+        rows = read_evaluations(path)
+        if rows and rows[-1].timesteps > 0 == self.model.num_timesteps:
+            raise ConfigurationError(
+                f"{path} holds evaluations of another training, up to {rows[-1].timesteps} steps, and this one starts anew: "
+                "choose another file, or go on with `learn(..., reset_num_timesteps=False)`."
+            )
+        rows = [row for row in rows if row.timesteps <= self.model.num_timesteps]
+        if not rows:
+            return
+        self._started_at -= rows[-1].seconds
+        mine: dict[int, list[float]] = {}
+        for row in rows:
+            value = row.score if self.best_by == "score" else row.mean_return
+            if row.protocol == self.protocol and value is not None:
+                mine.setdefault(row.timesteps, []).append(value)
+        known = [float(np.mean(values)) for values in mine.values()]
+        self.best_score = max([self.best_score, *known])
+
+    def update_child_locals(self, locals_: dict[str, Any]) -> None:
+        """
+        :param locals_: variables of the training loop, handed on to the callbacks of events
+        """
+        super().update_child_locals(locals_)
+        if self.callback_on_new_best is not None:
+            self.callback_on_new_best.update_locals(locals_)
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps < self._next_evaluation:
+            return True
+        self._next_evaluation += self.eval_freq * (1 + (self.num_timesteps - self._next_evaluation) // self.eval_freq)
+        is_best = self._keep_best(self.evaluate())
+        goes_on = True
+        if is_best and self.callback_on_new_best is not None:
+            goes_on = self.callback_on_new_best.on_step()
+        return goes_on and self._on_event()
+
+    def _on_training_end(self) -> None:
+        if self._make_env is not None and self.vec_env is not None:
+            self.vec_env.close()
+            self.vec_env = None
+
+    def evaluate(self) -> EvaluationResult:
+        """
+        Evaluate now: log, and append to the CSV file.
+
+        :return: the episodes by task, under the protocol that decides on the best model
+        """
+        if self.vec_env is None:
+            assert self._make_env is not None
+            self.vec_env = self._make_env()
+        self._synchronize(self.model, self.vec_env)
+        run = evaluate_protocols if self.both_protocols else evaluate_tasks
+        found = run(
+            self.model,
+            n_eval_episodes=self.n_eval_episodes,
+            seed=self.seed,
+            deterministic=self.deterministic,
+            vec_env=self.vec_env,
+        )
+        results = [found] if isinstance(found, EvaluationResult) else list(found.values())
+        for result in results:
+            self._record(result, "eval" if result.protocol == self.protocol else f"eval_{result.protocol}")
+            if self.csv_path is not None:
+                append_evaluation(self.csv_path, result, self.num_timesteps, time.monotonic() - self._started_at)
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)
+        self.last_result = next(result for result in results if result.protocol == self.protocol)
+        return self.last_result
+
+    def _synchronize(self, model: BaseAlgorithm, vec_env: VecEnv) -> None:
+        if model.get_vec_normalize_env() is None:
+            return
+        if unwrap_vec_normalize(vec_env) is None:
+            raise ConfigurationError(
+                "The training environment normalizes (VecNormalize): give the callback a `vec_env` that does so too, "
+                "`VecNormalize(make_multitask_env(...), training=False)`; it receives the training's statistics."
+            )
+        sync_envs_normalization(self.training_env, vec_env)
+
+    def _record(self, result: EvaluationResult, group: str) -> None:
+        for label, task in zip(self._labels, result, strict=True):
+            self.logger.record(f"{group}/{label}", task.mean_return)
+            figures = {"score": task.score, "success": task.success_rate, "length": task.mean_length}
+            for figure, value in figures.items():
+                if value is not None:
+                    self.logger.record(f"{group}_{figure}/{label}", value, exclude="stdout")
+        means = (
+            result.mean_return,
+            float(np.mean([task.mean_length for task in result])),
+            result.mean_score,
+            result.mean_success_rate,
+        )
+        for key, value in zip(SUMMARY_KEYS, means, strict=True):
+            if value is not None:
+                self.logger.record(f"{group}/{key}", value)
+
+    def _keep_best(self, result: EvaluationResult) -> bool:
+        value = result.mean_score if self.best_by == "score" else result.mean_return
+        is_best = value is not None and value > self.best_score
+        if self.verbose > 0:
+            shown = f"mean return {result.mean_return:.3f}" if value is None else f"mean {self.best_by} {value:.3f}"
+            print(f"Evaluation after {self.num_timesteps} steps: {shown}{', the best so far' if is_best else ''}")
+        if is_best and value is not None:
+            self.best_score = value
+            if self.best_model_path is not None:
+                self.model.save(self.best_model_path)
+        return is_best
+
+
+def _ignored_in(vec_env: VecEnv, ignore_termination: bool, max_episode_steps: int | None, both: bool) -> bool:
+    """Whether the deciding protocol of a given environment ignores termination; both protocols leave a choice."""
+    if max_episode_steps is not None or (ignore_termination and not both):
+        raise ConfigurationError(
+            "`vec_env` brings its own time limits and protocol: choose `max_episode_steps` and `ignore_termination` in "
+            "`make_multitask_env`."
+        )
+    ignoring = protocol_of(vec_env) == "ignored"
+    if both and not ignoring:
+        raise ConfigurationError(
+            "`both_protocols` needs a `vec_env` whose episodes go on: `make_multitask_env(..., ignore_termination=True)`."
+        )
+    return ignore_termination if both else ignoring

@@ -1,0 +1,145 @@
+"""Evaluations in the course of a training as a CSV file, one line per evaluation, protocol and task."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, cast, get_args
+
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.evaluation.results import EvaluationResult, Protocol
+
+
+class EvaluationRow(NamedTuple):
+    """
+    A line of the file.
+
+    :param timesteps: environment steps of all environments together at the time of the evaluation
+    :param seconds: wall-clock time of the training until then
+    :param protocol: whether a termination ended the episodes
+    :param task: its name
+    :param mean_return: mean over the episodes
+    :param std_return: their standard deviation
+    :param mean_length: mean steps of an episode
+    :param score: normalized score; None without reference scores
+    :param success_rate: share of the episodes that reach the success bar; None without a bar
+    :param episodes: how many
+    """
+
+    timesteps: int
+    seconds: float
+    protocol: Protocol
+    task: str
+    mean_return: float
+    std_return: float
+    mean_length: float
+    score: float | None
+    success_rate: float | None
+    episodes: int
+
+
+EVALUATION_COLUMNS = EvaluationRow._fields
+
+
+def append_evaluation(path: str | os.PathLike[str], result: EvaluationResult, timesteps: int, seconds: float) -> None:
+    """
+    Append an evaluation to a CSV file, one line per task; a new file begins with its header.
+
+    :param path: the file
+    :param result: what to write
+    :param timesteps: environment steps of all environments together so far
+    :param seconds: wall-clock time so far
+    :raises ConfigurationError: if the file has other columns
+    """
+    path = Path(path)
+    check_columns(path)
+    is_new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(EVALUATION_COLUMNS)
+        for task in result:
+            writer.writerow(
+                EvaluationRow(
+                    timesteps=timesteps,
+                    seconds=round(seconds, 3),
+                    protocol=result.protocol,
+                    task=task.spec.name,
+                    mean_return=task.mean_return,
+                    std_return=task.std_return,
+                    mean_length=task.mean_length,
+                    score=task.score,
+                    success_rate=task.success_rate,
+                    episodes=len(task.returns),
+                )
+            )
+
+
+def check_columns(path: Path) -> None:
+    """
+    Make sure that a file, if there is one, is an evaluation file.
+
+    :param path: the file
+    :raises ConfigurationError: if it has other columns
+    """
+    if not path.exists():
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        columns = next(csv.reader(file), [])
+    if tuple(columns) != EVALUATION_COLUMNS:
+        raise ConfigurationError(
+            f"{path} exists and has the columns {columns} instead of {list(EVALUATION_COLUMNS)}: choose another file."
+        )
+
+
+def read_evaluations(path: str | os.PathLike[str]) -> list[EvaluationRow]:
+    """
+    Read the file of a training, in the order of the steps.
+
+    A training that was resumed from an older checkpoint evaluates some steps anew: what the file holds of the continuation
+    that was given up, lines of those or of later steps, is left out.
+
+    :param path: the file
+    :return: its lines
+    :raises ConfigurationError: if there is no such file, or it is no evaluation file
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ConfigurationError(f"There is no file {path}.")
+    check_columns(path)
+    rows: list[EvaluationRow] = []
+    written: set[tuple[int, str, str]] = set()
+    with path.open(newline="", encoding="utf-8") as file:
+        for number, cells in enumerate(list(csv.reader(file))[1:], start=2):
+            row = _parse(path, number, cells)
+            key = (row.timesteps, row.protocol, row.task)
+            if rows and (row.timesteps < rows[-1].timesteps or key in written):
+                rows = [earlier for earlier in rows if earlier.timesteps < row.timesteps]
+                written = {(earlier.timesteps, earlier.protocol, earlier.task) for earlier in rows}
+            rows.append(row)
+            written.add(key)
+    return rows
+
+
+def _parse(path: Path, number: int, cells: Sequence[str]) -> EvaluationRow:
+    try:
+        timesteps, seconds, protocol, task, mean, std, length, score, success, episodes = cells
+        if protocol not in get_args(Protocol):
+            raise ValueError(f"unknown protocol {protocol!r}")
+        return EvaluationRow(
+            int(timesteps),
+            float(seconds),
+            cast(Protocol, protocol),
+            task,
+            float(mean),
+            float(std),
+            float(length),
+            float(score) if score else None,
+            float(success) if success else None,
+            int(episodes),
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"Line {number} of {path} is no evaluation ({error}): {list(cells)}.") from error

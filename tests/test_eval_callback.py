@@ -1,0 +1,285 @@
+"""Evaluation in the course of a training: when, what is logged and written, which model is kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import (
+    ConvertCallback,
+    StopTrainingOnNoModelImprovement,
+    StopTrainingOnRewardThreshold,
+)
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecNormalize
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sb3_ezm import EZM, ConfigurationError, TaskSpec, make_multitask_env, make_task_set
+from sb3_ezm.callbacks import TaskEvalCallback
+from sb3_ezm.evaluation import EvaluationResult, TaskResult, append_evaluation, read_evaluations
+from sb3_ezm.evaluation import callback as callback_module
+from tests.tiny import TINY
+
+TASKS = ["toy-swingup", "toy-spin"]
+
+
+def tiny_model(env: Any = None) -> EZM:
+    """
+    :param env: to train in, by default one environment of each of two toy tasks
+    :return: a model that learns hardly anything, quickly
+    """
+    return EZM("MultiInputPolicy", make_multitask_env(TASKS, seed=0) if env is None else env, seed=0, **TINY)
+
+
+def scripted_result(*scores: float) -> EvaluationResult:
+    """
+    :param scores: normalized score of each of the tasks ``t0``, ``t1``, ...
+    :return: an evaluation with these scores
+    """
+    specs = [TaskSpec(f"t{index}", 1, 1, random_score=0.0, success_bar=10.0) for index in range(len(scores))]
+    results = [TaskResult(spec, (10.0 * score,), (5,)) for spec, score in zip(specs, scores, strict=True)]
+    return EvaluationResult(tuple(results))
+
+
+def test_evaluations_are_logged_and_written(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.set_logger(configure(str(tmp_path), ["json"]))
+    callback = TaskEvalCallback(TASKS, eval_freq=10, n_eval_episodes=2, max_episode_steps=3, csv_path=tmp_path / "eval.csv")
+    model.learn(30, callback=callback)
+    with (tmp_path / "eval.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    # Two environments: the counter passes 10, 20 and 30 exactly.
+    assert [(row["timesteps"], row["task"]) for row in rows] == [(str(n), task) for n in (10, 20, 30) for task in TASKS]
+    assert all(row["episodes"] == "2" and float(row["mean_length"]) == 3.0 for row in rows)
+    logged = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
+    logged = [row for row in logged if "eval/toy-spin" in row]
+    assert [row["eval/toy-spin"] for row in logged] == [pytest.approx(float(row["mean_return"])) for row in rows[1::2]]
+    scores = [float(row["score"]) for row in rows[:2]]
+    assert logged[0]["eval/mean_score"] == pytest.approx(np.mean(scores))
+
+
+def test_training_takes_the_same_course_with_and_without() -> None:
+    weights = []
+    for evaluated in (False, True):
+        model = tiny_model()
+        callback = TaskEvalCallback(TASKS, eval_freq=8, n_eval_episodes=1, max_episode_steps=3) if evaluated else None
+        model.learn(40, callback=callback)
+        weights.append(th.cat([parameter.detach().ravel() for parameter in model.policy.parameters()]))
+    assert th.equal(*weights)
+
+
+def test_the_counter_survives_long_rollouts_and_a_second_training() -> None:
+    model = tiny_model()
+    callback = TaskEvalCallback(TASKS, eval_freq=3, n_eval_episodes=1, max_episode_steps=1)
+    seen: list[int] = []
+    callback._record = lambda result, group: seen.append(model.num_timesteps)  # type: ignore[method-assign]
+    model.learn(10, callback=callback)
+    # The counter goes 2, 4, 6, 8, 10; due at 3, 6, 9.
+    assert seen == [4, 6, 10]
+    model.learn(4, callback=callback, reset_num_timesteps=False)
+    assert seen[3:] == [14]  # due 3 after the 10 of the first training
+
+
+def script(monkeypatch: pytest.MonkeyPatch, *scores: tuple[float, float]) -> None:
+    """
+    :param monkeypatch: undoes it
+    :param scores: of the two tasks, for one evaluation after the other
+    """
+    results = iter([scripted_result(*pair) for pair in scores])
+    monkeypatch.setattr(callback_module, "evaluate_tasks", lambda *args, **kwargs: next(results))
+
+
+def test_the_best_model_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    script(monkeypatch, (0.1, 0.3), (0.2, 0.4), (0.5, 0.0))
+    model = tiny_model()
+    saved: list[int] = []
+    monkeypatch.setattr(model, "save", lambda path: saved.append(model.num_timesteps))
+    callback = TaskEvalCallback(TASKS, eval_freq=2, n_eval_episodes=1, best_model_path=tmp_path / "best.zip")
+    model.learn(6, callback=callback)
+    assert saved == [2, 4]  # means 0.2, 0.3, 0.25
+    assert callback.best_score == callback.best_mean_reward == pytest.approx(0.3)
+
+
+def test_the_best_score_is_not_the_best_return() -> None:
+    # Returns 0 and 110 (mean 55) against 60 and 10 (mean 35); scores 0 and 0.11 (mean 0.055) against 6 and 0.01 (mean 3.005).
+    specs = [TaskSpec("small", 1, 1, random_score=0.0, success_bar=10.0)]
+    specs.append(TaskSpec("large", 1, 1, random_score=0.0, success_bar=1000.0))
+    pairs = ((0.0, 110.0), (60.0, 10.0))
+    results = [
+        EvaluationResult(tuple(TaskResult(spec, (ret,), (1,)) for spec, ret in zip(specs, pair, strict=True)))
+        for pair in pairs
+    ]
+    by_score, by_return = (TaskEvalCallback(TASKS, best_by=best_by) for best_by in ("score", "return"))
+    assert [by_score._keep_best(result) for result in results] == [True, True]
+    assert [by_return._keep_best(result) for result in results] == [True, False]
+    assert by_score.best_score == pytest.approx(3.005) and by_return.best_score == pytest.approx(55.0)
+
+
+def test_tasks_without_reference_scores_have_a_best_model_by_return_only(tmp_path: Path) -> None:
+    tasks = ["Pendulum-v1", "toy-spin"]
+    with pytest.raises(ConfigurationError, match=r"\['Pendulum-v1'\].*best_by='return'"):
+        TaskEvalCallback(tasks, best_model_path=tmp_path / "best.zip")
+    with pytest.raises(ConfigurationError, match="'score' or 'return', got 'reward'"):
+        TaskEvalCallback(tasks, best_by="reward")  # type: ignore[arg-type]
+    model = tiny_model(make_multitask_env(tasks))
+    settings: dict[str, Any] = {"eval_freq": 4, "n_eval_episodes": 1, "max_episode_steps": 2}
+    by_return = TaskEvalCallback(tasks, best_by="return", best_model_path=tmp_path / "best.zip", **settings)
+    model.learn(4, callback=[by_return, TaskEvalCallback(tasks, **settings)])
+    assert by_return.last_result is not None and by_return.last_result.mean_score is None
+    assert by_return.best_score == by_return.last_result.mean_return
+    assert (tmp_path / "best.zip").exists()
+
+
+def test_events_reach_their_callbacks_and_can_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = ((0.1, 0.1), (0.3, 0.3), (0.2, 0.2), (0.7, 0.7), (0.9, 0.9))
+    script(monkeypatch, *scores)
+    model = tiny_model()
+    events: list[tuple[str, int]] = []
+    callback = TaskEvalCallback(
+        TASKS,
+        eval_freq=2,
+        callback_on_new_best=ConvertCallback(lambda *_: events.append(("best", model.num_timesteps)) or True),
+        callback_after_eval=ConvertCallback(lambda *_: events.append(("after", model.num_timesteps)) or True),
+    )
+    model.learn(6, callback=callback)
+    assert events == [("best", 2), ("after", 2), ("best", 4), ("after", 4), ("after", 6)]
+    script(monkeypatch, *scores)
+    stop = TaskEvalCallback(TASKS, eval_freq=2, callback_on_new_best=StopTrainingOnRewardThreshold(0.5))
+    assert tiny_model().learn(100, callback=stop).num_timesteps == 8  # 0.7 is the first above 0.5
+    script(monkeypatch, (0.5, 0.5), *scores)
+    stop = TaskEvalCallback(TASKS, eval_freq=2, callback_after_eval=StopTrainingOnNoModelImprovement(1))
+    assert tiny_model().learn(100, callback=stop).num_timesteps == 6  # 0.5, then 0.1 and 0.3 are no improvement
+
+
+def test_steps_of_each_task_can_be_counted() -> None:
+    model = tiny_model()
+    callback = TaskEvalCallback(TASKS, eval_freq=3, freq_per_task=True, n_eval_episodes=1, max_episode_steps=1)
+    seen: list[int] = []
+    callback._record = lambda result, group: seen.append(model.num_timesteps)  # type: ignore[method-assign]
+    model.learn(12, callback=callback)
+    assert seen == [6, 12]  # two tasks: three steps of each are six of all
+
+
+def test_a_resumed_training_continues_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "eval.csv"
+
+    def callback() -> TaskEvalCallback:
+        return TaskEvalCallback(TASKS, eval_freq=2, csv_path=path, best_model_path=tmp_path / "best.zip")
+
+    model = tiny_model()
+    script(monkeypatch, (0.1, 0.3), (0.6, 0.6), (0.4, 0.4))
+    model.learn(4, callback=callback())
+    head = path.read_text()
+    best_before = (tmp_path / "best.zip").read_bytes()
+    second = callback()
+    model.learn(2, callback=second, reset_num_timesteps=False)
+    assert path.read_text().startswith(head)
+    rows = read_evaluations(path)
+    assert [row.timesteps for row in rows] == [2, 2, 4, 4, 6, 6]
+    assert [row.seconds for row in rows] == sorted(row.seconds for row in rows)
+    # The 0.4 does not replace a best model of 0.6 that this callback has never seen.
+    assert second.best_score == pytest.approx(0.6) and (tmp_path / "best.zip").read_bytes() == best_before
+    # Another training would mix its rows with these.
+    with pytest.raises(ConfigurationError, match=r"up to 6 steps, and this one starts anew"):
+        tiny_model().learn(2, callback=callback())
+    assert len(read_evaluations(path)) == 6
+
+
+def test_a_continuation_that_was_given_up_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "eval.csv"
+    for timesteps, score in ((10, 0.1), (20, 0.2), (30, 0.3), (20, 0.7), (25, 0.8)):
+        append_evaluation(path, scripted_result(score, score), timesteps, seconds=1.0)
+    # Resumed at 10 or later, but before 20: what was written at 20 and 30 before that is void.
+    kept = [(row.timesteps, row.score) for row in read_evaluations(path) if row.task == "t1"]
+    assert kept == [(10, 0.1), (20, 0.7), (25, 0.8)]
+    append_evaluation(path, scripted_result(0.9), 25, seconds=1.0)
+    assert [row.score for row in read_evaluations(path)] == [0.1, 0.1, 0.7, 0.7, 0.9]
+
+
+def test_broken_lines_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "eval.csv"
+    append_evaluation(path, scripted_result(0.5), timesteps=10, seconds=1.0)
+    text = path.read_text()
+    path.write_text(text + "20,2.0,resp")
+    with pytest.raises(ConfigurationError, match=r"Line 3 of .*eval\.csv is no evaluation"):
+        read_evaluations(path)
+    path.write_text(text.replace("respected", "maybe"))
+    with pytest.raises(ConfigurationError, match="unknown protocol 'maybe'"):
+        read_evaluations(path)
+    with pytest.raises(ConfigurationError, match="no file"):
+        read_evaluations(tmp_path / "missing.csv")
+
+
+def test_both_protocols_are_written_and_logged(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.set_logger(configure(str(tmp_path), ["json"]))
+    path = tmp_path / "eval.csv"
+    callback = TaskEvalCallback(TASKS, eval_freq=4, n_eval_episodes=1, both_protocols=True, max_episode_steps=3, csv_path=path)
+    model.learn(4, callback=callback)
+    assert [(row.protocol, row.task) for row in read_evaluations(path)] == [
+        (protocol, task) for protocol in ("respected", "ignored") for task in TASKS
+    ]
+    assert callback.last_result is not None and callback.last_result.protocol == "respected"
+    (logged,) = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()][:1]
+    assert logged["eval/toy-spin"] == pytest.approx(callback.last_result["toy-spin"].mean_return)
+    assert {"eval_ignored/toy-spin", "eval_ignored/mean_score", "eval_score/toy-spin", "eval_length/toy-spin"} <= set(logged)
+
+
+def test_long_names_that_the_console_would_cut_alike(tmp_path: Path) -> None:
+    specs = [replace(spec, name=f"{'n' * 40}{spec.name}{'m' * 40}") for spec in make_task_set(TASKS)]
+    model = tiny_model(make_multitask_env(specs))
+    model.set_logger(configure(str(tmp_path), ["stdout", "tensorboard"]))
+    model.learn(2, callback=TaskEvalCallback(specs, eval_freq=2, n_eval_episodes=1, max_episode_steps=2))
+    events = EventAccumulator(str(tmp_path)).Reload()
+    keys = [key for key in events.Tags()["scalars"] if key.startswith("eval/n")]
+    assert len(keys) == 2 and all(len(key) <= len("eval/") + 33 for key in keys)
+    assert len([key for key in events.Tags()["scalars"] if key.startswith("eval_score/")]) == 2
+
+
+def test_normalized_training_needs_a_normalized_evaluation() -> None:
+    env = VecNormalize(make_multitask_env(TASKS, seed=0), norm_obs_keys=["observation"])
+    model = tiny_model(env)
+    with pytest.raises(ConfigurationError, match="VecNormalize"):
+        model.learn(2, callback=TaskEvalCallback(TASKS, eval_freq=2))
+    eval_env = VecNormalize(make_multitask_env(TASKS, max_episode_steps=3), norm_obs_keys=["observation"], training=False)
+    with pytest.raises(ConfigurationError, match="brings its own"):
+        TaskEvalCallback(ignore_termination=True, vec_env=eval_env)
+    with pytest.raises(ConfigurationError, match=r"both_protocols.*ignore_termination=True"):
+        TaskEvalCallback(both_protocols=True, vec_env=eval_env)
+    model.learn(2, callback=TaskEvalCallback(eval_freq=2, n_eval_episodes=1, vec_env=eval_env))
+    assert np.array_equal(eval_env.obs_rms["observation"].mean, env.obs_rms["observation"].mean)
+    eval_env.close()
+
+
+def test_a_csv_file_of_something_else_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigurationError, match=r"\['a', 'b'\]"):
+        TaskEvalCallback(TASKS, csv_path=path)
+    assert path.read_text() == "a,b\n1,2\n"
+
+
+def test_csv_lines(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "eval.csv"
+    append_evaluation(path, scripted_result(0.5), timesteps=10, seconds=1.23456)
+    append_evaluation(path, scripted_result(1.0), timesteps=20, seconds=2.0)
+    assert path.read_text().splitlines() == [
+        "timesteps,seconds,protocol,task,mean_return,std_return,mean_length,score,success_rate,episodes",
+        "10,1.235,respected,t0,5.0,0.0,5.0,0.5,0.0,1",
+        "20,2.0,respected,t0,10.0,0.0,5.0,1.0,1.0,1",
+    ]
+
+
+def test_impossible_arguments_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="eval_freq"):
+        TaskEvalCallback(TASKS, eval_freq=0)
+    with pytest.raises(ConfigurationError, match="either"):
+        TaskEvalCallback()
+    with pytest.raises(ConfigurationError, match="Did you mean 'toy-spin'"):
+        TaskEvalCallback("toy-spim")
