@@ -290,3 +290,24 @@ class LossConfig:
             0.0 <= self.latent_gradient_scale <= 1.0,
             f"`latent_gradient_scale` ({self.latent_gradient_scale}) must lie in [0, 1].",
         )
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """
+    How a learner computes, on which device as fast as it can. The defaults wait for every update, as the paper's algorithm
+    is written down.
+
+    :param max_roots: roots of one search of the reanalysis; more are cut into chunks, which bounds memory
+    :param priority_lag: updates that may be under way while the next batch is drawn. 0: new priorities count for the very
+        next batch. With a lag the host never waits for the device in an update, priorities and target network follow that many
+        updates late, and an error for a gradient that is not finite comes that late (it is never applied).
+    """
+
+    max_roots: int = 4096
+    priority_lag: int = 0
+
+    def __post_init__(self) -> None:
+        _require_kinds(self)
+        _require(self.max_roots >= 1, f"`max_roots` ({self.max_roots}) must be at least 1.")
+        _require(self.priority_lag >= 0, f"`priority_lag` ({self.priority_lag}) must not be negative.")

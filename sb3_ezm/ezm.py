@@ -19,6 +19,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm
+from sb3_ezm.config import RuntimeConfig, build_config
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.finite import check_rows, check_transition
 from sb3_ezm.learner import Learner
@@ -65,6 +66,7 @@ class EZM(ResumableAlgorithm):
     :param independent_replay: False shares one replay buffer between the tasks (ablation)
     :param act_with_target: collect with the target network, which moves slowly (as released), instead of the learner
     :param mixed_precision: run the networks in bfloat16; losses stay in float32
+    :param runtime_kwargs: fields of :class:`~sb3_ezm.config.RuntimeConfig`: how it is computed, not what
     :param search_kwargs: further fields of :class:`~sb3_ezm.config.SearchConfig`
     :param target_kwargs: further fields of :class:`~sb3_ezm.config.TargetConfig`
     :param loss_kwargs: fields of :class:`~sb3_ezm.config.LossConfig`
@@ -117,6 +119,7 @@ class EZM(ResumableAlgorithm):
         independent_replay: bool = True,
         act_with_target: bool = True,
         mixed_precision: bool = False,
+        runtime_kwargs: dict[str, Any] | None = None,
         search_kwargs: dict[str, Any] | None = None,
         target_kwargs: dict[str, Any] | None = None,
         loss_kwargs: dict[str, Any] | None = None,
@@ -172,6 +175,7 @@ class EZM(ResumableAlgorithm):
         self.independent_replay = independent_replay
         self.act_with_target = act_with_target
         self.mixed_precision = mixed_precision
+        self.runtime_kwargs = runtime_kwargs
         self.search_kwargs = search_kwargs
         self.target_kwargs = target_kwargs
         self.loss_kwargs = loss_kwargs
@@ -207,6 +211,7 @@ class EZM(ResumableAlgorithm):
             tau=self.tau,
             target_update_interval=self.target_update_interval,
             mixed_precision=self.mixed_precision,
+            runtime=build_config(RuntimeConfig, self.runtime_kwargs, "runtime_kwargs"),
         )
         if not hasattr(self, "task_statistics"):  # a loaded model brings its own
             self.task_statistics = TaskStatistics(self.task_set, window=self._stats_window_size)
@@ -330,8 +335,10 @@ class EZM(ResumableAlgorithm):
             with self._times.measure("reanalyze"):
                 targets = self.learner.reanalyze(batch, self._n_updates)
             with self._times.measure("update"):
-                errors = self.learner.update(batch, targets, self._n_updates)
-            self.replay_buffer.update_priorities(segments.tasks, segments.slots, errors)
+                self.learner.launch(batch, targets, self._n_updates, segments.tasks, segments.slots)
+                outcomes = self.learner.finish(under_way=self.learner.runtime.priority_lag)
+            for outcome in outcomes:
+                self.replay_buffer.update_priorities(outcome.tasks, outcome.slots, outcome.errors)
             self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 

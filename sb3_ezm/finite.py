@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,35 +77,34 @@ def check_transition(
 
 
 def describe_gradient(
-    norm: th.Tensor,
+    norm: float,
     updates: int,
     losses: Mapping[str, th.Tensor],
     weights: th.Tensor,
     tasks: th.Tensor,
     names: Sequence[str],
-    model: th.nn.Module,
+    parameter_norms: Mapping[str, float],
 ) -> str:
     """
     Phrase where a gradient that is not finite comes from.
 
     :param norm: its norm
-    :param updates: done so far
+    :param updates: done before it
     :param losses: by name ``[B]``
     :param weights: importance weights ``[B]``
     :param tasks: of the samples ``[B]``
     :param names: of the tasks
-    :param model: whose parameters have the gradient
+    :param parameter_norms: norm of each parameter's gradient, before clipping
     :return: mean losses, tasks whose samples have losses or weights that are not finite, parameters
     """
-    means = {name: float(value.detach().mean()) for name, value in losses.items()}
-    text = f"The gradient is not finite ({float(norm)}) at update {updates}; mean losses: {means}"
+    means = {name: float(value.mean()) for name, value in losses.items()}
+    text = f"The gradient is not finite ({norm}) at update {updates}; mean losses: {means}"
     for name, value in {**losses, "weights": weights}.items():
-        bad = sorted(set(tasks[~th.isfinite(value.detach())].tolist()))
+        bad = sorted(set(tasks[~th.isfinite(value)].tolist()))
         if bad:
             kind = "importance weights" if name == "weights" else f"{name} loss"
             text += f"; the {kind} of the tasks {[names[task] for task in bad]}"
-    gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
-    broken = [name for name, gradient in gradients.items() if not bool(th.isfinite(gradient).all())]
+    broken = [name for name, value in parameter_norms.items() if not math.isfinite(value)]
     more = f" and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
     return f"{text}; tasks in the batch: {[names[task] for task in sorted(set(tasks.tolist()))]}; parameters: " + (
         f"{broken[:MAX_NAMED]}{more}." if broken else "each finite, their norm is not."

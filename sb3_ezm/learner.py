@@ -1,27 +1,64 @@
-"""One update of the world model: reanalyzed targets, unroll, losses, optimizer step, target network."""
+"""
+Updates of the world model: reanalyzed targets, gradient, optimizer step, target network.
+
+:meth:`Learner.launch` starts an update and waits for nothing; :meth:`Learner.finish` takes its value errors and the verdict
+whether it was finite from the device, in one transfer. A gradient that is not finite is never applied: the optimizer skips it
+on the device.
+"""
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch as th
 
-from sb3_ezm.config import LossConfig, SearchConfig, TargetConfig
-from sb3_ezm.distributions import entropy
+from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig, TargetConfig
 from sb3_ezm.errors import NonFiniteError
 from sb3_ezm.finite import describe_gradient
-from sb3_ezm.losses import all_losses, total_loss
+from sb3_ezm.gradients import GradientInputs, GradientStep, UnrollLoss
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.reanalyze import Reanalyzer, SegmentTensors
 from sb3_ezm.train_logging import MetricMeans
-from sb3_ezm.types import SegmentBatch, TargetBatch
-from sb3_ezm.world_model import Unroll, cosine_consistency
+from sb3_ezm.devices import Readback, to_device
+from sb3_ezm.types import FloatArray, IntArray, SegmentBatch, TargetBatch
 
 
 class NonFiniteLossError(NonFiniteError):
     """The loss or its gradient became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class UpdateOutcome:
+    """
+    What a finished update says to the replay buffer.
+
+    :param tasks: of the samples ``[B]``
+    :param slots: where their first transitions lie ``[B]``
+    :param errors: value error of the first position of each ``[B]``, the new priority
+    """
+
+    tasks: IntArray
+    slots: IntArray
+    errors: FloatArray
+
+
+@dataclass(frozen=True)
+class _LaunchedUpdate:
+    """An update whose outcome the host does not know yet, with what an error message would say."""
+
+    updates: int  # done before it
+    tasks: IntArray  # [B]
+    slots: IntArray  # [B]
+    weights: th.Tensor  # [B]
+    losses: dict[str, th.Tensor]  # [B] by name
+    norms: th.Tensor  # [P+1]  of the gradient of each parameter, and of the whole
+    arriving: Readback  # [B+1]  value errors, and 1 if the gradient is finite
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**vars(self), "arriving": self.arriving.read()}
 
 
 class Learner:
@@ -36,6 +73,7 @@ class Learner:
     :param tau: step of the target network
     :param target_update_interval: updates between these steps
     :param mixed_precision: networks in bfloat16, losses in float32
+    :param runtime: how it is computed
     """
 
     def __init__(
@@ -48,17 +86,26 @@ class Learner:
         tau: float,
         target_update_interval: int,
         mixed_precision: bool = False,
+        runtime: RuntimeConfig | None = None,
     ) -> None:
         self.policy = policy
         self.target_config = target_config
         self.loss_config = loss_config
-        self.max_grad_norm = max_grad_norm
         self.tau = tau
         self.target_update_interval = target_update_interval
         self.mixed_precision = mixed_precision
+        self.runtime = runtime or RuntimeConfig()
         self.metrics = MetricMeans()
         generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
-        self.reanalyzer = Reanalyzer(search_config, target_config, generator, autocast=mixed_precision)
+        # Millions of normal draws per batch: an accelerator makes them itself. The decisions of the host need one on the CPU.
+        on_cpu = policy.device.type == "cpu"
+        noise_generator = generator if on_cpu else th.Generator(policy.device).manual_seed(generator.initial_seed())
+        self.reanalyzer = Reanalyzer(
+            search_config, target_config, generator, self.runtime.max_roots, mixed_precision, noise_generator
+        )
+        loss = UnrollLoss(policy.world_model, loss_config, target_config.unroll_steps, mixed_precision)
+        self._gradient_step = GradientStep(loss, max_grad_norm)
+        self._launched: deque[_LaunchedUpdate] = deque()
 
     def seed(self, seed: int) -> None:
         """
@@ -67,19 +114,30 @@ class Learner:
         :param seed: its seed
         """
         self.reanalyzer.generator.manual_seed(seed)
+        self.reanalyzer.noise_generator.manual_seed(seed)
 
     def state_dict(self) -> dict[str, Any]:
         """
         :return: plain values and tensors for :meth:`load_state_dict`; weights and optimizer are the policy's
         """
-        return {"generator": self.reanalyzer.generator.get_state(), "metrics": self.metrics.state_dict()}
+        return {
+            "generator": self.reanalyzer.generator.get_state(),
+            "noise_generator": self.reanalyzer.noise_generator.get_state(),
+            "metrics": self.metrics.state_dict(),
+            "launched": [update.state_dict() for update in self._launched],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
         :param state: from :meth:`state_dict`
         """
         self.reanalyzer.generator.set_state(state["generator"])
+        noise, known = self.reanalyzer.noise_generator, state.get("noise_generator")
+        if known is not None and len(known) == len(noise.get_state()):  # else it was written on another kind of device
+            noise.set_state(known)
         self.metrics.load_state_dict(state["metrics"])
+        launched = ({**values, "arriving": Readback(th.as_tensor(values["arriving"]))} for values in state.get("launched", []))
+        self._launched = deque(_LaunchedUpdate(**values) for values in launched)
 
     def to_tensors(self, segments: SegmentBatch) -> SegmentTensors:
         """
@@ -90,7 +148,8 @@ class Learner:
         """
         fields: dict[str, Any] = segments._asdict()
         del fields["slots"]
-        return SegmentTensors(**{name: th.as_tensor(value, device=self.policy.device) for name, value in fields.items()})
+        host = (th.as_tensor(segments.valid), th.as_tensor(segments.terminated))
+        return SegmentTensors(**{name: to_device(value, self.policy.device) for name, value in fields.items()}, host=host)
 
     def reanalyze(self, batch: SegmentTensors, updates: int) -> TargetBatch:
         """
@@ -105,9 +164,68 @@ class Learner:
             self.metrics.add(**{f"search_{name}": value for name, value in statistics._asdict().items()})
         return targets
 
-    def update(self, batch: SegmentTensors, targets: TargetBatch, updates: int) -> npt.NDArray[np.float32]:
+    def launch(self, batch: SegmentTensors, targets: TargetBatch, updates: int, tasks: IntArray, slots: IntArray) -> None:
         """
-        One gradient step, and the target network's step when it is due.
+        Start a gradient step. Nothing here waits for the device; :meth:`finish` takes the outcome.
+
+        :param batch: segments
+        :param targets: their targets
+        :param updates: updates done so far
+        :param tasks: of the samples ``[B]``, on the host
+        :param slots: where their first transitions lie ``[B]``
+        """
+        steps = self.target_config.unroll_steps
+        self.policy.world_model.normalizer.update(batch.reached_observations())
+        inputs = (batch.observations[:, : steps + 1], batch.actions[:, :steps], batch.tasks, batch.weights)
+        output = self._gradient_step(GradientInputs(*inputs, targets))
+        finite = th.isfinite(output.norm)
+        self._step_optimizer(finite)
+        self.metrics.add(**output.figures, target_age=batch.ages.float().mean())
+        self._launched.append(
+            _LaunchedUpdate(
+                updates,
+                tasks,
+                slots,
+                batch.weights,
+                output.losses,
+                norms=th.cat((output.parameter_norms, output.norm.unsqueeze(0))),
+                arriving=Readback(th.cat((output.errors, finite.unsqueeze(0).float()))),
+            )
+        )
+
+    def _step_optimizer(self, finite: th.Tensor) -> None:
+        """Step unless the gradient is not finite: fused optimizers look at that on the device (as for ``GradScaler``)."""
+        optimizer: Any = self.policy.optimizer
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
+            optimizer.step()
+            del optimizer.grad_scale, optimizer.found_inf
+        elif bool(finite):  # the others know no such switch: the host has to look, and waits
+            optimizer.step()
+
+    def finish(self, under_way: int = 0) -> list[UpdateOutcome]:
+        """
+        Wait for the outcome of the updates that were launched, oldest first; the target network steps where it is due.
+
+        :param under_way: so many of the latest ones may go on
+        :return: their outcomes
+        :raises NonFiniteLossError: if a gradient was not finite; weights and optimizer are as they were before it, and the
+            target network was not touched since
+        """
+        outcomes = []
+        while len(self._launched) > under_way:
+            update = self._launched.popleft()
+            *_, finite = errors = update.arriving.read()
+            if not finite:
+                raise NonFiniteLossError(self._describe(update))
+            if (update.updates + 1) % self.target_update_interval == 0:
+                self.policy.update_target(self.tau)
+            outcomes.append(UpdateOutcome(update.tasks, update.slots, errors[:-1]))
+        return outcomes
+
+    def update(self, batch: SegmentTensors, targets: TargetBatch, updates: int) -> FloatArray:
+        """
+        One gradient step from beginning to end.
 
         :param batch: segments
         :param targets: their targets
@@ -115,58 +233,12 @@ class Learner:
         :return: value error of the first position of each segment ``[B]``, the new priority
         :raises NonFiniteLossError: if the loss or gradient is not finite
         """
-        model, config, steps = self.policy.world_model, self.loss_config, self.target_config.unroll_steps
-        reached = th.cat((th.ones_like(batch.valid[:, :1]), batch.valid), dim=1)
-        model.normalizer.update(batch.observations[reached])
-        with th.autocast(batch.rewards.device.type, dtype=th.bfloat16, enabled=self.mixed_precision):
-            unroll: Unroll = model(
-                batch.observations[:, : steps + 1], batch.actions[:, :steps], batch.tasks, config.latent_gradient_scale
-            )
-        losses = all_losses(model, unroll, targets, config)
-        loss = (batch.weights * total_loss(losses, config, steps)).mean()
-        self.policy.optimizer.zero_grad()
-        loss.backward()
-        norm = th.nn.utils.clip_grad_norm_(model.parameters(), self.max_grad_norm)
-        if not bool(th.isfinite(norm)):
-            names = self.policy.task_set.names
-            raise NonFiniteLossError(describe_gradient(norm, updates, losses, batch.weights, batch.tasks, names, model))
-        self.policy.optimizer.step()
-        if (updates + 1) % self.target_update_interval == 0:
-            self.policy.update_target(self.tau)
-        return self._record(batch, targets, unroll, losses, loss, norm)
+        self.launch(batch, targets, updates, batch.tasks.cpu().numpy(), np.zeros(len(batch.tasks), dtype=np.int64))
+        return self.finish()[-1].errors
 
-    @th.no_grad()
-    def _record(
-        self,
-        batch: SegmentTensors,
-        targets: TargetBatch,
-        unroll: Unroll,
-        losses: dict[str, th.Tensor],
-        loss: th.Tensor,
-        norm: th.Tensor,
-    ) -> npt.NDArray[np.float32]:
-        """Log what shows whether the model learns; return the value errors."""
-        model = self.policy.world_model
-        predicted = model.value_support.decode(unroll.prediction.value_logits[:, 0]).mean(dim=0)  # [B]
-        errors = (predicted - targets.values[:, 0]).abs()
-        rewards = model.reward_support.decode(unroll.reward_logits)
-        steps = targets.step_mask.T
-        cosine = cosine_consistency(unroll.predicted_projections, unroll.target_projections)
-        std = th.exp(unroll.prediction.log_std[0])
-        self.metrics.add(
-            **{f"{name}_loss": value.mean() for name, value in losses.items()},
-            loss=loss,
-            grad_norm=norm,
-            value_predicted=predicted.mean(),
-            value_target=targets.values[:, 0].mean(),
-            value_error=errors.mean(),
-            value_saturation=model.value_support.saturation(targets.values),
-            reward_error=((rewards - targets.rewards.T).abs() * steps).sum() / steps.sum().clamp(min=1.0),
-            reward_saturation=model.reward_support.saturation(targets.rewards),
-            consistency_cosine=(cosine * steps).sum() / steps.sum().clamp(min=1.0),
-            policy_entropy=entropy(unroll.prediction.log_std[0], unroll.mask).mean(),
-            policy_std=(std * unroll.mask).sum() / unroll.mask.sum().clamp(min=1.0),
-            policy_mean_abs=(unroll.prediction.mean[0].abs() * unroll.mask).sum() / unroll.mask.sum().clamp(min=1.0),
-            target_age=batch.ages.float().mean(),
-        )
-        return errors.cpu().numpy()
+    def _describe(self, update: _LaunchedUpdate) -> str:
+        *norms, norm = update.norms.tolist()
+        named = dict(zip(self._gradient_step.parameter_names(), norms, strict=True))
+        losses = {name: loss.cpu() for name, loss in update.losses.items()}
+        tasks = th.as_tensor(update.tasks)
+        return describe_gradient(norm, update.updates, losses, update.weights.cpu(), tasks, self.policy.task_set.names, named)

@@ -10,6 +10,7 @@ from sb3_ezm.config import SearchConfig, TargetConfig
 from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
 from sb3_ezm.search.model import choose_heads, reduce_values
 from sb3_ezm.targets import SegmentMasks, mix_value_targets, n_step_targets, segment_masks
+from sb3_ezm.devices import bfloat16_where, to_device
 from sb3_ezm.types import TargetBatch
 from sb3_ezm.world_model import WorldModel
 
@@ -27,6 +28,22 @@ class SegmentTensors(NamedTuple):
     tasks: th.Tensor
     weights: th.Tensor
     ages: th.Tensor
+    #: ``valid`` and ``terminated`` on the CPU: which rows they select is then known without waiting for the device
+    host: tuple[th.Tensor, th.Tensor] | None = None
+
+    def on_host(self) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :return: ``valid`` and ``terminated`` on the CPU
+        """
+        return self.host or (self.valid.cpu(), self.terminated.cpu())
+
+    def reached_observations(self) -> th.Tensor:
+        """
+        :return: the observations that were recorded ``[N, O]``, without the repetitions behind an episode's end
+        """
+        valid = self.on_host()[0]
+        reached = th.cat((th.ones_like(valid[:, :1]), valid), dim=1).flatten().nonzero().squeeze(1)
+        return self.observations.flatten(0, 1)[to_device(reached, self.observations.device)]
 
 
 class ReanalyzeStatistics(NamedTuple):
@@ -47,6 +64,7 @@ class Reanalyzer:
     :param generator: source of randomness on the CPU
     :param max_roots: roots per search call; larger batches are cut into chunks to bound memory
     :param autocast: run the networks in bfloat16 where the device supports it
+    :param noise_generator: source of the searches' random draws, on the device where they are wanted (default: ``generator``)
     """
 
     def __init__(
@@ -56,12 +74,14 @@ class Reanalyzer:
         generator: th.Generator,
         max_roots: int = 4096,
         autocast: bool = False,
+        noise_generator: th.Generator | None = None,
     ) -> None:
         self.search_config = search_config
         self.config = target_config
         self.generator = generator
         self.max_roots = max_roots
         self.autocast = autocast
+        self.noise_generator = noise_generator or generator
 
     @th.no_grad()
     def __call__(self, model: WorldModel, batch: SegmentTensors, updates: int) -> tuple[TargetBatch, ReanalyzeStatistics]:
@@ -76,8 +96,11 @@ class Reanalyzer:
         config, steps = self.config, self.config.unroll_steps
         masks = segment_masks(batch.valid, batch.terminated, steps)
         td = self._td_targets(model, batch)
-        chosen = self._choose_positions(masks)
-        (actions, weights, scales), search_values, has_search, statistics = self._policy_targets(model, batch, masks, chosen)
+        eligible = segment_masks(*batch.on_host(), steps).state.flatten().nonzero().squeeze(1)
+        chosen = self._choose_positions(eligible)
+        (actions, weights, scales), search_values, has_search, statistics = self._policy_targets(
+            model, batch, masks, chosen, len(chosen) / max(1, len(eligible))
+        )
         values, known = mix_value_targets(
             td, search_values, has_search, batch.ages, config.value_target, updates, config.mixed_after, config.mixed_newest
         )
@@ -110,22 +133,20 @@ class Reanalyzer:
         ahead = batch.observations[:, n : n + steps + 1].flatten(0, 1)
         context = model.embed(batch.tasks.repeat_interleave(steps + 1))
         heads = choose_heads(self.search_config, len(model.value_heads), self.generator)
-        with self._precision(batch.rewards.device):
+        with bfloat16_where(self.autocast, batch.rewards.device):
             prediction = model.predict(model.encode(ahead, context), context, heads)
         bootstrap = reduce_values(model.values(prediction), self.search_config).unflatten(0, (rows, steps + 1))
         return n_step_targets(batch.rewards, batch.valid, batch.terminated, bootstrap, model.discounts[batch.tasks], n)
 
-    def _choose_positions(self, masks: SegmentMasks) -> th.Tensor:
-        """Indices into the flattened ``[B * (K+1)]`` positions that are searched anew."""
-        eligible = masks.state.flatten().nonzero().squeeze(1)
+    def _choose_positions(self, eligible: th.Tensor) -> th.Tensor:
+        """Those of the eligible indices into the flattened ``[B * (K+1)]`` positions that are searched anew (on the CPU)."""
         if self.config.reanalyze_ratio >= 1.0:
             return eligible
         count = round(self.config.reanalyze_ratio * len(eligible))
-        order = th.randperm(len(eligible), generator=self.generator)[:count]
-        return eligible[order.to(eligible.device)]
+        return eligible[th.randperm(len(eligible), generator=self.generator)[:count]]
 
     def _policy_targets(
-        self, model: WorldModel, batch: SegmentTensors, masks: SegmentMasks, chosen: th.Tensor
+        self, model: WorldModel, batch: SegmentTensors, masks: SegmentMasks, chosen: th.Tensor, share: float
     ) -> tuple[tuple[th.Tensor, th.Tensor, th.Tensor], th.Tensor, th.Tensor, ReanalyzeStatistics]:
         """Actions ``[B, K+1, P, A]``, their weights and scales ``[B, K+1, P]``; search values and mask ``[B, K+1]``."""
         config = self.config
@@ -145,7 +166,8 @@ class Reanalyzer:
 
         gaps, advantages, wides = [], [], []
         flat_observations = batch.observations[:, :positions].flatten(0, 1)
-        for part in chosen.split(self.max_roots) if len(chosen) else ():  # splitting nothing gives one empty part
+        # Splitting nothing would give one empty part.
+        for part in to_device(chosen, device).split(self.max_roots) if len(chosen) else ():
             output = self._search(model, flat_observations[part], batch.tasks[part // positions])
             if config.policy_target == "improved":
                 actions[part], weights[part], scales[part] = output.candidates, output.weights, proposal
@@ -159,8 +181,9 @@ class Reanalyzer:
             advantages.append(best_q - output.q_values.mean(dim=1))
             wides.append((output.best >= self.search_config.num_candidates - self.search_config.num_wide).float())
         shape = (rows, positions)
-        share = th.tensor(len(chosen) / max(1.0, float(masks.state.sum())), device=device)
-        statistics = ReanalyzeStatistics(_mean(gaps, device), _mean(advantages, device), _mean(wides, device), share)
+        statistics = ReanalyzeStatistics(
+            *(_mean(gaps, device), _mean(advantages, device), _mean(wides, device)), th.full((), share, device=device)
+        )
         return (
             (actions.unflatten(0, shape), weights.unflatten(0, shape), scales.unflatten(0, shape)),
             values.unflatten(0, shape),
@@ -179,13 +202,10 @@ class Reanalyzer:
     def _search(self, model: WorldModel, observations: th.Tensor, tasks: th.Tensor) -> SearchOutput:
         config = self.search_config
         heads = choose_heads(config, len(model.value_heads), self.generator)
-        noise = draw_noise(config, len(tasks), model.action_mask.shape[1], self.generator)
-        with self._precision(observations.device):
+        noise = draw_noise(config, len(tasks), model.action_mask.shape[1], self.noise_generator)
+        with bfloat16_where(self.autocast, observations.device):
             return search(WorldModelPlanner(model, observations, tasks, config, heads), config, noise)
-
-    def _precision(self, device: th.device) -> th.autocast:
-        return th.autocast(device.type, dtype=th.bfloat16, enabled=self.autocast)
 
 
 def _mean(parts: list[th.Tensor], device: th.device) -> th.Tensor:
-    return th.cat(parts).mean() if parts else th.tensor(float("nan"), device=device)
+    return th.cat(parts).mean() if parts else th.full((), float("nan"), device=device)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sb3_ezm.config import LossConfig, ModelConfig, SearchConfig, TargetConfig, build_config
+from sb3_ezm.config import LossConfig, ModelConfig, RuntimeConfig, SearchConfig, TargetConfig, build_config
 from sb3_ezm.errors import ConfigurationError, EZMError
 
-CONFIGS = (ModelConfig, SearchConfig, TargetConfig, LossConfig)
+CONFIGS = (ModelConfig, SearchConfig, TargetConfig, LossConfig, RuntimeConfig)
 # Setting, impossible value, what the message says of it.
 MODEL = [
     *((name, 0, f"`{name}` (0) must be at least 1.") for name in ("latent_size", "num_blocks", "num_value_heads")),
@@ -77,7 +77,13 @@ LOSS = [
     ("latent_gradient_scale", 1.5, "`latent_gradient_scale` (1.5) must lie in [0, 1]."),
     ("latent_gradient_scale", -0.5, "`latent_gradient_scale` (-0.5) must lie in [0, 1]."),
 ]
-IMPOSSIBLE = [(config, *case) for config, cases in zip(CONFIGS, (MODEL, SEARCH, TARGET, LOSS), strict=True) for case in cases]
+RUNTIME = [
+    ("max_roots", 0, "`max_roots` (0) must be at least 1."),
+    ("priority_lag", -1, "`priority_lag` (-1) must not be negative."),
+    ("priority_lag", 1.0, "`priority_lag` (1.0) must be an integer."),
+]
+CASES = (MODEL, SEARCH, TARGET, LOSS, RUNTIME)
+IMPOSSIBLE = [(config, *case) for config, cases in zip(CONFIGS, CASES, strict=True) for case in cases]
 
 
 @pytest.mark.parametrize(("config", "name", "value", "message"), IMPOSSIBLE)
@@ -129,6 +135,7 @@ def test_no_settings_are_the_defaults(config: type[Any]) -> None:
         (SearchConfig, "std_magnifcation", "std_magnification"),
         (TargetConfig, "td_step", "td_steps"),
         (LossConfig, "path_consistancy", "path_consistency"),
+        (RuntimeConfig, "priority_lags", "priority_lag"),
     ],
 )
 def test_unknown_settings_suggest_the_nearest_known(config: type[Any], wrong: str, right: str) -> None:

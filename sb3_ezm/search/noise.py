@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,18 +36,19 @@ def draw_noise(config: SearchConfig, rows: int, action_size: int, generator: th.
     :param config: search settings
     :param rows: roots ``B``
     :param action_size: padded action entries ``A``
-    :param generator: source of randomness on the CPU
-    :return: the draws, on the CPU
+    :param generator: source of randomness, of the CPU if there is none
+    :return: the draws, on the generator's device
     """
-    root = th.randn(rows, config.num_candidates, action_size, generator=generator)
-    leaves = [th.randn(rows, *shape, generator=generator) for shape in _leaf_shapes(config, action_size)]
-    gumbel = th.zeros(rows, config.num_candidates)
+    where: dict[str, Any] = {"generator": generator, "device": "cpu" if generator is None else generator.device}
+    root = th.randn(rows, config.num_candidates, action_size, **where)
+    leaves = [th.randn(rows, *shape, **where) for shape in _leaf_shapes(config, action_size)]
+    gumbel = th.zeros(rows, config.num_candidates, device=where["device"])
     if config.gumbel_scale > 0:
-        uniform = th.rand(rows, config.num_candidates, generator=generator).clamp(1e-20, 1.0 - 1e-7)
+        uniform = th.rand(rows, config.num_candidates, **where).clamp(1e-20, 1.0 - 1e-7)
         gumbel = -th.log(-th.log(uniform)) * config.gumbel_scale
-    root *= _scales(config.num_candidates, config.num_wide, config.std_magnification).view(1, -1, 1)
+    root *= _scales(config.num_candidates, config.num_wide, config.std_magnification).to(root.device).view(1, -1, 1)
     wide_leaves = int(config.wide_fraction * config.num_leaf_actions) if config.magnify_leaves else 0
-    leaf_scales = _scales(config.num_leaf_actions, wide_leaves, config.std_magnification).view(1, 1, -1, 1)
+    leaf_scales = _scales(config.num_leaf_actions, wide_leaves, config.std_magnification).to(root.device).view(1, 1, -1, 1)
     leaves = [leaf * leaf_scales for leaf in leaves]
     return _with_mean(root, leaves, gumbel, config.mean_candidate == "always")
 

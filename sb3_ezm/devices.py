@@ -1,0 +1,63 @@
+"""What depends on the device: its reduced precision, and transfers that nobody waits for until the numbers are needed."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+
+
+def to_device(values: npt.NDArray[Any] | th.Tensor, device: th.device) -> th.Tensor:
+    """
+    Bring an array to the device of the networks. To CUDA it goes by pinned memory, so that the host goes on at once and does
+    not wait for what the device is doing.
+
+    :param values: array or tensor
+    :param device: where to
+    :return: tensor there; it shares the memory of ``values`` where nothing has to be moved
+    """
+    tensor = th.as_tensor(values)
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def bfloat16_where(wanted: bool, device: th.device) -> AbstractContextManager[Any]:
+    """
+    :param wanted: whether to run networks in bfloat16
+    :param device: where they run
+    :return: a context, which does nothing unless wanted
+    """
+    return th.autocast(device.type, dtype=th.bfloat16) if wanted else nullcontext()
+
+
+class Readback:
+    """
+    A tensor on its way to the host.
+
+    :param tensor: on any device
+    """
+
+    def __init__(self, tensor: th.Tensor) -> None:
+        self._arrival: th.cuda.Event | None = None
+        if tensor.is_cuda:
+            self._host = th.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._arrival = th.cuda.Event()
+            self._arrival.record()
+        else:
+            self._host = tensor.cpu()
+
+    def read(self) -> npt.NDArray[np.float32]:
+        """
+        Wait until it has arrived.
+
+        :return: its values
+        """
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        values: npt.NDArray[np.float32] = self._host.numpy()
+        return values

@@ -1,0 +1,134 @@
+"""The gradient of the loss of one batch, clipped, with everything worth knowing of it; nothing here waits for the device."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch as th
+from torch import nn
+from torch.nn.utils import clip_grads_with_norm_
+
+from sb3_ezm.config import LossConfig
+from sb3_ezm.distributions import entropy
+from sb3_ezm.losses import all_losses, total_loss
+from sb3_ezm.devices import bfloat16_where
+from sb3_ezm.types import TargetBatch
+from sb3_ezm.world_model import Unroll, WorldModel, cosine_consistency
+
+
+class GradientInputs(NamedTuple):
+    """What a gradient is computed from; all shapes are the same for every batch of the same size."""
+
+    observations: th.Tensor  # [B, K+1, O]
+    actions: th.Tensor  # [B, K, A]
+    tasks: th.Tensor  # [B]
+    weights: th.Tensor  # [B]  importance weights
+    targets: TargetBatch
+
+
+class GradientOutput(NamedTuple):
+    """What is left besides the gradients themselves."""
+
+    errors: th.Tensor  # [B]  value error of the first position
+    norm: th.Tensor  # []   of the gradient before clipping
+    parameter_norms: th.Tensor  # [P]  of the gradient of each parameter that has one, before clipping
+    losses: dict[str, th.Tensor]  # [B] by name, unweighted
+    figures: dict[str, th.Tensor]  # [] by name, for the log
+
+
+class UnrollLoss(nn.Module):
+    """
+    Unroll and losses as one module.
+
+    :param model: the learner's world model
+    :param config: weights of the losses
+    :param unroll_steps: ``K``
+    :param autocast: networks in bfloat16, losses in float32
+    """
+
+    def __init__(self, model: WorldModel, config: LossConfig, unroll_steps: int, autocast: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.unroll_steps = unroll_steps
+        self.autocast = autocast
+
+    def forward(self, inputs: GradientInputs) -> tuple[th.Tensor, dict[str, th.Tensor], Unroll]:
+        """
+        Evaluate the loss.
+
+        :param inputs: batch and targets
+        :return: weighted loss, unweighted losses ``[B]`` by name, and the unroll
+        """
+        observations, actions, tasks, weights, targets = inputs
+        with bfloat16_where(self.autocast, observations.device):
+            unroll: Unroll = self.model(observations, actions, tasks, self.config.latent_gradient_scale)
+        losses = all_losses(self.model, unroll, targets, self.config)
+        return (weights * total_loss(losses, self.config, self.unroll_steps)).mean(), losses, unroll
+
+
+class GradientStep:
+    """
+    Leaves the clipped gradient of a batch in the parameters.
+
+    :param loss: unroll and losses
+    :param max_grad_norm: bound of the gradient's global norm
+    """
+
+    def __init__(self, loss: UnrollLoss, max_grad_norm: float) -> None:
+        self.loss = loss
+        self.max_grad_norm = max_grad_norm
+
+    def __call__(self, inputs: GradientInputs) -> GradientOutput:
+        """
+        Replace the gradients.
+
+        :param inputs: batch and targets
+        :return: norms, losses, value errors and figures
+        """
+        self.loss.zero_grad()
+        loss, losses, unroll = self.loss(inputs)
+        loss.backward()
+        parameters = [parameter for parameter in self.loss.parameters() if parameter.grad is not None]
+        # As `clip_grad_norm_` does it, keeping the norms of the parameters.
+        norms = th.stack([th.linalg.vector_norm(parameter.grad) for parameter in parameters])
+        norm = th.linalg.vector_norm(norms)
+        clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
+        errors, figures = _figures(self.loss.model, inputs.targets, unroll)
+        figures = {
+            **{f"{name}_loss": value.mean() for name, value in losses.items()},
+            "loss": loss,
+            "grad_norm": norm,
+            **figures,
+        }
+        detached = {name: value.detach() for name, value in losses.items()}
+        return GradientOutput(errors, norm, norms, detached, {name: value.detach() for name, value in figures.items()})
+
+    def parameter_names(self) -> list[str]:
+        """
+        :return: names of the parameters that have a gradient, in the order of ``parameter_norms``
+        """
+        return [name for name, parameter in self.loss.model.named_parameters() if parameter.grad is not None]
+
+
+@th.no_grad()
+def _figures(model: WorldModel, targets: TargetBatch, unroll: Unroll) -> tuple[th.Tensor, dict[str, th.Tensor]]:
+    """Value errors of the first positions, and what shows whether the model learns."""
+    predicted = model.value_support.decode(unroll.prediction.value_logits[:, 0]).mean(dim=0)  # [B]
+    errors = (predicted - targets.values[:, 0]).abs()
+    rewards = model.reward_support.decode(unroll.reward_logits)
+    steps = targets.step_mask.T
+    cosine = cosine_consistency(unroll.predicted_projections, unroll.target_projections)
+    std = th.exp(unroll.prediction.log_std[0])
+    return errors, {
+        "value_predicted": predicted.mean(),
+        "value_target": targets.values[:, 0].mean(),
+        "value_error": errors.mean(),
+        "value_saturation": model.value_support.saturation(targets.values),
+        "reward_error": ((rewards - targets.rewards.T).abs() * steps).sum() / steps.sum().clamp(min=1.0),
+        "reward_saturation": model.reward_support.saturation(targets.rewards),
+        "consistency_cosine": (cosine * steps).sum() / steps.sum().clamp(min=1.0),
+        "policy_entropy": entropy(unroll.prediction.log_std[0], unroll.mask).mean(),
+        "policy_std": (std * unroll.mask).sum() / unroll.mask.sum().clamp(min=1.0),
+        "policy_mean_abs": (unroll.prediction.mean[0].abs() * unroll.mask).sum() / unroll.mask.sum().clamp(min=1.0),
+    }

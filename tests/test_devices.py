@@ -1,0 +1,220 @@
+"""The host waits for the device once per update, or not at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sb3_ezm import EZM, NonFiniteError
+from sb3_ezm import learner as learner_module
+from sb3_ezm.checkpoint import read_checkpoint
+from sb3_ezm.config import LossConfig, RuntimeConfig
+from sb3_ezm.devices import Readback, to_device
+from sb3_ezm.learner import Learner, NonFiniteLossError
+from sb3_ezm.search import draw_noise
+from tests.resume_cases import differences
+from tests.test_learner import SEARCH, make_learner, make_policy, make_segments, prepare, snapshot
+from tests.tiny import tiny_model, toy_env
+
+TASKS = np.arange(12) % 2
+SLOTS = np.arange(12)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the operations with which a host looks at numbers of a device."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name == "index" and any(index is not None and index.dtype == th.bool for index in args[1])
+        if name in self.WAITING or by_mask:
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class FusedStandIn:
+    """Notes with which verdict it was asked to step, as fused optimizers take it."""
+
+    _step_supports_amp_scaling = True
+
+    def __init__(self) -> None:
+        self.verdicts: list[th.Tensor] = []
+
+    def step(self) -> None:
+        self.verdicts.append(self.found_inf)  # type: ignore[attr-defined]
+
+
+# -------------------------------------------------------------------------------------------------------------- no waiting
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+def test_an_update_reads_nothing_back_but_its_outcome(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:
+    # Tensors of the device "meta" have no numbers: whatever looks at one raises an error. Only the outcome is read, once.
+    learner = make_learner(target={"reanalyze_ratio": ratio})
+    host = learner.to_tensors(make_segments())
+    policy = learner.policy
+    policy.to("meta")
+    for model in (policy.world_model, policy.target_model):
+        for support in (model.reward_support, model.value_support):
+            support.atoms(th.empty(0, device="meta"))
+    policy.optimizer = FusedStandIn()  # type: ignore[assignment]
+    batch = host._replace(**{name: x.to("meta") for name, x in host._asdict().items() if name != "host"})
+    arriving: list[th.Tensor] = []
+    monkeypatch.setattr(learner_module, "Readback", arriving.append)
+    for update in range(3):
+        targets = learner.reanalyze(batch, update)
+        learner.launch(batch, targets, update, TASKS, SLOTS)
+    assert [tensor.shape for tensor in arriving] == [(13,)] * 3  # twelve errors and the verdict
+    assert [verdict.device.type for verdict in policy.optimizer.verdicts] == ["meta"] * 3
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        batch.rewards.sum().item()
+
+
+def test_the_fused_optimizer_and_the_log_look_at_nothing() -> None:
+    learner = make_learner()
+    batch, targets = prepare(learner)
+    with Reads() as reads:
+        for update in range(3):
+            learner.launch(batch, targets, update, TASKS, SLOTS)
+    # What was reached is looked up among the segments on the host, before anything is sent to the device.
+    assert reads.counts == {"nonzero": 3}
+    assert [outcome.errors.shape for outcome in learner.finish()] == [(12,)] * 3
+
+
+def test_other_optimizers_need_a_look() -> None:
+    learner = make_learner(make_policy(optimizer_class=th.optim.RMSprop))
+    batch, targets = prepare(learner)
+    with Reads() as reads:
+        learner.launch(batch, targets, 0, TASKS, SLOTS)
+    assert reads.counts["_local_scalar_dense"] + reads.counts["is_nonzero"] == 1
+
+
+# --------------------------------------------------------------------------------------------------------------- transfers
+
+
+def test_what_is_there_already_is_not_copied() -> None:
+    values = np.arange(6.0, dtype=np.float32).reshape(2, 3)
+    tensor = to_device(values, th.device("cpu"))
+    assert tensor.data_ptr() == values.__array_interface__["data"][0]
+    assert Readback(tensor).read().tolist() == values.tolist()
+
+
+def test_noise_is_drawn_where_its_generator_is() -> None:
+    learner = make_learner()
+    assert learner.reanalyzer.noise_generator is learner.reanalyzer.generator  # on a CPU: one stream of random numbers
+    state = learner.reanalyzer.generator.get_state()
+    noise = draw_noise(SEARCH, 3, 2, learner.reanalyzer.noise_generator)
+    assert all(part.device.type == "cpu" for part in (noise.root, *noise.leaves, noise.gumbel))
+    assert not th.equal(state, learner.reanalyzer.generator.get_state())
+
+
+# --------------------------------------------------------------------------------------------------------------------- lag
+
+
+def run(learner: Learner, lag: int, updates: int = 6) -> list[np.ndarray]:
+    errors = []
+    for update in range(updates):
+        batch, targets = prepare(learner, seed=update)
+        learner.launch(batch, targets, update, TASKS, SLOTS)
+        errors += [outcome.errors for outcome in learner.finish(lag)]
+        assert len(errors) == max(0, update + 1 - lag)
+    return errors + [outcome.errors for outcome in learner.finish()]
+
+
+def test_a_lag_delays_outcomes_and_changes_none() -> None:
+    # The target network does not move here: it would move later, too.
+    results = [run(make_learner(target_update_interval=100), lag) for lag in (0, 2)]
+    assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_the_target_network_waits_for_the_verdict() -> None:
+    learner = make_learner(target_update_interval=1, tau=0.5)
+    before = snapshot(learner.policy.target_model)
+    batch, targets = prepare(learner)
+    learner.launch(batch, targets, 0, TASKS, SLOTS)
+    learner.launch(batch, targets, 1, TASKS, SLOTS)
+    after_two = snapshot(learner.policy.world_model)
+    assert all(th.equal(before[name], value) for name, value in snapshot(learner.policy.target_model).items())
+    learner.finish(under_way=1)
+    for name, value in snapshot(learner.policy.target_model).items():
+        assert value.numpy() == pytest.approx(0.5 * (before[name] + after_two[name]).numpy(), rel=1e-5, abs=1e-6), name
+
+
+@pytest.mark.parametrize("optimizer", [th.optim.Adam, th.optim.RMSprop])  # fused, and looked at by the host
+def test_a_gradient_that_is_not_finite_is_never_applied(optimizer: type[th.optim.Optimizer]) -> None:
+    learner = make_learner(make_policy(optimizer_class=optimizer), target_update_interval=1)
+    batch, targets = prepare(learner)
+    learner.update(batch, targets, 0)
+    before = {name: parameter.clone() for name, parameter in learner.policy.world_model.named_parameters()}
+    state = learner.policy.optimizer.state_dict()["state"][0]
+    steps = float(state["step"])
+    sick = targets._replace(values=targets.values.index_fill(0, th.tensor([3]), th.nan))
+    learner.launch(batch, sick, 1, TASKS, SLOTS)
+    for name, parameter in learner.policy.world_model.named_parameters():
+        assert th.equal(parameter, before[name]), name
+    assert float(learner.policy.optimizer.state_dict()["state"][0]["step"]) == steps
+    # Two more healthy ones may be on their way before anybody looks; the message is still that of the sick one.
+    learner.launch(batch, targets, 2, TASKS, SLOTS)
+    learner.launch(batch, targets, 3, TASKS, SLOTS)
+    with pytest.raises(NonFiniteLossError, match=r"at update 1; .*the value loss of the tasks \['large'\]; .*parameters: "):
+        learner.finish(under_way=2)
+    parameters = [*learner.policy.world_model.parameters(), *learner.policy.target_model.parameters()]
+    assert all(bool(parameter.isfinite().all()) for parameter in parameters)
+    assert float(learner.policy.optimizer.state_dict()["state"][0]["step"]) == steps + 2
+
+
+def test_a_training_with_a_lag_resumes_bit_for_bit(tmp_path: Any) -> None:
+    def trained() -> EZM:
+        settings = {"gradient_steps": 2, "runtime_kwargs": {"priority_lag": 3}, "learning_rate": 1e-2}
+        return tiny_model(toy_env(["toy-balance", "toy-spin"]), **settings).learn(40)
+
+    trained().save_checkpoint(tmp_path / "half")
+    assert len(read_checkpoint(tmp_path / "half.ezm")["learner"]["launched"]) == 3
+    resumed = EZM.resume(tmp_path / "half", toy_env(["toy-balance", "toy-spin"]))
+    assert resumed.learner.runtime == RuntimeConfig(priority_lag=3)
+    finished = []
+    for model in (resumed, trained()):
+        model.learn(20, reset_num_timesteps=False)
+        finished.append(read_checkpoint(model.save_checkpoint(tmp_path / str(len(finished)))))
+    assert differences(*finished) == []
+
+
+def test_a_lag_is_no_longer_than_promised() -> None:
+    model = tiny_model(gradient_steps=1, runtime_kwargs={"priority_lag": 2}).learn(14)
+    with th.no_grad():
+        model.policy.world_model.dynamics[0].inner.weight[0, 0] = float("nan")
+    done = model._n_updates
+    with pytest.raises(NonFiniteError, match=f"at update {done};"):
+        model.train(5, 8)
+    assert model._n_updates == done + 2
+
+
+# ------------------------------------------------------------------------------------------------------------------- CUDA
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
+def test_an_update_does_not_synchronize_cuda() -> None:
+    policy = make_policy().to("cuda")
+    learner = make_learner(policy, loss_config=LossConfig())
+    segments = make_segments()
+    for update in range(3):  # the first ones allocate
+        batch = learner.to_tensors(segments)
+        learner.launch(batch, learner.reanalyze(batch, update), update, TASKS, SLOTS)
+    th.cuda.set_sync_debug_mode("error")
+    try:
+        for update in range(3, 6):
+            batch = learner.to_tensors(segments)
+            learner.launch(batch, learner.reanalyze(batch, update), update, TASKS, SLOTS)
+    finally:
+        th.cuda.set_sync_debug_mode("default")
+    assert len(learner.finish()) == 6
