@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sb3_ezm.envs.h1.model import TIMESTEP, compile_model, shared_model
 from sb3_ezm.envs.h1.objectives import OBJECTIVES, MazeObjective
 from sb3_ezm.envs.h1.rendering import H1Painter
-from sb3_ezm.envs.h1.robot import Robot
+from sb3_ezm.envs.h1.robot import Robot, observe
 from sb3_ezm.envs.h1.tasks import ACTION_SIZE, OBSERVATION_SIZE
 from sb3_ezm.errors import ConfigurationError
 
@@ -196,12 +196,8 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
         return targets
 
     def _observation(self) -> Observation:
-        observation = np.empty(OBSERVATION_SIZE, dtype=np.float32)
-        positions = self._qpos.size
-        observation[:positions] = self._qpos
-        observation[positions:] = self._qvel
-        self._last_observation = observation
-        return observation
+        self._last_observation = observe(self._qpos, self._qvel)
+        return self._last_observation
 
     def _diverged(self) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         gym.logger.warn(f"The simulation of H1 task {self.task!r} diverged; the episode is truncated.")

@@ -9,6 +9,28 @@ from numpy.typing import NDArray
 from sb3_ezm.envs.h1.scenes import FORBIDDEN
 
 
+def geom_names(model: mujoco.MjModel) -> list[str]:
+    """
+    :param model: any model
+    :return: name of every geom, empty where it has none
+    """
+    return [mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_GEOM, geom) or "" for geom in range(model.ngeom)]
+
+
+def observe(qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> NDArray[np.float32]:
+    """
+    What an agent sees: all positions, then all velocities, in single precision.
+
+    :param qpos: generalized positions [26]
+    :param qvel: generalized velocities [25]
+    :return: a new array [51]
+    """
+    observation = np.empty(qpos.size + qvel.size, dtype=np.float32)
+    observation[: qpos.size] = qpos
+    observation[qpos.size :] = qvel
+    return observation
+
+
 class Robot:
     """
     Measurements on one simulation, looked up by index only.
@@ -16,11 +38,19 @@ class Robot:
     Positions, velocities and contacts are those MuJoCo computed at the start of the last 2 ms step, as in HumanoidBench;
     only :attr:`root_height` (and the observation) is from after it.
 
-    :param model: model of the task
+    :param model: model of the task, or any other with the same names of bodies and sites (HumanoidBench's own has them)
     :param data: simulation state
+    :param com_velocity: name of the sensor of the centre of mass velocity
+    :param forbidden: whether a geom must not be touched [ngeom]; None for those whose name begins with ``FORBIDDEN``
     """
 
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        com_velocity: str = "com_velocity",
+        forbidden: NDArray[np.bool_] | None = None,
+    ) -> None:
         def index(kind: mujoco.mjtObj, name: str) -> int:
             return int(mujoco.mj_name2id(model, kind, name))
 
@@ -34,13 +64,13 @@ class Robot:
         self._pelvis = data.xpos[pelvis]
         self._pelvis_quat = data.xquat[pelvis]
         self._torso_rotation = data.xmat[index(mujoco.mjtObj.mjOBJ_BODY, "torso_link")]
-        sensor = index(mujoco.mjtObj.mjOBJ_SENSOR, "com_velocity")
-        start = int(model.sensor_adr[sensor])
+        start = int(model.sensor_adr[index(mujoco.mjtObj.mjOBJ_SENSOR, com_velocity)])
         self._com_velocity = data.sensordata[start : start + 3]
         self._forces: NDArray[np.float64] = data.actuator_force
         self._qpos = data.qpos
-        names = [mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_GEOM, geom) or "" for geom in range(model.ngeom)]
-        self._forbidden = np.array([name.startswith(FORBIDDEN) for name in names])
+        if forbidden is None:
+            forbidden = np.array([name.startswith(FORBIDDEN) for name in geom_names(model)])
+        self._forbidden = forbidden
 
     @property
     def head_height(self) -> float:

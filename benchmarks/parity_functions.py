@@ -1,0 +1,236 @@
+"""The embedded reward, termination and observation functions on the physics states of HumanoidBench's own environments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_ezm.envs.h1 import H1_MEDIUM_TASKS
+from sb3_ezm.envs.h1.objectives import OBJECTIVES, MazeObjective
+from sb3_ezm.envs.h1.rewards import MAZE_CHECKPOINTS
+from sb3_ezm.envs.h1.robot import Robot, geom_names, observe
+from sb3_ezm.envs.h1.tasks import ACTION_SIZE, MAX_EPISODE_STEPS
+
+COM_VELOCITY = "pelvis_subtreelinvel"  # HumanoidBench's name of the sensor
+# What HumanoidBench's reward functions call an obstacle that must not be touched.
+FORBIDDEN_GEOMS: dict[str, Callable[[str], bool]] = {
+    "hurdle": lambda name: name.endswith("barrier_collision"),
+    "pole": lambda name: "pole_r" in name,
+    "maze": lambda name: name.startswith("block_collision_"),
+}
+# Terms of the reward that HumanoidBench calls otherwise.
+TERMS = {
+    "stage": "success_subtasks",
+    "stage_bonus": "stage_convert_reward",
+    "checkpoint_proximity": "checkpoint_proximity_reward",
+}
+# Where scattered states put the pelvis: ranges of x and y in m.
+PLACES = {
+    "stair": ((-1.5, 26.0), (-4.8, 4.8)),
+    "slide": ((-3.5, 40.0), (-4.8, 4.8)),
+    "crawl": ((0.0, 19.0), (-1.5, 1.5)),
+    "pole": ((-0.4, 40.0), (-2.9, 2.9)),
+    "hurdle": ((-0.4, 70.0), (-4.4, 4.4)),
+    "maze": ((-1.5, 7.5), (-1.5, 7.5)),
+}
+ANYWHERE = ((-3.0, 3.0), (-3.0, 3.0))  # the flat tasks
+SCATTER_EVERY = 8  # control steps between two scattered states
+STANCE_NOISE = 0.2  # half width of the noise on the actions that hold the start pose
+
+
+def real_robot(task: str, model: mujoco.MjModel, data: mujoco.MjData) -> Robot:
+    """
+    :param task: task name
+    :param model: HumanoidBench's model of it
+    :param data: its simulation state
+    :return: the reader of the embedded suite, pointed at HumanoidBench's simulation
+    """
+    forbidden = FORBIDDEN_GEOMS.get(task, lambda name: False)
+    mask = np.array([forbidden(name) for name in geom_names(model)])
+    if task in FORBIDDEN_GEOMS and not mask.any():
+        raise ValueError(f"HumanoidBench's model of {task} has no geom that must not be touched: were they renamed?")
+    return Robot(model, data, com_velocity=COM_VELOCITY, forbidden=mask)
+
+
+class EmbeddedJudge:
+    """
+    The embedded suite's functions, evaluated on the simulation of one real environment.
+
+    :param task: task name
+    :param env: HumanoidBench's environment, without wrappers
+    """
+
+    def __init__(self, task: str, env: Any) -> None:
+        self._data = env.data
+        self._robot = real_robot(task, env.model, env.data)
+        self.objective = OBJECTIVES[task]()
+
+    def reset(self) -> None:
+        """Forget the last episode; to be called with every reset of the environment."""
+        self.objective.reset()
+
+    def __call__(self) -> tuple[NDArray[np.float32], float, bool, dict[str, float]]:
+        """
+        To be called once after every step of the environment.
+
+        :return: observation, reward, whether the episode ends, terms of the reward
+        """
+        reward, terms = self.objective.reward(self._robot)
+        return observe(self._data.qpos, self._data.qvel), reward, self.objective.terminated(self._robot), terms
+
+
+class Comparison:
+    """Largest differences seen so far, and what the states covered."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.ends = 0
+        self.discounted = 0
+        self.last_stage = 0
+        self.largest: dict[str, float] = {"reward": 0.0, "terms": 0.0, "termination": 0.0, "observation": 0.0, "rounding": 0.0}
+        self.total_reward_difference = 0.0
+
+    def add(self, real: tuple[Any, ...], ours: tuple[Any, ...]) -> None:
+        """
+        :param real: observation, reward, terminated, info of HumanoidBench
+        :param ours: observation, reward, terminated, terms of the embedded functions
+        """
+        observation, reward, terminated, info = real
+        our_observation, our_reward, our_terminated, terms = ours
+        self.steps += 1
+        self.ends += bool(terminated)
+        self.discounted += min(info.get("wall_collision_discount", 1), info.get("collision_discount", 1)) < 1
+        self.last_stage = max(self.last_stage, int(info.get("success_subtasks", 0)))
+        shared = [(terms[name], info[TERMS.get(name, name)]) for name in terms if TERMS.get(name, name) in info]
+        self._keep("reward", abs(our_reward - reward))
+        self._keep("terms", max(abs(ours_ - real_) for ours_, real_ in shared))
+        self._keep("termination", float(our_terminated != bool(terminated)))
+        # Observations are float32 here, so compare them with the rounded ones, and say apart what rounding costs.
+        self._keep("observation", float(np.abs(our_observation - observation.astype(np.float32)).max()))
+        self._keep("rounding", float((np.abs(our_observation - observation) / np.maximum(1.0, np.abs(observation))).max()))
+        self.total_reward_difference += abs(our_reward - reward)
+
+    def _keep(self, name: str, difference: float) -> None:
+        self.largest[name] = max(self.largest[name], difference)
+
+    def row(self, task: str, states: str) -> dict[str, Any]:
+        """
+        :param task: task name
+        :param states: where the states came from
+        :return: a row of the table
+        """
+        facts = {"task": task, "states": states, "steps": self.steps, "ends": self.ends, "touches": self.discounted}
+        mean = self.total_reward_difference / max(1, self.steps)
+        return {**facts, "stage": self.last_stage, "mean reward": mean, **self.largest}
+
+
+def stance_action(env: Any) -> NDArray[np.float32]:
+    """
+    :param env: an environment with a MuJoCo model, without wrappers
+    :return: the action [19] whose position targets are the joint angles of the start pose
+    """
+    lower, upper = env.model.actuator_ctrlrange.T
+    action: NDArray[np.float32] = (2.0 * (env.model.key_qpos[0, 7:] - lower) / (upper - lower) - 1.0).astype(np.float32)
+    return action
+
+
+def compare_episodes(task: str, env: Any, steps: int, seed: int, noise: float, hold: bool) -> Comparison:
+    """
+    Random actions, or the start pose held with noise on the actions; a fall ends an episode.
+
+    :param task: task name
+    :param env: HumanoidBench's environment, without wrappers
+    :param steps: how many states
+    :param seed: of resets and actions
+    :param noise: half width of the uniform noise
+    :param hold: whether the noise is on top of the start pose
+    :return: the differences
+    """
+    comparison, judge, generator = Comparison(), EmbeddedJudge(task, env), np.random.default_rng(seed)
+    middle = stance_action(env) if hold else np.zeros(ACTION_SIZE, np.float32)
+    elapsed = MAX_EPISODE_STEPS
+    for _ in range(steps):
+        if elapsed == MAX_EPISODE_STEPS:
+            env.reset(seed=int(generator.integers(2**31)))
+            judge.reset()
+            elapsed = 0
+        action = np.clip(middle + generator.uniform(-noise, noise, ACTION_SIZE), -1, 1).astype(np.float32)
+        observation, reward, terminated, _, info = env.step(action)
+        comparison.add((observation, reward, terminated, info), judge())
+        elapsed = MAX_EPISODE_STEPS if terminated else elapsed + 1
+    return comparison
+
+
+def compare_scattered(task: str, env: Any, steps: int, seed: int) -> Comparison:
+    """
+    The robot is put somewhere in the scene, turned, moving, in a random pose, and acts at random for a few steps.
+
+    Such states touch obstacles, sink into them, reach checkpoints, fall: what policies that cannot walk never see.
+
+    :param task: task name
+    :param env: HumanoidBench's environment, without wrappers
+    :param steps: how many states
+    :param seed: of everything
+    :return: the differences
+    """
+    comparison, judge, generator = Comparison(), EmbeddedJudge(task, env), np.random.default_rng(seed)
+    for step in range(steps):
+        if step % 500 == 0:
+            env.reset(seed=int(generator.integers(2**31)))
+            judge.reset()
+        if step % SCATTER_EVERY == 0:
+            env.set_state(*_scattered_state(task, env, judge, generator))
+        observation, reward, terminated, _, info = env.step(generator.uniform(-1, 1, ACTION_SIZE).astype(np.float32))
+        comparison.add((observation, reward, terminated, info), judge())
+    return comparison
+
+
+def _scattered_state(
+    task: str, env: Any, judge: EmbeddedJudge, generator: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    qpos, qvel = env.model.key_qpos[0].copy(), generator.normal(0.0, 1.5, env.model.nv)
+    x_range, y_range = PLACES.get(task, ANYWHERE)
+    qpos[:3] = generator.uniform(*x_range), generator.uniform(*y_range), generator.uniform(0.05, 2.0)
+    if isinstance(judge.objective, MazeObjective) and generator.random() < 0.5:
+        qpos[:2] = np.array(MAZE_CHECKPOINTS[judge.objective.stage]) + generator.uniform(-0.5, 0.5, 2)
+    turn = np.array([1.0, 0.0, 0.0, 0.0]) + generator.normal(0.0, 0.4, 4)
+    qpos[3:7] = turn / np.linalg.norm(turn)
+    lower, upper = env.model.jnt_range[1:].T
+    qpos[7:] = np.clip(qpos[7:] + generator.normal(0.0, 0.3, qpos.size - 7), lower, upper)
+    return qpos, qvel
+
+
+def compare_trained(envs: dict[str, list[Any]], model: Any, steps: int, seed: int) -> Iterator[tuple[str, Comparison]]:
+    """
+    States that a trained agent visits, exploring as in training; a fall ends an episode.
+
+    :param envs: several of HumanoidBench's environments for each task, without wrappers
+    :param model: a saved :class:`~sb3_ezm.EZM` of the nine tasks
+    :param steps: states of each task
+    :param seed: of resets
+    :return: the differences by task
+    """
+    pairs = [(task, env, EmbeddedJudge(task, env)) for task in envs for env in envs[task]]
+    comparisons = {task: Comparison() for task in envs}
+    elapsed = np.full(len(pairs), MAX_EPISODE_STEPS)
+    observations = np.zeros((len(pairs), model.observation_space["observation"].shape[0]), np.float32)
+    tasks = np.array([H1_MEDIUM_TASKS.index(task) for task, _, _ in pairs])
+    generator = np.random.default_rng(seed)
+    while min(comparison.steps for comparison in comparisons.values()) < steps:
+        for row, (_, env, judge) in enumerate(pairs):
+            if elapsed[row] == MAX_EPISODE_STEPS:
+                observations[row] = env.reset(seed=int(generator.integers(2**31)))[0]
+                judge.reset()
+                elapsed[row] = 0
+        actions, _ = model.predict({"observation": observations, "task": tasks}, deterministic=False)
+        for row, (task, env, judge) in enumerate(pairs):
+            observation, reward, terminated, _, info = env.step(actions[row])
+            ours = judge()
+            comparisons[task].add((observation, reward, terminated, info), ours)
+            observations[row] = ours[0]
+            elapsed[row] = MAX_EPISODE_STEPS if terminated else elapsed[row] + 1
+    yield from comparisons.items()

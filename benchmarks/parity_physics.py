@@ -1,0 +1,235 @@
+"""Where the embedded models and HumanoidBench's differ: numbers, motion without contacts, surfaces of the scenes, shapes."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+from parity_functions import ANYWHERE, PLACES, real_robot
+
+from sb3_ezm.envs.h1 import H1Env
+from sb3_ezm.envs.h1.env import FRAME_SKIP, RESET_NOISE
+from sb3_ezm.envs.h1.model import robot_numbers
+from sb3_ezm.envs.h1.objectives import OBJECTIVES
+from sb3_ezm.envs.h1.robot import observe
+from sb3_ezm.envs.h1.tasks import ACTION_SIZE
+
+_BODY = mujoco.mjtObj.mjOBJ_BODY
+_BY_BODY = ("pos", "quat", "ipos", "iquat", "mass", "inertia", "gravcomp")
+_BY_JOINT = (
+    *("jnt_type", "jnt_pos", "jnt_axis", "jnt_range", "jnt_stiffness", "jnt_solref", "jnt_solimp", "jnt_margin"),
+    *("dof_damping", "dof_armature", "dof_frictionloss", "key_qpos", "key_qvel"),
+)
+_BY_ACTUATOR = ("trnid", "gainprm", "biasprm", "ctrlrange", "forcerange", "gear", "gaintype", "biastype", "dyntype")
+_BY_CONTACT = ("condim", "friction", "solref", "solimp", "margin", "gap", "priority", "solmix")
+# Rays begin outside of all obstacles. The slopes are hollow here and solid there: only their upper sides can be met.
+_EYE_ABOVE = {"slide": 1.76}  # [m]
+_HIDDEN = 5  # geom group that rays do not see
+_SEEN = np.array([1, 1, 1, 1, 1, 0], np.uint8)
+
+
+def model_differences(real: mujoco.MjModel, ours: mujoco.MjModel) -> dict[str, float]:
+    """
+    Compare everything that moves the robot, but for the shapes of its collision geoms.
+
+    :param real: HumanoidBench's model of a task
+    :param ours: the embedded model of it
+    :return: largest absolute difference of bodies, joints, actuators, solver options and contact parameters
+    """
+    names = [mujoco.mj_id2name(ours, _BODY, body) for body in range(1, ours.nbody)]
+    pairs = [(mujoco.mj_name2id(real, _BODY, name), mujoco.mj_name2id(ours, _BODY, name)) for name in names]
+    theirs, mine = (list(indices) for indices in zip(*pairs, strict=True))
+    bodies = 0.0
+    for field in _BY_BODY:
+        # The keyframe says where the root is; the position in the model is never used.
+        skip = 1 if field == "pos" else 0
+        first, second = getattr(real, f"body_{field}")[theirs[skip:]], getattr(ours, f"body_{field}")[mine[skip:]]
+        bodies = max(bodies, _largest(first, second))
+    options = [name for name in dir(ours.opt) if not name.startswith("_") and not callable(getattr(ours.opt, name))]
+    touchable = real.geom_contype > 0, ours.geom_contype > 0
+    contacts = 0.0
+    for field in _BY_CONTACT:
+        first, second = getattr(real, f"geom_{field}")[touchable[0]], getattr(ours, f"geom_{field}")[touchable[1]]
+        contacts = max(contacts, _largest(np.unique(first, axis=0), np.unique(second, axis=0)))
+    return {
+        "mass": float(abs(real.body_subtreemass[theirs[0]] - ours.body_subtreemass[mine[0]])),
+        "bodies": bodies,
+        "joints": max(_largest(getattr(real, name), getattr(ours, name)) for name in _BY_JOINT),
+        "actuators": max(_largest(getattr(real, f"actuator_{name}"), getattr(ours, f"actuator_{name}")) for name in _BY_ACTUATOR),
+        "solver": max(_largest(getattr(real.opt, name), getattr(ours.opt, name)) for name in options),
+        "contacts": contacts,
+    }
+
+
+def _largest(first: Any, second: Any) -> float:
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    return float("inf") if first.shape != second.shape else float(np.abs(first - second).max(initial=0.0))
+
+
+def motion_differences(task: str, real: Any, steps: int, seed: int) -> dict[str, float]:
+    """
+    Reset with the same seed and act alike, with all contacts switched off in both: nothing then depends on shapes.
+
+    HumanoidBench maps actions to position targets in single precision, the embedded suite in double precision; "same targets"
+    copies HumanoidBench's targets over.
+
+    :param task: task name
+    :param real: HumanoidBench's environment, without wrappers
+    :param steps: control steps of random actions
+    :param seed: of the reset and the actions
+    :return: largest difference of position targets, of positions and velocities at the reset, after all steps, and with the
+        same targets
+    """
+    ours = H1Env(task, share_model=False)
+    flags = real.model.opt.disableflags
+    differences = {"reset": 0.0, "targets": 0.0, "motion": 0.0, "same targets": 0.0}
+    try:
+        for model in (real.model, ours.model):
+            model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_CONTACT)
+        for name in ("motion", "same targets"):
+            generator = np.random.default_rng(seed)
+            real.reset(seed=seed)
+            ours.reset(seed=seed)
+            differences["reset"] = max(differences["reset"], _gap(real.data, ours.data))
+            for _ in range(steps):
+                action = generator.uniform(-1.0, 1.0, ACTION_SIZE).astype(np.float32)
+                real.step(action)
+                if name == "motion":
+                    ours.step(action)
+                    differences["targets"] = max(differences["targets"], _largest(real.data.ctrl, ours.data.ctrl))
+                else:
+                    ours.data.ctrl[:] = real.data.ctrl
+                    mujoco.mj_step(ours.model, ours.data, FRAME_SKIP)
+                differences[name] = max(differences[name], _gap(real.data, ours.data))
+    finally:
+        real.model.opt.disableflags = flags
+    return differences
+
+
+def _gap(first: mujoco.MjData, second: mujoco.MjData) -> float:
+    return max(_largest(first.qpos, second.qpos), _largest(first.qvel, second.qvel))
+
+
+def surface_differences(
+    task: str, real: mujoco.MjModel, ours: mujoco.MjModel, rays: int, seed: int
+) -> dict[str, float]:
+    """
+    Shoot the same rays at the obstacles of both scenes: where the distances agree, so do the surfaces.
+
+    :param task: task name
+    :param real: HumanoidBench's model
+    :param ours: the embedded model
+    :param rays: how many
+    :param seed: of origins and directions
+    :return: share of rays that hit something, of rays that disagree by more than a micrometer on whether and where, and the
+        largest difference of distance among the rays that hit in both
+    """
+    generator = np.random.default_rng(seed)
+    scenes = [_bare_scene(model) for model in (real, ours)]
+    x_range, y_range = PLACES.get(task, ANYWHERE)
+    low, high = np.array([x_range, y_range, (_EYE_ABOVE.get(task, 0.1), 3.0)]).T
+    distances = np.empty((rays, 2))
+    for ray in range(rays):
+        origin, direction = generator.uniform(low, high), generator.normal(size=3)
+        while _is_inside(*scenes[1], origin):
+            origin = generator.uniform(low, high)
+        direction /= np.linalg.norm(direction)
+        distances[ray] = [_first_hit(model, data, origin, direction) for model, data in scenes]
+    hits = distances >= 0.0
+    gap = np.abs(distances[:, 0] - distances[:, 1])
+    both = hits.all(axis=1)
+    return {
+        "hits": float(hits[:, 0].mean()),
+        "disagree": float((gap > 1e-6).mean()),
+        "distance": float(gap[both].max(initial=0.0)),
+    }
+
+
+def _bare_scene(model: mujoco.MjModel) -> tuple[mujoco.MjModel, mujoco.MjData]:
+    """A copy whose obstacles alone are visible to rays: no floor, no decoration, no robot."""
+    model = copy.copy(model)
+    model.geom_group[:] = np.where(model.geom_contype > 0, 0, _HIDDEN)
+    model.geom_group[model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE] = _HIDDEN
+    model.geom_group[model.body_weldid[model.geom_bodyid] != 0] = _HIDDEN
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    return model, data
+
+
+def _is_inside(model: mujoco.MjModel, data: mujoco.MjData, point: NDArray[np.float64]) -> bool:
+    """Whether a point lies in an obstacle of the embedded scene; those are boxes and capsules."""
+    geoms = np.flatnonzero(model.geom_group == 0)
+    local = np.abs(np.einsum("gji,gj->gi", data.geom_xmat[geoms].reshape(-1, 3, 3), point - data.geom_xpos[geoms]))
+    size = model.geom_size[geoms]
+    boxes = (local <= size).all(axis=1)
+    beyond = np.maximum(local[:, 2] - size[:, 1], 0.0)
+    capsules = np.hypot(np.hypot(local[:, 0], local[:, 1]), beyond) <= size[:, 0]
+    is_box = model.geom_type[geoms] == mujoco.mjtGeom.mjGEOM_BOX
+    return bool(np.where(is_box, boxes, capsules).any())
+
+
+def _first_hit(model: mujoco.MjModel, data: mujoco.MjData, origin: NDArray[np.float64], direction: NDArray[np.float64]) -> float:
+    return float(mujoco.mj_ray(model, data, origin, direction, _SEEN, 1, -1, np.zeros(1, np.int32)))
+
+
+def transplant(task: str, xml: Path) -> mujoco.MjModel:
+    """
+    HumanoidBench's model of a task, the collision meshes of the robot replaced by the primitives of the embedded suite.
+
+    :param task: task name
+    :param xml: HumanoidBench's file
+    :return: the model: their scene, our shapes
+    """
+    spec, numbers = mujoco.MjSpec.from_file(str(xml)), robot_numbers()
+    bodies = {body.name: body for body in spec.bodies}
+    for body in numbers["bodies"]:
+        for geom in list(bodies[body["name"]].geoms):
+            if geom.contype:
+                spec.delete(geom)
+    for geom in numbers["collision_geoms"]:
+        kind = getattr(mujoco.mjtGeom, f"mjGEOM_{geom['type'].upper()}")
+        size = [*geom["size"], 0.0, 0.0][:3]
+        bodies[geom["body"]].add_geom(type=kind, size=size, pos=geom["pos"], quat=geom["quat"], mass=0.0)
+    for first, second in numbers["contact_excludes"]:
+        spec.add_exclude(bodyname1=first, bodyname2=second)
+    return spec.compile()
+
+
+class Simulation:
+    """
+    The embedded task on any model that :func:`~parity_functions.real_robot` can read, with the interface of an environment.
+
+    :param task: task name
+    :param model: HumanoidBench's model, or one made from it
+    """
+
+    def __init__(self, task: str, model: mujoco.MjModel) -> None:
+        self.model, self.data = model, mujoco.MjData(model)
+        self._robot, self._objective = real_robot(task, model, self.data), OBJECTIVES[task]()
+        lower, upper = model.actuator_ctrlrange.T
+        self._middle, self._half = (lower + upper) / 2.0, (upper - lower) / 2.0
+
+    def reset(self, seed: int) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """
+        :param seed: of the noise on the start pose
+        :return: observation and an empty info
+        """
+        mujoco.mj_resetDataKeyframe(self.model, self.data, 0)
+        self.data.qpos[:] += np.random.default_rng(seed).uniform(-RESET_NOISE, RESET_NOISE, self.model.nq)
+        mujoco.mj_forward(self.model, self.data)
+        self._objective.reset()
+        return observe(self.data.qpos, self.data.qvel), {}
+
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, float]]:
+        """
+        :param action: targets [19] in [-1, 1]
+        :return: observation, reward, terminated, False, terms of the reward
+        """
+        self.data.ctrl[:] = self._middle + self._half * action.astype(np.float64)
+        mujoco.mj_step(self.model, self.data, FRAME_SKIP)
+        reward, terms = self._objective.reward(self._robot)
+        return observe(self.data.qpos, self.data.qvel), reward, self._objective.terminated(self._robot), False, terms

@@ -1,0 +1,128 @@
+"""Returns and lengths of simple policies on the embedded suite and on HumanoidBench, with permutation tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from parity_functions import stance_action
+
+from sb3_ezm.envs.h1.tasks import ACTION_SIZE, MAX_EPISODE_STEPS
+
+POLICIES = ("random", "zero", "stance")
+SCORES = ("return", "length", "full")
+PERMUTATIONS = 20_000
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """
+    Scores of one policy, one number for each seed.
+
+    :param until_fall: return until the episode ends
+    :param length: control steps until then
+    :param full: return over all steps, falls ignored
+    """
+
+    until_fall: NDArray[np.float64]
+    length: NDArray[np.float64]
+    full: NDArray[np.float64]
+
+    def score(self, name: str) -> NDArray[np.float64]:
+        """
+        :param name: one of ``SCORES``
+        :return: that number for each seed
+        """
+        return {"return": self.until_fall, "length": self.length, "full": self.full}[name]
+
+
+def actions(policy: str, env: Any, seed: int, steps: int) -> NDArray[np.float32]:
+    """
+    :param policy: one of ``POLICIES``
+    :param env: an environment without wrappers
+    :param seed: of the random policy
+    :param steps: how many
+    :return: actions [steps, 19]: uniformly random, zero, or those that hold the start pose
+    """
+    if policy == "random":
+        return np.random.default_rng(seed).uniform(-1.0, 1.0, (steps, ACTION_SIZE)).astype(np.float32)
+    middle = stance_action(env) if policy == "stance" else np.zeros(ACTION_SIZE, np.float32)
+    return np.tile(middle, (steps, 1))
+
+
+def play(env: Any, policy: str, seeds: Sequence[int], steps: int = MAX_EPISODE_STEPS) -> Episodes:
+    """
+    :param env: an environment without wrappers that goes on after an episode ended
+    :param policy: one of ``POLICIES``
+    :param seeds: one episode for each; the seed gives the noise on the start pose and the random actions
+    :param steps: control steps of an episode that nothing ends
+    :return: the scores
+    """
+    until_fall, length, full = np.zeros(len(seeds)), np.full(len(seeds), float(steps)), np.zeros(len(seeds))
+    for row, seed in enumerate(seeds):
+        env.reset(seed=seed)
+        over = False
+        for step, action in enumerate(actions(policy, env, seed, steps)):
+            _, reward, terminated, _, _ = env.step(action)
+            full[row] += reward
+            if not over:
+                until_fall[row] += reward
+                if terminated:
+                    over, length[row] = True, step + 1.0
+    return Episodes(until_fall, length, full)
+
+
+def permutation_test(first: NDArray[np.float64], second: NDArray[np.float64], seed: int = 0) -> float:
+    """
+    Two-sided permutation test of equal means.
+
+    :param first: scores of one sample
+    :param second: scores of the other
+    :param seed: of the permutations
+    :return: p value, at least 1 / (``PERMUTATIONS`` + 1)
+    """
+    both, generator = np.concatenate([first, second]), np.random.default_rng(seed)
+    observed = abs(first.mean() - second.mean())
+    shuffled = generator.permuted(np.tile(both, (PERMUTATIONS, 1)), axis=1)
+    gaps = np.abs(shuffled[:, : first.size].mean(axis=1) - shuffled[:, first.size :].mean(axis=1))
+    # Permutations that only swap equal numbers reproduce the observed gap but for rounding.
+    as_large = gaps >= observed - 1e-9 * max(1.0, observed)
+    return float((as_large.sum() + 1) / (PERMUTATIONS + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """
+    :param p_values: of all tests of a family
+    :return: the same, adjusted for their number (Holm 1979)
+    """
+    order = np.argsort(p_values)
+    adjusted = np.empty(len(p_values))
+    largest = 0.0
+    for rank, test in enumerate(order):
+        largest = max(largest, min(1.0, p_values[test] * (len(p_values) - rank)))
+        adjusted[test] = largest
+    return [float(value) for value in adjusted]
+
+
+def compare(played: Mapping[tuple[str, str], Mapping[str, Episodes]], score: str) -> list[dict[str, Any]]:
+    """
+    :param played: (task, policy) -> environment ("HumanoidBench", "embedded", "transplant") -> scores
+    :param score: one of ``SCORES``; the tests of one score are a family
+    :return: rows with mean ± standard deviation of each environment and Holm-adjusted p values against HumanoidBench
+        and of the embedded suite against the transplant
+    """
+    rows = []
+    for (task, policy), result in played.items():
+        values = {name: episodes.score(score) for name, episodes in result.items()}
+        row: dict[str, Any] = {"task": task, "policy": policy}
+        row.update({name: f"{value.mean():.1f} ± {value.std(ddof=1):.1f}" for name, value in values.items()})
+        row["p"] = permutation_test(values["HumanoidBench"], values["embedded"])
+        row["p transplant"] = permutation_test(values["transplant"], values["embedded"])
+        rows.append(row)
+    for column in ("p", "p transplant"):
+        for row, value in zip(rows, holm([row[column] for row in rows]), strict=True):
+            row[column] = value
+    return rows
