@@ -14,6 +14,7 @@ from sb3_ezm.envs.h1.objectives import OBJECTIVES, MazeObjective
 from sb3_ezm.envs.h1.rewards import MAZE_CHECKPOINTS
 from sb3_ezm.envs.h1.robot import Robot, geom_names, observe
 from sb3_ezm.envs.h1.tasks import ACTION_SIZE, MAX_EPISODE_STEPS
+from sb3_ezm.envs.humanoid_bench.env import HumanoidBenchEnv
 
 COM_VELOCITY = "pelvis_subtreelinvel"  # HumanoidBench's name of the sensor
 # What HumanoidBench's reward functions call an obstacle that must not be touched.
@@ -40,6 +41,15 @@ PLACES = {
 ANYWHERE = ((-3.0, 3.0), (-3.0, 3.0))  # the flat tasks
 SCATTER_EVERY = 8  # control steps between two scattered states
 STANCE_NOISE = 0.2  # half width of the noise on the actions that hold the start pose
+
+
+def real_env(task: str) -> Any:
+    """
+    :param task: task name
+    :return: the package's own environment of the H1, without any wrapper
+    :raises HumanoidBenchUnavailableError: without the package
+    """
+    return HumanoidBenchEnv(f"h1-{task}-v0").humanoid
 
 
 def real_robot(task: str, model: mujoco.MjModel, data: mujoco.MjData) -> Robot:

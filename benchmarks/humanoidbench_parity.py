@@ -1,0 +1,174 @@
+"""
+Compare the embedded H1 suite with the HumanoidBench package, task by task; needs that package (docs/humanoidbench.md).
+
+Four parts: our reward, termination and observation functions on the package's physics states; the numbers and shapes of the
+models; returns and lengths of simple policies; speed.
+
+    python benchmarks/humanoidbench_parity.py --json parity.json
+    python benchmarks/humanoidbench_parity.py --model model.zip    # states of a trained agent as well
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from measuring import Row, interleave, ratio, report
+from parity_functions import STANCE_NOISE, compare_episodes, compare_scattered, compare_trained, real_env
+from parity_physics import Simulation, model_differences, motion_differences, surface_differences, transplant
+from parity_returns import POLICIES, Episodes, compare, play
+
+from sb3_ezm import EZM
+from sb3_ezm.envs.h1 import H1_MEDIUM_TASKS, H1Env
+from sb3_ezm.envs.h1.model import shared_model
+from sb3_ezm.envs.h1.tasks import ACTION_SIZE
+
+PARTS = ("functions", "physics", "returns", "speed")
+FULL_TASKS = ("pole", "maze")  # elsewhere the reward after a fall is close to 0, or nothing ends the episode
+ENVS_PER_TASK = 10  # of the trained agent, whose search takes all of them at once
+ROUND = 200  # control steps of one timing
+
+
+def functions(tasks: Sequence[str], steps: int, model: str | None, seed: int) -> list[Row]:
+    """
+    :param tasks: task names
+    :param steps: states of each kind
+    :param model: saved agent whose states are compared too, or None
+    :param seed: of everything
+    :return: differences of our functions on the package's states
+    """
+    rows = []
+    for task in tasks:
+        env = real_env(task)
+        rows.append(compare_episodes(task, env, steps, seed, noise=1.0, hold=False).row(task, "random"))
+        rows.append(
+            compare_episodes(task, env, steps, seed + 1, noise=STANCE_NOISE, hold=True).row(task, "start pose + noise")
+        )
+        rows.append(compare_scattered(task, env, steps, seed + 2).row(task, "scattered"))
+        _progress(f"functions of {task}")
+    if model is not None:
+        envs = {task: [real_env(task) for _ in range(ENVS_PER_TASK)] for task in tasks}
+        trained = compare_trained(envs, EZM.load(model, device="cpu"), steps, seed + 3)
+        rows += [comparison.row(task, "trained agent") for task, comparison in trained]
+        _progress("functions on the states of the trained agent")
+    return sorted(rows, key=lambda row: tasks.index(row["task"]))
+
+
+def physics(tasks: Sequence[str], rays: int, seed: int) -> dict[str, list[Row]]:
+    """
+    :param tasks: task names
+    :param rays: looks at each scene
+    :param seed: of actions and rays
+    :return: differences of the models' numbers, of the motion without contacts, of the surfaces, and of the motion with the
+        same collision shapes
+    """
+    numbers, motion, surfaces, same_shapes = [], [], [], []
+    for task in tasks:
+        real, ours = real_env(task), shared_model(task)
+        numbers.append({"task": task, **model_differences(real.model, ours)})
+        motion.append({"task": task, **motion_differences(task, real, 100, seed)})
+        surfaces.append({"task": task, **surface_differences(task, real.model, ours, rays, seed)})
+        embedded, other = H1Env(task), Simulation(task, transplant(task, real.fullpath))
+        embedded.reset(seed=seed)
+        other.reset(seed)
+        gaps = []
+        for action in np.random.default_rng(seed).uniform(-1.0, 1.0, (50, ACTION_SIZE)).astype(np.float32):
+            embedded.step(action)
+            other.step(action)
+            gaps.append(float(np.abs(embedded.data.qpos - other.data.qpos).max()))
+        same_shapes.append({"task": task, "10 steps": max(gaps[:10]), "50 steps": max(gaps)})
+        _progress(f"physics of {task}")
+    return {"numbers": numbers, "motion": motion, "surfaces": surfaces, "same shapes": same_shapes}
+
+
+def returns(tasks: Sequence[str], seeds: int, steps: int) -> dict[str, list[Row]]:
+    """
+    :param tasks: task names
+    :param seeds: episodes of each policy
+    :param steps: control steps of an episode that nothing ends
+    :return: returns, lengths and returns with falls ignored, each with tests
+    """
+    played: dict[tuple[str, str], dict[str, Episodes]] = {}
+    for task in tasks:
+        real = real_env(task)
+        contenders = {"HumanoidBench": real, "embedded": H1Env(task)}
+        other = Simulation(task, transplant(task, real.fullpath))
+        for policy in POLICIES:
+            full = task in FULL_TASKS
+            result = {name: play(env, policy, range(seeds), steps, full) for name, env in contenders.items()}
+            result["transplant"] = play(other, policy, range(seeds), steps, full=False)
+            played[task, policy] = result
+        _progress(f"returns of {task}")
+    full_ones = {key: value for key, value in played.items() if key[0] in FULL_TASKS}
+    tables = {"return": compare(played, "return"), "length": compare(played, "length")}
+    return tables | ({"return, falls ignored": compare(full_ones, "full")} if full_ones else {})
+
+
+def speed(tasks: Sequence[str], seconds: float) -> list[Row]:
+    """
+    :param tasks: task names
+    :param seconds: for each task
+    :return: control steps per second of one thread under random actions, episodes restarted when they end
+    """
+    rows = []
+    for task in tasks:
+        envs = {"HumanoidBench": real_env(task), "embedded": H1Env(task)}
+        contenders = {name: _Walker(env) for name, env in envs.items()}
+        times = interleave(contenders, th.device("cpu"), seconds)
+        rates = {name: ROUND / float(np.median(measured)) for name, measured in times.items()}
+        rows.append({"task": task, **rates, "embedded / HumanoidBench": ratio(times, "HumanoidBench", "embedded")})
+        _progress(f"speed of {task}")
+    return rows
+
+
+class _Walker:
+    """Takes ``ROUND`` random steps at every call."""
+
+    def __init__(self, env: Any) -> None:
+        self._env, self._generator = env, np.random.default_rng(0)
+        env.reset(seed=0)
+
+    def __call__(self) -> None:
+        for action in self._generator.uniform(-1.0, 1.0, (ROUND, ACTION_SIZE)).astype(np.float32):
+            if self._env.step(action)[2]:
+                self._env.reset()
+
+
+def _progress(what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
+
+
+def main() -> None:
+    """Measure, print the tables and write the JSON file if one is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--tasks", nargs="+", choices=H1_MEDIUM_TASKS, default=list(H1_MEDIUM_TASKS))
+    parser.add_argument("--steps", type=int, default=10_000, help="states of each kind and task")
+    parser.add_argument("--rays", type=int, default=5_000, help="looks at each scene")
+    parser.add_argument("--seeds", type=int, default=20, help="episodes of each policy and task")
+    parser.add_argument("--episode-steps", type=int, default=1_000)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of timing for each task")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", type=Path, metavar="FILE", help="saved agent of the nine tasks, for states on its policy")
+    parser.add_argument("--json", metavar="FILE", help="also write the tables as JSON")
+    args = parser.parse_args()
+    th.set_num_threads(1)
+    tables: dict[str, list[Row]] = {}
+    if "functions" in args.parts:
+        tables["functions"] = functions(args.tasks, args.steps, args.model, args.seed)
+    if "physics" in args.parts:
+        tables |= physics(args.tasks, args.rays, args.seed)
+    if "returns" in args.parts:
+        tables |= returns(args.tasks, args.seeds, args.episode_steps)
+    if "speed" in args.parts:
+        tables["speed"] = speed(args.tasks, args.seconds)
+    report("humanoidbench_parity", th.device("cpu"), tables, args.json)
+
+
+if __name__ == "__main__":
+    main()
