@@ -1,0 +1,135 @@
+"""
+The embedded H1 suite beside the HumanoidBench package: same functions, same numbers, same motion, same surfaces.
+
+Runs where the package is installed (docs/humanoidbench.md); ``benchmarks/humanoidbench_parity.py`` is the long version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mujoco
+import numpy as np
+import parity_functions as functions
+import parity_physics as physics
+import parity_returns as returns
+import pytest
+
+from sb3_ezm.envs.h1 import H1_MEDIUM_TASKS, H1Env
+from sb3_ezm.envs.h1.model import model_xml, shared_model
+from sb3_ezm.envs.h1.robot import Robot, geom_names
+from sb3_ezm.envs.humanoid_bench.loading import HumanoidBenchUnavailableError, load
+
+try:
+    load()
+    missing = ""
+except HumanoidBenchUnavailableError as error:
+    missing = str(error).splitlines()[0]
+
+needs_package = pytest.mark.skipif(bool(missing), reason=missing)
+EXACT = 1e-12  # rewards are sums and products of a dozen numbers of size 1: nothing but rounding may differ
+STEPS = 200
+
+
+@pytest.fixture(scope="module")
+def real_env() -> Callable[[str], Any]:
+    envs: dict[str, Any] = {}
+    return lambda task: envs.setdefault(task, functions.real_env(task))
+
+
+def assert_same(comparison: functions.Comparison) -> None:
+    assert comparison.steps == STEPS
+    assert comparison.largest["reward"] < EXACT
+    assert comparison.largest["terms"] < EXACT
+    assert comparison.largest["termination"] == 0.0
+    assert comparison.largest["observation"] == 0.0  # once rounded to float32 as ours
+    assert comparison.largest["rounding"] < 6.0e-8  # half a unit in the last of 24 binary places
+
+
+@needs_package
+@pytest.mark.parametrize("task", H1_MEDIUM_TASKS)
+def test_functions_agree_on_the_states_of_random_and_standing_robots(task: str, real_env: Callable[[str], Any]) -> None:
+    env = real_env(task)
+    random = functions.compare_episodes(task, env, STEPS, seed=0, noise=1.0, hold=False)
+    assert_same(random)
+    assert (random.ends > 0) == (task != "crawl")  # else equal terminations say little
+    assert_same(functions.compare_episodes(task, env, STEPS, seed=1, noise=0.2, hold=True))
+
+
+@needs_package
+@pytest.mark.parametrize("task", H1_MEDIUM_TASKS)
+def test_functions_agree_all_over_the_scene(task: str, real_env: Callable[[str], Any]) -> None:
+    comparison = functions.compare_scattered(task, real_env(task), STEPS, seed=2)
+    assert_same(comparison)
+    # The states are worth comparing: obstacles are touched and the maze goes on.
+    assert (comparison.discounted > 0) == (task in functions.FORBIDDEN_GEOMS)
+    assert task != "maze" or comparison.last_stage >= 2
+
+
+@needs_package
+@pytest.mark.parametrize("task", ["stand", "maze"])
+def test_robots_are_the_same_but_for_their_shapes(task: str, real_env: Callable[[str], Any]) -> None:
+    differences = physics.model_differences(real_env(task).model, shared_model(task))
+    assert max(differences.values()) < 1e-8  # the numbers of the embedded model have eight decimals
+
+
+@needs_package
+def test_robots_move_alike_without_contacts(real_env: Callable[[str], Any]) -> None:
+    differences = physics.motion_differences("walk", real_env("walk"), steps=50, seed=0)
+    assert differences["reset"] == 0.0
+    assert differences["targets"] < 1e-6  # computed in single precision there: 5 rad have a spacing of 5e-7
+    assert differences["motion"] < 1e-4  # m, rad, m/s, rad/s; velocities reach 20 rad/s
+    assert differences["same targets"] < 1e-5
+
+
+@needs_package
+@pytest.mark.parametrize("task", ["stair", "crawl", "pole", "slide", "hurdle", "maze"])
+def test_scenes_have_the_same_surfaces(task: str, real_env: Callable[[str], Any]) -> None:
+    differences = physics.surface_differences(task, real_env(task).model, shared_model(task), rays=500, seed=0)
+    assert differences["hits"] > 0.15
+    # Only the round ends of the poles, above 2 m, differ.
+    assert differences["disagree"] <= (0.01 if task == "pole" else 0.0)
+
+
+@needs_package
+@pytest.mark.parametrize("task", ["stair", "maze"])
+def test_the_same_shapes_give_the_same_motion(task: str, real_env: Callable[[str], Any]) -> None:
+    theirs = physics.Simulation(task, physics.transplant(task, real_env(task).fullpath))
+    ours = H1Env(task)
+    first, _ = theirs.reset(seed=0)
+    second, _ = ours.reset(seed=0)
+    np.testing.assert_array_equal(first, second)
+    for action in np.random.default_rng(0).uniform(-1, 1, (30, 19)).astype(np.float32):
+        _, reward, terminated, _, _ = theirs.step(action)
+        _, our_reward, our_terminated, _, _ = ours.step(action)
+        assert (terminated, reward) == (our_terminated, pytest.approx(our_reward, abs=1e-5))
+    assert np.abs(theirs.data.qpos - ours.data.qpos).max() < 1e-5
+
+
+def test_a_robot_is_read_by_other_names_too() -> None:
+    spec = mujoco.MjSpec.from_string(model_xml("hurdle"))
+    spec.sensor("com_velocity").name = "other"
+    spec.geom("forbidden_barrier_back").name = "wall"
+    model = spec.compile()
+    data = mujoco.MjData(model)
+    mujoco.mj_resetDataKeyframe(model, data, 0)
+    data.qpos[0], data.qvel[0] = -0.5, 2.0  # in the wall behind the start, moving
+    mujoco.mj_forward(model, data)
+    mask = np.array([name == "wall" for name in geom_names(model)])
+    robot = Robot(model, data, com_velocity="other", forbidden=mask)
+    assert robot.velocity_x == pytest.approx(2.0)
+    assert robot.touches_forbidden
+    assert not Robot(model, data, com_velocity="other").touches_forbidden
+
+
+def test_permutation_test_counts_what_can_be_counted_by_hand() -> None:
+    # Of the 6 ways to split 1, 2, 11, 12 into pairs only {1, 2} | {11, 12} and its mirror have means 10 apart: p = 1/3.
+    p = returns.permutation_test(np.array([1.0, 2.0]), np.array([11.0, 12.0]))
+    assert p == pytest.approx(1 / 3, abs=0.01)
+    assert returns.permutation_test(np.array([5.0, 5.0]), np.array([5.0, 5.0])) == 1.0
+
+
+def test_holm_multiplies_the_smallest_by_the_number_of_tests() -> None:
+    # Sorted 0.01, 0.03, 0.04 times 3, 2, 1 are 0.03, 0.06, 0.04, and none may be below the one before it.
+    assert returns.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
