@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import time
 from typing import Any
 
@@ -20,8 +21,10 @@ from sb3_ezm.multitask import ThreadedVecEnv, make_multitask_env, make_task_set
 CONTENDERS: dict[str, tuple[type[VecEnv], dict[str, Any]]] = {
     "dummy": (DummyVecEnv, {}),
     "threaded": (ThreadedVecEnv, {}),
-    "subproc": (SubprocVecEnv, {"start_method": "fork"}),  # forkserver and spawn start far more slowly
+    "subproc": (SubprocVecEnv, {"start_method": "fork"}),
+    "forkserver": (SubprocVecEnv, {"start_method": "forkserver"}),  # every worker imports everything anew
 }
+DEFAULT = ("dummy", "threaded", "subproc")
 
 
 def measure(name: str, suite: str, n_envs_per_task: int, steps: int, num_threads: int | None, repeats: int) -> dict[str, Any]:
@@ -31,7 +34,7 @@ def measure(name: str, suite: str, n_envs_per_task: int, steps: int, num_threads
     :param n_envs_per_task: sub-environments of each task
     :param steps: number of vector steps to time, after a tenth of them to warm up
     :param num_threads: threads of the threaded class, None for one for each CPU
-    :param repeats: the best of so many timings counts, as other programs may disturb some
+    :param repeats: number of timings; their median is robust against other programs, the best is what the machine can do
     :return: one row of the table
     """
     cls, kwargs = CONTENDERS[name]
@@ -48,18 +51,20 @@ def measure(name: str, suite: str, n_envs_per_task: int, steps: int, num_threads
     actions = np.random.default_rng(0).uniform(-1.0, 1.0, shape).astype(np.float32)
     for action in actions[:warm_up]:
         env.step(action)
-    seconds = float("inf")
+    timings = []
     for _ in range(repeats):
         began = time.perf_counter()
         for action in actions[warm_up:]:
             env.step(action)
-        seconds = min(seconds, time.perf_counter() - began)
+        timings.append(time.perf_counter() - began)
+    seconds = statistics.median(timings)
     row = {
         "class": name,
         "envs": env.num_envs,
-        "workers": {"dummy": 1, "threaded": getattr(env, "num_threads", 1), "subproc": env.num_envs}[name],
+        "workers": {"dummy": 1, "threaded": getattr(env, "num_threads", 1)}.get(name, env.num_envs),
         "start_up_s": round(start_up, 2),
         "steps_per_s": round(steps * env.num_envs / seconds, 1),
+        "best_steps_per_s": round(steps * env.num_envs / min(timings), 1),
         "ms_per_vector_step": round(1000 * seconds / steps, 2),
     }
     env.close()
@@ -71,19 +76,19 @@ def main() -> None:
     parser.add_argument("--suite", default="h1-medium", help="suite, task or environment id")
     parser.add_argument("--n-envs-per-task", type=int, default=1)
     parser.add_argument("--steps", type=int, default=300, help="vector steps to time")
-    parser.add_argument("--repeats", type=int, default=3, help="timings, the best of which counts")
+    parser.add_argument("--repeats", type=int, default=3, help="timings, of which the median counts")
     parser.add_argument("--num-threads", type=int, default=None, help="threads of ThreadedVecEnv (default: CPUs)")
-    parser.add_argument("--classes", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--classes", nargs="+", choices=list(CONTENDERS), default=DEFAULT)
     parser.add_argument("--json", default=None, help="also write the table to this file")
     args = parser.parse_args()
     settings = (args.suite, args.n_envs_per_task, args.steps, args.num_threads, args.repeats)
     rows = [measure(name, *settings) for name in args.classes]
     print(f"{args.suite}, {os.cpu_count()} CPUs")
-    print(f"{'class':<10}{'envs':>6}{'workers':>9}{'start-up s':>12}{'steps/s':>10}{'ms/vector step':>16}")
+    print(f"{'class':<10}{'envs':>6}{'workers':>9}{'start-up s':>12}{'steps/s':>10}{'best':>10}{'ms/vector step':>16}")
     for row in rows:
         print(
             f"{row['class']:<10}{row['envs']:>6}{row['workers']:>9}{row['start_up_s']:>12}"
-            f"{row['steps_per_s']:>10}{row['ms_per_vector_step']:>16}"
+            f"{row['steps_per_s']:>10}{row['best_steps_per_s']:>10}{row['ms_per_vector_step']:>16}"
         )
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:

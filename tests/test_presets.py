@@ -3,15 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
+from gymnasium import spaces
+from tests.tiny import SpaceEnv
 
-from sb3_ezm import EZM, ConfigurationError, make_multitask_env
+from sb3_ezm import EZM, ConfigurationError, TaskSet, make_multitask_env, make_task_set
+from sb3_ezm.envs.humanoid_bench.tasks import TASKS as HUMANOID_BENCH_TASKS
 from sb3_ezm.presets import get_preset, load_preset, preset_names
 
 # The environments that each preset is meant for.
-TASKS = {"paper": "h1-medium", "paper-single-task": "h1-walk", "h1-cpu": "h1-medium", "small": "Pendulum-v1", "toy": "toy"}
+TASKS = {
+    "paper": "h1-medium",
+    "paper-single-task": "h1-walk",
+    "h1-cpu": "h1-medium",
+    "small": "Pendulum-v1",
+    "toy": "toy",
+    "humanoidbench-medium": "humanoidbench-medium",
+    "humanoidbench-hard": "humanoidbench-hard",
+    "humanoidbench-medium-cpu": "humanoidbench-medium",
+    "humanoidbench-hard-cpu": "humanoidbench-hard",
+}
+
+
+def with_stand_ins(tasks: TaskSet) -> TaskSet:
+    """
+    :param tasks: a task set
+    :return: the same, those of HumanoidBench with environments that have nothing but the sizes: building needs no package
+    """
+    return TaskSet(
+        tuple(
+            replace(
+                spec,
+                env_fn=partial(
+                    SpaceEnv, spaces.Box(-1.0, 1.0, (spec.observation_size,)), spaces.Box(-1.0, 1.0, (spec.action_size,))
+                ),
+            )
+            if spec.name in HUMANOID_BENCH_TASKS
+            else spec
+            for spec in tasks
+        )
+    )
 
 
 def build(name: str, **changes: Any) -> EZM:
@@ -21,7 +56,7 @@ def build(name: str, **changes: Any) -> EZM:
     :return: a model of the preset
     """
     tasks = TASKS[name]
-    env = tasks if tasks == "Pendulum-v1" else make_multitask_env(tasks)
+    env = tasks if tasks == "Pendulum-v1" else make_multitask_env(with_stand_ins(make_task_set(tasks)))
     return EZM(get_preset(name).policy, env, device="cpu", **load_preset(name, **changes))
 
 
