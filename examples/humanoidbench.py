@@ -12,7 +12,8 @@ On two CPU cores, to see it learn:
     python examples/humanoidbench.py hard --preset humanoidbench-hard-cpu --steps 5000
 
 A stopped training goes on with the same command and ``--resume``. The folder ``--out`` gets checkpoints, the model, the scores
-(``evaluations.csv`` in the course of the training, ``results.json`` at its end), memory over time (``memory.csv``) and TensorBoard's files.
+(``evaluations.csv`` in the course of the training, ``results.json`` at its end), memory over time (``memory.csv``) and
+TensorBoard's files.
 """
 
 from __future__ import annotations
