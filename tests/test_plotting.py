@@ -10,15 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from sb3_ezm import ConfigurationError, TaskSet, TaskSpec, make_multitask_env, make_task_set
-from sb3_ezm.plotting import (
-    Curve,
-    _draw_published,
-    _draw_references,
-    load_evaluation_curves,
-    load_monitor_curves,
-    plot_learning_curves,
-    running_mean,
-)
+from sb3_ezm.plotting import Curve, load_evaluation_curves, load_monitor_curves, plot_learning_curves, running_mean
+from sb3_ezm.plotting.learning import _draw_published, _draw_references
 
 
 def write_monitor(path: Path, episodes: list[tuple[float, int, float]]) -> None:
@@ -53,13 +46,19 @@ def test_files_of_a_real_environment_are_found(tmp_path: Path) -> None:
 
 
 def test_evaluations_count_an_equal_share_of_the_steps(tmp_path: Path) -> None:
-    header = "timesteps,seconds,task,mean_return,std_return,mean_length,score,success_rate,episodes"
-    rows = ["10,1,a,1,0.5,1,,,3", "10,1,b,2,0,1,,,3", "20,2,a,3,0.25,1,,,3", "20,2,b,4,0,1,,,3"]
-    (tmp_path / "eval.csv").write_text("\n".join([header, *rows]))
-    curves = load_evaluation_curves(tmp_path / "eval.csv")
+    header = "timesteps,seconds,protocol,task,mean_return,std_return,mean_length,score,success_rate,episodes"
+    rows = ["10,1,respected,a,1,0.5,1,,,3", "10,1,respected,b,2,0,1,,,3"]
+    rows += ["20,2,respected,a,3,0.25,1,,,3", "20,2,respected,b,4,0,1,,,3"]
+    path = tmp_path / "eval.csv"
+    path.write_text("\n".join([header, *rows]))
+    curves = load_evaluation_curves(path)
     # Ten steps of all environments are five of each of the two tasks.
-    assert curves["a"] == Curve([5.0, 10.0], (1.0, 3.0), (0.5, 0.25))
-    assert curves["b"].returns == (2.0, 4.0)
+    assert curves["a"] == Curve([5.0, 10.0], [1.0, 3.0], [0.5, 0.25])
+    assert curves["b"].returns == [2.0, 4.0]
+    path.write_text("\n".join([header, *rows, "20,2,ignored,a,7,0,1,,,3"]))
+    assert load_evaluation_curves(path, "ignored") == {"a": Curve([20.0], [7.0], [0.0])}
+    with pytest.raises(ConfigurationError, match=r"\['ignored', 'respected'\]: choose one"):
+        load_evaluation_curves(path)
 
 
 def test_running_mean_by_hand() -> None:

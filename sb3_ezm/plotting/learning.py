@@ -1,14 +1,10 @@
-"""Learning curves of all tasks in one picture, from ``Monitor`` files or from the CSV file of ``TaskEvalCallback``."""
+"""Learning curves of all tasks in one picture: training episodes, evaluations and curves to compare with."""
 
 from __future__ import annotations
 
-import csv
 import math
 import os
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,90 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.plotting.curves import Curve, running_mean
 
 TRAINING_COLOR = "#2a6fbb"
 EVALUATION_COLOR = "#d95f02"
 PUBLISHED_COLOR = "#555555"
 REFERENCE_COLOR = "#999999"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """
-    Returns of one task over the environment steps of that task.
-
-    :param steps: environment steps of the task
-    :param returns: returns, as many
-    :param spread: half width of a band around the returns, or None
-    :raises ConfigurationError: if the lengths differ
-    """
-
-    steps: Sequence[float]
-    returns: Sequence[float]
-    spread: Sequence[float] | None = None
-
-    def __post_init__(self) -> None:
-        lengths = {len(self.steps), len(self.returns), len(self.steps if self.spread is None else self.spread)}
-        if len(lengths) > 1:
-            raise ConfigurationError(f"Steps, returns and spread of a curve must be equally many, got {sorted(lengths)}.")
-
-
-def load_monitor_curves(monitor_dir: str | os.PathLike[str], tasks: TaskSet | Iterable[str]) -> dict[str, Curve]:
-    """
-    Read the training episodes that ``make_multitask_env(..., monitor_dir=...)`` wrote.
-
-    :param monitor_dir: the folder
-    :param tasks: task set, or task names
-    :return: one point per finished episode; the steps are those of all sub-environments of the task. Tasks without a
-        finished episode are left out
-    :raises ConfigurationError: if the folder has no file of any of the tasks
-    """
-    folder = Path(monitor_dir)
-    names = tasks.names if isinstance(tasks, TaskSet) else tuple(tasks)
-    curves = {}
-    files_found = 0
-    for name in names:
-        stem = re.escape(re.sub(r"[^\w.-]+", "-", name))  # as make_multitask_env names the files
-        files = [
-            path for path in sorted(folder.glob("*.monitor.csv")) if re.fullmatch(rf"{stem}_\d+\.monitor\.csv", path.name)
-        ]
-        files_found += len(files)
-        episodes = sorted(episode for path in files for episode in _read_monitor(path))
-        if episodes:
-            steps = np.cumsum([length for _, length, _ in episodes])
-            curves[name] = Curve(steps.tolist(), [ret for _, _, ret in episodes])
-    if files_found == 0:
-        raise ConfigurationError(
-            f"{folder} has no monitor files of the tasks {list(names)}: was `monitor_dir` another folder?"
-        )
-    return curves
-
-
-def _read_monitor(path: Path) -> list[tuple[float, int, float]]:
-    """Wall-clock end, length and return of the episodes in a file of SB3's ``Monitor``."""
-    with path.open(newline="", encoding="utf-8") as file:
-        file.readline()  # a comment in JSON
-        return [(float(row["t"]), int(row["l"]), float(row["r"])) for row in csv.DictReader(file)]
-
-
-def load_evaluation_curves(csv_path: str | os.PathLike[str]) -> dict[str, Curve]:
-    """
-    Read the CSV file of :class:`~sb3_ezm.callbacks.TaskEvalCallback`.
-
-    :param csv_path: the file
-    :return: mean and standard deviation of the returns of each task; its steps are an equal share of all tasks' steps
-    """
-    rows: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-    with Path(csv_path).open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            rows[row["task"]].append((float(row["timesteps"]), float(row["mean_return"]), float(row["std_return"])))
-    curves = {}
-    for name, points in rows.items():
-        steps, returns, spread = zip(*points, strict=True)
-        curves[name] = Curve([step / len(rows) for step in steps], returns, spread)
-    return curves
 
 
 def plot_learning_curves(
@@ -161,19 +80,6 @@ def plot_learning_curves(
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     return path
-
-
-def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """
-    :param values: a sequence
-    :param window: how many of the latest values each mean is over; fewer at the beginning
-    :return: the means, as many as values
-    """
-    sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=float))])
-    ends = np.arange(1, len(sums))
-    starts = np.maximum(0, ends - window)
-    means: list[float] = ((sums[ends] - sums[starts]) / (ends - starts)).tolist()
-    return means
 
 
 def _last_step(name: str, *sources: Mapping[str, Curve] | None) -> float | None:

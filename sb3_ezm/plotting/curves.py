@@ -1,0 +1,118 @@
+"""Curves of returns over steps, and the files that they are read from."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.evaluation import EvaluationRow, Protocol, read_evaluations
+from sb3_ezm.multitask.task_set import TaskSet
+
+
+@dataclass(frozen=True)
+class Curve:
+    """
+    Returns of one task over the environment steps of that task.
+
+    :param steps: environment steps of the task
+    :param returns: returns, as many
+    :param spread: half width of a band around the returns, or None
+    :raises ConfigurationError: if the lengths differ
+    """
+
+    steps: Sequence[float]
+    returns: Sequence[float]
+    spread: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.steps), len(self.returns), len(self.steps if self.spread is None else self.spread)}
+        if len(lengths) > 1:
+            raise ConfigurationError(f"Steps, returns and spread of a curve must be equally many, got {sorted(lengths)}.")
+
+
+def load_monitor_curves(monitor_dir: str | os.PathLike[str], tasks: TaskSet | Iterable[str]) -> dict[str, Curve]:
+    """
+    Read the training episodes that ``make_multitask_env(..., monitor_dir=...)`` wrote.
+
+    :param monitor_dir: the folder
+    :param tasks: task set, or task names
+    :return: one point per finished episode; the steps are those of all sub-environments of the task. Tasks without a
+        finished episode are left out
+    :raises ConfigurationError: if the folder has no file of any of the tasks
+    """
+    folder = Path(monitor_dir)
+    names = tasks.names if isinstance(tasks, TaskSet) else tuple(tasks)
+    curves = {}
+    files_found = 0
+    for name in names:
+        stem = re.escape(re.sub(r"[^\w.-]+", "-", name))  # as make_multitask_env names the files
+        files = [
+            path for path in sorted(folder.glob("*.monitor.csv")) if re.fullmatch(rf"{stem}_\d+\.monitor\.csv", path.name)
+        ]
+        files_found += len(files)
+        episodes = sorted(episode for path in files for episode in _read_monitor(path))
+        if episodes:
+            steps = np.cumsum([length for _, length, _ in episodes])
+            curves[name] = Curve(steps.tolist(), [ret for _, _, ret in episodes])
+    if files_found == 0:
+        raise ConfigurationError(
+            f"{folder} has no monitor files of the tasks {list(names)}: was `monitor_dir` another folder?"
+        )
+    return curves
+
+
+def _read_monitor(path: Path) -> list[tuple[float, int, float]]:
+    """Wall-clock end, length and return of the episodes in a file of SB3's ``Monitor``."""
+    with path.open(newline="", encoding="utf-8") as file:
+        file.readline()  # a comment in JSON
+        return [(float(row["t"]), int(row["l"]), float(row["r"])) for row in csv.DictReader(file)]
+
+
+def load_evaluation_curves(csv_path: str | os.PathLike[str], protocol: Protocol | None = None) -> dict[str, Curve]:
+    """
+    Read the CSV file of :class:`~sb3_ezm.callbacks.TaskEvalCallback`.
+
+    :param csv_path: the file
+    :param protocol: which evaluations; may be left out where the file has those of one protocol
+    :return: mean and standard deviation of the returns of each task; its steps are an equal share of all tasks' steps
+    :raises ConfigurationError: if the file is missing or no evaluation file, or lacks the protocol, or leaves it open
+    """
+    rows = read_evaluations(csv_path)
+    found = sorted({row.protocol for row in rows})
+    if protocol is None and len(found) == 1:
+        protocol = found[0]
+    if protocol is None or protocol not in found:
+        raise ConfigurationError(f"{csv_path} has evaluations of the protocols {found}: choose one of them, not {protocol!r}.")
+    points: dict[str, list[EvaluationRow]] = defaultdict(list)
+    for row in rows:
+        if row.protocol == protocol:
+            points[row.task].append(row)
+    return {
+        name: Curve(
+            [row.timesteps / len(points) for row in of_task],
+            [row.mean_return for row in of_task],
+            [row.std_return for row in of_task],
+        )
+        for name, of_task in points.items()
+    }
+
+
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """
+    :param values: a sequence
+    :param window: how many of the latest values each mean is over; fewer at the beginning
+    :return: the means, as many as values
+    """
+    sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=float))])
+    ends = np.arange(1, len(sums))
+    starts = np.maximum(0, ends - window)
+    means: list[float] = ((sums[ends] - sums[starts]) / (ends - starts)).tolist()
+    return means

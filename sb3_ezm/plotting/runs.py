@@ -1,0 +1,162 @@
+"""Several seeds of one kind of agent: their curves, their mean, their normalized average over the tasks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.evaluation import PROTOCOL_LABELS, AggregateScores, Protocol, aggregate_scores, read_evaluations
+from sb3_ezm.plotting.curves import Curve, load_evaluation_curves
+from sb3_ezm.plotting.published import Reference, suite_references
+
+N_RESAMPLES = 2_000  # for each of many points of a curve
+
+
+@dataclass(frozen=True)
+class Band:
+    """
+    A line with a band around it.
+
+    :param steps: steps per task
+    :param mean: the line
+    :param low: lower edge of the band; equal to the line where there is one seed
+    :param high: upper edge
+    """
+
+    steps: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """
+    Seeds of one kind of agent under one protocol.
+
+    :param label: as the legend calls them
+    :param protocol: of the evaluations
+    :param curves: by seed, then by task
+    """
+
+    label: str
+    protocol: Protocol
+    curves: tuple[Mapping[str, Curve], ...]
+
+    def of_task(self, task: str) -> list[Curve]:
+        """
+        :param task: its name
+        :return: the curves of the seeds that have it
+        """
+        return [curves[task] for curves in self.curves if task in curves]
+
+    def band(self, task: str) -> Band | None:
+        """
+        :param task: its name
+        :return: mean and range over the seeds, as far as all of them go; None without any
+        """
+        curves = self.of_task(task)
+        if not curves:
+            return None
+        grid = common_steps(curves)
+        table = np.array([np.interp(grid, curve.steps, curve.returns) for curve in curves])
+        return Band(grid, table.mean(axis=0), table.min(axis=0), table.max(axis=0))
+
+    def complete(self, references: Mapping[str, Reference]) -> list[Mapping[str, Curve]]:
+        """
+        :param references: reference scores of all tasks of the suite
+        :return: the seeds that have all of them
+        """
+        return [curves for curves in self.curves if all(task in curves for task in references)]
+
+    def average(self, references: Mapping[str, Reference]) -> Band | None:
+        """
+        :param references: reference scores of all tasks of the suite
+        :return: mean normalized score over tasks and seeds with its 95 % bootstrap interval; None if no seed has all tasks
+        """
+        seeds = self.complete(references)
+        if not seeds:
+            return None
+        grid = common_steps([curves[task] for curves in seeds for task in references])
+        points = [_aggregate_at(seeds, references, step).mean for step in grid]
+        mean = np.array([point.value for point in points])
+        low = np.array([point.value if point.low is None else point.low for point in points])
+        high = np.array([point.value if point.high is None else point.high for point in points])
+        return Band(grid, mean, low, high)
+
+    def final(self, references: Mapping[str, Reference]) -> AggregateScores | None:
+        """
+        :param references: reference scores of all tasks of the suite
+        :return: aggregate of the last evaluation of each seed, whose steps may differ; None if no seed has all tasks
+        """
+        seeds = self.complete(references)
+        if not seeds:
+            return None
+        table = [[row.normalize(curves[task].returns[-1]) for task, row in references.items()] for curves in seeds]
+        return aggregate_scores(table, tuple(references), protocol=self.protocol)
+
+    def last_step(self) -> float:
+        """
+        :return: where the longest curve ends, in steps per task
+        """
+        return max(float(curve.steps[-1]) for curves in self.curves for curve in curves.values())
+
+
+def common_steps(curves: Sequence[Curve]) -> np.ndarray:
+    """
+    :param curves: at least one
+    :return: all steps at which any of them has a point, between the last beginning and the first end
+    """
+    start = max(float(curve.steps[0]) for curve in curves)
+    end = min(float(curve.steps[-1]) for curve in curves)
+    steps = np.unique(np.concatenate([np.asarray(curve.steps, dtype=float) for curve in curves]))
+    inside = steps[(steps >= start) & (steps <= end)]
+    if len(inside) == 0:
+        raise ConfigurationError(f"The curves have no steps in common: one begins at {start:.0f}, one ends at {end:.0f}.")
+    return inside
+
+
+def _aggregate_at(seeds: Sequence[Mapping[str, Curve]], references: Mapping[str, Reference], step: float) -> AggregateScores:
+    table = [
+        [row.normalize(float(np.interp(step, curves[task].steps, curves[task].returns))) for task, row in references.items()]
+        for curves in seeds
+    ]
+    return aggregate_scores(table, tuple(references), n_resamples=N_RESAMPLES)
+
+
+def load_runs(csv_paths: Sequence[str | os.PathLike[str]], suite: str, label: str = "sb3-ezm") -> list[Seeds]:
+    """
+    Read one CSV file of :class:`~sb3_ezm.callbacks.TaskEvalCallback` per seed.
+
+    :param csv_paths: the files
+    :param suite: ``"medium"`` or ``"hard"``; other tasks in the files are left out
+    :param label: of the legend; the protocol is added
+    :return: the seeds by protocol, those that respect termination first
+    :raises ConfigurationError: if a file is missing, no evaluation file, or has no task of the suite
+    """
+    references = suite_references(suite)
+    by_protocol: dict[Protocol, list[dict[str, Curve]]] = {protocol: [] for protocol in PROTOCOL_LABELS}
+    for path in csv_paths:
+        for protocol in sorted({row.protocol for row in read_evaluations(path)}):
+            curves = load_evaluation_curves(path, protocol)
+            named = {re.sub(r"-v\d+$", "", task): curve for task, curve in curves.items()}  # h1-walk-v0 is h1-walk
+            of_suite = {task: curve for task, curve in named.items() if task in references}
+            if not of_suite:
+                raise ConfigurationError(
+                    f"{path} has evaluations of {list(curves)}, none of which belongs to the suite {suite!r} "
+                    f"({', '.join(references)})."
+                )
+            by_protocol[protocol].append(of_suite)
+    found = [
+        Seeds(f"{label}, {PROTOCOL_LABELS[protocol]}", protocol, tuple(seeds))
+        for protocol, seeds in by_protocol.items()
+        if seeds
+    ]
+    if csv_paths and not found:
+        raise ConfigurationError(f"There is no evaluation yet in {', '.join(str(path) for path in csv_paths)}.")
+    return found
