@@ -219,6 +219,9 @@ class TargetConfig:
     :param use_stored_search: positions that are not searched anew learn from the search that acted there (if one did):
         they imitate its action, and take its value where a search value is asked for and TD's where there is none.
         Otherwise they teach no policy, and no value where a search value is asked for.
+    :param reuse_age: a position whose search is at most that many updates old is not searched anew but takes its result, and
+        ``reanalyze_ratio`` counts among the others. 0 (the paper's) switches it off. It pays where the same positions are
+        drawn again soon, that is with small replay buffers
     :param absorbing_terminal: after a true termination teach reward 0 and value 0 for the remaining unroll steps
     """
 
@@ -232,11 +235,12 @@ class TargetConfig:
     match_proposal: bool = False
     reanalyze_ratio: float = 1.0
     use_stored_search: bool = True
+    reuse_age: int = 0
     absorbing_terminal: bool = True
 
     def __post_init__(self) -> None:
         _require_kinds(self)
-        for name, least in (("unroll_steps", 1), ("td_steps", 1), ("mixed_after", 0), ("mixed_newest", 0)):
+        for name, least in (("unroll_steps", 1), ("td_steps", 1), ("mixed_after", 0), ("mixed_newest", 0), ("reuse_age", 0)):
             _require(getattr(self, name) >= least, f"`{name}` ({getattr(self, name)}) must be at least {least}.")
         _require(
             self.value_target in ("td", "search", "mixed", "max"),

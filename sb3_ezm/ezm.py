@@ -383,6 +383,7 @@ class EZM(ResumableAlgorithm):
         loaded, self.replay_buffer = self.replay_buffer, own
         self.replay_buffer = check_replay_buffer(loaded, own)
         self.replay_buffer.horizon = own.horizon
+        self.learner.forget_targets()
         if truncate_last_traj:
             self.replay_buffer.close_streams()
 

@@ -124,6 +124,7 @@ class Learner:
             "generator": self.reanalyzer.generator.get_state(),
             "noise_generator": self.reanalyzer.noise_generator.get_state(),
             "metrics": self.metrics.state_dict(),
+            "cache": None if self.reanalyzer.cache is None else self.reanalyzer.cache.state_dict(),
             "launched": [update.state_dict() for update in self._launched],
         }
 
@@ -136,8 +137,15 @@ class Learner:
         if known is not None and len(known) == len(noise.get_state()):  # else it was written on another kind of device
             noise.set_state(known)
         self.metrics.load_state_dict(state["metrics"])
+        if self.reanalyzer.cache is not None:
+            self.reanalyzer.cache.load_state_dict(state.get("cache") or {"bits": 0}, self.policy.device)
         launched = ({**values, "arriving": Readback(th.as_tensor(values["arriving"]))} for values in state.get("launched", []))
         self._launched = deque(_LaunchedUpdate(**values) for values in launched)
+
+    def forget_targets(self) -> None:
+        """Use no search result of before again, for when the replay buffer has been replaced or emptied."""
+        if self.reanalyzer.cache is not None:
+            self.reanalyzer.cache.forget()
 
     def to_tensors(self, segments: SegmentBatch) -> SegmentTensors:
         """
@@ -146,10 +154,8 @@ class Learner:
         :param segments: from the replay buffer
         :return: the same fields as tensors
         """
-        fields: dict[str, Any] = segments._asdict()
-        del fields["slots"]
-        host = (th.as_tensor(segments.valid), th.as_tensor(segments.terminated))
-        return SegmentTensors(**{name: to_device(value, self.policy.device) for name, value in fields.items()}, host=host)
+        fields = {name: value for name, value in segments._asdict().items() if name in SegmentTensors._fields}
+        return SegmentTensors(**{name: to_device(value, self.policy.device) for name, value in fields.items()}, host=segments)
 
     def reanalyze(self, batch: SegmentTensors, updates: int) -> TargetBatch:
         """

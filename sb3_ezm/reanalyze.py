@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch as th
@@ -9,9 +10,10 @@ import torch as th
 from sb3_ezm.config import SearchConfig, TargetConfig
 from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
 from sb3_ezm.search.model import choose_heads, reduce_values
+from sb3_ezm.target_cache import SearchTargets, TargetCache
 from sb3_ezm.targets import SegmentMasks, mix_value_targets, n_step_targets, segment_masks
 from sb3_ezm.devices import bfloat16_where, to_device
-from sb3_ezm.types import TargetBatch
+from sb3_ezm.types import IntArray, SegmentBatch, TargetBatch
 from sb3_ezm.world_model import WorldModel
 
 
@@ -28,14 +30,15 @@ class SegmentTensors(NamedTuple):
     tasks: th.Tensor
     weights: th.Tensor
     ages: th.Tensor
-    #: ``valid`` and ``terminated`` on the CPU: which rows they select is then known without waiting for the device
-    host: tuple[th.Tensor, th.Tensor] | None = None
+    #: what the tensors were made from: what it says of the rows is known without waiting for the device
+    host: SegmentBatch | None = None
 
     def on_host(self) -> tuple[th.Tensor, th.Tensor]:
         """
         :return: ``valid`` and ``terminated`` on the CPU
         """
-        return self.host or (self.valid.cpu(), self.terminated.cpu())
+        known = self if self.host is None else self.host
+        return th.as_tensor(known.valid).cpu(), th.as_tensor(known.terminated).cpu()
 
     def reached_observations(self) -> th.Tensor:
         """
@@ -53,6 +56,7 @@ class ReanalyzeStatistics(NamedTuple):
     advantage: th.Tensor  # Q of the best candidate minus mean Q of the candidates
     wide_share: th.Tensor  # how often the best candidate was one drawn with the magnified deviation
     searched_share: th.Tensor  # positions searched anew / positions that could be
+    reused_share: th.Tensor  # positions with a fresh search result from before / positions that could be
 
 
 class Reanalyzer:
@@ -82,6 +86,7 @@ class Reanalyzer:
         self.max_roots = max_roots
         self.autocast = autocast
         self.noise_generator = noise_generator or generator
+        self.cache = TargetCache(target_config.reuse_age) if target_config.reuse_age > 0 else None
 
     @th.no_grad()
     def __call__(self, model: WorldModel, batch: SegmentTensors, updates: int) -> tuple[TargetBatch, ReanalyzeStatistics]:
@@ -96,13 +101,9 @@ class Reanalyzer:
         config, steps = self.config, self.config.unroll_steps
         masks = segment_masks(batch.valid, batch.terminated, steps)
         td = self._td_targets(model, batch)
-        eligible = segment_masks(*batch.on_host(), steps).state.flatten().nonzero().squeeze(1)
-        chosen = self._choose_positions(eligible)
-        (actions, weights, scales), search_values, has_search, statistics = self._policy_targets(
-            model, batch, masks, chosen, len(chosen) / max(1, len(eligible))
-        )
+        found, has_search, statistics = self._search_targets(model, batch, masks, updates)
         values, known = mix_value_targets(
-            td, search_values, has_search, batch.ages, config.value_target, updates, config.mixed_after, config.mixed_newest
+            td, found.values, has_search, batch.ages, config.value_target, updates, config.mixed_after, config.mixed_newest
         )
         # Behind a true termination the state is absorbing: values (see n_step_targets) and rewards are 0, and taught as such.
         absorbing = masks.dead if config.absorbing_terminal else th.zeros_like(masks.dead)
@@ -113,9 +114,9 @@ class Reanalyzer:
             TargetBatch(
                 rewards=batch.rewards[:, :steps],
                 values=values,
-                policy_actions=actions,
-                policy_weights=weights,
-                policy_scales=scales,
+                policy_actions=found.actions,
+                policy_weights=found.weights,
+                policy_scales=found.scales,
                 step_mask=masks.step,
                 reward_mask=th.maximum(masks.step, absorbing[:, :-1]),
                 value_mask=th.maximum(recorded, absorbing),
@@ -145,51 +146,85 @@ class Reanalyzer:
         count = round(self.config.reanalyze_ratio * len(eligible))
         return eligible[th.randperm(len(eligible), generator=self.generator)[:count]]
 
-    def _policy_targets(
-        self, model: WorldModel, batch: SegmentTensors, masks: SegmentMasks, chosen: th.Tensor, share: float
-    ) -> tuple[tuple[th.Tensor, th.Tensor, th.Tensor], th.Tensor, th.Tensor, ReanalyzeStatistics]:
-        """Actions ``[B, K+1, P, A]``, their weights and scales ``[B, K+1, P]``; search values and mask ``[B, K+1]``."""
-        config = self.config
-        positions = config.unroll_steps + 1
-        rows, device = batch.tasks.shape[0], batch.rewards.device
-        width = self.search_config.num_candidates if config.policy_target == "improved" else 1
-        # Start from what was stored when the agent acted; warm-up actions were random and teach no policy.
-        actions = th.zeros(rows * positions, width, batch.actions.shape[-1], device=device)
-        weights = th.zeros(rows * positions, width, device=device)
-        scales = th.ones(rows * positions, width, device=device)
-        proposal = self._candidate_scales(device)
+    def _search_targets(
+        self, model: WorldModel, batch: SegmentTensors, masks: SegmentMasks, updates: int
+    ) -> tuple[SearchTargets, th.Tensor, ReanalyzeStatistics]:
+        """What is known of the positions ``[B, K+1, ...]``, the mask of where that is something, and statistics."""
+        device, shape = batch.rewards.device, masks.state.shape
+        targets, mask = self._stored_targets(batch, masks)
+        eligible = segment_masks(*batch.on_host(), self.config.unroll_steps).state.flatten().nonzero().squeeze(1)
+        reused = self._fresh_positions(batch, eligible, updates)
+        chosen = self._choose_positions(eligible[~reused])
+        if bool(reused.any()):
+            self._fill(targets, mask, eligible[reused], self._cached(batch, eligible[reused]))
+        figures = []
+        for part in chosen.split(self.max_roots) if len(chosen) else ():  # splitting nothing would give one empty part
+            output = self._search(model, batch, to_device(part, device))
+            found = self._taught_by(output)
+            self._fill(targets, mask, part, found)
+            if self.cache is not None:
+                self.cache.store(*self._keys(batch, part), updates, found, batch_positions=mask.numel())
+            figures.append(self._figures(output))
+        shares = (len(chosen) / max(1, len(eligible)), int(reused.sum()) / max(1, len(eligible)))
+        statistics = ReanalyzeStatistics(*_means(figures, device), *(th.full((), share, device=device) for share in shares))
+        return SearchTargets._make(column.unflatten(0, shape) for column in targets), mask.unflatten(0, shape), statistics
+
+    def _stored_targets(self, batch: SegmentTensors, masks: SegmentMasks) -> tuple[SearchTargets, th.Tensor]:
+        """What was stored when the agent acted ``[B * (K+1), ...]``; warm-up actions were random and teach no policy."""
+        positions = self.config.unroll_steps + 1
+        count, device = masks.state.numel(), batch.rewards.device
+        width = self.search_config.num_candidates if self.config.policy_target == "improved" else 1
+        actions = th.zeros(count, width, batch.actions.shape[-1], device=device)
+        weights = th.zeros(count, width, device=device)
         actions[:, 0] = batch.actions[:, :positions].flatten(0, 1)
         weights[:, 0] = 1.0
         values = batch.search_values[:, :positions].flatten().clone()
         mask = (batch.searched[:, :positions].float() * batch.valid[:, :positions].float() * masks.state).flatten()
-        mask *= float(config.use_stored_search)
+        mask *= float(self.config.use_stored_search)
+        return SearchTargets(actions, weights, th.ones(count, width, device=device), values), mask
 
-        gaps, advantages, wides = [], [], []
-        flat_observations = batch.observations[:, :positions].flatten(0, 1)
-        # Splitting nothing would give one empty part.
-        for part in to_device(chosen, device).split(self.max_roots) if len(chosen) else ():
-            output = self._search(model, flat_observations[part], batch.tasks[part // positions])
-            if config.policy_target == "improved":
-                actions[part], weights[part], scales[part] = output.candidates, output.weights, proposal
-            else:
-                actions[part], scales[part] = output.actions.unsqueeze(1), proposal[output.best].unsqueeze(1)
-            improved = config.search_value == "improved"
-            values[part] = (output.weights * output.q_values).sum(dim=1) if improved else output.values
-            mask[part] = 1.0
-            gaps.append(output.values - output.network_values)
-            best_q = output.q_values.gather(1, output.best.unsqueeze(1)).squeeze(1)
-            advantages.append(best_q - output.q_values.mean(dim=1))
-            wides.append((output.best >= self.search_config.num_candidates - self.search_config.num_wide).float())
-        shape = (rows, positions)
-        statistics = ReanalyzeStatistics(
-            *(_mean(gaps, device), _mean(advantages, device), _mean(wides, device)), th.full((), share, device=device)
-        )
+    def _fill(self, targets: SearchTargets, mask: th.Tensor, part: th.Tensor, found: SearchTargets) -> None:
+        part = to_device(part, mask.device)
+        for column, values in zip(targets, found, strict=True):
+            column[part] = values
+        mask[part] = 1.0
+
+    def _taught_by(self, output: SearchOutput) -> SearchTargets:
+        """Targets of searched positions."""
+        proposal = self._candidate_scales(output.weights.device)
+        improved = self.config.search_value == "improved"
+        values = (output.weights * output.q_values).sum(dim=1) if improved else output.values
+        if self.config.policy_target == "improved":
+            return SearchTargets(output.candidates, output.weights, proposal.expand_as(output.weights), values)
+        scales = proposal[output.best].unsqueeze(1)
+        return SearchTargets(output.actions.unsqueeze(1), th.ones_like(scales), scales, values)
+
+    def _figures(self, output: SearchOutput) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """Improvement, advantage and wide choice of each searched root."""
+        best_q = output.q_values.gather(1, output.best.unsqueeze(1)).squeeze(1)
+        narrow = self.search_config.num_candidates - self.search_config.num_wide
         return (
-            (actions.unflatten(0, shape), weights.unflatten(0, shape), scales.unflatten(0, shape)),
-            values.unflatten(0, shape),
-            mask.unflatten(0, shape),
-            statistics,
+            output.values - output.network_values,
+            best_q - output.q_values.mean(dim=1),
+            (output.best >= narrow).float(),
         )
+
+    def _keys(self, batch: SegmentTensors, part: th.Tensor) -> tuple[IntArray, IntArray]:
+        """Tasks and tickets of some positions."""
+        if batch.host is None:
+            raise ValueError("`reuse_age` needs batches of `Learner.to_tensors`: others do not say which rows they are.")
+        positions = self.config.unroll_steps + 1
+        index = part.numpy()
+        return batch.host.tasks[index // positions], batch.host.path[:, :positions].reshape(-1)[index]
+
+    def _fresh_positions(self, batch: SegmentTensors, eligible: th.Tensor, updates: int) -> th.Tensor:
+        if self.cache is None:
+            return th.zeros(len(eligible), dtype=th.bool)
+        return th.from_numpy(self.cache.fresh(*self._keys(batch, eligible), updates))
+
+    def _cached(self, batch: SegmentTensors, part: th.Tensor) -> SearchTargets:
+        assert self.cache is not None
+        return self.cache.load(*self._keys(batch, part))
 
     def _candidate_scales(self, device: th.device) -> th.Tensor:
         """Factor on the policy's deviation under which each candidate is imitated ``[C]``."""
@@ -199,13 +234,19 @@ class Reanalyzer:
             scales[count - wide :] = self.search_config.std_magnification
         return scales
 
-    def _search(self, model: WorldModel, observations: th.Tensor, tasks: th.Tensor) -> SearchOutput:
-        config = self.search_config
+    def _search(self, model: WorldModel, batch: SegmentTensors, part: th.Tensor) -> SearchOutput:
+        config, positions = self.search_config, self.config.unroll_steps + 1
+        observations = batch.observations[:, :positions].flatten(0, 1)[part]
+        tasks = batch.tasks[part // positions]
         heads = choose_heads(config, len(model.value_heads), self.generator)
         noise = draw_noise(config, len(tasks), model.action_mask.shape[1], self.noise_generator)
         with bfloat16_where(self.autocast, observations.device):
             return search(WorldModelPlanner(model, observations, tasks, config, heads), config, noise)
 
 
-def _mean(parts: list[th.Tensor], device: th.device) -> th.Tensor:
-    return th.cat(parts).mean() if parts else th.full((), float("nan"), device=device)
+def _means(parts: Sequence[tuple[th.Tensor, ...]], device: th.device) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """Mean improvement, advantage and wide share of several searches; NaN if there was none."""
+    if not parts:
+        return (th.full((), float("nan"), device=device),) * 3
+    improvement, advantage, wide = (th.cat(figures).mean() for figures in zip(*parts, strict=True))
+    return improvement, advantage, wide

@@ -57,6 +57,7 @@ SEARCH = [
 ]
 TARGET = [
     ("unroll_steps", 0, "`unroll_steps` (0) must be at least 1."),
+    ("reuse_age", -1, "`reuse_age` (-1) must be at least 0."),
     ("td_steps", -5, "`td_steps` (-5) must be at least 1."),
     ("value_target", "sarsa", "`value_target` ('sarsa') must be 'td', 'search', 'mixed' or 'max'."),
     ("search_value", "best", "`search_value` ('best') must be 'mean' or 'improved'."),

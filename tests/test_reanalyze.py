@@ -223,7 +223,9 @@ def test_everything_that_can_be_searched_is(monkeypatch: pytest.MonkeyPatch) -> 
     # Improvement is 7, Q of the best minus the mean of value + {1, 2, 3, 4} is best - 1.5, and 3 of 4 candidates are wide.
     best = th.cat([tracing.result(call, th.zeros(len(call)).long(), 4).best for call in tracing.calls]).float()
     expected = ReanalyzeStatistics(
-        th.tensor(7.0), (best - 1.5).mean(), (best >= 1).float().mean(), searched_share=th.tensor(1.0)
+        *(th.tensor(7.0), (best - 1.5).mean(), (best >= 1).float().mean()),
+        searched_share=th.tensor(1.0),
+        reused_share=th.tensor(0.0),
     )
     assert [float(x) for x in statistics] == pytest.approx([float(x) for x in expected], abs=1e-4)
 
@@ -449,7 +451,7 @@ def test_targets_of_replayed_episodes() -> None:
             recorded.update({path[t].tobytes(): (episode, t) for t in range(length)})
 
     segments = buffer.sample_segments(180)
-    tensors = {name: th.as_tensor(value) for name, value in segments._asdict().items() if name != "slots"}
+    tensors = {name: th.as_tensor(value) for name, value in segments._asdict().items() if name in SegmentTensors._fields}
     targets, _ = reanalyzer(reanalyze_ratio=0.0)(model, SegmentTensors(**tensors), 0)
     seen = set()
     for b in range(180):

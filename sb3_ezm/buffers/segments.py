@@ -49,6 +49,7 @@ class Segments(NamedTuple):
     valid: BoolArray  # [B, H]
     searched: BoolArray  # [B, H]
     search_values: FloatArray  # [B, H]
+    path: IntArray  # [B, H+1]  tickets of the rows of the observations
 
 
 def minimum_rows(num_streams: int) -> int:
@@ -84,6 +85,8 @@ class TransitionRing:
     :param num_tasks: number of tasks, for the counts of transitions
     :raises ConfigurationError: if the capacity is below :func:`minimum_rows` or sizes are not positive
     """
+
+    generation = 0  # how often it was cleared: tickets begin anew then, paths do not repeat
 
     _COLUMNS = (
         "observation",
@@ -237,6 +240,7 @@ class TransitionRing:
             valid=valid,
             searched=self.searched.take(rows),
             search_values=self.search_value.take(rows),
+            path=self.tickets(path) + (self.generation << 40),
         )
 
     def ages(self, slots: IntArray) -> IntArray:
@@ -267,6 +271,7 @@ class TransitionRing:
     def clear(self) -> None:
         """Forget everything."""
         self._allocate()
+        self.generation += 1
 
     def state_dict(self) -> dict[str, Any]:
         """
