@@ -3,7 +3,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS := dev,zoo
+EXTRAS := dev,docs,zoo
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -29,7 +29,7 @@ endif
 endif
 endif
 
-.PHONY: help train test test-fast lint type format check-codestyle commit-checks install clean
+.PHONY: help train test test-fast docs docs-links lint type format check-codestyle commit-checks install clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -42,6 +42,15 @@ test: $(INSTALLED) ## run every test
 
 test-fast: $(INSTALLED) ## run the tests that do not train
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+# `-n` also objects to names of the package that do not exist.
+docs: $(INSTALLED) ## build the pages in docs/_build/html; a warning is an error
+	@rm -rf docs/api
+	$(BIN)/python -m sphinx -q -n -W --keep-going -b html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
+docs-links: $(INSTALLED) ## look up the links that lead out of the pages
+	$(BIN)/python -m sphinx -q -n -W --keep-going -b linkcheck docs docs/_build/links
 
 lint: $(INSTALLED) ## look for mistakes
 	$(BIN)/ruff check $(LINT_PATHS)
@@ -72,5 +81,5 @@ $(INSTALLED): setup.cfg constraints.txt
 	@touch $@
 
 clean: ## delete .venv, caches and build outputs
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/api
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -45,6 +45,8 @@ class EZMPolicy(BasePolicy):
     """
     World model with target network (paper, architecture section). Its sizes default to the paper's.
 
+    A subclass may name a ``world_model_class`` of its own, and other default sizes in ``default_model``.
+
     :param observation_space: Box, or Dict with the key ``"task"`` for several tasks
     :param action_space: Box
     :param lr_schedule: learning rate by remaining progress
@@ -59,6 +61,7 @@ class EZMPolicy(BasePolicy):
     """
 
     default_model: ClassVar[dict[str, Any]] = {}
+    world_model_class: ClassVar[type[WorldModel]] = WorldModel
 
     def __init__(
         self,
@@ -91,7 +94,7 @@ class EZMPolicy(BasePolicy):
         self.model_kwargs = model_kwargs
         self.model_config = build_config(ModelConfig, {**self.default_model, **model_kwargs}, "policy_kwargs")
         check_task_set(self.task_set, self.layout, action_space)
-        self.world_model = WorldModel(
+        self.world_model = self.world_model_class(
             self.layout.size, self.task_set.action_mask(), self.task_set.discounts(gamma), self.model_config
         )
         self.target_model = copy.deepcopy(self.world_model).requires_grad_(False).eval()

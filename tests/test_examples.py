@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch as th
+from PIL import Image
 
-from sb3_ezm import EZM, make_multitask_env
+from sb3_ezm import EZM, load_preset, make_multitask_env
 from sb3_ezm.evaluation import evaluate_tasks
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -71,3 +72,47 @@ def test_custom_tasks(run_example) -> None:
     output = run_example("custom_tasks.py", "--steps-per-task", "510")
     assert "[[1. 0. 0.]\n [1. 1. 1.]]" in output  # one thruster and three
     assert output.splitlines()[-2].startswith("make_light") and output.splitlines()[-1].startswith("heavy")
+
+
+def test_callbacks_and_evaluation(run_example, tmp_path: Path) -> None:
+    output = run_example("callbacks_and_evaluation.py", "--steps-per-task", "260", "--eval-episodes", "1", "--out", "out")
+    assert output.count("Evaluation after") == 4
+    assert "the worst task is toy-" in output
+    assert output.splitlines()[-1].startswith("mean")
+    lines = (tmp_path / "out" / "evaluations.csv").read_text().splitlines()
+    assert len(lines) == 1 + 4 * 4  # header; four tasks, four times
+    assert (tmp_path / "out" / "best.zip").exists()
+    assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
+
+
+def test_resume(run_example) -> None:
+    arguments = ["--save-freq", "400", "--out", "out"]
+    first = run_example("resume.py", "--steps", "800", *arguments)
+    assert "Done: 800 steps, 0 updates." in first
+    # The second call finds a finished training: nothing is left to do.
+    second = run_example("resume.py", "--steps", "800", *arguments)
+    assert "Resumed after 800 steps" in second and "Done: 800 steps" in second
+
+
+@pytest.mark.slow
+def test_resumed_and_uninterrupted_trainings_are_equal(run_example) -> None:
+    output = run_example("resume.py", "--check", "--steps", "1060")
+    assert "holds 532 of 1060 steps" in output and "are equal." in output
+
+
+@pytest.mark.slow
+def test_custom_networks(run_example) -> None:
+    output = run_example("custom_networks.py", "--steps", "1004", "--out", "out")
+    assert "other module: " in output
+    assert output.splitlines()[-1] == "Loaded again: WideRepresentation"
+
+
+@pytest.mark.render
+def test_film_h1(run_example, tmp_path: Path) -> None:
+    env = make_multitask_env(["h1-stand", "h1-crawl"], seed=0)
+    EZM("MultiInputPolicy", env, seed=0, **load_preset("toy")).save(tmp_path / "model.zip")
+    env.close()
+    run_example("film_h1.py", "model.zip", "--tasks", "h1-stand", "h1-crawl", "--seconds", "0.4", "--out", "film.gif")
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 6  # the start, and five in 0.4 s
+        assert film.size == (160, 240)  # one above the other

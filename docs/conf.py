@@ -1,0 +1,86 @@
+"""Sphinx: the Markdown pages of this folder and the API from the docstrings. ``make docs`` builds them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_extensions")]
+
+project = "sb3-ezm"
+author = "sb3-ezm authors"
+copyright = "sb3-ezm authors"
+release = version = (ROOT / "sb3_ezm" / "version.txt").read_text().strip()
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "function_body",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_extensions", "_templates"]
+html_theme = "furo"
+html_title = f"sb3-ezm {release}"
+
+# The same pages are read as plain Markdown where the repository is browsed, hence $ for formulas and ordinary links.
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 4  # links to #headings, as on GitHub
+myst_fence_as_directive = ["function-body"]  # ```function-body shows as a code block with the function's name elsewhere
+suppress_warnings = ["misc.highlighting_failure"]  # code blocks with placeholders
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"show-inheritance": True}
+
+# Every reference into the package must resolve; those to other packages are left as text, so that building needs no network.
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!sb3_ezm\.).*"),
+    ("py:class", r".*\.(Self\w+|\w+T)"),  # type variables
+    ("py:data", r".*\.[A-Z0-9_]+"),  # constants are listed only where they have a docstring
+]
+
+linkcheck_timeout = 20
+linkcheck_retries = 2
+linkcheck_anchors = False
+
+
+def resolve_reexport(app: Any, env: Any, node: Any, contnode: Any) -> Any:
+    """
+    Link ``sb3_ezm.EZM``, or any other name that a package passes on, to where it is defined.
+
+    :param app: Sphinx
+    :param env: its build environment
+    :param node: the reference that was not found
+    :param contnode: what it shows
+    :return: a link, or None
+    """
+    from function_body import find
+
+    target = node.get("reftarget", "")
+    if node.get("refdomain") != "py" or not target.startswith("sb3_ezm."):
+        return None
+    try:
+        found = find(target)
+    except LookupError:
+        return None
+    home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+    domain = env.get_domain("py")
+    if home == target or home not in domain.objects:
+        return None
+    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", home, node, contnode)
+
+
+def setup(app: Any) -> None:
+    """
+    :param app: Sphinx
+    """
+    app.connect("missing-reference", resolve_reexport)
