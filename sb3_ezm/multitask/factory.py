@@ -10,11 +10,12 @@ from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.env_factory import create_native_env
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
+from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
 from sb3_ezm.multitask.suites import ObservationPadding, TasksLike, make_task_set
 from sb3_ezm.multitask.task_set import TaskSet
 from sb3_ezm.multitask.vec_env import ThreadedVecEnv
@@ -76,7 +77,8 @@ def make_multitask_env(
     :param tasks: anything :func:`make_task_set` takes, for example ``"h1-medium"`` or ``["h1-walk", "h1-stand"]``
     :param n_envs_per_task: number of sub-environments of each task
     :param seed: sub-environment ``i`` is seeded with ``seed + i`` at the first reset, as in SB3's ``make_vec_env``
-    :param vec_env_cls: vector environment class; by default threads for physics suites, else ``DummyVecEnv``
+    :param vec_env_cls: vector environment class; by default threads for physics suites, else ``DummyVecEnv``. For
+        ``SubprocVecEnv`` it is :class:`WatchedSubprocVecEnv`, which notices when a worker dies
     :param monitor_dir: folder for ``<task>_<i>.monitor.csv`` files, ``i`` counting the sub-environments of the task
     :param render_mode: passed to the environments unless it is None
     :param vec_env_kwargs: keywords of ``vec_env_cls``
@@ -108,7 +110,11 @@ def make_multitask_env(
 
     if vec_env_cls is None:
         vec_env_cls = _default_vec_env_cls(task_set)
-    vec_env = vec_env_cls([make_env(rank) for rank in range(len(task_set) * n_envs_per_task)], **(vec_env_kwargs or {}))
+    vec_env_kwargs = dict(vec_env_kwargs or {})
+    if vec_env_cls is SubprocVecEnv:  # which hangs, or raises a bare EOFError, when a worker dies
+        vec_env_cls = WatchedSubprocVecEnv
+        vec_env_kwargs["names"] = [name for name in task_set.names for _ in range(n_envs_per_task)]
+    vec_env = vec_env_cls([make_env(rank) for rank in range(len(task_set) * n_envs_per_task)], **vec_env_kwargs)
     vec_env.seed(seed)
     return vec_env
 

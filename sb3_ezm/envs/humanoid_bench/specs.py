@@ -25,7 +25,7 @@ def task_spec(name: str) -> TaskSpec:
         success_bar=task.success_bar,
         random_score=task.random_score,
         may_terminate=task.may_terminate,
-        env_fn=GymEnvFactory(task.gym_id),
+        env_fn=GymEnvFactory(task.gym_id, releases_gil=True),
     )
 
 
