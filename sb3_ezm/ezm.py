@@ -17,6 +17,8 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
+from sb3_ezm import settings
+from sb3_ezm.acting import PlannerSwitch
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm
 from sb3_ezm.config import RuntimeConfig, build_config
@@ -28,13 +30,12 @@ from sb3_ezm.multitask.task_set import TaskSet
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
 from sb3_ezm.progress import with_progress_bar
-from sb3_ezm.settings import check_replay_buffer, env_task_set, make_configs, make_replay_buffer, resolve_task_set
 from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks
 
 SelfEZM = TypeVar("SelfEZM", bound="EZM")
 
 
-class EZM(ResumableAlgorithm):
+class EZM(PlannerSwitch, ResumableAlgorithm):
     """
     EfficientZero-Multitask (EZ-M): online model-based RL with one world model for all tasks.
 
@@ -65,6 +66,7 @@ class EZM(ResumableAlgorithm):
     :param per_beta: exponent of importance weights
     :param independent_replay: False shares one replay buffer between the tasks (ablation)
     :param act_with_target: collect with the target network, which moves slowly (as released), instead of the learner
+    :param planner: False predicts with the policy head alone; what is learned and how it is collected stay the same
     :param mixed_precision: run the networks in bfloat16; losses stay in float32
     :param runtime_kwargs: fields of :class:`~sb3_ezm.config.RuntimeConfig`: how it is computed, not what
     :param search_kwargs: further fields of :class:`~sb3_ezm.config.SearchConfig`
@@ -118,6 +120,7 @@ class EZM(ResumableAlgorithm):
         per_beta: float = 1.0,
         independent_replay: bool = True,
         act_with_target: bool = True,
+        planner: bool = True,
         mixed_precision: bool = False,
         runtime_kwargs: dict[str, Any] | None = None,
         search_kwargs: dict[str, Any] | None = None,
@@ -174,6 +177,7 @@ class EZM(ResumableAlgorithm):
         self.per_beta = per_beta
         self.independent_replay = independent_replay
         self.act_with_target = act_with_target
+        self.planner = planner
         self.mixed_precision = mixed_precision
         self.runtime_kwargs = runtime_kwargs
         self.search_kwargs = search_kwargs
@@ -186,24 +190,18 @@ class EZM(ResumableAlgorithm):
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
         self._convert_train_freq()
-        configs = make_configs(vars(self), self.search_kwargs, self.target_kwargs, self.loss_kwargs)
+        configs = settings.make_configs(vars(self), self.search_kwargs, self.target_kwargs, self.loss_kwargs)
         layout = ObservationLayout(self.observation_space)
-        self.task_set = resolve_task_set(self.task_set, self.env, layout, self.action_space)
+        self.task_set = settings.resolve_task_set(self.task_set, self.env, layout, self.action_space)
         if self.independent_replay and self.batch_size < len(self.task_set):
             raise ConfigurationError(f"`batch_size` ({self.batch_size}) is below the number of tasks ({len(self.task_set)}).")
         self.set_random_seed(self.seed)
-        self.policy = self.policy_class(  # type: ignore[assignment]
-            self.observation_space,
-            self.action_space,
-            self.lr_schedule,
-            task_set=self.task_set,
-            gamma=self.gamma,
-            search_config=configs[0],
-            **self.policy_kwargs,
+        policy: Any = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **settings.policy_settings(vars(self), configs[0])
         )
-        self.policy = self.policy.to(self.device)
+        self.policy = policy.to(self.device)
         if getattr(self, "replay_buffer", None) is None:
-            self.replay_buffer = make_replay_buffer(vars(self), layout, len(self.task_set))
+            self.replay_buffer = settings.make_replay_buffer(vars(self), layout, len(self.task_set))
         self.learner = Learner(
             self.policy,
             *configs,
@@ -247,7 +245,7 @@ class EZM(ResumableAlgorithm):
         :param force_reset: start from a reset at the next :meth:`learn`
         """
         env = self._wrap_env(env, self.verbose)
-        found = env_task_set(env)
+        found = settings.env_task_set(env)
         if found is not None and self.task_set is not None:
             self.task_set.check_compatible(found)
         super().set_env(env, force_reset)
@@ -379,9 +377,11 @@ class EZM(ResumableAlgorithm):
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """Load as in SB3; a buffer of other tasks or sizes is refused."""
         own = self.replay_buffer
+        if own is None:  # to save memory
+            own = settings.make_replay_buffer(vars(self), self.policy.layout, len(self.policy.task_set))
         super().load_replay_buffer(path, truncate_last_traj)
         loaded, self.replay_buffer = self.replay_buffer, own
-        self.replay_buffer = check_replay_buffer(loaded, own)
+        self.replay_buffer = settings.check_replay_buffer(loaded, own)
         self.replay_buffer.horizon = own.horizon
         self.learner.forget_targets()
         if truncate_last_traj:

@@ -18,6 +18,7 @@ from sb3_ezm.policies import check_action_space, check_task_set, default_task_se
 
 SEARCH_ARGUMENTS = ("num_simulations", "num_candidates")
 TARGET_ARGUMENTS = ("unroll_steps", "td_steps", "reanalyze_ratio", "value_target", "policy_target")
+POLICY_ARGUMENTS = ("task_set", "gamma", "planner", "search_config")
 
 _INTERVALS = {"gamma": 1.0, "tau": 1.0, "target_update_interval": float("inf"), "max_grad_norm": float("inf")}
 
@@ -55,8 +56,19 @@ def _merge(
     given = given or {}
     twice = sorted(set(names) & set(given))
     if twice:
-        raise ConfigurationError(f"{twice} in `{argument}` are arguments of EZM itself: pass them there.")
+        raise ConfigurationError(f"{twice} in `{argument}` are set by arguments of EZM itself: pass them there.")
     return {**{name: arguments[name] for name in names}, **given}
+
+
+def policy_settings(arguments: Mapping[str, Any], search_config: SearchConfig) -> dict[str, Any]:
+    """
+    :param arguments: the algorithm's attributes by name
+    :param search_config: settings of the search
+    :return: keywords of the policy
+    :raises ConfigurationError: if ``policy_kwargs`` repeats an argument of the algorithm
+    """
+    known = {**arguments, "search_config": search_config}
+    return _merge(known, POLICY_ARGUMENTS, arguments["policy_kwargs"], "policy_kwargs")
 
 
 def env_task_set(env: VecEnv | None) -> TaskSet | None:

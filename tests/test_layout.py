@@ -38,6 +38,7 @@ LEVELS = {
     "sb3_ezm.envs": 6,
     "sb3_ezm.observations": 6,
     "sb3_ezm.policies": 7,
+    "sb3_ezm.acting": 8,
     "sb3_ezm.checkpoint": 8,
     "sb3_ezm.ezm": 8,
     "sb3_ezm.finite": 8,

@@ -266,6 +266,23 @@ def test_the_replay_buffer_comes_back(tmp_path: Path) -> None:
     assert loaded.replay_buffer.task_sizes().tolist() == [15, 15, 15, 15]
 
 
+def test_a_replay_buffer_takes_the_place_of_none(tmp_path: Path) -> None:
+    model = trained(toy_env(), steps=40)
+    kept, path = model.replay_buffer, tmp_path / "replay"
+    model.save_replay_buffer(path)
+    model.replay_buffer = None  # type: ignore[assignment]  # as users do who need the memory
+    model.load_replay_buffer(path)
+    assert model.replay_buffer.device == model.device
+    draws = [buffer.sample_segments(8, rng=np.random.default_rng(0)) for buffer in (kept, model.replay_buffer)]
+    for first, second in zip(*draws, strict=True):
+        np.testing.assert_array_equal(first, second)
+    # Sizes are compared with those that the model would have made.
+    save_to_pkl(path, tiny_model(CountEnv()).replay_buffer)
+    model.replay_buffer = None  # type: ignore[assignment]
+    with pytest.raises(ConfigurationError, match="n_envs"):
+        model.load_replay_buffer(path)
+
+
 def test_episodes_that_ran_end_with_the_file(tmp_path: Path) -> None:
     model = trained(CountEnv(length=100))
     model.save_replay_buffer(tmp_path / "replay")
