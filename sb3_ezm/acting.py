@@ -13,7 +13,7 @@ class PlannerSwitch:
     @property
     def planner(self) -> bool:
         """
-        Whether ``predict`` searches. False takes the policy head's action, its mean if deterministic, in a fraction of the time.
+        Whether ``predict`` searches. False takes the policy head's action (its mean if deterministic), which is quicker.
 
         May be set at any time. Collecting data for training searches in either case.
         """

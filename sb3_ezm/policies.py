@@ -184,8 +184,11 @@ class EZMPolicy(BasePolicy):
 
         :param mode: training or not
         """
-        self.train(mode)
-        self.target_model.eval()
+        # Stable-Baselines3 asks for this in every prediction, where looking is several times faster than switching.
+        if self.training is not mode or any(module.training is not mode for module in self.world_model.modules()):
+            self.train(mode)
+        if any(module.training for module in self.target_model.modules()):
+            self.target_model.eval()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

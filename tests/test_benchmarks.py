@@ -167,6 +167,15 @@ def test_update_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert sum(row["share of FLOPs"] or 0.0 for row in rows[:-1]) == pytest.approx(1.0)
 
 
+def test_predict_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = only_table(
+        run_benchmark(monkeypatch, tmp_path, "predict", "--preset", "toy", "--policy", "MlpPolicy", "--seconds", "0")
+    )
+    assert [row["predict"].split(",")[0] for row in rows] == ["search", "search", "policy head", "policy head"]
+    # The search evaluates nine states one after the other or in batches, the policy head one.
+    assert rows[0]["best ms"] > rows[2]["best ms"] > 0.0
+
+
 def test_throughput_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     arguments = ("--suite", "toy", "--preset", "toy", "--tasks", "2", "--envs-per-task", "1", "--steps", "3")
     (row,) = only_table(run_benchmark(monkeypatch, tmp_path, "throughput", *arguments))

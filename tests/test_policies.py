@@ -202,6 +202,18 @@ def test_the_target_network_moves_towards_the_learner() -> None:
     assert_same_weights(learner, dict(policy.world_model.state_dict()))
 
 
+@pytest.mark.parametrize("mode", [True, False])
+def test_training_mode_reaches_modules_that_were_switched_one_by_one(mode: bool) -> None:
+    policy = make_policy()
+    policy.set_training_mode(mode)
+    policy.world_model.value_heads[1].train(not mode)
+    policy.target_model.policy_head.train()
+    policy.set_training_mode(mode)
+    assert policy.training is mode
+    assert {module.training for module in policy.world_model.modules()} == {mode}
+    assert {module.training for module in policy.target_model.modules()} == {False}
+
+
 def test_without_a_planner_the_policy_head_acts() -> None:
     policy = make_policy(planner=False)
     rows = th.as_tensor(observations(3))

@@ -1,0 +1,84 @@
+"""
+Time of ``model.predict`` on one observation: a search, and the policy head alone.
+
+    python benchmarks/predict.py [--preset small] [--env Pendulum-v1] [--policy MlpPolicy] [--seconds 10] [--json predict.json]
+
+Everything that a user waits for is inside: the checks of the observation, the switch to evaluation mode, the search, the
+way back to the bounds of the action space. Weights are random, which changes no time. On a CPU one thread is used; times
+are CPU seconds, and wall clock is measured besides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import numpy as np
+import torch as th
+from measuring import Row, interleave, report
+
+from sb3_ezm import EZM, load_preset
+from sb3_ezm.presets import get_preset
+
+QUANTILES = {"best ms": 0.0, "median ms": 0.5, "95 % below ms": 0.95}
+
+
+def measure(model: EZM, observation: Any, seconds: float) -> list[Row]:
+    """
+    :param model: to predict with
+    :param observation: a single one
+    :param seconds: for all ways of predicting together
+    :return: one row for each of them
+    """
+    wall: dict[str, list[float]] = {}
+
+    def task(name: str, planner: bool, deterministic: bool) -> Any:
+        def run() -> None:
+            model.planner = planner
+            start = time.perf_counter()
+            model.predict(observation, deterministic=deterministic)
+            wall.setdefault(name, []).append(time.perf_counter() - start)
+
+        return run
+
+    ways = {
+        "search, deterministic": (True, True),
+        "search": (True, False),
+        "policy head, deterministic": (False, True),
+        "policy head": (False, False),
+    }
+    times = interleave({name: task(name, *way) for name, way in ways.items()}, model.device, seconds, most=2000)
+    return [
+        {
+            "predict": name,
+            **{label: 1000 * float(np.quantile(times[name], share)) for label, share in QUANTILES.items()},
+            "median wall ms": 1000 * float(np.median(wall[name][1:])),
+            "calls": len(times[name]),
+        }
+        for name in ways
+    ]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--env", default="Pendulum-v1")
+    parser.add_argument("--policy", default=None, help="default: the preset's")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", default=None, help="also write the table to this file")
+    args = parser.parse_args()
+    if args.device == "cpu":
+        th.set_num_threads(1)
+    settings = load_preset(args.preset, device=args.device, seed=0)
+    model = EZM(args.policy or get_preset(args.preset).policy, args.env, **settings)
+    rows = measure(model, model.observation_space.sample(), args.seconds)
+    size = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
+    heading = f"{args.preset} on {args.env}: {model.num_simulations} simulations, {size / 1e6:.2f} M parameters"
+    report("predict", model.device, {heading: rows}, args.json)
+
+
+if __name__ == "__main__":
+    main()
