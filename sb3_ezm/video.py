@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes.util
 import itertools
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,66 @@ def record_video(
     return path
 
 
+def record_videos(
+    model: PolicyPredictor,
+    tasks: TasksLike,
+    folder: str | os.PathLike[str],
+    only: Sequence[str] | None = None,
+    **settings: Any,
+) -> dict[str, Path]:
+    """
+    One video of one episode for each task.
+
+    :param model: anything with SB3's ``predict``
+    :param tasks: anything :func:`make_task_set` takes; all tasks of the model
+    :param folder: for the files ``<task>.mp4``
+    :param only: names of the tasks to film, by default all
+    :param settings: further arguments of :func:`record_video`
+    :return: the path of each video
+    :raises VideoUnavailableError: see :func:`record_video`
+    :raises ConfigurationError: see :func:`record_video`
+    """
+    task_set = make_task_set(tasks)
+    names = [task_set[name].name for name in (task_set.names if only is None else only)]  # misspelled names fail first
+    stems = {name: re.sub(r"[^\w.-]+", "-", name) for name in names}
+    return {name: record_video(model, task_set, name, Path(folder) / f"{stems[name]}.mp4", **settings) for name in names}
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """
+    ``python -m sb3_ezm.video model.zip``: film one episode of each task of a saved model.
+
+    :param argv: arguments, by default those of the process
+    :param prog: how the command is called in its help
+    :return: exit status: 0, or 2 after a message where a video cannot be made
+    """
+    parser = argparse.ArgumentParser(prog=prog, description="Film one episode of each task of a saved EZM model, as MP4.")
+    parser.add_argument("model", type=Path, help="file of EZM.save")
+    parser.add_argument("--tasks", nargs="+", help="suite or tasks of the model, if their names alone do not lead to them")
+    parser.add_argument("--only", nargs="+", help="film these tasks only")
+    parser.add_argument("--out", type=Path, default=Path("videos"), help="folder of the videos (default: videos)")
+    parser.add_argument("--seed", type=int, default=0, help="of the episodes (default: 0)")
+    parser.add_argument("--max-steps", type=int, help="stop after so many environment steps")
+    parser.add_argument("--frame-skip", type=int, default=2, help="a picture every so many environment steps (default: 2)")
+    parser.add_argument("--ignore-termination", action="store_true", help="let the episodes run to their time limit")
+    args = parser.parse_args(argv)
+    prefer_egl()
+    from sb3_ezm.ezm import EZM
+
+    try:
+        if not args.model.exists():
+            raise ConfigurationError(f"There is no model {args.model}.")
+        model = EZM.load(args.model)
+        settings = {key: getattr(args, key) for key in ("seed", "max_steps", "frame_skip", "ignore_termination")}
+        tasks = list(model.task_set.names) if args.tasks is None else args.tasks
+        for path in record_videos(model, tasks, args.out, args.only, **settings).values():
+            print(path)
+    except (ConfigurationError, VideoUnavailableError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def _check_opengl() -> None:
     """Where MuJoCo draws, draw one picture in a child process first: a broken OpenGL may end the process that asks for it."""
     if "mujoco" not in sys.modules:
@@ -163,3 +225,7 @@ def _write(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
         raise VideoUnavailableError(f"ffmpeg ended before the last picture, {path} is incomplete ({reason}).") from error
     finally:
         writer.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="python -m sb3_ezm.video"))

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sb3_ezm import ConfigurationError, make_task_set, video
-from sb3_ezm.video import VideoUnavailableError, prefer_egl, record_video
+from sb3_ezm import EZM, ConfigurationError, make_multitask_env, make_task_set, video
+from sb3_ezm.video import VideoUnavailableError, main, prefer_egl, record_video
+from tests.tiny import TINY
 
 
 class Pusher:
@@ -44,6 +45,19 @@ def test_an_episode_that_ends_by_itself_as_gif(tmp_path: Path) -> None:
     path = record_video(Pusher(), "toy", "toy-balance", tmp_path / "balance.gif", seed=1)
     frames = iio.imread(path)
     assert 2 < len(frames) < 100  # pushed over long before the time limit of 200 steps
+
+
+def test_every_task_of_a_saved_model_is_filmed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    env = make_multitask_env(["toy-swingup", "toy-spin"])
+    EZM("MultiInputPolicy", env, **TINY).save(tmp_path / "model.zip")
+    arguments = [str(tmp_path / "model.zip"), "--max-steps", "4", "--out", str(tmp_path / "videos")]
+    assert main(arguments) == 0
+    paths = [tmp_path / "videos" / f"{name}.mp4" for name in ("toy-swingup", "toy-spin")]
+    assert capsys.readouterr().out.split() == [str(path) for path in paths]
+    assert all(iio.imread(path).shape == (3, 96, 96, 3) for path in paths)  # the start and every second of four steps
+    assert main([*arguments, "--only", "toy-spim"]) == 2
+    assert "Did you mean 'toy-spin'" in capsys.readouterr().err
+    assert main([str(tmp_path / "none.zip")]) == 2
 
 
 @pytest.mark.render

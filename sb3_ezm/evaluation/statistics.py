@@ -128,6 +128,24 @@ def resample_scores(
     return np.asarray(scores[rows, np.arange(n_tasks)])
 
 
+def percentile_interval(
+    statistic: Callable[[FloatArray], FloatArray], scores: FloatArray, resampled: FloatArray, confidence: float = 0.95
+) -> Interval:
+    """
+    :param statistic: maps ``[..., S, T]`` to ``[...]``
+    :param scores: ``[S, T]``
+    :param resampled: ``[R, S, T]`` from :func:`resample_scores`
+    :param confidence: of the interval
+    :return: the statistic with the quantiles of its values over the resampled tables, none for a single seed
+    """
+    value = float(statistic(scores))
+    if len(scores) == 1:
+        return Interval(value, None, None)
+    tail = 0.5 * (1.0 - confidence)
+    low, high = np.quantile(statistic(resampled), [tail, 1.0 - tail])
+    return Interval(value, float(low), float(high))
+
+
 def aggregate_scores(
     scores: Any,
     task_names: Sequence[str],
@@ -165,17 +183,10 @@ def aggregate_scores(
             f"`confidence` ({confidence}) lies in (0, 1), `n_resamples` ({n_resamples}) is at least 1 and `resample` "
             f"({resample!r}) is 'stratified' or 'seeds'."
         )
-    resampled = None
-    if len(table) > 1:
-        resampled = resample_scores(table, n_resamples, np.random.default_rng(seed), resample)
+    resampled = resample_scores(table, n_resamples, np.random.default_rng(seed), resample)
 
     def interval(statistic: Callable[[FloatArray], FloatArray]) -> Interval:
-        value = float(statistic(table))
-        if resampled is None:
-            return Interval(value, None, None)
-        tail = 0.5 * (1.0 - confidence)
-        low, high = np.quantile(statistic(resampled), [tail, 1.0 - tail])
-        return Interval(value, float(low), float(high))
+        return percentile_interval(statistic, table, resampled, confidence)
 
     return AggregateScores(
         mean=interval(mean_score),

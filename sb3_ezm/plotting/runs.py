@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.evaluation import PROTOCOL_LABELS, AggregateScores, Protocol, aggregate_scores, read_evaluations
+from sb3_ezm.evaluation import PROTOCOL_LABELS, AggregateScores, Interval, Protocol, aggregate_scores, read_evaluations
+from sb3_ezm.evaluation.statistics import mean_score, percentile_interval, resample_scores
 from sb3_ezm.plotting.curves import Curve, load_evaluation_curves
 from sb3_ezm.plotting.published import Reference, suite_references
 
@@ -83,7 +84,7 @@ class Seeds:
         if not seeds:
             return None
         grid = common_steps([curves[task] for curves in seeds for task in references])
-        points = [_aggregate_at(seeds, references, step).mean for step in grid]
+        points = [_mean_at(seeds, references, step) for step in grid]
         mean = np.array([point.value for point in points])
         low = np.array([point.value if point.low is None else point.low for point in points])
         high = np.array([point.value if point.high is None else point.high for point in points])
@@ -121,12 +122,17 @@ def common_steps(curves: Sequence[Curve]) -> np.ndarray:
     return inside
 
 
-def _aggregate_at(seeds: Sequence[Mapping[str, Curve]], references: Mapping[str, Reference], step: float) -> AggregateScores:
-    table = [
-        [row.normalize(float(np.interp(step, curves[task].steps, curves[task].returns))) for task, row in references.items()]
-        for curves in seeds
-    ]
-    return aggregate_scores(table, tuple(references), n_resamples=N_RESAMPLES)
+def _mean_at(seeds: Sequence[Mapping[str, Curve]], references: Mapping[str, Reference], step: float) -> Interval:
+    table = np.array(
+        [
+            [
+                row.normalize(float(np.interp(step, curves[task].steps, curves[task].returns)))
+                for task, row in references.items()
+            ]
+            for curves in seeds
+        ]
+    )
+    return percentile_interval(mean_score, table, resample_scores(table, N_RESAMPLES, np.random.default_rng(0)))
 
 
 def load_runs(csv_paths: Sequence[str | os.PathLike[str]], suite: str, label: str = "sb3-ezm") -> list[Seeds]:
