@@ -145,6 +145,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
             raise ConfigurationError(f"There is no model {args.model}.")
         model = EZM.load(args.model)
         settings = {key: getattr(args, key) for key in ("seed", "max_steps", "frame_skip", "ignore_termination")}
+        if model.task_set is None:
+            raise ConfigurationError(f"{args.model} was trained on one ordinary environment, not on tasks: film it with SB3.")
         tasks = list(model.task_set.names) if args.tasks is None else args.tasks
         for path in record_videos(model, tasks, args.out, args.only, **settings).values():
             print(path)

@@ -217,11 +217,12 @@ class TaskEvalCallback(EventCallback):
             deterministic=self.deterministic,
             vec_env=self.vec_env,
         )
+        seconds = time.monotonic() - self._started_at
         results = [found] if isinstance(found, EvaluationResult) else list(found.values())
         for result in results:
             self._record(result, "eval" if result.protocol == self.protocol else f"eval_{result.protocol}")
             if self.csv_path is not None:
-                append_evaluation(self.csv_path, result, self.num_timesteps, time.monotonic() - self._started_at)
+                append_evaluation(self.csv_path, result, self.num_timesteps, seconds)
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
         self.last_result = next(result for result in results if result.protocol == self.protocol)
