@@ -35,8 +35,14 @@ class Preset:
 
 
 @cache
+def _read_file() -> dict[str, dict[str, Any]]:
+    entries: dict[str, dict[str, Any]] = yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))
+    return entries
+
+
+@cache
 def _read() -> dict[str, Preset]:
-    entries = yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))
+    entries = copy.deepcopy(_read_file())
     for entry in entries.values():
         rate = entry["settings"]["learning_rate"]
         if isinstance(rate, str) and rate.startswith("lin_"):
@@ -57,10 +63,25 @@ def get_preset(name: str) -> Preset:
     :return: the preset, the caller's to change
     :raises ConfigurationError: if there is no such preset; the message suggests the nearest name
     """
-    presets = _read()
-    if name not in presets:
-        raise ConfigurationError(f"No preset is named {name!r}. {did_you_mean(str(name), presets)}")
-    return copy.deepcopy(presets[name])
+    _check_name(name)
+    return copy.deepcopy(_read()[name])
+
+
+def preset_entry(name: str) -> dict[str, Any]:
+    """
+    For tools with settings files of their own, such as RL Zoo.
+
+    :param name: one of :func:`preset_names`
+    :return: ``description``, ``policy`` and ``settings`` as the file has them, a schedule being the text ``"lin_x"``
+    :raises ConfigurationError: if there is no such preset; the message suggests the nearest name
+    """
+    _check_name(name)
+    return copy.deepcopy(_read_file()[name])
+
+
+def _check_name(name: str) -> None:
+    if name not in _read():
+        raise ConfigurationError(f"No preset is named {name!r}. {did_you_mean(str(name), _read())}")
 
 
 def load_preset(name: str, **changes: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One episode of one task as a video."""
+"""One episode as a video."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 from stable_baselines3.common.type_aliases import PolicyPredictor
@@ -76,21 +77,47 @@ def record_video(
     :raises VideoUnavailableError: if this machine cannot draw (no OpenGL), or ffmpeg is missing or fails
     :raises ConfigurationError: if an argument is impossible or the model does not fit the tasks
     """
+    task_set = make_task_set(tasks)
+    env = make_task_env(task_set, task, render_mode="rgb_array", ignore_termination=ignore_termination, env_kwargs=env_kwargs)
+    try:
+        check_fits(model, task_set, env)
+        return record_episode(model, env, path, seed, deterministic, max_steps, frame_skip)
+    finally:
+        env.close()
+
+
+def record_episode(
+    model: PolicyPredictor,
+    env: gym.Env[Any, Any],
+    path: str | os.PathLike[str],
+    seed: int | None = 0,
+    deterministic: bool = True,
+    max_steps: int | None = None,
+    frame_skip: int = 1,
+) -> Path:
+    """
+    Play one episode in any environment and write it as a video in real time.
+
+    :param model: anything with SB3's ``predict``
+    :param env: environment made with ``render_mode="rgb_array"``; it stays open
+    :param path: file to write: ``.mp4`` (H.264, needs the ffmpeg of ``imageio-ffmpeg``) or ``.gif``
+    :param seed: of the episode
+    :param deterministic: passed to ``predict``
+    :param max_steps: stop after so many environment steps
+    :param frame_skip: take a picture every so many environment steps
+    :return: the path
+    :raises VideoUnavailableError: if this machine cannot draw (no OpenGL), or ffmpeg is missing or fails
+    :raises ConfigurationError: if an argument is impossible
+    """
     path = Path(path)
     if path.suffix not in (".mp4", ".gif"):
         raise ConfigurationError(f"A video is written as .mp4 or .gif, not as {path.suffix!r} ({path}).")
     if frame_skip < 1 or (max_steps is not None and max_steps < 1):
         raise ConfigurationError(f"`frame_skip` ({frame_skip}) and `max_steps` ({max_steps}) must be at least 1.")
-    task_set = make_task_set(tasks)
-    env = make_task_env(task_set, task, render_mode="rgb_array", ignore_termination=ignore_termination, env_kwargs=env_kwargs)
-    try:
-        check_fits(model, task_set, env)
-        _check_opengl()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frames = _frames(model, env, seed, deterministic, max_steps, frame_skip)
-        _write(path, frames, float(env.metadata.get("render_fps") or 30) / frame_skip)
-    finally:
-        env.close()
+    _check_opengl()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = _frames(model, env, seed, deterministic, max_steps, frame_skip)
+    _write(path, frames, float(env.metadata.get("render_fps") or 30) / frame_skip)
     return path
 
 
@@ -171,7 +198,7 @@ def _check_opengl() -> None:
 
 def _frames(
     model: PolicyPredictor,
-    env: PaddedTaskEnv,
+    env: gym.Env[Any, Any],
     seed: int | None,
     deterministic: bool,
     max_steps: int | None,
@@ -189,17 +216,22 @@ def _frames(
             yield _picture(env)
 
 
-def _picture(env: PaddedTaskEnv) -> np.ndarray:
+def _picture(env: gym.Env[Any, Any]) -> np.ndarray:
     try:
         picture = env.render()
-    except EZMError as error:  # the suites of this package say so where OpenGL is missing
+    # The suites of this package say so where OpenGL is missing, Gymnasium's environments where pygame is.
+    except (EZMError, gym.error.DependencyNotInstalled) as error:
         raise VideoUnavailableError(str(error)) from error
     if not isinstance(picture, np.ndarray):
         raise ConfigurationError(
-            f"Task {env.task_name!r} drew {type(picture).__name__} instead of a picture: "
-            "its factory must accept `render_mode='rgb_array'`."
+            f"{_name(env)} drew {type(picture).__name__} instead of a picture: make it with `render_mode='rgb_array'`, "
+            "which its factory must accept."
         )
     return picture
+
+
+def _name(env: gym.Env[Any, Any]) -> str:
+    return f"Task {env.task_name!r}" if isinstance(env, PaddedTaskEnv) else f"The environment {env}"
 
 
 def _write(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:

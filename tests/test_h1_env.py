@@ -64,7 +64,7 @@ def test_registering_twice_changes_nothing() -> None:
     assert dict(gym.registry) == before
     for env_id in ("MultiTask-Humanoid-v0", "sb3_ezm/MultiTask-Humanoid-v0"):
         assert gym.registry[env_id].max_episode_steps is None
-        assert gym.registry[env_id].entry_point == "sb3_ezm.multitask.cycling:make_multitask_humanoid"
+        assert gym.registry[env_id].entry_point == "sb3_ezm.multitask.cycling:make_multitask_suite"
 
 
 def test_time_limit_truncates_after_1000_steps() -> None:

@@ -1,7 +1,7 @@
 """Multi-task layer: task sets, padding, vector environments and per-task statistics."""
 
 from sb3_ezm.errors import NonFiniteError
-from sb3_ezm.multitask.cycling import CyclingTaskEnv, make_multitask_humanoid
+from sb3_ezm.multitask.cycling import CyclingTaskEnv, make_multitask_suite
 from sb3_ezm.multitask.env_factory import GymEnvFactory
 from sb3_ezm.multitask.factory import make_multitask_env, make_task_env
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
@@ -23,7 +23,7 @@ __all__ = [
     "TaskStatistics",
     "ThreadedVecEnv",
     "make_multitask_env",
-    "make_multitask_humanoid",
+    "make_multitask_suite",
     "make_task_env",
     "make_task_set",
     "register_suite",

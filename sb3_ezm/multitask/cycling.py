@@ -77,6 +77,11 @@ class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
         self._position = 0
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that take turns."""
+        return self._tasks
+
+    @property
     def task_name(self) -> str:
         """The current task."""
         return self._active().task_name
@@ -158,18 +163,19 @@ class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
         return self._envs[self._current]
 
 
-def make_multitask_humanoid(task: str | None = None, render_mode: str | None = None, **kwargs: Any) -> CyclingTaskEnv:
+def make_multitask_suite(suite: str, task: str | None = None, render_mode: str | None = None, **kwargs: Any) -> CyclingTaskEnv:
     """
-    Entry point of ``MultiTask-Humanoid-v0``: the nine H1 tasks of the medium suite.
+    Entry point for a Gymnasium id that stands for all tasks of a suite, such as ``MultiTask-Humanoid-v0``.
 
-    :param task: stay on this task (``"walk"`` or ``"h1-walk"``), with its id among the nine; by default cycle through all
+    :param suite: what :func:`make_task_set` takes, for example ``"h1-medium"``
+    :param task: stay on this task (``"walk"`` or ``"h1-walk"``), with its id among all; by default cycle through all
     :param render_mode: for example ``"rgb_array"``
     :param kwargs: further keywords of :class:`CyclingTaskEnv`
     :return: the environment
-    :raises ConfigurationError: if the task is unknown
+    :raises ConfigurationError: if suite or task are unknown
     """
-    task_set = make_task_set("h1-medium")
+    task_set = make_task_set(suite)
     if task is None:
         return CyclingTaskEnv(task_set, render_mode=render_mode, **kwargs)
-    name = task if task.startswith("h1-") else f"h1-{task}"
+    name = next((name for name in task_set.names if name.split("-", 1)[-1] == task), task)
     return CyclingTaskEnv(task_set, tasks=[name], render_mode=render_mode, **kwargs)

@@ -20,9 +20,16 @@ from stable_baselines3.common.monitor import Monitor
 from sb3_ezm.errors import ConfigurationError, EZMError
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
 
+
+def _listed(cls: type[Any]) -> type[Any]:
+    """RL Zoo replaces Gymnasium's time limit by a subclass with the same state: a checkpoint need not know which it was."""
+    base: type[Any] = cls.__mro__[1]
+    return base if cls.__module__ == "rl_zoo3.gym_patches" else cls
+
+
 # Attributes of wrappers that change from step to step. Those without any transform what passes through them.
 _WRAPPERS: dict[type[gym.Wrapper[Any, Any, Any, Any]], tuple[str, ...]] = {
-    wrappers.TimeLimit: ("_elapsed_steps",),
+    _listed(wrappers.TimeLimit): ("_elapsed_steps",),
     wrappers.OrderEnforcing: ("_has_reset",),
     wrappers.PassiveEnvChecker: (),
     Monitor: (
@@ -65,7 +72,7 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
     layers = []
     layer: Any = env
     while isinstance(layer, gym.Wrapper):
-        names = _WRAPPERS.get(type(layer))
+        names = _WRAPPERS.get(_listed(type(layer)))
         if _has_state(type(layer)):
             layers.append([_label(layer), layer.get_state()])  # type: ignore[attr-defined]
         elif names is not None:
@@ -120,7 +127,7 @@ def _has_state(cls: type[Any]) -> bool:
 
 
 def _label(layer: gym.Env[Any, Any]) -> str:
-    name = type(layer).__name__
+    name = _listed(type(layer)).__name__
     return f"{name}[{layer.task_name}]" if isinstance(layer, PaddedTaskEnv) else name
 
 

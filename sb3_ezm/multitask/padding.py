@@ -8,6 +8,7 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit  # by name: RL Zoo replaces the module's attribute by a subclass
 
 from sb3_ezm.errors import ConfigurationError, NonFiniteError
 from sb3_ezm.multitask.task_set import TaskSet
@@ -192,7 +193,7 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
 def _has_time_limit(env: gym.Env[Any, Any]) -> bool:
     layer: Any = env
     while isinstance(layer, gym.Wrapper):
-        if isinstance(layer, gym.wrappers.TimeLimit):
+        if isinstance(layer, TimeLimit):
             return True
         layer = layer.env
     return False

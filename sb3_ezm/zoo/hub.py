@@ -1,0 +1,195 @@
+"""Evaluate an agent of RL Zoo, describe it, and upload it to the Hugging Face Hub. Needs RL Zoo."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import zipfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import yaml
+from huggingface_hub import HfApi
+from huggingface_sb3 import EnvironmentName, ModelName
+from rl_zoo3.utils import StoreDict, create_test_env, get_model_path, get_saved_hyperparams
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.evaluation import EvaluationResult, TaskResult, evaluate_tasks
+from sb3_ezm.ezm import EZM
+from sb3_ezm.multitask.task_set import TaskSpec
+from sb3_ezm.video import VideoUnavailableError, record_episode
+from sb3_ezm.zoo.card import CardFacts, model_card
+from sb3_ezm.zoo.hyperparams import ALGORITHM
+from sb3_ezm.zoo.tasks import find_tasks
+
+VERSION = (Path(__file__).parent.parent / "version.txt").read_text().strip()
+_PACKAGES = ("stable_baselines3", "torch", "gymnasium", "numpy")
+
+
+def push_to_hub() -> None:
+    """
+    The program ``python -m sb3_ezm.zoo push_to_hub``.
+
+    RL Zoo's own cannot take its place: it knows nothing of tasks, and RL Zoo 2.9.2 imports a name that its current
+    Hugging Face package no longer has.
+    """
+    args = _parse()
+    if args.algo != ALGORITHM:
+        raise ConfigurationError(f"This uploads agents of {ALGORITHM!r} only, got --algo {args.algo}.")
+    folder = package(args)
+    if args.dry_run:
+        print(f"Packaged, not uploaded: {folder}")
+        return
+    print(f"Uploading {folder} to {args.repo_id}")
+    print(f"The agent is at {upload(folder, args.repo_id, args.commit_message, args.private)}")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Evaluate an agent, write its model card and upload both.")
+    parser.add_argument("--env", type=EnvironmentName, required=True, help="environment id")
+    parser.add_argument("-f", "--folder", required=True, help="log folder (default logs)")
+    parser.add_argument("--algo", default=ALGORITHM, help="algorithm: ezm")
+    parser.add_argument(
+        "--exp-id", type=int, default=0, help="experiment id (default 0: the latest, -1: no experiment folder)"
+    )
+    parser.add_argument("--load-best", action="store_true", help="the best model instead of the last")
+    parser.add_argument("--load-checkpoint", type=int, help="the checkpoint of these steps instead of the last model")
+    parser.add_argument("--load-last-checkpoint", action="store_true", help="the last checkpoint instead of the last model")
+    parser.add_argument("-orga", "--organization", required=True, help="user or organization on the hub")
+    parser.add_argument("-name", "--repo-name", help="repository (default ezm-<environment>)")
+    parser.add_argument("-m", "--commit-message", default="Add the agent", help="commit message")
+    parser.add_argument("--private", action="store_true", help="create the repository as a private one")
+    parser.add_argument("--dry-run", action="store_true", help="package only, upload nothing")
+    parser.add_argument("-o", "--output-folder", type=Path, default=Path("hub"), help="where to package (default hub)")
+    parser.add_argument("--eval-episodes", type=int, default=10, help="evaluated episodes of each task (default 10)")
+    parser.add_argument("--stochastic", action="store_true", help="sample the evaluated actions")
+    parser.add_argument("--no-render", action="store_true", help="record no video")
+    parser.add_argument(
+        "-n", "--n-timesteps", type=int, default=1000, help="longest video in environment steps (default 1000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the evaluation (default 0)")
+    parser.add_argument("--device", default="auto", help="PyTorch device (default auto)")
+    parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, help="further keywords of the environment")
+    args = parser.parse_args()
+    args.repo_id = f"{args.organization}/{args.repo_name or ModelName(args.algo, args.env)}"
+    return args
+
+
+def package(args: argparse.Namespace) -> Path:
+    """
+    Evaluate an agent and collect what belongs to it, with the file names that RL Zoo's ``load_from_hub`` looks for.
+
+    :param args: the command line
+    :return: folder: model, model card, results, settings, curves of the training, and a video where one can be drawn
+    :raises ConfigurationError: if there is no such agent
+    """
+    checkpoint = (args.load_best, args.load_checkpoint, args.load_last_checkpoint)
+    try:
+        _, model_path, log_path = get_model_path(args.exp_id, args.folder, args.algo, args.env, *checkpoint)
+    except (AssertionError, ValueError) as error:
+        raise ConfigurationError(f"There is no such agent: {error}") from error
+    run, name = Path(log_path), ModelName(args.algo, args.env)
+    settings, _ = get_saved_hyperparams(str(run / args.env), test_mode=True)
+    env_kwargs = _env_kwargs(run / args.env, settings, args.env_kwargs)
+    model = EZM.load(model_path, device=args.device, seed=args.seed)
+    result = evaluate(model, args, run, settings, env_kwargs)
+    folder: Path = args.output_folder / args.repo_id.split("/")[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save(folder / name.filename)
+    for file in ("args.yml", "config.yml"):
+        shutil.copy(run / args.env / file, folder / file)
+    (folder / "env_kwargs.yml").write_text(yaml.safe_dump(env_kwargs))
+    (folder / "results.json").write_text(json.dumps(result.to_dict(), indent=1))
+    _copy_curves(run, folder)
+    facts = CardFacts(
+        env_id=args.env.gym_id,
+        repo_id=args.repo_id,
+        filename=name.filename,
+        result=result,
+        settings={key: value for key, value in settings.items() if key not in ("normalize", "normalize_kwargs")},
+        env_kwargs=env_kwargs,
+        timesteps=model.num_timesteps,
+        parameters=sum(parameter.numel() for parameter in model.policy.world_model.parameters()),
+        versions={"sb3_ezm": VERSION, **{name: metadata.version(name) for name in _PACKAGES}},
+        deterministic=not args.stochastic,
+    )
+    (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
+    if not args.no_render:
+        _film(model, args, env_kwargs, folder / "replay.mp4")
+    return folder
+
+
+def evaluate(
+    model: EZM, args: argparse.Namespace, run: Path, settings: dict[str, Any], env_kwargs: dict[str, Any]
+) -> EvaluationResult:
+    """
+    Play the same number of episodes of every task, or of the one environment.
+
+    :param model: the agent
+    :param args: the command line
+    :param run: folder of the training
+    :param settings: of the training
+    :param env_kwargs: keywords of the environment
+    :return: the episodes
+    """
+    deterministic = not args.stochastic
+    if find_tasks(args.env.gym_id, env_kwargs):
+        env = gym.make(args.env.gym_id, **env_kwargs)
+        task_set = env.get_wrapper_attr("task_set")
+        env.close()
+        return evaluate_tasks(model, task_set, args.eval_episodes, seed=args.seed, deterministic=deterministic)
+    stats = str(run / args.env) if settings.get("normalize") else None
+    options = {"seed": args.seed, "should_render": False, "hyperparams": dict(settings), "env_kwargs": env_kwargs}
+    vec_env = create_test_env(args.env.gym_id, n_envs=1, stats_path=stats, **options)
+    try:
+        returns, lengths = evaluate_policy(
+            model, vec_env, args.eval_episodes, deterministic=deterministic, return_episode_rewards=True
+        )
+    finally:
+        vec_env.close()
+    assert isinstance(returns, list) and isinstance(lengths, list)
+    size = model.policy.task_set[0]
+    spec = TaskSpec(args.env.gym_id, size.observation_size, size.action_size)
+    return EvaluationResult((TaskResult(spec, tuple(map(float, returns)), tuple(lengths)),))
+
+
+def upload(folder: Path, repo_id: str, commit_message: str, private: bool = False) -> str:
+    """
+    Upload a folder into a model repository, which is created if it is missing.
+
+    :param folder: from :func:`package`
+    :param repo_id: ``organization/name``
+    :param commit_message: what the hub's history says
+    :param private: for a new repository
+    :return: address of the repository
+    """
+    api = HfApi()
+    url = api.create_repo(repo_id, private=private, exist_ok=True)
+    api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
+    return str(url)
+
+
+def _env_kwargs(folder: Path, settings: dict[str, Any], given: dict[str, Any] | None) -> dict[str, Any]:
+    """As RL Zoo's programs do: of the settings, else those of the training's command line, and these of the own one."""
+    saved = yaml.unsafe_load((folder / "args.yml").read_text())["env_kwargs"]
+    return {**(settings.pop("env_kwargs", None) or {}), **(saved or {}), **(given or {})}
+
+
+def _copy_curves(run: Path, folder: Path) -> None:
+    with zipfile.ZipFile(folder / "train_eval_metrics.zip", "w") as archive:
+        for path in [*run.glob("evaluations.npz"), *sorted(run.glob("*.csv"))]:
+            archive.write(path, arcname=path.name)
+
+
+def _film(model: EZM, args: argparse.Namespace, env_kwargs: dict[str, Any], path: Path) -> None:
+    env = gym.make(args.env.gym_id, **{**env_kwargs, "render_mode": "rgb_array"})
+    try:
+        record_episode(model, env, path, seed=args.seed, deterministic=not args.stochastic, max_steps=args.n_timesteps)
+    except VideoUnavailableError as error:
+        print(f"No video: {error}")
+    finally:
+        env.close()

@@ -1,0 +1,88 @@
+"""Settings files of RL Zoo in which an entry may name a preset and say only what differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.presets import preset_entry
+
+ALGORITHM = "ezm"
+CONFIG_FILE = Path(__file__).parent.parent / "hyperparams" / "ezm.yml"
+NESTED = ("policy_kwargs", "search_kwargs", "target_kwargs", "loss_kwargs")
+
+hyperparams: dict[str, Settings] = {}
+"""What RL Zoo reads when this module is its configuration, see :func:`use_file`."""
+
+
+class Settings(dict[str, Any]):
+    """
+    Settings of one environment. An update reaches into nested settings instead of replacing them, so that a trial that samples
+    one loss weight, or ``-params policy_kwargs:"dict(latent_size=64)"``, leaves their other entries alone. ``preset`` in an
+    update takes policy and settings of that preset first.
+    """
+
+    def update(self, changes: dict[str, Any]) -> None:  # type: ignore[override]
+        """
+        :param changes: settings that replace those of the same name
+        :raises ConfigurationError: if there is no such preset
+        """
+        changes = dict(changes)
+        if "preset" in changes:
+            self.take_preset(changes.pop("preset"))
+        for key, value in changes.items():
+            merged = key in NESTED and isinstance(value, dict) and isinstance(self.get(key), dict)
+            self[key] = {**self[key], **value} if merged else value
+
+    def take_preset(self, preset: str) -> None:
+        """
+        Take over a preset; what belongs to the environment and the length of the run stays.
+
+        :param preset: its name
+        """
+        kept = {key: self[key] for key in ("n_envs", "n_timesteps", "env_kwargs", "env_wrapper", "callback") if key in self}
+        entry = preset_entry(preset)
+        self.clear()
+        super().update({"policy": entry["policy"], **entry["settings"], **kept})
+
+    def copy(self) -> Settings:
+        """
+        :return: a copy that also merges
+        """
+        return Settings(self)
+
+
+def read_settings(path: str | Path) -> dict[str, Settings]:
+    """
+    Read a settings file of RL Zoo.
+
+    :param path: YAML file: settings by environment id
+    :return: the settings with presets filled in
+    :raises ConfigurationError: if there is no such file, an entry is not a mapping, or it names an unknown preset
+    """
+    try:
+        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"The settings file {path} cannot be read: {error.strerror}.") from error
+    settings = {}
+    for env_id, entry in (entries or {}).items():
+        if not isinstance(entry, dict):
+            raise ConfigurationError(f"{path}: the entry of {env_id} must hold settings, got {entry!r}.")
+        settings[env_id] = Settings()
+        settings[env_id].update(entry)
+    return settings
+
+
+def use_file(path: str | Path) -> str:
+    """
+    Let RL Zoo read a file through this module, which it can import as a configuration.
+
+    :param path: YAML file
+    :return: what to give RL Zoo as the configuration
+    """
+    hyperparams.clear()
+    hyperparams.update(read_settings(path))
+    return __name__

@@ -1,0 +1,99 @@
+"""``python -m sb3_ezm.zoo COMMAND``: RL Zoo's own programs, with EZM among their algorithms."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+from collections.abc import Sequence
+
+from sb3_ezm.errors import EZMError, did_you_mean
+from sb3_ezm.zoo.hyperparams import ALGORITHM
+from sb3_ezm.zoo.registration import register
+
+USAGE = """\
+usage: python -m sb3_ezm.zoo COMMAND [options]
+
+RL Zoo with EZM in it. Commands:
+  train          train an agent, or tune its settings with Optuna (-optimize)
+  enjoy          watch a trained agent
+  record_video   record a trained agent
+  plot           draw the learning curves of a run into a file
+  push_to_hub    evaluate an agent and upload it, with its model card, to the Hugging Face Hub
+  load_from_hub  download one
+
+Each has its own --help. The options are RL Zoo's; `--algo ezm` and the folder `-f logs` need not be given.
+
+examples:
+  python -m sb3_ezm.zoo train --env Pendulum-v1
+  python -m sb3_ezm.zoo train --env MultiTask-Humanoid-v0 --progress --tensorboard-log runs
+  python -m sb3_ezm.zoo train --env MultiTask-Humanoid-v0 -params preset:"'paper'" n_timesteps:9_000_000
+  python -m sb3_ezm.zoo train --env Pendulum-v1 -optimize --n-trials 20 --no-optim-plots
+  python -m sb3_ezm.zoo enjoy --env Pendulum-v1 --no-render
+"""
+
+# RL Zoo's programs: a function of a module, or a module that is run as a script.
+_FUNCTIONS = {
+    "train": ("rl_zoo3.train", "train"),
+    "enjoy": ("rl_zoo3.enjoy", "enjoy"),
+    "plot": ("sb3_ezm.zoo.plot", "plot"),
+    "push_to_hub": ("sb3_ezm.zoo.hub", "push_to_hub"),
+}
+_SCRIPTS = {"record_video": "rl_zoo3.record_video", "load_from_hub": "rl_zoo3.load_from_hub"}
+COMMANDS = (*_FUNCTIONS, *_SCRIPTS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run one of RL Zoo's programs.
+
+    :param arguments: command and options, by default those of the process
+    :return: exit status: 0, or 2 for impossible arguments
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if given else 2
+    command, *options = given
+    if command not in COMMANDS:
+        print(f"There is no command {command!r}. {did_you_mean(command, COMMANDS)}", file=sys.stderr)
+        return 2
+    argv = sys.argv
+    try:
+        register()
+        sys.argv = [f"python -m sb3_ezm.zoo {command}", *with_defaults(options)]
+        _run(command)
+    except EZMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        sys.argv = argv
+    return 0
+
+
+def with_defaults(options: Sequence[str]) -> list[str]:
+    """
+    Add what RL Zoo's programs need and this package knows.
+
+    :param options: as given
+    :return: with the algorithm ``ezm`` and the folder ``logs`` unless others are given
+    """
+    completed = list(options)
+    if not _has(options, "--algo"):
+        completed += ["--algo", ALGORITHM]
+    if not _has(options, "-f", "--folder", "--log-folder"):
+        completed += ["-f", "logs"]
+    return completed
+
+
+def _has(options: Sequence[str], *names: str) -> bool:
+    long = tuple(f"{name}=" for name in names)
+    return any(option in names or option.startswith(long) for option in options)
+
+
+def _run(command: str) -> None:
+    if command in _FUNCTIONS:
+        module, function = _FUNCTIONS[command]
+        getattr(importlib.import_module(module), function)()
+    else:
+        runpy.run_module(_SCRIPTS[command], run_name="__main__")

@@ -1,0 +1,107 @@
+"""RL Zoo's experiment manager with presets, merged settings and environments with several tasks. Needs RL Zoo."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.callbacks import EvalCallback, ProgressBarCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ezm.progress import TaskProgressBarCallback
+from sb3_ezm.zoo.hyperparams import ALGORITHM, CONFIG_FILE, use_file
+from sb3_ezm.zoo.tasks import ScoredEpisodes, TaskReturnsCallback, assign_tasks, check_share, find_tasks
+
+
+class EZMExperimentManager(ExperimentManager):
+    """
+    For the algorithm ``ezm``: the package's settings file, in which entries name presets; with several tasks one training
+    environment and one evaluation environment per task, and evaluation by normalized scores. Other algorithms see no change.
+
+    :param args: the command line
+    :param algo: name of the algorithm
+    :param env_id: Gymnasium id
+    :param settings: of ``ExperimentManager``, by position
+    :param named_settings: of ``ExperimentManager``, by name
+    """
+
+    def __init__(self, args: argparse.Namespace, algo: str, env_id: str, *settings: Any, **named_settings: Any) -> None:
+        self.is_ezm = algo == ALGORITHM
+        self.tasks: tuple[str, ...] = ()
+        if self.is_ezm and named_settings.get("config") is None:
+            named_settings["config"] = str(CONFIG_FILE)
+        super().__init__(args, algo, env_id, *settings, **named_settings)
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """
+        :return: settings with the preset filled in, and a sorted copy
+        """
+        if self.is_ezm and self.config.endswith((".yml", ".yaml")):
+            print(f"Settings file: {self.config}")
+            self.config = use_file(self.config)
+        return super().read_hyperparameters()
+
+    def create_log_folder(self) -> None:
+        """
+        Look at the tasks of the environment, then create the folder: what cannot be trained leaves none behind.
+
+        :raises ConfigurationError: if the environments cannot be shared equally by the tasks
+        """
+        self.tasks = find_tasks(self.env_name.gym_id, self.env_kwargs) if self.is_ezm else ()
+        if self.tasks:
+            check_share(self.n_envs, self.tasks)
+            self._plan_evaluation()
+        super().create_log_folder()
+
+    def create_callbacks(self) -> None:
+        """Create RL Zoo's callbacks, fit for the tasks of the environment."""
+        super().create_callbacks()
+        for index, callback in enumerate(self.callbacks):
+            if self.is_ezm and type(callback) is ProgressBarCallback:
+                self.callbacks[index] = TaskProgressBarCallback()
+            if self.tasks and isinstance(callback, EvalCallback):
+                callback.callback = TaskReturnsCallback(callback.eval_env, self.n_eval_episodes // self.n_eval_envs)
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """
+        :param n_envs: number of environments
+        :param eval_env: whether they are for evaluation
+        :param no_log: write no monitor files
+        :return: vector environment; sub-environments with several tasks have one each
+        """
+        if not self.tasks:
+            return super().create_envs(n_envs, eval_env, no_log)
+        env_wrapper = self.env_wrapper
+        if eval_env:  # RL Zoo wraps what it monitors
+            self.env_wrapper = _scored(env_wrapper)
+        try:
+            env = super().create_envs(n_envs, eval_env, no_log)
+        finally:
+            self.env_wrapper = env_wrapper
+        assign_tasks(env, self.tasks)
+        return env
+
+    def _plan_evaluation(self) -> None:
+        asked, count = (self.n_eval_envs, self.n_eval_episodes), len(self.tasks)
+        self.n_eval_envs = -(-self.n_eval_envs // count) * count
+        self.n_eval_episodes = -(-self.n_eval_episodes // self.n_eval_envs) * self.n_eval_envs
+        self.monitor_kwargs = {**self.monitor_kwargs, "info_keywords": ("task", *self._info_keywords())}
+        instead = "" if asked == (self.n_eval_envs, self.n_eval_episodes) else f", instead of {asked[1]} in {asked[0]},"
+        print(
+            f"{count} tasks: evaluation plays {self.n_eval_episodes} episodes in {self.n_eval_envs} environments{instead} so that "
+            "every task has as many (--eval-episodes, --n-eval-envs). Its mean reward is the mean normalized score where all "
+            "tasks have reference scores."
+        )
+
+    def _info_keywords(self) -> tuple[str, ...]:
+        return tuple(self.monitor_kwargs.get("info_keywords", ()))
+
+
+def _scored(env_wrapper: Callable[..., gym.Env[Any, Any]] | None) -> Callable[..., gym.Env[Any, Any]]:
+    def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        return ScoredEpisodes(env if env_wrapper is None else env_wrapper(env))
+
+    return wrap

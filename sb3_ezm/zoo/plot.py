@@ -1,0 +1,65 @@
+"""The learning curves of a run of RL Zoo as a picture. Needs RL Zoo."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections import defaultdict
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+from huggingface_sb3 import EnvironmentName
+from rl_zoo3.utils import get_latest_run_id
+
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.plotting import Curve, plot_learning_curves
+from sb3_ezm.zoo.hyperparams import ALGORITHM
+
+
+def plot() -> None:
+    """The program ``python -m sb3_ezm.zoo plot``: a panel for each task, from the monitor files of the training."""
+    parser = argparse.ArgumentParser(description="Draw the learning curves of a run, a panel for each task.")
+    parser.add_argument("--env", type=EnvironmentName, required=True, help="environment id")
+    parser.add_argument("-f", "--folder", default="logs", help="log folder (default logs)")
+    parser.add_argument("--algo", default=ALGORITHM, help="algorithm (default ezm)")
+    parser.add_argument("--exp-id", type=int, default=0, help="experiment id (default 0: the latest)")
+    parser.add_argument("-o", "--output", type=Path, help="picture: .png, .svg or .pdf (default curves.png beside the run)")
+    args = parser.parse_args()
+    log_path = Path(args.folder) / args.algo
+    run = log_path / f"{args.env}_{args.exp_id or get_latest_run_id(str(log_path), args.env)}"
+    training = load_run(run, args.env.gym_id)
+    evaluation = _load_evaluations(run, args.env.gym_id) if list(training) == [args.env.gym_id] else {}
+    path = plot_learning_curves(args.output or run / "curves.png", list(training), training, evaluation, title=run.name)
+    print(f"curves: {path}")
+
+
+def load_run(run: Path, env_id: str) -> dict[str, Curve]:
+    """
+    :param run: folder of a training
+    :param env_id: what to call the task of a training with only one
+    :return: training episodes by task
+    :raises ConfigurationError: if the folder has no finished episode
+    """
+    episodes: dict[str, list[tuple[float, int, float]]] = defaultdict(list)
+    for path in sorted(run.glob("*.monitor.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            file.readline()  # a comment in JSON
+            for row in csv.DictReader(file):
+                episodes[row.get("task", env_id)].append((float(row["t"]), int(row["l"]), float(row["r"])))
+    if not episodes:
+        raise ConfigurationError(f"{run} has no finished training episodes: is it the folder of a run?")
+    curves = {}
+    for task, found in episodes.items():
+        found.sort()
+        curves[task] = Curve(list(accumulate(length for _, length, _ in found)), [ret for _, _, ret in found])
+    return curves
+
+
+def _load_evaluations(run: Path, env_id: str) -> dict[str, Curve]:
+    """Of one task: with several, RL Zoo's file mixes their scores."""
+    if not (run / "evaluations.npz").exists():
+        return {}
+    with np.load(run / "evaluations.npz") as saved:
+        steps, results = saved["timesteps"], saved["results"]
+    return {env_id: Curve(steps.tolist(), results.mean(axis=1).tolist(), results.std(axis=1).tolist())}

@@ -1,0 +1,37 @@
+"""Makes EZM one of RL Zoo's algorithms."""
+
+from __future__ import annotations
+
+from sb3_ezm.envs.registration import register_envs
+from sb3_ezm.envs.toy import register_toy_envs
+from sb3_ezm.errors import EZMError
+from sb3_ezm.ezm import EZM
+from sb3_ezm.zoo.hyperparams import ALGORITHM
+from sb3_ezm.zoo.tuning import convert_ezm_params, sample_ezm_params
+
+
+class MissingZooError(EZMError, ImportError):
+    """RL Zoo is not installed."""
+
+
+def register() -> None:
+    """
+    Give RL Zoo the algorithm ``ezm``, its Optuna sampler and converter, and an experiment manager that knows environments with
+    several tasks. Call it before RL Zoo reads its command line, which is when it looks for the names of the algorithms.
+
+    :raises MissingZooError: if RL Zoo, or something that it needs, is not installed
+    """
+    try:
+        import rl_zoo3
+        import rl_zoo3.hyperparams_opt
+        import rl_zoo3.train
+
+        from sb3_ezm.zoo.manager import EZMExperimentManager
+    except ModuleNotFoundError as error:
+        raise MissingZooError(f"RL Zoo cannot be used ({error}): pip install 'sb3-ezm[zoo]'") from error
+    register_envs()
+    register_toy_envs()
+    rl_zoo3.ALGOS[ALGORITHM] = EZM
+    rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER[ALGORITHM] = sample_ezm_params
+    rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER[ALGORITHM] = convert_ezm_params
+    rl_zoo3.train.ExperimentManager = EZMExperimentManager

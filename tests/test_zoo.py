@@ -1,0 +1,409 @@
+"""RL Zoo with EZM: trained, watched, tuned, drawn and packaged through the entry point, with settings that take a second."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import yaml
+
+from sb3_ezm import EZM, ConfigurationError, make_multitask_env
+from sb3_ezm.config import LossConfig, ModelConfig, SearchConfig, TargetConfig, build_config
+from sb3_ezm.envs.h1.tasks import H1_TASK_INFO
+from sb3_ezm.evaluation import evaluate_tasks
+from sb3_ezm.presets import load_preset
+from sb3_ezm.zoo.hyperparams import CONFIG_FILE, Settings, read_settings
+from sb3_ezm.zoo.main import main, with_defaults
+from sb3_ezm.zoo.tuning import convert_ezm_params, sample_ezm_params
+
+pytest.importorskip("rl_zoo3", reason="needs RL Zoo: pip install sb3-ezm[zoo]")
+
+SETTINGS = """
+Pendulum-v1: &tiny
+  preset: toy
+  n_timesteps: 264
+  learning_starts: 100
+  batch_size: 8
+  train_freq: 8
+  gradient_steps: 1
+  num_simulations: 2
+  num_candidates: 2
+  policy_kwargs: {latent_size: 8, head_layers: [8], projector_size: 8}
+MultiTask-Toy-v0:
+  <<: *tiny
+  n_envs: 4
+  n_timesteps: 800
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with settings and one run each on Pendulum-v1 and on the toy suite."""
+    path = tmp_path_factory.mktemp("zoo")
+    (path / "tiny.yml").write_text(SETTINGS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        budget = ["--seed", "1", "--verbose", "0", "-conf", "tiny.yml"]
+        assert main(["train", "--env", "Pendulum-v1", "--eval-freq", "250", "--eval-episodes", "1", *budget]) == 0
+        assert main(["train", "--env", "MultiTask-Toy-v0", "--eval-freq", "400", "-tb", "tb", *budget]) == 0
+    return path
+
+
+@pytest.fixture
+def zoo(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs a command in that folder; its output is the result."""
+
+    def run(*arguments: str, status: int = 0) -> str:
+        monkeypatch.chdir(folder)
+        assert main(arguments) == status
+        output = capsys.readouterr()
+        return output.err if status else output.out
+
+    return run
+
+
+# --- settings -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_settings_file_names_what_it_must() -> None:
+    entries = read_settings(CONFIG_FILE)
+    mujoco = ("HalfCheetah-v5", "Ant-v5", "Hopper-v5", "Walker2d-v5", "Humanoid-v5", "Swimmer-v5", "Reacher-v5", "Pusher-v5")
+    needed = {"MultiTask-Humanoid-v0", "MultiTask-Toy-v0", "Pendulum-v1", *mujoco}
+    assert needed | {task.gym_id for task in H1_TASK_INFO.values()} <= set(entries)
+    assert set(entries) <= set(gym.registry)
+
+
+@pytest.mark.parametrize("env_id", list(read_settings(CONFIG_FILE)))
+def test_every_entry_holds_arguments_of_ezm(env_id: str) -> None:
+    entry = read_settings(CONFIG_FILE)[env_id]
+    n_envs, steps = entry.pop("n_envs", 1), entry.pop("n_timesteps")
+    assert steps > entry["learning_starts"] and entry["learning_starts"] % n_envs == 0
+    code = EZM.__init__.__code__
+    assert set(entry) <= set(code.co_varnames[: code.co_argcount])
+    assert entry["policy"] in EZM.policy_aliases
+    searches = {name: entry[name] for name in ("num_simulations", "num_candidates")}
+    build_config(SearchConfig, {**searches, **entry.get("search_kwargs", {})}, "search_kwargs")
+    build_config(TargetConfig, entry.get("target_kwargs"), "target_kwargs")
+    build_config(LossConfig, entry.get("loss_kwargs"), "loss_kwargs")
+    build_config(ModelConfig, entry.get("policy_kwargs"), "policy_kwargs")
+
+
+def test_an_entry_is_its_preset_with_changes() -> None:
+    entries = read_settings(CONFIG_FILE)
+    humanoid = dict(entries["MultiTask-Humanoid-v0"])
+    assert (humanoid.pop("n_envs"), humanoid.pop("n_timesteps"), humanoid.pop("policy")) == (9, 450_000, "MultiTask-Humanoid")
+    assert humanoid == load_preset("h1-cpu")
+    assert entries["MultiTask-Toy-v0"]["learning_rate"] == "lin_1.0e-3"  # RL Zoo makes the schedule
+    cheetah = entries["HalfCheetah-v5"]["policy_kwargs"]  # only the ranges differ from the preset
+    assert cheetah == {**load_preset("h1-cpu")["policy_kwargs"], "reward_range": 25.0, "value_range": 1500.0}
+
+
+def test_updates_reach_into_nested_settings() -> None:
+    settings = read_settings(CONFIG_FILE)["MultiTask-Humanoid-v0"].copy()
+    assert isinstance(settings, Settings)
+    settings.update({"loss_kwargs": {"entropy": 0.5}, "batch_size": 18})
+    assert settings["loss_kwargs"] == {**load_preset("h1-cpu")["loss_kwargs"], "entropy": 0.5}
+    settings.update({"preset": "paper", "tau": 0.5})
+    expected = {**load_preset("paper"), "tau": 0.5, "policy": "MultiTask-Humanoid", "n_envs": 9, "n_timesteps": 450_000}
+    assert settings == expected
+
+
+def test_a_settings_file_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_settings(tmp_path / "none.yml")
+    (tmp_path / "bad.yml").write_text("Pendulum-v1: 3")
+    with pytest.raises(ConfigurationError, match="must hold settings, got 3"):
+        read_settings(tmp_path / "bad.yml")
+    (tmp_path / "bad.yml").write_text("Pendulum-v1: {preset: smal}")
+    with pytest.raises(ConfigurationError, match="Did you mean 'small'"):
+        read_settings(tmp_path / "bad.yml")
+
+
+# --- the command line -----------------------------------------------------------------------------------------------------
+
+
+def test_what_need_not_be_given() -> None:
+    assert with_defaults(["--env", "X"]) == ["--env", "X", "--algo", "ezm", "-f", "logs"]
+    assert with_defaults(["--algo=sac", "--folder", "runs"]) == ["--algo=sac", "--folder", "runs"]
+
+
+def test_help_and_misspelled_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "push_to_hub" in capsys.readouterr().out
+    assert main(["trian"]) == 2
+    assert "Did you mean 'train'" in capsys.readouterr().err
+
+
+def test_without_rl_zoo_the_package_imports_and_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "rl_zoo3", None)  # what an import of it then raises is a ModuleNotFoundError
+    assert main(["train", "--env", "Pendulum-v1"]) == 2
+    assert "pip install 'sb3-ezm[zoo]'" in capsys.readouterr().err
+
+
+# --- one task -------------------------------------------------------------------------------------------------------------
+
+
+def test_training_saves_what_the_zoo_saves(folder: Path) -> None:
+    run = folder / "logs" / "ezm" / "Pendulum-v1_1"
+    saved = yaml.unsafe_load((run / "Pendulum-v1" / "config.yml").read_text())
+    assert saved["num_simulations"] == 2 and saved["policy_kwargs"]["num_blocks"] == 1  # the file's, and the preset's
+    model = EZM.load(run / "Pendulum-v1.zip")
+    assert model.num_timesteps == 264 and model._n_updates == 21  # after 104, 112, ..., 264 steps
+    assert (run / "best_model.zip").exists()
+
+
+def test_enjoy(zoo: Any) -> None:
+    output = zoo("enjoy", "--env", "Pendulum-v1", "--no-render", "-n", "201", "--verbose", "1")
+    assert "Episode Length 200" in output and "1 Episodes" in output
+
+
+def test_continuing_a_saved_agent(zoo: Any, folder: Path) -> None:
+    agent = "logs/ezm/Pendulum-v1_1/Pendulum-v1.zip"
+    zoo("train", "--env", "Pendulum-v1", "-conf", "tiny.yml", "-i", agent, "-n", "120", "--eval-freq", "-1", "-f", "more")
+    assert EZM.load(folder / "more" / "ezm" / "Pendulum-v1_1" / "Pendulum-v1.zip").num_timesteps == 120
+
+
+def test_plot_of_one_task(zoo: Any, folder: Path) -> None:
+    zoo("plot", "--env", "Pendulum-v1", "-o", "one.png")
+    assert (folder / "one.png").stat().st_size > 10_000
+    assert "has no finished training episodes" in zoo("plot", "--env", "Ant-v5", status=2)
+
+
+# --- several tasks --------------------------------------------------------------------------------------------------------
+
+
+def test_every_environment_keeps_its_task(folder: Path) -> None:
+    run = folder / "logs" / "ezm" / "MultiTask-Toy-v0_1"
+    for index, task in enumerate(("toy-swingup", "toy-balance", "toy-spin", "toy-hold")):
+        header, *rows = (run / f"{index}.monitor.csv").read_text().splitlines()[1:]
+        assert header == "r,l,t,task" and len(rows) >= 1
+        assert {row.split(",")[-1] for row in rows} == {task}
+
+
+def test_the_evaluation_is_the_mean_normalized_score(folder: Path) -> None:
+    run = folder / "logs" / "ezm" / "MultiTask-Toy-v0_1"
+    with np.load(run / "evaluations.npz") as saved:
+        scores, steps = saved["results"], saved["timesteps"]
+    # Five episodes in one environment were asked for; four tasks make it eight in four.
+    assert steps.tolist() == [400, 800] and scores.shape == (2, 8)
+    # The best model is that of the better evaluation. Its scores do not depend on who asks, up to where episodes start.
+    model = EZM.load(run / "best_model.zip")
+    assert model.num_timesteps == steps[scores.mean(axis=1).argmax()]
+    assert abs(evaluate_tasks(model, "toy", 4).mean_score - scores.mean(axis=1).max()) < 0.3
+    assert -0.5 < scores.mean() < 0.5  # returns would be about -40 on average
+
+
+def test_returns_of_the_tasks_are_logged(folder: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(next((folder / "tb" / "MultiTask-Toy-v0").iterdir())))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert {"eval/toy-swingup", "eval/toy-balance", "eval/toy-spin", "eval/toy-hold", "eval/mean_reward"} <= set(tags)
+    assert [event.step for event in events.Scalars("eval/toy-spin")] == [400, 800]
+    assert all(-400 < event.value < -50 for event in events.Scalars("eval/toy-spin"))  # a return, not a score
+
+
+def test_enjoy_goes_through_the_tasks(zoo: Any) -> None:
+    # No reward is given out by `swingup` at first, and `balance` ends early: 106 steps reach the third task.
+    output = zoo("enjoy", "--env", "MultiTask-Toy-v0", "--no-render", "-n", "250", "--verbose", "1")
+    assert output.count("Episode Reward") >= 2
+    zoo("enjoy", "--env", "MultiTask-Toy-v0", "--no-render", "-n", "101", "--env-kwargs", "task:'hold'")
+
+
+def test_environments_that_tasks_cannot_share(zoo: Any, folder: Path) -> None:
+    error = zoo(
+        "train", "--env", "MultiTask-Toy-v0", "-conf", "tiny.yml", "-params", "n_envs:6", "--eval-freq", "-1", status=2
+    )
+    assert "6 environments cannot be shared equally by 4 tasks" in error and "n_envs:4" in error
+    assert not (folder / "logs" / "ezm" / "MultiTask-Toy-v0_2").exists()
+
+
+def test_one_environment_takes_turns(zoo: Any, folder: Path) -> None:
+    options = ["-conf", "tiny.yml", "-params", "n_envs:1", "--eval-freq", "-1", "-n", "312", "-f", "turns", "--seed", "0"]
+    zoo("train", "--env", "MultiTask-Toy-v0", *options)
+    rows = (folder / "turns" / "ezm" / "MultiTask-Toy-v0_1" / "0.monitor.csv").read_text().splitlines()[2:]
+    assert [row.split(",")[-1] for row in rows][:3] == ["toy-swingup", "toy-balance", "toy-spin"]
+
+
+def test_plot_of_several_tasks(zoo: Any, folder: Path) -> None:
+    zoo("plot", "--env", "MultiTask-Toy-v0")
+    assert (folder / "logs" / "ezm" / "MultiTask-Toy-v0_1" / "curves.png").stat().st_size > 20_000
+
+
+# --- tuning ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_trials(zoo: Any, folder: Path) -> None:
+    import optuna
+
+    study_file = "study.log"
+    options = [
+        "-n",
+        "160",
+        "--eval-episodes",
+        "4",
+        "--n-trials",
+        "2",
+        "--n-evaluations",
+        "1",
+        "--no-optim-plots",
+        "--seed",
+        "3",
+        "-f",
+        "tuning",
+    ]
+    output = zoo(
+        "train", "--env", "MultiTask-Toy-v0", "-conf", "tiny.yml", "-optimize", *options, "--storage", study_file,
+        "--study-name", "toy",
+    )  # fmt: skip
+    assert "Number of finished trials:  2" in output
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / study_file)))
+    study = optuna.load_study(storage=storage, study_name="toy")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
+    assert all(-2 < trial.value < 1 for trial in study.trials)  # normalized scores
+    assert len(list((folder / "tuning" / "ezm").glob("report_*.csv"))) == 1
+    # The best trial's settings train an agent; what was not sampled stays.
+    found = [*options[:4], "--storage", study_file, "--study-name", "toy", "--trial-id", "1", "-f", "tuned"]
+    zoo("train", "--env", "MultiTask-Toy-v0", "-conf", "tiny.yml", "--eval-freq", "-1", *found)
+    saved = yaml.unsafe_load((folder / "tuned/ezm/MultiTask-Toy-v0_1/MultiTask-Toy-v0/config.yml").read_text())
+    params = study.trials[1].params
+    assert saved["policy_kwargs"]["latent_size"] == params["latent_size"] and saved["policy_kwargs"]["num_blocks"] == 1
+    assert saved["gamma"] == 1 - params["one_minus_gamma"]
+
+
+def test_a_trial_that_ends_in_nan_is_pruned(zoo: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import optuna
+
+    class Bad(gym.Wrapper[Any, Any, Any, Any]):
+        def step(self, action: Any) -> Any:
+            return self.env.step(action)[0] * np.nan, 0.0, False, False, {}
+
+    if "Nan-v0" not in gym.registry:
+        gym.register("Nan-v0", entry_point=lambda **kwargs: Bad(gym.make("Pendulum-v1", **kwargs)))
+    states = []
+    keep = optuna.Study.optimize
+
+    def optimize(self: Any, *args: Any, **kwargs: Any) -> None:
+        keep(self, *args, **kwargs)
+        states.extend(trial.state.name for trial in self.trials)
+
+    monkeypatch.setattr(optuna.Study, "optimize", optimize)
+    (folder / "nan.yml").write_text(SETTINGS.replace("Pendulum-v1", "Nan-v0"))
+    with pytest.raises(ValueError, match="No trials are completed"):  # RL Zoo then looks for the best
+        zoo(
+            "train", "--env", "Nan-v0", "-conf", "nan.yml", "-optimize", "--n-trials", "1", "--n-evaluations", "1", "-f", "nan"
+        )
+    assert states == ["PRUNED"]
+
+
+def test_every_sample_makes_a_model() -> None:
+    import optuna
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(25):
+        trial = study.ask()
+        sampled = sample_ezm_params(trial, 1, 1, {})
+        assert sampled == convert_ezm_params(trial.params)
+        assert "one_minus_gamma" not in sampled and sampled["num_simulations"] >= sampled["num_candidates"]
+        targets = {name: sampled[name] for name in ("unroll_steps", "td_steps", "reanalyze_ratio", "value_target")}
+        searches = {name: sampled[name] for name in ("num_simulations", "num_candidates")}
+        build_config(TargetConfig, {**targets, "policy_target": sampled["policy_target"]}, "target_kwargs")
+        build_config(SearchConfig, {**searches, **sampled["search_kwargs"]}, "search_kwargs")
+        build_config(LossConfig, sampled["loss_kwargs"], "loss_kwargs")
+        build_config(ModelConfig, sampled["policy_kwargs"], "policy_kwargs")
+    EZM("MlpPolicy", "Pendulum-v1", **sampled)
+
+
+# --- the hub --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_agent_is_packaged_with_its_card_and_uploaded(zoo: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub import ModelCard
+
+    from sb3_ezm.zoo import hub
+
+    calls: list[tuple[str, Any]] = []
+
+    class Api:
+        """The hub, which these tests cannot reach."""
+
+        def create_repo(self, repo_id: str, **kwargs: Any) -> str:
+            calls.append(("create", repo_id))
+            return f"https://hub.example/{repo_id}"
+
+        def upload_folder(self, **kwargs: Any) -> None:
+            calls.append(("upload", SimpleNamespace(**kwargs)))
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    options = ["-orga", "me", "--eval-episodes", "2", "--no-render", "--seed", "5"]
+    output = zoo("push_to_hub", "--env", "MultiTask-Toy-v0", *options)
+    assert "https://hub.example/me/ezm-MultiTask-Toy-v0" in output
+    (_, repo), (_, sent) = calls
+    assert repo == sent.repo_id == "me/ezm-MultiTask-Toy-v0" and sent.commit_message == "Add the agent"
+    package = Path(sent.folder_path)
+    # What `load_from_hub` of RL Zoo downloads.
+    needed = {"ezm-MultiTask-Toy-v0.zip", "config.yml", "args.yml", "env_kwargs.yml", "train_eval_metrics.zip", "README.md"}
+    assert needed <= {path.name for path in package.iterdir()}
+    with zipfile.ZipFile(package / "train_eval_metrics.zip") as archive:
+        assert {"evaluations.npz", "0.monitor.csv", "3.monitor.csv"} <= set(archive.namelist())
+    # The card tells what was measured, and its code loads what was uploaded.
+    results = json.loads((package / "results.json").read_text())
+    model = EZM.load(package / "ezm-MultiTask-Toy-v0.zip")
+    assert evaluate_tasks(model, "toy", 2, seed=5).to_dict() == results
+    card = ModelCard.load(package / "README.md")
+    entries = card.data.eval_results
+    assert [entry.dataset_name for entry in entries][:2] == ["MultiTask-Toy-v0", "toy-swingup"]
+    assert entries[0].metric_value == f"{results['mean_score']:.3f}" and "multi-task" in card.data.tags
+    assert f"{results['tasks']['toy-spin']['mean_return']:.2f}" in card.text
+    code = card.text.split("```python\n")[1].split("```")[0].replace("1_000", "3")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo_id, filename: str(package / filename))
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["env"].num_envs == 4
+
+
+def test_the_card_of_one_task(zoo: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    options = ["-orga", "me", "--eval-episodes", "1", "--dry-run", "--no-render", "-o", "packages", "-name", "pendulum"]
+    assert "not uploaded" in zoo("push_to_hub", "--env", "Pendulum-v1", *options)
+    package = folder / "packages" / "pendulum"
+    text = (package / "README.md").read_text()
+    assert "| Pendulum-v1 | -" in text and 'gym.make("Pendulum-v1")' in text and "trained for 264 environment steps" in text
+    code = text.split("```python\n")[1].split("```")[0]
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo_id, filename: str(package / filename))
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["truncated"] and not names["terminated"]
+
+
+def test_what_cannot_be_packaged(zoo: Any) -> None:
+    assert "There is no such agent" in zoo("push_to_hub", "--env", "Ant-v5", "-orga", "me", status=2)
+    assert "agents of 'ezm' only" in zoo("push_to_hub", "--env", "Pendulum-v1", "--algo", "sac", "-orga", "me", status=2)
+
+
+# --- what RL Zoo changes in Gymnasium -------------------------------------------------------------------------------------
+
+
+def test_checkpoints_know_the_time_limit_of_rl_zoo(tmp_path: Path) -> None:
+    import rl_zoo3.gym_patches  # noqa: F401  # it replaces gymnasium's TimeLimit
+
+    from tests.tiny import tiny_model
+
+    env = make_multitask_env("toy", seed=0, ignore_termination=True)
+    model = tiny_model(env).learn(40)
+    path = model.save_checkpoint(tmp_path / "state")
+    resumed = EZM.resume(path, make_multitask_env("toy", seed=0, ignore_termination=True))  # a warning would say it restarts
+    assert resumed.num_timesteps == 40
