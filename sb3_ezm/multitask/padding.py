@@ -190,13 +190,14 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
         return labelled
 
 
-def _has_time_limit(env: gym.Env[Any, Any]) -> bool:
+def _time_limits(env: gym.Env[Any, Any]) -> list[TimeLimit[Any, Any]]:
     layer: Any = env
+    limits = []
     while isinstance(layer, gym.Wrapper):
         if isinstance(layer, TimeLimit):
-            return True
+            limits.append(layer)
         layer = layer.env
-    return False
+    return limits
 
 
 class IgnoreTermination(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
@@ -211,7 +212,8 @@ class IgnoreTermination(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstru
     def __init__(self, env: gym.Env[Any, Any]):
         gym.utils.RecordConstructorArgs.__init__(self)
         gym.Wrapper.__init__(self, env)
-        if not _has_time_limit(env):
+        self._limits = _time_limits(env)
+        if not self._limits:
             raise ConfigurationError(
                 f"Termination of {env} cannot be ignored: it has no time limit, so its episodes would never end. "
                 "Pass `max_episode_steps`, or wrap it in gymnasium.wrappers.TimeLimit."
@@ -225,4 +227,6 @@ class IgnoreTermination(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstru
         observation, reward, terminated, truncated, info = self.env.step(action)
         if terminated:
             info = {**info, "terminated_ignored": True}
+            # The time limit by which RL Zoo replaces Gymnasium's does not truncate where the environment terminates.
+            truncated = truncated or any((limit._elapsed_steps or 0) >= limit._max_episode_steps for limit in self._limits)
         return observation, reward, False, truncated, info

@@ -55,8 +55,8 @@ def model_card(facts: CardFacts) -> str:
 
 An agent for {subject}, trained with EfficientZero-Multitask
 ([paper]({PAPER})) as implemented in `sb3-ezm` for [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3).
-It plans with a learned world model of {facts.parameters:,} parameters and was trained for {facts.timesteps:,} environment steps
-{f"in total, {facts.timesteps // len(tasks):,} of each task" if len(tasks) > 1 else "in total"}.
+It plans with a learned world model of {facts.parameters:,} parameters
+and was trained for {facts.timesteps:,} environment steps{" of all tasks together" if len(tasks) > 1 else ""}.
 
 ## Results
 

@@ -91,9 +91,9 @@ class EZMExperimentManager(ExperimentManager):
         self.monitor_kwargs = {**self.monitor_kwargs, "info_keywords": ("task", *self._info_keywords())}
         instead = "" if asked == (self.n_eval_envs, self.n_eval_episodes) else f", instead of {asked[1]} in {asked[0]},"
         print(
-            f"{count} tasks: evaluation plays {self.n_eval_episodes} episodes in {self.n_eval_envs} environments{instead} so that "
-            "every task has as many (--eval-episodes, --n-eval-envs). Its mean reward is the mean normalized score where all "
-            "tasks have reference scores."
+            f"{count} tasks: evaluation plays {self.n_eval_episodes} episodes in {self.n_eval_envs} environments{instead} so "
+            "that every task has as many (--eval-episodes, --n-eval-envs). Where all tasks have reference scores, its mean "
+            "reward is the mean normalized score."
         )
 
     def _info_keywords(self) -> tuple[str, ...]:

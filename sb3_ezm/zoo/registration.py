@@ -34,4 +34,4 @@ def register() -> None:
     rl_zoo3.ALGOS[ALGORITHM] = EZM
     rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER[ALGORITHM] = sample_ezm_params
     rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER[ALGORITHM] = convert_ezm_params
-    rl_zoo3.train.ExperimentManager = EZMExperimentManager
+    vars(rl_zoo3.train)["ExperimentManager"] = EZMExperimentManager
