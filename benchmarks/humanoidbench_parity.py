@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import numpy as np
 import torch as th
 from measuring import Row, interleave, ratio, report
 from parity_functions import STANCE_NOISE, compare_episodes, compare_scattered, compare_trained, real_env
 from parity_physics import Simulation, model_differences, motion_differences, surface_differences, transplant
-from parity_returns import POLICIES, Episodes, compare, play
+from parity_returns import POLICIES, Episodes, compare, play, play_trained
 
 from sb3_ezm import EZM
 from sb3_ezm.envs.h1 import H1_MEDIUM_TASKS, H1Env
@@ -86,27 +88,41 @@ def physics(tasks: Sequence[str], rays: int, seed: int) -> dict[str, list[Row]]:
     return {"numbers": numbers, "motion": motion, "surfaces": surfaces, "same shapes": same_shapes}
 
 
-def returns(tasks: Sequence[str], seeds: int, steps: int) -> dict[str, list[Row]]:
+def returns(tasks: Sequence[str], seeds: int, steps: int, model: str | None) -> dict[str, list[Row]]:
     """
     :param tasks: task names
     :param seeds: episodes of each policy
     :param steps: control steps of an episode that nothing ends
+    :param model: saved agent that plays too, or None
     :return: returns, lengths and returns with falls ignored, each with tests
     """
     played: dict[tuple[str, str], dict[str, Episodes]] = {}
     for task in tasks:
-        real = real_env(task)
-        contenders = {"HumanoidBench": real, "embedded": H1Env(task)}
-        other = Simulation(task, transplant(task, real.fullpath))
+        envs = {name: make(task) for name, make in _contenders().items()}
         for policy in POLICIES:
-            full = task in FULL_TASKS
-            result = {name: play(env, policy, range(seeds), steps, full) for name, env in contenders.items()}
-            result["transplant"] = play(other, policy, range(seeds), steps, full=False)
-            played[task, policy] = result
+            played[task, policy] = {
+                name: play(env, policy, range(seeds), steps, full=task in FULL_TASKS and name != "transplant")
+                for name, env in envs.items()
+            }
         _progress(f"returns of {task}")
-    full_ones = {key: value for key, value in played.items() if key[0] in FULL_TASKS}
+    if model is not None:
+        agent = EZM.load(model, device="cpu")
+        for name, make in _contenders().items():
+            envs = {task: [make(task) for _ in range(seeds)] for task in tasks}
+            for task, episodes in play_trained(envs, agent, range(seeds), steps).items():
+                played.setdefault((task, "trained agent"), {})[name] = episodes
+            _progress(f"returns of the trained agent, {name}")
+    full_ones = {key: value for key, value in played.items() if key[0] in FULL_TASKS and key[1] in POLICIES}
     tables = {"return": compare(played, "return"), "length": compare(played, "length")}
     return tables | ({"return, falls ignored": compare(full_ones, "full")} if full_ones else {})
+
+
+def _contenders() -> dict[str, Callable[[str], Any]]:
+    @cache
+    def model(task: str) -> mujoco.MjModel:
+        return transplant(task, real_env(task).fullpath)
+
+    return {"HumanoidBench": real_env, "embedded": H1Env, "transplant": lambda task: Simulation(task, model(task))}
 
 
 def speed(tasks: Sequence[str], seconds: float) -> list[Row]:
@@ -117,8 +133,7 @@ def speed(tasks: Sequence[str], seconds: float) -> list[Row]:
     """
     rows = []
     for task in tasks:
-        envs = {"HumanoidBench": real_env(task), "embedded": H1Env(task)}
-        contenders = {name: _Walker(env) for name, env in envs.items()}
+        contenders = {"HumanoidBench": _Walker(real_env(task)), "embedded": _Walker(H1Env(task))}
         times = interleave(contenders, th.device("cpu"), seconds)
         rates = {name: ROUND / float(np.median(measured)) for name, measured in times.items()}
         rows.append({"task": task, **rates, "embedded / HumanoidBench": ratio(times, "HumanoidBench", "embedded")})
@@ -164,7 +179,7 @@ def main() -> None:
     if "physics" in args.parts:
         tables |= physics(args.tasks, args.rays, args.seed)
     if "returns" in args.parts:
-        tables |= returns(args.tasks, args.seeds, args.episode_steps)
+        tables |= returns(args.tasks, args.seeds, args.episode_steps, args.model)
     if "speed" in args.parts:
         tables["speed"] = speed(args.tasks, args.seconds)
     report("humanoidbench_parity", th.device("cpu"), tables, args.json)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from parity_functions import stance_action
 
+from sb3_ezm.envs.h1 import H1_MEDIUM_TASKS
 from sb3_ezm.envs.h1.tasks import ACTION_SIZE, MAX_EPISODE_STEPS
 
 POLICIES = ("random", "zero", "stance")
@@ -76,6 +77,37 @@ def play(env: Any, policy: str, seeds: Sequence[int], steps: int = MAX_EPISODE_S
                     if not full:
                         break
     return Episodes(until_fall, length, whole)
+
+
+def play_trained(envs: Mapping[str, Sequence[Any]], model: Any, seeds: Sequence[int], steps: int) -> dict[str, Episodes]:
+    """
+    Episodes of a trained agent without exploration, until the fall; all run side by side, as its search takes many at once.
+
+    :param envs: for each task as many environments as seeds, without wrappers
+    :param model: a saved :class:`~sb3_ezm.EZM` of the nine tasks
+    :param seeds: of the resets
+    :param steps: control steps of an episode that nothing ends
+    :return: the scores by task
+    """
+    rows = [(task, column) for task in envs for column in range(len(seeds))]
+    until_fall = {task: np.zeros(len(seeds)) for task in envs}
+    length = {task: np.zeros(len(seeds)) for task in envs}
+    observations = {(task, column): envs[task][column].reset(seed=seeds[column])[0] for task, column in rows}
+    for _ in range(steps):
+        tasks = np.array([H1_MEDIUM_TASKS.index(task) for task, _ in rows])
+        batch = np.stack([observations[row] for row in rows]).astype(np.float32)
+        chosen, _ = model.predict({"observation": batch, "task": tasks}, deterministic=True)
+        going = []
+        for (task, column), action in zip(rows, chosen, strict=True):
+            observations[task, column], reward, terminated, _, _ = envs[task][column].step(action)
+            until_fall[task][column] += reward
+            length[task][column] += 1.0
+            if not terminated:
+                going.append((task, column))
+        rows = going
+        if not rows:
+            break
+    return {task: Episodes(until_fall[task], length[task], until_fall[task]) for task in envs}
 
 
 def permutation_test(first: NDArray[np.float64], second: NDArray[np.float64], seed: int = 0) -> float:
