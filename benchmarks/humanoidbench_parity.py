@@ -1,8 +1,8 @@
 """
 Compare the embedded H1 suite with the HumanoidBench package, task by task; needs that package (docs/humanoidbench.md).
 
-Four parts: our reward, termination and observation functions on the package's physics states; the numbers and shapes of the
-models; returns and lengths of simple policies; speed.
+Five parts: our reward, termination and observation functions on the package's physics states; numbers and surfaces of the
+models; which shapes matter; returns and lengths of simple policies; speed.
 
     python benchmarks/humanoidbench_parity.py --json parity.json
     python benchmarks/humanoidbench_parity.py --model model.zip    # states of a trained agent as well
@@ -22,15 +22,15 @@ import numpy as np
 import torch as th
 from measuring import Row, interleave, ratio, report
 from parity_functions import STANCE_NOISE, compare_episodes, compare_scattered, compare_trained, real_env
-from parity_physics import Simulation, model_differences, motion_differences, surface_differences, transplant
-from parity_returns import POLICIES, Episodes, compare, play, play_trained
+from parity_physics import Simulation, is_foot, model_differences, motion_differences, surface_differences, transplant
+from parity_returns import POLICIES, SCORES, Episodes, compare, play, play_trained
 
 from sb3_ezm import EZM
 from sb3_ezm.envs.h1 import H1_MEDIUM_TASKS, H1Env
 from sb3_ezm.envs.h1.model import shared_model
 from sb3_ezm.envs.h1.tasks import ACTION_SIZE
 
-PARTS = ("functions", "physics", "returns", "speed")
+PARTS = ("functions", "physics", "shapes", "returns", "speed")
 FULL_TASKS = ("pole", "maze")  # elsewhere the reward after a fall is close to 0, or nothing ends the episode
 ENVS_PER_TASK = 10  # of the trained agent, whose search takes all of them at once
 ROUND = 200  # control steps of one timing
@@ -85,12 +85,13 @@ def physics(tasks: Sequence[str], rays: int, seed: int) -> dict[str, list[Row]]:
             gaps.append(float(np.abs(embedded.data.qpos - other.data.qpos).max()))
         same_shapes.append({"task": task, "10 steps": max(gaps[:10]), "50 steps": max(gaps)})
         _progress(f"physics of {task}")
-    return {"numbers": numbers, "motion": motion, "surfaces": surfaces, "same shapes": same_shapes}
+    return {"numbers": numbers, "motion": motion, "surfaces": surfaces, "motion, same shapes": same_shapes}
 
 
-def returns(tasks: Sequence[str], seeds: int, steps: int, model: str | None) -> dict[str, list[Row]]:
+def returns(tasks: Sequence[str], policies: Sequence[str], seeds: int, steps: int, model: str | None) -> dict[str, list[Row]]:
     """
     :param tasks: task names
+    :param policies: some of ``POLICIES``
     :param seeds: episodes of each policy
     :param steps: control steps of an episode that nothing ends
     :param model: saved agent that plays too, or None
@@ -99,7 +100,7 @@ def returns(tasks: Sequence[str], seeds: int, steps: int, model: str | None) -> 
     played: dict[tuple[str, str], dict[str, Episodes]] = {}
     for task in tasks:
         envs = {name: make(task) for name, make in _contenders().items()}
-        for policy in POLICIES:
+        for policy in policies:
             played[task, policy] = {
                 name: play(env, policy, range(seeds), steps, full=task in FULL_TASKS and name != "transplant")
                 for name, env in envs.items()
@@ -115,6 +116,38 @@ def returns(tasks: Sequence[str], seeds: int, steps: int, model: str | None) -> 
     full_ones = {key: value for key, value in played.items() if key[0] in FULL_TASKS and key[1] in POLICIES}
     tables = {"return": compare(played, "return"), "length": compare(played, "length")}
     return tables | ({"return, falls ignored": compare(full_ones, "full")} if full_ones else {})
+
+
+def shapes(seeds: int, steps: int) -> list[Row]:
+    """
+    Whose shapes explain what, on the flat floor.
+
+    :param seeds: episodes of each policy
+    :param steps: control steps of an episode that nothing ends
+    :return: return and length until the fall, how far both are from HumanoidBench's on the same seed
+    """
+    real = real_env("stand")
+    feet_replaced = transplant("stand", real.fullpath, is_foot)
+    feet_kept = transplant("stand", real.fullpath, lambda body: not is_foot(body))
+    contenders = {
+        "HumanoidBench": real,
+        "HumanoidBench, embedded feet": Simulation("stand", feet_replaced),
+        "embedded, HumanoidBench's feet": Simulation("stand", feet_kept),
+        "embedded": H1Env("stand"),
+    }
+    rows = []
+    for policy in POLICIES:
+        played = {name: play(env, policy, range(seeds), steps, full=False) for name, env in contenders.items()}
+        for name, episodes in played.items():
+            gaps = {score: np.abs(episodes.score(score) - played["HumanoidBench"].score(score)).mean() for score in SCORES[:2]}
+            row = {
+                "policy": policy,
+                "robot": name,
+                "return": float(episodes.until_fall.mean()),
+                "length": float(episodes.length.mean()),
+            }
+            rows.append(row | {f"gap of the {score}": float(gap) for score, gap in gaps.items()})
+    return rows
 
 
 def _contenders() -> dict[str, Callable[[str], Any]]:
@@ -166,6 +199,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10_000, help="states of each kind and task")
     parser.add_argument("--rays", type=int, default=5_000, help="looks at each scene")
     parser.add_argument("--seeds", type=int, default=20, help="episodes of each policy and task")
+    parser.add_argument("--policies", nargs="*", choices=POLICIES, default=list(POLICIES), help="of the returns")
     parser.add_argument("--episode-steps", type=int, default=1_000)
     parser.add_argument("--seconds", type=float, default=10.0, help="of timing for each task")
     parser.add_argument("--seed", type=int, default=0)
@@ -178,8 +212,10 @@ def main() -> None:
         tables["functions"] = functions(args.tasks, args.steps, args.model, args.seed)
     if "physics" in args.parts:
         tables |= physics(args.tasks, args.rays, args.seed)
+    if "shapes" in args.parts:
+        tables["shapes"] = shapes(args.seeds, args.episode_steps)
     if "returns" in args.parts:
-        tables |= returns(args.tasks, args.seeds, args.episode_steps, args.model)
+        tables |= returns(args.tasks, args.policies, args.seeds, args.episode_steps, args.model)
     if "speed" in args.parts:
         tables["speed"] = speed(args.tasks, args.seconds)
     report("humanoidbench_parity", th.device("cpu"), tables, args.json)

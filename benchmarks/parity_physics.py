@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import mujoco
@@ -178,27 +178,37 @@ def _first_hit(
     return float(mujoco.mj_ray(model, data, origin, direction, _SEEN, 1, -1, np.zeros(1, np.int32)))
 
 
-def transplant(task: str, xml: Path) -> mujoco.MjModel:
+def transplant(task: str, xml: str, ours: Callable[[str], bool] = lambda body: True) -> mujoco.MjModel:
     """
-    HumanoidBench's model of a task, the collision meshes of the robot replaced by the primitives of the embedded suite.
+    HumanoidBench's model of a task, collision meshes of the robot replaced by the primitives of the embedded suite.
 
     :param task: task name
     :param xml: HumanoidBench's file
+    :param ours: whether the shapes of a body, by its name, are replaced
     :return: the model: their scene, our shapes
     """
-    spec, numbers = mujoco.MjSpec.from_file(str(xml)), robot_numbers()
-    bodies = {body.name: body for body in spec.bodies}
-    for body in numbers["bodies"]:
-        for geom in list(bodies[body["name"]].geoms):
-            if geom.contype:
+    spec, numbers = mujoco.MjSpec.from_file(xml), robot_numbers()
+    bodies = {body.name: body for body in spec.bodies if body.name in {entry["name"] for entry in numbers["bodies"]}}
+    for name, body in bodies.items():
+        for geom in list(body.geoms):
+            if ours(name) and geom.contype:
                 spec.delete(geom)
     for geom in numbers["collision_geoms"]:
-        kind = getattr(mujoco.mjtGeom, f"mjGEOM_{geom['type'].upper()}")
-        size = [*geom["size"], 0.0, 0.0][:3]
-        bodies[geom["body"]].add_geom(type=kind, size=size, pos=geom["pos"], quat=geom["quat"], mass=0.0)
+        if ours(geom["body"]):
+            kind, size = getattr(mujoco.mjtGeom, f"mjGEOM_{geom['type'].upper()}"), [*geom["size"], 0.0, 0.0][:3]
+            bodies[geom["body"]].add_geom(type=kind, size=size, pos=geom["pos"], quat=geom["quat"], mass=0.0)
     for first, second in numbers["contact_excludes"]:
-        spec.add_exclude(bodyname1=first, bodyname2=second)
+        if ours(first) and ours(second):
+            spec.add_exclude(bodyname1=first, bodyname2=second)
     return spec.compile()
+
+
+def is_foot(body: str) -> bool:
+    """
+    :param body: name of a body of the robot
+    :return: whether its shape is a foot
+    """
+    return body.endswith("_ankle_link")
 
 
 class Simulation:
