@@ -17,6 +17,7 @@ import textwrap
 from typing import Any
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
 
@@ -72,10 +73,20 @@ class FunctionBody(SphinxDirective):
             code = without_docstring(inspect.getsource(inspect.unwrap(find(dotted))))
         except (LookupError, OSError, TypeError) as error:
             raise self.error(f"function-body: {error}") from error
-        block = nodes.literal_block(code, code, language="python")
-        private = any(part.startswith("_") for part in dotted.split(".")) and not dotted.endswith("__call__")
-        link, messages = self.parse_inline(f"``{dotted}``" if private else f":py:obj:`{dotted}`")
-        return [nodes.paragraph("", "", *link), *messages, block]
+        return [nodes.paragraph("", "", self.link(dotted)), nodes.literal_block(code, code, language="python")]
+
+    def link(self, dotted: str) -> nodes.Node:
+        """
+        :param dotted: name of a function
+        :return: a reference to its documentation (of a special method: to its class), or only the name of a private one
+        """
+        name = nodes.literal(dotted, dotted, classes=["xref", "py"])
+        target = dotted.removesuffix(".__call__")
+        if any(part.startswith("_") for part in target.split(".")):
+            return name
+        return addnodes.pending_xref(
+            "", name, refdomain="py", reftype="obj", reftarget=target, refexplicit=True, refwarn=True, refdoc=self.env.docname
+        )
 
 
 def setup(app: Any) -> dict[str, bool]:
