@@ -99,6 +99,7 @@ def test_runs_are_read_by_protocol(tmp_path: Path) -> None:
     one = write_run(tmp_path / "1.csv", 300.0, ("ignored",), version="-v0")  # as the adapter calls its tasks
     respected, ignored = load_runs([both, one], "medium")
     assert (len(respected.curves), len(ignored.curves)) == (1, 2)
+    assert ignored.embedded and not load_runs([one], "medium")[0].embedded
     assert ignored.of_task("h1-walk")[1] == Curve([1000.0, 2000.0], [150.0, 300.0], [0.0, 0.0])
     bars = task_bars([respected, ignored], published_methods("medium"), "h1-slide")
     assert [bar.value for bar in bars[:2]] == [100.0, 200.0]
@@ -118,7 +119,7 @@ def test_the_curves_of_one_run_end_where_it_ends(tmp_path: Path) -> None:
     assert labels[2:4] == ["sb3-ezm, termination ignored", "sb3-ezm, termination ends the episode"]
     assert sheet.panels[-1].get_title() == "average of all tasks" and len(sheet.panels[-1].lines) >= 4
     drawn = " ".join(text.get_text() for text in sheet.figure.texts)
-    assert "stored transitions" in drawn and "one evaluation episode of 1000 steps" in drawn
+    assert "embedded H1 suite" in drawn and "stored transitions" in drawn and "one evaluation episode of 1000 steps" in drawn
     alone = curves_figure([], "medium", max_steps=500_000)
     assert alone.panels[0].get_xlim() == (0.0, 0.5)
 

@@ -18,6 +18,12 @@ from sb3_ezm.plotting.published import Reference, suite_references
 N_RESAMPLES = 2_000  # for each of many points of a curve
 
 
+EMBEDDED_NOTE = (
+    "Own returns are from the embedded H1 suite: HumanoidBench's definitions on a rebuilt, mesh-free model, not the original "
+    "simulation."
+)
+
+
 @dataclass(frozen=True)
 class Band:
     """
@@ -43,11 +49,13 @@ class Seeds:
     :param label: as the legend calls them
     :param protocol: of the evaluations
     :param curves: by seed, then by task
+    :param embedded: whether any of the tasks is one of the embedded H1 suite instead of HumanoidBench's own
     """
 
     label: str
     protocol: Protocol
     curves: tuple[Mapping[str, Curve], ...]
+    embedded: bool = False
 
     def of_task(self, task: str) -> list[Curve]:
         """
@@ -147,6 +155,7 @@ def load_runs(csv_paths: Sequence[str | os.PathLike[str]], suite: str, label: st
     """
     references = suite_references(suite)
     by_protocol: dict[Protocol, list[dict[str, Curve]]] = {protocol: [] for protocol in PROTOCOL_LABELS}
+    embedded = False
     for path in csv_paths:
         for protocol in sorted({row.protocol for row in read_evaluations(path)}):
             curves = load_evaluation_curves(path, protocol)
@@ -158,8 +167,9 @@ def load_runs(csv_paths: Sequence[str | os.PathLike[str]], suite: str, label: st
                     f"({', '.join(references)})."
                 )
             by_protocol[protocol].append(of_suite)
+            embedded = embedded or any(task in references for task in curves)
     found = [
-        Seeds(f"{label}, {PROTOCOL_LABELS[protocol]}", protocol, tuple(seeds))
+        Seeds(f"{label}, {PROTOCOL_LABELS[protocol]}", protocol, tuple(seeds), embedded)
         for protocol, seeds in by_protocol.items()
         if seeds
     ]

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from sb3_ezm.evaluation import Protocol
 from sb3_ezm.plotting.panels import OWN_COLORS, REFERENCE_COLOR, SuiteFigure
 from sb3_ezm.plotting.published import MULTI_TASK, SINGLE_TASK, curve_note, published_curves, score_notes, suite_references
-from sb3_ezm.plotting.runs import Band, Seeds, load_runs
+from sb3_ezm.plotting.runs import EMBEDDED_NOTE, Band, Seeds, load_runs
 
 Look = dict[str, Any]
 MULTI_TASK_LOOK: Look = {"color": "#333333", "linestyle": "--", "linewidth": 1.4}
@@ -93,6 +93,8 @@ def curve_notes(own: Sequence[Seeds]) -> list[str]:
     if own:
         seeds = "; ".join(f"{group.label}: {len(group.curves)} seed{'s' * (len(group.curves) > 1)}" for group in own)
         notes.append(f"{seeds}. Their steps are environment steps per task, random warm-up included.")
+    if any(seeds.embedded for seeds in own):
+        notes.append(EMBEDDED_NOTE)
     return notes
 
 

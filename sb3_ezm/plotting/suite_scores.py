@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from sb3_ezm.evaluation import PROTOCOL_LABELS, Protocol
 from sb3_ezm.plotting.panels import COLUMNS, OWN_COLORS, REFERENCE_COLOR, SuiteFigure
 from sb3_ezm.plotting.published import PublishedMethod, Reference, published_methods, score_notes, suite_references
-from sb3_ezm.plotting.runs import Seeds, load_runs
+from sb3_ezm.plotting.runs import EMBEDDED_NOTE, Seeds, load_runs
 
 PUBLISHED_COLORS: dict[Protocol, str] = {"respected": "#a9bdd3", "ignored": "#dcb3a9"}
 COLOR_LABELS = {
@@ -131,6 +131,8 @@ def final_notes(own: Sequence[Seeds], methods: Sequence[PublishedMethod]) -> lis
     for seeds in own:
         about_us = f"{_label(seeds)} ({PROTOCOL_LABELS[seeds.protocol]})"
         notes.append(f"{about_us}: last evaluation of {len(seeds.curves)} seed(s), {_steps(seeds)} per task.")
+    if any(seeds.embedded for seeds in own):
+        notes.append(EMBEDDED_NOTE)
     notes += [f"{method.name} ({PROTOCOL_LABELS[method.protocol]}): {method.note}." for method in methods]
     about = score_notes()
     notes.append(f"Protocols: {about['protocols']}.")
