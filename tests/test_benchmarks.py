@@ -238,15 +238,15 @@ def test_the_h1_benchmark_trains_and_reports(
         return capsys.readouterr().out
 
     folder = tmp_path / "0"
-    budget = ["--steps-per-task", "20", "--eval-every", "10", "--episodes", "1", "--last-episodes", "2"]
+    budget = ["--steps-per-task", "40", "--eval-every", "20", "--episodes", "1", "--last-episodes", "2"]
     run("train", "--out", str(folder), "--threads", "1", "--episode-steps", "5", *budget)
     rows = read_evaluations(folder / "evaluations.csv")
     # Three evaluations of nine tasks under two protocols, counted in steps of all tasks.
-    assert [row.timesteps for row in rows] == [0] * 18 + [90] * 18 + [180] * 18
+    assert [row.timesteps for row in rows] == [0] * 18 + [180] * 18 + [360] * 18
     assert [row.episodes for row in rows] == [1] * 36 + [2] * 18
     assert len(json.loads((folder / "costs.json").read_text())["points"]) == 3
     table = run("report", "--runs", str(folder), "--out", str(tmp_path))
     walk = next(row.mean_return for row in rows[-18:] if row.task == "h1-walk")
     assert re.search(rf"^\| h1-walk \| 2 \| \d+ \| {walk:.0f} \(5\) \|", table, re.M)
-    assert table.startswith("20 steps per task; 1 seeds;") and "| **normalized mean** [95 %] | 0 |" in table
+    assert table.startswith("40 steps per task; 1 seeds;") and "| **normalized mean** [95 %] | 0 |" in table
     assert (tmp_path / "h1_medium_curves.png").exists() and (tmp_path / "h1_medium_scores.png").exists()
