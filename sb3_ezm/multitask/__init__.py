@@ -6,6 +6,7 @@ from sb3_ezm.multitask.env_factory import GymEnvFactory
 from sb3_ezm.multitask.factory import make_multitask_env, make_task_env
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
 from sb3_ezm.multitask.statistics import TaskStatistics
+from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
 from sb3_ezm.multitask.suites import make_task_set, register_suite, suite_names
 from sb3_ezm.multitask.task_set import EnvFactory, TaskSet, TaskSpec
 from sb3_ezm.multitask.vec_env import SubEnvError, ThreadedVecEnv
@@ -22,6 +23,7 @@ __all__ = [
     "TaskSpec",
     "TaskStatistics",
     "ThreadedVecEnv",
+    "WatchedSubprocVecEnv",
     "make_multitask_env",
     "make_multitask_suite",
     "make_task_env",

@@ -17,9 +17,9 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
     """
     A ``SubprocVecEnv`` that notices when a worker process dies.
 
-    In Stable-Baselines3's the parent reads from the worker's pipe. If the worker has died that is an ``EOFError`` at best; with
-    the start method ``fork`` later workers hold copies of the pipe's other end, and the parent waits for ever. Here it waits for
-    the process as well. ``make_multitask_env(vec_env_cls=SubprocVecEnv)`` creates this class.
+    In Stable-Baselines3's the parent reads from the worker's pipe. If the worker has died that is an ``EOFError`` at best;
+    with the start method ``fork`` other workers hold copies of the pipe's other end, and the parent waits for ever. Here it
+    waits for the process as well. ``make_multitask_env(vec_env_cls=SubprocVecEnv)`` creates this class.
 
     :param env_fns: functions that return new environments
     :param start_method: as in Stable-Baselines3; the default, ``"forkserver"``, imports everything anew in every worker

@@ -52,6 +52,8 @@ class _Kind:
     :param max_episode_steps: time limit
     :param may_terminate: whether an episode can end before
     :param randomness: False where the start position is not disturbed
+    :param steady: most that a step can pay again and again
+    :param bonuses: what is paid once, on top of it
     """
 
     success_bar: float
@@ -60,7 +62,11 @@ class _Kind:
     max_episode_steps: int = 1000
     may_terminate: bool = True
     randomness: bool = True
+    steady: float = 1.0
+    bonuses: tuple[float, ...] = ()
 
+
+_SHELF = (100.0, 200.0, 300.0, 400.0, 500.0)  # for each object in its place
 
 _KINDS = {
     "stand": _Kind(800.0),
@@ -71,22 +77,22 @@ _KINDS = {
     "pole": _Kind(700.0),
     "slide": _Kind(700.0),
     "hurdle": _Kind(700.0),
-    "maze": _Kind(1200.0),
+    "maze": _Kind(1200.0, bonuses=(100.0, 200.0, 300.0, 400.0)),
     "sit_simple": _Kind(750.0),
     "sit_hard": _Kind(750.0, objects=(7, 6)),
     "balance_simple": _Kind(800.0, objects=(7, 6)),
     "balance_hard": _Kind(800.0, objects=(14, 12)),
-    "reach": _Kind(12000.0, extra=6, may_terminate=False),
-    "push": _Kind(700.0, extra=12, max_episode_steps=500),
-    "package": _Kind(1500.0, extra=22),
-    "truck": _Kind(3000.0, objects=(35, 30)),
+    "reach": _Kind(12000.0, extra=6, may_terminate=False, steady=20.0),
+    "push": _Kind(700.0, extra=12, max_episode_steps=500, steady=0.0, bonuses=(1000.0,)),
+    "package": _Kind(1500.0, extra=22, steady=2.0, bonuses=(1000.0,)),
+    "truck": _Kind(3000.0, objects=(35, 30), steady=4.0, bonuses=(500.0, 1500.0)),
     "door": _Kind(600.0, objects=(2, 2)),
-    "basketball": _Kind(1200.0, objects=(7, 6), max_episode_steps=500),
+    "basketball": _Kind(1200.0, objects=(7, 6), max_episode_steps=500, bonuses=(1000.0,)),
     "highbar_simple": _Kind(750.0, randomness=False),
     "highbar_hard": _Kind(750.0, randomness=False),
-    "cabinet": _Kind(2500.0, objects=(33, 29)),
-    "bookshelf_simple": _Kind(2000.0, objects=(84, 72), extra=1, randomness=False),
-    "bookshelf_hard": _Kind(2000.0, objects=(84, 72), extra=1, randomness=False),
+    "cabinet": _Kind(2500.0, objects=(33, 29), bonuses=(100.0, 200.0, 300.0, 400.0)),
+    "bookshelf_simple": _Kind(2000.0, objects=(84, 72), extra=1, randomness=False, bonuses=_SHELF),
+    "bookshelf_hard": _Kind(2000.0, objects=(84, 72), extra=1, randomness=False, bonuses=_SHELF),
     "cube": _Kind(370.0, objects=(14, 12), extra=4, max_episode_steps=500, randomness=False),
     "insert_normal": _Kind(350.0, objects=(21, 18), max_episode_steps=500),
     "insert_small": _Kind(350.0, objects=(21, 18), max_episode_steps=500),
@@ -203,6 +209,22 @@ class HumanoidBenchTask:
     def has_reset_noise(self) -> bool:
         """Whether the start position is disturbed."""
         return _KINDS[self.task].randomness
+
+    @property
+    def largest_reward(self) -> float:
+        """Upper bound of a step's reward. (Penalties for speed or distance, in reach, push and package, have no bound.)"""
+        kind = _KINDS[self.task]
+        return kind.steady + max(kind.bonuses, default=0.0)
+
+    def largest_value(self, gamma: float) -> float:
+        """
+        Upper bound of the discounted return: the steady reward for ever, ``steady / (1 - gamma)``, and all bonuses at once.
+
+        :param gamma: discount below 1
+        :return: the bound
+        """
+        kind = _KINDS[self.task]
+        return kind.steady / (1.0 - gamma) + sum(kind.bonuses)
 
     def observation_index(self, positions: int) -> tuple[int, ...] | None:
         """
