@@ -30,7 +30,7 @@ class ResidualBlock(nn.Module):
         :param x: ``[..., size]``
         :return: ``[..., size]``
         """
-        out: th.Tensor = x + self.outer(th.relu(self.inner(self.norm(x))))
+        out: th.Tensor = x + self.outer(th.relu_(self.inner(self.norm(x))))
         return out
 
 
@@ -85,7 +85,8 @@ def mlp_head(
     """
     layers: list[nn.Module] = []
     for width in hidden:
-        layers += [nn.Linear(size, width), CounterlessBatchNorm(width) if norm == "batch" else nn.LayerNorm(width), nn.ReLU()]
+        normalization = CounterlessBatchNorm(width) if norm == "batch" else nn.LayerNorm(width)
+        layers += [nn.Linear(size, width), normalization, nn.ReLU(inplace=True)]
         size = width
     last = nn.Linear(size, out)
     if zero_init:
@@ -117,7 +118,7 @@ class ResidualInput(nn.Module):
         :return: ``[N, latent_size]``
         """
         joined = th.cat((latent, *extras), dim=-1)
-        out: th.Tensor = latent + self.outer(th.relu(self.inner(self.norm(joined))))
+        out: th.Tensor = latent + self.outer(th.relu_(self.inner(self.norm(joined))))
         return out
 
 

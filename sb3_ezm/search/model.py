@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch as th
 
 from sb3_ezm.config import SearchConfig
+from sb3_ezm.devices import fast_linear
 from sb3_ezm.types import TaskContext
 from sb3_ezm.world_model import WorldModel
 
@@ -90,8 +91,9 @@ class WorldModelPlanner:
             self._repeated[count] = self._context.repeat(count)
         context = self._repeated[count]
         flat, flat_actions = latents.flatten(0, 1), actions.flatten(0, 1)
-        reward = self._model.reward_support.decode(self._model.reward(flat, flat_actions, context))
-        evaluation = self._evaluate(self._model.step(flat, flat_actions, context), reward, context)
+        with fast_linear(flat):
+            reward = self._model.reward_support.decode(self._model.reward(flat, flat_actions, context))
+            evaluation = self._evaluate(self._model.step(flat, flat_actions, context), reward, context)
         return Evaluation(*(field.unflatten(0, (rows, count)) for field in evaluation))
 
     def _evaluate(self, latent: th.Tensor, reward: th.Tensor, context: TaskContext) -> Evaluation:
