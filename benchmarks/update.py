@@ -1,7 +1,8 @@
 """
 Time and floating-point operations of everything that one update consists of.
 
-    python benchmarks/update.py [--preset paper] [--suite h1-medium] [--batch-size 512] [--device cuda] [--json update.json]
+    python benchmarks/update.py [--preset paper] [--suite h1-medium] [--batch-size 512] [--compile]
+                                [--device cuda [--cuda-graphs]] [--json update.json]
 
 An update is a gradient step with all that comes with it: the acting between two updates (``train_freq`` searches for all
 environments), drawing a prioritized batch, reanalyzing it, the gradient step, and the new priorities. Segments are taken to
@@ -146,6 +147,8 @@ def main() -> None:
     parser.add_argument("--suite", default="h1-medium")
     parser.add_argument("--batch-size", type=int, default=None, help="instead of the preset's")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default=None, help="instead of the preset's")
+    parser.add_argument("--compile", action="store_true", help="through torch.compile with fixed shapes")
+    parser.add_argument("--cuda-graphs", action="store_true", help="replay recorded searches and gradients; needs CUDA")
     parser.add_argument("--seconds", type=float, default=30.0, help="measuring time, if three rounds take no longer")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", default=None, help="also write the table to this file")
@@ -157,8 +160,12 @@ def main() -> None:
         changes["batch_size"] = args.batch_size
     if args.precision is not None:
         changes["mixed_precision"] = args.precision == "bfloat16"
+    changes["runtime_kwargs"] = {"compile": args.compile, "cuda_graphs": args.cuda_graphs}
     model = make_model(args.preset, args.suite, args.device, changes)
-    heading = f"preset {args.preset} on {args.suite}, {model.n_envs} environments, batches of at most {model.batch_size}"
+    options = "".join(f", {name}" for name, used in changes["runtime_kwargs"].items() if used)
+    heading = (
+        f"preset {args.preset} on {args.suite}, {model.n_envs} environments, batches of at most {model.batch_size}{options}"
+    )
     report("update", model.device, {heading: table(model, args.seconds)}, args.json)
 
 

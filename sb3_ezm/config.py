@@ -306,12 +306,24 @@ class RuntimeConfig:
     :param priority_lag: updates that may be under way while the next batch is drawn. 0: new priorities count for the very
         next batch. With a lag the host never waits for the device in an update, priorities and target network follow that many
         updates late, and an error for a gradient that is not finite comes that late (it is never applied).
+    :param compile: run searches, unroll and losses through ``torch.compile`` with fixed shapes. The first updates then take
+        minutes with the backend ``"inductor"``
+    :param compile_backend: of ``torch.compile``
+    :param cuda_graphs: record searches and gradients as CUDA graphs and replay them; needs a CUDA device
     """
 
     max_roots: int = 4096
     priority_lag: int = 0
+    compile: bool = False
+    compile_backend: str = "inductor"
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         _require_kinds(self)
         _require(self.max_roots >= 1, f"`max_roots` ({self.max_roots}) must be at least 1.")
         _require(self.priority_lag >= 0, f"`priority_lag` ({self.priority_lag}) must not be negative.")
+
+    @property
+    def static(self) -> bool:
+        """Whether shapes have to stay the same from update to update."""
+        return self.compile or self.cuda_graphs

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch as th
 from torch import nn
 from torch.nn.utils import clip_grads_with_norm_
 
-from sb3_ezm.config import LossConfig
+from sb3_ezm.config import LossConfig, RuntimeConfig
 from sb3_ezm.distributions import entropy
+from sb3_ezm.graphs import GraphRecorder, StaticFunction
 from sb3_ezm.losses import all_losses, total_loss
 from sb3_ezm.devices import bfloat16_where
 from sb3_ezm.types import TargetBatch
@@ -73,11 +75,21 @@ class GradientStep:
 
     :param loss: unroll and losses
     :param max_grad_norm: bound of the gradient's global norm
+    :param runtime: whether to compile the loss
+    :param graphs: recorder of CUDA graphs, if any
     """
 
-    def __init__(self, loss: UnrollLoss, max_grad_norm: float) -> None:
+    def __init__(
+        self, loss: UnrollLoss, max_grad_norm: float, runtime: RuntimeConfig, graphs: GraphRecorder | None = None
+    ) -> None:
         self.loss = loss
         self.max_grad_norm = max_grad_norm
+        self._evaluate: Callable[[GradientInputs], tuple[th.Tensor, dict[str, th.Tensor], Unroll]] = loss
+        if runtime.compile:
+            self._evaluate = th.compile(loss, backend=runtime.compile_backend, dynamic=False)
+        # Batch normalization keeps running statistics, which recording must not move.
+        self._static = None if graphs is None else StaticFunction(self._flat, graphs, state=list(loss.model.buffers()))
+        self._names: tuple[list[str], list[str]] = ([], [])
 
     def __call__(self, inputs: GradientInputs) -> GradientOutput:
         """
@@ -86,8 +98,23 @@ class GradientStep:
         :param inputs: batch and targets
         :return: norms, losses, value errors and figures
         """
-        self.loss.zero_grad()
-        loss, losses, unroll = self.loss(inputs)
+        if self._static is None:
+            return self._compute(inputs)
+        errors, norm, parameter_norms, losses, figures = self._static(*inputs[:-1], *inputs.targets)
+        named = (dict(zip(names, rows, strict=True)) for names, rows in zip(self._names, (losses, figures), strict=True))
+        return GradientOutput(errors, norm, parameter_norms, *named)
+
+    def _flat(self, *tensors: th.Tensor) -> tuple[th.Tensor, ...]:
+        """The same between tensors alone, as graphs have it."""
+        observations, actions, tasks, weights, *targets = tensors
+        output = self._compute(GradientInputs(observations, actions, tasks, weights, TargetBatch(*targets)))
+        errors, norm, norms, losses, figures = output
+        self._names = (list(losses), list(figures))
+        return errors, norm, norms, th.stack(list(losses.values())), th.stack(list(figures.values()))
+
+    def _compute(self, inputs: GradientInputs) -> GradientOutput:
+        self.loss.zero_grad(set_to_none=self._static is None)  # a graph adds to the same memory each time
+        loss, losses, unroll = self._evaluate(inputs)
         loss.backward()
         parameters = [parameter for parameter in self.loss.parameters() if parameter.grad is not None]
         # As `clip_grad_norm_` does it, keeping the norms of the parameters.
@@ -95,14 +122,9 @@ class GradientStep:
         norm = th.linalg.vector_norm(norms)
         clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
         errors, figures = _figures(self.loss.model, inputs.targets, unroll)
-        figures = {
-            **{f"{name}_loss": value.mean() for name, value in losses.items()},
-            "loss": loss,
-            "grad_norm": norm,
-            **figures,
-        }
-        detached = {name: value.detach() for name, value in losses.items()}
-        return GradientOutput(errors, norm, norms, detached, {name: value.detach() for name, value in figures.items()})
+        losses = {name: value.detach() for name, value in losses.items()}
+        figures.update({f"{name}_loss": value.mean() for name, value in losses.items()}, loss=loss.detach(), grad_norm=norm)
+        return GradientOutput(errors, norm, norms, losses, figures)
 
     def parameter_names(self) -> list[str]:
         """

@@ -19,6 +19,7 @@ from sb3_ezm.multitask.task_set import TaskSet, TaskSpec
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.search import SearchOutput, WorldModelPlanner, deterministic_noise, draw_noise, search
 from sb3_ezm.search.model import choose_heads
+from sb3_ezm.search.static import StaticSearch
 from sb3_ezm.world_model import WorldModel
 
 SMALL_MODEL: dict[str, Any] = {
@@ -100,6 +101,7 @@ class EZMPolicy(BasePolicy):
         self.target_model = copy.deepcopy(self.world_model).requires_grad_(False).eval()
         self.optimizer = optimizer_class(self.world_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
         self._generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
+        self.static_search: StaticSearch | None = None  # a learner with fixed shapes puts its own here, for collecting
 
     def seed(self, seed: int) -> None:
         """
@@ -139,6 +141,8 @@ class EZMPolicy(BasePolicy):
             noise = deterministic_noise(self.search_config, rows, actions)
         else:
             noise = draw_noise(self.search_config, len(tasks), actions, generator)
+        if self.static_search is not None and not deterministic:
+            return self.static_search(model, rows, tasks, heads, noise)
         with th.no_grad():
             return search(WorldModelPlanner(model, rows, tasks, self.search_config, heads), self.search_config, noise)
 

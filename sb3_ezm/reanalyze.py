@@ -10,6 +10,7 @@ import torch as th
 from sb3_ezm.config import SearchConfig, TargetConfig
 from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
 from sb3_ezm.search.model import choose_heads, reduce_values
+from sb3_ezm.search.static import StaticSearch
 from sb3_ezm.target_cache import SearchTargets, TargetCache
 from sb3_ezm.targets import SegmentMasks, mix_value_targets, n_step_targets, segment_masks
 from sb3_ezm.devices import bfloat16_where, to_device
@@ -68,6 +69,7 @@ class Reanalyzer:
     :param generator: source of randomness on the CPU
     :param max_roots: roots per search call; larger batches are cut into chunks to bound memory
     :param autocast: run the networks in bfloat16 where the device supports it
+    :param static_search: runs the searches instead, in fixed shapes
     :param noise_generator: source of the searches' random draws, on the device where they are wanted (default: ``generator``)
     """
 
@@ -79,6 +81,7 @@ class Reanalyzer:
         max_roots: int = 4096,
         autocast: bool = False,
         noise_generator: th.Generator | None = None,
+        static_search: StaticSearch | None = None,
     ) -> None:
         self.search_config = search_config
         self.config = target_config
@@ -86,6 +89,7 @@ class Reanalyzer:
         self.max_roots = max_roots
         self.autocast = autocast
         self.noise_generator = noise_generator or generator
+        self.static_search = static_search
         self.cache = TargetCache(target_config.reuse_age) if target_config.reuse_age > 0 else None
 
     @th.no_grad()
@@ -240,6 +244,9 @@ class Reanalyzer:
         tasks = batch.tasks[part // positions]
         heads = choose_heads(config, len(model.value_heads), self.generator)
         noise = draw_noise(config, len(tasks), model.action_mask.shape[1], self.noise_generator)
+        if self.static_search is not None:
+            limit = min(self.max_roots, positions * batch.tasks.shape[0])
+            return self.static_search(model, observations, tasks, heads, noise, limit)
         with bfloat16_where(self.autocast, observations.device):
             return search(WorldModelPlanner(model, observations, tasks, config, heads), config, noise)
 

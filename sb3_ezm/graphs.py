@@ -1,0 +1,131 @@
+"""
+Functions of tensors that always have the same shapes, recorded once and replayed: CUDA graphs.
+
+A recorded function reads and writes the same memory each time, so that a call is: copy in, replay, copy out. What the memory
+holds and who may touch it when does not depend on CUDA; :class:`StaticFunction` works with anything that can record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch as th
+
+from sb3_ezm.errors import ConfigurationError
+
+Tensors = tuple[th.Tensor, ...]
+
+
+class GraphRecorder(Protocol):
+    """Records what a function does on the device."""
+
+    def record(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
+        """
+        Run the function at least once.
+
+        :param function: reads and writes the same tensors in every call
+        :return: what repeats it, and the tensors that the repetitions write their results to
+        """
+
+
+class CudaGraphs:
+    """
+    Records CUDA graphs, which share one pool of memory: results have to be copied out before the next replay.
+
+    Random numbers inside a graph may come from the default generator of the device, which PyTorch takes care of, or from those
+    given here.
+
+    :param device: a CUDA device
+    :param generators: used by the functions that will be recorded
+    :raises ConfigurationError: for any other device
+    """
+
+    WARM_UP = 3  # runs before recording: libraries choose their kernels and allocate workspaces then
+
+    def __init__(self, device: th.device, generators: Sequence[th.Generator] = ()) -> None:
+        if device.type != "cuda":
+            raise ConfigurationError(
+                f"`cuda_graphs` needs a CUDA device, the model is on {str(device)!r}: leave it off there."
+            )
+        self._device = device
+        self._generators = generators
+        self._pool: Any = None
+
+    def record(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
+        """
+        Warm up on a stream of its own, then record.
+
+        :param function: reads and writes the same tensors in every call, without looking at their numbers
+        :return: what replays the graph, and the tensors that replays write their results to
+        """
+        stream = th.cuda.Stream(self._device)
+        stream.wait_stream(th.cuda.current_stream(self._device))
+        with th.cuda.stream(stream):
+            for _ in range(self.WARM_UP):
+                function()
+        th.cuda.current_stream(self._device).wait_stream(stream)
+        graph = th.cuda.CUDAGraph()
+        for generator in self._generators:
+            graph.register_generator_state(generator)
+        with th.cuda.graph(graph, pool=self._pool):
+            outputs = function()
+        self._pool = graph.pool()
+        return graph.replay, outputs
+
+
+class _Recording:
+    """One graph with its memory."""
+
+    def __init__(self, function: Callable[..., Tensors], graphs: GraphRecorder, inputs: Tensors) -> None:
+        self.inputs = tuple(tensor.detach().clone(memory_format=th.contiguous_format) for tensor in inputs)
+        self.replay, self.outputs = graphs.record(lambda: function(*self.inputs))
+
+
+class StaticFunction:
+    """
+    A function of tensors behind recorded graphs, one for each combination of shapes and types.
+
+    :param function: pure up to ``state``
+    :param graphs: recorder
+    :param state: tensors that the function changes in place; recording, which runs it several times, leaves them as they were
+    """
+
+    def __init__(self, function: Callable[..., Tensors], graphs: GraphRecorder, state: Sequence[th.Tensor] = ()) -> None:
+        self._function = function
+        self._graphs = graphs
+        self._state = state
+        self._recordings: dict[tuple[object, ...], _Recording] = {}
+
+    def __call__(self, *inputs: th.Tensor) -> Tensors:
+        """
+        Copy in, replay, copy out.
+
+        :param inputs: of the function
+        :return: its outputs, which nothing will overwrite
+        """
+        key = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+        recording = self._recordings.get(key)
+        if recording is None:
+            kept = [tensor.clone() for tensor in self._state]
+            recording = self._recordings[key] = _Recording(self._function, self._graphs, inputs)
+            with th.no_grad():
+                for tensor, before in zip(self._state, kept, strict=True):
+                    tensor.copy_(before)
+        for memory, tensor in zip(recording.inputs, inputs, strict=True):
+            memory.copy_(tensor)
+        recording.replay()
+        return tuple(tensor.clone() for tensor in recording.outputs)
+
+
+def padded_rows(count: int, limit: int, sizes: int = 8) -> int:
+    """
+    Round a number of rows up, so that few different numbers occur.
+
+    :param count: rows, at most ``limit``
+    :param limit: largest number of rows
+    :param sizes: how many different numbers there may be
+    :return: the smallest multiple of ``ceil(limit / sizes)`` that is not below ``count``, at most ``limit``
+    """
+    step = -(-limit // sizes)
+    return min(limit, -(-count // step) * step)

@@ -1,0 +1,140 @@
+"""The search as one module of fixed shapes, for ``torch.compile`` and CUDA graphs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch as th
+from torch import nn
+
+from sb3_ezm.config import RuntimeConfig, SearchConfig
+from sb3_ezm.devices import bfloat16_where
+from sb3_ezm.graphs import GraphRecorder, StaticFunction, padded_rows
+from sb3_ezm.search.gumbel import SearchOutput, search
+from sb3_ezm.search.model import WorldModelPlanner
+from sb3_ezm.search.noise import SearchNoise
+from sb3_ezm.world_model import WorldModel
+
+
+class SearchModule(nn.Module):
+    """
+    A whole search under ``forward``.
+
+    Which value heads a search evaluates changes from call to call. Their weights are copied into fixed places before it, so
+    that one recording serves every choice.
+
+    :param model: the world model, whose modules are shared, not copied, except for these places
+    :param config: search settings
+    :param autocast: networks in bfloat16
+    """
+
+    def __init__(self, model: WorldModel, config: SearchConfig, autocast: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.autocast = autocast
+        self._heads = model.value_heads
+        self.model = model
+        count = min(2, len(model.value_heads)) if config.value_reduction == "min2" else len(model.value_heads)
+        if count < len(model.value_heads):
+            self.model = copy.copy(model)
+            places = copy.deepcopy(model.value_heads[:count]).requires_grad_(False).eval()
+            self.model.__dict__["_modules"] = {**model._modules, "value_heads": places}
+
+    @th.no_grad()
+    def choose_heads(self, heads: Sequence[int]) -> None:
+        """
+        Decide which value heads the next calls evaluate.
+
+        :param heads: as many as a search evaluates
+        """
+        if self.model.value_heads is not self._heads:
+            places = [tensor for place in self.model.value_heads for tensor in place.state_dict().values()]
+            th._foreach_copy_(places, [tensor for head in heads for tensor in self._heads[head].state_dict().values()])
+
+    def forward(
+        self, observations: th.Tensor, tasks: th.Tensor, root: th.Tensor, gumbel: th.Tensor, *leaves: th.Tensor
+    ) -> SearchOutput:
+        """
+        Search.
+
+        :param observations: ``[B, O]``
+        :param tasks: ``[B]``
+        :param root: noise, as the rest
+        :param gumbel: see :class:`~sb3_ezm.search.noise.SearchNoise`
+        :param leaves: one for each level but the last
+        :return: actions, improved policy, search values and statistics
+        """
+        with bfloat16_where(self.autocast, observations.device):
+            planner = WorldModelPlanner(self.model, observations, tasks, self.config, range(len(self.model.value_heads)))
+            return search(planner, self.config, SearchNoise(root, leaves, gumbel))
+
+
+class StaticSearch:
+    """
+    Searches in few different shapes: compiled, as CUDA graphs, or both. Missing rows are filled up and cut off again; rows do
+    not depend on each other.
+
+    :param config: search settings
+    :param runtime: what to use
+    :param graphs: recorder of CUDA graphs, if any
+    :param autocast: networks in bfloat16
+    """
+
+    def __init__(self, config: SearchConfig, runtime: RuntimeConfig, graphs: GraphRecorder | None, autocast: bool) -> None:
+        self._config = config
+        self._runtime = runtime
+        self._graphs = graphs
+        self._autocast = autocast
+        self._prepared: tuple[WorldModel, SearchModule, Callable[..., tuple[th.Tensor, ...]]] | None = None
+
+    def __call__(
+        self,
+        model: WorldModel,
+        observations: th.Tensor,
+        tasks: th.Tensor,
+        heads: Sequence[int],
+        noise: SearchNoise,
+        limit: int | None = None,
+    ) -> SearchOutput:
+        """
+        Plan one action for each root.
+
+        :param model: the world model, in evaluation mode; another one than before is prepared anew
+        :param observations: ``[B, O]``
+        :param tasks: ``[B]``
+        :param heads: value heads to evaluate
+        :param noise: all random draws
+        :param limit: largest number of rows that calls may have, which the few different numbers follow from; None for as
+            many shapes as there are numbers of rows
+        :return: actions, improved policy, search values and statistics
+        """
+        module, run = self._prepare(model)
+        module.choose_heads(heads)
+        count = len(tasks)
+        rows = count if limit is None else padded_rows(count, limit)
+        device = observations.device
+        inputs = (observations, tasks, *(x.to(device) for x in (noise.root, noise.gumbel, *noise.leaves)))
+        outputs = run(*(fill_up(tensor, rows) for tensor in inputs))
+        return SearchOutput(*(tensor[:count] for tensor in outputs))
+
+    def _prepare(self, model: WorldModel) -> tuple[SearchModule, Callable[..., tuple[th.Tensor, ...]]]:
+        if self._prepared is None or self._prepared[0] is not model:
+            module = SearchModule(model, self._config, self._autocast)
+            run: Callable[..., tuple[th.Tensor, ...]] = module
+            if self._runtime.compile:
+                run = th.compile(module, backend=self._runtime.compile_backend, dynamic=False)
+            if self._graphs is not None:
+                run = StaticFunction(run, self._graphs)
+            self._prepared = (model, module, run)
+        return self._prepared[1:]
+
+
+def fill_up(tensor: th.Tensor, rows: int) -> th.Tensor:
+    """
+    :param tensor: ``[B, ...]``
+    :param rows: number of rows wanted, at least ``B``
+    :return: the tensor with copies of its first row behind it ``[rows, ...]``
+    """
+    missing = rows - tensor.shape[0]
+    return tensor if missing == 0 else th.cat((tensor, tensor[:1].expand(missing, *tensor.shape[1:])))

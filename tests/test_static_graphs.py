@@ -1,0 +1,281 @@
+"""
+Fixed shapes, recorded and replayed. What CUDA adds to it was not run where these tests were written: a recorder on the host,
+whose replays write into the same memory as a CUDA graph's do, stands in for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch as th
+
+from sb3_ezm import ConfigurationError
+from sb3_ezm import learner as learner_module
+from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig
+from sb3_ezm.gradients import GradientInputs
+from sb3_ezm.graphs import CudaGraphs, StaticFunction, Tensors, padded_rows
+from sb3_ezm.learner import Learner
+from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
+from sb3_ezm.search.static import SearchModule, StaticSearch, fill_up
+from tests.test_learner import SEARCH, make_learner, make_policy, make_segments
+from tests.tiny import assert_same_weights, randomize, tiny_model, toy_env, weights_of
+
+COMPILE = RuntimeConfig(compile=True, compile_backend="eager")
+
+
+class HostGraphs:
+    """Runs the function twice before recording, as a warm-up does, and again in each replay, into the memory of the first."""
+
+    recorded = 0
+
+    def __init__(self, device: th.device) -> None:
+        assert device.type == "cpu"
+
+    def record(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
+        function()
+        outputs = tuple(tensor.clone() for tensor in function())
+        self.recorded += 1
+
+        def replay() -> None:
+            for memory, tensor in zip(outputs, function(), strict=True):
+                memory.copy_(tensor)
+
+        return replay, outputs
+
+
+@pytest.fixture
+def host_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner_module, "CudaGraphs", HostGraphs)
+
+
+# -------------------------------------------------------------------------------------------------------- static functions
+
+
+def test_rows_are_rounded_up_to_few_numbers() -> None:
+    # 3024 roots in steps of 378; 100 in steps of 13, the last of which would be 104.
+    assert [padded_rows(count, 3024) for count in (1, 378, 379, 3000, 3024)] == [378, 378, 756, 3024, 3024]
+    assert [padded_rows(count, 100) for count in (1, 13, 14, 91, 92, 100)] == [13, 13, 26, 91, 100, 100]
+    for limit in (1, 5, 8, 9, 100, 3024):
+        sizes = {padded_rows(count, limit) for count in range(1, limit + 1)}
+        assert len(sizes) <= 8 and max(sizes) == limit
+        assert all(padded_rows(count, limit) >= count for count in range(1, limit + 1))
+
+
+def test_calls_are_copy_in_replay_copy_out() -> None:
+    counter, calls = th.zeros(()), []
+
+    def function(a: th.Tensor, b: th.Tensor) -> Tensors:
+        calls.append((a.data_ptr(), b.data_ptr()))
+        counter.add_(1.0)
+        return (a + b, counter.clone())
+
+    graphs = HostGraphs(th.device("cpu"))
+    static = StaticFunction(function, graphs, state=[counter])
+    first = static(th.tensor([1.0, 2.0]), th.tensor([10.0, 20.0]))
+    # Two runs while recording left the state alone; the replay counts.
+    assert first[0].tolist() == [11.0, 22.0] and float(first[1]) == 1.0 and len(calls) == 3
+    second = static(th.tensor([5.0, 6.0]), th.tensor([0.0, 1.0]))
+    assert second[0].tolist() == [5.0, 7.0] and float(second[1]) == 2.0
+    assert first[0].tolist() == [11.0, 22.0]  # not overwritten
+    assert len(set(calls)) == 1 and graphs.recorded == 1  # always the same memory
+    static(th.ones(3), th.ones(3))
+    static(th.ones(2, dtype=th.float64), th.ones(2, dtype=th.float64))
+    assert graphs.recorded == 3
+    assert static(th.ones(2), th.ones(1).expand(2))[0].tolist() == [2.0, 2.0] and graphs.recorded == 3
+
+
+def test_cuda_graphs_need_cuda() -> None:
+    with pytest.raises(ConfigurationError, match="`cuda_graphs` needs a CUDA device, the model is on 'cpu'"):
+        CudaGraphs(th.device("cpu"))
+    with pytest.raises(ConfigurationError, match="`cuda_graphs` needs a CUDA device"):
+        tiny_model(runtime_kwargs={"cuda_graphs": True})
+
+
+def test_unknown_backends_are_refused_at_once() -> None:
+    with pytest.raises(ConfigurationError, match=r"`compile_backend` 'inductr' is no backend .* Did you mean 'inductor'"):
+        tiny_model(runtime_kwargs={"compile": True, "compile_backend": "inductr"})
+
+
+# ---------------------------------------------------------------------------------------------------------------- searches
+
+
+def assert_same_search(got: SearchOutput, expected: SearchOutput) -> None:
+    assert th.equal(got.best, expected.best) and th.equal(got.visits, expected.visits)
+    for name in ("actions", "candidates", "weights", "values", "network_values", "q_values"):
+        th.testing.assert_close(getattr(got, name), getattr(expected, name), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "reduction"),
+    [(COMPILE, "min2"), (RuntimeConfig(cuda_graphs=True), "min2"), (RuntimeConfig(cuda_graphs=True), "mean")],
+)
+def test_static_searches_are_searches(runtime: RuntimeConfig, reduction: Any) -> None:
+    th._dynamo.reset()
+    policy = make_policy(num_value_heads=4, head_norm="batch")
+    randomize(policy)
+    model = policy.target_model
+    config = SearchConfig(num_simulations=6, num_candidates=4, value_reduction=reduction)
+    graphs = HostGraphs(th.device("cpu")) if runtime.cuda_graphs else None
+    static = StaticSearch(config, runtime, graphs, autocast=False)
+    generator = th.Generator().manual_seed(0)
+    choices = [(2, 0), (1, 3), (0, 1)] if reduction == "min2" else [(0, 1, 2, 3)] * 3
+    for count, heads in zip((5, 6) if runtime.compile else (5, 8, 6), choices, strict=False):
+        with th.no_grad():
+            for parameter in model.parameters():  # the network learns between searches
+                parameter.add_(0.05 * th.randn_like(parameter))
+        observations, tasks = th.randn(count, 4, generator=generator), th.arange(count) % 2
+        noise = draw_noise(config, count, 2, generator)
+        expected = search(WorldModelPlanner(model, observations, tasks, config, heads), config, noise)
+        got = static(model, observations, tasks, heads, noise, limit=16)
+        assert got.actions.shape == (count, 2)
+        assert_same_search(got, expected)
+    if graphs is not None:
+        assert graphs.recorded == 2  # six and eight rows
+
+
+def test_head_places_are_copies_and_the_rest_is_shared() -> None:
+    policy = make_policy(num_value_heads=3, head_norm="batch")
+    module = SearchModule(policy.target_model, SEARCH, autocast=False)
+    assert len(module.model.value_heads) == 2 and len(policy.target_model.value_heads) == 3
+    assert module.model.trunk is policy.target_model.trunk
+    randomize(policy)
+    module.choose_heads((2, 0))
+    for place, head in zip(module.model.value_heads, (2, 0), strict=True):
+        own = policy.target_model.value_heads[head].state_dict()
+        assert all(th.equal(tensor, own[name]) for name, tensor in place.state_dict().items())
+    assert set(policy.state_dict()) == set(make_policy(num_value_heads=3, head_norm="batch").state_dict())
+
+
+def test_filling_up() -> None:
+    assert fill_up(th.tensor([[1, 2], [3, 4]]), 4).tolist() == [[1, 2], [3, 4], [1, 2], [1, 2]]
+    same = th.ones(2)
+    assert fill_up(same, 2) is same
+
+
+# ---------------------------------------------------------------------------------------------------------------- updates
+
+
+def updates_of(learner: Learner, count: int = 4) -> list[Any]:
+    results: list[Any] = []
+    for update in range(count):
+        batch = learner.to_tensors(make_segments(seed=update))
+        results.append(learner.update(batch, learner.reanalyze(batch, update), update))
+    return [*results, learner.metrics.pop()]
+
+
+def compare(plain: Learner, other: Learner) -> None:
+    expected, got = updates_of(plain), updates_of(other)
+    for a, b in zip(got[:-1], expected[:-1], strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
+    assert got[-1] == pytest.approx(expected[-1], rel=1e-3, abs=1e-3)
+    for name, tensor in other.policy.state_dict().items():
+        th.testing.assert_close(tensor, plain.policy.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.6])
+def test_recorded_updates_are_updates(host_graphs: None, ratio: float) -> None:
+    def make(**runtime: Any) -> Learner:
+        policy = make_policy(head_norm="batch", num_value_heads=3)
+        return make_learner(policy, target={"reanalyze_ratio": ratio}, runtime=RuntimeConfig(**runtime))
+
+    compare(make(), make(cuda_graphs=True))
+
+
+def test_one_recording_of_the_gradient_serves_all_updates(host_graphs: None) -> None:
+    learner = make_learner(runtime=RuntimeConfig(cuda_graphs=True))
+    updates_of(learner)
+    static = learner._gradient_step._static
+    assert static is not None and len(static._recordings) == 1
+    addresses = [
+        parameter.grad.data_ptr() for parameter in learner.policy.world_model.parameters() if parameter.grad is not None
+    ]
+    updates_of(learner)
+    assert addresses == [p.grad.data_ptr() for p in learner.policy.world_model.parameters() if p.grad is not None]
+
+
+def test_a_recorded_training_keeps_its_rules(host_graphs: None) -> None:
+    model = tiny_model(toy_env(["toy-balance", "toy-spin"]), runtime_kwargs={"cuda_graphs": True}).learn(20)
+    assert model.policy.static_search is not None
+    plain = tiny_model(toy_env(["toy-balance", "toy-spin"])).learn(20)
+    assert model.replay_buffer.size() == plain.replay_buffer.size()
+    again = tiny_model(toy_env(["toy-balance", "toy-spin"]), runtime_kwargs={"cuda_graphs": True}).learn(20)
+    assert_same_weights(weights_of(model), weights_of(again))
+
+
+# ---------------------------------------------------------------------------------------------------------------- compile
+
+
+def linear_calls(module: th.nn.Module, *inputs: Any) -> int:
+    """How often linear layers are called without compiling."""
+    calls: list[None] = []
+    layers = [layer for layer in module.modules() if isinstance(layer, th.nn.Linear)]
+    hooks = [layer.register_forward_hook(lambda *_: calls.append(None)) for layer in layers]
+    module(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return len(calls)
+
+
+def test_unroll_losses_and_search_are_captured_whole() -> None:
+    # The classic mistake is to compile a module and then call another of its methods, which runs uncompiled in silence.
+    th._dynamo.reset()
+    graphs: list[int] = []
+
+    def counting_backend(graph: th.fx.GraphModule, example_inputs: Any) -> Any:
+        names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+        graphs.append(sum("linear" in name for name in names))
+        return graph.forward
+
+    learner = make_learner(make_policy(num_value_heads=3))
+    batch = learner.to_tensors(make_segments())
+    targets = learner.reanalyze(batch, 0)
+    loss = learner._gradient_step.loss
+    inputs = GradientInputs(batch.observations[:, :3], batch.actions[:, :2], batch.tasks, batch.weights, targets)
+    compiled = th.compile(loss, backend=counting_backend, fullgraph=True, dynamic=False)  # a break would be an error
+    assert th.equal(compiled(inputs)[0], loss(inputs)[0])
+    assert graphs == [linear_calls(loss, inputs)]
+    module = SearchModule(learner.policy.target_model, SEARCH, autocast=False)
+    noise = draw_noise(SEARCH, 6, 2, th.Generator().manual_seed(0))
+    rows = (batch.observations[:6, 0], batch.tasks[:6], noise.root, noise.gumbel, *noise.leaves)
+    compiled_search = th.compile(module, backend=counting_backend, fullgraph=True, dynamic=False)
+    assert all(th.equal(a, b) for a, b in zip(compiled_search(*rows), module(*rows), strict=True))
+    assert graphs[1:] == [linear_calls(module, *rows)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", [LossConfig(), LossConfig(policy_gradient=0.1)])
+def test_compiled_updates_are_updates(loss: LossConfig) -> None:
+    th._dynamo.reset()
+    captured = th._dynamo.utils.counters["stats"]
+    before = captured["unique_graphs"]
+    results = []
+    for runtime in (RuntimeConfig(), COMPILE):
+        th.manual_seed(0)
+        learner = make_learner(loss_config=loss, runtime=runtime)
+        th.manual_seed(0)
+        results.append((learner, updates_of(learner, 2)))
+    assert captured["unique_graphs"] >= before + 2  # search and loss
+    (plain, expected), (compiled, got) = results
+    assert got[-1] == pytest.approx(expected[-1], rel=1e-3, abs=1e-3)
+    for name, tensor in compiled.policy.state_dict().items():
+        th.testing.assert_close(tensor, plain.policy.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+def test_compiled_training() -> None:
+    th._dynamo.reset()
+    model = tiny_model(runtime_kwargs={"compile": True, "compile_backend": "eager"}).learn(14)
+    assert_same_weights(weights_of(model), weights_of(tiny_model().learn(14)))
+
+
+# ------------------------------------------------------------------------------------------------------------------- CUDA
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_graphs_give_the_same_updates() -> None:
+    def make(**runtime: Any) -> Learner:
+        return make_learner(make_policy(head_norm="batch", num_value_heads=3).to("cuda"), runtime=RuntimeConfig(**runtime))
+
+    compare(make(), make(cuda_graphs=True))
