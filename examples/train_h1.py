@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm import EZM, TaskSet, make_multitask_env, make_task_set
 from sb3_ezm.callbacks import TimeBudgetCallback, TimedProgressCallback
-from sb3_ezm.evaluation import EvaluationResult, evaluate_tasks, format_table
+from sb3_ezm.evaluation import EvaluationResult, append_evaluation, evaluate_tasks, format_table
 from sb3_ezm.plotting import Curve, load_monitor_curves, plot_learning_curves
 from sb3_ezm.presets import get_preset, preset_names
 from sb3_ezm.video import VideoUnavailableError, prefer_egl, record_video
@@ -143,11 +143,17 @@ def main() -> None:
     parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
     print(f"{len(tasks)} tasks, preset {preset.name!r}, {parameters:,} parameters, {args.threads} threads on {model.device}.")
 
+    evaluations = args.out / "evaluations.csv"  # what `python -m sb3_ezm.plotting` draws beside published results
+    evaluations.unlink(missing_ok=True)
     before = evaluate(model, tasks, args, "before")
+    append_evaluation(evaluations, before, timesteps=0, seconds=0.0)
     print(f"Training for {args.minutes:g} minutes; follow it with: tensorboard --logdir {args.out / 'tensorboard'}")
+    started_at = time.monotonic()
     train(model, args, len(tasks))
     model.save(args.out / "model.zip")
+    seconds = time.monotonic() - started_at
     after = evaluate(model, tasks, args, "after")
+    append_evaluation(evaluations, after, model.num_timesteps, seconds)
 
     steps = model.num_timesteps // len(tasks)
     print(f"\nMean return ± standard deviation, {steps:,} environment steps of each task:\n\n{format_table(after, before)}\n")

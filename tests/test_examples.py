@@ -12,7 +12,7 @@ import torch as th
 from PIL import Image
 
 from sb3_ezm import EZM, load_preset, make_multitask_env
-from sb3_ezm.evaluation import evaluate_tasks
+from sb3_ezm.evaluation import evaluate_tasks, read_evaluations
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -45,6 +45,9 @@ def test_train_h1(run_example, tmp_path: Path) -> None:
     assert set(results["after"]["tasks"]) == set(tasks)
     assert results["after"]["tasks"]["h1-crawl"]["lengths"] == [12]
     assert results["steps_per_task"] <= 520
+    rows = read_evaluations(tmp_path / "out" / "evaluations.csv")
+    assert [(row.timesteps, row.task) for row in rows[:2]] == [(0, task) for task in tasks]
+    assert [row.mean_return for row in rows[2:]] == [results["after"]["tasks"][task]["mean_return"] for task in tasks]
     assert "normalized" in output and "h1-stand" in output
     assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
     assert (tmp_path / "out" / "h1-crawl.mp4").exists() or "video:   none: " in output
