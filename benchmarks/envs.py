@@ -11,12 +11,13 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from sb3_ezm.multitask import ThreadedVecEnv, make_multitask_env, make_task_set
+from sb3_ezm.multitask import TaskSet, ThreadedVecEnv, make_multitask_env, make_task_set
 
 CONTENDERS: dict[str, tuple[type[VecEnv], dict[str, Any]]] = {
     "dummy": (DummyVecEnv, {}),
@@ -27,62 +28,77 @@ CONTENDERS: dict[str, tuple[type[VecEnv], dict[str, Any]]] = {
 DEFAULT = ("dummy", "threaded", "subproc")
 
 
-def measure(name: str, suite: str, n_envs_per_task: int, steps: int, num_threads: int | None, repeats: int) -> dict[str, Any]:
+def start(name: str, task_set: TaskSet, n_envs_per_task: int, num_threads: int | None) -> tuple[VecEnv, float]:
     """
     :param name: key of ``CONTENDERS``
-    :param suite: suite or environment id
+    :param task_set: the tasks
     :param n_envs_per_task: sub-environments of each task
-    :param steps: number of vector steps to time, after a tenth of them to warm up
     :param num_threads: threads of the threaded class, None for one for each CPU
-    :param repeats: number of timings; their median is robust against other programs, the best is what the machine can do
-    :return: one row of the table
+    :return: the vector environment after a reset, and the seconds that this took
     """
     cls, kwargs = CONTENDERS[name]
     if name == "threaded":
         kwargs = {"num_threads": num_threads}
-    task_set = make_task_set(suite)
-    make_multitask_env(task_set).close()  # imports and compiled models are paid for once, by no contender
     began = time.perf_counter()
     env = make_multitask_env(task_set, n_envs_per_task, seed=0, vec_env_cls=cls, vec_env_kwargs=kwargs)
     env.reset()
-    start_up = time.perf_counter() - began
-    warm_up = max(1, steps // 10)
-    shape = (warm_up + steps, env.num_envs, task_set.action_size)
-    actions = np.random.default_rng(0).uniform(-1.0, 1.0, shape).astype(np.float32)
-    for action in actions[:warm_up]:
-        env.step(action)
-    timings = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        for action in actions[warm_up:]:
-            env.step(action)
-        timings.append(time.perf_counter() - began)
-    seconds = statistics.median(timings)
-    row = {
-        "class": name,
-        "envs": env.num_envs,
-        "workers": {"dummy": 1, "threaded": getattr(env, "num_threads", 1)}.get(name, env.num_envs),
-        "start_up_s": round(start_up, 2),
-        "steps_per_s": round(steps * env.num_envs / seconds, 1),
-        "best_steps_per_s": round(steps * env.num_envs / min(timings), 1),
-        "ms_per_vector_step": round(1000 * seconds / steps, 2),
-    }
-    env.close()
-    return row
+    return env, time.perf_counter() - began
+
+
+def measure(
+    names: Sequence[str], suite: str, n_envs_per_task: int, steps: int, num_threads: int | None, repeats: int
+) -> list[dict[str, Any]]:
+    """
+    :param names: keys of ``CONTENDERS``. Their timings take turns: what else the machine does then slows all of them alike
+    :param suite: suite or environment id
+    :param n_envs_per_task: sub-environments of each task
+    :param steps: vector steps of one timing
+    :param num_threads: threads of the threaded class, None for one for each CPU
+    :param repeats: number of timings, after one to warm up
+    :return: the rows of the table
+    """
+    task_set = make_task_set(suite)
+    make_multitask_env(task_set).close()  # imports and compiled models are paid for once, by no contender
+    started = {name: start(name, task_set, n_envs_per_task, num_threads) for name in names}
+    timings: dict[str, list[float]] = {name: [] for name in names}
+    num_envs = len(task_set) * n_envs_per_task
+    generator = np.random.default_rng(0)
+    for _ in range(1 + repeats):
+        actions = generator.uniform(-1.0, 1.0, (steps, num_envs, task_set.action_size)).astype(np.float32)
+        for name, (env, _) in started.items():
+            began = time.perf_counter()
+            for action in actions:
+                env.step(action)
+            timings[name].append(time.perf_counter() - began)
+    rows = []
+    for name, (env, start_up) in started.items():
+        seconds = statistics.median(timings[name][1:])
+        rows.append(
+            {
+                "class": name,
+                "envs": num_envs,
+                "workers": {"dummy": 1, "threaded": getattr(env, "num_threads", 1)}.get(name, num_envs),
+                "start_up_s": round(start_up, 2),
+                "steps_per_s": round(steps * num_envs / seconds, 1),
+                "best_steps_per_s": round(steps * num_envs / min(timings[name][1:]), 1),
+                "ms_per_vector_step": round(1000 * seconds / steps, 2),
+            }
+        )
+        env.close()
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
     parser.add_argument("--suite", default="h1-medium", help="suite, task or environment id")
     parser.add_argument("--n-envs-per-task", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=300, help="vector steps to time")
+    parser.add_argument("--steps", type=int, default=300, help="vector steps of one timing")
     parser.add_argument("--repeats", type=int, default=3, help="timings, of which the median counts")
     parser.add_argument("--num-threads", type=int, default=None, help="threads of ThreadedVecEnv (default: CPUs)")
     parser.add_argument("--classes", nargs="+", choices=list(CONTENDERS), default=DEFAULT)
     parser.add_argument("--json", default=None, help="also write the table to this file")
     args = parser.parse_args()
-    settings = (args.suite, args.n_envs_per_task, args.steps, args.num_threads, args.repeats)
-    rows = [measure(name, *settings) for name in args.classes]
+    rows = measure(args.classes, args.suite, args.n_envs_per_task, args.steps, args.num_threads, args.repeats)
     print(f"{args.suite}, {os.cpu_count()} CPUs")
     print(f"{'class':<10}{'envs':>6}{'workers':>9}{'start-up s':>12}{'steps/s':>10}{'best':>10}{'ms/vector step':>16}")
     for row in rows:
