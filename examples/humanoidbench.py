@@ -115,6 +115,12 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     args.preset = args.preset or f"humanoidbench-{args.suite}"
     args.out = args.out or Path(f"runs/humanoidbench-{args.suite}")
+    if args.resume != (args.out / "checkpoints").exists():
+        parser.error(
+            f"there is nothing to resume in {args.out}"
+            if args.resume
+            else f"{args.out} holds a training: go on with --resume, or choose another --out"
+        )
     return args
 
 

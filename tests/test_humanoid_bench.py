@@ -47,6 +47,7 @@ def test_every_task_has_facts_and_a_gym_id() -> None:
         assert gym.spec(task.gym_id).max_episode_steps == task.max_episode_steps
         assert make_task_set(name)[0].observation_size == task.position_size + task.velocity_size
     assert len([name for name in TASKS if name.startswith(("h1-", "h1hand-"))]) == 49  # all that build but the kitchen
+    assert all(make_task_set(name).has_scores for name in TASKS if name.startswith(("h1-", "h1hand-")))
     assert gym.spec("humanoid_bench/h1hand-cube-v0").max_episode_steps == 500
 
 

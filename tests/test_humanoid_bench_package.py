@@ -6,7 +6,10 @@ Each workaround has a test that fails without it.
 
 from __future__ import annotations
 
+import json
+import runpy
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ezm import ConfigurationError, make_multitask_env, make_task_set
@@ -231,6 +235,31 @@ def test_penalties_of_reach_stay_within_the_supports() -> None:
     rewards = [env.step(np.full(61, 1.0 if step % 2 else -1.0, dtype=np.float32))[1] for step in range(150)]
     assert min(rewards) > -420.0
     assert np.mean(rewards) / (1 - 0.99) > -2200.0  # as if it went on like this for ever
+
+
+def test_the_example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> str:
+        program = Path(__file__).resolve().parent.parent / "examples" / "humanoidbench.py"
+        budget = ("--eval-every", "100", "--eval-steps", "5", "--eval-episodes", "1", "--threads", "1")
+        settings = ("medium", "--preset", "toy", "--tasks", "h1-walk-v0", "h1-reach-v0", *budget)
+        monkeypatch.setattr(sys, "argv", [program.name, *settings, "--out", str(tmp_path / "out"), *arguments])
+        runpy.run_path(str(program), run_name="__main__")
+        return capsys.readouterr().out
+
+    threads = th.get_num_threads()
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # every episode goes on where it stood: resuming has nothing to complain about
+        warnings.simplefilter("ignore", DeprecationWarning)
+        assert "510 environment steps of each task" in run("--steps", "510")
+        with pytest.raises(SystemExit):
+            run("--steps", "520")
+        assert "520 environment steps of each task" in run("--steps", "520", "--resume")
+    th.set_num_threads(threads)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(results) == {"steps_per_task", "respected", "ignored"}
+    memory = (tmp_path / "out" / "memory.csv").read_text().splitlines()
+    assert memory[0] == "seconds,steps,updates,memory_mib" and memory[-1].split(",")[1] == "1040"
 
 
 def test_unknown_task() -> None:
