@@ -254,6 +254,12 @@ def test_every_page_can_be_found() -> None:
     assert not unlisted, f"Add {unlisted} to a toctree of docs/index.md."
 
 
+def test_every_example_is_listed() -> None:
+    text = (ROOT / "docs" / "examples.md").read_text()
+    missing = [path.name for path in (ROOT / "examples").iterdir() if path.is_file() and f"examples/{path.name}" not in text]
+    assert not missing, f"Add {missing} to docs/examples.md."
+
+
 # ---------------------------------------------------------------------------------------------------------------- metrics
 
 #: Logged only with certain settings: by the losses that are off by default, and by Stable-Baselines3 under its own conditions.
