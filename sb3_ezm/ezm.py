@@ -30,6 +30,7 @@ from sb3_ezm.multitask.task_set import TaskSet
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
 from sb3_ezm.progress import with_progress_bar
+from sb3_ezm.tensorboard import add_layout
 from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks
 
 SelfEZM = TypeVar("SelfEZM", bound="EZM")
@@ -372,6 +373,7 @@ class EZM(PlannerSwitch, ResumableAlgorithm):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        add_layout(self.logger, self.policy.task_set.names)
         return super()._init_callback(with_progress_bar(callback) if progress_bar else callback)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:

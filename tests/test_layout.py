@@ -45,6 +45,7 @@ LEVELS = {
     "sb3_ezm.finite": 8,
     "sb3_ezm.gradients": 5,
     "sb3_ezm.learner": 8,
+    "sb3_ezm.tensorboard": 8,
     "sb3_ezm.train_logging": 8,
     "sb3_ezm.progress": 8,
     "sb3_ezm.settings": 8,
