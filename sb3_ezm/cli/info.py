@@ -1,0 +1,104 @@
+"""``ezm info``."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from rich.console import Console
+from rich.table import Table
+
+from sb3_ezm.cli.common import MODEL, add_parser
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.ezm import EZM
+from sb3_ezm.multitask.suites import make_task_set, suite_names
+from sb3_ezm.presets import get_preset, preset_names
+
+EXAMPLES = """\
+  ezm info
+  ezm info runs/toy
+  ezm info runs/toy/best_model.zip
+"""
+VERSION = (Path(__file__).parent.parent / "version.txt").read_text().strip()
+_PACKAGES = ("stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy", "rl_zoo3", "wandb")
+_SETTINGS = ("batch_size", "gamma", "num_simulations", "num_candidates", "unroll_steps", "td_steps", "value_target", "seed")
+
+
+def add_command(commands: Any) -> None:
+    """
+    :param commands: result of ``add_subparsers``
+    """
+    summary = "Tell versions, devices, suites and presets, or what a model file holds."
+    parser = add_parser(commands, "info", summary, EXAMPLES)
+    parser.add_argument("model", type=Path, nargs="?", help="a saved model (.zip), or the folder of `ezm train`")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    :param args: the command line
+    :return: exit status
+    """
+    console = Console(highlight=False)
+    if args.model is not None:
+        _show_model(console, args.model / MODEL if args.model.is_dir() else args.model)
+        return 0
+    versions = _table("package", "version")
+    versions.add_row("sb3-ezm", VERSION)
+    versions.add_row("python", platform.python_version())
+    for package in _PACKAGES:
+        versions.add_row(package, _version(package))
+    devices = [th.cuda.get_device_name(index) for index in range(th.cuda.device_count())]
+    suites = _table("suite", "tasks")
+    for suite in suite_names():
+        suites.add_row(suite, ", ".join(make_task_set(suite).names))
+    presets = _table("preset", "for")
+    for name in preset_names():
+        presets.add_row(name, get_preset(name).description)
+    for table in (versions, suites, presets):
+        console.print(table)
+    console.print(f"devices: cpu ({th.get_num_threads()} threads){''.join(f', cuda: {name}' for name in devices)}")
+    return 0
+
+
+def _show_model(console: Console, path: Path) -> None:
+    if not path.exists():
+        raise ConfigurationError(f"There is no model {path}.")
+    model = EZM.load(path, device="cpu")
+    parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
+    console.print(
+        f"{path}: {model.num_timesteps:,} environment steps, {model._n_updates:,} updates, {parameters:,} parameters"
+    )
+    tasks = _table("task", "observation", "action", "random policy", "success bar", "last mean return")
+    figures = model.task_statistics.snapshot()
+    for spec in model.policy.task_set:
+        last = figures.get(spec.name, {}).get("return")
+        references = ["-" if value is None else f"{value:g}" for value in (spec.random_score, spec.success_bar)]
+        last_return = "-" if last is None else f"{last:.1f}"
+        tasks.add_row(spec.name, str(spec.observation_size), str(spec.action_size), *references, last_return)
+    console.print(tasks)
+    settings = _table("setting", "value")
+    for name in _SETTINGS:
+        settings.add_row(name, str(getattr(model, name)))
+    for name in ("search_kwargs", "target_kwargs", "loss_kwargs", "policy_kwargs"):
+        for key, value in (getattr(model, name) or {}).items():
+            settings.add_row(f"{name}.{key}", str(value))
+    console.print(settings)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

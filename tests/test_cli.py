@@ -1,0 +1,254 @@
+"""The console script ``ezm``: what it writes, prints and returns."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_ezm import EZM, make_multitask_env
+from sb3_ezm.callbacks import TimedProgressCallback
+from sb3_ezm.cli import main
+from sb3_ezm.cli.plot import load_training
+from sb3_ezm.evaluation import evaluate_tasks
+from sb3_ezm.multitask import make_task_set
+from tests.tiny import SpaceEnv
+
+TASKS = ["toy-balance", "toy-hold"]
+SMALL = [
+    "--set", "gradient_steps=1", "train_freq=8", "batch_size=8", "num_simulations=2", "num_candidates=2", "learning_starts=40",
+    "policy_kwargs.latent_size=8", "policy_kwargs.head_layers=[8]", "policy_kwargs.projector_size=8",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of 120 steps per task."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    options = ["--steps-per-task", "120", "--eval-every", "100", "--eval-episodes", "1", "--checkpoint-every", "50"]
+    assert main(["train", *TASKS, "--out", str(folder), "--seed", "3", *options, *SMALL]) == 0
+    return folder
+
+
+@pytest.fixture
+def ezm(capsys: pytest.CaptureFixture[str]):
+    """Runs the script; the result is its stdout, or its stderr where it fails as expected."""
+
+    def run(*arguments: Any, status: int = 0) -> str:
+        threads = th.get_num_threads()
+        try:
+            assert main([str(argument) for argument in arguments]) == status
+        finally:
+            th.set_num_threads(threads)
+        output = capsys.readouterr()
+        assert "Traceback" not in output.err
+        return output.err if status else output.out
+
+    return run
+
+
+# --- help and errors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["eval"], ["plot"], ["plot", "training"], ["video"], ["check-env"], ["info"]]
+)
+def test_help_with_examples(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and "usage: ezm" in text
+    assert "examples:\n  ezm " in text or command == ["plot", "training"]
+
+
+def test_impossible_arguments(ezm: Any, tmp_path: Path, run_folder: Path) -> None:
+    assert "Did you mean 'h1-walk'" in ezm("train", "h1-wlk", "--out", tmp_path, status=2)
+    assert "Which tasks?" in ezm("train", status=2)
+    assert "Did you mean 'tau'" in ezm("train", "toy", "--out", tmp_path, "--set", "tua=0.1", status=2)
+    assert "takes KEY=VALUE" in ezm("train", "toy", "--out", tmp_path, "--set", "tau", status=2)
+    assert "--steps-per-task must be at least 1" in ezm("train", "toy", "--out", tmp_path, "--steps-per-task", 0, status=2)
+    assert "--eval-every must be at least 0" in ezm("train", "toy", "--out", tmp_path, "--eval-every", -1, status=2)
+    assert "holds a run: go on with --resume" in ezm("train", "toy", "--out", run_folder, status=2)
+    assert "leave tasks, --preset out with --resume" in ezm(
+        "train", "toy", "--preset", "toy", "--out", run_folder, "--resume", status=2
+    )
+    assert "is no folder of `ezm train`" in ezm("train", "--out", tmp_path, "--resume", status=2)
+    assert "There is no model" in ezm("eval", tmp_path, status=2)
+    assert "do not fit into one file" in ezm("video", run_folder, "--task", *TASKS, "-o", "a.mp4", status=2)
+    with pytest.raises(SystemExit) as stop:  # argparse's own
+        main(["train", "toy", "--preset", "none"])
+    assert stop.value.code == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["eval", str(run_folder), "--episode-count", "3"])
+    assert stop.value.code == 2
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_unexpected_errors_say_how_to_see_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_folder: Path
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("sb3_ezm.cli.evaluate.evaluate_tasks", fail)
+    assert main(["eval", str(run_folder)]) == 1
+    error = capsys.readouterr().err
+    assert "RuntimeError: out of luck" in error and "--debug" in error and "Traceback" not in error
+    assert main(["--debug", "eval", str(run_folder)]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_model_of_plain_observations(ezm: Any, tmp_path: Path) -> None:
+    from tests.tiny import tiny_model
+
+    tiny_model().save(tmp_path / "plain.zip")
+    assert "acts on the plain observations" in ezm("eval", tmp_path / "plain.zip", status=2)
+
+
+# --- train ----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_training_leaves(run_folder: Path) -> None:
+    noted = json.loads((run_folder / "run.json").read_text())
+    assert (noted["tasks"], noted["preset"], noted["seed"]) == (TASKS, "toy", 3)
+    model = EZM.load(run_folder / "model.zip")
+    assert model.num_timesteps == 240 and model.batch_size == 8 and model.seed == 3
+    assert model.policy.model_config.latent_size == 8 and model.policy.model_config.num_blocks == 1  # the preset's
+    assert (run_folder / "best_model.zip").exists()
+    with (run_folder / "evaluations.csv").open() as file:
+        assert [(row["timesteps"], row["task"]) for row in csv.DictReader(file)] == [("200", task) for task in TASKS]
+    assert (run_folder / "checkpoints" / "checkpoint_240.ezm").exists()
+    assert {path.name for path in (run_folder / "monitor").iterdir()} == {f"{task}_0.monitor.csv" for task in TASKS}
+    assert list((run_folder / "tensorboard").rglob("events.*"))
+
+
+def test_an_interrupt_saves_and_a_resume_goes_on(
+    ezm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    show = TimedProgressCallback._on_step
+
+    def interrupt(self: TimedProgressCallback) -> bool:
+        if self.num_timesteps == 100:
+            signal.raise_signal(signal.SIGINT)  # as Ctrl-C does
+        return show(self)
+
+    quiet = ["--eval-every", "0", "--eval-episodes", "1", "--no-tensorboard"]
+    with monkeypatch.context() as patch:
+        patch.setattr(TimedProgressCallback, "_on_step", interrupt)
+        assert main(["train", *TASKS, "--out", str(folder), "--steps-per-task", "130", *quiet, *SMALL]) == 130
+    error = capsys.readouterr().err
+    assert f"ezm train --out {folder} --resume" in error and "Traceback" not in error
+    assert EZM.load(folder / "model.zip").num_timesteps == 100
+    output = ezm("train", "--out", folder, "--resume", *quiet)
+    assert "Resumed at 100 environment steps" in output and "after 130 steps of each" in output
+    assert EZM.load(folder / "model.zip").num_timesteps == 260
+    # The curve of the second part begins where the first was saved.
+    steps = load_training(folder / "monitor", make_task_set(TASKS))["toy-balance"].steps
+    assert list(steps) == sorted(steps) and any(50 < step <= 130 for step in steps)
+    assert "Nothing to do: 260 of 260" in ezm("train", "--out", folder, "--resume", *quiet)
+    assert not (folder / "tensorboard").exists()
+
+
+def test_one_gymnasium_environment(ezm: Any, tmp_path: Path) -> None:
+    quiet = ["--eval-every", "0", "--eval-episodes", "1", "--no-tensorboard", "--checkpoint-every", "0"]
+    output = ezm("train", "Pendulum-v1", "--out", tmp_path / "run", "--steps-per-task", 60, *quiet, *SMALL)
+    assert "preset 'small'" in output and "Pendulum-v1  " in output
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs Weights & Biases: pip install sb3-ezm[track]")
+def test_tracking_offline(ezm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    options = ["--steps-per-task", 60, "--eval-every", 0, "--eval-episodes", 1, "--checkpoint-every", 0]
+    ezm("train", *TASKS, "--out", tmp_path / "run", "--track", *options, *SMALL)
+    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))) == 1
+
+
+def test_tracking_without_wandb(ezm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    assert "sb3-ezm[track]" in ezm("train", *TASKS, "--out", tmp_path / "run", "--track", status=2)
+
+
+# --- eval, plot, video, info ----------------------------------------------------------------------------------------------
+
+
+def test_eval_prints_or_writes_what_evaluate_tasks_measures(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
+    found = json.loads(ezm("eval", run_folder, "--episodes", 2, "--json", "-"))
+    expected = evaluate_tasks(EZM.load(run_folder / "model.zip"), TASKS, 2, seed=10_000)
+    assert found["results"] == [expected.to_dict()]
+    output = ezm("eval", run_folder / "model.zip", "--episodes", 1, "--protocol", "both", "--json", tmp_path / "both.json")
+    assert "termination ignored" in output and output.count("toy-balance") == 2
+    protocols = [result["protocol"] for result in json.loads((tmp_path / "both.json").read_text())["results"]]
+    assert sorted(protocols) == ["ignored", "respected"]
+
+
+def test_plot(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
+    ezm("plot", "training", run_folder)
+    assert (run_folder / "curves.png").stat().st_size > 10_000
+    ezm("plot", "scores", "--suite", "medium", "--out", tmp_path / "published.png")
+    assert (tmp_path / "published.png").stat().st_size > 10_000
+    assert "error: " in ezm("plot", "curves", "--runs", tmp_path / "none.csv", "--out", tmp_path / "a.png", status=2)
+    assert "is no folder of `ezm train`" in ezm("plot", "training", tmp_path, status=2)
+
+
+@pytest.mark.render
+def test_video(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
+    ezm("video", run_folder, "--task", "toy-hold", "--max-steps", 5, "-o", tmp_path / "hold.gif")
+    assert (tmp_path / "hold.gif").stat().st_size > 100
+    assert "Did you mean 'toy-hold'" in ezm("video", run_folder, "--task", "toy-hol", status=2)
+
+
+def test_info(ezm: Any, run_folder: Path) -> None:
+    output = ezm("info")
+    assert "stable-baselines3" in output and "toy-swingup" in output and "h1-cpu" in output
+    output = ezm("info", run_folder)
+    assert "240 environment steps" in output and "toy-hold" in output and "policy_kwargs.latent_size" in output
+
+
+# --- check-env ------------------------------------------------------------------------------------------------------------
+
+
+def make_bad() -> gym.Env[Any, Any]:
+    """
+    :return: its observations are NaN from the third step on
+    """
+
+    class Bad(SpaceEnv):
+        def step(self, action: Any) -> Any:
+            observation, *rest = super().step(action)
+            return (observation * np.nan if self.steps > 2 else observation, *rest)
+
+    return Bad(length=10)
+
+
+def test_check_env(ezm: Any) -> None:
+    output = ezm("check-env", "toy-spin", "tests.tiny:SpaceEnv", "--steps", 20)
+    assert "2 tasks, padded to 4 observation and 2 action entries" in output
+    assert "ok     toy-spin" in output and "ok     SpaceEnv: 3 observation and 2 action entries" in output
+    assert "no episode ended within 20 steps" in output  # of toy-spin, whose episodes have 100
+    assert "largest reward of a random step: 5 " in output  # SpaceEnv counts its five steps
+
+
+def test_check_env_finds_what_is_wrong(ezm: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-env", "toy-spin", "tests.test_cli:make_bad", "--steps", "5"]) == 1
+    output = capsys.readouterr().out
+    assert "FAILED make_bad: " in output and "not finite" in output and "ok     toy-spin" in output
+    assert "only continuous actions" in ezm("check-env", "CartPole-v1", status=2)
+    assert "cannot be imported" in ezm("check-env", "tests.none:make", status=2)
+
+
+def test_the_trained_agent_acts_in_any_environment_of_its_tasks(run_folder: Path) -> None:
+    env = make_multitask_env(TASKS, n_envs_per_task=2)
+    actions, _ = EZM.load(run_folder / "model.zip").predict(env.reset(), deterministic=True)
+    assert actions.shape == (4, 1)
+    env.close()
