@@ -41,7 +41,7 @@ def shown(layout: layout_pb2.Layout, category: str, chart: str, tags: set[str]) 
 def test_a_line_per_task_in_the_event_file(tmp_path: Path) -> None:
     tasks = ["toy-balance", "toy-hold"]
     model = tiny_model(toy_env(tasks), tensorboard_log=str(tmp_path))
-    model.learn(220, callback=TaskEvalCallback(tasks, eval_freq=220, n_eval_episodes=1))
+    model.learn(400, callback=TaskEvalCallback(tasks, eval_freq=400, n_eval_episodes=1))
     layout, tags = read_events(tmp_path / "EZM_1")
     training = {f"{task}/return" for task in tasks}
     assert shown(layout, "tasks, training episodes", "return", tags) == training

@@ -70,9 +70,8 @@ def _show_model(console: Console, path: Path) -> None:
         raise ConfigurationError(f"There is no model {path}.")
     model = EZM.load(path, device="cpu")
     parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
-    console.print(
-        f"{path}: {model.num_timesteps:,} environment steps, {model._n_updates:,} updates, {parameters:,} parameters"
-    )
+    # Not through the console, which would break the line within the path.
+    print(f"{path}: {model.num_timesteps:,} environment steps, {model._n_updates:,} updates, {parameters:,} parameters")
     tasks = _table("task", "observation", "action", "random policy", "success bar", "last mean return")
     figures = model.task_statistics.snapshot()
     for spec in model.policy.task_set:

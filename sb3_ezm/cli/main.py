@@ -82,9 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         an interrupt
     """
     parser = build_parser()
-    args, args.rest = parser.parse_known_args(argv)  # `plot` has parsers of its own
-    if args.rest and args.command != "plot":
-        parser.error(f"unrecognized arguments: {' '.join(args.rest)}")
+    args, rest = parser.parse_known_args(argv)
+    args.rest = rest  # `plot` has parsers of its own
+    if rest and args.command != "plot":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:

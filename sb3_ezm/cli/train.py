@@ -57,7 +57,7 @@ def add_command(commands: Any) -> None:
     add("--eval-every", type=int, default=10_000, help="steps per task between evaluations (default 10000, 0 for none)")
     add("--eval-episodes", type=int, default=5, help="episodes of each task in an evaluation (default 5)")
     add("--no-tensorboard", action="store_true", help="write no TensorBoard files")
-    add("--track", action="store_true", help="follow the run with Weights & Biases (pip install "sb3-ezm[track]")")
+    add("--track", action="store_true", help="follow the run with Weights & Biases (pip install 'sb3-ezm[track]')")
     add("--project", default="sb3-ezm", help="project there (default sb3-ezm)")
     add("--threads", type=int, default=1, help="PyTorch's threads (default 1, the fastest for small networks)")
     add("--device", default="auto", help="PyTorch device (default auto)")
