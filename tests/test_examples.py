@@ -77,6 +77,7 @@ def test_custom_tasks(run_example) -> None:
     assert output.splitlines()[-2].startswith("make_light") and output.splitlines()[-1].startswith("heavy")
 
 
+@pytest.mark.slow
 def test_callbacks_and_evaluation(run_example, tmp_path: Path) -> None:
     output = run_example("callbacks_and_evaluation.py", "--steps-per-task", "260", "--eval-episodes", "1", "--out", "out")
     assert output.count("Evaluation after") == 4
