@@ -1,7 +1,7 @@
 """
 Time of one search of all roots, against its own network calls, the strictly sequential search, and mctx.
 
-    python benchmarks/search.py [--rows 1 9 36 56] [--sizes medium hard] [--seconds 10] [--device cuda] [--json search.json]
+    python benchmarks/search.py [--rows 1 9 36 56] [--sizes medium hard] [--seconds 10] [--device cuda] [--json FILE]
 
 Per number of roots ``B`` all contenders take turns in one run; a ratio is the median of the ratios within a turn.
 
@@ -128,13 +128,16 @@ def mctx_contender(problem: Problem) -> Task | None:
     return make_search(problem.model, problem.config, problem.observations, problem.tasks)
 
 
-def measure(size: Size, rows: int, device: th.device, skip: set[str], seconds: float, **model_settings: Any) -> Row:
+def measure(
+    size: Size, rows: int, device: th.device, skip: set[str], seconds: float, rounds: int, **model_settings: Any
+) -> Row:
     """
     :param size: of observations and actions
     :param rows: roots
     :param device: where
     :param skip: contenders to leave out
     :param seconds: for all of them together
+    :param rounds: in which each of them runs, at least
     :param model_settings: fields of ``ModelConfig``
     :return: one row of the table
     """
@@ -153,7 +156,7 @@ def measure(size: Size, rows: int, device: th.device, skip: set[str], seconds: f
     jitted = None if "mctx" in skip else mctx_contender(wide)
     if jitted is not None:
         contenders["mctx"] = jitted
-    times = interleave(contenders, device, seconds)
+    times = interleave(contenders, device, seconds, rounds)
 
     def over(above: str, below: str) -> float | None:
         return ratio(times, above, below) if above in times and below in times else None
@@ -183,7 +186,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 9, 36, 56, 256, 3024])
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["medium", "hard"])
-    parser.add_argument("--seconds", type=float, default=10.0, help="per row of the table, if three rounds take no longer")
+    parser.add_argument("--seconds", type=float, default=10.0, help="per row of the table, if --rounds take no longer")
+    parser.add_argument("--rounds", type=int, default=3, help="at least, whatever time they take")
     parser.add_argument("--skip", nargs="*", default=[], help="heads, bf16, sequential, 'host sequential', mctx")
     parser.add_argument("--narrow", action="store_true", help="width 8 throughout: a quick check of the benchmark itself")
     parser.add_argument("--device", default="cpu")
@@ -195,7 +199,8 @@ def main() -> None:
     tables = {}
     for size in args.sizes:
         settings = NARROW if args.narrow else {}
-        rows = [measure(SIZES[size], rows, device, set(args.skip), args.seconds, **settings) for rows in args.rows]
+        limits = (set(args.skip), args.seconds, args.rounds)
+        rows = [measure(SIZES[size], rows, device, *limits, **settings) for rows in args.rows]
         shape = SIZES[size]
         heading = f"{size}: {shape.tasks} tasks, {shape.observation} observation entries, {shape.action} action entries"
         tables[heading] = rows

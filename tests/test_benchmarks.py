@@ -150,12 +150,20 @@ def test_markdown() -> None:
 
 
 def test_search_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    arguments = ("--sizes", "tiny", "--rows", "1", "3", "--narrow", "--seconds", "0", "--skip", "mctx")
+    arguments = ("--sizes", "tiny", "--rows", "1", "3", "--narrow", "--seconds", "0", "--rounds", "4", "--skip", "mctx")
     rows = only_table(run_benchmark(monkeypatch, tmp_path, "search", *arguments))
-    assert [row["B"] for row in rows] == [1, 3]
+    assert [(row["B"], row["rounds"]) for row in rows] == [(1, 4), (3, 4)]
     # 4 network calls against 32.
     assert all(row["sequential / search"] > 1.5 for row in rows)
     assert all(row["/ calls"] > 1.0 and row["mctx ms"] is None for row in rows)
+
+
+@pytest.mark.skipif(not th.backends.mkl.is_available(), reason="compares MKL with oneDNN")
+def test_products_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    arguments = ("--rows", "3", "--width", "16", "--seconds", "0")
+    (row,) = only_table(run_benchmark(monkeypatch, tmp_path, "products", *arguments))
+    assert row.pop("rows") == 3 and len(row) == 8
+    assert all(value > 0.0 for value in row.values())
 
 
 def test_update_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
