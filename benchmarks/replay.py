@@ -1,7 +1,7 @@
 """
 Time and memory of the replay buffer at the size of the paper: nine H1 tasks with a million transitions each.
 
-    python benchmarks/replay.py [--transitions 1000000] [--envs-per-task 1]
+    python benchmarks/replay.py [--transitions 1000000] [--envs-per-task 1] [--storage-device cuda]
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from sb3_ezm.observations import ObservationLayout
 NUM_TASKS, OBSERVATION_SIZE, ACTION_SIZE, BATCH_SIZE, HORIZON, EPISODE = 9, 51, 19, 504, 10, 1000
 
 
-def make_buffer(transitions: int, envs_per_task: int) -> PerTaskReplayBuffer:
+def make_buffer(transitions: int, envs_per_task: int, storage_device: str | None = None) -> PerTaskReplayBuffer:
     """
     :param transitions: per task
     :param envs_per_task: environments of each task
+    :param storage_device: where the floats lie, None for NumPy arrays
     :return: an empty replay buffer
     """
     box = spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float32)
@@ -32,7 +33,13 @@ def make_buffer(transitions: int, envs_per_task: int) -> PerTaskReplayBuffer:
     layout = ObservationLayout(space)
     n_envs = NUM_TASKS * envs_per_task
     return PerTaskReplayBuffer(
-        transitions, space, actions, n_envs=n_envs, layout=layout, num_tasks=NUM_TASKS, horizon=HORIZON, seed=0
+        *(transitions, space, actions),
+        n_envs=n_envs,
+        layout=layout,
+        num_tasks=NUM_TASKS,
+        horizon=HORIZON,
+        storage_device=storage_device,
+        seed=0,
     )
 
 
@@ -48,11 +55,12 @@ def fill(buffer: PerTaskReplayBuffer, envs_per_task: int) -> None:
         ring = replay.ring
         ring.rows_written = ring.capacity
         for start in range(0, ring.capacity, 100_000):
-            rows = ring.observation[start : start + 100_000]
-            rows[:] = rng.random(rows.shape, dtype=np.float32)
-        ring.action[:] = 0.5
+            count = min(100_000, ring.capacity - start)
+            ring.observation[start : start + count] = rng.random((count, ring.observation_size), dtype=np.float32)
+        every = slice(None)
+        ring.action[every] = 0.5
         for column in (ring.reward, ring.search_value, ring.searched):
-            column[:] = 1
+            column[every] = 1
         ring.task[:] = task
         ring.step[:] = np.where(np.arange(ring.capacity) // envs_per_task % EPISODE < EPISODE - 1, envs_per_task, 0)
         ring.serial[:] = np.arange(ring.capacity)
@@ -80,10 +88,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--transitions", type=int, default=1_000_000, help="per task")
     parser.add_argument("--envs-per-task", type=int, default=1)
+    parser.add_argument("--storage-device", default=None, help="keep the floats as tensors there (default: NumPy arrays)")
     parser.add_argument("--repeats", type=int, default=300)
     args = parser.parse_args()
 
-    buffer = make_buffer(args.transitions, args.envs_per_task)
+    buffer = make_buffer(args.transitions, args.envs_per_task, args.storage_device)
     rows = NUM_TASKS * buffer.replays[0].ring.capacity
     floats = 4 * (OBSERVATION_SIZE + ACTION_SIZE + 2)
     per_row = buffer.nbytes / rows

@@ -48,7 +48,9 @@ def fast_linear(inputs: th.Tensor) -> AbstractContextManager[Any]:
     :param inputs: of the networks, any shape
     :return: a context for their forward pass, which changes something only for large float32 inputs on an x86 CPU
     """
-    default = inputs.device.type != "cpu" or th.is_grad_enabled() or th.is_autocast_enabled("cpu")
+    default = (
+        th.compiler.is_compiling() or inputs.device.type != "cpu" or th.is_grad_enabled() or th.is_autocast_enabled("cpu")
+    )
     if default or inputs.dtype is not th.float32 or inputs.numel() < _ENTRIES_FOR_ONEDNN:
         return nullcontext()
     available = th.backends.mkl.is_available() and th.backends.mkldnn.is_available()

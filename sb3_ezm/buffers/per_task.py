@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ezm.buffers.prioritized import PrioritizedRing
 from sb3_ezm.buffers.segments import TransitionRing, Transitions, minimum_rows
+from sb3_ezm.buffers.storage import check_storage_device, join
 from sb3_ezm.errors import ConfigurationError, NonFiniteError
 from sb3_ezm.types import BoolArray, FloatArray, IntArray, SegmentBatch
 
@@ -69,6 +70,8 @@ class PerTaskReplayBuffer(ReplayBuffer):
     :param priority_epsilon: added to every priority (released code: 1e-6)
     :param independent: False for the paper's ablation: a single ring of ``num_tasks * buffer_size`` transitions with one set
         of priorities, from which batches are drawn regardless of the task
+    :param storage_device: keep observations, actions, rewards and search values as tensors on this device and gather batches
+        there, e.g. ``"cuda"``; None keeps NumPy arrays, whose batches travel by pinned memory. Priorities stay on the host
     :param seed: seed of the sampling
     :raises ConfigurationError: for impossible settings
     """
@@ -91,6 +94,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         min_weight: float = 0.1,
         priority_epsilon: float = 1e-6,
         independent: bool = True,
+        storage_device: str | None = None,
         seed: int | None = None,
     ) -> None:
         for name, value in (("buffer_size", buffer_size), ("n_envs", n_envs), ("num_tasks", num_tasks), ("horizon", horizon)):
@@ -103,6 +107,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
                 f"`alpha` ({alpha}) and `beta` ({beta}) must not be negative, `priority_epsilon` ({priority_epsilon}) must be "
                 f"positive and `min_weight` ({min_weight}) must lie in [0, 1]."
             )
+        check_storage_device(storage_device)
         # Not `ReplayBuffer.__init__`: it would allocate arrays for observation and next observation of every step.
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self.optimize_memory_usage = False
@@ -114,7 +119,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         capacity = max(buffer_size * (1 if independent else num_tasks) + n_envs, minimum_rows(n_envs))
         self.replays = [
             PrioritizedRing(
-                TransitionRing(capacity, layout.size, self.action_dim, num_streams=n_envs, num_tasks=num_tasks),
+                TransitionRing(capacity, layout.size, self.action_dim, n_envs, num_tasks, storage_device),
                 alpha=alpha,
                 beta=beta,
                 min_weight=min_weight,
@@ -326,7 +331,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
                 else "no transitions to draw, the replay buffer is empty."
             )
         parts = [self._draw(replay, share, self.rng if rng is None else rng) for replay in self.replays]
-        batch = SegmentBatch(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        batch = SegmentBatch(*(join(columns) for columns in zip(*parts, strict=True)))
         return batch if env is None else self._normalize(batch, env)
 
     def _draw(self, replay: PrioritizedRing, count: int, rng: np.random.Generator) -> SegmentBatch:
@@ -344,6 +349,9 @@ class PerTaskReplayBuffer(ReplayBuffer):
         )
 
     def _normalize(self, batch: SegmentBatch, env: VecNormalize) -> SegmentBatch:
+        # Normalization is NumPy's: tensors come to the host for it.
+        on_host = {name: value.cpu().numpy() for name, value in batch._asdict().items() if isinstance(value, th.Tensor)}
+        batch = batch._replace(**on_host)
         shape = batch.observations.shape
         tasks = np.repeat(batch.tasks, shape[1])
         observations = self.layout.unflatten(batch.observations.reshape(-1, shape[2]), tasks)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sb3_ezm.buffers.storage import make_column
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.types import BoolArray, FloatArray, IntArray
 
@@ -40,7 +41,10 @@ class StoredRows(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """Consecutive transitions; the columns are those of :class:`~sb3_ezm.types.SegmentBatch`."""
+    """
+    Consecutive transitions; the columns are those of :class:`~sb3_ezm.types.SegmentBatch`. With a ``storage_device`` the
+    float columns are tensors there.
+    """
 
     observations: FloatArray  # [B, H+1, O]
     actions: FloatArray  # [B, H, A]
@@ -83,9 +87,11 @@ class TransitionRing:
     :param action_size: ``A``
     :param num_streams: number of streams that write into the ring
     :param num_tasks: number of tasks, for the counts of transitions
+    :param storage_device: where observations, actions, rewards and search values lie as tensors; None for NumPy arrays
     :raises ConfigurationError: if the capacity is below :func:`minimum_rows` or sizes are not positive
     """
 
+    storage_device: str | None = None
     generation = 0  # how often it was cleared: tickets begin anew then, paths do not repeat
 
     _COLUMNS = (
@@ -101,7 +107,13 @@ class TransitionRing:
     )
 
     def __init__(
-        self, capacity: int, observation_size: int, action_size: int, num_streams: int = 1, num_tasks: int = 1
+        self,
+        capacity: int,
+        observation_size: int,
+        action_size: int,
+        num_streams: int = 1,
+        num_tasks: int = 1,
+        storage_device: str | None = None,
     ) -> None:
         if min(observation_size, action_size, num_streams, num_tasks) < 1:
             raise ConfigurationError(
@@ -120,15 +132,16 @@ class TransitionRing:
         self.action_size = action_size
         self.num_streams = num_streams
         self.num_tasks = num_tasks
+        self.storage_device = storage_device
         self._allocate()
 
     def _allocate(self) -> None:
-        self.observation = np.zeros((self.capacity, self.observation_size), dtype=np.float32)
-        self.action = np.zeros((self.capacity, self.action_size), dtype=np.float32)
-        self.reward = np.zeros(self.capacity, dtype=np.float32)
+        self.observation = make_column((self.capacity, self.observation_size), self.storage_device)
+        self.action = make_column((self.capacity, self.action_size), self.storage_device)
+        self.reward = make_column((self.capacity,), self.storage_device)
         self.terminated = np.zeros(self.capacity, dtype=np.bool_)
         self.searched = np.zeros(self.capacity, dtype=np.bool_)
-        self.search_value = np.zeros(self.capacity, dtype=np.float32)
+        self.search_value = make_column((self.capacity,), self.storage_device)
         self.task = np.zeros(self.capacity, dtype=np.int16)
         self.step = np.zeros(self.capacity, dtype=np.int32)
         # Transitions of the same task stored before this one, modulo 2**32 (enough to tell ages in a ring below 2**31).
@@ -287,7 +300,7 @@ class TransitionRing:
         for name in ("capacity", "observation_size", "action_size", "num_streams", "num_tasks"):
             if state[name] != getattr(self, name):
                 raise ConfigurationError(f"the transitions have a `{name}` of {state[name]} instead of {getattr(self, name)}.")
-        self.__setstate__(dict(state))
+        self.__setstate__({**state, "storage_device": self.storage_device})
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep only the rows that have been used."""
