@@ -43,14 +43,16 @@ POINTS = {
 }
 
 
-def make_model(algorithm: str, seed: int) -> BaseAlgorithm:
+def make_model(algorithm: str, seed: int, reuse_age: int = 0) -> BaseAlgorithm:
     """
     :param algorithm: key of ``POINTS``
     :param seed: of everything
+    :param reuse_age: updates for which EZ-M reuses the result of a search
     :return: the untrained model
     """
     if algorithm == "EZM":
-        return EZM("MlpPolicy", ENV_ID, seed=seed, device="cpu", **load_preset("small"))
+        preset = load_preset("small", target_kwargs={"reuse_age": reuse_age})
+        return EZM("MlpPolicy", ENV_ID, seed=seed, device="cpu", **preset)
     if algorithm == "SAC":
         return SAC("MlpPolicy", ENV_ID, learning_rate=1e-3, seed=seed, device="cpu")
     settings: dict[str, Any] = dict(gamma=0.98, buffer_size=200_000, learning_rate=1e-3, gradient_steps=1, train_freq=1)
@@ -97,16 +99,16 @@ def calibration(model: EZM) -> dict[str, float]:
     }
 
 
-def run(job: tuple[str, int]) -> dict[str, Any]:
+def run(job: tuple[str, int, int]) -> dict[str, Any]:
     """
     Train one model, evaluating on the way.
 
-    :param job: algorithm and seed
+    :param job: algorithm, seed and age of reused searches
     :return: returns and seconds at each point
     """
-    algorithm, seed = job
+    algorithm, seed, reuse_age = job
     th.set_num_threads(1)
-    model = make_model(algorithm, seed)
+    model = make_model(algorithm, seed, reuse_age)
     env = make_vec_env(ENV_ID, n_envs=EVALUATION_EPISODES, seed=EVALUATION_SEED)
     returns, deviations, seconds, trained = [], [], [], 0.0
     for steps in POINTS[algorithm]:
@@ -173,8 +175,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--algorithms", nargs="+", default=list(POINTS), choices=list(POINTS))
+    parser.add_argument("--reuse-age", type=int, default=0, help="EZ-M reuses searches for so many updates")
     args = parser.parse_args()
-    jobs = [(algorithm, seed) for algorithm in args.algorithms for seed in range(args.seeds)]
+    jobs = [(algorithm, seed, args.reuse_age) for algorithm in args.algorithms for seed in range(args.seeds)]
     args.out.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
         results = []

@@ -186,6 +186,12 @@ def test_predict_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert rows[0]["best ms"] > rows[2]["best ms"] > 0.0
 
 
+def test_overlap_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    arguments = ("--preset", "toy", "--suite", "toy", "--rows", "8", "--seconds", "0")
+    (row,) = only_table(run_benchmark(monkeypatch, tmp_path, "overlap", *arguments))
+    assert row["environments"] == 8 and 0.9 < row["two halves / one search"] < 2.5
+
+
 def test_throughput_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     arguments = ("--suite", "toy", "--preset", "toy", "--tasks", "2", "--envs-per-task", "1", "--steps", "3")
     (row,) = only_table(run_benchmark(monkeypatch, tmp_path, "throughput", *arguments))
