@@ -220,6 +220,12 @@ def test_enjoy_goes_through_the_tasks(zoo: Any) -> None:
     zoo("enjoy", "--env", "MultiTask-Toy-v0", "--no-render", "-n", "101", "--env-kwargs", "task:'hold'")
 
 
+def test_record_video(zoo: Any, folder: Path) -> None:
+    zoo("record_video", "--env", "MultiTask-Toy-v0", "-n", "5", "-o", "videos", "--env-kwargs", "task:'hold'")
+    (video,) = (folder / "videos").glob("*.mp4")
+    assert video.stat().st_size > 1_000
+
+
 def test_environments_that_tasks_cannot_share(zoo: Any, folder: Path) -> None:
     error = zoo(
         "train", "--env", "MultiTask-Toy-v0", "-conf", "tiny.yml", "-params", "n_envs:6", "--eval-freq", "-1", status=2

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from sb3_ezm.errors import EZMError, did_you_mean
+from sb3_ezm.video import prefer_egl
 from sb3_ezm.zoo.hyperparams import ALGORITHM
 from sb3_ezm.zoo.registration import register
 
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"There is no command {command!r}. {did_you_mean(command, COMMANDS)}", file=sys.stderr)
         return 2
     argv = sys.argv
+    prefer_egl()  # before RL Zoo imports what may import MuJoCo
     try:
         register()
         sys.argv = [f"python -m sb3_ezm.zoo {command}", *with_defaults(options)]
