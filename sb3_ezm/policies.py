@@ -249,8 +249,9 @@ def check_action_space(space: spaces.Space[Any]) -> spaces.Box:
         raise ConfigurationError(f"EZM plans over continuous actions (a Box of floats), not {space}.")
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
         raise ConfigurationError(
-            f"The bounds of the action space must be finite with low < high in every entry, got {space}: use "
-            "gymnasium.wrappers.RescaleAction, or a wrapper that bounds the actions and drops constant ones."
+            f"The bounds of the action space must be finite with low < high in every entry, got {space}: set bounds with "
+            "`gymnasium.wrappers.TransformAction(env, lambda action: action, gymnasium.spaces.Box(low, high))`, and leave out "
+            "constant entries in a wrapper."
         )
     if int(np.prod(space.shape, dtype=int)) < 1:
         raise ConfigurationError(f"The action space {space} has no entries.")

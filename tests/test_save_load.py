@@ -204,6 +204,14 @@ def test_loading_with_other_settings() -> None:
     assert loaded.seed == 7
 
 
+def test_a_function_as_learning_rate_comes_back() -> None:
+    loaded = reloaded(trained(learning_rate=lambda left: 1e-3 * left), env=CountEnv())
+    assert loaded.learning_rate(0.5) == 5e-4
+    assert type(loaded.lr_schedule(0.5)) is float
+    loaded.learn(12)  # the last update follows 12 of 12 steps
+    assert loaded.policy.optimizer.param_groups[0]["lr"] == 0.0
+
+
 def test_loading_with_custom_objects() -> None:
     model = trained(learning_rate=LinearSchedule(1e-3, 1e-4, 1.0))
     custom = {"learning_rate": 5e-4, "lr_schedule": ConstantSchedule(5e-4)}

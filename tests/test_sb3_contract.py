@@ -26,12 +26,12 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from sb3_ezm import EZM
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.learner import NonFiniteLossError
-from sb3_ezm.policies import MlpPolicy
+from sb3_ezm.policies import MlpPolicy, check_action_space
 from tests.tiny import (
     TINY,
     TINY_NETWORKS,
@@ -149,6 +149,9 @@ def test_a_replay_buffer_of_one_transition_can_be_made_and_trained() -> None:
         (SpaceEnv(action_space=spaces.Box(-np.inf, np.inf, (1,))), {}, "finite"),
         (SpaceEnv(action_space=spaces.Box(0, 3, (1,), np.int64)), {}, "Box of floats"),
         (SpaceEnv(action_space=spaces.MultiDiscrete([2, 2])), {}, "only supports.*Box"),
+        (SpaceEnv(action_space=spaces.MultiBinary(2)), {}, "only supports.*Box"),
+        (SpaceEnv(action_space=spaces.Dict({"x": spaces.Box(-1.0, 1.0, (1,))})), {}, "only supports.*Box"),
+        (SpaceEnv(action_space=spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, 0.0]))), {}, "low < high"),
         (SpaceEnv(spaces.Box(0, 255, (8, 8, 3), np.uint8)), {}, "image"),
         (SpaceEnv(spaces.Dict({"x": spaces.Box(-1.0, 1.0, (1,))})), {"policy": "MlpPolicy"}, "MultiInputPolicy"),
         ("Pendulum-v1", {"policy": "CnnPolicy"}, "no policy 'CnnPolicy'.*MlpPolicy"),
@@ -235,6 +238,28 @@ def test_any_box_of_actions_can_be_learned(space: spaces.Box) -> None:
     model.learn(30)
     assert stored(model).action.shape[1] == int(np.prod(space.shape))
     assert np.abs(stored(model).action).max() <= 1.0
+
+
+def test_unbounded_actions_can_be_given_bounds_as_the_error_says() -> None:
+    env = SpaceEnv(action_space=spaces.Box(-np.inf, np.inf, (2,)))
+    with pytest.raises(AssertionError, match="finite lower and upper bound"):  # SB3 looks first
+        tiny_model(env)
+    with pytest.raises(ValueError, match=r"gymnasium.wrappers.TransformAction\(env, lambda action: action, "):
+        check_action_space(env.action_space)
+    bounded = gym.wrappers.TransformAction(env, lambda action: action, spaces.Box(-3.0, 3.0, (2,)))
+    tiny_model(bounded).learn(12)
+    sent = np.array(env.received)
+    assert 1.0 < np.abs(sent).max() <= 3.0  # random actions fill the bounds
+
+
+def test_stacked_frames_of_a_dict_can_be_learned() -> None:
+    space = spaces.Dict({"a": spaces.Box(-1.0, 1.0, (2,)), "b": spaces.Box(-1.0, 1.0, (1, 2), np.float64)})
+    env = VecFrameStack(DummyVecEnv([lambda: SpaceEnv(space)] * 2), n_stack=3)
+    model = tiny_model(env).learn(20)
+    assert model.policy.layout.size == 3 * (2 + 2)
+    assert model._n_updates == 5  # behind the steps 12, 14, ... 20
+    actions, _ = model.predict(env.reset())
+    assert actions.shape == (2, 2)
 
 
 def test_episodes_end_as_they_did() -> None:

@@ -1,0 +1,152 @@
+"""
+A pytest plugin that puts EZM in SAC's place in Stable-Baselines3's own tests and writes down how each of them ended.
+
+``sb3_conformance.py`` starts it, one process per file. The files stay as they are. A test that is parametrized over
+algorithms runs for SAC alone or, where SAC is not among them, for one of the others; a test that names another algorithm
+in its body gets EZM under that name. Where SAC is not meant, discrete actions become a Box. What a test cannot mean for
+EZM is listed in ``sb3_exceptions.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Generator
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+import pytest
+import stable_baselines3
+import torch as th
+from sb3_exceptions import IN_PLACE_OF, WITHOUT_IMAGE, why_not_applicable
+from sb3_stand_in import BOX_ENVIRONMENTS, CONTINUOUS_CART_POLE, SAC, batch_norm_statistics, environments_without_images
+
+stable_baselines3.SAC = SAC  # before the tests import it
+th.set_num_threads(1)
+
+OTHERS = ("DDPG", "TD3", "DQN", "A2C", "PPO")  # in this order EZM takes the place of another algorithm
+RESULTS = "SB3_CONFORMANCE_RESULTS"  # environment variable: the file for the results
+results: list[dict[str, Any]] = []
+
+
+def name_of(algorithm: Any) -> str | None:
+    """
+    :param algorithm: parameter of a test
+    :return: name of the algorithm that it is or names, if any
+    """
+    if isinstance(algorithm, str) and algorithm.upper() in ("SAC", *OTHERS):
+        return algorithm.upper()
+    for name in ("SAC", *OTHERS):
+        if algorithm is getattr(stable_baselines3, name):
+            return name
+    return None
+
+
+def title(item: Any) -> str:
+    """
+    :param item: a test
+    :return: its file and name
+    """
+    return f"{Path(item.path).name}::{item.name}"
+
+
+def named_in(code: CodeType) -> set[str]:
+    """
+    :param code: of a test
+    :return: algorithms other than SAC that it names
+    """
+    inner = [named_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    return (set(code.co_names) & set(OTHERS)).union(*inner)
+
+
+def with_box_actions(code: CodeType) -> CodeType:
+    """
+    :param code: of a function
+    :return: the same with the continuous CartPole for the discrete one
+    """
+    constants = [with_box_actions(value) if isinstance(value, CodeType) else value for value in code.co_consts]
+    return code.replace(co_consts=tuple(CONTINUOUS_CART_POLE if value == "CartPole-v1" else value for value in constants))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
+    """
+    Keep one algorithm of each parametrized test.
+
+    :param config: of pytest
+    :param items: the tests, changed in place
+    """
+    parameters = {id(item): getattr(getattr(item, "callspec", None), "params", {}) for item in items}
+    found = {id(item): {name_of(value): key for key, value in parameters[id(item)].items()} for item in items}
+    among: dict[str, set[Any]] = defaultdict(set)
+    for item in items:
+        among[item.originalname] |= found[id(item)].keys() - {None}
+    kept = []
+    for item in items:
+        choices = among[item.originalname]
+        item.stands_for = next(
+            (name for name in (IN_PLACE_OF.get(item.originalname), "SAC", *OTHERS) if name in choices), None
+        )
+        if item.stands_for is not None and item.stands_for not in found[id(item)]:
+            continue
+        kept.append(item)
+        if reason := why_not_applicable(title(item)):
+            item.add_marker(pytest.mark.skip(reason=reason))
+        if item.stands_for not in (None, "SAC"):
+            # A class of its own: what the test does for SAC alone is not meant.
+            parameters[id(item)][found[id(item)][item.stands_for]] = type("SAC", (SAC,), {})
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+@pytest.fixture(autouse=True)
+def _in_the_place_of_sac(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    item, module = request.node, request.node.module
+    SAC.made = 0
+    if hasattr(module, "CLONE_HELPERS"):
+        monkeypatch.setitem(module.CLONE_HELPERS, SAC, batch_norm_statistics)
+    if item.originalname in WITHOUT_IMAGE:
+        for name, value in environments_without_images(module).items():
+            monkeypatch.setattr(module, name, value, raising=False)
+    others = named_in(item.function.__code__) if item.stands_for is None else set()
+    if item.stands_for == "SAC" or not (others or item.stands_for):
+        return
+    monkeypatch.setattr(SAC, "box_actions", True)
+    monkeypatch.setattr(SAC, "log_name", item.stands_for or min(others))
+    for name in others:
+        monkeypatch.setattr(module, name, SAC, raising=False)
+        monkeypatch.setattr(stable_baselines3, name, SAC)
+    for name, value in BOX_ENVIRONMENTS.items():
+        monkeypatch.setattr(module, name, value, raising=False)
+    for function in [value for value in vars(module).values() if isinstance(value, FunctionType)]:
+        monkeypatch.setattr(function, "__code__", with_box_actions(function.__code__))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: Any, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """
+    Note how a test ended.
+
+    :param item: the test
+    :param call: one of its phases
+    :return: pytest's report, unchanged
+    """
+    report = yield
+    if report.when == "call" or report.outcome != "passed":
+        results.append(
+            {
+                "test": title(item),
+                "outcome": report.outcome,
+                "seconds": report.duration,
+                "uses_ezm": SAC.made > 0,
+                "not_applicable": why_not_applicable(title(item)),
+                "error": report.longreprtext.splitlines()[-12:] if report.failed else [],
+            }
+        )
+    return report
+
+
+def pytest_sessionfinish() -> None:
+    """Write the results."""
+    Path(os.environ[RESULTS]).write_text(json.dumps(results))

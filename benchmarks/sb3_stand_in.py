@@ -1,0 +1,249 @@
+"""
+What stands in SAC's place when Stable-Baselines3's own tests run: EZM, small, and told SAC's words; and the environments
+that go with it where a test has discrete actions or images. Used by ``sb3_conformance.py``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from types import ModuleType
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv
+from stable_baselines3.common.envs import BitFlippingEnv, IdentityEnvBox
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack
+
+from sb3_ezm import EZM
+
+SMALL: dict[str, Any] = {
+    "learning_starts": 100,  # as SAC, so that short trainings update
+    "num_simulations": 4,
+    "num_candidates": 4,
+    "unroll_steps": 2,
+    "td_steps": 2,
+    "batch_size": 16,
+}
+NETWORKS: dict[str, Any] = {
+    "latent_size": 16,
+    "num_blocks": 1,
+    "head_layers": [16],
+    "num_value_heads": 2,
+    "action_code_size": 4,
+    "projector_size": 16,
+}
+# Arguments of SAC, A2C, PPO and DQN that mean nothing here. A test that is about one of them is listed in `sb3_exceptions.py`.
+WITHOUT_MEANING = ("use_sde", "sde_sample_freq", "use_sde_at_warmup", "ent_coef", "n_epochs")
+
+
+class SAC(EZM):
+    """
+    EZM under SAC's name, with networks that train in milliseconds.
+
+    Arguments keep their names and values except that ``net_arch`` becomes ``head_layers``, ``n_critics`` becomes
+    ``num_value_heads``, a features extractor with batch normalization becomes ``head_norm="batch"``, a number as ``ent_coef``
+    becomes the weight of the entropy bonus, ``n_steps`` of on-policy algorithms becomes ``train_freq``, and
+    :data:`WITHOUT_MEANING` is left out.
+
+    :param policy: of EZM
+    :param env: of EZM; discrete actions are made continuous if ``box_actions`` is set
+    :param policy_kwargs: SAC's
+    :param kwargs: SAC's
+    """
+
+    made: ClassVar[int] = 0
+    box_actions: ClassVar[bool] = False
+    log_name: ClassVar[str] = "SAC"
+
+    def __init__(
+        self, policy: Any, env: GymEnv | str | None, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        SAC.made += 1
+        if self.box_actions and isinstance(getattr(env, "action_space", None), spaces.Discrete):
+            env = BoxActionsVecEnv(env) if isinstance(env, VecEnv) else BoxActions(env)  # type: ignore[arg-type]
+        if "n_steps" in kwargs:
+            kwargs["train_freq"] = kwargs.pop("n_steps")
+        if isinstance(kwargs.get("ent_coef"), float):
+            kwargs["loss_kwargs"] = {"entropy": kwargs["ent_coef"]}
+        kwargs = {**SMALL, **{name: value for name, value in kwargs.items() if name not in WITHOUT_MEANING}}
+        super().__init__(policy, env, policy_kwargs=_network_settings(policy_kwargs or {}), **kwargs)  # type: ignore[arg-type]
+
+    def learn(self, *args: Any, tb_log_name: str | None = None, **kwargs: Any) -> Any:
+        """
+        :param args: of EZM
+        :param tb_log_name: of the folder; the test looks for the name of its algorithm
+        :param kwargs: of EZM
+        :return: itself
+        """
+        return super().learn(*args, tb_log_name=tb_log_name or self.log_name, **kwargs)
+
+    @classmethod
+    def load(cls, *args: Any, **kwargs: Any) -> Any:
+        """
+        :param args: of EZM
+        :param kwargs: of EZM; ``policy_kwargs`` as in SAC
+        :return: the model
+        """
+        if "policy_kwargs" in kwargs:
+            kwargs["policy_kwargs"] = _network_settings(kwargs["policy_kwargs"])
+        return super().load(*args, **kwargs)
+
+
+def _network_settings(given: dict[str, Any]) -> dict[str, Any]:
+    settings = {**NETWORKS, **given}
+    layers = settings.pop("net_arch", settings["head_layers"])
+    settings["head_layers"] = list(layers["qf"] if isinstance(layers, dict) else layers)
+    settings["num_value_heads"] = settings.pop("n_critics", settings["num_value_heads"])
+    if settings.pop("features_extractor_class", None) is not None:
+        settings["head_norm"] = "batch"
+    settings.pop("features_extractor_kwargs", None)
+    return settings
+
+
+def batch_norm_statistics(model: EZM) -> tuple[th.Tensor, ...]:
+    """
+    What SB3's tests of batch normalization compare.
+
+    :param model: with batch normalization in its heads
+    :return: bias and running mean of the first such layer of the learner, then of the target network
+    """
+    layers = []
+    for network in (model.policy.world_model, model.policy.target_model):
+        layers.append(next(module for module in network.modules() if isinstance(module, th.nn.BatchNorm1d)))
+    return tuple(values.clone() for layer in layers for values in (layer.bias, layer.running_mean) if values is not None)
+
+
+class BoxActions(gym.ActionWrapper[Any, Any, Any]):
+    """
+    Discrete actions behind a Box: the largest entry names the action.
+
+    :param env: with a Discrete action space
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        assert isinstance(env.action_space, spaces.Discrete)
+        self.action_space = spaces.Box(-1.0, 1.0, (int(env.action_space.n),), np.float32)
+
+    def reset(self, **kwargs: Any) -> Any:
+        """
+        :param kwargs: what the environment takes
+        :return: what it returns
+        """
+        return self.env.reset(**kwargs)
+
+    def action(self, action: Any) -> int:
+        """
+        :param action: preferences
+        :return: the number of the largest
+        """
+        return int(np.argmax(action))
+
+
+class BoxActionsVecEnv(VecEnvWrapper):
+    """
+    The same for a vector environment.
+
+    :param venv: with a Discrete action space
+    """
+
+    def __init__(self, venv: VecEnv) -> None:
+        assert isinstance(venv.action_space, spaces.Discrete)
+        super().__init__(venv, action_space=spaces.Box(-1.0, 1.0, (int(venv.action_space.n),), np.float32))
+
+    def reset(self) -> Any:
+        """
+        :return: of the environments
+        """
+        return self.venv.reset()
+
+    def step_async(self, actions: Any) -> None:
+        """
+        :param actions: preferences of all environments
+        """
+        self.venv.step_async(np.argmax(actions, axis=1))
+
+    def step_wait(self) -> Any:
+        """
+        :return: of the environments
+        """
+        return self.venv.step_wait()
+
+
+class WithoutImage(gym.ObservationWrapper[Any, Any, Any]):
+    """
+    A Dict observation without its entry ``"img"``.
+
+    :param env: with that entry
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        assert isinstance(env.observation_space, spaces.Dict)
+        self.observation_space = spaces.Dict({key: space for key, space in env.observation_space.items() if key != "img"})
+
+    def observation(self, observation: Any) -> Any:
+        """
+        :param observation: with image
+        :return: without
+        """
+        return {key: value for key, value in observation.items() if key != "img"}
+
+    def seed(self, seed: int | None = None) -> None:
+        """
+        :param seed: of the wrapped environment's observations
+        """
+        self.env.unwrapped.seed(seed)  # type: ignore[attr-defined]
+
+
+def without_image(env_class: Any, *args: Any, **kwargs: Any) -> WithoutImage:
+    """
+    :param env_class: class of environment with an image
+    :param args: its arguments
+    :param kwargs: its arguments
+    :return: the environment without the image
+    """
+    return WithoutImage(env_class(*args, **kwargs))
+
+
+def stack_vectors(venv: VecEnv, n_stack: int, channels_order: dict[str, Any]) -> VecFrameStack:
+    """
+    :param venv: environments without images
+    :param n_stack: frames
+    :param channels_order: by key, of the image too
+    :return: stacked observations
+    """
+    return VecFrameStack(venv, n_stack, {key: order for key, order in channels_order.items() if key != "img"})
+
+
+def continuous_cart_pole(**kwargs: Any) -> gym.Env[Any, Any]:
+    """
+    :param kwargs: of CartPole
+    :return: CartPole behind a Box of actions
+    """
+    return BoxActions(CartPoleEnv(**kwargs))
+
+
+gym.register("ContinuousCartPole-v1", continuous_cart_pole, max_episode_steps=500, reward_threshold=475.0)
+# With the module's name, so that the processes of a vector environment find it too.
+CONTINUOUS_CART_POLE = f"{__name__}:ContinuousCartPole-v1"
+
+# What a test module's own names mean while a test runs that was written for another algorithm or with images.
+BOX_ENVIRONMENTS: dict[str, Any] = {"IdentityEnv": IdentityEnvBox, "BitFlippingEnv": partial(BitFlippingEnv, continuous=True)}
+
+
+def environments_without_images(module: ModuleType) -> dict[str, Any]:
+    """
+    :param module: of tests
+    :return: replacements for its names
+    """
+    replacements: dict[str, Any] = {
+        name: partial(without_image, getattr(module, name))
+        for name in ("DummyDictEnv", "SimpleMultiObsEnv")
+        if hasattr(module, name)
+    }
+    return {**replacements, "VecFrameStack": stack_vectors}
