@@ -210,7 +210,9 @@ class Learner:
     def _step_optimizer(self, finite: th.Tensor) -> None:
         """Step unless the gradient is not finite: fused optimizers look at that on the device (as for ``GradScaler``)."""
         optimizer: Any = self.policy.optimizer
-        if getattr(optimizer, "_step_supports_amp_scaling", False):
+        # A loaded state brings its own `fused`, which counts in the step; the flag is from the construction.
+        fused = all(group.get("fused") for group in optimizer.param_groups)
+        if fused and getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
             optimizer.step()
             del optimizer.grad_scale, optimizer.found_inf

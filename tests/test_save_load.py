@@ -212,6 +212,16 @@ def test_a_function_as_learning_rate_comes_back() -> None:
     assert loaded.policy.optimizer.param_groups[0]["lr"] == 0.0
 
 
+def test_the_state_of_an_optimizer_without_fused_kernels_can_be_loaded() -> None:
+    model = trained()
+    model.policy.optimizer = th.optim.Adam(model.policy.world_model.parameters(), lr=1e-3)
+    loaded = reloaded(model, env=CountEnv())
+    assert not loaded.policy.optimizer.param_groups[0]["fused"]
+    weights = weights_of(loaded)
+    loaded.learn(14)
+    assert not same_weights(weights, weights_of(loaded))
+
+
 def test_loading_with_custom_objects() -> None:
     model = trained(learning_rate=LinearSchedule(1e-3, 1e-4, 1.0))
     custom = {"learning_rate": 5e-4, "lr_schedule": ConstantSchedule(5e-4)}
