@@ -107,6 +107,16 @@ def test_the_same_shapes_give_the_same_motion(task: str, real_env: Callable[[str
     assert np.abs(theirs.data.qpos - ours.data.qpos).max() < 1e-5
 
 
+@needs_package
+@pytest.mark.parametrize("policy", ["zero", "stance"])
+def test_robots_fall_alike_on_the_flat_floor(policy: str, real_env: Callable[[str], Any]) -> None:
+    # They fall over the edges of their feet, which have the size of HumanoidBench's soles.
+    theirs = returns.play(real_env("stand"), policy, range(3), 200, full=False)
+    ours = returns.play(H1Env("stand"), policy, range(3), 200, full=False)
+    np.testing.assert_allclose(ours.length, theirs.length, atol=1.0)
+    np.testing.assert_allclose(ours.until_fall, theirs.until_fall, atol=0.1)
+
+
 def test_a_robot_is_read_by_other_names_too() -> None:
     spec = mujoco.MjSpec.from_string(model_xml("hurdle"))
     spec.sensor("com_velocity").name = "other"
