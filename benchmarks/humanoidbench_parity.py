@@ -11,6 +11,7 @@ models; which shapes matter; returns and lengths of simple policies; speed.
 from __future__ import annotations
 
 import argparse
+import gc
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -108,11 +109,12 @@ def returns(tasks: Sequence[str], policies: Sequence[str], seeds: int, steps: in
         _progress(f"returns of {task}")
     if model is not None:
         agent = EZM.load(model, device="cpu")
-        for name, make in _contenders().items():
-            envs = {task: [make(task) for _ in range(seeds)] for task in tasks}
-            for task, episodes in play_trained(envs, agent, range(seeds), steps).items():
+        for task in tasks:
+            for name, make in _contenders().items():
+                envs = [make(task) for _ in range(seeds)]
+                episodes = play_trained(task, envs, agent, range(seeds), steps)
                 played.setdefault((task, "trained agent"), {})[name] = episodes
-            _progress(f"returns of the trained agent, {name}")
+            _progress(f"returns of the trained agent in {task}")
     full_ones = {key: value for key, value in played.items() if key[0] in FULL_TASKS and key[1] in POLICIES}
     tables = {"return": compare(played, "return"), "length": compare(played, "length")}
     return tables | ({"return, falls ignored": compare(full_ones, "full")} if full_ones else {})
@@ -188,6 +190,8 @@ class _Walker:
 
 
 def _progress(what: str) -> None:
+    # HumanoidBench's environments refer to themselves: without this, dozens of models of 50 MB pile up.
+    gc.collect()
     print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
 
 

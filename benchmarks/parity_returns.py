@@ -79,35 +79,36 @@ def play(env: Any, policy: str, seeds: Sequence[int], steps: int = MAX_EPISODE_S
     return Episodes(until_fall, length, whole)
 
 
-def play_trained(envs: Mapping[str, Sequence[Any]], model: Any, seeds: Sequence[int], steps: int) -> dict[str, Episodes]:
+def play_trained(task: str, envs: Sequence[Any], model: Any, seeds: Sequence[int], steps: int) -> Episodes:
     """
     Episodes of a trained agent without exploration, until the fall; all run side by side, as its search takes many at once.
 
-    :param envs: for each task as many environments as seeds, without wrappers
+    :param task: task name
+    :param envs: as many environments of it as seeds, without wrappers
     :param model: a saved :class:`~sb3_ezm.EZM` of the nine tasks
     :param seeds: of the resets
     :param steps: control steps of an episode that nothing ends
-    :return: the scores by task
+    :return: the scores
     """
-    rows = [(task, column) for task in envs for column in range(len(seeds))]
-    until_fall = {task: np.zeros(len(seeds)) for task in envs}
-    length = {task: np.zeros(len(seeds)) for task in envs}
-    observations = {(task, column): envs[task][column].reset(seed=seeds[column])[0] for task, column in rows}
+    until_fall, length = np.zeros(len(seeds)), np.zeros(len(seeds))
+    observations = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
+    rows = list(range(len(seeds)))
     for _ in range(steps):
-        tasks = np.array([H1_MEDIUM_TASKS.index(task) for task, _ in rows])
         batch = np.stack([observations[row] for row in rows]).astype(np.float32)
-        chosen, _ = model.predict({"observation": batch, "task": tasks}, deterministic=True)
+        chosen, _ = model.predict(
+            {"observation": batch, "task": np.full(len(rows), H1_MEDIUM_TASKS.index(task))}, deterministic=True
+        )
         going = []
-        for (task, column), action in zip(rows, chosen, strict=True):
-            observations[task, column], reward, terminated, _, _ = envs[task][column].step(action)
-            until_fall[task][column] += reward
-            length[task][column] += 1.0
+        for row, action in zip(rows, chosen, strict=True):
+            observations[row], reward, terminated, _, _ = envs[row].step(action)
+            until_fall[row] += reward
+            length[row] += 1.0
             if not terminated:
-                going.append((task, column))
+                going.append(row)
         rows = going
         if not rows:
             break
-    return {task: Episodes(until_fall[task], length[task], until_fall[task]) for task in envs}
+    return Episodes(until_fall, length, until_fall)
 
 
 def permutation_test(first: NDArray[np.float64], second: NDArray[np.float64], seed: int = 0) -> float:
