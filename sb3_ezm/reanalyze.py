@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch as th
 
 from sb3_ezm.config import SearchConfig, TargetConfig
+from sb3_ezm.devices import bfloat16_where, to_device
 from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
 from sb3_ezm.search.model import choose_heads, reduce_values
 from sb3_ezm.search.static import StaticSearch
 from sb3_ezm.target_cache import SearchTargets, TargetCache
 from sb3_ezm.targets import SegmentMasks, mix_value_targets, n_step_targets, segment_masks
-from sb3_ezm.devices import bfloat16_where, to_device
 from sb3_ezm.types import IntArray, SegmentBatch, TargetBatch
 from sb3_ezm.world_model import WorldModel
 

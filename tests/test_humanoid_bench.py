@@ -14,13 +14,13 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium import spaces
-from tests.tiny import SpaceEnv
 
 from sb3_ezm import ConfigurationError, TaskSet, load_preset, make_multitask_env, make_task_set
 from sb3_ezm.envs.humanoid_bench import loading
 from sb3_ezm.envs.humanoid_bench.loading import RANDOM, HumanoidBenchUnavailableError, drop_missing_fields, task_class
 from sb3_ezm.envs.humanoid_bench.tasks import SUITES, TASKS
 from sb3_ezm.multitask import PaddedTaskEnv, ThreadedVecEnv, suite_names
+from tests.tiny import SpaceEnv
 
 # The paper's suites in task id order.
 MEDIUM = ["stand", "walk", "run", "stair", "crawl", "pole", "slide", "hurdle", "maze"]

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from gymnasium import spaces
-from tests.tiny import SpaceEnv
 
 from sb3_ezm import EZM, ConfigurationError, TaskSet, make_multitask_env, make_task_set
 from sb3_ezm.envs.humanoid_bench.tasks import TASKS as HUMANOID_BENCH_TASKS
 from sb3_ezm.presets import get_preset, load_preset, preset_names
+from tests.tiny import SpaceEnv
 
 # The environments that each preset is meant for.
 TASKS = {

@@ -10,10 +10,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
-from tests.tiny import SpaceEnv
 
 from sb3_ezm import TaskSpec, make_multitask_env
 from sb3_ezm.multitask.vec_env import SubEnvError
+from tests.tiny import SpaceEnv
 
 FORK = {"start_method": "fork"}
 
