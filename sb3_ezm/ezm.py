@@ -385,7 +385,7 @@ class EZM(PlannerSwitch, ResumableAlgorithm):
         loaded, self.replay_buffer = self.replay_buffer, own
         self.replay_buffer = settings.check_replay_buffer(loaded, own)
         self.replay_buffer.horizon = own.horizon
-        self.learner.forget_targets()
+        self.learner.forget_replay()
         if truncate_last_traj:
             self.replay_buffer.close_streams()
 

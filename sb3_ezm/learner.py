@@ -150,8 +150,14 @@ class Learner:
         launched = ({**values, "arriving": Readback(th.as_tensor(values["arriving"]))} for values in state.get("launched", []))
         self._launched = deque(_LaunchedUpdate(**values) for values in launched)
 
-    def forget_targets(self) -> None:
-        """Use no search result of before again, for when the replay buffer has been replaced or emptied."""
+    def forget_replay(self) -> None:
+        """
+        Use no search result of before again, for when the replay buffer has been replaced. Updates under way are waited for;
+        their value errors belong to the former buffer and are left out.
+
+        :raises NonFiniteLossError: as for :meth:`finish`
+        """
+        self.finish()
         if self.reanalyzer.cache is not None:
             self.reanalyzer.cache.forget()
 
@@ -225,8 +231,8 @@ class Learner:
 
         :param under_way: so many of the latest ones may go on
         :return: their outcomes
-        :raises NonFiniteLossError: if a gradient was not finite; weights and optimizer are as they were before it, and the
-            target network was not touched since
+        :raises NonFiniteLossError: if a gradient was not finite; it was not applied (updates launched after it may have been),
+            and the target network was not touched since
         """
         outcomes = []
         while len(self._launched) > under_way:

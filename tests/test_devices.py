@@ -46,6 +46,7 @@ class FusedStandIn:
     """Notes with which verdict it was asked to step, as fused optimizers take it."""
 
     _step_supports_amp_scaling = True
+    param_groups = ({"fused": True},)
 
     def __init__(self) -> None:
         self.verdicts: list[th.Tensor] = []
@@ -187,6 +188,25 @@ def test_a_training_with_a_lag_resumes_bit_for_bit(tmp_path: Any) -> None:
         model.learn(20, reset_num_timesteps=False)
         finished.append(read_checkpoint(model.save_checkpoint(tmp_path / str(len(finished)))))
     assert differences(*finished) == []
+
+
+def test_late_priorities_find_no_row_of_another_replay(tmp_path: Any) -> None:
+    def blank_rows_with_priority(model: EZM) -> int:
+        return sum(
+            int((replay.tree.get(np.flatnonzero(replay.ring.step == 0)) > 0).sum()) for replay in model.replay_buffer.replays
+        )
+
+    model = tiny_model(runtime_kwargs={"priority_lag": 3}).learn(14)
+    model.save_replay_buffer(tmp_path / "small")
+    model.learn(40, reset_num_timesteps=False)
+    assert len(model.learner._launched) == 3
+    model.load_replay_buffer(tmp_path / "small")
+    assert len(model.learner._launched) == 0  # waited for, and left out
+    model.learn(4, reset_num_timesteps=False)
+    assert len(model.learner._launched) == 3
+    model.replay_buffer.reset()  # which the learner does not hear of
+    model.learn(6, reset_num_timesteps=False)
+    assert blank_rows_with_priority(model) == 0
 
 
 def test_a_lag_is_no_longer_than_promised() -> None:

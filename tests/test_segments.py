@@ -136,6 +136,13 @@ def test_tickets_tell_overwritten_rows() -> None:
     slots, exists = ring.slots_of(tickets)
     assert slots.tolist() == [0, 1, 4] and exists.tolist() == [False, True, True]
     assert ring.tickets(np.array([0, 1, 5])).tolist() == [6, 1, 5]
+    ring.clear()
+    for t in range(3):
+        add(ring, step(0, t, t + 1))
+    assert not ring.slots_of(tickets)[1].any()  # not even those of rows that are in use again
+    tickets = ring.tickets(np.array([0, 3]))
+    slots, exists = ring.slots_of(np.append(tickets, tickets[-1] + 1))
+    assert slots[:2].tolist() == [0, 3] and exists.tolist() == [True, True, False]  # the last is not written yet
 
 
 def test_paused_stream_is_closed_before_its_newest_row_is_lost() -> None:

@@ -12,6 +12,9 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.types import BoolArray, FloatArray, IntArray
 
 
+_GENERATION = 40  # bits of a ticket that number rows; those above say how often the ring had been cleared
+
+
 class Transitions(NamedTuple):
     """``N`` transitions of different streams (environments) that happened at the same time."""
 
@@ -92,7 +95,7 @@ class TransitionRing:
     """
 
     storage_device: str | None = None
-    generation = 0  # how often it was cleared: tickets begin anew then, paths do not repeat
+    generation = 0  # how often it was cleared: tickets of before name no row any more
 
     _COLUMNS = (
         "observation",
@@ -253,7 +256,7 @@ class TransitionRing:
             valid=valid,
             searched=self.searched.take(rows),
             search_values=self.search_value.take(rows),
-            path=self.tickets(path) + (self.generation << 40),
+            path=self.tickets(path),
         )
 
     def ages(self, slots: IntArray) -> IntArray:
@@ -266,20 +269,21 @@ class TransitionRing:
 
     def tickets(self, slots: IntArray) -> IntArray:
         """
-        Number the rows since the beginning, which identifies them even after they have been overwritten.
+        Number the rows since the beginning, which identifies them even after they have been overwritten or cleared.
 
         :param slots: ``[B]``
         :return: tickets ``[B]``
         """
         last = self.rows_written - 1
-        return last - (last - slots) % self.capacity
+        return last - (last - slots) % self.capacity + (self.generation << _GENERATION)
 
     def slots_of(self, tickets: IntArray) -> tuple[IntArray, BoolArray]:
         """
         :param tickets: from :meth:`tickets` ``[B]``
         :return: slots ``[B]``, and whether these rows still exist ``[B]``
         """
-        return tickets % self.capacity, tickets >= self.rows_written - self.capacity
+        rows = tickets - (self.generation << _GENERATION)
+        return rows % self.capacity, (rows >= max(0, self.rows_written - self.capacity)) & (rows < self.rows_written)
 
     def clear(self) -> None:
         """Forget everything."""
