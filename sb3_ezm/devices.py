@@ -63,7 +63,7 @@ class _OneDNNLinear(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is functional.linear:
+        if func is functional.linear and len(args) == 3 and not kwargs:  # as `nn.Linear` calls it
             return th.ops.mkldnn._linear_pointwise(*args, "none", [], "")
         return func(*args, **(kwargs or {}))
 
@@ -81,7 +81,7 @@ class Readback:
             self._host = th.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self._host.copy_(tensor, non_blocking=True)
             self._arrival = th.cuda.Event()
-            self._arrival.record()
+            self._arrival.record(th.cuda.current_stream(tensor.device))  # which need not be the default device
         else:
             self._host = tensor.cpu()
 

@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from sb3_ezm.config import LossConfig, RuntimeConfig
 from sb3_ezm.devices import bfloat16_where
 from sb3_ezm.distributions import entropy
-from sb3_ezm.graphs import GraphRecorder, StaticFunction
+from sb3_ezm.graphs import GraphRecorder, StaticFunction, compiled
 from sb3_ezm.losses import all_losses, total_loss
 from sb3_ezm.types import TargetBatch
 from sb3_ezm.world_model import Unroll, WorldModel, cosine_consistency
@@ -86,10 +86,11 @@ class GradientStep:
         self.max_grad_norm = max_grad_norm
         self._evaluate: Callable[[GradientInputs], tuple[th.Tensor, dict[str, th.Tensor], Unroll]] = loss
         if runtime.compile:
-            self._evaluate = th.compile(loss, backend=runtime.compile_backend, dynamic=False)
+            self._evaluate = compiled(loss, runtime.compile_backend)
         # Batch normalization keeps running statistics, which recording must not move.
         self._static = None if graphs is None else StaticFunction(self._flat, graphs, state=list(loss.model.buffers()))
         self._names: tuple[list[str], list[str]] = ([], [])
+        self._gradients: list[tuple[nn.Parameter, th.Tensor]] = []
 
     def __call__(self, inputs: GradientInputs) -> GradientOutput:
         """
@@ -100,6 +101,8 @@ class GradientStep:
         """
         if self._static is None:
             return self._compute(inputs)
+        for parameter, gradient in self._gradients:  # graphs know them by their memory, whatever has become of the attribute
+            parameter.grad = gradient
         errors, norm, parameter_norms, losses, figures = self._static(*inputs[:-1], *inputs.targets)
         named = (dict(zip(names, rows, strict=True)) for names, rows in zip(self._names, (losses, figures), strict=True))
         return GradientOutput(errors, norm, parameter_norms, *named)
@@ -110,6 +113,7 @@ class GradientStep:
         output = self._compute(GradientInputs(observations, actions, tasks, weights, TargetBatch(*targets)))
         errors, norm, norms, losses, figures = output
         self._names = (list(losses), list(figures))
+        self._gradients = [(p, p.grad) for p in self.loss.parameters() if p.grad is not None]
         return errors, norm, norms, th.stack(list(losses.values())), th.stack(list(figures.values()))
 
     def _compute(self, inputs: GradientInputs) -> GradientOutput:

@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch as th
+from torch import nn
 
 from sb3_ezm.errors import ConfigurationError
 
 Tensors = tuple[th.Tensor, ...]
+
+MAX_COMPILATIONS = 128  # of the same code in one process
 
 
 class GraphRecorder(Protocol):
@@ -59,17 +62,19 @@ class CudaGraphs:
         :param function: reads and writes the same tensors in every call, without looking at their numbers
         :return: what replays the graph, and the tensors that replays write their results to
         """
-        stream = th.cuda.Stream(self._device)
-        stream.wait_stream(th.cuda.current_stream(self._device))
-        with th.cuda.stream(stream):
-            for _ in range(self.WARM_UP):
-                function()
-        th.cuda.current_stream(self._device).wait_stream(stream)
-        graph = th.cuda.CUDAGraph()
-        for generator in self._generators:
-            graph.register_generator_state(generator)
-        with th.cuda.graph(graph, pool=self._pool):
-            outputs = function()
+        with th.cuda.device(self._device):  # else the graph would be one of the default device
+            stream = th.cuda.Stream()
+            stream.wait_stream(th.cuda.current_stream())
+            with th.cuda.stream(stream):
+                for _ in range(self.WARM_UP):
+                    function()
+            th.cuda.current_stream().wait_stream(stream)
+            graph = th.cuda.CUDAGraph()
+            for generator in self._generators:
+                graph.register_generator_state(generator)
+            # The same stream: gradients are accumulated on the one where their parameters were used first.
+            with th.cuda.graph(graph, pool=self._pool, stream=stream):
+                outputs = function()
         self._pool = graph.pool()
         return graph.replay, outputs
 
@@ -116,6 +121,24 @@ class StaticFunction:
             memory.copy_(tensor)
         recording.replay()
         return tuple(tensor.clone() for tensor in recording.outputs)
+
+
+def compiled(module: nn.Module, backend: str) -> Callable[..., Any]:
+    """
+    Compile a module for fixed shapes. PyTorch gives up after eight shapes of the same code, whichever model they are of, and
+    goes on without compiling; here it may see more.
+
+    :param module: what to compile
+    :param backend: of ``torch.compile``
+    :return: the compiled module
+    """
+    run = th.compile(module, backend=backend, dynamic=False)
+
+    def call(*inputs: Any) -> Any:
+        with th._dynamo.config.patch(recompile_limit=MAX_COMPILATIONS):
+            return run(*inputs)
+
+    return call
 
 
 def padded_rows(count: int, limit: int, sizes: int = 8) -> int:

@@ -5,7 +5,9 @@ whose replays write into the same memory as a CUDA graph's do, stands in for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,6 +95,53 @@ def test_cuda_graphs_need_cuda() -> None:
         tiny_model(runtime_kwargs={"cuda_graphs": True})
 
 
+def test_graphs_are_recorded_on_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    # In place of CUDA, contexts that note what was done inside of them: warm-up and recording take the same stream of the
+    # device of the model, which need not be the default one, and all graphs share the memory of the first.
+    entered: list[str] = []
+    log: list[tuple[str, ...]] = []
+
+    @contextmanager
+    def inside(name: str) -> Iterator[None]:
+        entered.append(name)
+        yield
+        entered.pop()
+
+    class Stream:
+        def wait_stream(self, other: Any) -> None:
+            assert other is current
+            log.append((*entered, "side stream waits"))
+
+    class Graph:
+        replay = staticmethod(lambda: None)
+        pool = staticmethod(lambda: "pool of the first")
+
+    current = SimpleNamespace(wait_stream=lambda stream: log.append((*entered, f"current one waits for {name_of(stream)}")))
+    name_of = lambda stream: "the side stream" if isinstance(stream, Stream) else "another"  # noqa: E731
+    monkeypatch.setattr(th.cuda, "device", lambda device: inside(str(device)))
+    monkeypatch.setattr(th.cuda, "Stream", Stream)
+    monkeypatch.setattr(th.cuda, "stream", lambda stream: inside(f"on {name_of(stream)}"))
+    monkeypatch.setattr(th.cuda, "current_stream", lambda: current)
+    monkeypatch.setattr(th.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(th.cuda, "graph", lambda graph, pool, stream: inside(f"recording on {name_of(stream)} with {pool}"))
+    graphs = CudaGraphs(th.device("cuda:1"))
+
+    def function() -> Tensors:
+        log.append((*entered, "run"))
+        return (th.ones(1),)
+
+    for pool in ("None", "pool of the first"):
+        log.clear()
+        _, outputs = graphs.record(function)
+        assert outputs[0].tolist() == [1.0]
+        assert log == [
+            ("cuda:1", "side stream waits"),
+            *[("cuda:1", "on the side stream", "run")] * 3,
+            ("cuda:1", "current one waits for the side stream"),
+            ("cuda:1", f"recording on the side stream with {pool}", "run"),
+        ]
+
+
 def test_unknown_backends_are_refused_at_once() -> None:
     with pytest.raises(ConfigurationError, match=r"`compile_backend` 'inductr' is no backend .* Did you mean 'inductor'"):
         tiny_model(runtime_kwargs={"compile": True, "compile_backend": "inductr"})
@@ -133,6 +182,19 @@ def test_static_searches_are_searches(runtime: RuntimeConfig, reduction: Any) ->
         assert_same_search(got, expected)
     if graphs is not None:
         assert graphs.recorded == 2  # six and eight rows
+
+
+def test_each_model_and_shape_is_prepared_once() -> None:
+    # Twelve numbers of rows are more than PyTorch compiles of the same code unless told otherwise.
+    th._dynamo.reset()
+    policy = make_policy()
+    static = StaticSearch(SEARCH, COMPILE, None, autocast=False)
+    before = th._dynamo.utils.counters["stats"]["unique_graphs"]
+    for model in (policy.target_model, policy.world_model, policy.target_model):
+        for count in range(2, 8):
+            noise = draw_noise(SEARCH, count, 2, th.Generator().manual_seed(0))
+            static(model.eval(), th.ones(count, 4), th.arange(count) % 2, (0, 1), noise)
+    assert th._dynamo.utils.counters["stats"]["unique_graphs"] == before + 12
 
 
 def test_head_places_are_copies_and_the_rest_is_shared() -> None:
@@ -191,6 +253,7 @@ def test_one_recording_of_the_gradient_serves_all_updates(host_graphs: None) -> 
     addresses = [
         parameter.grad.data_ptr() for parameter in learner.policy.world_model.parameters() if parameter.grad is not None
     ]
+    learner.policy.optimizer.zero_grad(set_to_none=True)  # anybody may
     updates_of(learner)
     assert addresses == [p.grad.data_ptr() for p in learner.policy.world_model.parameters() if p.grad is not None]
 

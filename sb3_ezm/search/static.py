@@ -10,7 +10,7 @@ from torch import nn
 
 from sb3_ezm.config import RuntimeConfig, SearchConfig
 from sb3_ezm.devices import bfloat16_where
-from sb3_ezm.graphs import GraphRecorder, StaticFunction, padded_rows
+from sb3_ezm.graphs import GraphRecorder, StaticFunction, compiled, padded_rows
 from sb3_ezm.search.gumbel import SearchOutput, search
 from sb3_ezm.search.model import WorldModelPlanner
 from sb3_ezm.search.noise import SearchNoise
@@ -86,7 +86,7 @@ class StaticSearch:
         self._runtime = runtime
         self._graphs = graphs
         self._autocast = autocast
-        self._prepared: tuple[WorldModel, SearchModule, Callable[..., tuple[th.Tensor, ...]]] | None = None
+        self._prepared: dict[WorldModel, tuple[SearchModule, Callable[..., tuple[th.Tensor, ...]]]] = {}
 
     def __call__(
         self,
@@ -100,7 +100,7 @@ class StaticSearch:
         """
         Plan one action for each root.
 
-        :param model: the world model, in evaluation mode; another one than before is prepared anew
+        :param model: the world model, in evaluation mode; each one is prepared once
         :param observations: ``[B, O]``
         :param tasks: ``[B]``
         :param heads: value heads to evaluate
@@ -119,15 +119,16 @@ class StaticSearch:
         return SearchOutput(*(tensor[:count] for tensor in outputs))
 
     def _prepare(self, model: WorldModel) -> tuple[SearchModule, Callable[..., tuple[th.Tensor, ...]]]:
-        if self._prepared is None or self._prepared[0] is not model:
+        # More than one model: acting takes the target network, predictions that explore take the learner's.
+        if model not in self._prepared:
             module = SearchModule(model, self._config, self._autocast)
             run: Callable[..., tuple[th.Tensor, ...]] = module
             if self._runtime.compile:
-                run = th.compile(module, backend=self._runtime.compile_backend, dynamic=False)
+                run = compiled(module, self._runtime.compile_backend)
             if self._graphs is not None:
                 run = StaticFunction(run, self._graphs)
-            self._prepared = (model, module, run)
-        return self._prepared[1:]
+            self._prepared[model] = (module, run)
+        return self._prepared[model]
 
 
 def fill_up(tensor: th.Tensor, rows: int) -> th.Tensor:
