@@ -230,14 +230,16 @@ class WorldModel(nn.Module):
         every, unrolled = context.tile(steps + 1), context.tile(steps)
         reward_logits = self.reward(stacked[:-1].flatten(0, 1), actions.transpose(0, 1).flatten(0, 1), unrolled)
         prediction = self.predict(stacked.flatten(0, 1), every)
-        with th.no_grad():
-            real = self.encode(observations[:, 1:].transpose(0, 1).flatten(0, 1), unrolled)
-            target_projections = self.project(real)
         errors = None
         if self.observation_head is not None:
             goal = self.normalizer(observations.transpose(0, 1)).clamp(-10.0, 10.0)
             errors = (self.observation_head(stacked).float() - goal).square().mean(dim=-1)
         predicted = self.predictor(self.project(stacked[1:].flatten(0, 1)))
+        # After all uses of these weights that need a gradient: older releases of PyTorch (without its pull request 165068)
+        # keep autocast's rounded copies from the first use, and without a gradient there the projector would never learn.
+        with th.no_grad():
+            real = self.encode(observations[:, 1:].transpose(0, 1).flatten(0, 1), unrolled)
+            target_projections = self.project(real)
         rows = tasks.shape[0]
         return Unroll(
             latents=stacked,

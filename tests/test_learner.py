@@ -397,6 +397,16 @@ def test_bfloat16_networks_learn_like_exact_ones() -> None:
     assert losses[True] == pytest.approx(losses[False], abs=0.3)
 
 
+def test_the_projector_is_first_used_with_a_gradient() -> None:
+    # Autocast of older PyTorch keeps the rounded weights of the first use: without a gradient there, they never learn.
+    learner = make_learner(mixed_precision=True)
+    uses: list[bool] = []
+    learner.policy.world_model.projector[0].register_forward_hook(lambda *_: uses.append(th.is_grad_enabled()))
+    batch, targets = prepare(learner)
+    learner.update(batch, targets, 0)
+    assert uses == [True, False]
+
+
 def test_figures_of_an_update() -> None:
     learner = make_learner(loss_config=LossConfig(consistency=0.0))
     batch, targets = prepare(learner)
