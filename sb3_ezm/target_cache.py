@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
+from sb3_ezm.devices import to_device
 from sb3_ezm.types import BoolArray, IntArray
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # multiplicative hashing (Knuth): neighbors land far apart
@@ -61,7 +62,7 @@ class TargetCache:
         :return: their results
         """
         assert self._results is not None, "nothing is fresh in an empty table"
-        places = th.from_numpy(self._places(tasks, tickets)).to(self._results.values.device)
+        places = to_device(self._places(tasks, tickets), self._results.values.device)
         return SearchTargets._make(column[places] for column in self._results)
 
     def store(self, tasks: IntArray, tickets: IntArray, updates: int, results: SearchTargets, batch_positions: int) -> None:
@@ -81,7 +82,7 @@ class TargetCache:
         rows = len(tickets) - 1 - last
         self._tickets[places], self._tasks[places], self._stamps[places] = tickets[rows], tasks[rows], updates
         device = results.values.device
-        where, which = th.from_numpy(places).to(device), th.from_numpy(rows).to(device)
+        where, which = to_device(places, device), to_device(rows, device)
         for column, values in zip(self._results, results, strict=True):
             column[where] = values[which]
 
