@@ -135,6 +135,8 @@ def test_an_interrupt_saves_and_a_resume_goes_on(
 ) -> None:
     folder = tmp_path / "run"
     show = TimedProgressCallback._on_step
+    # What a shell starts in the background ignores interrupts, and this process may be a child of such a one.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt(self: TimedProgressCallback) -> bool:
         if self.num_timesteps == 100:
@@ -145,6 +147,7 @@ def test_an_interrupt_saves_and_a_resume_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(TimedProgressCallback, "_on_step", interrupt)
         assert main(["train", *TASKS, "--out", str(folder), "--steps-per-task", "130", *quiet, *SMALL]) == 130
+    signal.signal(signal.SIGINT, previous)
     error = capsys.readouterr().err
     assert f"ezm train --out {folder} --resume" in error and "Traceback" not in error
     assert EZM.load(folder / "model.zip").num_timesteps == 100
