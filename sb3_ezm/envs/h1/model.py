@@ -236,7 +236,7 @@ def _add_joints_machinery(root: ET.Element, numbers: dict[str, Any]) -> None:
         element = ET.SubElement(actuator, "position", name=servo["joint"], joint=servo["joint"])
         _set(element, kp=repr(servo["kp"]), kv=repr(servo["kv"]))
         _set(element, ctrlrange=_numbers(servo["ctrlrange"]), forcerange=_numbers(servo["forcerange"]))
-    # Velocity of the whole robot's centre of mass: the only sensor the rewards need, and each sensor costs time in every step.
+    # Velocity of the whole robot's center of mass: the only sensor the rewards need, and each sensor costs time in every step.
     ET.SubElement(ET.SubElement(root, "sensor"), "subtreelinvel", name="com_velocity", body="pelvis")
     ET.SubElement(ET.SubElement(root, "keyframe"), "key", name="start", qpos=_numbers(numbers["keyframe_qpos"]))
 

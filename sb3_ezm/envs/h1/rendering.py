@@ -46,7 +46,7 @@ class H1Painter:
         Take a picture. All pictures of one painter must be taken in the same thread (an OpenGL rule).
 
         :param data: simulation to show
-        :param maze_stage: index of the next checkpoint, which is drawn in its own colour
+        :param maze_stage: index of the next checkpoint, which is drawn in its own color
         :return: picture [height, width, 3]
         :raises EZMError: if there is no OpenGL
         """
@@ -55,11 +55,11 @@ class H1Painter:
         assert self._renderer is not None and self._model is not None and self._data is not None
         self._data.qpos[:] = data.qpos
         mujoco.mj_kinematics(self._model, self._data)
-        mujoco.mj_comPos(self._model, self._data)  # the cameras follow the centre of mass
+        mujoco.mj_comPos(self._model, self._data)  # the cameras follow the center of mass
         mujoco.mj_camlight(self._model, self._data)
         for number, geom in enumerate(self._markers):
-            colour = REACHED_RGBA if number < maze_stage else NEXT_RGBA if number == maze_stage else LATER_RGBA
-            self._model.geom_rgba[geom] = colour
+            color = REACHED_RGBA if number < maze_stage else NEXT_RGBA if number == maze_stage else LATER_RGBA
+            self._model.geom_rgba[geom] = color
         options = mujoco.MjvOption()
         options.geomgroup[:] = 0
         options.geomgroup[[0, VISUAL_GROUP]] = 1
@@ -80,7 +80,7 @@ class H1Painter:
         names = [mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_GEOM, geom) or "" for geom in range(model.ngeom)]
         self._markers = [geom for geom, name in enumerate(names) if name.startswith(CHECKPOINT)]
         for geom in self._markers:
-            model.geom_matid[geom] = -1  # a material would override the colour
+            model.geom_matid[geom] = -1  # a material would override the color
         try:
             renderer = mujoco.Renderer(model, height=height, width=width)
         except Exception as error:

@@ -82,7 +82,7 @@ def move_forward(velocity_x: float, speed: float) -> float:
     """
     Credit for moving along +x, proportional to the speed up to the wanted one.
 
-    :param velocity_x: centre-of-mass velocity along x in m/s
+    :param velocity_x: center-of-mass velocity along x in m/s
     :param speed: wanted speed in m/s, positive
     :return: a number in [1/6, 1]
     """
@@ -92,10 +92,10 @@ def move_forward(velocity_x: float, speed: float) -> float:
 
 def stand_still(velocity_x: float, velocity_y: float) -> float:
     """
-    Credit for a centre of mass at rest.
+    Credit for a center of mass at rest.
 
-    :param velocity_x: centre-of-mass velocity along x in m/s
-    :param velocity_y: centre-of-mass velocity along y in m/s
+    :param velocity_x: center-of-mass velocity along x in m/s
+    :param velocity_y: center-of-mass velocity along y in m/s
     :return: a number in (0, 1]
     """
     # mean over vx, vy of 0.1^((v / 2)^2)
@@ -133,8 +133,8 @@ def stand_reward(
 
     :param head_height: head height in m
     :param torso_up: world z component of the torso's z axis
-    :param velocity_x: centre-of-mass velocity along x in m/s
-    :param velocity_y: centre-of-mass velocity along y in m/s
+    :param velocity_x: center-of-mass velocity along x in m/s
+    :param velocity_y: center-of-mass velocity along y in m/s
     :param forces: actuator forces [A] in N m
     :return: reward and its terms
     """
@@ -152,7 +152,7 @@ def locomotion_reward(
 
     :param head_height: head height in m
     :param torso_up: world z component of the torso's z axis
-    :param velocity_x: centre-of-mass velocity along x in m/s
+    :param velocity_x: center-of-mass velocity along x in m/s
     :param forces: actuator forces [A] in N m
     :param speed: wanted speed in m/s
     :return: reward and its terms
@@ -176,7 +176,7 @@ def climb_reward(
     :param head_above_left_foot: head height minus left foot height in m
     :param head_above_right_foot: head height minus right foot height in m
     :param torso_up: world z component of the torso's z axis
-    :param velocity_x: centre-of-mass velocity along x in m/s
+    :param velocity_x: center-of-mass velocity along x in m/s
     :param forces: actuator forces [A] in N m
     :return: reward and its terms
     """
@@ -196,7 +196,7 @@ def hurdle_reward(
 
     :param head_height: head height in m
     :param torso_up: world z component of the torso's z axis
-    :param velocity_x: centre-of-mass velocity along x in m/s
+    :param velocity_x: center-of-mass velocity along x in m/s
     :param forces: actuator forces [A] in N m
     :param touches_barrier: whether the robot touches a side or back wall (touching a hurdle costs nothing)
     :return: reward and its terms
@@ -224,7 +224,7 @@ def crawl_reward(
     :param imu_y: y of the torso's IMU site in m
     :param imu_height: height of the torso's IMU site in m
     :param pelvis_quat: orientation of the pelvis [4], w x y z
-    :param velocity_x: centre-of-mass velocity along x in m/s
+    :param velocity_x: center-of-mass velocity along x in m/s
     :param forces: actuator forces [A] in N m
     :return: reward and its terms
     """
@@ -256,7 +256,7 @@ def pole_reward(
 
     :param head_height: head height in m
     :param torso_up: world z component of the torso's z axis
-    :param velocity_x: centre-of-mass velocity along x in m/s
+    :param velocity_x: center-of-mass velocity along x in m/s
     :param forces: actuator forces [A] in N m
     :param touches_pole: whether the robot touches a pole
     :return: reward and its terms
@@ -301,8 +301,8 @@ def maze_reward(
 
     :param head_height: head height in m
     :param torso_up: world z component of the torso's z axis
-    :param velocity_x: centre-of-mass velocity along x in m/s
-    :param velocity_y: centre-of-mass velocity along y in m/s
+    :param velocity_x: center-of-mass velocity along x in m/s
+    :param velocity_y: center-of-mass velocity along y in m/s
     :param imu_x: x of the torso's IMU site in m
     :param imu_y: y of the torso's IMU site in m
     :param forces: actuator forces [A] in N m

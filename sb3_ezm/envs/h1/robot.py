@@ -40,7 +40,7 @@ class Robot:
 
     :param model: model of the task, or any other with the same names of bodies and sites (HumanoidBench's own has them)
     :param data: simulation state
-    :param com_velocity: name of the sensor of the centre of mass velocity
+    :param com_velocity: name of the sensor of the center of mass velocity
     :param forbidden: whether a geom must not be touched [ngeom]; None for those whose name begins with ``FORBIDDEN``
     """
 
@@ -99,12 +99,12 @@ class Robot:
 
     @property
     def velocity_x(self) -> float:
-        """Velocity of the centre of mass along x in m/s."""
+        """Velocity of the center of mass along x in m/s."""
         return float(self._com_velocity[0])
 
     @property
     def velocity_y(self) -> float:
-        """Velocity of the centre of mass along y in m/s."""
+        """Velocity of the center of mass along y in m/s."""
         return float(self._com_velocity[1])
 
     @property

@@ -107,7 +107,7 @@ def _arm(side: str, sign: float) -> list[Shape]:
     ]
 
 
-# name: (position relative to the robot's centre of mass in m, camera x axis and y axis in world coordinates)
+# name: (position relative to the robot's center of mass in m, camera x axis and y axis in world coordinates)
 CAMERAS: dict[str, tuple[str, str]] = {
     "front": ("2.15 1.8 0.6", "-0.643 0.766 0 -0.19 -0.16 0.97"),
     "side": ("0.6 -3.4 0.5", "1 0 0 0 0.14 0.99"),

@@ -19,7 +19,7 @@ Observation = NDArray[np.float64]
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _DIVERGED = tuple(int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{kind}")) for kind in ("QPOS", "QVEL", "QACC"))
-# What tasks change in the model at a reset (places of goals) or in passing (colours of reached checkpoints).
+# What tasks change in the model at a reset (places of goals) or in passing (colors of reached checkpoints).
 _MODEL_FIELDS = ("body_pos", "body_quat", "geom_rgba")
 _REFERENCES = ("robot", "_env", "unwrapped")  # attributes of a task that lead back to the environment
 
