@@ -413,3 +413,18 @@ def test_checkpoints_know_the_time_limit_of_rl_zoo(tmp_path: Path) -> None:
     path = model.save_checkpoint(tmp_path / "state")
     resumed = EZM.resume(path, make_multitask_env("toy", seed=0, ignore_termination=True))  # a warning would say it restarts
     assert resumed.num_timesteps == 40
+
+
+def test_impossible_arguments_of_the_programs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    for arguments, message in {
+        ("train", "--env", "NoSuch-v0"): "not found in gym registry",
+        ("train", "--env", "CartPole-v1"): "EZM needs a Box",
+        ("train", "--env", "Pendulum-v1", "-params", "batchsize:3"): "Did you mean 'batch_size'",
+        ("enjoy", "--env", "Pendulum-v1", "-f", "nowhere"): "folder was not found",
+    }.items():
+        assert main(list(arguments)) == 2
+        error = capsys.readouterr().err
+        assert message in error and "Traceback" not in error

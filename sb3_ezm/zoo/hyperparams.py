@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.ezm import EZM
 from sb3_ezm.presets import preset_entry
 
 ALGORITHM = "ezm"
@@ -74,6 +77,17 @@ def read_settings(path: str | Path) -> dict[str, Settings]:
         settings[env_id] = Settings()
         settings[env_id].update(entry)
     return settings
+
+
+def check_names(names: Iterable[str]) -> None:
+    """
+    :param names: of the settings that RL Zoo passes on to EZM
+    :raises ConfigurationError: if EZM has no such argument
+    """
+    known = {*inspect.signature(EZM).parameters, "noise_type", "noise_std"}  # RL Zoo turns noise into an argument
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(f"EZM has no argument {name!r}. {did_you_mean(name, known)}")
 
 
 def use_file(path: str | Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import runpy
 import sys
+import traceback
 from collections.abc import Sequence
 
 from sb3_ezm.errors import EZMError, did_you_mean
@@ -68,6 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EZMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (AssertionError, ValueError) as error:
+        if not _raised_by_rl_zoo(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     finally:
         sys.argv = argv
     return 0
@@ -86,6 +92,12 @@ def with_defaults(options: Sequence[str]) -> list[str]:
     if not _has(options, "-f", "--folder", "--log-folder"):
         completed += ["-f", "logs"]
     return completed
+
+
+def _raised_by_rl_zoo(error: Exception) -> bool:
+    """RL Zoo itself refuses arguments with these exceptions: an unknown environment, a model that is not there."""
+    frame, _ = list(traceback.walk_tb(error.__traceback__))[-1]
+    return str(frame.f_globals.get("__name__")).startswith("rl_zoo3.")
 
 
 def _has(options: Sequence[str], *names: str) -> bool:

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import EvalCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.progress import TaskProgressBarCallback
-from sb3_ezm.zoo.hyperparams import ALGORITHM, CONFIG_FILE, use_file
+from sb3_ezm.zoo.hyperparams import ALGORITHM, CONFIG_FILE, check_names, use_file
 from sb3_ezm.zoo.tasks import ScoredEpisodes, TaskReturnsCallback, assign_tasks, check_share, find_tasks
 
 
@@ -43,6 +43,12 @@ class EZMExperimentManager(ExperimentManager):
             print(f"Settings file: {self.config}")
             self.config = use_file(self.config)
         return super().read_hyperparameters()
+
+    def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
+        processed: tuple[Any, ...] = super()._preprocess_hyperparams(hyperparams)
+        if self.is_ezm:
+            check_names(processed[0])
+        return processed
 
     def create_log_folder(self) -> None:
         """

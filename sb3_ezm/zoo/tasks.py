@@ -20,9 +20,14 @@ def find_tasks(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
     :param env_id: Gymnasium id
     :param env_kwargs: its keywords
     :return: names of the tasks if the environment takes turns between several, such as ``MultiTask-Humanoid-v0``; else empty
+    :raises ConfigurationError: if its actions are not continuous
     """
     env = gym.make(env_id, **env_kwargs)
     try:
+        if not isinstance(env.action_space, gym.spaces.Box):
+            raise ConfigurationError(
+                f"{env_id} has the actions {env.action_space}, EZM needs a Box: choose another with --env."
+            )
         tasks: tuple[str, ...] = tuple(env.get_wrapper_attr("tasks"))
     except AttributeError:
         return ()
