@@ -92,6 +92,33 @@ def test_impossible_arguments(ezm: Any, tmp_path: Path, run_folder: Path) -> Non
     assert not (tmp_path / "run.json").exists()
 
 
+def test_settings_that_cannot_be_set(ezm: Any, tmp_path: Path) -> None:
+    for setting, message in {
+        "seed=4": "'seed' follows from --seed",  # it would be overridden
+        "env=3": "follows from the tasks",
+        "_init_setup_model=false": "no argument '_init_setup_model'",
+        "learning_rate=[1": "is no YAML value",
+        "gamma.x=3": "write gamma=VALUE",
+        "policy_kwargs=3": "write policy_kwargs.NAME=VALUE",
+        "batch_size=abc": "These values of --set cannot be used, {'batch_size': 'abc'}",
+    }.items():
+        assert message in ezm("train", "toy", "--out", tmp_path, "--set", setting, status=2)
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_impossible_numbers_devices_and_files(ezm: Any, tmp_path: Path, run_folder: Path) -> None:
+    assert "--seed must be at least 0, got -1" in ezm("train", "toy", "--out", tmp_path, "--seed", -1, status=2)
+    assert "--device nonsense cannot be used" in ezm("train", "toy", "--out", tmp_path, "--device", "nonsense", status=2)
+    if not th.cuda.is_available():  # SB3 would take the CPU without a word
+        assert "--device cuda cannot be used" in ezm("train", "toy", "--out", tmp_path, "--device", "cuda", status=2)
+    assert "--steps must be at least 1, got 0" in ezm("check-env", "Pendulum-v1", "--steps", 0, status=2)
+    assert "--episodes must be at least 1, got 0" in ezm("eval", run_folder, "--episodes", 0, status=2)
+    assert "--frame-skip must be at least 1, got 0" in ezm("video", run_folder, "--frame-skip", 0, status=2)
+    for command in ("eval", "video", "info"):
+        assert "run.json is no saved model" in ezm(command, run_folder / "run.json", status=2)
+    assert "A picture is written as .png" in ezm("plot", "training", run_folder, "-o", tmp_path / "curves.xyz", status=2)
+
+
 def test_unexpected_errors_say_how_to_see_more(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_folder: Path
 ) -> None:

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from sb3_ezm.cli.common import add_parser
+from sb3_ezm.cli.common import add_parser, check_least
 from sb3_ezm.errors import ConfigurationError, EZMError
 from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.padding import PaddedTaskEnv
@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> int:
     """
     :param args: the command line
     :return: exit status: 1 if a task cannot be learned
+    :raises ConfigurationError: if the arguments are impossible
     """
+    check_least(args, steps=1, seed=0)
     tasks = make_task_set([_resolve(name) for name in args.tasks])
     print(f"{len(tasks)} tasks, padded to {tasks.observation_size} observation and {tasks.action_size} action entries")
     failed = False

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sb3_ezm.cli.common import EVALUATION_SEED, add_model, add_parser, load_agent
+from sb3_ezm.cli.common import EVALUATION_SEED, add_model, add_parser, check_least, load_agent
 from sb3_ezm.evaluation import PROTOCOL_LABELS, EvaluationResult, evaluate_protocols, evaluate_tasks, format_table
 
 EXAMPLES = """\
@@ -42,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
     """
     :param args: the command line
     :return: exit status
+    :raises ConfigurationError: if the arguments are impossible
     """
+    check_least(args, episodes=1, max_steps=1, seed=0)
     model, tasks = load_agent(args)
     options: dict[str, Any] = {
         "seed": args.seed,

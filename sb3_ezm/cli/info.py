@@ -12,9 +12,7 @@ import torch as th
 from rich.console import Console
 from rich.table import Table
 
-from sb3_ezm.cli.common import MODEL, add_parser
-from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.ezm import EZM
+from sb3_ezm.cli.common import add_parser, load_model
 from sb3_ezm.multitask.suites import make_task_set, suite_names
 from sb3_ezm.presets import get_preset, preset_names
 
@@ -45,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """
     console = Console(highlight=False)
     if args.model is not None:
-        _show_model(console, args.model / MODEL if args.model.is_dir() else args.model)
+        _show_model(console, args.model)
         return 0
     versions = _table("package", "version")
     versions.add_row("sb3-ezm", VERSION)
@@ -66,9 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show_model(console: Console, path: Path) -> None:
-    if not path.exists():
-        raise ConfigurationError(f"There is no model {path}.")
-    model = EZM.load(path, device="cpu")
+    model = load_model(path, device="cpu")
     parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
     # Not through the console, which would break the line within the path.
     print(f"{path}: {model.num_timesteps:,} environment steps, {model._n_updates:,} updates, {parameters:,} parameters")

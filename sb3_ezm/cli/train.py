@@ -18,9 +18,21 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.callbacks import TaskEvalCallback, TimedProgressCallback
 from sb3_ezm.checkpoint import FullCheckpointCallback, list_checkpoints
-from sb3_ezm.cli.common import CHECKPOINTS, EVALUATION_SEED, EVALUATIONS, MODEL, MONITOR, RESUMED, RUN, add_parser, read_run
+from sb3_ezm.cli.common import (
+    CHECKPOINTS,
+    EVALUATION_SEED,
+    EVALUATIONS,
+    MODEL,
+    MONITOR,
+    RESUMED,
+    RUN,
+    add_parser,
+    check_device,
+    check_least,
+    read_run,
+)
 from sb3_ezm.cli.tracking import start_tracking
-from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.errors import ConfigurationError, EZMError, did_you_mean
 from sb3_ezm.evaluation import evaluate_tasks, format_table
 from sb3_ezm.ezm import EZM
 from sb3_ezm.multitask.factory import make_multitask_env
@@ -29,7 +41,15 @@ from sb3_ezm.multitask.task_set import TaskSet
 from sb3_ezm.presets import get_preset, load_preset, preset_names
 from sb3_ezm.progress import TaskProgressBarCallback
 
-_ARGUMENTS = tuple(inspect.signature(EZM).parameters)
+# What `--set` may change; the others follow from what is named here.
+_OWN = {
+    "policy": "--preset",
+    "env": "the tasks",
+    "seed": "--seed",
+    "device": "--device",
+    "tensorboard_log": "--out and --no-tensorboard",
+}
+_ARGUMENTS = tuple(name for name in inspect.signature(EZM).parameters if name not in _OWN and not name.startswith("_"))
 EXAMPLES = """\
   ezm train toy
   ezm train h1-walk h1-run --steps-per-task 100000 --out runs/gaits
@@ -71,12 +91,9 @@ def run(args: argparse.Namespace) -> int:
     :raises ConfigurationError: if the arguments contradict each other or the folder
     :raises KeyboardInterrupt: after an interrupt, when the training has been saved
     """
-    for name, least in (("checkpoint_every", 0), ("eval_every", 0), ("eval_episodes", 1), ("threads", 1)):
-        if getattr(args, name) < least:
-            raise ConfigurationError(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(args, name)}.")
+    check_least(args, checkpoint_every=0, eval_every=0, eval_episodes=1, threads=1, steps_per_task=1, envs_per_task=1, seed=0)
+    check_device(args.device)
     noted = _continued(args) if args.resume else _new(args)
-    if noted["steps_per_task"] < 1:
-        raise ConfigurationError(f"--steps-per-task must be at least 1, got {noted['steps_per_task']}.")
     th.set_num_threads(args.threads)
     tasks = make_task_set(noted["tasks"])
     with ExitStack() as stack:
@@ -138,15 +155,24 @@ def _parse_changes(pairs: list[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise ConfigurationError(f"--set takes KEY=VALUE, got {pair!r}.")
-        value = yaml.safe_load(text)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"--set {pair}: {text!r} is no YAML value.") from error
         if isinstance(value, str):
             try:
                 value = float(value)
             except ValueError:
                 pass
         outer, dot, inner = key.partition(".")
+        if outer in _OWN:
+            raise ConfigurationError(f"--set {pair}: {outer!r} follows from {_OWN[outer]}.")
         if outer not in _ARGUMENTS:
             raise ConfigurationError(f"EZM has no argument {outer!r}. {did_you_mean(outer, _ARGUMENTS)}")
+        nested = outer.endswith("_kwargs")
+        if bool(dot) != nested and not (nested and isinstance(value, dict)):
+            form = f"{outer}.NAME=VALUE" if nested else f"{outer}=VALUE"
+            raise ConfigurationError(f"--set {pair}: write {form}.")
         if dot:
             changes.setdefault(outer, {})[inner] = value
         else:
@@ -164,7 +190,12 @@ def _model(args: argparse.Namespace, noted: dict[str, Any], env: VecEnv) -> EZM:
     if policy == "MlpPolicy":  # SB3's name for observations that are no dictionary; the network is the same
         policy = "MultiInputPolicy"
     settings = {**load_preset(noted["preset"], **noted["changes"]), "seed": noted["seed"], "device": args.device}
-    model = EZM(policy, env, tensorboard_log=log, **settings)
+    try:
+        model = EZM(policy, env, tensorboard_log=log, **settings)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, EZMError) or not noted["changes"]:
+            raise
+        raise ConfigurationError(f"These values of --set cannot be used, {noted['changes']}: {error}") from error
     parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
     print(f"{len(noted['tasks'])} tasks, preset {noted['preset']!r}, {parameters:,} parameters, {model.device}, in {args.out}")
     return model

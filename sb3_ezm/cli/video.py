@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sb3_ezm.cli.common import EVALUATION_SEED, add_model, add_parser, load_agent
+from sb3_ezm.cli.common import EVALUATION_SEED, add_model, add_parser, check_least, load_agent
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.video import prefer_egl, record_video
 
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     :return: exit status
     :raises ConfigurationError: if a task is unknown, or several are to go into one file
     """
+    check_least(args, max_steps=1, frame_skip=1, seed=0)
     prefer_egl()
     model, tasks = load_agent(args)
     names = args.task or [tasks.names[0]]

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sb3_ezm.multitask.task_set import TaskSet
 from sb3_ezm.plotting.curves import Curve, running_mean
+from sb3_ezm.plotting.panels import save_figure
 
 TRAINING_COLOR = "#2a6fbb"
 EVALUATION_COLOR = "#d95f02"
@@ -47,8 +48,8 @@ def plot_learning_curves(
     :param published_label: what the legend calls them
     :param title: above the panels
     :return: the path
+    :raises ConfigurationError: if no picture has that suffix
     """
-    path = Path(path)
     names = tasks.names if isinstance(tasks, TaskSet) else tuple(tasks)
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
@@ -77,9 +78,7 @@ def plot_learning_curves(
         figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=len(entries), fontsize=9)
     if title is not None:
         figure.suptitle(title, fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+    return save_figure(figure, path, dpi=110)
 
 
 def _last_step(name: str, *sources: Mapping[str, Curve] | None) -> float | None:

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import Protocol
 
 COLUMNS = 5
@@ -23,6 +24,23 @@ LINE_HEIGHT = 0.13  # of a line of notes
 NOTE_WIDTH = 280  # characters of a line of notes
 OWN_COLORS: dict[Protocol, str] = {"respected": "#2a6fbb", "ignored": "#c23b22"}
 REFERENCE_COLOR = "#999999"
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int) -> Path:
+    """
+    :param figure: what to save
+    :param path: its suffix (``.png``, ``.svg``, ``.pdf``) decides the format; missing folders are created
+    :param dpi: dots per inch
+    :return: the path
+    :raises ConfigurationError: if no picture has that suffix
+    """
+    path = Path(path)
+    formats = figure.canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".") not in formats:
+        raise ConfigurationError(f"A picture is written as .png, .svg or .pdf, not as {path.suffix!r} ({path}).")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=dpi)
+    return path
 
 
 class SuiteFigure:
@@ -73,8 +91,6 @@ class SuiteFigure:
         """
         :param path: its suffix (``.png``, ``.svg``, ``.pdf``) decides the format; missing folders are created
         :return: the path
+        :raises ConfigurationError: if no picture has that suffix
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.figure.savefig(path, dpi=100)
-        return path
+        return save_figure(self.figure, path, dpi=100)
