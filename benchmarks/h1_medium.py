@@ -117,7 +117,8 @@ def main() -> None:
     )
     sub.add_argument("--preset", default="h1-cpu")
     sub.add_argument("--settings", default="{}", help="JSON of EZM keywords that replace those of the preset")
-    sub.add_argument("--threads", type=int, default=2)
+    # A second thread waits, spinning, for a core that anything else uses: three times slower on a busy machine.
+    sub.add_argument("--threads", type=int, default=1)
     sub.set_defaults(run=train)
     sub = commands.add_parser("report")
     sub.add_argument("--runs", type=Path, nargs="+", required=True)
