@@ -11,7 +11,6 @@ from sb3_ezm.buffers.storage import make_column
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.types import BoolArray, FloatArray, IntArray
 
-
 _GENERATION = 40  # bits of a ticket that number rows; those above say how often the ring had been cleared
 
 
