@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -53,6 +54,11 @@ def _default_vec_env_cls(task_set: TaskSet) -> type[DummyVecEnv]:
     if all(getattr(spec.env_fn, "releases_gil", False) for spec in task_set):
         return ThreadedVecEnv
     return DummyVecEnv
+
+
+def _watched(vec_env_cls: Callable[..., VecEnv], names: list[str]) -> Callable[..., VecEnv]:
+    """``SubprocVecEnv`` hangs, or raises a bare ``EOFError``, when a worker dies: ours tells whose it was."""
+    return partial(WatchedSubprocVecEnv, names=names) if vec_env_cls is SubprocVecEnv else vec_env_cls
 
 
 def make_multitask_env(
@@ -108,13 +114,9 @@ def make_multitask_env(
 
         return _init
 
-    if vec_env_cls is None:
-        vec_env_cls = _default_vec_env_cls(task_set)
-    vec_env_kwargs = dict(vec_env_kwargs or {})
-    if vec_env_cls is SubprocVecEnv:  # which hangs, or raises a bare EOFError, when a worker dies
-        vec_env_cls = WatchedSubprocVecEnv
-        vec_env_kwargs["names"] = [name for name in task_set.names for _ in range(n_envs_per_task)]
-    vec_env = vec_env_cls([make_env(rank) for rank in range(len(task_set) * n_envs_per_task)], **vec_env_kwargs)
+    names = [name for name in task_set.names for _ in range(n_envs_per_task)]
+    create = _watched(vec_env_cls or _default_vec_env_cls(task_set), names)
+    vec_env = create([make_env(rank) for rank in range(len(names))], **(vec_env_kwargs or {}))
     vec_env.seed(seed)
     return vec_env
 

@@ -10,6 +10,16 @@ import yaml
 from sb3_ezm.evaluation import EvaluationResult, TaskResult
 
 PAPER = "https://arxiv.org/abs/2603.01452"
+CITATION = """\
+```bibtex
+@article{liu2026scaling,
+  title   = {Scaling Tasks, Not Samples: Mastering Humanoid Control through Multi-Task Model-Based Reinforcement Learning},
+  author  = {Liu, Shaohuai and Ye, Weirui and Du, Yilun and Xie, Le},
+  journal = {arXiv preprint arXiv:2603.01452},
+  year    = {2026}
+}
+```
+"""
 
 
 @dataclass(frozen=True)
@@ -95,15 +105,7 @@ Trained with {", ".join(f"{name} {version}" for name, version in facts.versions.
 
 ## Citation
 
-```bibtex
-@article{{liu2026scaling,
-  title   = {{Scaling Tasks, Not Samples: Mastering Humanoid Control through Multi-Task Model-Based Reinforcement Learning}},
-  author  = {{Liu, Shaohuai and Ye, Weirui and Du, Yilun and Xie, Le}},
-  journal = {{arXiv preprint arXiv:2603.01452}},
-  year    = {{2026}}
-}}
-```
-"""
+{CITATION}"""
 
 
 def _metadata(facts: CardFacts) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from sb3_ezm.envs.h1.model import VISUAL_GROUP, compile_model
 from sb3_ezm.envs.h1.scenes import CHECKPOINT
 from sb3_ezm.envs.h1.visuals import CAMERAS, TASK_CAMERA
-from sb3_ezm.errors import ConfigurationError, EZMError, did_you_mean
+from sb3_ezm.envs.opengl import open_renderer
+from sb3_ezm.errors import ConfigurationError, did_you_mean
 
 REACHED_RGBA = (0.55, 0.58, 0.62, 1.0)
 NEXT_RGBA = (0.98, 0.47, 0.12, 1.0)
@@ -81,13 +82,7 @@ class H1Painter:
         self._markers = [geom for geom, name in enumerate(names) if name.startswith(CHECKPOINT)]
         for geom in self._markers:
             model.geom_matid[geom] = -1  # a material would override the color
-        try:
-            renderer = mujoco.Renderer(model, height=height, width=width)
-        except Exception as error:
-            raise EZMError(
-                f"MuJoCo could not open OpenGL for a {width} x {height} picture ({error}). On a machine without a display "
-                "set MUJOCO_GL=egl (GPU or Mesa) or MUJOCO_GL=osmesa (software) in the environment before MuJoCo is imported."
-            ) from error
+        renderer = open_renderer(model, width, height)
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_FOG] = 1
         self._model, self._data, self._renderer = model, mujoco.MjData(model), renderer

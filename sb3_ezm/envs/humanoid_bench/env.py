@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sb3_ezm.envs.humanoid_bench.loading import RANDOM, load, task_class
 from sb3_ezm.envs.humanoid_bench.tasks import ROBOTS, TASKS
+from sb3_ezm.envs.opengl import open_renderer
 from sb3_ezm.errors import ConfigurationError, EZMError, did_you_mean
 
 Observation = NDArray[np.float64]
@@ -126,14 +127,7 @@ class HumanoidBenchEnv(gym.Env[Observation, NDArray[np.float32]]):
             gym.logger.warn("render() needs render_mode='rgb_array': no picture was taken.")
             return None
         if self._renderer is None:
-            width, height = self._size
-            try:
-                self._renderer = mujoco.Renderer(self.model, height=height, width=width)
-            except Exception as error:
-                raise EZMError(
-                    f"MuJoCo could not open OpenGL for a {width} x {height} picture ({error}). On a machine without a "
-                    "display set MUJOCO_GL=egl (GPU or Mesa) or MUJOCO_GL=osmesa (software) before MuJoCo is imported."
-                ) from error
+            self._renderer = open_renderer(self.model, *self._size)
         self._renderer.update_scene(self.data, camera=self.humanoid.task.camera_name)
         picture: NDArray[np.uint8] = self._renderer.render()
         return picture
