@@ -8,6 +8,8 @@ Per number of roots ``B`` all contenders take turns in one run; a ratio is the m
 * ``search``: what acting and reanalysis do: draw the noise, gather the task rows, search with the two value heads in use.
 * ``/ calls``: the same over its own network calls alone (root and one call per halving level, same shapes).
 * ``host``: the search with a network of width 8: what remains is dispatch and the tree.
+* ``plain``: without packed weights (``sb3_ezm/packing.py``); ``packing``: what the first search in float32 after a change of
+  the weights takes longer.
 * ``sequential``: one network call per simulation (``sequential_search.py``), with the full network and with width 8.
 * ``mctx``: Gumbel MuZero of mctx, jitted, same layers and weights, all five value heads, float32; over the search with all
   heads (the same FLOPs), with two heads, and with two heads in bfloat16. Needs the extra ``bench``.
@@ -18,6 +20,7 @@ On a CPU the benchmark uses one thread and counts CPU seconds.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from typing import Any, NamedTuple
 
@@ -31,6 +34,7 @@ from sequential_search import sequential_search
 
 from sb3_ezm.config import ModelConfig, SearchConfig
 from sb3_ezm.search import WorldModelPlanner, draw_noise, halving_levels, search
+from sb3_ezm.search.packed import network_for_search
 from sb3_ezm.world_model import WorldModel
 
 TWO_HEADS = (0, 1)
@@ -74,29 +78,41 @@ class Problem:
         self.tasks = (th.arange(rows) % size.tasks).to(device)
         self.device = device
 
-    def planner(self, heads: tuple[int, ...] = TWO_HEADS) -> WorldModelPlanner:
+    def planner(self, model: WorldModel, heads: tuple[int, ...] = TWO_HEADS) -> WorldModelPlanner:
         """
+        :param model: the world model, or a packed one
         :param heads: value heads to evaluate
         :return: the model bound to the roots
         """
-        return WorldModelPlanner(self.model, self.observations, self.tasks, self.config, heads)
+        return WorldModelPlanner(model, self.observations, self.tasks, self.config, heads)
 
-    def search(self, heads: tuple[int, ...] = TWO_HEADS, sequential: bool = False, bf16: bool = False) -> None:
+    def search(
+        self, heads: tuple[int, ...] = TWO_HEADS, sequential: bool = False, bf16: bool = False, packed: bool = True
+    ) -> None:
         """
         :param heads: value heads to evaluate
         :param sequential: one network call per simulation
         :param bf16: networks in bfloat16
+        :param packed: with packed weights where that works and pays
         """
         noise = draw_noise(self.config, len(self.tasks), self.model.action_mask.shape[1])
-        with th.no_grad(), th.autocast(self.device.type, dtype=th.bfloat16, enabled=bf16):
-            (sequential_search if sequential else search)(self.planner(heads), self.config, noise)
+        config = dataclasses.replace(self.config, pack_weights=packed)
+        with th.no_grad(), network_for_search(self.model, config, bf16) as model:
+            (sequential_search if sequential else search)(self.planner(model, heads), config, noise)
+
+    def search_anew(self) -> None:
+        """Search after the weights have changed."""
+        with th.no_grad():
+            self.model.task_embedding.weight.add_(0.0)
+        self.search()
 
     def calls(self) -> Task:
         """
         :return: a function that makes the network calls of one search and nothing else
         """
-        planner, rows = self.planner(), len(self.tasks)
-        with th.no_grad():
+        rows = len(self.tasks)
+        with th.no_grad(), network_for_search(self.model, self.config) as model:
+            planner = self.planner(model)
             latent = planner.root().latent
         levels = halving_levels(self.config.num_candidates, self.config.num_simulations)
         latents = {size: latent.unsqueeze(1).repeat(1, size, 1) for size in levels}
@@ -142,12 +158,16 @@ def measure(
     :return: one row of the table
     """
     wide, narrow = Problem(size, rows, device, **model_settings), Problem(size, rows, device, **NARROW)
+    changing = Problem(size, rows, device, **model_settings)  # of its own: the others keep what they have packed
     every_head = tuple(range(len(wide.model.value_heads)))
     contenders: dict[str, Task] = {
         "search": wide.search,
         "calls": wide.calls(),
         "heads": lambda: wide.search(every_head),
         "bf16": lambda: wide.search(bf16=True),
+        "plain": lambda: wide.search(packed=False),
+        "plain bf16": lambda: wide.search(bf16=True, packed=False),
+        "changed": changing.search_anew,
         "sequential": lambda: wide.search(sequential=True),
         "host": narrow.search,
         "host sequential": lambda: narrow.search(sequential=True),
@@ -171,8 +191,11 @@ def measure(
         "host ms": milliseconds("host"),
         "sequential / search": over("sequential", "search"),
         "same, host": over("host sequential", "host"),
+        "plain / search": over("plain", "search"),
         "bf16 ms": milliseconds("bf16"),
         "fp32 / bf16": over("search", "bf16"),
+        "plain bf16 / bf16": over("plain bf16", "bf16"),
+        "packing ms": 1000 * float(np.median(np.subtract(times["changed"], times["search"]))) if "changed" in times else None,
         "mctx ms": milliseconds("mctx"),
         "mctx / all heads": over("mctx", "heads"),
         "mctx / search": over("mctx", "search"),
@@ -188,7 +211,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["medium", "hard"])
     parser.add_argument("--seconds", type=float, default=10.0, help="per row of the table, if --rounds take no longer")
     parser.add_argument("--rounds", type=int, default=3, help="at least, whatever time they take")
-    parser.add_argument("--skip", nargs="*", default=[], help="heads, bf16, sequential, 'host sequential', mctx")
+    parser.add_argument("--skip", nargs="*", default=[], help="heads, bf16, plain, 'plain bf16', changed, sequential, mctx")
     parser.add_argument("--narrow", action="store_true", help="width 8 throughout: a quick check of the benchmark itself")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", default=None, help="also write the tables to this file")

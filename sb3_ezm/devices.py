@@ -1,20 +1,13 @@
-"""What depends on the device: reduced precision, kernels, and transfers that nobody waits for until the numbers are needed."""
+"""What depends on the device: reduced precision, and transfers that nobody waits for until the numbers are needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch as th
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
-
-# From so many input entries on (896 rows of 512), oneDNN multiplies float32 matrices 5 to 14 % faster than PyTorch's default
-# on x86, MKL (benchmarks/search.py, AMD EPYC, one thread); with few rows it is the slower one.
-_ENTRIES_FOR_ONEDNN = 896 * 512
 
 
 def to_device(values: npt.NDArray[Any] | th.Tensor, device: th.device) -> th.Tensor:
@@ -39,33 +32,6 @@ def bfloat16_where(wanted: bool, device: th.device) -> AbstractContextManager[An
     :return: a context, which does nothing unless wanted
     """
     return th.autocast(device.type, dtype=th.bfloat16) if wanted else nullcontext()
-
-
-def fast_linear(inputs: th.Tensor) -> AbstractContextManager[Any]:
-    """
-    Choose the kernels of linear layers where no gradient is needed. They differ in speed and in the last bits.
-
-    :param inputs: of the networks, any shape
-    :return: a context for their forward pass, which changes something only for large float32 inputs on an x86 CPU
-    """
-    default = (
-        th.compiler.is_compiling() or inputs.device.type != "cpu" or th.is_grad_enabled() or th.is_autocast_enabled("cpu")
-    )
-    if default or inputs.dtype is not th.float32 or inputs.numel() < _ENTRIES_FOR_ONEDNN:
-        return nullcontext()
-    available = th.backends.mkl.is_available() and th.backends.mkldnn.is_available()
-    return _OneDNNLinear() if available else nullcontext()
-
-
-class _OneDNNLinear(TorchFunctionMode):
-    """oneDNN's linear layer, which PyTorch has for float32 only under the name that its compiler uses."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is functional.linear and len(args) == 3 and not kwargs:  # as `nn.Linear` calls it
-            return th.ops.mkldnn._linear_pointwise(*args, "none", [], "")
-        return func(*args, **(kwargs or {}))
 
 
 class Readback:

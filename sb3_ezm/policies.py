@@ -19,6 +19,7 @@ from sb3_ezm.multitask.task_set import TaskSet, TaskSpec
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.search import SearchOutput, WorldModelPlanner, deterministic_noise, draw_noise, search
 from sb3_ezm.search.model import choose_heads
+from sb3_ezm.search.packed import network_for_search
 from sb3_ezm.search.static import StaticSearch
 from sb3_ezm.world_model import WorldModel
 
@@ -143,15 +144,16 @@ class EZMPolicy(BasePolicy):
             noise = draw_noise(self.search_config, len(tasks), actions, generator)
         if self.static_search is not None and not deterministic:
             return self.static_search(model, rows, tasks, heads, noise)
-        with th.no_grad():
-            return search(WorldModelPlanner(model, rows, tasks, self.search_config, heads), self.search_config, noise)
+        with th.no_grad(), network_for_search(model, self.search_config) as networks:
+            return search(WorldModelPlanner(networks, rows, tasks, self.search_config, heads), self.search_config, noise)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if self.planner:
             return self.plan(observation, deterministic).actions
         rows, tasks = self.layout.flatten_tensors(observation)
-        context = self.world_model.embed(tasks)
-        prediction = self.world_model.predict(self.world_model.encode(rows, context), context, heads=(0,))
+        with network_for_search(self.world_model, self.search_config) as network:
+            context = network.embed(tasks)
+            prediction = network.predict(network.encode(rows, context), context, heads=(0,))
         pre_tanh = prediction.mean
         if not deterministic:
             noise = th.randn(pre_tanh.shape, generator=self._generator).to(pre_tanh.device)

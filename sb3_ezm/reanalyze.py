@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch as th
 
 from sb3_ezm.config import SearchConfig, TargetConfig
-from sb3_ezm.devices import bfloat16_where, to_device
+from sb3_ezm.devices import to_device
 from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
 from sb3_ezm.search.model import choose_heads, reduce_values
+from sb3_ezm.search.packed import network_for_search
 from sb3_ezm.search.static import StaticSearch
 from sb3_ezm.target_cache import SearchTargets, TargetCache
 from sb3_ezm.targets import SegmentMasks, mix_value_targets, n_step_targets, segment_masks
@@ -136,10 +137,10 @@ class Reanalyzer:
         rows = batch.tasks.shape[0]
         # Behind an episode's end the buffer repeats the last observation, so index j + n is min(j + n, end).
         ahead = batch.observations[:, n : n + steps + 1].flatten(0, 1)
-        context = model.embed(batch.tasks.repeat_interleave(steps + 1))
         heads = choose_heads(self.search_config, len(model.value_heads), self.generator)
-        with bfloat16_where(self.autocast, batch.rewards.device):
-            prediction = model.predict(model.encode(ahead, context), context, heads)
+        with network_for_search(model, self.search_config, self.autocast) as networks:
+            context = networks.embed(batch.tasks.repeat_interleave(steps + 1))
+            prediction = networks.predict(networks.encode(ahead, context), context, heads)
         bootstrap = reduce_values(model.values(prediction), self.search_config).unflatten(0, (rows, steps + 1))
         return n_step_targets(batch.rewards, batch.valid, batch.terminated, bootstrap, model.discounts[batch.tasks], n)
 
@@ -247,8 +248,8 @@ class Reanalyzer:
         if self.static_search is not None:
             limit = min(self.max_roots, positions * batch.tasks.shape[0])
             return self.static_search(model, observations, tasks, heads, noise, limit)
-        with bfloat16_where(self.autocast, observations.device):
-            return search(WorldModelPlanner(model, observations, tasks, config, heads), config, noise)
+        with network_for_search(model, config, self.autocast) as networks:
+            return search(WorldModelPlanner(networks, observations, tasks, config, heads), config, noise)
 
 
 def _means(parts: Sequence[tuple[th.Tensor, ...]], device: th.device) -> tuple[th.Tensor, th.Tensor, th.Tensor]:

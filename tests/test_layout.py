@@ -25,6 +25,7 @@ LEVELS = {
     "sb3_ezm.distributions": 1,
     "sb3_ezm.networks": 1,
     "sb3_ezm.devices": 1,
+    "sb3_ezm.packing": 1,
     "sb3_ezm.graphs": 1,
     "sb3_ezm.normalizer": 1,
     "sb3_ezm.world_model": 2,

@@ -11,7 +11,6 @@ import pytest
 import torch as th
 from hypothesis import assume, given, settings
 
-from sb3_ezm import devices
 from sb3_ezm.config import ModelConfig, SearchConfig
 from sb3_ezm.search import (
     SearchNoise,
@@ -455,23 +454,6 @@ def test_search_under_bfloat16_autocast_keeps_statistics_in_float32() -> None:
         assert getattr(rough, name).dtype == th.float32 and getattr(rough, name).isfinite().all()
     assert not th.equal(exact.values, rough.values)  # it did run in bfloat16 ...
     th.testing.assert_close(exact.network_values, rough.network_values, rtol=0.05, atol=0.1)  # ... within its precision
-
-
-def test_many_rows_take_other_kernels_and_give_the_same_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, config = small_world(), SearchConfig(num_candidates=8, num_simulations=16)
-    observations, noise = th.randn(6, 6, generator=th.Generator().manual_seed(0)), draw_noise(config, 6, 3)
-
-    def run() -> tuple[SearchOutput, set[str]]:
-        with th.profiler.profile() as profile:
-            output = search(WorldModelPlanner(model, observations, th.arange(6) % 3, config, (0, 1)), config, noise)
-        return output, {event.key for event in profile.key_averages()}
-
-    expected, few = run()
-    monkeypatch.setattr(devices, "_ENTRIES_FOR_ONEDNN", 6 * 8 * model.config.latent_size)  # the first level has as many
-    output, many = run()
-    assert many - few == ({"mkldnn::_linear_pointwise"} if th.backends.mkl.is_available() else set())
-    assert "aten::addmm" in few & many  # the later, smaller levels
-    th.testing.assert_close(tuple(output), tuple(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_search_builds_no_graph() -> None:

@@ -8,9 +8,11 @@ from typing import NamedTuple, Protocol
 import torch as th
 
 from sb3_ezm.config import SearchConfig
-from sb3_ezm.devices import fast_linear
 from sb3_ezm.types import TaskContext
 from sb3_ezm.world_model import WorldModel
+
+# More rows than these in one call and their activations fall out of a CPU's cache between two layers.
+MAX_CPU_ROWS = 4096
 
 
 class Evaluation(NamedTuple):
@@ -89,12 +91,18 @@ class WorldModelPlanner:
         rows, count = latents.shape[:2]
         if count not in self._repeated:
             self._repeated[count] = self._context.repeat(count)
-        context = self._repeated[count]
-        flat, flat_actions = latents.flatten(0, 1), actions.flatten(0, 1)
-        with fast_linear(flat):
-            reward = self._model.reward_support.decode(self._model.reward(flat, flat_actions, context))
-            evaluation = self._evaluate(self._model.step(flat, flat_actions, context), reward, context)
+        inputs = (latents.flatten(0, 1), actions.flatten(0, 1), *self._repeated[count])
+        if not latents.is_cpu or th.compiler.is_compiling():
+            evaluation = self._step(*inputs)
+        else:
+            parts = [self._step(*part) for part in zip(*(x.split(MAX_CPU_ROWS) for x in inputs), strict=True)]
+            evaluation = parts[0] if len(parts) == 1 else Evaluation(*map(th.cat, zip(*parts, strict=True)))
         return Evaluation(*(field.unflatten(0, (rows, count)) for field in evaluation))
+
+    def _step(self, latents: th.Tensor, actions: th.Tensor, *context: th.Tensor) -> Evaluation:
+        at = TaskContext(*context)
+        reward = self._model.reward_support.decode(self._model.reward(latents, actions, at))
+        return self._evaluate(self._model.step(latents, actions, at), reward, at)
 
     def _evaluate(self, latent: th.Tensor, reward: th.Tensor, context: TaskContext) -> Evaluation:
         prediction = self._model.predict(latent, context, self._heads)

@@ -1,0 +1,120 @@
+"""World models for searches on a CPU: their large networks packed, and packed anew when their weights have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+import torch as th
+from torch import nn
+
+from sb3_ezm.config import SearchConfig
+from sb3_ezm.devices import bfloat16_where
+from sb3_ezm.packing import can_pack, pack
+from sb3_ezm.types import TaskContext
+from sb3_ezm.world_model import WorldModel
+
+# With narrower latents the time goes into calls, not into products, and packing them costs more than it saves
+# (docs/performance.md).
+MIN_LATENT_SIZE = 384
+
+
+class PackedWorldModel(WorldModel):
+    """
+    A world model whose verbs run on packed copies of its networks, for inference.
+
+    :param model: in evaluation mode; everything that is not packed is shared with it
+    :param dtype: of products and latents
+    """
+
+    def __init__(self, model: WorldModel, dtype: th.dtype) -> None:
+        nn.Module.__init__(self)  # not that of the parent class: nothing is built anew
+        networks = {name: module if module is None else pack(module, dtype) for name, module in model._modules.items()}
+        self.__dict__.update(model.__dict__, _modules=networks)
+        self._dtype = dtype
+
+    def embed(self, tasks: th.Tensor) -> TaskContext:
+        """
+        Gather embedding, action mask and discount of each row's task.
+
+        :param tasks: integer ids ``[B]``
+        :return: the context that every other verb takes
+        """
+        context = super().embed(tasks)
+        # In the type of the latents, or joining both would turn these into float32.
+        return context._replace(embedding=context.embedding.to(self._dtype))
+
+
+class _Weights:
+    """
+    Notices when a model's weights change: other tensors, changes that PyTorch counts, and those that it does not count.
+
+    :param tensors: the weights
+    """
+
+    SAMPLES = 8  # of each tensor: who writes behind PyTorch's back (`parameter.data`) writes all of it
+
+    def __init__(self, tensors: list[th.Tensor]) -> None:
+        self._state = self._look(tensors)
+        flat = [tensor.detach().flatten() for tensor in tensors]
+        self._views = [entries[:: max(1, len(entries) // self.SAMPLES)] for entries in flat]
+        self._samples = th.cat(self._views)
+
+    def are(self, tensors: list[th.Tensor]) -> bool:
+        """
+        :param tensors: weights of the same model, now
+        :return: whether they are what they were
+        """
+        return self._look(tensors) == self._state and th.equal(th.cat(self._views), self._samples)
+
+    @staticmethod
+    def _look(tensors: list[th.Tensor]) -> list[tuple[int, int]]:
+        return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+
+
+_packings: WeakKeyDictionary[WorldModel, dict[th.dtype, tuple[_Weights, PackedWorldModel]]] = WeakKeyDictionary()
+
+
+def packed_world_model(model: WorldModel, dtype: th.dtype) -> PackedWorldModel | None:
+    """
+    Pack a model, or take what was packed before if its weights have not changed since.
+
+    :param model: any world model
+    :param dtype: of products and latents
+    :return: the model to search with now, which does not follow later changes of the weights; None where packing does not
+        work or not pay: it takes a large float32 model on an x86 CPU, in evaluation mode and not of a derived class
+    """
+    if type(model) is not WorldModel or model.training or model.config.latent_size < MIN_LATENT_SIZE or not can_pack(dtype):
+        return None
+    tensors = [*model.parameters(), *model.buffers()]
+    packings = _packings.setdefault(model, {})
+    if dtype not in packings or not packings[dtype][0].are(tensors):
+        packings.pop(dtype, None)
+        if not all(_is_plain(tensor) for tensor in tensors):
+            return None
+        packings[dtype] = _Weights(tensors), PackedWorldModel(model, dtype)
+    return packings[dtype][1]
+
+
+@contextmanager
+def network_for_search(model: WorldModel, config: SearchConfig, bfloat16: bool = False) -> Iterator[WorldModel]:
+    """
+    Decide which networks a search runs on.
+
+    :param model: world model, in evaluation mode
+    :param config: search settings
+    :param bfloat16: run the networks in bfloat16
+    :return: a context, with the model to use in it
+    """
+    packed = packed_world_model(model, th.bfloat16 if bfloat16 else th.float32) if config.pack_weights else None
+    if packed is not None:
+        yield packed
+    else:
+        with bfloat16_where(bfloat16, model.action_mask.device):
+            yield model
+
+
+def _is_plain(tensor: th.Tensor) -> bool:
+    # Inference tensors do not count changes.
+    return tensor.is_cpu and tensor.dtype is th.float32 and tensor.is_contiguous() and not tensor.is_inference()

@@ -1,0 +1,403 @@
+"""Packed networks: the same functions as the plain ones, of the weights as they are now."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch as th
+from torch import nn
+
+from sb3_ezm import EZM, packing
+from sb3_ezm.config import ModelConfig, SearchConfig
+from sb3_ezm.networks import CounterlessBatchNorm, ResidualBlock, ResidualInput, mlp_head, residual_tower, tanh_layer
+from sb3_ezm.packing import PackedLinear, can_pack, pack
+from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, packed, search
+from sb3_ezm.search import model as search_model
+from sb3_ezm.search.packed import PackedWorldModel, network_for_search, packed_world_model
+from sb3_ezm.world_model import WorldModel
+from tests.search_oracle import level_search
+from tests.test_search import assert_same, small_world
+from tests.tiny import TINY_NETWORKS, CountEnv, randomize, tiny_model, toy_env
+
+pytestmark = pytest.mark.skipif(not can_pack(th.float32), reason="oneDNN's packed products are not available here")
+needs_bfloat16 = pytest.mark.skipif(not can_pack(th.bfloat16), reason="this CPU has no products in bfloat16")
+PRODUCT = "mkldnn::_linear_pointwise"
+
+
+@pytest.fixture(autouse=True)
+def pack_small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "MIN_LATENT_SIZE", 1)
+
+
+def randomized(module: nn.Module) -> nn.Module:
+    """Every weight and statistic at random: what is folded has to matter."""
+    generator = th.Generator().manual_seed(0)
+    for name, tensor in module.state_dict().items():
+        drawn = th.randn(tensor.shape, generator=generator)
+        tensor.copy_(drawn.abs() + 0.5 if name.endswith("running_var") else tensor + 0.3 * drawn)
+    return module.eval().requires_grad_(False)
+
+
+def operations(task: Callable[[], object]) -> set[str]:
+    """Names of the operations that a function runs."""
+    with th.profiler.profile() as profile:
+        task()
+    return {event.key for event in profile.key_averages()}
+
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [th.float32, pytest.param(th.bfloat16, marks=needs_bfloat16)])
+def test_layer_by_hand(dtype: th.dtype) -> None:
+    weight, bias = th.tensor([[1.0, -2.0], [0.5, 0.25]]), th.tensor([1.0, -4.0])
+    x = th.tensor([[2.0, 1.0], [4.0, 8.0]])
+    # (2 - 2 + 1, 1 + 0.25 - 4) and (4 - 16 + 1, 2 + 2 - 4): exact in bfloat16, too.
+    plain, rectified = (PackedLinear(lambda: (weight, bias), dtype, rectify) for rectify in (False, True))
+    assert plain(x).tolist() == [[1.0, -2.75], [-11.0, 0.0]] and plain(x).dtype is dtype
+    assert rectified(x).tolist() == [[1.0, 0.0], [0.0, 0.0]]
+    assert plain(x, added=th.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist() == [[2.0, -0.75], [-8.0, 4.0]]
+
+
+def test_batch_normalization_is_folded_by_hand() -> None:
+    layers = nn.Sequential(nn.Linear(2, 1), CounterlessBatchNorm(1), nn.ReLU())
+    norm = layers[1]
+    with th.no_grad():
+        layers[0].weight.copy_(th.tensor([[3.0, 1.0]]))
+        layers[0].bias.fill_(5.0)
+        for tensor, value in ((norm.weight, 2.0), (norm.bias, 0.5), (norm.running_mean, 1.0), (norm.running_var, 4.0)):
+            tensor.fill_(value)
+    # Scale 2 / sqrt(4) = 1: weights (3, 1), bias (5 - 1) + 0.5.
+    weight, bias = packing._before_norm(layers[0], norm)
+    th.testing.assert_close((weight, bias), (th.tensor([[3.0, 1.0]]), th.tensor([4.5])), rtol=0.0, atol=1e-5)
+    th.testing.assert_close(pack(layers.eval(), th.float32)(th.tensor([[1.0, 2.0], [-4.0, 0.0]])), th.tensor([[9.5], [0.0]]))
+
+
+def test_layer_normalization_is_folded_by_hand() -> None:
+    norm, layer = nn.LayerNorm(2), nn.Linear(2, 1)
+    with th.no_grad():
+        for tensor, values in ((norm.weight, [2.0, 3.0]), (norm.bias, [1.0, -1.0]), (layer.weight, [[5.0, 7.0]])):
+            tensor.copy_(th.tensor(values))
+        layer.bias.fill_(0.5)
+    weight, bias = packing._behind_norm(norm, layer)
+    assert weight.tolist() == [[10.0, 21.0]] and bias.tolist() == [5.0 - 7.0 + 0.5]
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "block": (lambda: ResidualBlock(12, 20), (12,)),
+    "input": (lambda: ResidualInput(12, 7), (12, 3, 4)),
+    "tower": (lambda: residual_tower(12, 16, 3), (12,)),
+    "tanh": (lambda: tanh_layer(9, 12), (9,)),
+    "trunk": (lambda: nn.Sequential(residual_tower(12, 12, 2), nn.LayerNorm(12)), (12,)),
+    "head, batch": (lambda: mlp_head(12, (16, 24), 5, "batch"), (12,)),
+    "head, layer": (lambda: mlp_head(12, (16, 24), 5, "layer"), (12,)),
+    "head, one layer": (lambda: mlp_head(12, (), 5, "batch"), (12,)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("rows", [1, 33])
+def test_packed_networks_are_the_same_functions(name: str, rows: int) -> None:
+    build, sizes = NETWORKS[name]
+    network = randomized(build())
+    inputs = [th.randn(rows, size, generator=th.Generator().manual_seed(rows)) for size in sizes]
+    kept = [x.clone() for x in inputs]
+    with th.no_grad():
+        expected, output = network(*inputs), pack(network, th.float32)(*inputs)
+        th.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+        if can_pack(th.bfloat16):
+            rough = pack(network, th.bfloat16)(*inputs)
+            assert (rough - expected).abs().mean() < 0.02 * expected.abs().mean() and not th.equal(rough, expected)
+    assert all(map(th.equal, inputs, kept))
+
+
+def test_unknown_networks_stay_what_they_are() -> None:
+    network = nn.Conv1d(1, 1, 1)
+    assert pack(network, th.float32) is network
+
+
+@pytest.mark.parametrize("trouble", [AttributeError("gone"), RuntimeError("no kernel"), TypeError("other arguments")])
+def test_another_pytorch_may_lack_the_operations(trouble: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr(PackedLinear, "forward", fail)
+    can_pack.cache_clear()
+    assert not can_pack(th.float32)
+    assert packed_world_model(small_world(), th.float32) is None
+    can_pack.cache_clear()
+
+
+def test_a_product_that_comes_out_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PackedLinear, "forward", lambda self, x, added=None: x)
+    can_pack.cache_clear()
+    assert not can_pack(th.float32)
+    can_pack.cache_clear()
+
+
+# --- world models ----------------------------------------------------------------------------------------------------
+
+
+def verbs(model: WorldModel) -> list[th.Tensor]:
+    """What all verbs of a search say."""
+    generator = th.Generator().manual_seed(3)
+    tasks = th.tensor([0, 1, 2, 1, 0])
+    observations, actions = th.randn(5, 6, generator=generator), th.rand(5, 3, generator=generator)
+    with th.no_grad():
+        context = model.embed(tasks)
+        latents = model.encode(observations, context)
+        reached, reward = model.step(latents, actions, context), model.reward(latents, actions, context)
+        prediction = model.predict(reached, context, (3, 1))
+        values = model.values(prediction), model.reward_support.decode(reward)
+    return [x.float() for x in (latents, reached, reward, *prediction, *values)]
+
+
+def test_verbs_of_a_packed_world_model() -> None:
+    model = small_world()
+    assert isinstance(randomized(model), WorldModel)
+    twin = packed_world_model(model, th.float32)
+    assert isinstance(twin, PackedWorldModel)
+    th.testing.assert_close(verbs(twin), verbs(model), rtol=1e-3, atol=1e-4)
+    assert PRODUCT in operations(lambda: verbs(twin)) and PRODUCT not in operations(lambda: verbs(model))
+
+
+@needs_bfloat16
+def test_bfloat16_is_about_as_precise_as_autocast() -> None:
+    # Products round alike in both. Autocast keeps residual sums in float32, which are rounded here.
+    model = small_world(0.1)
+    twin = packed_world_model(model, th.bfloat16)
+    assert twin is not None
+    exact, ours = verbs(model), verbs(twin)
+    with th.autocast("cpu", dtype=th.bfloat16):
+        theirs = verbs(model)
+
+    def error(outputs: list[th.Tensor]) -> float:
+        return sum(float((x - truth).abs().mean() / truth.abs().mean()) for x, truth in zip(outputs, exact, strict=True))
+
+    assert 0.0 < error(ours) < 2.0 * error(theirs)
+    print(f"\nmean relative errors: packed {error(ours) / len(exact):.4f}, autocast {error(theirs) / len(exact):.4f}")
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"embed_representation": False, "embed_dynamics": False, "embed_reward": False, "embed_prediction": False},
+        {"head_norm": "layer", "normalize_observations": False, "decode_observations": True},
+        {"num_blocks": 3, "head_layers": ()},
+    ],
+)
+def test_every_kind_of_model(switches: dict[str, object]) -> None:
+    config = ModelConfig(**{**TINY_NETWORKS, "num_value_heads": 4, **switches})  # type: ignore[arg-type]
+    model = WorldModel(6, np.ones((3, 3), dtype=np.float32), np.full(3, 0.9, dtype=np.float32), config).eval()
+    assert isinstance(randomized(model), WorldModel)
+    twin = packed_world_model(model, th.float32)
+    assert twin is not None
+    th.testing.assert_close(verbs(twin), verbs(model), rtol=1e-3, atol=1e-4)
+
+
+def planned(model: WorldModel, config: SearchConfig, bfloat16: bool = False) -> SearchOutput:
+    """One search of six roots, with the same draws each time."""
+    generator = th.Generator().manual_seed(2)
+    observations, tasks = th.randn(6, 6, generator=generator), th.tensor([0, 1, 2, 2, 1, 0])
+    noise = draw_noise(config, 6, 3, generator)
+    with network_for_search(model, config, bfloat16) as network:
+        return search(WorldModelPlanner(network, observations, tasks, config, (3, 1)), config, noise)
+
+
+def test_packed_search_equals_the_slow_search_with_plain_networks() -> None:
+    model, config = small_world(), SearchConfig(num_candidates=8, num_simulations=24, wide_fraction=0.0)
+    generator = th.Generator().manual_seed(2)
+    observations, tasks = th.randn(6, 6, generator=generator), th.tensor([0, 1, 2, 2, 1, 0])
+    noise = draw_noise(config, 6, 3, generator)
+    output = planned(model, config)
+    for row in range(6):
+        one = WorldModelPlanner(model, observations[row : row + 1], tasks[row : row + 1], config, (3, 1))
+        assert_same(output, row, level_search(one, config, noise, row), rtol=1e-5)
+
+
+def test_many_rows_go_through_the_networks_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SearchConfig(num_candidates=8, num_simulations=16)
+    whole = planned(small_world(), config)
+    monkeypatch.setattr(search_model, "MAX_CPU_ROWS", 7)  # of 6 x 8 = 48 and 6 x 4 = 24: neither is a multiple
+    th.testing.assert_close(tuple(planned(small_world(), config)), tuple(whole), rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_keeps_statistics_in_float32() -> None:
+    rough = planned(small_world(0.1), SearchConfig(num_candidates=8, num_simulations=16), bfloat16=True)
+    for name in ("actions", "weights", "values", "network_values", "q_values", "visits"):
+        assert getattr(rough, name).dtype == th.float32 and getattr(rough, name).isfinite().all()
+
+
+# --- which models, and when anew -------------------------------------------------------------------------------------
+
+
+class DerivedWorldModel(WorldModel):
+    """Whose verbs might be others."""
+
+
+def test_what_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SearchConfig()
+    derived = small_world()
+    derived.__class__ = DerivedWorldModel
+    for model in (small_world().train(), small_world().double(), small_world().to("meta"), derived):
+        assert packed_world_model(model, th.float32) is None
+        with network_for_search(model, config) as network:
+            assert network is model
+    with th.inference_mode():
+        assert packed_world_model(small_world(), th.float32) is None
+    model = small_world()
+    with network_for_search(model, SearchConfig(pack_weights=False)) as network:
+        assert network is model
+    with network_for_search(model, config) as network:
+        assert isinstance(network, PackedWorldModel)
+    monkeypatch.setattr(packed, "MIN_LATENT_SIZE", model.config.latent_size + 1)
+    with network_for_search(model, config, bfloat16=True) as network:
+        assert network is model and th.is_autocast_enabled("cpu")
+    assert not th.is_autocast_enabled("cpu")
+
+
+def test_packed_once_while_nothing_changes() -> None:
+    model = small_world()
+    twin = packed_world_model(model, th.float32)
+    verbs(model)
+    assert packed_world_model(model, th.float32) is twin
+    if can_pack(th.bfloat16):
+        assert packed_world_model(model, th.bfloat16) is not twin  # each beside the other
+    assert packed_world_model(model, th.float32) is twin
+    assert packed_world_model(copy.deepcopy(model), th.float32) is not twin
+
+
+def step_of(make: Callable[..., th.optim.Optimizer], model: WorldModel) -> None:
+    model.requires_grad_(True)
+    for parameter in model.parameters():
+        parameter.grad = th.ones_like(parameter)
+    make(model.parameters(), lr=0.1).step()
+
+
+@th.no_grad()
+def average(model: WorldModel) -> None:
+    mine = list(model.parameters())
+    th._foreach_lerp_(mine, [th.zeros_like(tensor) for tensor in mine], 0.5)
+
+
+def load_others(model: WorldModel, assign: bool) -> None:
+    model.load_state_dict({name: 0.5 * tensor for name, tensor in model.state_dict().items()}, assign=assign)
+
+
+def write_data(model: WorldModel) -> None:
+    for parameter in model.parameters():
+        parameter.data.mul_(0.5)  # PyTorch does not count this one
+
+
+def replace_data(model: WorldModel) -> None:
+    for parameter in model.parameters():
+        parameter.data = 0.5 * parameter.data
+
+
+def replace_layer(model: WorldModel) -> None:
+    layer = model.policy_head[0]
+    assert isinstance(layer, nn.Linear)
+    layer.weight = nn.Parameter(0.5 * layer.weight)
+
+
+@th.no_grad()
+def move_statistics(model: WorldModel) -> None:
+    model.train()
+    model.predict(th.randn(8, model.config.latent_size), model.embed(th.zeros(8, dtype=th.long)))
+    model.eval()
+
+
+def one_entry(model: WorldModel) -> None:
+    with th.no_grad():
+        model.trunk[0][0].inner.weight[1, 2] += 1.0  # type: ignore[index, union-attr, operator]
+
+
+CHANGES: dict[str, Callable[[WorldModel], None]] = {
+    "Adam, foreach": partial(step_of, partial(th.optim.Adam, foreach=True)),
+    "Adam, fused": partial(step_of, partial(th.optim.Adam, fused=True)),
+    "AdamW": partial(step_of, th.optim.AdamW),
+    "moving average": average,
+    "load": partial(load_others, assign=False),
+    "load and assign": partial(load_others, assign=True),
+    "write data": write_data,
+    "replace data": replace_data,
+    "replace a layer": replace_layer,
+    "one entry": one_entry,
+    "batch statistics": move_statistics,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_changed_weights_are_packed_anew(name: str) -> None:
+    model = small_world()
+    twin = packed_world_model(model, th.float32)
+    assert twin is not None
+    before = verbs(twin)
+    CHANGES[name](model)
+    anew = packed_world_model(model, th.float32)
+    assert anew is not None and anew is not twin
+    th.testing.assert_close(verbs(anew), verbs(model), rtol=1e-3, atol=1e-4)
+    assert any(not th.equal(a, b) for a, b in zip(before, verbs(anew), strict=True))
+
+
+def test_weights_that_are_no_numbers_are_packed_each_time() -> None:
+    model = small_world()
+    model.policy_head[0].weight.data[0, 0] = float("nan")
+    first = packed_world_model(model, th.float32)
+    assert first is not None and packed_world_model(model, th.float32) is not first
+
+
+def test_packed_weights_go_with_their_model() -> None:
+    model = small_world()
+    twin = weakref.ref(packed_world_model(model, th.float32))
+    assert twin() is not None
+    del model
+    gc.collect()
+    assert twin() is None
+
+
+# --- the algorithm ---------------------------------------------------------------------------------------------------
+
+
+def test_predictions_are_those_of_plain_networks() -> None:
+    model = tiny_model(CountEnv(length=4), num_simulations=8, num_candidates=4)
+    randomize(model.policy)
+    observation = np.array([0.3], dtype=np.float32)
+    predict = partial(model.predict, observation, deterministic=True)
+    used = operations(predict)
+    action = predict()[0]
+    model.planner = False
+    head = predict()[0]
+    assert PRODUCT in used & operations(predict)
+    model.policy.search_config = SearchConfig(num_simulations=8, num_candidates=4, pack_weights=False)
+    assert PRODUCT not in operations(predict)
+    np.testing.assert_allclose(predict()[0], head, rtol=1e-4, atol=1e-5)
+    model.planner = True
+    assert PRODUCT not in operations(predict)
+    np.testing.assert_allclose(predict()[0], action, rtol=1e-4, atol=1e-5)
+
+
+def test_training_packs_and_repeats_itself() -> None:
+    runs = [tiny_model(toy_env(seed=1), seed=1, mixed_precision=mixed) for mixed in (True, True, False)]
+    assert PRODUCT in operations(lambda: runs[0].learn(40))
+    assert runs[0]._n_updates > 0
+    for run in runs[1:]:
+        run.learn(40)
+    first, same, other = ([*run.policy.parameters()] for run in runs)
+    assert all(map(th.equal, first, same)) and not all(map(th.equal, first, other))
+
+
+def test_saved_and_loaded_models_plan_the_same(tmp_path: object) -> None:
+    model = tiny_model(toy_env(seed=1), seed=1)
+    model.learn(40)
+    observation = model.get_env().reset()  # type: ignore[union-attr]
+    expected = model.predict(observation, deterministic=True)[0]
+    model.save(f"{tmp_path}/model")
+    loaded = EZM.load(f"{tmp_path}/model", device="cpu")
+    np.testing.assert_array_equal(loaded.predict(observation, deterministic=True)[0], expected)
