@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from sb3_ezm.config import LossConfig, SearchConfig, TargetConfig
+from sb3_ezm.search import halving_levels
 from sb3_ezm.world_model import WorldModel
 
 
@@ -31,16 +32,18 @@ class ModelFlops:
         self.project = linear_flops(model.projector)
         self.predictor = linear_flops(model.predictor)
         self.decode = linear_flops(model.observation_head)
-        self._trunk = linear_flops(model.trunk, model.policy_head)
+        self.policy = linear_flops(model.policy_head)
+        self._trunk = linear_flops(model.trunk)
         self._head = linear_flops(model.value_heads[0])
         self.num_heads = len(model.value_heads)
 
-    def predict(self, heads: int | None = None) -> int:
+    def predict(self, heads: int | None = None, policy: bool = True) -> int:
         """
         :param heads: value heads that are evaluated (default: all)
+        :param policy: whether the policy is evaluated
         :return: operations of one call for one row
         """
-        return self._trunk + self._head * (self.num_heads if heads is None else heads)
+        return self._trunk + self.policy * int(policy) + self._head * (self.num_heads if heads is None else heads)
 
     def heads_in_search(self, config: SearchConfig) -> int:
         """
@@ -55,7 +58,8 @@ class ModelFlops:
         :return: operations for one root
         """
         predict = self.predict(self.heads_in_search(config))
-        return self.encode + predict + config.num_simulations * (self.step + self.reward + predict)
+        last = halving_levels(config.num_candidates, config.num_simulations)[-1]  # whose policies nobody asks for
+        return self.encode + predict + config.num_simulations * (self.step + self.reward + predict) - last * self.policy
 
     def reanalyze(self, config: SearchConfig, targets: TargetConfig, rows: int) -> int:
         """
@@ -65,7 +69,7 @@ class ModelFlops:
         :return: operations for one batch whose segments are all complete
         """
         positions = rows * (targets.unroll_steps + 1)
-        bootstrap = self.encode + self.predict(self.heads_in_search(config))
+        bootstrap = self.encode + self.predict(self.heads_in_search(config), policy=False)
         return positions * bootstrap + round(targets.reanalyze_ratio * positions) * self.search(config)
 
     def gradient_step(self, losses: LossConfig, steps: int, rows: int) -> int:

@@ -121,8 +121,8 @@ class Problem:
         @th.no_grad()
         def run() -> None:
             planner.root()
-            for size in levels:
-                planner.expand(latents[size], actions[size])
+            for level, size in enumerate(levels, start=1):
+                planner.expand(latents[size], actions[size], policy=level < len(levels))
 
         return run
 

@@ -140,7 +140,7 @@ class Reanalyzer:
         heads = choose_heads(self.search_config, len(model.value_heads), self.generator)
         with network_for_search(model, self.search_config, self.autocast) as networks:
             context = networks.embed(batch.tasks.repeat_interleave(steps + 1))
-            prediction = networks.predict(networks.encode(ahead, context), context, heads)
+            prediction = networks.predict(networks.encode(ahead, context), context, heads, policy=False)
         bootstrap = reduce_values(model.values(prediction), self.search_config).unflatten(0, (rows, steps + 1))
         return n_step_targets(batch.rewards, batch.valid, batch.terminated, bootstrap, model.discounts[batch.tasks], n)
 

@@ -166,20 +166,26 @@ class WorldModel(nn.Module):
         logits: th.Tensor = self.reward_head(self.reward_tower(mixed))
         return logits
 
-    def predict(self, latents: th.Tensor, context: TaskContext, heads: Sequence[int] | None = None) -> Prediction:
+    def predict(
+        self, latents: th.Tensor, context: TaskContext, heads: Sequence[int] | None = None, policy: bool = True
+    ) -> Prediction:
         """
         Values and policy ``F(s, k)``.
 
         :param latents: ``[B, L]``
         :param context: from :meth:`embed`
         :param heads: value heads to evaluate (default: all)
-        :return: value logits per head, masked mean and bounded log standard deviation
+        :param policy: evaluate the policy, too
+        :return: value logits per head, masked mean and bounded log standard deviation (both without entries if not ``policy``)
         """
         if self.config.embed_prediction:
             latents = th.cat((latents, context.embedding), dim=-1)
         trunk = self.trunk(latents)
         chosen = range(len(self.value_heads)) if heads is None else heads
         value_logits = th.stack([self.value_heads[head](trunk) for head in chosen])
+        if not policy:
+            nothing = latents.new_empty(*latents.shape[:-1], 0)
+            return Prediction(value_logits, nothing, nothing)
         mean, raw = self.policy_head(trunk).float().chunk(2, dim=-1)
         config = self.config
         log_std = bound_log_std(raw * context.mask, config.log_std_min, config.log_std_max, config.log_std_init)

@@ -308,7 +308,7 @@ class SmoothModel:
         """
         return self._evaluate(self.start, self.start.new_zeros(self.start.shape[0]))
 
-    def expand(self, latents: th.Tensor, actions: th.Tensor) -> Evaluation:
+    def expand(self, latents: th.Tensor, actions: th.Tensor, policy: bool = True) -> Evaluation:
         """
         :return: the states that the actions lead to, ``[B, m]``
         """
@@ -351,6 +351,7 @@ class ScriptedModel:
         self.mask = th.ones(start.shape[0], action_size, dtype=th.float64)
         self.discount = th.full((start.shape[0],), discount, dtype=th.float64)
         self.calls: list[tuple[th.Tensor, th.Tensor]] = []
+        self.policies_wanted: list[bool] = []
 
     def root(self) -> Evaluation:
         """
@@ -358,11 +359,12 @@ class ScriptedModel:
         """
         return self._evaluate(self._start, self._start.new_zeros(self._start.shape[0]))
 
-    def expand(self, latents: th.Tensor, actions: th.Tensor) -> Evaluation:
+    def expand(self, latents: th.Tensor, actions: th.Tensor, policy: bool = True) -> Evaluation:
         """
         :return: the states that the actions lead to, ``[B, m]``
         """
         self.calls.append((latents.clone(), actions.clone()))
+        self.policies_wanted.append(policy)
         return self._evaluate(self._step(latents, actions), self._reward(latents, actions))
 
     def _evaluate(self, latent: th.Tensor, reward: th.Tensor) -> Evaluation:

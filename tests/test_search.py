@@ -138,7 +138,9 @@ def test_a_level_is_one_model_call() -> None:
         th.zeros(3, 1), lambda s, a: s + 1.0, lambda s, a: a[..., 0], lambda s: s[..., 0], discount=0.9, action_size=2
     )
     search(model, config, draw_noise(config, 3, 2, th.Generator().manual_seed(0)))
-    assert [tuple(latents.shape) for latents, _ in model.calls] == [(3, m, 1) for m in halving_levels(12, 33)]
+    levels = halving_levels(12, 33)
+    assert [tuple(latents.shape) for latents, _ in model.calls] == [(3, m, 1) for m in levels]
+    assert model.policies_wanted == [True] * (len(levels) - 1) + [False]  # nobody looks into the last level's states
 
 
 def test_rewards_and_values_in_other_units_give_the_same_search() -> None:
@@ -434,6 +436,8 @@ def test_planner_uses_the_given_heads_and_decodes_raw_units() -> None:
     assert not root.reward.any()
     actions = th.rand(4, 2, 3, generator=th.Generator().manual_seed(1))
     reached = planner.expand(latent.unsqueeze(1).expand(-1, 2, -1), actions)
+    without = planner.expand(latent.unsqueeze(1).expand(-1, 2, -1), actions, policy=False)
+    assert th.equal(without.value, reached.value) and without.mean.shape == without.log_std.shape == (4, 2, 0)
     for column in range(2):
         th.testing.assert_close(reached.latent[:, column], model.step(latent, actions[:, column], context))
         rewards = model.reward_support.decode(model.reward(latent, actions[:, column], context))

@@ -62,9 +62,10 @@ def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> Sear
         else:
             low, high = value_range(tree.edge_q(), tree.visits > 0)
             leaf = select_leaf(subtrees, level, low, high, config)
-        reached = model.expand(leaf.latent, leaf.action)
+        looked_into = level < len(levels) - 1  # the last level's nodes never are
+        reached = model.expand(leaf.latent, leaf.action, policy=looked_into)
         _attach(subtrees, level, leaf, reached)
-        if level < len(levels) - 1:  # the last level's nodes are never looked into
+        if looked_into:
             subtrees.latent[:, :, level] = reached.latent
             subtrees.actions[:, :, level] = _sample(reached, noise.leaves[level].to(device), model.mask[:, None, None])
         total += backup(subtrees, level, reached.value).sum(dim=1)

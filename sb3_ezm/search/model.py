@@ -21,7 +21,7 @@ class Evaluation(NamedTuple):
     latent: th.Tensor  # [..., L]
     reward: th.Tensor  # [...]     reward on the way into this state (0 at the root)
     value: th.Tensor  # [...]     value of this state
-    mean: th.Tensor  # [..., A]  policy mean before the tanh
+    mean: th.Tensor  # [..., A]  policy mean before the tanh ([..., 0]: not asked for, as the next)
     log_std: th.Tensor  # [..., A]
 
 
@@ -38,12 +38,13 @@ class SearchModel(Protocol):
         :return: fields with leading shape ``[B]``
         """
 
-    def expand(self, latents: th.Tensor, actions: th.Tensor) -> Evaluation:
+    def expand(self, latents: th.Tensor, actions: th.Tensor, policy: bool = True) -> Evaluation:
         """
         Take one action in ``m`` states of each row.
 
         :param latents: ``[B, m, L]``
         :param actions: ``[B, m, A]``
+        :param policy: whether the policy of the states reached will be needed
         :return: the states reached, leading shape ``[B, m]``
         """
 
@@ -80,12 +81,13 @@ class WorldModelPlanner:
         latent = self._model.encode(self._observations, self._context)
         return self._evaluate(latent, th.zeros(latent.shape[0], device=latent.device), self._context)
 
-    def expand(self, latents: th.Tensor, actions: th.Tensor) -> Evaluation:
+    def expand(self, latents: th.Tensor, actions: th.Tensor, policy: bool = True) -> Evaluation:
         """
         One dynamics step and evaluation for ``B * m`` rows in one call.
 
         :param latents: ``[B, m, L]``
         :param actions: ``[B, m, A]``
+        :param policy: whether the policy of the states reached will be needed
         :return: the states reached, leading shape ``[B, m]``
         """
         rows, count = latents.shape[:2]
@@ -93,19 +95,19 @@ class WorldModelPlanner:
             self._repeated[count] = self._context.repeat(count)
         inputs = (latents.flatten(0, 1), actions.flatten(0, 1), *self._repeated[count])
         if not latents.is_cpu or th.compiler.is_compiling():
-            evaluation = self._step(*inputs)
+            evaluation = self._step(policy, *inputs)
         else:
-            parts = [self._step(*part) for part in zip(*(x.split(MAX_CPU_ROWS) for x in inputs), strict=True)]
+            parts = [self._step(policy, *part) for part in zip(*(x.split(MAX_CPU_ROWS) for x in inputs), strict=True)]
             evaluation = parts[0] if len(parts) == 1 else Evaluation(*map(th.cat, zip(*parts, strict=True)))
         return Evaluation(*(field.unflatten(0, (rows, count)) for field in evaluation))
 
-    def _step(self, latents: th.Tensor, actions: th.Tensor, *context: th.Tensor) -> Evaluation:
+    def _step(self, policy: bool, latents: th.Tensor, actions: th.Tensor, *context: th.Tensor) -> Evaluation:
         at = TaskContext(*context)
         reward = self._model.reward_support.decode(self._model.reward(latents, actions, at))
-        return self._evaluate(self._model.step(latents, actions, at), reward, at)
+        return self._evaluate(self._model.step(latents, actions, at), reward, at, policy)
 
-    def _evaluate(self, latent: th.Tensor, reward: th.Tensor, context: TaskContext) -> Evaluation:
-        prediction = self._model.predict(latent, context, self._heads)
+    def _evaluate(self, latent: th.Tensor, reward: th.Tensor, context: TaskContext, policy: bool = True) -> Evaluation:
+        prediction = self._model.predict(latent, context, self._heads, policy)
         value = reduce_values(self._model.values(prediction), self._config)
         return Evaluation(latent, reward, value, prediction.mean, prediction.log_std)
 
