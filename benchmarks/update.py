@@ -5,9 +5,10 @@ Time and floating-point operations of everything that one update consists of.
                                 [--device cuda [--cuda-graphs]] [--json update.json]
 
 An update is a gradient step with all that comes with it: the acting between two updates (``train_freq`` searches for all
-environments), drawing a prioritized batch, reanalyzing it, the gradient step, and the new priorities. Segments are taken to
-be complete, which is the full cost. Operations are counted on paper (``benchmarks/flops.py``); the ceiling is a bare matrix
-product in the precision of that part, measured in the same run. Environments are not included: see ``throughput.py``.
+environments), drawing a prioritized batch, reanalyzing it, the gradient step, the new priorities, and, from time to time, moving
+the target network, whose weights are then packed anew. Segments are taken to be complete, which is the full cost. Operations are
+counted on paper (``benchmarks/flops.py``); the ceiling is a bare matrix product in the precision of that part, measured in the
+same run. Environments are not included: see ``throughput.py``.
 
 On a CPU the benchmark uses one thread and counts CPU seconds. Reanalysis and gradient step grow with the batch, so that a
 smaller ``--batch-size`` gives the picture of a large model where the preset's takes minutes.
@@ -26,6 +27,8 @@ from measuring import Row, Task, interleave, matmul_ceiling, report
 from sb3_ezm import EZM, load_preset, make_multitask_env
 from sb3_ezm.presets import get_preset
 from sb3_ezm.reanalyze import SegmentTensors
+from sb3_ezm.search import WorldModelPlanner, draw_noise, search
+from sb3_ezm.search.packed import network_for_search
 from sb3_ezm.types import SegmentBatch, TargetBatch
 
 STEPS_PER_ENV = 60  # random ones, for something to draw from
@@ -52,6 +55,21 @@ class Update:
         """Choose one action for every environment."""
         self.model.policy.set_training_mode(False)
         self.model.policy.plan(self._observation, model=self.model.policy.target_model).actions.cpu()
+
+    def search_once(self) -> None:
+        """Search from one root in each precision in use."""
+        target, reanalyzer = self.model.policy.target_model, self.model.learner.reanalyzer
+        config, heads = reanalyzer.search_config, tuple(range(len(target.value_heads)))
+        rows, tasks = (tensor[:1] for tensor in self.model.policy.layout.flatten_tensors(self._observation))
+        for reduced in {False, reanalyzer.autocast}:
+            with th.no_grad(), network_for_search(target, config, reduced) as network:
+                noise = draw_noise(config, 1, target.action_mask.shape[1])
+                search(WorldModelPlanner(network, rows, tasks, config, heads), config, noise).actions.cpu()
+
+    def move_target(self) -> None:
+        """Move the target network, then do the same."""
+        self.model.policy.update_target(self.model.tau)
+        self.search_once()
 
     def draw(self) -> None:
         """Draw a batch and move it to the device."""
@@ -101,6 +119,8 @@ def table(model: EZM, seconds: float) -> list[Row]:
     search, targets = learner.reanalyzer.search_config, learner.target_config
     tasks: dict[str, Task] = {
         "acting": update.act,
+        "one root": update.search_once,
+        "target network": update.move_target,
         "drawing": update.draw,
         "reanalysis": update.reanalyze,
         "gradient step": update.learn,
@@ -117,7 +137,11 @@ def table(model: EZM, seconds: float) -> list[Row]:
     }
     reduced = th.bfloat16 if learner.mixed_precision else th.float32
     ceilings = {dtype: matmul_ceiling(device, dtype, seconds / 20) for dtype in {th.float32, reduced}}
-    durations = {name: float(np.median(values)) * (frequency if name == "acting" else 1.0) for name, values in times.items()}
+    durations = {name: float(np.median(values)) for name, values in times.items()}
+    durations["acting"] *= frequency
+    # The first searches with a target network that has moved may lay out its weights anew.
+    moved = durations["target network"] - durations.pop("one root")
+    durations["target network"] = max(0.0, moved) / learner.target_update_interval
     total_time, total_flops = sum(durations.values()), sum(operations.values())
     lines: list[Row] = []
     for name, duration in durations.items():

@@ -174,7 +174,8 @@ def test_update_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
             *(monkeypatch, tmp_path, "update", "--preset", "toy", "--suite", "toy", "--batch-size", "8", "--seconds", "0")
         )
     )
-    assert [row["part"] for row in rows] == ["acting", "drawing", "reanalysis", "gradient step", "priorities", "update"]
+    parts = ["acting", "target network", "drawing", "reanalysis", "gradient step", "priorities", "update"]
+    assert [row["part"] for row in rows] == parts
     assert sum(row["share of time"] for row in rows[:-1]) == pytest.approx(1.0)
     assert sum(row["share of FLOPs"] or 0.0 for row in rows[:-1]) == pytest.approx(1.0)
 
