@@ -5,10 +5,10 @@ Time and floating-point operations of everything that one update consists of.
                                 [--device cuda [--cuda-graphs]] [--json update.json]
 
 An update is a gradient step with all that comes with it: the acting between two updates (``train_freq`` searches for all
-environments), drawing a prioritized batch, reanalyzing it, the gradient step, the new priorities, and, from time to time, moving
-the target network, whose weights are then packed anew. Segments are taken to be complete, which is the full cost. Operations are
-counted on paper (``benchmarks/flops.py``); the ceiling is a bare matrix product in the precision of that part, measured in the
-same run. Environments are not included: see ``throughput.py``.
+environments), drawing a prioritized batch, reanalyzing it, the gradient step, the new priorities, and at times moving the
+target network, whose weights are then packed anew. Segments are taken to be complete, which is the full cost. Operations are
+counted on paper (``benchmarks/flops.py``); the ceiling is a bare matrix product in the precision of that part, measured in
+the same run. Environments are not included: see ``throughput.py``.
 
 On a CPU the benchmark uses one thread and counts CPU seconds. Reanalysis and gradient step grow with the batch, so that a
 smaller ``--batch-size`` gives the picture of a large model where the preset's takes minutes.

@@ -181,7 +181,8 @@ class Learner:
         """
         targets, statistics = self.reanalyzer(self.policy.target_model, batch, updates)
         if self.target_config.reanalyze_ratio > 0:  # otherwise nothing was searched and there is nothing to average
-            self.metrics.add(**{f"search_{name}": value for name, value in statistics._asdict().items()})
+            figures = statistics._asdict()  # without means if every position took the result of an earlier search
+            self.metrics.add(**{f"search_{name}": value for name, value in figures.items() if value is not None})
         return targets
 
     def launch(self, batch: SegmentTensors, targets: TargetBatch, updates: int, tasks: IntArray, slots: IntArray) -> None:

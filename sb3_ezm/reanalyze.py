@@ -52,11 +52,11 @@ class SegmentTensors(NamedTuple):
 
 
 class ReanalyzeStatistics(NamedTuple):
-    """What the searches of one reanalysis did; scalars on the device, means over the searched roots."""
+    """What the searches of one reanalysis did; scalars on the device, means over the searched roots (None: there was none)."""
 
-    improvement: th.Tensor  # search value minus network value
-    advantage: th.Tensor  # Q of the best candidate minus mean Q of the candidates
-    wide_share: th.Tensor  # how often the best candidate was one drawn with the magnified deviation
+    improvement: th.Tensor | None  # search value minus network value
+    advantage: th.Tensor | None  # Q of the best candidate minus mean Q of the candidates
+    wide_share: th.Tensor | None  # how often the best candidate was one drawn with the magnified deviation
     searched_share: th.Tensor  # positions searched anew / positions that could be
     reused_share: th.Tensor  # positions with a fresh search result from before / positions that could be
 
@@ -171,7 +171,7 @@ class Reanalyzer:
                 self.cache.store(*self._keys(batch, part), updates, found, batch_positions=mask.numel())
             figures.append(self._figures(output))
         shares = (len(chosen) / max(1, len(eligible)), int(reused.sum()) / max(1, len(eligible)))
-        statistics = ReanalyzeStatistics(*_means(figures, device), *(th.full((), share, device=device) for share in shares))
+        statistics = ReanalyzeStatistics(*_means(figures), *(th.full((), share, device=device) for share in shares))
         return SearchTargets._make(column.unflatten(0, shape) for column in targets), mask.unflatten(0, shape), statistics
 
     def _stored_targets(self, batch: SegmentTensors, masks: SegmentMasks) -> tuple[SearchTargets, th.Tensor]:
@@ -252,9 +252,9 @@ class Reanalyzer:
             return search(WorldModelPlanner(networks, observations, tasks, config, heads), config, noise)
 
 
-def _means(parts: Sequence[tuple[th.Tensor, ...]], device: th.device) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """Mean improvement, advantage and wide share of several searches; NaN if there was none."""
+def _means(parts: Sequence[tuple[th.Tensor, ...]]) -> tuple[th.Tensor | None, th.Tensor | None, th.Tensor | None]:
+    """Mean improvement, advantage and wide share of several searches."""
     if not parts:
-        return (th.full((), float("nan"), device=device),) * 3
+        return None, None, None
     improvement, advantage, wide = (th.cat(figures).mean() for figures in zip(*parts, strict=True))
     return improvement, advantage, wide

@@ -248,7 +248,8 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, max_roots: int) 
 def test_nothing_is_searched_at_ratio_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     scene, tracing = every_ending(), TracingSearch(monkeypatch)
     targets, statistics = reanalyzer(reanalyze_ratio=0.0, value_target="search")(scene.model, scene.batch, 0)
-    assert not tracing.calls and float(statistics.searched_share) == 0.0 and math.isnan(float(statistics.improvement))
+    assert not tracing.calls and float(statistics.searched_share) == 0.0
+    assert statistics.improvement is statistics.advantage is statistics.wide_share is None
     imitated = 0
     for b, j, state in scene.positions():
         if not scene.episodes[b].can_act(state):

@@ -102,7 +102,9 @@ def test_reused_targets_are_those_of_the_search_before() -> None:
     randomize(learner.policy)
     batch = learner.to_tensors(make_segments())
     first = learner.reanalyze(batch, 10)
+    assert "search_improvement" in learner.metrics.pop()
     again = learner.reanalyze(batch, 12)
+    assert learner.metrics.pop() == {"search_searched_share": 0.0, "search_reused_share": 1.0}  # no means over nothing
     randomize(learner.policy, seed=1)
     aged = learner.reanalyze(batch, 13)
     for name in ("values", "policy_actions", "policy_weights", "policy_scales", "policy_mask"):
