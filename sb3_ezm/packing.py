@@ -3,7 +3,8 @@ Networks for inference on a CPU, their weights laid out for its matrix products.
 
 oneDNN multiplies by weights that lie in blocks. A plain matrix it lays out anew in every call, which with few rows takes as
 long as the product. Here that is done once, together with what else depends on nothing but the weights: affine parts of
-normalizations are folded into the layer beside them, rectifiers and residual sums into the product.
+normalizations are folded into the layer beside them, residual sums into the product. Rectifiers stay outside: oneDNN's turns NaN into 0, and
+networks that are broken would look sound.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ class PackedLinear(nn.Module):
 
     :param source: gives weight ``[out, in]`` and bias ``[out]``
     :param dtype: of the product, its inputs and outputs
-    :param rectify: apply ``max(0, .)`` to the outputs
+    :param rectify: apply ``max(0, .)`` to the outputs (NaN stays NaN)
     """
 
     def __init__(self, source: Callable[[], WeightAndBias], dtype: th.dtype, rectify: bool = False) -> None:
         super().__init__()
         self._source = source
         self._dtype = dtype
-        self._activation = "relu" if rectify else "none"
+        self._rectify = rectify
         self._packed: WeightAndBias | None = None
 
     def forward(self, x: th.Tensor, added: th.Tensor | None = None) -> th.Tensor:
@@ -64,7 +65,7 @@ class PackedLinear(nn.Module):
         Apply the layer.
 
         :param x: ``[N, in]``
-        :param added: added to the outputs ``[N, out]`` (not in a layer that rectifies)
+        :param added: added to the outputs ``[N, out]``, before they are rectified
         :return: ``[N, out]``
         """
         if self._packed is None:
@@ -76,10 +77,10 @@ class PackedLinear(nn.Module):
         operation = th.ops.mkldnn._linear_pointwise
         out: th.Tensor
         if added is None:
-            out = operation(x, weight, bias, self._activation, [], "")
+            out = operation(x, weight, bias, "none", [], "")
         else:
             out = operation.binary(x, added.to(self._dtype), weight, bias, "add")
-        return out
+        return th.relu_(out) if self._rectify else out
 
 
 class PackedResidual(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import weakref
 from collections.abc import Callable
@@ -117,6 +118,18 @@ def test_packed_networks_are_the_same_functions(name: str, rows: int) -> None:
     assert all(map(th.equal, inputs, kept))
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_packed_networks_hide_no_nan(name: str) -> None:
+    build, sizes = NETWORKS[name]
+    network = randomized(build())
+    inputs = [th.randn(3, size, generator=th.Generator().manual_seed(1)) for size in sizes]
+    inputs[0][1] = float("nan")
+    with th.no_grad():
+        assert pack(network, th.float32)(*inputs).isnan().any(dim=1).tolist() == [False, True, False]
+        if can_pack(th.bfloat16):
+            assert pack(network, th.bfloat16)(*inputs).isnan().any(dim=1).tolist() == [False, True, False]
+
+
 def test_unknown_networks_stay_what_they_are() -> None:
     network = nn.Conv1d(1, 1, 1)
     assert pack(network, th.float32) is network
@@ -226,6 +239,16 @@ def test_many_rows_go_through_the_networks_in_blocks(monkeypatch: pytest.MonkeyP
     whole = planned(small_world(), config)
     monkeypatch.setattr(search_model, "MAX_CPU_ROWS", 7)  # of 6 x 8 = 48 and 6 x 4 = 24: neither is a multiple
     th.testing.assert_close(tuple(planned(small_world(), config)), tuple(whole), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bfloat16", [False, pytest.param(True, marks=needs_bfloat16)])
+def test_a_broken_layer_breaks_packed_searches_as_plain_ones(bfloat16: bool) -> None:
+    model, config = small_world(0.1), SearchConfig(num_candidates=4, num_simulations=8)
+    with th.no_grad():
+        model.representation[0][0].weight[0, 0] = float("nan")  # type: ignore[index, union-attr, operator]
+    for pack_weights in (False, True):
+        output = planned(model, dataclasses.replace(config, pack_weights=pack_weights), bfloat16)
+        assert output.actions.isnan().any(dim=1).all() and output.values.isnan().all() and output.network_values.isnan().all()
 
 
 def test_bfloat16_keeps_statistics_in_float32() -> None:
