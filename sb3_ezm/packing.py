@@ -31,17 +31,17 @@ def can_pack(dtype: th.dtype) -> bool:
     """
     if not (th.backends.mkl.is_available() and th.backends.mkldnn.is_available()):  # not an x86 CPU: never measured
         return False
-    weight, x, bias = (th.arange(float(count)).sub(7.0).div(8.0) for count in (64, 16, 8))
+    # The answer is kept for good: it must not depend on the default type or device of the moment, nor on autocast.
+    weight, x, bias = (th.arange(n, dtype=th.float32, device="cpu").sub_(7.0).div_(8.0) for n in (64, 16, 8))
     weight, x = weight.view(8, 8), x.view(2, 8)
     try:
         if dtype is th.bfloat16 and not th.ops.mkldnn._is_mkldnn_bf16_supported():
             return False
-        with th.no_grad():
-            layer = PackedLinear(lambda: (weight, bias), dtype)
-            summed = layer(x, added=th.ones(2, 8))
+        with th.no_grad(), th.autocast("cpu", enabled=False):
+            summed = PackedLinear(lambda: (weight, bias), dtype)(x, added=th.ones_like(x))
+            return th.allclose(summed.float(), functional.linear(x, weight, bias) + 1.0, rtol=0.02, atol=0.02)
     except (AttributeError, RuntimeError, TypeError):  # no such operation, or other arguments
         return False
-    return th.allclose(summed.float(), functional.linear(x, weight, bias) + 1.0, rtol=0.02, atol=0.02)
 
 
 class PackedLinear(nn.Module):

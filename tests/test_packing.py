@@ -6,8 +6,10 @@ import copy
 import dataclasses
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +45,17 @@ def randomized(module: nn.Module) -> nn.Module:
         drawn = th.randn(tensor.shape, generator=generator)
         tensor.copy_(drawn.abs() + 0.5 if name.endswith("running_var") else tensor + 0.3 * drawn)
     return module.eval().requires_grad_(False)
+
+
+@contextmanager
+def changed_default(dtype: th.dtype) -> Iterator[None]:
+    """Another default type."""
+    before = th.get_default_dtype()
+    th.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        th.set_default_dtype(before)
 
 
 def operations(task: Callable[[], object]) -> set[str]:
@@ -154,6 +167,24 @@ def test_a_product_that_comes_out_wrong_is_not_used(monkeypatch: pytest.MonkeyPa
     can_pack.cache_clear()
 
 
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        lambda: th.autocast("cpu", dtype=th.bfloat16),
+        lambda: th.device("meta"),
+        partial(changed_default, th.float64),
+    ],
+    ids=["autocast", "default device", "default type"],
+)
+def test_what_works_does_not_depend_on_who_asks_first(surroundings: Callable[[], AbstractContextManager[Any]]) -> None:
+    can_pack.cache_clear()
+    try:
+        with surroundings():
+            assert can_pack(th.float32)
+    finally:
+        can_pack.cache_clear()
+
+
 # --- world models ----------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +245,7 @@ def test_every_kind_of_model(switches: dict[str, object]) -> None:
     th.testing.assert_close(verbs(twin), verbs(model), rtol=1e-3, atol=1e-4)
 
 
+@th.no_grad()
 def planned(model: WorldModel, config: SearchConfig, bfloat16: bool = False) -> SearchOutput:
     """One search of six roots, with the same draws each time."""
     generator = th.Generator().manual_seed(2)
@@ -264,6 +296,7 @@ class DerivedWorldModel(WorldModel):
     """Whose verbs might be others."""
 
 
+@th.no_grad()
 def test_what_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     config = SearchConfig()
     derived = small_world()
@@ -283,6 +316,19 @@ def test_what_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     with network_for_search(model, config, bfloat16=True) as network:
         assert network is model and th.is_autocast_enabled("cpu")
     assert not th.is_autocast_enabled("cpu")
+
+
+def test_gradients_and_autocast_of_the_caller_take_the_plain_networks() -> None:
+    model, config = small_world(), SearchConfig()
+    with network_for_search(model, config) as network:
+        context = network.embed(th.arange(3))
+        network.predict(network.encode(th.ones(3, 6), context), context).mean.sum().backward()
+    for networks in (model.representation, model.trunk, model.policy_head):
+        assert all(parameter.grad is not None for parameter in networks.parameters())
+    with th.no_grad(), th.autocast("cpu", dtype=th.bfloat16), network_for_search(model, config) as network:
+        assert network is model
+    with th.no_grad(), network_for_search(model, config) as network:
+        assert isinstance(network, PackedWorldModel)
 
 
 def test_packed_once_while_nothing_changes() -> None:

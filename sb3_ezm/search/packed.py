@@ -100,14 +100,16 @@ def packed_world_model(model: WorldModel, dtype: th.dtype) -> PackedWorldModel |
 @contextmanager
 def network_for_search(model: WorldModel, config: SearchConfig, bfloat16: bool = False) -> Iterator[WorldModel]:
     """
-    Decide which networks a search runs on.
+    Decide which networks a search runs on: packed ones have no gradients, and no other type under the caller's own autocast.
 
     :param model: world model, in evaluation mode
     :param config: search settings
     :param bfloat16: run the networks in bfloat16
     :return: a context, with the model to use in it
     """
-    packed = packed_world_model(model, th.bfloat16 if bfloat16 else th.float32) if config.pack_weights else None
+    packed = None
+    if config.pack_weights and not th.is_grad_enabled() and not th.is_autocast_enabled("cpu"):
+        packed = packed_world_model(model, th.bfloat16 if bfloat16 else th.float32)
     if packed is not None:
         yield packed
     else:
