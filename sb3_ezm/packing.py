@@ -3,8 +3,8 @@ Networks for inference on a CPU, their weights laid out for its matrix products.
 
 oneDNN multiplies by weights that lie in blocks. A plain matrix it lays out anew in every call, which with few rows takes as
 long as the product. Here that is done once, together with what else depends on nothing but the weights: affine parts of
-normalizations are folded into the layer beside them, residual sums into the product. Rectifiers stay outside: oneDNN's turns NaN into 0, and
-networks that are broken would look sound.
+normalizations are folded into the layer beside them, and residual sums into the product. Rectifiers stay outside: oneDNN's
+turns NaN into 0, and networks that are broken would look sound.
 """
 
 from __future__ import annotations

@@ -277,7 +277,7 @@ def test_many_rows_go_through_the_networks_in_blocks(monkeypatch: pytest.MonkeyP
 def test_a_broken_layer_breaks_packed_searches_as_plain_ones(bfloat16: bool) -> None:
     model, config = small_world(0.1), SearchConfig(num_candidates=4, num_simulations=8)
     with th.no_grad():
-        model.representation[0][0].weight[0, 0] = float("nan")  # type: ignore[index, union-attr, operator]
+        model.representation[0][0].weight[0, 0] = float("nan")
     for pack_weights in (False, True):
         output = planned(model, dataclasses.replace(config, pack_weights=pack_weights), bfloat16)
         assert output.actions.isnan().any(dim=1).all() and output.values.isnan().all() and output.network_values.isnan().all()
@@ -316,6 +316,71 @@ def test_what_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     with network_for_search(model, config, bfloat16=True) as network:
         assert network is model and th.is_autocast_enabled("cpu")
     assert not th.is_autocast_enabled("cpu")
+
+
+class TwiceLinear(nn.Linear):
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return 2.0 * super().forward(x)
+
+
+def derive_layer(model: WorldModel) -> None:
+    model.policy_head[0].__class__ = TwiceLinear
+
+
+def leave_out_bias(model: WorldModel) -> None:
+    model.trunk[0][0].inner.register_parameter("bias", None)
+
+
+def hook(model: WorldModel) -> None:
+    model.policy_head[0].register_forward_hook(lambda module, inputs, output: 2.0 * output)
+
+
+def hook_before(model: WorldModel) -> None:
+    model.trunk[0][0].outer.register_forward_pre_hook(lambda module, inputs: (2.0 * inputs[0],))
+
+
+def train_heads(model: WorldModel) -> None:
+    model.value_heads.train()
+
+
+@pytest.mark.parametrize("change", [derive_layer, leave_out_bias, hook, hook_before, train_heads])
+@pytest.mark.parametrize("early", [True, False])
+def test_models_that_were_tampered_with_are_not_packed(change: Callable[[WorldModel], None], early: bool) -> None:
+    model = small_world()
+    if not early:
+        assert packed_world_model(model, th.float32) is not None
+    change(model)
+    assert packed_world_model(model, th.float32) is None
+
+
+def test_weights_loaded_in_inference_mode() -> None:
+    model = small_world()
+    assert packed_world_model(model, th.float32) is not None
+    with th.inference_mode():
+        load_others(model, assign=True)
+    assert packed_world_model(model, th.float32) is None
+
+
+def test_other_settings_of_the_same_networks() -> None:
+    model = small_world()
+    verbs(packed_world_model(model, th.float32))
+    model.config = dataclasses.replace(model.config, log_std_min=-0.1, log_std_init=0.0, log_std_max=0.1)
+    th.testing.assert_close(verbs(packed_world_model(model, th.float32)), verbs(model), rtol=1e-3, atol=1e-4)
+
+
+def test_threads_that_pack_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Another thread finds the weights changed between this one's comparison and its return.
+    model = small_world()
+    assert packed_world_model(model, th.float32) is not None
+    are = packed._Weights.are
+
+    def interrupted(self: packed._Weights, tensors: list[th.Tensor]) -> bool:
+        same = are(self, tensors)
+        packed._packings[model].clear()
+        return same
+
+    monkeypatch.setattr(packed._Weights, "are", interrupted)
+    assert packed_world_model(model, th.float32) is not None
 
 
 def test_gradients_and_autocast_of_the_caller_take_the_plain_networks() -> None:
@@ -422,13 +487,30 @@ def test_weights_that_are_no_numbers_are_packed_each_time() -> None:
     assert first is not None and packed_world_model(model, th.float32) is not first
 
 
-def test_packed_weights_go_with_their_model() -> None:
+def refer_to_itself(model: WorldModel) -> None:
+    model.register_forward_hook(lambda *_: model.config)
+
+
+@pytest.mark.parametrize(
+    "prepare", [lambda model: None, WorldModel.compile, refer_to_itself], ids=["plain", "compile", "hook"]
+)
+def test_packed_weights_go_with_their_model(prepare: Callable[[WorldModel], None]) -> None:
     model = small_world()
-    twin = weakref.ref(packed_world_model(model, th.float32))
+    prepare(model)
+    twin, itself = weakref.ref(packed_world_model(model, th.float32)), weakref.ref(model)
     assert twin() is not None
     del model
     gc.collect()
-    assert twin() is None
+    assert twin() is None and itself() is None
+
+
+def test_packed_weights_do_not_outlive_those_of_the_model() -> None:
+    model = small_world()
+    twins = [weakref.ref(packed_world_model(model, dtype)) for dtype in (th.float32, th.bfloat16) if can_pack(dtype)]
+    model.to("meta")
+    assert packed_world_model(model, th.float32) is None
+    gc.collect()
+    assert all(twin() is None for twin in twins)
 
 
 # --- the algorithm ---------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from torch import nn
 
 from sb3_ezm.config import SearchConfig
 from sb3_ezm.devices import bfloat16_where
+from sb3_ezm.networks import CounterlessBatchNorm, ResidualBlock, ResidualInput, RunningNormalizer, TaskEmbedding
 from sb3_ezm.packing import can_pack, pack
 from sb3_ezm.types import TaskContext
 from sb3_ezm.world_model import WorldModel
@@ -18,6 +19,12 @@ from sb3_ezm.world_model import WorldModel
 # With narrower latents the time goes into calls, not into products, and packing them costs more than it saves
 # (docs/performance.md).
 MIN_LATENT_SIZE = 384
+
+# Derived layers may do something else.
+_KNOWN = {
+    *(WorldModel, TaskEmbedding, RunningNormalizer, ResidualBlock, ResidualInput, CounterlessBatchNorm),
+    *(nn.Sequential, nn.ModuleList, nn.Linear, nn.LayerNorm, nn.ReLU, nn.Tanh),
+}
 
 
 class PackedWorldModel(WorldModel):
@@ -30,8 +37,13 @@ class PackedWorldModel(WorldModel):
 
     def __init__(self, model: WorldModel, dtype: th.dtype) -> None:
         nn.Module.__init__(self)  # not that of the parent class: nothing is built anew
-        networks = {name: module if module is None else pack(module, dtype) for name, module in model._modules.items()}
-        self.__dict__.update(model.__dict__, _modules=networks)
+        # Not everything that the model has: its hooks, or what `compile` left there, may refer to it and keep it alive.
+        self.config, self.num_tasks = model.config, model.num_tasks
+        self.reward_support, self.value_support = model.reward_support, model.value_support
+        self.task_embedding, self.observation_head = model.task_embedding, model.observation_head  # these may be None
+        self._buffers = model._buffers
+        self._modules = {name: module if module is None else pack(module, dtype) for name, module in model._modules.items()}
+        self.training = False
         self._dtype = dtype
 
     def embed(self, tasks: th.Tensor) -> TaskContext:
@@ -82,19 +94,21 @@ def packed_world_model(model: WorldModel, dtype: th.dtype) -> PackedWorldModel |
 
     :param model: any world model
     :param dtype: of products and latents
-    :return: the model to search with now, which does not follow later changes of the weights; None where packing does not
-        work or not pay: it takes a large float32 model on an x86 CPU, in evaluation mode and not of a derived class
+    :return: the model to search with now (when the weights change, ask again); None where packing does not work or not pay:
+        it takes a large float32 model on an x86 CPU, all of it in evaluation mode, without hooks, other kinds of layers or
+        layers without a bias, and not of a derived class
     """
-    if type(model) is not WorldModel or model.training or model.config.latent_size < MIN_LATENT_SIZE or not can_pack(dtype):
+    large = type(model) is WorldModel and model.config.latent_size >= MIN_LATENT_SIZE
+    tensors = _plain_tensors(model) if large and can_pack(dtype) else None
+    if tensors is None:
+        _packings.pop(model, None)
         return None
-    tensors = [*model.parameters(), *model.buffers()]
     packings = _packings.setdefault(model, {})
-    if dtype not in packings or not packings[dtype][0].are(tensors):
-        packings.pop(dtype, None)
-        if not all(_is_plain(tensor) for tensor in tensors):
-            return None
-        packings[dtype] = _Weights(tensors), PackedWorldModel(model, dtype)
-    return packings[dtype][1]
+    # Looked up once: another thread may pack the same model anew in the meantime.
+    held = packings.get(dtype)
+    if held is None or held[1].config is not model.config or not held[0].are(tensors):
+        held = packings[dtype] = _Weights(tensors), PackedWorldModel(model, dtype)
+    return held[1]
 
 
 @contextmanager
@@ -115,6 +129,24 @@ def network_for_search(model: WorldModel, config: SearchConfig, bfloat16: bool =
     else:
         with bfloat16_where(bfloat16, model.action_mask.device):
             yield model
+
+
+def _plain_tensors(model: WorldModel) -> list[th.Tensor] | None:
+    """All tensors of a model; None if it has something that packed networks would do otherwise or would not do."""
+    if not model.action_mask.is_cpu:  # most models that are not packed, without looking any further
+        return None
+    tensors: list[th.Tensor] = []
+    for module in model.modules():
+        if type(module) not in _KNOWN or module.training:
+            return None
+        if module is not model and (module._forward_hooks or module._forward_pre_hooks):  # the model itself is never called
+            return None
+        for tensor in module._parameters.values():
+            if tensor is None:  # a layer without a bias
+                return None
+            tensors.append(tensor)
+        tensors += [tensor for tensor in module._buffers.values() if tensor is not None]
+    return tensors if all(map(_is_plain, tensors)) else None
 
 
 def _is_plain(tensor: th.Tensor) -> bool:
