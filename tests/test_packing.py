@@ -452,6 +452,18 @@ def one_entry(model: WorldModel) -> None:
         model.trunk[0][0].inner.weight[1, 2] += 1.0  # type: ignore[index, union-attr, operator]
 
 
+def write_bias_entry(model: WorldModel) -> None:
+    model.policy_head[0].bias.data[3] += 1.0
+
+
+def write_row(model: WorldModel) -> None:
+    model.trunk[0][0].inner.weight.data[5] = 0.0
+
+
+def write_column(model: WorldModel) -> None:
+    model.trunk[0][0].outer.weight.data[:, 5] = 0.0
+
+
 CHANGES: dict[str, Callable[[WorldModel], None]] = {
     "Adam, foreach": partial(step_of, partial(th.optim.Adam, foreach=True)),
     "Adam, fused": partial(step_of, partial(th.optim.Adam, fused=True)),
@@ -460,6 +472,9 @@ CHANGES: dict[str, Callable[[WorldModel], None]] = {
     "load": partial(load_others, assign=False),
     "load and assign": partial(load_others, assign=True),
     "write data": write_data,
+    "write data of one bias": write_bias_entry,
+    "write data of one row": write_row,
+    "write data of one column": write_column,
     "replace data": replace_data,
     "replace a layer": replace_layer,
     "one entry": one_entry,

@@ -65,12 +65,13 @@ class _Weights:
     :param tensors: the weights
     """
 
-    SAMPLES = 8  # of each tensor: who writes behind PyTorch's back (`parameter.data`) writes all of it
-
     def __init__(self, tensors: list[th.Tensor]) -> None:
         self._state = self._look(tensors)
-        flat = [tensor.detach().flatten() for tensor in tensors]
-        self._views = [entries[:: max(1, len(entries) // self.SAMPLES)] for entries in flat]
+        # Who writes behind PyTorch's back (`parameter.data`) writes all of a tensor, or what belongs to some neurons: rows or
+        # columns. One column crosses every row, and one row every column. Single entries of a matrix may go unnoticed.
+        flat = [tensor.detach() for tensor in tensors]
+        self._views = [tensor.reshape(-1) for tensor in flat if tensor.dim() < 2]
+        self._views += [view for tensor in flat if tensor.dim() >= 2 for view in (tensor[0], tensor[:, 0])]
         self._samples = th.cat(self._views)
 
     def are(self, tensors: list[th.Tensor]) -> bool:
