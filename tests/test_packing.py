@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -567,3 +568,15 @@ def test_saved_and_loaded_models_plan_the_same(tmp_path: object) -> None:
     model.save(f"{tmp_path}/model")
     loaded = EZM.load(f"{tmp_path}/model", device="cpu")
     np.testing.assert_array_equal(loaded.predict(observation, deterministic=True)[0], expected)
+
+
+@pytest.mark.parametrize("mixed", [False, pytest.param(True, marks=needs_bfloat16)])
+def test_resumed_packed_training_is_the_unbroken_one(mixed: bool, tmp_path: Path) -> None:
+    # One packed the weights again and again, the other only after it had loaded them.
+    unbroken = tiny_model(toy_env(seed=1), seed=1, mixed_precision=mixed).learn(20)
+    unbroken.save_checkpoint(tmp_path / "half")
+    resumed = EZM.resume(tmp_path / "half", toy_env(seed=1))
+    assert PRODUCT in operations(lambda: unbroken.learn(20, reset_num_timesteps=False))
+    resumed.learn(20, reset_num_timesteps=False)
+    assert unbroken._n_updates == resumed._n_updates > 0
+    assert all(map(th.equal, unbroken.policy.state_dict().values(), resumed.policy.state_dict().values()))
