@@ -20,8 +20,8 @@ from measuring import Row, report
 
 from sb3_ezm import EZM, load_preset, make_multitask_env
 from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
-from sb3_ezm.search.packed import network_for_search
 from sb3_ezm.search.model import choose_heads
+from sb3_ezm.search.packed import network_for_search
 
 
 def collect(model: EZM, vector_steps: int) -> None:

@@ -457,8 +457,9 @@ def write_bias_entry(model: WorldModel) -> None:
     model.policy_head[0].bias.data[3] += 1.0
 
 
-def write_row(model: WorldModel) -> None:
+def reset_neuron(model: WorldModel) -> None:
     model.trunk[0][0].inner.weight.data[5] = 0.0
+    model.trunk[0][0].inner.bias.data[5] = 0.0
 
 
 def write_column(model: WorldModel) -> None:
@@ -474,7 +475,7 @@ CHANGES: dict[str, Callable[[WorldModel], None]] = {
     "load and assign": partial(load_others, assign=True),
     "write data": write_data,
     "write data of one bias": write_bias_entry,
-    "write data of one row": write_row,
+    "reset a neuron": reset_neuron,
     "write data of one column": write_column,
     "replace data": replace_data,
     "replace a layer": replace_layer,

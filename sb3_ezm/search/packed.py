@@ -67,11 +67,10 @@ class _Weights:
 
     def __init__(self, tensors: list[th.Tensor]) -> None:
         self._state = self._look(tensors)
-        # Who writes behind PyTorch's back (`parameter.data`) writes all of a tensor, or what belongs to some neurons: rows or
-        # columns. One column crosses every row, and one row every column. Single entries of a matrix may go unnoticed.
-        flat = [tensor.detach() for tensor in tensors]
-        self._views = [tensor.reshape(-1) for tensor in flat if tensor.dim() < 2]
-        self._views += [view for tensor in flat if tensor.dim() >= 2 for view in (tensor[0], tensor[:, 0])]
+        # Who writes behind PyTorch's back (`parameter.data`) writes all of a tensor, or what belongs to a neuron: its row, its
+        # bias and a column of the next layer. The biases, and a row that crosses all columns, are looked at; another row alone
+        # would go unnoticed, since a column that crosses all rows takes longer to read than all the rest.
+        self._views = [tensor.detach().reshape(-1)[: tensor.shape[-1] if tensor.dim() else 1] for tensor in tensors]
         self._samples = th.cat(self._views)
 
     def are(self, tensors: list[th.Tensor]) -> bool:
