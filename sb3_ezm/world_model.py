@@ -7,7 +7,7 @@ and value/policy, each by its own switch; projector and predictor never see it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -106,6 +106,14 @@ class WorldModel(nn.Module):
         self.predictor = nn.Sequential(nn.Linear(latent, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, latent))
 
         self.observation_head = nn.Linear(latent, observation_size) if config.decode_observations else None
+
+    def _apply(self, fn: Callable[[th.Tensor], th.Tensor], recurse: bool = True) -> WorldModel:
+        # What moves a module is this. The supports are no modules; left to follow in the first call, they would be sent from
+        # within a compiled function, which would be compiled a second time.
+        super()._apply(fn, recurse)
+        for support in (self.reward_support, self.value_support):
+            support.atoms(self.discounts)
+        return self
 
     def embed(self, tasks: th.Tensor) -> TaskContext:
         """

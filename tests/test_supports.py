@@ -10,6 +10,7 @@ import torch as th
 from hypothesis import given
 
 from sb3_ezm.supports import CategoricalSupport, squash, unsquash
+from tests.test_world_model import small_model
 
 # H(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x at places where the root is easy.
 BY_HAND = [
@@ -163,3 +164,11 @@ def test_decoding_and_loss_stay_in_float32_under_autocast() -> None:
     rounded = logits.bfloat16()  # what a network under autocast hands over
     assert support.decode(rounded).dtype == th.float32
     assert th.equal(support.decode(rounded), support.decode(rounded.float()))
+
+
+def test_atoms_follow_their_model_at_once() -> None:
+    model = small_model()
+    supports = (model.reward_support, model.value_support)
+    assert all(support._atoms.device.type == "cpu" for support in supports)
+    assert model.to("meta") is model
+    assert all(support._atoms.device.type == "meta" for support in supports)
