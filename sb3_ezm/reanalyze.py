@@ -192,7 +192,7 @@ class Reanalyzer:
         part = to_device(part, mask.device)
         for column, values in zip(targets, found, strict=True):
             column[part] = values
-        mask[part] = 1.0
+        mask.index_fill_(0, part, 1.0)  # `mask[part] = 1.0` would make the host wait for CUDA
 
     def _taught_by(self, output: SearchOutput) -> SearchTargets:
         """Targets of searched positions."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sb3_ezm import EZM, NonFiniteError
 from sb3_ezm import learner as learner_module
@@ -17,6 +20,7 @@ from sb3_ezm.config import LossConfig, RuntimeConfig
 from sb3_ezm.devices import Readback, to_device
 from sb3_ezm.learner import Learner, NonFiniteLossError
 from sb3_ezm.search import draw_noise
+from sb3_ezm.search.static import StaticSearch
 from tests.resume_cases import differences
 from tests.test_learner import SEARCH, make_learner, make_policy, make_segments, prepare, snapshot
 from tests.tiny import tiny_model, toy_env
@@ -40,6 +44,53 @@ class Reads(TorchDispatchMode):
         if name in self.WAITING or by_mask:
             self.counts[name] += 1
         return func(*args, **(kwargs or {}))
+
+
+class Sends(TorchDispatchMode):
+    """
+    Notes how a host sends numbers to a device (here: "meta") other than by :func:`to_device`: from pageable memory, so that it
+    waits for everything that the device has to do, and no CUDA graph can be recorded.
+
+    A number that is assigned to indexed entries is among them: for CUDA, PyTorch puts it into a tensor of the host.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._numbers: list[th.Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name == "scalar_tensor":
+            self._numbers.append(out)
+        devices = {leaf.device.type for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, th.Tensor)}
+        assigned = name == "index_put_" and any(args[2] is number for number in self._numbers)
+        if assigned or (len(devices) > 1 and not self._on_purpose()):
+            self.found.append(name)
+        return out
+
+    @staticmethod
+    def _on_purpose() -> bool:
+        frame = sys._getframe()
+        while frame.f_back is not None and frame.f_code is not to_device.__code__:
+            frame = frame.f_back
+        return frame.f_code is to_device.__code__
+
+
+@pytest.fixture
+def meta_generator(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A generator of the device "meta", which PyTorch does not have; nothing is drawn there anyway."""
+    stand_in = SimpleNamespace(device=th.device("meta"))
+
+    def without(draw: Any) -> Any:
+        return lambda *args, generator=None, **kwargs: draw(
+            *args, **kwargs, **({} if generator is stand_in else {"generator": generator})
+        )
+
+    monkeypatch.setattr(th, "randn", without(th.randn))
+    monkeypatch.setattr(th, "rand", without(th.rand))
+    return stand_in
 
 
 class FusedStandIn:
@@ -66,9 +117,6 @@ def test_an_update_reads_nothing_back_but_its_outcome(monkeypatch: pytest.Monkey
     host = learner.to_tensors(make_segments())
     policy = learner.policy
     policy.to("meta")
-    for model in (policy.world_model, policy.target_model):
-        for support in (model.reward_support, model.value_support):
-            support.atoms(th.empty(0, device="meta"))
     policy.optimizer = FusedStandIn()  # type: ignore[assignment]
     batch = host._replace(**{name: x.to("meta") for name, x in host._asdict().items() if name != "host"})
     arriving: list[th.Tensor] = []
@@ -80,6 +128,37 @@ def test_an_update_reads_nothing_back_but_its_outcome(monkeypatch: pytest.Monkey
     assert [verdict.device.type for verdict in policy.optimizer.verdicts] == ["meta"] * 3
     with pytest.raises((RuntimeError, NotImplementedError)):
         batch.rewards.sum().item()
+
+
+@pytest.mark.parametrize("target", [{}, {"reanalyze_ratio": 0.5, "reuse_age": 2}])
+def test_an_update_sends_nothing_from_pageable_memory(
+    monkeypatch: pytest.MonkeyPatch, meta_generator: Any, target: dict[str, Any]
+) -> None:
+    loss = LossConfig(policy_gradient=0.1)
+    learner = make_learner(make_policy(head_norm="batch", num_value_heads=3), target=target, loss_config=loss)
+    learner.policy.to("meta")
+    learner.policy.optimizer = FusedStandIn()  # type: ignore[assignment]
+    learner.reanalyzer.noise_generator = meta_generator
+    monkeypatch.setattr(learner_module, "Readback", lambda tensor: tensor)
+    with Sends() as sends:
+        for update in range(3):
+            batch = learner.to_tensors(make_segments())
+            learner.launch(batch, learner.reanalyze(batch, update), update, TASKS, SLOTS)
+    assert sends.found == []
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_acting_sends_nothing_from_pageable_memory(monkeypatch: pytest.MonkeyPatch, static: bool) -> None:
+    policy = make_policy(num_value_heads=3).to("meta")
+    policy.set_training_mode(False)
+    rows, tasks = th.zeros(3, 4, device="meta"), th.zeros(3, dtype=th.long, device="meta")
+    monkeypatch.setattr(policy.layout, "flatten_tensors", lambda observation: observation)  # it looks at the tasks
+    if static:
+        policy.static_search = StaticSearch(policy.search_config, RuntimeConfig(), None, autocast=False)
+    with Sends() as sends:
+        output = policy.plan((rows, tasks), model=policy.target_model)  # type: ignore[arg-type]
+    assert output.actions.shape == (3, 2) and output.actions.is_meta
+    assert sends.found == []
 
 
 def test_the_fused_optimizer_and_the_log_look_at_nothing() -> None:

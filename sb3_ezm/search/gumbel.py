@@ -47,8 +47,8 @@ def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> Sear
     root = model.root()
     rows, device = root.value.shape[0], root.value.device
     count, levels = config.num_candidates, halving_levels(config.num_candidates, config.num_simulations)
-    candidates = _sample(root, noise.root.to(device), model.mask.unsqueeze(1))
-    gumbel = noise.gumbel.to(device)
+    noise = noise.to(device)
+    gumbel, candidates = noise.gumbel, _sample(root, noise.root, model.mask.unsqueeze(1))
     tree = empty_tree(root, model.discount, count, len(levels), config.num_leaf_actions)
     survivors, subtrees = th.arange(count, device=device).expand(rows, count), tree
     total = root.value.clone()
@@ -67,7 +67,7 @@ def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> Sear
         _attach(subtrees, level, leaf, reached)
         if looked_into:
             subtrees.latent[:, :, level] = reached.latent
-            subtrees.actions[:, :, level] = _sample(reached, noise.leaves[level].to(device), model.mask[:, None, None])
+            subtrees.actions[:, :, level] = _sample(reached, noise.leaves[level], model.mask[:, None, None])
         total += backup(subtrees, level, reached.value).sum(dim=1)
         if subtrees is not tree:
             _write_back(tree, survivors, subtrees)
@@ -134,4 +134,5 @@ def _attach(subtrees: Tree, level: int, leaf: Leaf, reached: Evaluation) -> None
         rows, count = leaf.parent.shape
         row = th.arange(rows, device=leaf.parent.device).unsqueeze(1)
         column = th.arange(count, device=leaf.parent.device).unsqueeze(0)
-        subtrees.children[row, column, leaf.parent, leaf.choice] = level
+        # A plain number would travel to CUDA from pageable memory: the host would wait, and no graph could be recorded.
+        subtrees.children[row, column, leaf.parent, leaf.choice] = leaf.parent.new_full((), level)

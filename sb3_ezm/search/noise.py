@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch as th
 
 from sb3_ezm.config import SearchConfig
+from sb3_ezm.devices import to_device
 from sb3_ezm.search.schedule import halving_levels
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # constants of splitmix64 (Steele et al. 2014)
@@ -22,9 +23,21 @@ class SearchNoise(NamedTuple):
     leaves: tuple[th.Tensor, ...]  # per level but the last: [b, m, M, A]
     gumbel: th.Tensor  # [b, C]
 
+    def to(self, device: th.device) -> SearchNoise:
+        """
+        Send all draws at once, before a search begins: it goes on without waiting for them level by level.
 
-def _scales(count: int, wide: int, magnification: float) -> th.Tensor:
-    return th.tensor([1.0] * (count - wide) + [magnification] * wide)
+        :param device: of the search
+        :return: the same draws there
+        """
+        leaves = tuple(to_device(leaf, device) for leaf in self.leaves)
+        return SearchNoise(to_device(self.root, device), leaves, to_device(self.gumbel, device))
+
+
+def _scales(count: int, wide: int, magnification: float, device: th.device) -> th.Tensor:
+    scales = th.ones(count, device=device)  # filled there: a list would have to be sent, and waited for
+    scales[count - wide :] = magnification
+    return scales
 
 
 def draw_noise(config: SearchConfig, rows: int, action_size: int, generator: th.Generator | None = None) -> SearchNoise:
@@ -46,10 +59,10 @@ def draw_noise(config: SearchConfig, rows: int, action_size: int, generator: th.
     if config.gumbel_scale > 0:
         uniform = th.rand(rows, config.num_candidates, **where).clamp(1e-20, 1.0 - 1e-7)
         gumbel = -th.log(-th.log(uniform)) * config.gumbel_scale
-    root *= _scales(config.num_candidates, config.num_wide, config.std_magnification).to(root.device).view(1, -1, 1)
+    root *= _scales(config.num_candidates, config.num_wide, config.std_magnification, root.device).view(1, -1, 1)
     wide_leaves = int(config.wide_fraction * config.num_leaf_actions) if config.magnify_leaves else 0
-    leaf_scales = _scales(config.num_leaf_actions, wide_leaves, config.std_magnification).to(root.device).view(1, 1, -1, 1)
-    leaves = [leaf * leaf_scales for leaf in leaves]
+    leaf_scales = _scales(config.num_leaf_actions, wide_leaves, config.std_magnification, root.device)
+    leaves = [leaf * leaf_scales.view(1, 1, -1, 1) for leaf in leaves]
     return _with_mean(root, leaves, gumbel, config.mean_candidate == "always")
 
 

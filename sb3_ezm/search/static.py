@@ -113,8 +113,8 @@ class StaticSearch:
         module.choose_heads(heads)
         count = len(tasks)
         rows = count if limit is None else padded_rows(count, limit)
-        device = observations.device
-        inputs = (observations, tasks, *(x.to(device) for x in (noise.root, noise.gumbel, *noise.leaves)))
+        noise = noise.to(observations.device)
+        inputs = (observations, tasks, noise.root, noise.gumbel, *noise.leaves)
         outputs = run(*(fill_up(tensor, rows) for tensor in inputs))
         return SearchOutput(*(tensor[:count] for tensor in outputs))
 
