@@ -54,16 +54,19 @@ class CudaGraphs:
         self._device = device
         self._generators = generators
         self._pool: Any = None
+        self._stream: Any = None  # of all recordings: PyTorch hands memory of a pool on within one stream only
 
     def record(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
         """
-        Warm up on a stream of its own, then record.
+        Warm up on a stream beside the current one, then record.
 
         :param function: reads and writes the same tensors in every call, without looking at their numbers
         :return: what replays the graph, and the tensors that replays write their results to
         """
         with th.cuda.device(self._device):  # else the graph would be one of the default device
-            stream = th.cuda.Stream()
+            if self._stream is None:
+                self._stream = th.cuda.Stream()
+            stream = self._stream
             stream.wait_stream(th.cuda.current_stream())
             with th.cuda.stream(stream):
                 for _ in range(self.WARM_UP):

@@ -97,7 +97,8 @@ def test_cuda_graphs_need_cuda() -> None:
 
 def test_graphs_are_recorded_on_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
     # In place of CUDA, contexts that note what was done inside of them: warm-up and recording take the same stream of the
-    # device of the model, which need not be the default one, and all graphs share the memory of the first.
+    # device of the model, which need not be the default one, and all graphs share the memory of the first; for that they
+    # have to be recorded on the same stream.
     entered: list[str] = []
     log: list[tuple[str, ...]] = []
 
@@ -108,6 +109,9 @@ def test_graphs_are_recorded_on_their_device(monkeypatch: pytest.MonkeyPatch) ->
         entered.pop()
 
     class Stream:
+        def __init__(self) -> None:
+            streams.append(self)
+
         def wait_stream(self, other: Any) -> None:
             assert other is current
             log.append((*entered, "side stream waits"))
@@ -117,7 +121,8 @@ def test_graphs_are_recorded_on_their_device(monkeypatch: pytest.MonkeyPatch) ->
         pool = staticmethod(lambda: "pool of the first")
 
     current = SimpleNamespace(wait_stream=lambda stream: log.append((*entered, f"current one waits for {name_of(stream)}")))
-    name_of = lambda stream: "the side stream" if isinstance(stream, Stream) else "another"  # noqa: E731
+    streams: list[Stream] = []
+    name_of = lambda stream: "the side stream" if [stream] == streams else "another"  # noqa: E731
     monkeypatch.setattr(th.cuda, "device", lambda device: inside(str(device)))
     monkeypatch.setattr(th.cuda, "Stream", Stream)
     monkeypatch.setattr(th.cuda, "stream", lambda stream: inside(f"on {name_of(stream)}"))
