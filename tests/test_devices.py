@@ -303,9 +303,10 @@ def test_a_lag_is_no_longer_than_promised() -> None:
 
 
 @pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
-def test_an_update_does_not_synchronize_cuda() -> None:
-    policy = make_policy().to("cuda")
-    learner = make_learner(policy, loss_config=LossConfig())
+@pytest.mark.parametrize("runtime", [RuntimeConfig(), RuntimeConfig(cuda_graphs=True)])
+def test_an_update_does_not_synchronize_cuda(runtime: RuntimeConfig) -> None:
+    policy = make_policy(num_value_heads=3).to("cuda")
+    learner = make_learner(policy, loss_config=LossConfig(), runtime=runtime)
     segments = make_segments()
     for update in range(3):  # the first ones allocate
         batch = learner.to_tensors(segments)
