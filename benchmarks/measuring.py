@@ -27,10 +27,12 @@ def clock(device: th.device) -> Callable[[], float]:
     """
     if device.type == "cpu":
         return time.process_time if th.get_num_threads() == 1 else time.perf_counter
-    wait = th.cuda.synchronize if device.type == "cuda" else th.mps.synchronize
 
     def synchronized() -> float:
-        wait()
+        if device.type == "cuda":
+            th.cuda.synchronize(device)  # which need not be the default one
+        else:
+            th.mps.synchronize()
         return time.perf_counter()
 
     return synchronized

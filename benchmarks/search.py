@@ -77,6 +77,8 @@ class Problem:
         self.observations = th.randn(rows, size.observation).to(device)
         self.tasks = (th.arange(rows) % size.tasks).to(device)
         self.device = device
+        # Draws as the reanalysis makes them: where the search is.
+        self.generator = None if device.type == "cpu" else th.Generator(device)
 
     def planner(self, model: WorldModel, heads: tuple[int, ...] = TWO_HEADS) -> WorldModelPlanner:
         """
@@ -95,7 +97,7 @@ class Problem:
         :param bf16: networks in bfloat16
         :param packed: with packed weights where that works and pays
         """
-        noise = draw_noise(self.config, len(self.tasks), self.model.action_mask.shape[1])
+        noise = draw_noise(self.config, len(self.tasks), self.model.action_mask.shape[1], self.generator)
         config = dataclasses.replace(self.config, pack_weights=packed)
         with th.no_grad(), network_for_search(self.model, config, bf16) as model:
             (sequential_search if sequential else search)(self.planner(model, heads), config, noise)

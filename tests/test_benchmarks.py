@@ -145,6 +145,24 @@ def test_median_of_ratios() -> None:
     assert [len(values) for values in rounds.values()] == [3, 3]
 
 
+def test_the_clock_waits_for_the_device_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    from measuring import clock
+
+    waited: list[th.device | None] = []
+    monkeypatch.setattr(th.cuda, "synchronize", lambda device=None: waited.append(device))
+    clock(th.device("cuda:1"))()
+    assert waited == [th.device("cuda:1")]
+
+
+def test_searches_on_an_accelerator_are_timed_with_draws_made_there() -> None:
+    from search import Problem, Size
+
+    size, narrow = Size(2, 3, 1), {"latent_size": 8, "head_layers": (8,), "projector_size": 8}
+    assert Problem(size, 2, th.device("cpu"), **narrow).generator is None
+    with pytest.raises(RuntimeError, match="META"):  # PyTorch has no generators of this device, which stands in for CUDA
+        Problem(size, 2, th.device("meta"), **narrow)
+
+
 def test_markdown() -> None:
     from measuring import markdown
 
