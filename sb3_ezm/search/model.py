@@ -94,11 +94,11 @@ class WorldModelPlanner:
         if count not in self._repeated:
             self._repeated[count] = self._context.repeat(count)
         inputs = (latents.flatten(0, 1), actions.flatten(0, 1), *self._repeated[count])
-        if not latents.is_cpu or th.compiler.is_compiling():
-            evaluation = self._step(policy, *inputs)
+        if rows * count > MAX_CPU_ROWS and latents.is_cpu and not th.compiler.is_compiling():
+            blocks = zip(*(x.split(MAX_CPU_ROWS) for x in inputs), strict=True)
+            evaluation = Evaluation(*map(th.cat, zip(*(self._step(policy, *block) for block in blocks), strict=True)))
         else:
-            parts = [self._step(policy, *part) for part in zip(*(x.split(MAX_CPU_ROWS) for x in inputs), strict=True)]
-            evaluation = parts[0] if len(parts) == 1 else Evaluation(*map(th.cat, zip(*parts, strict=True)))
+            evaluation = self._step(policy, *inputs)
         return Evaluation(*(field.unflatten(0, (rows, count)) for field in evaluation))
 
     def _step(self, policy: bool, latents: th.Tensor, actions: th.Tensor, *context: th.Tensor) -> Evaluation:

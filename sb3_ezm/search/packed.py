@@ -82,7 +82,8 @@ class _Weights:
 
     @staticmethod
     def _look(tensors: list[th.Tensor]) -> list[tuple[int, int]]:
-        return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        # Inference tensors count nothing, and are not packed.
+        return [(tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors]
 
 
 _packings: WeakKeyDictionary[WorldModel, dict[th.dtype, tuple[_Weights, PackedWorldModel]]] = WeakKeyDictionary()
@@ -99,16 +100,17 @@ def packed_world_model(model: WorldModel, dtype: th.dtype) -> PackedWorldModel |
         layers without a bias, and not of a derived class
     """
     large = type(model) is WorldModel and model.config.latent_size >= MIN_LATENT_SIZE
-    tensors = _plain_tensors(model) if large and can_pack(dtype) else None
-    if tensors is None:
+    tensors = _tensors_of_known_layers(model) if large and can_pack(dtype) else None
+    # Looked up once: another thread may pack the same model anew in the meantime.
+    held = _packings.get(model, {}).get(dtype)
+    if tensors is not None and held is not None and held[1].config is model.config and held[0].are(tensors):
+        return held[1]
+    if tensors is None or not all(map(_is_plain, tensors)):
         _packings.pop(model, None)
         return None
-    packings = _packings.setdefault(model, {})
-    # Looked up once: another thread may pack the same model anew in the meantime.
-    held = packings.get(dtype)
-    if held is None or held[1].config is not model.config or not held[0].are(tensors):
-        held = packings[dtype] = _Weights(tensors), PackedWorldModel(model, dtype)
-    return held[1]
+    packed = PackedWorldModel(model, dtype)
+    _packings.setdefault(model, {})[dtype] = _Weights(tensors), packed
+    return packed
 
 
 @contextmanager
@@ -131,22 +133,27 @@ def network_for_search(model: WorldModel, config: SearchConfig, bfloat16: bool =
             yield model
 
 
-def _plain_tensors(model: WorldModel) -> list[th.Tensor] | None:
+def _tensors_of_known_layers(model: WorldModel) -> list[th.Tensor] | None:
     """All tensors of a model; None if it has something that packed networks would do otherwise or would not do."""
     if not model.action_mask.is_cpu:  # most models that are not packed, without looking any further
         return None
-    tensors: list[th.Tensor] = []
-    for module in model.modules():
+    parameters: list[th.Tensor | None] = []
+    buffers: list[th.Tensor | None] = []
+    waiting: list[nn.Module | None] = [model]
+    while waiting:  # before every search: `Module.modules` takes three times as long
+        module = waiting.pop()
+        if module is None:
+            continue
         if type(module) not in _KNOWN or module.training:
             return None
         if module is not model and (module._forward_hooks or module._forward_pre_hooks):  # the model itself is never called
             return None
-        for tensor in module._parameters.values():
-            if tensor is None:  # a layer without a bias
-                return None
-            tensors.append(tensor)
-        tensors += [tensor for tensor in module._buffers.values() if tensor is not None]
-    return tensors if all(map(_is_plain, tensors)) else None
+        parameters += module._parameters.values()
+        buffers += module._buffers.values()
+        waiting += module._modules.values()
+    if any(parameter is None for parameter in parameters):  # a layer without a bias
+        return None
+    return [tensor for tensor in (*parameters, *buffers) if tensor is not None]
 
 
 def _is_plain(tensor: th.Tensor) -> bool:
