@@ -42,7 +42,8 @@ def interleave(
     contenders: Mapping[str, Task], device: th.device, seconds: float, least: int = 3, most: int = 200
 ) -> dict[str, list[float]]:
     """
-    Time several functions in turn, after each has run once unmeasured. Every round begins with another one.
+    Time several functions in turn, after each has run once unmeasured. Every round has an order of its own, drawn at random:
+    what one leaves in the caches would else always be found by the same other one.
 
     :param contenders: functions by name
     :param device: where they work
@@ -56,11 +57,12 @@ def interleave(
     for name in names:
         contenders[name]()
     times: dict[str, list[float]] = {name: [] for name in names}
+    order = np.random.default_rng(0)  # the same in every run
     began = time.perf_counter()
     for turn in range(most):
         if turn >= least and time.perf_counter() - began > seconds:
             break
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        for name in order.permutation(names):
             start = now()
             contenders[name]()
             times[name].append(now() - start)

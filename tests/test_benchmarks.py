@@ -139,10 +139,12 @@ def test_median_of_ratios() -> None:
     times = {"a": [2.0, 9.0, 4.0], "b": [1.0, 3.0, 1.0]}
     assert ratio(times, "a", "b") == 3.0
     calls: list[str] = []
-    rounds = interleave({"x": lambda: calls.append("x"), "y": lambda: calls.append("y")}, th.device("cpu"), 0.0, least=3)
-    # Both once unmeasured, then rounds that begin with another one each time.
-    assert calls == ["x", "y", "x", "y", "y", "x", "x", "y"]
-    assert [len(values) for values in rounds.values()] == [3, 3]
+    tasks = {name: lambda name=name: calls.append(name) for name in "xyz"}  # type: ignore[misc]
+    rounds = interleave(tasks, th.device("cpu"), 0.0, least=20)
+    assert [len(values) for values in rounds.values()] == [20] * 3
+    # All once unmeasured, then rounds in orders of their own, in which nobody has the same predecessor each time.
+    orders = ["".join(calls[start : start + 3]) for start in range(0, len(calls), 3)]
+    assert orders[0] == "xyz" and all(sorted(order) == ["x", "y", "z"] for order in orders) and len(set(orders)) == 6
 
 
 def test_the_clock_waits_for_the_device_that_works(monkeypatch: pytest.MonkeyPatch) -> None:

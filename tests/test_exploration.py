@@ -85,7 +85,10 @@ def test_new_episodes_are_drawn_after_a_reset_and_for_other_environments(tmp_pat
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"exploration_share": 1.5}, r"`exploration_share` \(1.5\)"), ({"exploration_factor": 0.0}, r"`exploration_factor` \(0.0\)")],
+    [
+        ({"exploration_share": 1.5}, r"`exploration_share` \(1.5\)"),
+        ({"exploration_factor": 0.0}, r"`exploration_factor` \(0.0\)"),
+    ],
 )
 def test_impossible_settings(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
