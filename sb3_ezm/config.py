@@ -142,8 +142,6 @@ class SearchConfig:
     :param wide_fraction: share of the root candidates drawn with ``std_magnification``
     :param std_magnification: factor on the policy's standard deviation for these candidates
     :param magnify_leaves: draw the same share of interior actions with the magnified deviation (released code)
-    :param exploration_share: share of the collected episodes that explore more widely (not in the paper)
-    :param exploration_factor: factor on the standard deviation of all root candidates in these episodes
     :param mean_candidate: put the policy's mean action among the root candidates: never, in deterministic
         search only, or always
     :param c_visit: offset of the visit count in the transform of Q
@@ -162,8 +160,6 @@ class SearchConfig:
     wide_fraction: float = 0.75
     std_magnification: float = 3.0
     magnify_leaves: bool = False
-    exploration_share: float = 0.0
-    exploration_factor: float = 2.0
     mean_candidate: Literal["never", "deterministic", "always"] = "deterministic"
     c_visit: float = 50.0
     c_scale: float = 0.1
@@ -183,9 +179,6 @@ class SearchConfig:
             "sequential halving visits every candidate at least once.",
         )
         _require(0.0 <= self.wide_fraction <= 1.0, f"`wide_fraction` ({self.wide_fraction}) must lie in [0, 1].")
-        share = self.exploration_share
-        _require(0.0 <= share <= 1.0, f"`exploration_share` ({share}) must lie in [0, 1].")
-        _require(self.exploration_factor > 0, f"`exploration_factor` ({self.exploration_factor}) must be positive.")
         _require(self.std_magnification > 0, f"`std_magnification` ({self.std_magnification}) must be positive.")
         for name in ("c_visit", "c_scale", "gumbel_scale"):
             _require(getattr(self, name) >= 0, f"`{name}` ({getattr(self, name)}) must not be negative.")

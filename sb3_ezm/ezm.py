@@ -23,7 +23,6 @@ from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm
 from sb3_ezm.config import RuntimeConfig, build_config
 from sb3_ezm.errors import ConfigurationError, did_you_mean
-from sb3_ezm.exploration import EpisodicExploration
 from sb3_ezm.finite import check_rows, check_transition
 from sb3_ezm.learner import Learner
 from sb3_ezm.multitask.statistics import TaskStatistics
@@ -37,7 +36,7 @@ from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks
 SelfEZM = TypeVar("SelfEZM", bound="EZM")
 
 
-class EZM(EpisodicExploration, PlannerSwitch, ResumableAlgorithm):
+class EZM(PlannerSwitch, ResumableAlgorithm):
     """
     EfficientZero-Multitask (EZ-M): online model-based RL with one world model for all tasks.
 
@@ -269,7 +268,7 @@ class EZM(EpisodicExploration, PlannerSwitch, ResumableAlgorithm):
                 self.policy.set_training_mode(False)
                 observation, _ = self.policy.obs_to_tensor(self._last_obs)
                 model = self.policy.target_model if self.act_with_target else self.policy.world_model
-                output = self.policy.plan(observation, model=model, factors=self.exploration_factors())
+                output = self.policy.plan(observation, model=model)
                 scaled, values = output.actions.cpu().numpy(), output.values.float().cpu().numpy()
                 self.learner.metrics.add(
                     acting_value=output.values.mean(), acting_improvement=(output.values - output.network_values).mean()
@@ -369,7 +368,6 @@ class EZM(EpisodicExploration, PlannerSwitch, ResumableAlgorithm):
             self._last_obs, self._sent_at = None, None
         if reset_num_timesteps or self._last_obs is None:
             self.replay_buffer.close_streams()  # the environments are about to be reset
-            self._episode_factors = None
         if reset_num_timesteps:
             self.task_statistics = TaskStatistics(self.policy.task_set, window=self._stats_window_size)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

@@ -124,28 +124,13 @@ class EZMPolicy(BasePolicy):
         """
         self._generator.set_state(state)
 
-    def uniform(self, count: int) -> npt.NDArray[np.float32]:
-        """
-        :param count: how many
-        :return: draws from [0, 1) of the planner's own random generator
-        """
-        drawn: npt.NDArray[np.float32] = th.rand(count, generator=self._generator).numpy()
-        return drawn
-
-    def plan(
-        self,
-        observation: PyTorchObs,
-        deterministic: bool = False,
-        model: WorldModel | None = None,
-        factors: th.Tensor | None = None,
-    ) -> SearchOutput:
+    def plan(self, observation: PyTorchObs, deterministic: bool = False, model: WorldModel | None = None) -> SearchOutput:
         """
         Search from a batch of observations, in float32: acting has too few rows for bfloat16 to pay.
 
         :param observation: tensors as :meth:`obs_to_tensor` makes them
         :param deterministic: without exploration noise; rows then depend on nothing but themselves
         :param model: world model to plan with (default: the learner's)
-        :param factors: on the deviation of each row's root candidates ``[B]`` (default: 1)
         :return: actions in [-1, 1] and search statistics
         """
         model = self.world_model if model is None else model
@@ -157,8 +142,6 @@ class EZMPolicy(BasePolicy):
             noise = deterministic_noise(self.search_config, rows, actions)
         else:
             noise = draw_noise(self.search_config, len(tasks), actions, generator)
-        if factors is not None:
-            noise = noise._replace(root=noise.root * factors.view(-1, 1, 1))
         if self.static_search is not None and not deterministic:
             return self.static_search(model, rows, tasks, heads, noise)
         with th.no_grad(), network_for_search(model, self.search_config) as networks:

@@ -46,7 +46,7 @@ def make_env(case: str) -> Any:
 SETTINGS: dict[str, dict[str, Any]] = {
     "single": {"buffer_size": 40},  # full, and overwriting itself
     "cycling": {"learning_starts": 24},
-    "threads": {"reanalyze_ratio": 0.5, "search_kwargs": {"exploration_share": 0.5, "exploration_factor": 3.0}},
+    "threads": {"reanalyze_ratio": 0.5},
     "normalized": {"independent_replay": False},
     "scheduled": {
         "learning_rate": LinearSchedule(1e-2, 1e-3, 1.0),

@@ -43,7 +43,6 @@ LEVELS = {
     "sb3_ezm.acting": 8,
     "sb3_ezm.checkpoint": 8,
     "sb3_ezm.ezm": 8,
-    "sb3_ezm.exploration": 8,
     "sb3_ezm.finite": 8,
     "sb3_ezm.gradients": 5,
     "sb3_ezm.learner": 8,

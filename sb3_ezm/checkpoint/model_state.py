@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates")
 PROGRESS = (*COUNTERS, "_current_progress_remaining", "ep_info_buffer", "ep_success_buffer")
-OBSERVED = ("_last_obs", "_last_original_obs", "_last_episode_starts", "_episode_factors")
+OBSERVED = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 # Arguments that a checkpoint says by itself, or that belong to the place where a training runs.
 _NOT_KEPT = ("self", "policy", "env", "device", "_init_setup_model")
 _UNKNOWN = object()  # the value of an argument that a subclass does not keep as an attribute
