@@ -60,6 +60,9 @@ class _LaunchedUpdate:
     arriving: Readback  # [B+1]  value errors, and 1 if the gradient is finite
 
     def state_dict(self) -> dict[str, Any]:
+        """
+        :return: its fields, for a checkpoint; waits for the outcome
+        """
         return {**vars(self), "arriving": self.arriving.read()}
 
 

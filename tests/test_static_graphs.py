@@ -232,7 +232,7 @@ def updates_of(learner: Learner, count: int = 4) -> list[Any]:
     return [*results, learner.metrics.pop()]
 
 
-def compare(plain: Learner, other: Learner) -> None:
+def assert_same_updates(plain: Learner, other: Learner) -> None:
     expected, got = updates_of(plain), updates_of(other)
     for a, b in zip(got[:-1], expected[:-1], strict=True):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
@@ -247,7 +247,10 @@ def test_recorded_updates_are_updates(host_graphs: None, ratio: float) -> None:
         policy = make_policy(head_norm="batch", num_value_heads=3)
         return make_learner(policy, target={"reanalyze_ratio": ratio}, runtime=RuntimeConfig(**runtime))
 
-    compare(make(), make(cuda_graphs=True))
+    recorded = make(cuda_graphs=True)
+    assert_same_updates(make(), recorded)
+    static = recorded._gradient_step._static
+    assert static is not None and len(static._recordings) == 1
 
 
 def test_one_recording_of_the_gradient_serves_all_updates(host_graphs: None) -> None:
@@ -346,4 +349,7 @@ def test_cuda_graphs_give_the_same_updates() -> None:
     def make(**runtime: Any) -> Learner:
         return make_learner(make_policy(head_norm="batch", num_value_heads=3).to("cuda"), runtime=RuntimeConfig(**runtime))
 
-    compare(make(), make(cuda_graphs=True))
+    recorded = make(cuda_graphs=True)
+    assert_same_updates(make(), recorded)
+    static = recorded._gradient_step._static
+    assert static is not None and len(static._recordings) == 1
