@@ -1,17 +1,63 @@
-"""Settings of the four parts of the algorithm as frozen dataclasses that validate themselves."""
+"""Every setting of the algorithm: name, kind, default and what it does, in frozen dataclasses that validate themselves."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, Literal, TypeVar
 
-from sb3_ezm.errors import ConfigurationError, did_you_mean
+from torch import nn
 
-ConfigT = TypeVar("ConfigT")
+from sb3_ezm import kinds
+from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
+from sb3_ezm.kinds import Kind
+
+ConfigT = TypeVar("ConfigT", bound="Settings")
+
+HeadNorm = Literal["batch", "layer"]
+MeanCandidate = Literal["never", "deterministic", "always"]
+ValueReduction = Literal["min2", "mean", "min"]
+ValueTarget = Literal["td", "search", "mixed", "max"]
+SearchValue = Literal["mean", "improved"]
+PolicyTarget = Literal["best", "improved"]
+
+
+def setting(default: Any, kind: Kind) -> Any:
+    """
+    Declare a field of a configuration.
+
+    :param default: its default
+    :param kind: what it may be
+    :return: the field
+    """
+    return dataclasses.field(default=default, metadata={"kind": kind})
+
+
+def kind_of(cls: type[Settings], name: str) -> Kind:
+    """
+    :param cls: a configuration
+    :param name: of one of its fields
+    :return: what the field may be
+    """
+    kind: Kind = cls.__dataclass_fields__[name].metadata["kind"]
+    return kind
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base class of the configurations: every field becomes the plain value that is meant, or is refused."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, kind_of(type(self), field.name)(field.name, getattr(self, field.name)))
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """
+        :return: names of the settings
+        """
+        return tuple(field.name for field in dataclasses.fields(cls))
 
 
 def build_config(cls: type[ConfigT], settings: Mapping[str, Any] | None, argument: str) -> ConfigT:
@@ -22,13 +68,13 @@ def build_config(cls: type[ConfigT], settings: Mapping[str, Any] | None, argumen
     :param settings: keyword arguments, or ``None`` for the defaults
     :param argument: name of the user's argument, for the message
     :return: the validated configuration
-    :raises ConfigurationError: for an unknown key or an impossible value
+    :raises ConfigurationError: for an impossible value
+    :raises UnknownSettingError: for an unknown key
     """
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     settings = dict(settings or {})
     for key in settings:
-        if key not in names:
-            raise ConfigurationError(f"`{argument}` has no setting {key!r}. {did_you_mean(key, names)}")
+        if key not in cls.names():
+            raise UnknownSettingError(f"`{argument}` has no setting {key!r}. {did_you_mean(key, cls.names())}")
     return cls(**settings)
 
 
@@ -37,22 +83,8 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigurationError(message)
 
 
-def _require_kinds(config: Any) -> None:
-    """Where the default is a switch, an integer or a number, so must the value be (YAML reads ``1e-3`` as a string)."""
-    for field in dataclasses.fields(config):
-        value, default = getattr(config, field.name), field.default
-        if isinstance(default, bool):
-            _require(isinstance(value, bool), f"`{field.name}` ({value!r}) must be True or False.")
-        elif isinstance(default, int):
-            integer = isinstance(value, Integral) and not isinstance(value, bool)
-            _require(integer, f"`{field.name}` ({value!r}) must be an integer.")
-        elif isinstance(default, float):
-            number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-            _require(number, f"`{field.name}` ({value!r}) must be a finite number.")
-
-
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """
     Sizes of the world model. The defaults are the paper's (15.95 M parameters on nine H1 tasks).
 
@@ -77,62 +109,46 @@ class ModelConfig:
     :param decode_observations: add a linear head that reads the normalized observation off a latent (not in the paper;
         trained by the ``observation`` loss, whose targets are cut at ten standard deviations: contact spikes would
         otherwise rule it)
+    :param activation_fn: activation of all hidden layers, made without arguments (the paper's is ``torch.nn.ReLU``, which is
+        also the fastest here); latents and the action code end in tanh in any case
     :param normalize_observations: running normalization inside the representation network
     :param normalizer_count: pseudo-count of the normalizer's initial statistics (mean 0, variance 1)
     """
 
-    latent_size: int = 512
-    num_blocks: int = 3
-    head_layers: tuple[int, ...] = (512, 512)
-    head_norm: Literal["batch", "layer"] = "batch"
-    num_value_heads: int = 5
-    task_embedding_size: int = 128
-    embed_representation: bool = True
-    embed_dynamics: bool = True
-    embed_reward: bool = True
-    embed_prediction: bool = True
-    action_code_size: int = 64
-    projector_size: int = 1024
-    reward_range: float = 20.0
-    value_range: float = 300.0
-    num_atoms: int = 51
-    log_std_min: float = -10.0
-    log_std_max: float = 2.0
-    log_std_init: float = -4.0
-    decode_observations: bool = False
-    normalize_observations: bool = True
-    normalizer_count: float = 1000.0
+    latent_size: int = setting(512, kinds.SIZE)
+    num_blocks: int = setting(3, kinds.whole(1, 1000))
+    head_layers: tuple[int, ...] = setting((512, 512), kinds.SIZES)
+    head_norm: HeadNorm = setting("batch", kinds.one_of(HeadNorm))
+    num_value_heads: int = setting(5, kinds.SIZE)
+    task_embedding_size: int = setting(128, kinds.SIZE)
+    embed_representation: bool = setting(True, kinds.SWITCH)
+    embed_dynamics: bool = setting(True, kinds.SWITCH)
+    embed_reward: bool = setting(True, kinds.SWITCH)
+    embed_prediction: bool = setting(True, kinds.SWITCH)
+    action_code_size: int = setting(64, kinds.SIZE)
+    projector_size: int = setting(1024, kinds.SIZE)
+    reward_range: float = setting(20.0, kinds.POSITIVE)
+    value_range: float = setting(300.0, kinds.POSITIVE)
+    num_atoms: int = setting(51, kinds.ODD_SIZE)
+    log_std_min: float = setting(-10.0, kinds.number(-100.0, 10.0))
+    log_std_max: float = setting(2.0, kinds.number(-100.0, 10.0))
+    log_std_init: float = setting(-4.0, kinds.number(-100.0, 10.0))
+    decode_observations: bool = setting(False, kinds.SWITCH)
+    activation_fn: type[nn.Module] = setting(nn.ReLU, kinds.ACTIVATION)
+    normalize_observations: bool = setting(True, kinds.SWITCH)
+    normalizer_count: float = setting(1000.0, kinds.NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
-        _require_kinds(self)
-        object.__setattr__(self, "head_layers", tuple(self.head_layers))
-        _require(min(self.head_layers, default=1) >= 1, f"the sizes in `head_layers` {self.head_layers} must be at least 1.")
-        for name in (
-            "latent_size",
-            "num_blocks",
-            "num_value_heads",
-            "task_embedding_size",
-            "action_code_size",
-            "projector_size",
-        ):
-            _require(getattr(self, name) >= 1, f"`{name}` ({getattr(self, name)}) must be at least 1.")
-        _require(self.head_norm in ("batch", "layer"), f"`head_norm` ({self.head_norm!r}) must be 'batch' or 'layer'.")
-        _require(
-            self.num_atoms >= 3 and self.num_atoms % 2 == 1,
-            f"`num_atoms` ({self.num_atoms}) must be odd and at least 3: zero has to be an atom.",
-        )
-        for name in ("reward_range", "value_range"):
-            _require(getattr(self, name) > 0, f"`{name}` ({getattr(self, name)}) must be positive.")
+        super().__post_init__()
         _require(
             self.log_std_min < self.log_std_init < self.log_std_max,
             f"`log_std_init` ({self.log_std_init}) must lie strictly between `log_std_min` ({self.log_std_min}) "
             f"and `log_std_max` ({self.log_std_max}).",
         )
-        _require(self.normalizer_count >= 0, f"`normalizer_count` ({self.normalizer_count}) must not be negative.")
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(Settings):
     """
     The sampled search with sequential halving (paper, section on planning; defaults are the released code's).
 
@@ -154,47 +170,27 @@ class SearchConfig:
         the layout of its matrix products: faster, with other last bits
     """
 
-    num_simulations: int = 32
-    num_candidates: int = 16
-    num_leaf_actions: int = 2
-    wide_fraction: float = 0.75
-    std_magnification: float = 3.0
-    magnify_leaves: bool = False
-    mean_candidate: Literal["never", "deterministic", "always"] = "deterministic"
-    c_visit: float = 50.0
-    c_scale: float = 0.1
-    gumbel_scale: float = 0.0
-    value_reduction: Literal["min2", "mean", "min"] = "min2"
-    value_floor: float | None = None
-    min_value_spread: float = 0.01
-    pack_weights: bool = True
+    num_simulations: int = setting(32, kinds.SIZE)
+    num_candidates: int = setting(16, kinds.SIZE)
+    num_leaf_actions: int = setting(2, kinds.SIZE)
+    wide_fraction: float = setting(0.75, kinds.SHARE)
+    std_magnification: float = setting(3.0, kinds.POSITIVE)
+    magnify_leaves: bool = setting(False, kinds.SWITCH)
+    mean_candidate: MeanCandidate = setting("deterministic", kinds.one_of(MeanCandidate))
+    c_visit: float = setting(50.0, kinds.NOT_NEGATIVE)
+    c_scale: float = setting(0.1, kinds.NOT_NEGATIVE)
+    gumbel_scale: float = setting(0.0, kinds.NOT_NEGATIVE)
+    value_reduction: ValueReduction = setting("min2", kinds.one_of(ValueReduction))
+    value_floor: float | None = setting(None, kinds.optional(kinds.NUMBER))
+    min_value_spread: float = setting(0.01, kinds.POSITIVE)
+    pack_weights: bool = setting(True, kinds.SWITCH)
 
     def __post_init__(self) -> None:
-        _require_kinds(self)
-        for name in ("num_simulations", "num_candidates", "num_leaf_actions"):
-            _require(getattr(self, name) >= 1, f"`{name}` ({getattr(self, name)}) must be at least 1.")
+        super().__post_init__()
         _require(
             self.num_candidates <= self.num_simulations,
             f"`num_candidates` ({self.num_candidates}) must not exceed `num_simulations` ({self.num_simulations}): "
             "sequential halving visits every candidate at least once.",
-        )
-        _require(0.0 <= self.wide_fraction <= 1.0, f"`wide_fraction` ({self.wide_fraction}) must lie in [0, 1].")
-        _require(self.std_magnification > 0, f"`std_magnification` ({self.std_magnification}) must be positive.")
-        for name in ("c_visit", "c_scale", "gumbel_scale"):
-            _require(getattr(self, name) >= 0, f"`{name}` ({getattr(self, name)}) must not be negative.")
-        floor = self.value_floor
-        _require(
-            floor is None or (isinstance(floor, Real) and math.isfinite(floor)),
-            f"`value_floor` ({floor!r}) must be a finite number or None.",
-        )
-        _require(self.min_value_spread > 0, f"`min_value_spread` ({self.min_value_spread}) must be positive.")
-        _require(
-            self.mean_candidate in ("never", "deterministic", "always"),
-            f"`mean_candidate` ({self.mean_candidate!r}) must be 'never', 'deterministic' or 'always'.",
-        )
-        _require(
-            self.value_reduction in ("min2", "mean", "min"),
-            f"`value_reduction` ({self.value_reduction!r}) must be 'min2', 'mean' or 'min'.",
         )
 
     @property
@@ -204,12 +200,13 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
-class TargetConfig:
+class TargetConfig(Settings):
     """
     Which value and policy targets are learned (paper, section on targets; spec of mixed value targets).
 
     :param unroll_steps: world-model steps ``K`` unrolled in the loss
     :param td_steps: horizon ``n`` of the TD target
+    :param gamma: discount of tasks without their own
     :param value_target: ``"td"`` (n-step), ``"search"`` (root value) or ``"mixed"``: TD until ``mixed_after`` updates,
         then TD for the newest ``mixed_newest`` transitions of a task and the search value for older ones
     :param mixed_after: updates after which the mixed target begins
@@ -228,40 +225,23 @@ class TargetConfig:
     :param absorbing_terminal: after a true termination teach reward 0 and value 0 for the remaining unroll steps
     """
 
-    unroll_steps: int = 5
-    td_steps: int = 5
-    value_target: Literal["td", "search", "mixed", "max"] = "mixed"
-    mixed_after: int = 50_000
-    mixed_newest: int = 200_000
-    search_value: Literal["mean", "improved"] = "mean"
-    policy_target: Literal["best", "improved"] = "best"
-    match_proposal: bool = False
-    reanalyze_ratio: float = 1.0
-    use_stored_search: bool = True
-    reuse_age: int = 0
-    absorbing_terminal: bool = True
-
-    def __post_init__(self) -> None:
-        _require_kinds(self)
-        for name, least in (("unroll_steps", 1), ("td_steps", 1), ("mixed_after", 0), ("mixed_newest", 0), ("reuse_age", 0)):
-            _require(getattr(self, name) >= least, f"`{name}` ({getattr(self, name)}) must be at least {least}.")
-        _require(
-            self.value_target in ("td", "search", "mixed", "max"),
-            f"`value_target` ({self.value_target!r}) must be 'td', 'search', 'mixed' or 'max'.",
-        )
-        _require(
-            self.search_value in ("mean", "improved"),
-            f"`search_value` ({self.search_value!r}) must be 'mean' or 'improved'.",
-        )
-        _require(
-            self.policy_target in ("best", "improved"),
-            f"`policy_target` ({self.policy_target!r}) must be 'best' or 'improved'.",
-        )
-        _require(0.0 <= self.reanalyze_ratio <= 1.0, f"`reanalyze_ratio` ({self.reanalyze_ratio}) must lie in [0, 1].")
+    unroll_steps: int = setting(5, kinds.SIZE)
+    td_steps: int = setting(5, kinds.SIZE)
+    gamma: float = setting(0.99, kinds.STEP)
+    value_target: ValueTarget = setting("mixed", kinds.one_of(ValueTarget))
+    mixed_after: int = setting(50_000, kinds.COUNT_FROM_0)
+    mixed_newest: int = setting(200_000, kinds.COUNT_FROM_0)
+    search_value: SearchValue = setting("mean", kinds.one_of(SearchValue))
+    policy_target: PolicyTarget = setting("best", kinds.one_of(PolicyTarget))
+    match_proposal: bool = setting(False, kinds.SWITCH)
+    reanalyze_ratio: float = setting(1.0, kinds.SHARE)
+    use_stored_search: bool = setting(True, kinds.SWITCH)
+    reuse_age: int = setting(0, kinds.COUNT_FROM_0)
+    absorbing_terminal: bool = setting(True, kinds.SWITCH)
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Settings):
     """
     Weights of the losses (paper, Eq. of the total loss; the defaults are the released code's effective values).
 
@@ -277,34 +257,29 @@ class LossConfig:
     :param latent_gradient_scale: factor on the gradient that enters each dynamics step
     """
 
-    reward: float = 1.0
-    value: float = 0.25
-    policy: float = 1.0
-    consistency: float = 5.0
-    path_consistency: float = 0.25
-    entropy: float = 5e-3
-    policy_gradient: float = 0.0
-    observation: float = 0.0
-    latent_gradient_scale: float = 0.5
+    reward: float = setting(1.0, kinds.WEIGHT)
+    value: float = setting(0.25, kinds.WEIGHT)
+    policy: float = setting(1.0, kinds.WEIGHT)
+    consistency: float = setting(5.0, kinds.WEIGHT)
+    path_consistency: float = setting(0.25, kinds.WEIGHT)
+    entropy: float = setting(5e-3, kinds.number(-1e6, 1e6))
+    policy_gradient: float = setting(0.0, kinds.WEIGHT)
+    observation: float = setting(0.0, kinds.WEIGHT)
+    latent_gradient_scale: float = setting(0.5, kinds.SHARE)
 
     def __post_init__(self) -> None:
-        _require_kinds(self)
-        for name in ("reward", "value", "policy", "consistency", "path_consistency", "policy_gradient", "observation"):
-            _require(getattr(self, name) >= 0, f"loss weight `{name}` ({getattr(self, name)}) must not be negative.")
+        super().__post_init__()
         weights = {name: weight for name, weight in dataclasses.asdict(self).items() if name != "latent_gradient_scale"}
         _require(any(weights.values()), f"at least one loss weight must not be 0, got {weights}.")
-        _require(
-            0.0 <= self.latent_gradient_scale <= 1.0,
-            f"`latent_gradient_scale` ({self.latent_gradient_scale}) must lie in [0, 1].",
-        )
 
 
 @dataclass(frozen=True)
-class RuntimeConfig:
+class RuntimeConfig(Settings):
     """
     How a learner computes, on which device as fast as it can. The defaults wait for every update, as the paper's algorithm
     is written down.
 
+    :param mixed_precision: run the networks in bfloat16; losses stay in float32
     :param max_roots: roots of one search of the reanalysis; more are cut into chunks, which bounds memory
     :param priority_lag: updates that may be under way while the next batch is drawn. 0: new priorities count for the very
         next batch. With a lag the host never waits for the device in an update, priorities and target network follow that many
@@ -315,18 +290,59 @@ class RuntimeConfig:
     :param cuda_graphs: record searches and gradients as CUDA graphs and replay them; needs a CUDA device
     """
 
-    max_roots: int = 4096
-    priority_lag: int = 0
-    compile: bool = False
-    compile_backend: str = "inductor"
-    cuda_graphs: bool = False
-
-    def __post_init__(self) -> None:
-        _require_kinds(self)
-        _require(self.max_roots >= 1, f"`max_roots` ({self.max_roots}) must be at least 1.")
-        _require(self.priority_lag >= 0, f"`priority_lag` ({self.priority_lag}) must not be negative.")
+    mixed_precision: bool = setting(False, kinds.SWITCH)
+    max_roots: int = setting(4096, kinds.COUNT)
+    priority_lag: int = setting(0, kinds.whole(0, 1000))
+    compile: bool = setting(False, kinds.SWITCH)
+    compile_backend: str = setting("inductor", kinds.TEXT)
+    cuda_graphs: bool = setting(False, kinds.SWITCH)
 
     @property
     def static(self) -> bool:
         """Whether shapes have to stay the same from update to update."""
         return self.compile or self.cuda_graphs
+
+
+@dataclass(frozen=True)
+class UpdateConfig(Settings):
+    """
+    One update: how much is drawn for it, how far it goes, and how the target network follows (released code: a step of 0.01
+    every 5 updates).
+
+    :param batch_size: segments, shared equally by the tasks
+    :param max_grad_norm: bound of the gradient's global norm
+    :param tau: step of the target network towards the learner
+    :param target_update_interval: updates between these steps
+    """
+
+    batch_size: int = setting(256, kinds.whole(1, 2**24))
+    max_grad_norm: float = setting(5.0, kinds.POSITIVE)
+    tau: float = setting(0.01, kinds.STEP)
+    target_update_interval: int = setting(5, kinds.COUNT)
+
+
+@dataclass(frozen=True)
+class ReplayConfig(Settings):
+    """
+    What is kept of the past and how it is drawn.
+
+    :param buffer_size: transitions per task
+    :param independent: a ring and priorities for each task; False (ablation of the paper) shares one of as many transitions
+    :param alpha: exponent of the priorities (paper: 1); 0 draws uniformly
+    :param beta: exponent of the importance weights (paper: 1)
+    :param min_weight: smallest importance weight (released code: 0.1)
+    :param priority_epsilon: added to every priority (released code: 1e-6)
+    :param handle_timeout_termination: tell truncation from termination by ``info["TimeLimit.truncated"]``. If False, every
+        end of an episode counts as termination
+    :param storage_device: keep observations, actions, rewards and search values as tensors on this device and gather batches
+        there, e.g. ``"cuda"``; None keeps NumPy arrays, whose batches travel by pinned memory. Priorities stay on the host
+    """
+
+    buffer_size: int = setting(1_000_000, kinds.whole(1, 2**31 - 2**20))
+    independent: bool = setting(True, kinds.SWITCH)
+    alpha: float = setting(1.0, kinds.number(0.0, 10.0))
+    beta: float = setting(1.0, kinds.number(0.0, 10.0))
+    min_weight: float = setting(0.1, kinds.SHARE)
+    priority_epsilon: float = setting(1e-6, kinds.POSITIVE)
+    handle_timeout_termination: bool = setting(True, kinds.SWITCH)
+    storage_device: str | None = setting(None, kinds.optional(kinds.WORKING_DEVICE))

@@ -12,6 +12,10 @@ class ConfigurationError(EZMError, ValueError):
     """A setting is impossible; the message names the values and the fix."""
 
 
+class UnknownSettingError(ConfigurationError, TypeError):
+    """A setting has a name that nobody knows; also a ``TypeError``, as for an unknown keyword of a function."""
+
+
 class NonFiniteError(EZMError, ValueError):
     """An observation, reward, action, loss or gradient is NaN or infinite; the message names the task and the tensor."""
 

@@ -7,83 +7,112 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
-from sb3_ezm.config import LossConfig, ModelConfig, RuntimeConfig, SearchConfig, TargetConfig, build_config
-from sb3_ezm.errors import ConfigurationError, EZMError
+from sb3_ezm.config import (
+    LossConfig,
+    ModelConfig,
+    ReplayConfig,
+    RuntimeConfig,
+    SearchConfig,
+    TargetConfig,
+    UpdateConfig,
+    build_config,
+)
+from sb3_ezm.errors import ConfigurationError, EZMError, UnknownSettingError
 
-CONFIGS = (ModelConfig, SearchConfig, TargetConfig, LossConfig, RuntimeConfig)
+CONFIGS = (ModelConfig, SearchConfig, TargetConfig, LossConfig, RuntimeConfig, UpdateConfig, ReplayConfig)
 # Setting, impossible value, what the message says of it.
+SIZE, SWITCH = "must be an integer from 1 to 65536.", "must be True or False."
+POSITIVE, NOT_NEGATIVE = "must be a positive number and at most 1e+30.", "must be a number of at least 0 and at most 1e+30."
 MODEL = [
-    *((name, 0, f"`{name}` (0) must be at least 1.") for name in ("latent_size", "num_blocks", "num_value_heads")),
-    *(
-        (name, -3, f"`{name}` (-3) must be at least 1.")
-        for name in ("task_embedding_size", "action_code_size", "projector_size")
-    ),
-    ("head_layers", (64, 0), "the sizes in `head_layers` (64, 0) must be at least 1."),
+    *((name, 0, f"`{name}` (0) {SIZE}") for name in ("latent_size", "num_value_heads")),
+    *((name, -3, f"`{name}` (-3) {SIZE}") for name in ("task_embedding_size", "action_code_size", "projector_size")),
+    ("num_blocks", 0, "`num_blocks` (0) must be an integer from 1 to 1000."),
+    ("head_layers", (64, 0), "`head_layers` ((64, 0)) must be a list of sizes, each an integer from 1 to 65536."),
+    ("head_layers", 8, "`head_layers` (8) must be a list of sizes"),
     ("head_norm", "group", "`head_norm` ('group') must be 'batch' or 'layer'."),
-    ("num_atoms", 50, "`num_atoms` (50) must be odd and at least 3: zero has to be an atom."),
-    ("num_atoms", 1, "`num_atoms` (1) must be odd and at least 3"),
-    ("reward_range", 0.0, "`reward_range` (0.0) must be positive."),
-    ("value_range", -300.0, "`value_range` (-300.0) must be positive."),
-    ("value_range", float("inf"), "`value_range` (inf) must be a finite number."),
+    ("num_atoms", 50, "`num_atoms` (50) must be an odd integer from 3 to 65536."),
+    ("num_atoms", 1, "`num_atoms` (1) must be an odd integer from 3"),
+    ("reward_range", 0.0, f"`reward_range` (0.0) {POSITIVE}"),
+    ("value_range", -300.0, f"`value_range` (-300.0) {POSITIVE}"),
+    ("value_range", float("inf"), f"`value_range` (inf) {POSITIVE}"),
     ("log_std_init", 2.0, "`log_std_init` (2.0) must lie strictly between `log_std_min` (-10.0) and `log_std_max` (2.0)."),
     ("log_std_init", -10.0, "`log_std_init` (-10.0) must lie strictly between"),
     ("log_std_max", -4.0, "`log_std_init` (-4.0) must lie strictly between `log_std_min` (-10.0) and `log_std_max` (-4.0)."),
     ("log_std_min", -1.0, "`log_std_init` (-4.0) must lie strictly between `log_std_min` (-1.0)"),
-    ("normalizer_count", -1.0, "`normalizer_count` (-1.0) must not be negative."),
-    ("latent_size", 512.0, "`latent_size` (512.0) must be an integer."),
-    ("latent_size", True, "`latent_size` (True) must be an integer."),
-    ("normalize_observations", 1, "`normalize_observations` (1) must be True or False."),
+    ("normalizer_count", -1.0, f"`normalizer_count` (-1.0) {NOT_NEGATIVE}"),
+    ("latent_size", 512.5, f"`latent_size` (512.5) {SIZE}"),
+    ("latent_size", True, f"`latent_size` (True) {SIZE}"),
+    ("normalize_observations", 1, f"`normalize_observations` (1) {SWITCH}"),
+    ("activation_fn", "elu", "`activation_fn` ('elu') must be a class of activations that takes no arguments"),
+    ("activation_fn", nn.Linear, "that takes no arguments, such as torch.nn.ELU. It fails with TypeError"),
+    ("activation_fn", nn.GLU, "`activation_fn`"),
 ]
 SEARCH = [
-    *((name, 0, f"`{name}` (0) must be at least 1.") for name in ("num_simulations", "num_candidates", "num_leaf_actions")),
+    *((name, 0, f"`{name}` (0) {SIZE}") for name in ("num_simulations", "num_candidates", "num_leaf_actions")),
     ("num_candidates", 33, "`num_candidates` (33) must not exceed `num_simulations` (32): sequential halving visits every"),
     ("num_simulations", 15, "`num_candidates` (16) must not exceed `num_simulations` (15)"),
-    ("wide_fraction", 1.1, "`wide_fraction` (1.1) must lie in [0, 1]."),
-    ("wide_fraction", -0.1, "`wide_fraction` (-0.1) must lie in [0, 1]."),
-    ("std_magnification", 0.0, "`std_magnification` (0.0) must be positive."),
-    ("c_visit", -1.0, "`c_visit` (-1.0) must not be negative."),
-    ("c_scale", -0.1, "`c_scale` (-0.1) must not be negative."),
-    ("gumbel_scale", -1.0, "`gumbel_scale` (-1.0) must not be negative."),
-    ("min_value_spread", 0.0, "`min_value_spread` (0.0) must be positive."),
+    ("wide_fraction", 1.1, "`wide_fraction` (1.1) must be a number in [0, 1]."),
+    ("wide_fraction", -0.1, "`wide_fraction` (-0.1) must be a number in [0, 1]."),
+    ("std_magnification", 0.0, f"`std_magnification` (0.0) {POSITIVE}"),
+    ("c_visit", -1.0, f"`c_visit` (-1.0) {NOT_NEGATIVE}"),
+    ("c_scale", -0.1, f"`c_scale` (-0.1) {NOT_NEGATIVE}"),
+    ("gumbel_scale", -1.0, f"`gumbel_scale` (-1.0) {NOT_NEGATIVE}"),
+    ("min_value_spread", 0.0, f"`min_value_spread` (0.0) {POSITIVE}"),
     ("mean_candidate", "sometimes", "`mean_candidate` ('sometimes') must be 'never', 'deterministic' or 'always'."),
     ("value_reduction", "max", "`value_reduction` ('max') must be 'min2', 'mean' or 'min'."),
-    ("value_floor", "0", "`value_floor` ('0') must be a finite number or None."),
-    ("value_floor", float("nan"), "`value_floor` (nan) must be a finite number or None."),
-    ("c_scale", "1e-1", "`c_scale` ('1e-1') must be a finite number."),
-    ("c_visit", float("nan"), "`c_visit` (nan) must be a finite number."),
-    ("num_simulations", 32.5, "`num_simulations` (32.5) must be an integer."),
-    ("magnify_leaves", "no", "`magnify_leaves` ('no') must be True or False."),
+    ("value_floor", "0", "`value_floor` ('0') must be a number of at most 1e+30 in size or None."),
+    ("value_floor", float("nan"), "`value_floor` (nan) must be a number of at most 1e+30 in size or None."),
+    ("c_scale", "1e-1", f"`c_scale` ('1e-1') {NOT_NEGATIVE}"),
+    ("c_visit", float("nan"), f"`c_visit` (nan) {NOT_NEGATIVE}"),
+    ("num_simulations", 32.5, f"`num_simulations` (32.5) {SIZE}"),
+    ("magnify_leaves", "no", f"`magnify_leaves` ('no') {SWITCH}"),
 ]
 TARGET = [
-    ("unroll_steps", 0, "`unroll_steps` (0) must be at least 1."),
-    ("reuse_age", -1, "`reuse_age` (-1) must be at least 0."),
-    ("td_steps", -5, "`td_steps` (-5) must be at least 1."),
+    ("unroll_steps", 0, f"`unroll_steps` (0) {SIZE}"),
+    ("reuse_age", -1, "`reuse_age` (-1) must be an integer of at least 0."),
+    ("td_steps", -5, f"`td_steps` (-5) {SIZE}"),
+    ("gamma", 0.0, "`gamma` (0.0) must be a number in (0, 1]."),
     ("value_target", "sarsa", "`value_target` ('sarsa') must be 'td', 'search', 'mixed' or 'max'."),
     ("search_value", "best", "`search_value` ('best') must be 'mean' or 'improved'."),
     ("policy_target", "worst", "`policy_target` ('worst') must be 'best' or 'improved'."),
-    ("reanalyze_ratio", 1.5, "`reanalyze_ratio` (1.5) must lie in [0, 1]."),
-    ("reanalyze_ratio", -0.5, "`reanalyze_ratio` (-0.5) must lie in [0, 1]."),
-    ("mixed_after", -1, "`mixed_after` (-1) must be at least 0."),
-    ("mixed_newest", -1, "`mixed_newest` (-1) must be at least 0."),
-    ("mixed_after", 5e4, "`mixed_after` (50000.0) must be an integer."),
-    ("absorbing_terminal", None, "`absorbing_terminal` (None) must be True or False."),
-    ("match_proposal", 0, "`match_proposal` (0) must be True or False."),
-    ("use_stored_search", 0, "`use_stored_search` (0) must be True or False."),
+    ("reanalyze_ratio", 1.5, "`reanalyze_ratio` (1.5) must be a number in [0, 1]."),
+    ("reanalyze_ratio", -0.5, "`reanalyze_ratio` (-0.5) must be a number in [0, 1]."),
+    ("mixed_after", -1, "`mixed_after` (-1) must be an integer of at least 0."),
+    ("mixed_newest", -1, "`mixed_newest` (-1) must be an integer of at least 0."),
+    ("absorbing_terminal", None, f"`absorbing_terminal` (None) {SWITCH}"),
+    ("match_proposal", 0, f"`match_proposal` (0) {SWITCH}"),
+    ("use_stored_search", 0, f"`use_stored_search` (0) {SWITCH}"),
 ]
 WEIGHTS = tuple(field.name for field in dataclasses.fields(LossConfig) if field.name != "latent_gradient_scale")
 LOSS = [
-    *((name, -0.5, f"loss weight `{name}` (-0.5) must not be negative.") for name in WEIGHTS if name != "entropy"),
-    *((name, float("nan"), f"`{name}` (nan) must be a finite number.") for name in WEIGHTS),
-    ("latent_gradient_scale", 1.5, "`latent_gradient_scale` (1.5) must lie in [0, 1]."),
-    ("latent_gradient_scale", -0.5, "`latent_gradient_scale` (-0.5) must lie in [0, 1]."),
+    *((name, -0.5, f"`{name}` (-0.5) must be a number in [0, 1e+06].") for name in WEIGHTS if name != "entropy"),
+    *((name, float("nan"), f"`{name}` (nan) must be a number in [") for name in WEIGHTS),
+    ("latent_gradient_scale", 1.5, "`latent_gradient_scale` (1.5) must be a number in [0, 1]."),
+    ("latent_gradient_scale", -0.5, "`latent_gradient_scale` (-0.5) must be a number in [0, 1]."),
 ]
 RUNTIME = [
-    ("max_roots", 0, "`max_roots` (0) must be at least 1."),
-    ("priority_lag", -1, "`priority_lag` (-1) must not be negative."),
-    ("priority_lag", 1.0, "`priority_lag` (1.0) must be an integer."),
+    ("mixed_precision", "bf16", f"`mixed_precision` ('bf16') {SWITCH}"),
+    ("max_roots", 0, "`max_roots` (0) must be an integer of at least 1."),
+    ("priority_lag", -1, "`priority_lag` (-1) must be an integer from 0 to 1000."),
+    ("priority_lag", 1.5, "`priority_lag` (1.5) must be an integer from 0 to 1000."),
 ]
-CASES = (MODEL, SEARCH, TARGET, LOSS, RUNTIME)
+UPDATE = [
+    ("batch_size", 0, "`batch_size` (0) must be an integer from 1 to 16777216."),
+    ("tau", 1.5, "`tau` (1.5) must be a number in (0, 1]."),
+    ("max_grad_norm", 0.0, f"`max_grad_norm` (0.0) {POSITIVE}"),
+    ("target_update_interval", 0, "`target_update_interval` (0) must be an integer of at least 1."),
+]
+REPLAY = [
+    ("buffer_size", 1e12, "`buffer_size` (1000000000000.0) must be an integer from 1 to"),
+    ("independent", 1, f"`independent` (1) {SWITCH}"),
+    *((name, -0.5, f"`{name}` (-0.5) must be a number in [0, 10].") for name in ("alpha", "beta")),
+    ("min_weight", 1.5, "`min_weight` (1.5) must be a number in [0, 1]."),
+    ("priority_epsilon", 0.0, f"`priority_epsilon` (0.0) {POSITIVE}"),
+    ("storage_device", "nowhere", "`storage_device` ('nowhere') must be a device of PyTorch that works here"),
+]
+CASES = (MODEL, SEARCH, TARGET, LOSS, RUNTIME, UPDATE, REPLAY)
 IMPOSSIBLE = [(config, *case) for config, cases in zip(CONFIGS, CASES, strict=True) for case in cases]
 
 
@@ -109,7 +138,9 @@ def test_some_loss_must_be_left() -> None:
             ModelConfig,
             {"num_atoms": 3, "head_layers": [], "log_std_min": -4.001, "log_std_max": -3.999, "normalizer_count": 0},
         ),
-        (ModelConfig, {"latent_size": np.int64(8), "value_range": np.float32(10.0), "reward_range": 1}),
+        (ModelConfig, {"latent_size": np.int64(8), "value_range": np.float32(10.0), "reward_range": 1, "num_atoms": 5.0}),
+        (ModelConfig, {"activation_fn": nn.ELU}),
+        (TargetConfig, {"gamma": 1}),
         (SearchConfig, {"num_simulations": 16, "wide_fraction": 0.0, "value_floor": None, "c_scale": 0, "gumbel_scale": 0}),
         (SearchConfig, {"num_simulations": 1, "num_candidates": 1, "wide_fraction": 1, "value_floor": 0}),
         (SearchConfig, {"mean_candidate": "always", "value_reduction": "min", "value_floor": np.float64(-1.0)}),
@@ -137,11 +168,14 @@ def test_no_settings_are_the_defaults(config: type[Any]) -> None:
         (TargetConfig, "td_step", "td_steps"),
         (LossConfig, "path_consistancy", "path_consistency"),
         (RuntimeConfig, "priority_lags", "priority_lag"),
+        (UpdateConfig, "max_gradient_norm", "max_grad_norm"),
+        (ReplayConfig, "min_weights", "min_weight"),
     ],
 )
 def test_unknown_settings_suggest_the_nearest_known(config: type[Any], wrong: str, right: str) -> None:
-    with pytest.raises(ConfigurationError) as error:
+    with pytest.raises(UnknownSettingError) as error:
         build_config(config, {wrong: 1}, "my_kwargs")
+    assert isinstance(error.value, TypeError) and isinstance(error.value, ConfigurationError)
     message = str(error.value)
     assert message.startswith(f"`my_kwargs` has no setting {wrong!r}. Did you mean {right!r}? Known: ")
     assert all(field.name in message for field in dataclasses.fields(config))

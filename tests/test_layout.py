@@ -18,6 +18,7 @@ MAX_FUNCTION_LINES = 60
 # A module may import from its own level and from lower ones. The longest matching prefix counts.
 LEVELS = {
     "sb3_ezm.types": 0,
+    "sb3_ezm.kinds": 0,
     "sb3_ezm.config": 0,
     "sb3_ezm.errors": 0,
     "sb3_ezm.presets": 0,

@@ -1,0 +1,379 @@
+"""
+Kinds of values: what an argument may be, and which plain Python value is meant by it.
+
+A kind takes NumPy and torch scalars, and whole floats where an integer is wanted: ``COUNT("batch_size", 2.0)`` is 2.
+Everything else is refused with a message that names argument, value and what is allowed. :func:`checked` applies kinds to a
+function.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import os
+import re
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar, get_args
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.type_aliases import TrainFreq
+from torch import nn
+
+from sb3_ezm.errors import ConfigurationError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LARGEST_INTEGER = 2**63 - 1  # counters are 64-bit integers
+LARGEST_NUMBER = 1e30  # float32 ends at 3.4e38
+LARGEST_SIZE = 65_536  # entries of a layer, steps of a segment, actions of a search
+
+
+class RefusedError(ValueError):
+    """A value is not of a kind; the message says why where that is not obvious."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """
+    What values an argument may have.
+
+    :param allowed: in words that go on after "must be"
+    :param take: turns a value into what is meant by it, or raises :class:`RefusedError`, ``TypeError`` or ``ValueError``
+    """
+
+    allowed: str
+    take: Callable[[Any], Any]
+
+    def __call__(self, name: str, value: Any) -> Any:
+        """
+        Check a value.
+
+        :param name: of the argument, for the message
+        :param value: what the user gave
+        :return: the plain value that is meant
+        :raises ConfigurationError: naming argument, value and what is allowed
+        """
+        try:
+            return self.take(value)
+        except (TypeError, ValueError) as error:
+            why = f" {error}" if isinstance(error, RefusedError) else ""
+            raise ConfigurationError(f"`{name}` ({shown(value)}) must be {self.allowed}.{why}") from None
+
+
+def shown(value: Any) -> str:
+    """
+    :param value: anything
+    :return: its ``repr`` in at most about 120 characters, for a message
+    """
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 120
+    return " ".join(short.repr(value).split())
+
+
+def _scalar(value: Any) -> Any:
+    """The Python number that a NumPy or torch scalar stands for; anything else as it is."""
+    if isinstance(value, (np.generic, np.ndarray, th.Tensor)) and value.ndim == 0:
+        try:
+            return value.item()
+        except (RuntimeError, NotImplementedError):  # a tensor without data
+            raise TypeError from None
+    return value
+
+
+def _switch(value: Any) -> bool:
+    value = _scalar(value)
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+SWITCH = Kind("True or False", _switch)
+
+
+def whole(least: int | None = None, most: int = LARGEST_INTEGER) -> Kind:
+    """
+    :param least: smallest value, none by default
+    :param most: largest value
+    :return: kind of integers, for counts and sizes
+    """
+
+    def take(value: Any) -> int:
+        value = _scalar(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value != int(value):
+            raise TypeError
+        if not (-LARGEST_INTEGER if least is None else least) <= value <= most:
+            raise ValueError
+        return int(value)
+
+    if most < LARGEST_INTEGER:
+        return Kind(f"an integer from {least} to {most}", take)
+    return Kind("an integer" if least is None else f"an integer of at least {least}", take)
+
+
+def number(least: float = -LARGEST_NUMBER, most: float = LARGEST_NUMBER, above: bool = False, below: bool = False) -> Kind:
+    """
+    :param least: lower limit
+    :param most: upper limit
+    :param above: the lower limit itself is not allowed
+    :param below: the upper limit itself is not allowed
+    :return: kind of finite floats
+    """
+
+    def take(value: Any) -> float:
+        value = _scalar(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError
+        inside = (least < value if above else least <= value) and (value < most if below else value <= most)
+        if not inside:  # NaN is never inside
+            raise ValueError
+        return float(value)
+
+    if -LARGEST_NUMBER < least and most < LARGEST_NUMBER:
+        return Kind(f"a number in {'(' if above else '['}{least:g}, {most:g}{')' if below else ']'}", take)
+    if least == 0.0:
+        return Kind(f"{'a positive number' if above else 'a number of at least 0'} and at most {LARGEST_NUMBER:g}", take)
+    return Kind(f"a number of at most {LARGEST_NUMBER:g} in size", take)
+
+
+NUMBER = number()
+POSITIVE = number(0.0, above=True)
+NOT_NEGATIVE = number(0.0)
+SHARE = number(0.0, 1.0)
+STEP = number(0.0, 1.0, above=True)  # a discount, or how far to go
+WEIGHT = number(0.0, 1e6)  # of a loss
+
+SIZE = whole(1, LARGEST_SIZE)
+COUNT = whole(1)
+COUNT_FROM_0 = whole(0)
+SEED = whole(0, 2**32 - 1)  # what NumPy's generators take
+
+
+def _odd(value: Any) -> int:
+    size = int(SIZE.take(value))
+    if size < 3 or size % 2 == 0:
+        raise ValueError
+    return size
+
+
+ODD_SIZE = Kind(f"an odd integer from 3 to {LARGEST_SIZE}", _odd)
+
+
+def optional(kind: Kind) -> Kind:
+    """
+    :param kind: of the value
+    :return: kind that also takes None
+    """
+    return Kind(f"{kind.allowed} or None", lambda value: None if value is None else kind.take(value))
+
+
+def choice(*options: str) -> Kind:
+    """
+    :param options: at least two
+    :return: kind of one of these words
+    """
+
+    def take(value: Any) -> str:
+        if not isinstance(value, str) or value not in options:
+            raise ValueError
+        return str(value)
+
+    *first, last = map(repr, options)
+    return Kind(f"{', '.join(first)} or {last}", take)
+
+
+def one_of(words: Any) -> Kind:
+    """
+    :param words: a ``Literal`` type
+    :return: kind of its values
+    """
+    return choice(*get_args(words))
+
+
+def several(kind: Kind, what: str) -> Kind:
+    """
+    :param kind: of each entry
+    :param what: name of the entries, in the plural
+    :return: kind of lists, as tuples
+    """
+
+    def take(value: Any) -> tuple[Any, ...]:
+        if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+            raise TypeError
+        return tuple(kind.take(entry) for entry in value)
+
+    return Kind(f"a list of {what}, each {kind.allowed}", take)
+
+
+SIZES = several(SIZE, "sizes")
+
+
+def instance_of(*classes: type[Any], words: str) -> Kind:
+    """
+    :param classes: allowed classes
+    :param words: for the message
+    :return: kind of objects of these classes
+    """
+
+    def take(value: Any) -> Any:
+        if not isinstance(value, classes):
+            raise TypeError
+        return value
+
+    return Kind(words, take)
+
+
+def subclass_of(parent: type[Any], words: str | None = None) -> Kind:
+    """
+    :param parent: class
+    :param words: for the message
+    :return: kind of classes that are derived from it
+    """
+
+    def take(value: Any) -> Any:
+        if not (isinstance(value, type) and issubclass(value, parent)):
+            raise TypeError
+        return value
+
+    return Kind(words or f"a subclass of {parent.__name__}", take)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise TypeError
+    return dict(value)
+
+
+MAPPING = Kind("a dictionary with names as keys", _mapping)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise TypeError
+    return str(value)
+
+
+TEXT = Kind("a text that is not empty", _text)
+
+
+def _path(value: Any) -> Any:
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in str(value):
+        raise TypeError
+    return value
+
+
+PATH = Kind("a path", _path)
+
+
+def _callable(value: Any) -> Any:
+    if not callable(value):
+        raise TypeError
+    return value
+
+
+CALLABLE = Kind("a function", _callable)
+
+_RATE = number(0.0, 100.0)
+
+
+def _rate(value: Any) -> Any:
+    if not callable(value):
+        return _RATE.take(value)
+    for progress in (1.0, 0.5, 0.0):
+        try:
+            rate = value(progress)
+        except Exception as error:
+            raise RefusedError(f"Called with {progress} it raises {type(error).__name__}: {error}.") from None
+        try:
+            _RATE.take(rate)
+        except (TypeError, ValueError):
+            raise RefusedError(f"At {progress} it is {shown(rate)}.") from None
+    return value
+
+
+RATE = Kind(
+    "a number in [0, 100], or a function that gives one for the remaining progress (1 at the start, 0 at the end)", _rate
+)
+
+
+def _activation(value: Any) -> Any:
+    if not (isinstance(value, type) and issubclass(value, nn.Module)):
+        raise TypeError
+    try:
+        out = value()(th.zeros(2, 3))
+    except Exception as error:
+        raise RefusedError(f"It fails with {type(error).__name__}: {error}.") from None
+    if not isinstance(out, th.Tensor) or out.shape != (2, 3):
+        raise RefusedError("It changes the shape of its input.")
+    return value
+
+
+ACTIVATION = Kind("a class of activations that takes no arguments, such as torch.nn.ELU", _activation)
+
+
+def _train_freq(value: Any) -> int | tuple[int, str]:
+    if isinstance(value, TrainFreq):
+        value = (value.frequency, value.unit.value)
+    if isinstance(value, (tuple, list)):
+        steps, unit = value
+        return COUNT.take(steps), choice("step", "episode").take(unit)
+    steps = COUNT.take(value)
+    return int(steps)
+
+
+TRAIN_FREQ = Kind("an integer of at least 1, or a pair of it and 'step' or 'episode', such as (1, 'episode')", _train_freq)
+
+
+def _working_device(value: Any) -> th.device | str:
+    if not isinstance(value, (str, th.device)):
+        raise TypeError
+    try:
+        th.zeros(1, device=value).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise RefusedError(f"PyTorch says: {str(error).splitlines()[0]}") from None
+    return value
+
+
+def _device(value: Any) -> th.device | str:
+    # As SB3 does, "auto" is CUDA where there is one, and CUDA is the CPU where there is none.
+    falls_back = isinstance(value, (str, th.device)) and re.fullmatch(r"auto|cuda(:\d+)?", str(value)) is not None
+    if falls_back and (str(value) == "auto" or not th.cuda.is_available()):
+        return th.device(value) if isinstance(value, th.device) else str(value)
+    return _working_device(value)
+
+
+DEVICE = Kind("'auto' or a device of PyTorch that works here, such as 'cpu' or 'cuda:0'", _device)
+WORKING_DEVICE = Kind("a device of PyTorch that works here, such as 'cpu' or 'cuda:0'", _working_device)
+
+
+def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """
+    Decorator: check arguments, and turn them into plain values, before a function runs. Defaults are not looked at.
+
+    :param kinds: by argument
+    :return: the decorator
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+        unknown = kinds.keys() - signature.parameters.keys()
+        if unknown:
+            raise TypeError(f"{function.__qualname__} has no arguments {sorted(unknown)}")
+
+        @functools.wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError:
+                return function(*args, **kwargs)  # Python's own message names the function
+            for name in kinds.keys() & bound.arguments.keys():
+                bound.arguments[name] = kinds[name](name, bound.arguments[name])
+            return function(*bound.args, **bound.kwargs)
+
+        return wrapper
+
+    return decorate
