@@ -112,7 +112,6 @@ class ModelConfig(Settings):
     :param activation_fn: activation of all hidden layers, made without arguments (the paper's is ``torch.nn.ReLU``, which is
         also the fastest here); latents and the action code end in tanh in any case
     :param normalize_observations: running normalization inside the representation network
-    :param normalizer_count: pseudo-count of the normalizer's initial statistics (mean 0, variance 1)
     """
 
     latent_size: int = setting(512, kinds.SIZE)
@@ -136,7 +135,6 @@ class ModelConfig(Settings):
     decode_observations: bool = setting(False, kinds.SWITCH)
     activation_fn: type[nn.Module] = setting(nn.ReLU, kinds.ACTIVATION)
     normalize_observations: bool = setting(True, kinds.SWITCH)
-    normalizer_count: float = setting(1000.0, kinds.NOT_NEGATIVE)
 
     def __post_init__(self) -> None:
         super().__post_init__()

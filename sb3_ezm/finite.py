@@ -14,6 +14,7 @@ from sb3_ezm.errors import NonFiniteError
 from sb3_ezm.observations import ObservationLayout
 
 MAX_NAMED = 5  # parameters or entries that a message lists
+MAX_MAGNITUDE = 1e15  # the networks square what they are given, and float32 ends at 3.4e38
 
 
 def check_rows(
@@ -24,7 +25,7 @@ def check_rows(
     envs: Sequence[int] | None = None,
 ) -> None:
     """
-    Make sure that all numbers of a batch are finite.
+    Make sure that all numbers of a batch are finite, and small enough to be squared in float32.
 
     :param tensor: what they are, for the message
     :param values: one row per environment ``[N, ...]``
@@ -33,17 +34,20 @@ def check_rows(
     :param envs: numbers of the environments, by default from 0
     :raises NonFiniteError: naming tensor, tasks, environments and the first bad entries
     """
-    if np.isfinite(values).all():
+    if (np.abs(values) <= MAX_MAGNITUDE).all():  # false for NaN
         return
     rows = np.asarray(values).reshape(len(tasks), -1)
-    bad = ~np.isfinite(rows)
+    finite = np.isfinite(rows)
+    all_finite = bool(finite.all())
+    bad = ~(np.abs(rows) <= MAX_MAGNITUDE) if all_finite else ~finite
     phrases = []
     for row in np.flatnonzero(bad.any(axis=1)).tolist():
         entries = np.flatnonzero(bad[row])[:MAX_NAMED]
         where = f" at entries {entries.tolist()}" if rows.shape[1] > 1 else ""
         env = row if envs is None else envs[row]
         phrases.append(f"{rows[row, entries].tolist()}{where} in task {names[tasks[row]]!r} (environment {env})")
-    raise NonFiniteError(f"The {tensor} is not finite: {'; '.join(phrases)}.")
+    fault = f"is beyond {MAX_MAGNITUDE:g}, which no network can take: clip or rescale it" if all_finite else "is not finite"
+    raise NonFiniteError(f"The {tensor} {fault}: {'; '.join(phrases)}.")
 
 
 def check_transition(

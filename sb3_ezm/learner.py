@@ -176,12 +176,13 @@ class Learner:
 
     def reanalyze(self, batch: SegmentTensors, updates: int) -> TargetBatch:
         """
-        Make targets with the target network.
+        Take the observations into the running statistics, and make targets with the target network.
 
         :param batch: segments
         :param updates: updates done so far
         :return: targets
         """
+        self.policy.update_statistics(*batch.reached_observations())
         targets, statistics = self.reanalyzer(self.policy.target_model, batch, updates)
         if self.target_config.reanalyze_ratio > 0:  # otherwise nothing was searched and there is nothing to average
             figures = statistics._asdict()  # without means if every position took the result of an earlier search
@@ -199,7 +200,6 @@ class Learner:
         :param slots: where their first transitions lie ``[B]``
         """
         steps = self.target_config.unroll_steps
-        self.policy.world_model.normalizer.update(batch.reached_observations())
         inputs = (batch.observations[:, : steps + 1], batch.actions[:, :steps], batch.tasks, batch.weights)
         output = self._gradient_step(GradientInputs(*inputs, targets))
         finite = th.isfinite(output.norm)

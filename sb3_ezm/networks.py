@@ -122,56 +122,6 @@ class ResidualInput(nn.Module):
         return out
 
 
-class RunningNormalizer(nn.Module):
-    """
-    Running mean and variance of observations, merged batch by batch with Chan's parallel formula.
-
-    Deviation from the released code: updated once per learner step by an explicit call with all real observations of
-    the batch (not inside every forward pass), and the count is part of the state dict, so that a resumed run continues.
-
-    :param size: observation entries
-    :param count: pseudo-count of the initial statistics (mean 0, variance 1)
-    """
-
-    mean: th.Tensor
-    variance: th.Tensor
-    count: th.Tensor
-
-    def __init__(self, size: int, count: float) -> None:
-        super().__init__()
-        self.register_buffer("mean", th.zeros(size))
-        self.register_buffer("variance", th.ones(size))
-        self.register_buffer("count", th.tensor(float(count)))
-
-    @th.no_grad()
-    def update(self, observations: th.Tensor) -> None:
-        """
-        Merge a batch into the statistics.
-
-        :param observations: ``[N, size]``
-        """
-        added = float(observations.shape[0])
-        if added == 0:
-            return
-        batch_mean = observations.mean(dim=0)
-        batch_variance = observations.var(dim=0, unbiased=False)
-        total = self.count + added
-        delta = batch_mean - self.mean
-        spread = self.variance * self.count + batch_variance * added + delta.square() * (self.count * added / total)
-        self.mean.add_(delta * (added / total))
-        self.variance.copy_(spread / total)
-        self.count.copy_(total)
-
-    def forward(self, observations: th.Tensor) -> th.Tensor:
-        """
-        Normalize without clipping.
-
-        :param observations: ``[..., size]``
-        :return: ``[..., size]``
-        """
-        return (observations - self.mean) * th.rsqrt(self.variance + 1e-5)
-
-
 class TaskEmbedding(nn.Module):
     """
     Learnable table of task vectors whose L2 norm never exceeds one.

@@ -97,7 +97,11 @@ class EZMPolicy(BasePolicy):
         self.model_config = build_config(ModelConfig, {**self.default_model, **model_kwargs}, "policy_kwargs")
         check_task_set(self.task_set, self.layout, action_space)
         self.world_model = self.world_model_class(
-            self.layout.size, self.task_set.action_mask(), self.task_set.discounts(gamma), self.model_config
+            self.layout.size,
+            self.task_set.action_mask(),
+            self.task_set.discounts(gamma),
+            self.model_config,
+            embodiments=self.task_set.embodiments(),
         )
         self.target_model = copy.deepcopy(self.world_model).requires_grad_(False).eval()
         self.optimizer = optimizer_class(self.world_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
@@ -173,16 +177,30 @@ class EZMPolicy(BasePolicy):
         clipped: npt.NDArray[Any] = np.clip(unscaled, low, high).astype(self.action_space.dtype)
         return clipped
 
+    def update_statistics(self, observations: th.Tensor, tasks: th.Tensor, weights: th.Tensor) -> None:
+        """
+        Take observations into the running statistics. The target network normalizes with the same ones (deviation from the
+        released code, where it has an average of former ones, which lags by thousands of updates).
+
+        :param observations: ``[N, O]``
+        :param tasks: integer ids ``[N]``
+        :param weights: 1 for rows that count and 0 for others ``[N]``
+        """
+        self.world_model.normalizer.update(observations, tasks, weights)
+        for kept, new in zip(self.target_model.normalizer.buffers(), self.world_model.normalizer.buffers(), strict=True):
+            kept.copy_(new)
+
     @th.no_grad()
     def update_target(self, tau: float) -> None:
         """
-        Move the target network towards the learner: ``target <- (1 - tau) target + tau learner`` (also its buffers).
+        Move the target network towards the learner: ``target <- (1 - tau) target + tau learner``.
+
+        That goes for running statistics of batch normalization, too. Those of observations are the learner's at any time, see
+        :meth:`update_statistics`.
 
         :param tau: step size
         """
-        target = [*self.target_model.parameters(), *self.target_model.buffers()]
-        learner = [*self.world_model.parameters(), *self.world_model.buffers()]
-        th._foreach_lerp_(target, learner, tau)
+        th._foreach_lerp_(_averaged(self.target_model), _averaged(self.world_model), tau)
 
     def set_training_mode(self, mode: bool) -> None:
         """
@@ -224,6 +242,12 @@ class MultiInputPolicy(MlpPolicy):
 
 class MultiTaskHumanoidPolicy(EZMPolicy):
     """The paper's sizes: 15.95 M parameters on the nine H1 tasks."""
+
+
+def _averaged(model: WorldModel) -> list[th.Tensor]:
+    """What the target network takes over step by step: all but the normalizer's statistics."""
+    buffers = (buffer for name, buffer in model.named_buffers() if not name.startswith("normalizer."))
+    return [*model.parameters(), *buffers]
 
 
 def default_task_set(layout: ObservationLayout, action_space: spaces.Box) -> TaskSet:

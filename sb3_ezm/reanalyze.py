@@ -42,13 +42,12 @@ class SegmentTensors(NamedTuple):
         known = self if self.host is None else self.host
         return th.as_tensor(known.valid).cpu(), th.as_tensor(known.terminated).cpu()
 
-    def reached_observations(self) -> th.Tensor:
+    def reached_observations(self) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
-        :return: the observations that were recorded ``[N, O]``, without the repetitions behind an episode's end
+        :return: all observations ``[N, O]``, their tasks ``[N]``, and weights ``[N]``: 0 for repetitions of an episode's end
         """
-        valid = self.on_host()[0]
-        reached = th.cat((th.ones_like(valid[:, :1]), valid), dim=1).flatten().nonzero().squeeze(1)
-        return self.observations.flatten(0, 1)[to_device(reached, self.observations.device)]
+        reached = th.cat((th.ones_like(self.valid[:, :1]), self.valid), dim=1).float()
+        return self.observations.flatten(0, 1), self.tasks.repeat_interleave(reached.shape[1]), reached.flatten()
 
 
 class ReanalyzeStatistics(NamedTuple):

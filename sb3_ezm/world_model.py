@@ -20,13 +20,13 @@ from sb3_ezm.config import ModelConfig
 from sb3_ezm.distributions import bound_log_std
 from sb3_ezm.networks import (
     ResidualInput,
-    RunningNormalizer,
     TaskEmbedding,
     mlp_head,
     residual_tower,
     scale_gradient,
     tanh_layer,
 )
+from sb3_ezm.normalizer import RunningNormalizer
 from sb3_ezm.supports import CategoricalSupport
 from sb3_ezm.types import Prediction, TaskContext
 
@@ -52,6 +52,7 @@ class WorldModel(nn.Module):
     :param action_mask: 0/1 array ``[T, A]`` of existing action entries
     :param discounts: discount factor per task ``[T]``
     :param config: sizes and switches
+    :param embodiments: number of each task's embodiment ``[T]``, whose tasks share observation statistics (default: one)
     """
 
     action_mask: th.Tensor
@@ -63,6 +64,7 @@ class WorldModel(nn.Module):
         action_mask: npt.NDArray[np.float32],
         discounts: npt.NDArray[np.float32],
         config: ModelConfig,
+        embodiments: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         num_tasks, action_size = action_mask.shape
@@ -81,7 +83,7 @@ class WorldModel(nn.Module):
             for switch in (config.embed_representation, config.embed_dynamics, config.embed_reward, config.embed_prediction)
         )
         self.task_embedding = TaskEmbedding(num_tasks, embedding) if embedding else None
-        self.normalizer = RunningNormalizer(observation_size, config.normalizer_count)
+        self.normalizer = RunningNormalizer(observation_size, embodiments or (0,) * num_tasks)
         self.representation = nn.Sequential(
             tanh_layer(observation_size + in_representation, latent), residual_tower(latent, latent, blocks)
         )
@@ -136,7 +138,7 @@ class WorldModel(nn.Module):
         :param context: from :meth:`embed`
         :return: latents ``[B, L]``
         """
-        x = self.normalizer(observations) if self.config.normalize_observations else observations
+        x = self.normalizer(observations, context.tasks) if self.config.normalize_observations else observations
         if self.config.embed_representation:
             x = th.cat((x, context.embedding), dim=-1)
         latent: th.Tensor = self.representation(x)
@@ -246,7 +248,7 @@ class WorldModel(nn.Module):
         prediction = self.predict(stacked.flatten(0, 1), every)
         errors = None
         if self.observation_head is not None:
-            goal = self.normalizer(observations.transpose(0, 1)).clamp(-10.0, 10.0)
+            goal = self.normalizer(observations.transpose(0, 1), tasks).clamp(-10.0, 10.0)
             errors = (self.observation_head(stacked).float() - goal).square().mean(dim=-1)
         predicted = self.predictor(self.project(stacked[1:].flatten(0, 1)))
         # After all uses of these weights that need a gradient: older releases of PyTorch (without its pull request 165068)

@@ -41,7 +41,6 @@ MODEL = [
     ("log_std_init", -10.0, "`log_std_init` (-10.0) must lie strictly between"),
     ("log_std_max", -4.0, "`log_std_init` (-4.0) must lie strictly between `log_std_min` (-10.0) and `log_std_max` (-4.0)."),
     ("log_std_min", -1.0, "`log_std_init` (-4.0) must lie strictly between `log_std_min` (-1.0)"),
-    ("normalizer_count", -1.0, f"`normalizer_count` (-1.0) {NOT_NEGATIVE}"),
     ("latent_size", 512.5, f"`latent_size` (512.5) {SIZE}"),
     ("latent_size", True, f"`latent_size` (True) {SIZE}"),
     ("normalize_observations", 1, f"`normalize_observations` (1) {SWITCH}"),
@@ -136,7 +135,7 @@ def test_some_loss_must_be_left() -> None:
     [
         (
             ModelConfig,
-            {"num_atoms": 3, "head_layers": [], "log_std_min": -4.001, "log_std_max": -3.999, "normalizer_count": 0},
+            {"num_atoms": 3, "head_layers": [], "log_std_min": -4.001, "log_std_max": -3.999},
         ),
         (ModelConfig, {"latent_size": np.int64(8), "value_range": np.float32(10.0), "reward_range": 1, "num_atoms": 5.0}),
         (ModelConfig, {"activation_fn": nn.ELU}),

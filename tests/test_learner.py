@@ -231,8 +231,8 @@ def test_the_target_network_moves_when_it_is_due() -> None:
         assert now[name].double().numpy() == pytest.approx(expected.numpy(), rel=1e-6, abs=1e-7), name
         if not th.equal(now[name], start[name]):
             moved.add(name)
-    # Parameters and buffers alike, down to the statistics of normalizer and batch norm; masks and discounts are constants.
-    assert set(start) - moved == {"action_mask", "discounts"}
+    # Parameters and buffers alike, down to the statistics of batch norm; masks and discounts are constants.
+    assert set(start) - moved == {"action_mask", "discounts", "normalizer.mean", "normalizer.variance", "normalizer.count"}
     for update in (3, 4):
         learner.update(batch, targets, update)
     assert th.equal(policy.target_model.state_dict()["trunk.1.weight"], now["trunk.1.weight"])
@@ -243,24 +243,31 @@ def test_the_target_network_by_hand() -> None:
     # From 1 towards 3 by a tenth each time: 1.2, 1.38, 1.542.
     policy = make_policy()
     with th.no_grad():
-        policy.target_model.normalizer.mean.fill_(1.0)
-        policy.world_model.normalizer.mean.fill_(3.0)
         policy.target_model.trunk[1].bias.fill_(1.0)  # type: ignore[union-attr, operator]
         policy.world_model.trunk[1].bias.fill_(3.0)  # type: ignore[union-attr, operator]
     for expected in (1.2, 1.38, 1.542):
         policy.update_target(0.1)
-        for tensor in (policy.target_model.normalizer.mean, policy.target_model.trunk[1].bias):
-            assert tensor.tolist() == pytest.approx([expected] * len(tensor))  # type: ignore[arg-type, operator]
+        bias = policy.target_model.trunk[1].bias
+        assert bias.tolist() == pytest.approx([expected] * len(bias))  # type: ignore[arg-type, operator, union-attr]
     policy.update_target(1.0)
-    assert policy.target_model.normalizer.mean.tolist() == [3.0] * 4
+    assert set(policy.target_model.trunk[1].bias.tolist()) == {3.0}  # type: ignore[operator, union-attr]
+
+
+def test_the_target_network_normalizes_with_the_learners_statistics() -> None:
+    learner = make_learner()
+    ours, theirs = learner.policy.world_model.normalizer, learner.policy.target_model.normalizer
+    prepare(learner)  # before the first targets, and whatever the target network's step
+    assert all(th.equal(mine, other) for mine, other in zip(ours.buffers(), theirs.buffers(), strict=True))
+    assert ours.count.sum() > 0 and theirs is not ours
 
 
 def test_targets_come_from_the_target_network() -> None:
     learner = make_learner()
+    batch, _ = prepare(learner)
 
     def targets() -> TargetBatch:
         learner.seed(3)
-        return prepare(learner)[1]
+        return learner.reanalyzer(learner.policy.target_model, batch, 0)[0]
 
     before = targets()
     with th.no_grad():
@@ -281,7 +288,7 @@ def test_the_normalizer_takes_in_the_observations_that_were_reached_once() -> No
         spaces.Box(-np.inf, np.inf, (1,), np.float32),
         spaces.Box(-1.0, 1.0, (1,), np.float32),
         lambda _: 1e-3,
-        **{**MODEL, "normalizer_count": 5.0},
+        **MODEL,
     )
     policy.set_training_mode(True)
     learner = make_learner(policy, target={"unroll_steps": 1, "td_steps": 1})
@@ -303,11 +310,10 @@ def test_the_normalizer_takes_in_the_observations_that_were_reached_once() -> No
     batch = learner.to_tensors(segments)
     learner.update(batch, learner.reanalyze(batch, 0), 0)
     # Reached were 2, 4, 0, 6, 3 (the second 4 only repeats the end): mean 3, squares 1 + 1 + 9 + 9 + 0 = 20, variance 4.
-    # Merged with 5 pseudo-observations of mean 0 and variance 1: mean 15/10; variance (5*1 + 5*4 + 9 * 5*5/10) / 10 = 4.75.
     normalizer = policy.world_model.normalizer
-    assert normalizer.mean.tolist() == pytest.approx([1.5])
-    assert normalizer.variance.tolist() == pytest.approx([4.75])
-    assert float(normalizer.count) == 10.0
+    assert normalizer.mean.tolist() == [pytest.approx([3.0])]
+    assert normalizer.variance.tolist() == [pytest.approx([4.0])]
+    assert normalizer.count.tolist() == [5.0]
 
 
 # --- priorities --------------------------------------------------------------------------------------------------------

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
 
-import numpy as np
 import pytest
 import torch as th
 from torch import nn
@@ -14,7 +12,6 @@ from sb3_ezm.networks import (
     CounterlessBatchNorm,
     ResidualBlock,
     ResidualInput,
-    RunningNormalizer,
     TaskEmbedding,
     mlp_head,
     residual_tower,
@@ -112,58 +109,6 @@ def test_state_dict_of_a_counterless_batch_norm_holds_floats_and_loads_without_m
     with pytest.raises(RuntimeError, match="running_mean"):
         other.load_state_dict({name: value for name, value in plain.items() if name != "running_mean"})
     assert th.equal(copy.deepcopy(norm).running_mean, norm.running_mean)
-
-
-# --- observation statistics ------------------------------------------------------------------------------------------
-
-
-def test_normalizer_by_hand() -> None:
-    normalizer = RunningNormalizer(1, count=1000.0)
-    normalizer.update(th.tensor([[3.0], [5.0]]))
-    # 1000 imagined observations of mean 0 and variance 1, two real ones of mean 4 and variance 1:
-    # mean 8 / 1002; spread 1000 * 1 + 2 * 1 + 4^2 * 1000 * 2 / 1002.
-    mean, variance = 8.0 / 1002.0, (1002.0 + 16.0 * 2000.0 / 1002.0) / 1002.0
-    assert normalizer.mean.item() == pytest.approx(mean) and normalizer.variance.item() == pytest.approx(variance)
-    assert normalizer.count.item() == 1002.0
-    assert normalizer(th.tensor([[2.0]])).item() == pytest.approx((2.0 - mean) / math.sqrt(variance + 1e-5))
-
-
-def test_normalizer_equals_numpy_over_everything_seen() -> None:
-    # Mean 0 and variance 1 with weight 10 is what five times +1 and five times -1 would give.
-    rng = np.random.default_rng(0)
-    batches = [rng.normal(3.0, [1.0, 20.0, 0.1], size=(size, 3)) for size in (1, 7, 64, 300)]
-    normalizer = RunningNormalizer(3, count=10.0).double()
-    for batch in batches:
-        normalizer.update(th.as_tensor(batch))
-    everything = np.concatenate([np.ones((5, 3)), -np.ones((5, 3)), *batches])
-    np.testing.assert_allclose(normalizer.mean.numpy(), everything.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(normalizer.variance.numpy(), everything.var(axis=0), rtol=1e-12)
-    assert normalizer.count.item() == len(everything)
-    at_once = RunningNormalizer(3, count=10.0).double()
-    at_once.update(th.as_tensor(np.concatenate(batches)))
-    np.testing.assert_allclose(normalizer.variance.numpy(), at_once.variance.numpy(), rtol=1e-12)
-
-
-def test_normalizer_starts_as_identity_and_changes_by_update_only() -> None:
-    normalizer, x = RunningNormalizer(2, count=1000.0), th.randn(4, 2)
-    th.testing.assert_close(normalizer(x), x, rtol=1e-5, atol=0.0)
-    before = {name: value.clone() for name, value in normalizer.state_dict().items()}
-    normalizer(x)
-    normalizer.update(x[:0])  # nothing seen, nothing learned
-    assert all(th.equal(value, before[name]) for name, value in normalizer.state_dict().items())
-    assert set(before) == {"mean", "variance", "count"}  # a resumed run continues where it stopped
-
-
-def test_normalizer_stays_precise_after_a_hundred_million_observations() -> None:
-    # float32 counts no further than 1.7e7 one by one, but batches of 3,024 still register at 1e8.
-    normalizer = RunningNormalizer(1, count=1000.0)
-    normalizer.count.fill_(1e8)
-    for _ in range(100):
-        normalizer.update(th.full((3024, 1), 10.0))
-    share = 302_400.0 / (1e8 + 302_400.0)
-    assert normalizer.count.item() == pytest.approx(1e8 + 302_400.0, rel=1e-5)
-    assert normalizer.mean.item() == pytest.approx(10.0 * share, rel=1e-3)
-    assert normalizer.variance.item() == pytest.approx(1.0 - share + 100.0 * share * (1.0 - share), rel=1e-3)
 
 
 # --- task embedding --------------------------------------------------------------------------------------------------

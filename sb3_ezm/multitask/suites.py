@@ -51,6 +51,7 @@ def _build_h1_medium() -> tuple[TaskSpec, ...]:
             random_score=H1_TASK_INFO[task].random_score,
             may_terminate=H1_TASK_INFO[task].may_terminate,
             env_fn=GymEnvFactory(H1_TASK_INFO[task].gym_id, releases_gil=True),
+            embodiment="h1",
         )
         for task in H1_MEDIUM_TASKS
     )

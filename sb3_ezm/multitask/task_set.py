@@ -62,6 +62,8 @@ class TaskSpec:
     :param env_fn: creates the native environment; ``None`` for a set that only describes tasks
     :param observation_index: place of each native observation entry in the padded vector, so that entries which mean the same
         in two tasks can share a place; ``None`` keeps their order and pads at the end
+    :param embodiment: name of the robot or system. Tasks that name the same one observe the same quantities, and share the
+        running statistics that normalize them; ``None`` keeps statistics of its own
     :raises ConfigurationError: if a value is impossible
     """
 
@@ -74,6 +76,7 @@ class TaskSpec:
     may_terminate: bool = True
     env_fn: EnvFactory | None = field(default=None, compare=False, repr=False)
     observation_index: tuple[int, ...] | None = None
+    embodiment: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -88,6 +91,10 @@ class TaskSpec:
         }
         if self.observation_index is not None:
             checked["observation_index"] = _check_index(self.name, self.observation_index, checked["observation_size"])
+        if self.embodiment is not None and (not isinstance(self.embodiment, str) or not self.embodiment.strip()):
+            raise ConfigurationError(
+                f"Task {self.name!r}: `embodiment` must be a non-empty string or None, got {self.embodiment!r}."
+            )
         bar, random = checked["success_bar"], checked["random_score"]
         if bar is not None and random is not None and bar <= random:
             raise ConfigurationError(
@@ -238,6 +245,14 @@ class TaskSet:
         """
         values = [gamma if spec.discount is None else spec.discount for spec in self.specs]
         return np.array(values, dtype=np.float32)
+
+    def embodiments(self) -> tuple[int, ...]:
+        """
+        :return: number of each task's embodiment ``[T]``, in order of appearance; a task that names none has its own
+        """
+        numbers: dict[tuple[str, str], int] = {}
+        keys = [("task", spec.name) if spec.embodiment is None else ("embodiment", spec.embodiment) for spec in self.specs]
+        return tuple(numbers.setdefault(key, len(numbers)) for key in keys)
 
     def normalized_score(self, name: str, ret: float) -> float:
         """

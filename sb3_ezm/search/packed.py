@@ -11,7 +11,8 @@ from torch import nn
 
 from sb3_ezm.config import SearchConfig
 from sb3_ezm.devices import bfloat16_where
-from sb3_ezm.networks import CounterlessBatchNorm, ResidualBlock, ResidualInput, RunningNormalizer, TaskEmbedding
+from sb3_ezm.networks import CounterlessBatchNorm, ResidualBlock, ResidualInput, TaskEmbedding
+from sb3_ezm.normalizer import RunningNormalizer
 from sb3_ezm.packing import can_pack, pack
 from sb3_ezm.types import TaskContext
 from sb3_ezm.world_model import WorldModel
@@ -148,6 +149,8 @@ def _tensors_of_known_layers(model: WorldModel) -> list[th.Tensor] | None:
             return None
         if module is not model and (module._forward_hooks or module._forward_pre_hooks):  # the model itself is never called
             return None
+        if type(module) is RunningNormalizer:  # not packed but shared: it may move on without the weights
+            continue
         parameters += module._parameters.values()
         buffers += module._buffers.values()
         waiting += module._modules.values()

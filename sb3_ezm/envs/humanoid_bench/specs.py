@@ -26,6 +26,7 @@ def task_spec(name: str) -> TaskSpec:
         random_score=task.random_score,
         may_terminate=task.may_terminate,
         env_fn=GymEnvFactory(task.gym_id, releases_gil=True),
+        embodiment=task.robot,
     )
 
 

@@ -1,0 +1,129 @@
+"""Running mean and variance of observations, whatever their offset, their unit and their glitches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch as th
+from torch import nn
+
+# Of any distribution, at most 1 % lies further than ten standard deviations from the mean (Chebyshev).
+CUT = 10.0
+# Deviations smaller than this, absolute and as a share of the mean, are rounding: such an entry counts as constant.
+RESOLUTION = 1e-6
+
+
+class RunningNormalizer(nn.Module):
+    """
+    Running mean and variance of observations, merged batch by batch with Chan's parallel formula.
+
+    Tasks of one group (one robot) share their statistics; another group's observations, or its padding, do not count for them.
+    An entry that has been constant so far is centered, not scaled. A value further than :data:`CUT` standard deviations from
+    the mean counts as if it were that far: a single reading of 1e12 moves no scale, while an entry whose range really grows
+    is followed within some hundred updates. What is normalized is never clipped.
+
+    Deviations from the released code: updated once per learner step by an explicit call with all real observations of the
+    batch, not inside every forward pass. The first batch sets the scale, where the released code starts from 1,000 imagined
+    observations of mean 0 and variance 1, under which an offset hides what varies for thousands of updates. Far values count
+    less. The count is part of the state dict, so that a resumed run continues.
+
+    :param size: observation entries ``O``
+    :param groups: group of each task, from 0 (default: all tasks in one)
+    """
+
+    mean: th.Tensor  # [G, O]
+    variance: th.Tensor  # [G, O]
+    count: th.Tensor  # [G]
+    group: th.Tensor  # [T]
+
+    def __init__(self, size: int, groups: Sequence[int] = (0,)) -> None:
+        super().__init__()
+        self.num_groups = max(groups) + 1
+        self.register_buffer("mean", th.zeros(self.num_groups, size))
+        self.register_buffer("variance", th.ones(self.num_groups, size))
+        self.register_buffer("count", th.zeros(self.num_groups))
+        self.register_buffer("group", th.tensor(groups), persistent=False)
+        self._started = False  # whether every group has statistics, as far as the host knows
+
+    @th.no_grad()
+    def update(self, observations: th.Tensor, tasks: th.Tensor | None = None, weights: th.Tensor | None = None) -> None:
+        """
+        Merge a batch into the statistics. Waits for the device only until every group has been seen.
+
+        :param observations: ``[N, O]``
+        :param tasks: integer ids ``[N]``; may be left out where there is one group
+        :param weights: 1 for rows that count and 0 for others ``[N]`` (default: all count)
+        """
+        if observations.shape[0] == 0:
+            return
+        group = self._group_of(tasks, observations)
+        member = (group == th.arange(self.num_groups, device=group.device).unsqueeze(1)).to(observations.dtype)  # [G, N]
+        if weights is not None:
+            member = member * weights
+        center, limit = self.mean, CUT * self.variance.sqrt()
+        limit = limit.masked_fill(self._is_constant(), th.inf)
+        if not self._started:
+            center, limit = self._first_center_and_limit(observations, member, center, limit)
+        deviation = observations - center[group]
+        deviation = th.minimum(th.maximum(deviation, -limit[group]), limit[group])
+
+        added = member.sum(dim=1, keepdim=True)  # [G, 1]
+        per_row = member / added.clamp(min=1.0)
+        shift = per_row @ deviation
+        spread = per_row @ (deviation - shift[group]).square()
+        seen = self.count.unsqueeze(1)
+        total = (seen + added).clamp(min=1.0)
+        new, old = added / total, seen / total
+        self.mean.copy_(center + shift * new)
+        self.variance.copy_(
+            th.where(added > 0, self.variance * old + spread * new + shift.square() * (old * new), self.variance)
+        )
+        self.count.add_(added.squeeze(1))
+
+    def _first_center_and_limit(
+        self, observations: th.Tensor, member: th.Tensor, center: th.Tensor, limit: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """For groups without statistics: median, and a limit from the range of the middle nine tenths."""
+        center, limit = center.clone(), limit.clone()
+        for index in range(self.num_groups):
+            rows = observations[member[index] > 0]
+            if self.count[index] > 0 or len(rows) == 0:
+                continue
+            low, middle, high = th.quantile(rows, th.tensor([0.05, 0.5, 0.95], dtype=rows.dtype, device=rows.device), dim=0)
+            center[index] = middle
+            limit[index] = (CUT * (high - low) / 2.0).masked_fill(high - low <= RESOLUTION * (1.0 + middle.abs()), th.inf)
+        self._started = bool(((self.count > 0) | (member.sum(dim=1) > 0)).all())
+        return center, limit
+
+    def forward(self, observations: th.Tensor, tasks: th.Tensor | None = None) -> th.Tensor:
+        """
+        Normalize without clipping.
+
+        :param observations: ``[..., N, O]``
+        :param tasks: integer ids ``[N]``; may be left out where there is one group
+        :return: ``[..., N, O]``
+        """
+        scale = th.rsqrt(self.variance).masked_fill(self._is_constant(), 1.0)
+        if self.num_groups == 1:
+            return (observations - self.mean) * scale
+        group = self._group_of(tasks, observations)
+        return (observations - self.mean[group]) * scale[group]
+
+    def _is_constant(self) -> th.Tensor:
+        return self.variance <= (RESOLUTION * (1.0 + self.mean.abs())).square()
+
+    def _group_of(self, tasks: th.Tensor | None, observations: th.Tensor) -> th.Tensor:
+        if tasks is None:
+            assert self.num_groups == 1, "several groups: whose observations are these?"
+            return self.group.new_zeros(observations.shape[-2])
+        return self.group[tasks] if len(self.group) > 1 else th.zeros_like(tasks)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # Version 0.1 kept one mean and variance [O] and a count [] for all tasks.
+        for name in ("mean", "variance", "count"):
+            value = state_dict.get(prefix + name)
+            if value is not None and value.dim() < getattr(self, name).dim():
+                state_dict[prefix + name] = value.expand_as(getattr(self, name)).clone()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._started = False  # looks for itself at the next update
