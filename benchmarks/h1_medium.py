@@ -9,7 +9,7 @@ one roll-out, and appends each evaluation to ``evaluations.csv``, so that an int
 saved beside it, and ``costs.json`` has its seconds, updates and memory.
 
 ``report`` prints the table of the last evaluations with the published curves at the same number of steps, and draws the
-two figures that ``python -m sb3_ezm.plotting`` draws.
+two figures that ``ezm plot`` draws.
 """
 
 from __future__ import annotations

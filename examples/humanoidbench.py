@@ -28,11 +28,11 @@ from pathlib import Path
 # Read by PyTorch when it is imported: idle threads must not take the cores from those that step the environments.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from sb3_ezm import EZM, FullCheckpointCallback, make_multitask_env, make_task_set
 from sb3_ezm.callbacks import TaskEvalCallback, TimedProgressCallback
+from sb3_ezm.devices import set_num_threads
 from sb3_ezm.evaluation import evaluate_protocols, format_table
 from sb3_ezm.presets import get_preset, preset_names
 
@@ -128,7 +128,7 @@ def main() -> None:
     """Train, or go on training; evaluate under both protocols; save."""
     args = parse_arguments()
     if args.threads is not None:
-        th.set_num_threads(args.threads)
+        set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     tasks = make_task_set(args.tasks or f"humanoidbench-{args.suite}")
     env = make_multitask_env(tasks, seed=args.seed, ignore_termination=args.ignore_termination)

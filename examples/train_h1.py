@@ -19,11 +19,11 @@ from pathlib import Path
 # step the environments and from everybody else on the machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch as th
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm import EZM, TaskSet, make_multitask_env, make_task_set
 from sb3_ezm.callbacks import TimeBudgetCallback, TimedProgressCallback
+from sb3_ezm.devices import set_num_threads
 from sb3_ezm.evaluation import EvaluationResult, append_evaluation, evaluate_tasks, format_table
 from sb3_ezm.plotting import Curve, load_monitor_curves, plot_learning_curves
 from sb3_ezm.presets import get_preset, preset_names
@@ -133,7 +133,7 @@ def main() -> None:
     """Evaluate, train, evaluate, save, draw."""
     args = parse_arguments()
     prefer_egl()
-    th.set_num_threads(args.threads)
+    set_num_threads(args.threads)
     tasks = make_task_set(args.tasks)
     if args.video_task is not None:
         tasks.index(args.video_task)  # a misspelled name should not wait for the end of the training
@@ -143,7 +143,7 @@ def main() -> None:
     parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
     print(f"{len(tasks)} tasks, preset {preset.name!r}, {parameters:,} parameters, {args.threads} threads on {model.device}.")
 
-    evaluations = args.out / "evaluations.csv"  # what `python -m sb3_ezm.plotting` draws beside published results
+    evaluations = args.out / "evaluations.csv"  # what `ezm plot` draws beside published results
     evaluations.unlink(missing_ok=True)
     before = evaluate(model, tasks, args, "before")
     append_evaluation(evaluations, before, timesteps=0, seconds=0.0)

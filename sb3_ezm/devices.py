@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch as th
+
+
+def available_cpus() -> int:
+    """
+    :return: cores that this process may use
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def set_num_threads(wanted: int) -> None:
+    """
+    Let PyTorch compute in so many threads, but not in more than there are cores: thousands of them would stall the machine.
+
+    :param wanted: threads, at least 1
+    """
+    cores = available_cpus()
+    if wanted > cores:
+        warnings.warn(f"{wanted} threads were asked for, and {cores} are used: there are no more cores.", stacklevel=2)
+    th.set_num_threads(min(wanted, cores))
 
 
 def to_device(values: npt.NDArray[Any] | th.Tensor, device: th.device) -> th.Tensor:

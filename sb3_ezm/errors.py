@@ -36,3 +36,12 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     return f"{hint}Known: {', '.join(known)}."
+
+
+def counted(number: int, noun: str) -> str:
+    """
+    :param number: how many
+    :param noun: of what, in the singular, with a regular plural
+    :return: for example ``"1 task"`` or ``"1,200 tasks"``
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 
@@ -42,6 +41,8 @@ def _read_file() -> dict[str, dict[str, Any]]:
 
 @cache
 def _read() -> dict[str, Preset]:
+    from stable_baselines3.common.utils import LinearSchedule  # here, as the names of the presets are asked for without it
+
     entries = copy.deepcopy(_read_file())
     for entry in entries.values():
         rate = entry["settings"]["learning_rate"]
@@ -54,7 +55,7 @@ def preset_names() -> tuple[str, ...]:
     """
     :return: names of the presets
     """
-    return tuple(_read())
+    return tuple(_read_file())
 
 
 def get_preset(name: str) -> Preset:
@@ -80,8 +81,8 @@ def preset_entry(name: str) -> dict[str, Any]:
 
 
 def _check_name(name: str) -> None:
-    if name not in _read():
-        raise ConfigurationError(f"No preset is named {name!r}. {did_you_mean(str(name), _read())}")
+    if name not in _read_file():
+        raise ConfigurationError(f"No preset is named {name!r}. {did_you_mean(str(name), _read_file())}")
 
 
 def load_preset(name: str, **changes: Any) -> dict[str, Any]:

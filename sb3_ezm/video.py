@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ctypes.util
 import itertools
 import os
@@ -23,6 +22,7 @@ from sb3_ezm.evaluation import check_fits
 from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.padding import PaddedTaskEnv
 from sb3_ezm.multitask.suites import TasksLike, make_task_set
+from sb3_ezm.paths import check_can_write
 
 _DRAW_ONE_PICTURE = """
 import mujoco
@@ -77,6 +77,7 @@ def record_video(
     :raises VideoUnavailableError: if this machine cannot draw (no OpenGL), or ffmpeg is missing or fails
     :raises ConfigurationError: if an argument is impossible or the model does not fit the tasks
     """
+    path = check_video_path(path)
     task_set = make_task_set(tasks)
     env = make_task_env(task_set, task, render_mode="rgb_array", ignore_termination=ignore_termination, env_kwargs=env_kwargs)
     try:
@@ -84,6 +85,20 @@ def record_video(
         return record_episode(model, env, path, seed, deterministic, max_steps, frame_skip)
     finally:
         env.close()
+
+
+def check_video_path(path: str | os.PathLike[str]) -> Path:
+    """
+    Make sure that a video can be written. Missing folders are created.
+
+    :param path: the file
+    :return: the path
+    :raises ConfigurationError: if its suffix is neither ``.mp4`` nor ``.gif``, or it cannot be written
+    """
+    path = Path(path)
+    if path.suffix not in (".mp4", ".gif"):
+        raise ConfigurationError(f"A video is written as .mp4 or .gif, not as {path.suffix!r} ({path}).")
+    return check_can_write(path)
 
 
 def record_episode(
@@ -109,13 +124,10 @@ def record_episode(
     :raises VideoUnavailableError: if this machine cannot draw (no OpenGL), or ffmpeg is missing or fails
     :raises ConfigurationError: if an argument is impossible
     """
-    path = Path(path)
-    if path.suffix not in (".mp4", ".gif"):
-        raise ConfigurationError(f"A video is written as .mp4 or .gif, not as {path.suffix!r} ({path}).")
+    path = check_video_path(path)
     if frame_skip < 1 or (max_steps is not None and max_steps < 1):
         raise ConfigurationError(f"`frame_skip` ({frame_skip}) and `max_steps` ({max_steps}) must be at least 1.")
     _check_opengl()
-    path.parent.mkdir(parents=True, exist_ok=True)
     frames = _frames(model, env, seed, deterministic, max_steps, frame_skip)
     _write(path, frames, float(env.metadata.get("render_fps") or 30) / frame_skip)
     return path
@@ -143,44 +155,8 @@ def record_videos(
     task_set = make_task_set(tasks)
     names = [task_set[name].name for name in (task_set.names if only is None else only)]  # misspelled names fail first
     stems = {name: re.sub(r"[^\w.-]+", "-", name) for name in names}
-    return {name: record_video(model, task_set, name, Path(folder) / f"{stems[name]}.mp4", **settings) for name in names}
-
-
-def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
-    """
-    ``python -m sb3_ezm.video model.zip``: film one episode of each task of a saved model.
-
-    :param argv: arguments, by default those of the process
-    :param prog: how the command is called in its help
-    :return: exit status: 0, or 2 after a message where a video cannot be made
-    """
-    parser = argparse.ArgumentParser(prog=prog, description="Film one episode of each task of a saved EZM model, as MP4.")
-    parser.add_argument("model", type=Path, help="file of EZM.save")
-    parser.add_argument("--tasks", nargs="+", help="suite or tasks of the model, if their names alone do not lead to them")
-    parser.add_argument("--only", nargs="+", help="film these tasks only")
-    parser.add_argument("--out", type=Path, default=Path("videos"), help="folder of the videos (default: videos)")
-    parser.add_argument("--seed", type=int, default=0, help="of the episodes (default: 0)")
-    parser.add_argument("--max-steps", type=int, help="stop after so many environment steps")
-    parser.add_argument("--frame-skip", type=int, default=2, help="a picture every so many environment steps (default: 2)")
-    parser.add_argument("--ignore-termination", action="store_true", help="let the episodes run to their time limit")
-    args = parser.parse_args(argv)
-    prefer_egl()
-    from sb3_ezm.ezm import EZM
-
-    try:
-        if not args.model.exists():
-            raise ConfigurationError(f"There is no model {args.model}.")
-        model = EZM.load(args.model)
-        settings = {key: getattr(args, key) for key in ("seed", "max_steps", "frame_skip", "ignore_termination")}
-        if model.task_set is None:
-            raise ConfigurationError(f"{args.model} was trained on one ordinary environment, not on tasks: film it with SB3.")
-        tasks = list(model.task_set.names) if args.tasks is None else args.tasks
-        for path in record_videos(model, tasks, args.out, args.only, **settings).values():
-            print(path)
-    except (ConfigurationError, VideoUnavailableError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    paths = {name: check_video_path(Path(folder) / f"{stem}.mp4") for name, stem in stems.items()}
+    return {name: record_video(model, task_set, name, path, **settings) for name, path in paths.items()}
 
 
 def _check_opengl() -> None:
@@ -259,7 +235,3 @@ def _write(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
         raise VideoUnavailableError(f"ffmpeg ended before the last picture, {path} is incomplete ({reason}).") from error
     finally:
         writer.close()
-
-
-if __name__ == "__main__":
-    sys.exit(main(prog="python -m sb3_ezm.video"))

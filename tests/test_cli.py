@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import importlib.util
 import json
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,11 @@ import numpy as np
 import pytest
 import torch as th
 
+import sb3_ezm
 from sb3_ezm import EZM, make_multitask_env
 from sb3_ezm.callbacks import TimedProgressCallback
 from sb3_ezm.cli import main
+from sb3_ezm.cli.arguments import whole
 from sb3_ezm.cli.plot import load_training
 from sb3_ezm.evaluation import evaluate_tasks
 from sb3_ezm.multitask import make_task_set
@@ -59,37 +65,110 @@ def ezm(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["eval"], ["plot"], ["plot", "training"], ["video"], ["check-env"], ["info"]]
+    "command", [[], ["train"], ["resume"], ["eval"], ["plot"], ["plot", "training"], ["video"], ["check-env"], ["info"]]
 )
 def test_help_with_examples(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0 and "usage: ezm" in text
-    assert "examples:\n  ezm " in text or command == ["plot", "training"]
+    assert "examples:\n  ezm " in text
+
+
+def test_help_imports_nothing_heavy() -> None:
+    # Another process: this one has imported everything.
+    code = (
+        "import sys\n"
+        "from sb3_ezm.cli import main\n"
+        "for arguments in ([], ['--help'], ['--version'], ['train', '--help'], ['plot', 'scores', '--help']):\n"
+        "    try:\n"
+        "        main(arguments)\n"
+        "    except SystemExit:\n"
+        "        pass\n"
+        "heavy = {'torch', 'stable_baselines3', 'mujoco', 'matplotlib', 'rich', 'tensorboard', 'imageio'} & set(sys.modules)\n"
+        "sys.exit(' '.join(heavy) or 0)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith("usage: ezm") and "\nsb3-ezm " in found.stdout
+
+
+def test_public_names_are_imported_when_they_are_used() -> None:
+    code = (
+        "import sys, sb3_ezm\n"
+        "assert 'torch' not in sys.modules and 'EZM' in dir(sb3_ezm)\n"
+        "from sb3_ezm import *\n"
+        "assert EZM is sb3_ezm.EZM and EZM.__module__ == 'sb3_ezm.ezm'\n"
+        "sb3_ezm.evaluation.evaluate_tasks  # a submodule that nobody imported\n"
+        "for name in ('EZMM', '_private'):\n"
+        "    assert not hasattr(sb3_ezm, name)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
+
+
+def test_type_checkers_see_the_names_that_are_imported_late() -> None:
+    tree = ast.parse(Path(sb3_ezm.__file__).read_text())
+    branch = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    typed = {alias.name: node.module for node in branch.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    mapping = next(node for other in branch.orelse for node in ast.walk(other) if isinstance(node, ast.Dict))
+    assert typed == ast.literal_eval(mapping)
+    assert all(hasattr(sb3_ezm, name) for name in sb3_ezm.__all__)
+
+
+def test_the_module_is_the_command_and_a_reader_that_goes_away_is_no_error() -> None:
+    command = [sys.executable, "-m", "sb3_ezm"]
+    child = subprocess.Popen([*command, "train", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None and child.stderr is not None
+    child.stdout.close()  # before it prints, as `| head -0` does
+    assert child.stderr.read() == b""
+    assert child.wait() in (0, 141)  # 0 where argparse itself has met the closed pipe: it says nothing either
 
 
 def test_impossible_arguments(ezm: Any, tmp_path: Path, run_folder: Path) -> None:
     assert "Did you mean 'h1-walk'" in ezm("train", "h1-wlk", "--out", tmp_path, status=2)
     assert "Which tasks?" in ezm("train", status=2)
+    assert "usage: ezm" in ezm()
     assert "Did you mean 'tau'" in ezm("train", "toy", "--out", tmp_path, "--set", "tua=0.1", status=2)
     assert "takes KEY=VALUE" in ezm("train", "toy", "--out", tmp_path, "--set", "tau", status=2)
-    assert "--steps-per-task must be at least 1" in ezm("train", "toy", "--out", tmp_path, "--steps-per-task", 0, status=2)
-    assert "--eval-every must be at least 0" in ezm("train", "toy", "--out", tmp_path, "--eval-every", -1, status=2)
-    assert "holds a run: go on with --resume" in ezm("train", "toy", "--out", run_folder, status=2)
+    assert f"go on with `ezm resume {run_folder}`" in ezm("train", "toy", "--out", run_folder, status=2)
+    assert "choose one of them" in ezm("train", "--out", run_folder, "--resume", "--overwrite", status=2)
     assert "leave tasks, --preset out with --resume" in ezm(
         "train", "toy", "--preset", "toy", "--out", run_folder, "--resume", status=2
     )
     assert "is no folder of `ezm train`" in ezm("train", "--out", tmp_path, "--resume", status=2)
+    assert "is no folder of `ezm train`" in ezm("resume", tmp_path, status=2)
     assert "There is no model" in ezm("eval", tmp_path, status=2)
     assert "do not fit into one file" in ezm("video", run_folder, "--task", *TASKS, "-o", "a.mp4", status=2)
-    with pytest.raises(SystemExit) as stop:  # argparse's own
-        main(["train", "toy", "--preset", "none"])
-    assert stop.value.code == 2
-    with pytest.raises(SystemExit) as stop:
-        main(["eval", str(run_folder), "--episode-count", "3"])
-    assert stop.value.code == 2
     assert not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "invalid choice: 'trian'"),
+        (["train", "toy", "--preset", "none"], "invalid choice: 'none'"),
+        (["eval", "run", "--episode-count", "3"], "unrecognized arguments: --episode-count"),
+        (["train", "toy", "--seed", "-1"], "--seed: must be at least 0, got -1"),
+        (["train", "toy", "--steps-per-task", "0"], "--steps-per-task: must be at least 1, got 0"),
+        (["train", "toy", "--steps-per-task", "1.5"], "--steps-per-task: must be a whole number, got '1.5'"),
+        (["train", "toy", "--threads", "inf"], "--threads: must be a whole number, got 'inf'"),
+        (["train", "toy", "--eval-every", "-1"], "--eval-every: must be at least 0, got -1"),
+        (["check-env", "toy", "--steps", "many"], "--steps: must be a whole number, got 'many'"),
+        (["eval", "run", "--episodes", "0"], "--episodes: must be at least 1, got 0"),
+        (["video", "run", "--frame-skip", "0"], "--frame-skip: must be at least 1, got 0"),
+        (["plot"], "required: FIGURE"),
+        (["resume", "run", "--seed", "3"], "unrecognized arguments: --seed 3"),
+    ],
+)
+def test_arguments_that_are_refused_at_once(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e4", 10_000), ("10_000", 10_000), ("7", 7), ("2.0", 2)])
+def test_whole_numbers_as_people_write_them(text: str, value: int) -> None:
+    assert whole(1)(text) == value and isinstance(whole(1)(text), int)
 
 
 def test_settings_that_cannot_be_set(ezm: Any, tmp_path: Path) -> None:
@@ -107,13 +186,11 @@ def test_settings_that_cannot_be_set(ezm: Any, tmp_path: Path) -> None:
 
 
 def test_impossible_numbers_devices_and_files(ezm: Any, tmp_path: Path, run_folder: Path) -> None:
-    assert "--seed must be at least 0, got -1" in ezm("train", "toy", "--out", tmp_path, "--seed", -1, status=2)
     assert "--device nonsense cannot be used" in ezm("train", "toy", "--out", tmp_path, "--device", "nonsense", status=2)
     if not th.cuda.is_available():  # SB3 would take the CPU without a word
         assert "--device cuda cannot be used" in ezm("train", "toy", "--out", tmp_path, "--device", "cuda", status=2)
-    assert "--steps must be at least 1, got 0" in ezm("check-env", "Pendulum-v1", "--steps", 0, status=2)
-    assert "--episodes must be at least 1, got 0" in ezm("eval", run_folder, "--episodes", 0, status=2)
-    assert "--frame-skip must be at least 1, got 0" in ezm("video", run_folder, "--frame-skip", 0, status=2)
+    shutil.copy(run_folder / "checkpoints" / "checkpoint_240.ezm", tmp_path / "renamed.zip")
+    assert "renamed.zip is no saved model" in ezm("eval", tmp_path / "renamed.zip", status=2)
     for command in ("eval", "video", "info"):
         assert "run.json is no saved model" in ezm(command, run_folder / "run.json", status=2)
     assert "A picture is written as .png" in ezm("plot", "training", run_folder, "-o", tmp_path / "curves.xyz", status=2)
@@ -151,7 +228,8 @@ def test_what_a_training_leaves(run_folder: Path) -> None:
     assert model.policy.model_config.latent_size == 8 and model.policy.model_config.num_blocks == 1  # the preset's
     assert (run_folder / "best_model.zip").exists()
     with (run_folder / "evaluations.csv").open() as file:
-        assert [(row["timesteps"], row["task"]) for row in csv.DictReader(file)] == [("200", task) for task in TASKS]
+        rows = [(row["timesteps"], row["task"]) for row in csv.DictReader(file)]
+    assert rows == [(steps, task) for steps in ("200", "240") for task in TASKS]  # every 100 per task, and at the end
     assert (run_folder / "checkpoints" / "checkpoint_240.ezm").exists()
     assert {path.name for path in (run_folder / "monitor").iterdir()} == {f"{task}_0.monitor.csv" for task in TASKS}
     assert list((run_folder / "tensorboard").rglob("events.*"))
@@ -176,9 +254,10 @@ def test_an_interrupt_saves_and_a_resume_goes_on(
         assert main(["train", *TASKS, "--out", str(folder), "--steps-per-task", "130", *quiet, *SMALL]) == 130
     signal.signal(signal.SIGINT, previous)
     error = capsys.readouterr().err
-    assert f"ezm train --out {folder} --resume" in error and "Traceback" not in error
+    assert f"Interrupted after 100 of 260 steps. Saved: {folder}" in error and f"ezm resume {folder}" in error
+    assert "Traceback" not in error
     assert EZM.load(folder / "model.zip").num_timesteps == 100
-    output = ezm("train", "--out", folder, "--resume", *quiet)
+    output = ezm("resume", folder, "--no-tensorboard")
     assert "Resumed at 100 environment steps" in output and "after 130 steps of each" in output
     assert EZM.load(folder / "model.zip").num_timesteps == 260
     # The curve of the second part begins where the first was saved.
@@ -191,7 +270,7 @@ def test_an_interrupt_saves_and_a_resume_goes_on(
 def test_one_gymnasium_environment(ezm: Any, tmp_path: Path) -> None:
     quiet = ["--eval-every", "0", "--eval-episodes", "1", "--no-tensorboard", "--checkpoint-every", "0"]
     output = ezm("train", "Pendulum-v1", "--out", tmp_path / "run", "--steps-per-task", 60, *quiet, *SMALL)
-    assert "preset 'small'" in output and "Pendulum-v1  " in output
+    assert output.startswith("1 task, preset 'small'") and "Pendulum-v1  " in output
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

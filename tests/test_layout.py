@@ -21,6 +21,8 @@ LEVELS = {
     "sb3_ezm.kinds": 0,
     "sb3_ezm.config": 0,
     "sb3_ezm.errors": 0,
+    "sb3_ezm.lazy": 0,
+    "sb3_ezm.paths": 0,
     "sb3_ezm.presets": 0,
     "sb3_ezm.supports": 1,
     "sb3_ezm.distributions": 1,
@@ -58,6 +60,7 @@ LEVELS = {
     "sb3_ezm.cli": 9,
     "sb3_ezm.plotting": 9,
     "sb3_ezm.video": 9,
+    "sb3_ezm.__main__": 9,
     # The package itself re-exports the public names: nothing inside may import it.
     "sb3_ezm": 10,
 }

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from sb3_ezm import ConfigurationError, TaskSpec, make_task_set
+from sb3_ezm.cli import main
 from sb3_ezm.evaluation import EvaluationResult, Protocol, TaskResult, append_evaluation
-from sb3_ezm.plotting import Curve, main, plot_curves, published_curves, published_methods, suite_references
+from sb3_ezm.plotting import Curve, plot_curves, published_curves, published_methods, suite_references
 from sb3_ezm.plotting.published import Reference
 from sb3_ezm.plotting.runs import Seeds, common_steps, load_runs
 from sb3_ezm.plotting.suite_curves import curves_figure
@@ -138,9 +139,9 @@ def test_pictures_and_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
     run = write_run(tmp_path / "0.csv", 100.0, ("respected",))
     picture = imageio.imread(plot_curves([run], "medium", tmp_path / "a" / "c.png"))
     assert picture.shape[1] == 1650 and len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50
-    assert main(["scores", "--runs", str(run), "--out", str(tmp_path / "d.png")]) == 0
+    assert main(["plot", "scores", "--runs", str(run), "--out", str(tmp_path / "d.png")]) == 0
     printed = capsys.readouterr().out
     assert (tmp_path / "d.png").stat().st_size > 20_000
     assert "one seed, no interval" in printed and "0.894" in printed and "1 M environment steps" in printed
-    assert main(["curves", "--runs", str(tmp_path / "none.csv"), "--out", str(tmp_path / "e.png")]) == 2
+    assert main(["plot", "curves", "--runs", str(tmp_path / "none.csv"), "--out", str(tmp_path / "e.png")]) == 2
     assert "There is no file" in capsys.readouterr().err and not (tmp_path / "e.png").exists()

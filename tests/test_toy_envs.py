@@ -177,11 +177,12 @@ def test_pictures_show_the_angle() -> None:
     upright = env.render()
     env.set_state(np.array([math.pi / 2, 0.0, 0.0]))
     right = env.render()
-    assert upright is not None and right is not None and upright.shape == (96, 96, 3)
+    assert upright is not None and right is not None and upright.shape == (320, 320, 3)
     rows, columns = np.nonzero(upright[:, :, 1] < 255)
-    assert rows.min() == 7 and columns.min() == 47 and columns.max() == 49  # from the middle (48) 40 up, 3 pixels wide
+    # From the middle, between the pixels 159 and 160, 130 up and half of its width more; 18 wide.
+    assert rows.min() == 21 and columns.min() == 151 and columns.max() == 168
     rows, columns = np.nonzero(right[:, :, 1] < 255)
-    assert columns.max() == 89 and rows.min() == 47 and rows.max() == 49
+    assert columns.max() == 298 and rows.min() == 151 and rows.max() == 168
     assert ToySwingup().render() is None
 
 

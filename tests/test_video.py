@@ -16,7 +16,8 @@ import pytest
 from gymnasium import spaces
 
 from sb3_ezm import EZM, ConfigurationError, make_multitask_env, make_task_set, video
-from sb3_ezm.video import VideoUnavailableError, main, prefer_egl, record_video
+from sb3_ezm.cli import main
+from sb3_ezm.video import VideoUnavailableError, prefer_egl, record_video
 from tests.tiny import TINY
 
 
@@ -35,7 +36,7 @@ def test_an_episode_is_written_in_real_time(tmp_path: Path) -> None:
     model = Pusher()
     path = record_video(model, "toy", "toy-spin", tmp_path / "new" / "spin.mp4", max_steps=20, frame_skip=2)
     frames = iio.imread(path)
-    assert frames.shape == (11, 96, 96, 3)  # the start and every second of 20 steps
+    assert frames.shape == (11, 320, 320, 3)  # the start and every second of 20 steps
     assert iio.immeta(path)["fps"] == 6  # 0.08 s a step: 12 (rounded) pictures a second, every second of them
     assert (frames[0] != frames[-1]).any(axis=2).sum() > 20
     assert model.tasks == {2}  # swingup, balance, spin: the task keeps its id
@@ -50,14 +51,14 @@ def test_an_episode_that_ends_by_itself_as_gif(tmp_path: Path) -> None:
 def test_every_task_of_a_saved_model_is_filmed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     env = make_multitask_env(["toy-swingup", "toy-spin"])
     EZM("MultiInputPolicy", env, **TINY).save(tmp_path / "model.zip")
-    arguments = [str(tmp_path / "model.zip"), "--max-steps", "4", "--out", str(tmp_path / "videos")]
-    assert main(arguments) == 0
+    arguments = ["video", str(tmp_path / "model.zip"), "--max-steps", "4", "--frame-skip", "2", "-o", str(tmp_path / "videos")]
+    assert main([*arguments, "--task", "all"]) == 0
     paths = [tmp_path / "videos" / f"{name}.mp4" for name in ("toy-swingup", "toy-spin")]
-    assert capsys.readouterr().out.split() == [str(path) for path in paths]
-    assert all(iio.imread(path).shape == (3, 96, 96, 3) for path in paths)  # the start and every second of four steps
-    assert main([*arguments, "--only", "toy-spim"]) == 2
+    assert capsys.readouterr().out.splitlines() == [f"toy-swingup: {paths[0]}", f"toy-spin: {paths[1]}"]
+    assert all(iio.imread(path).shape == (3, 320, 320, 3) for path in paths)  # the start and every second of four steps
+    assert main([*arguments, "--task", "toy-spim"]) == 2
     assert "Did you mean 'toy-spin'" in capsys.readouterr().err
-    assert main([str(tmp_path / "none.zip")]) == 2
+    assert main(["video", str(tmp_path / "none.zip")]) == 2
 
 
 @pytest.mark.render

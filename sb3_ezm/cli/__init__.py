@@ -1,4 +1,4 @@
-"""The console script ``ezm``: train, eval, plot, video, check-env and info for people without RL Zoo, see ``docs/cli.md``."""
+"""The console script ``ezm``, for people who need no program of their own, see ``docs/cli.md``."""
 
 from sb3_ezm.cli.main import main
 

@@ -1,4 +1,4 @@
-"""``python -m sb3_ezm.cli``, the same as ``ezm``."""
+"""``python -m sb3_ezm.cli``, the same as ``ezm`` and ``python -m sb3_ezm``."""
 
 import sys
 

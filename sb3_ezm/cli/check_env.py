@@ -3,42 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import os
-import sys
 import warnings
-from collections.abc import Callable
-from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from sb3_ezm.cli.common import add_parser, check_least
-from sb3_ezm.errors import ConfigurationError, EZMError
+from sb3_ezm.cli.common import resolve_tasks
+from sb3_ezm.errors import ConfigurationError, EZMError, counted
 from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.padding import PaddedTaskEnv
-from sb3_ezm.multitask.suites import TaskLike, make_task_set
 from sb3_ezm.multitask.task_set import TaskSet
-
-EXAMPLES = """\
-  ezm check-env Pendulum-v1
-  ezm check-env h1-medium
-  ezm check-env my_package.envs:make_env Pendulum-v1     both, as tasks of one agent
-"""
-
-
-def add_command(commands: Any) -> None:
-    """
-    :param commands: result of ``add_subparsers``
-    """
-    parser = add_parser(commands, "check-env", "Check that environments can be learned.", EXAMPLES)
-    parser.add_argument(
-        "tasks", nargs="+", help="suites, tasks, Gymnasium ids, or module:function that returns an environment"
-    )
-    parser.add_argument("--steps", type=int, default=300, help="random steps of each task (default 300)")
-    parser.add_argument("--seed", type=int, default=0, help="of the episodes and actions (default 0)")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,30 +21,39 @@ def run(args: argparse.Namespace) -> int:
     :return: exit status: 1 if a task cannot be learned
     :raises ConfigurationError: if the arguments are impossible
     """
-    check_least(args, steps=1, seed=0)
-    tasks = make_task_set([_resolve(name) for name in args.tasks])
-    print(f"{len(tasks)} tasks, padded to {tasks.observation_size} observation and {tasks.action_size} action entries")
+    tasks = resolve_tasks(args.tasks)
+    print(f"{counted(len(tasks), 'task')}, padded to {_entries(tasks.observation_size, tasks.action_size)}")
     failed = False
     for spec in tasks:
-        notes: list[str] = []
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                env = make_task_env(tasks, spec.name)
-                try:
-                    sb3_check_env(env, skip_render_check=True)
-                    notes += check_task(env, tasks, args.steps, args.seed)
-                finally:
-                    env.close()
-            notes += sorted({str(warning.message) for warning in caught})
-        except (EZMError, AssertionError) as error:
+                notes = _check(tasks, spec.name, args.steps, args.seed)
+        except (Exception, SystemExit) as error:  # whatever the environment does: the next one is to be checked as well
+            if args.debug and not isinstance(error, EZMError):
+                raise
             failed = True
-            print(f"FAILED {spec.name}: {error}")
+            kind = "" if isinstance(error, (EZMError, AssertionError)) else f"{type(error).__name__}: "
+            print(f"FAILED {spec.name}: {kind}{error}")
             continue
-        print(f"ok     {spec.name}: {spec.observation_size} observation and {spec.action_size} action entries")
-        for note in notes:
+        print(f"ok     {spec.name}: {_entries(spec.observation_size, spec.action_size)}")
+        for note in [*notes, *sorted({str(warning.message) for warning in caught})]:
             print(f"       note: {note}")
     return 1 if failed else 0
+
+
+def _entries(observations: int, actions: int) -> str:
+    return f"{observations} observation and {actions} action {'entry' if actions == 1 else 'entries'}"
+
+
+def _check(tasks: TaskSet, name: str, steps: int, seed: int) -> list[str]:
+    env = make_task_env(tasks, name)
+    try:
+        notes = check_task(env, tasks, steps, seed)  # first, as its messages say more
+        sb3_check_env(env, skip_render_check=True)
+        return notes
+    finally:
+        env.close()
 
 
 def check_task(env: PaddedTaskEnv, tasks: TaskSet, steps: int, seed: int) -> list[str]:
@@ -117,18 +100,3 @@ def _play(env: PaddedTaskEnv, steps: int, seed: int) -> tuple[np.ndarray, np.nda
             observation, _ = env.reset()
         rows.append(observation["observation"])
     return np.array(rows), np.array(rewards), lengths
-
-
-def _resolve(name: str) -> TaskLike:
-    """``module:function`` as that function; everything else is a name."""
-    module, _, attribute = name.partition(":")
-    if not attribute:
-        return name
-    sys.path.insert(0, os.getcwd())  # a console script does not look there by itself
-    try:
-        found: Callable[..., gym.Env[Any, Any]] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"{name!r} cannot be imported: {error}.") from error
-    finally:
-        sys.path.remove(os.getcwd())
-    return found

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import os
+import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,52 +16,12 @@ import torch as th
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.ezm import EZM
-from sb3_ezm.multitask.suites import make_task_set
+from sb3_ezm.multitask.suites import TaskLike, make_task_set
 from sb3_ezm.multitask.task_set import TaskSet
 
-MODEL, RUN, EVALUATIONS, MONITOR, CHECKPOINTS = "model.zip", "run.json", "evaluations.csv", "monitor", "checkpoints"
+MODEL, BEST_MODEL, RUN, EVALUATIONS = "model.zip", "best_model.zip", "run.json", "evaluations.csv"
+MONITOR, CHECKPOINTS, TENSORBOARD, CURVES = "monitor", "checkpoints", "tensorboard", "curves.png"
 RESUMED = "resumed-at-"  # then the steps: monitor files of a part of a training
-EVALUATION_SEED = 10_000  # evaluated episodes start from other states than those of a training with a small seed
-
-
-def add_parser(commands: Any, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
-    """
-    :param commands: result of ``add_subparsers``
-    :param name: of the command
-    :param summary: what it does
-    :param examples: lines below the options
-    :return: its parser
-    """
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary[0].lower() + summary[1:].rstrip("."),
-        description=summary,
-        epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
-    return parser
-
-
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """
-    :param parser: of a command that takes a trained agent
-    """
-    parser.add_argument("model", type=Path, help="a saved model (.zip), or the folder of `ezm train`")
-    parser.add_argument("--tasks", nargs="+", help="tasks, should those of the model not be found by their names")
-    parser.add_argument("--device", default="auto", help="PyTorch device (default auto)")
-
-
-def check_least(args: argparse.Namespace, **least: int) -> None:
-    """
-    :param args: the command line
-    :param least: smallest value of each option; options that were not given are not looked at
-    :raises ConfigurationError: if one is smaller
-    """
-    for name, smallest in least.items():
-        value = getattr(args, name)
-        if value is not None and value < smallest:
-            raise ConfigurationError(f"--{name.replace('_', '-')} must be at least {smallest}, got {value}.")
 
 
 def check_device(name: str) -> None:
@@ -72,6 +36,30 @@ def check_device(name: str) -> None:
         raise ConfigurationError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
 
 
+def resolve_tasks(names: Sequence[str]) -> TaskSet:
+    """
+    :param names: suites, tasks, Gymnasium ids, or ``module:function`` for a function that returns an environment
+    :return: the tasks
+    :raises ConfigurationError: if one is unknown, or a module cannot be imported
+    """
+    return make_task_set([_resolve(name) for name in names])
+
+
+def _resolve(name: str) -> TaskLike:
+    """``module:function`` as that function; everything else is a name, also ``module:Id-v0`` as Gymnasium writes it."""
+    module, _, attribute = name.partition(":")
+    if not attribute.isidentifier():
+        return name
+    sys.path.insert(0, os.getcwd())  # a console script does not look there by itself
+    try:
+        found: TaskLike = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever the module raises
+        raise ConfigurationError(f"{name!r} cannot be imported ({type(error).__name__}: {error}).") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    return found
+
+
 def load_model(path: Path, device: str) -> EZM:
     """
     :param path: a saved model, or the folder of ``ezm train``
@@ -79,13 +67,25 @@ def load_model(path: Path, device: str) -> EZM:
     :return: the model
     :raises ConfigurationError: if there is no such file or it is no model of EZM
     """
-    path = path / MODEL if path.is_dir() else path
+    folder, path = path, path / MODEL if path.is_dir() else path
     if not path.exists():
-        raise ConfigurationError(f"There is no model {path}: give a file that `model.save` wrote, or the folder of a run.")
-    if not zipfile.is_zipfile(path):
-        raise ConfigurationError(f"{path} is no saved model: give a file that `model.save` wrote.")
+        hint = "give a file that `model.save` wrote, or the folder of a run."
+        if (folder / RUN).exists():
+            hint = f"the training in {folder} has not ended. `ezm resume {folder}` goes on with it."
+            if (folder / BEST_MODEL).exists():
+                hint += f" Its best model so far is {folder / BEST_MODEL}."
+        raise ConfigurationError(f"There is no model {path}: {hint}")
     check_device(device)
-    return EZM.load(path, device=device)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if "data" not in names or "policy.pth" not in names:
+            raise ConfigurationError(f"{path} is no saved model: give a file that `model.save` wrote.")
+        return EZM.load(path, device=device)
+    except zipfile.BadZipFile as error:
+        raise ConfigurationError(f"{path} is no saved model or damaged: give a file that `model.save` wrote.") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ConfigurationError(f"{path} cannot be loaded as a model of EZM ({type(error).__name__}: {error}).") from error
 
 
 def load_agent(args: argparse.Namespace) -> tuple[EZM, TaskSet]:
@@ -101,7 +101,11 @@ def load_agent(args: argparse.Namespace) -> tuple[EZM, TaskSet]:
             "for agents of `ezm train` and `make_multitask_env`: use RL Zoo (`python -m sb3_ezm.zoo enjoy`) or "
             "evaluate_policy."
         )
-    return model, make_task_set(args.tasks or list(model.policy.task_set.names))
+    folder = args.model if args.model.is_dir() else args.model.parent
+    names = args.tasks
+    if names is None:  # as the training named them, which may have been by functions
+        names = read_run(folder)["tasks"] if (folder / RUN).exists() else list(model.policy.task_set.names)
+    return model, resolve_tasks(names)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -110,8 +114,14 @@ def read_run(folder: Path) -> dict[str, Any]:
     :return: what ``ezm train`` noted about it
     :raises ConfigurationError: if it is no such folder
     """
+    path = folder / RUN
+    if not path.exists():
+        raise ConfigurationError(f"{folder} is no folder of `ezm train`: it has no {RUN}.")
     try:
-        noted: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigurationError(f"{folder} is no folder of `ezm train`: it has no {RUN}.") from None
+        noted: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"tasks", "preset", "changes", "steps_per_task", "envs_per_task", "seed"} - set(noted)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"{path} is damaged ({error}): it must hold what `ezm train` wrote.") from error
+    if missing:
+        raise ConfigurationError(f"{path} is damaged: it does not name {', '.join(sorted(missing))}.")
     return noted

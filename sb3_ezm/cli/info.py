@@ -6,34 +6,19 @@ import argparse
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch as th
 from rich.console import Console
 from rich.table import Table
 
-from sb3_ezm.cli.common import add_parser, load_model
+from sb3_ezm.cli.common import load_model
+from sb3_ezm.errors import counted
 from sb3_ezm.multitask.suites import make_task_set, suite_names
 from sb3_ezm.presets import get_preset, preset_names
 
-EXAMPLES = """\
-  ezm info
-  ezm info runs/toy
-  ezm info runs/toy/best_model.zip
-"""
 VERSION = (Path(__file__).parent.parent / "version.txt").read_text().strip()
 _PACKAGES = ("stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy", "rl_zoo3", "wandb")
 _SETTINGS = ("batch_size", "gamma", "num_simulations", "num_candidates", "unroll_steps", "td_steps", "value_target", "seed")
-
-
-def add_command(commands: Any) -> None:
-    """
-    :param commands: result of ``add_subparsers``
-    """
-    summary = "Tell versions, devices, suites and presets, or what a model file holds."
-    parser = add_parser(commands, "info", summary, EXAMPLES)
-    parser.add_argument("model", type=Path, nargs="?", help="a saved model (.zip), or the folder of `ezm train`")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         presets.add_row(name, get_preset(name).description)
     for table in (versions, suites, presets):
         console.print(table)
-    console.print(f"devices: cpu ({th.get_num_threads()} threads){''.join(f', cuda: {name}' for name in devices)}")
+    console.print(f"devices: cpu ({counted(th.get_num_threads(), 'thread')}){''.join(f', cuda: {name}' for name in devices)}")
     return 0
 
 
@@ -67,7 +52,10 @@ def _show_model(console: Console, path: Path) -> None:
     model = load_model(path, device="cpu")
     parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
     # Not through the console, which would break the line within the path.
-    print(f"{path}: {model.num_timesteps:,} environment steps, {model._n_updates:,} updates, {parameters:,} parameters")
+    print(
+        f"{path}: {counted(model.num_timesteps, 'environment step')}, "
+        f"{counted(model._n_updates, 'update')}, {parameters:,} parameters"
+    )
     tasks = _table("task", "observation", "action", "random policy", "success bar", "last mean return")
     figures = model.task_statistics.snapshot()
     for spec in model.policy.task_set:

@@ -1,38 +1,64 @@
-"""``ezm plot training``."""
+"""``ezm plot``: the curves of a run, or runs beside published results."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from sb3_ezm.cli.common import EVALUATIONS, MONITOR, RESUMED, read_run
-from sb3_ezm.multitask.suites import make_task_set
+from sb3_ezm.cli.common import CURVES, EVALUATIONS, MONITOR, RESUMED, read_run, resolve_tasks
+from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.task_set import TaskSet
-from sb3_ezm.plotting import Curve, load_evaluation_curves, load_monitor_curves, plot_learning_curves
-
-
-def add_plot_training(figures: Any) -> None:
-    """
-    :param figures: result of ``add_subparsers``
-    """
-    parser = figures.add_parser("training", help="learning curves of a run of `ezm train`, a panel for each task")
-    parser.add_argument("folder", type=Path, help="folder of the run")
-    parser.add_argument("-o", "--output", type=Path, help="picture: .png, .svg or .pdf (default curves.png in the folder)")
-    parser.set_defaults(run=run)
+from sb3_ezm.paths import check_can_write
+from sb3_ezm.plotting import (
+    Curve,
+    load_evaluation_curves,
+    load_monitor_curves,
+    plot_learning_curves,
+    published_methods,
+    suite_references,
+)
+from sb3_ezm.plotting.runs import load_runs
+from sb3_ezm.plotting.suite_curves import curves_figure
+from sb3_ezm.plotting.suite_scores import average_bars, scores_figure
 
 
 def run(args: argparse.Namespace) -> int:
     """
     :param args: the command line
     :return: exit status
+    :raises ConfigurationError: if a file or an argument cannot be used
     """
-    tasks = make_task_set(read_run(args.folder)["tasks"])
+    return _plot_training(args) if args.figure == "training" else _plot_published(args)
+
+
+def _plot_training(args: argparse.Namespace) -> int:
+    tasks = resolve_tasks(read_run(args.folder)["tasks"])
+    output = check_can_write(args.output or args.folder / CURVES)
     training = load_training(args.folder / MONITOR, tasks)
     csv_path = args.folder / EVALUATIONS
     evaluation = load_evaluation_curves(csv_path) if csv_path.exists() else None
-    path = plot_learning_curves(args.output or args.folder / "curves.png", tasks, training, evaluation, title=args.folder.name)
+    if not training and not evaluation:
+        raise ConfigurationError(f"{args.folder} holds no finished episode and no evaluation yet: there is nothing to draw.")
+    path = plot_learning_curves(output, tasks, training, evaluation, title=args.folder.resolve().name)
     print(f"curves: {path}")
+    return 0
+
+
+def _plot_published(args: argparse.Namespace) -> int:
+    references = suite_references(args.suite)
+    output = check_can_write(args.out)
+    own = load_runs([path / EVALUATIONS if path.is_dir() else path for path in args.runs], args.suite)
+    sheet = curves_figure(own, args.suite, args.max_steps) if args.figure == "curves" else scores_figure(own, args.suite)
+    path = sheet.save(output)
+    for seeds in own:
+        final = seeds.final(references)
+        print(f"{seeds.label}: " + ("not all tasks of the suite, no average" if final is None else str(final)) + "\n")
+    if args.figure == "scores":
+        print("Mean normalized score over all tasks:")
+        for bar in average_bars([], published_methods(args.suite), references):
+            print(f"  {bar.label:<20}{bar.value:.3f}")
+        print()
+    print("\n".join(sheet.notes) + f"\n\n{path}")
     return 0
 
 

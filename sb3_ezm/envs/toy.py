@@ -34,6 +34,7 @@ TORQUE = 5.0  # angular acceleration of full actions, rad/s^2: too weak to lift 
 DAMPING = 0.25  # 1/s
 DT = 0.08  # s
 SPEED_SCALE = 8.0  # rad/s, what the speed is divided by in observations
+PICTURE, ROD_LENGTH, ROD_WIDTH = 320, 130, 18  # pixels
 # |w'| <= (1 - DAMPING * DT) |w| + DT (GRAVITY + torque), whose fixed point no speed exceeds.
 MAX_SPEED = (GRAVITY + 2.5 * TORQUE) / DAMPING  # 2.5: the motors of `spin` together
 
@@ -114,16 +115,17 @@ class ToyEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def render(self) -> np.ndarray | None:
         """
-        :return: [96, 96, 3] uint8 picture of the rod, None without a render mode
+        :return: [320, 320, 3] uint8 picture of the rod and its pivot, None without a render mode
         """
         if self.render_mode is None:
             return None
-        image = np.full((96, 96, 3), 255, dtype=np.uint8)
-        along = np.linspace(0.0, 40.0, 120)[:, None, None]
-        thickness = np.arange(-1, 2)
-        rows = np.round(48 - along * math.cos(self.angle)).astype(int) + thickness[:, None]
-        columns = np.round(48 + along * math.sin(self.angle)).astype(int) + thickness
-        image[rows, columns] = (200, 60, 60)
+        x, y = np.meshgrid(np.arange(PICTURE) - PICTURE / 2 + 0.5, PICTURE / 2 - 0.5 - np.arange(PICTURE))  # upwards
+        along = math.sin(self.angle) * x + math.cos(self.angle) * y
+        across = math.cos(self.angle) * x - math.sin(self.angle) * y
+        rod = np.hypot(across, along - np.clip(along, 0.0, ROD_LENGTH))  # distance from the rod
+        image = np.full((PICTURE, PICTURE, 3), 255, dtype=np.uint8)
+        image[rod <= ROD_WIDTH / 2] = (200, 60, 60)
+        image[np.hypot(x, y) <= ROD_WIDTH / 4] = (60, 60, 60)
         return image
 
     def _observation(self) -> np.ndarray:

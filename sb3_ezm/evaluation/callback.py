@@ -61,6 +61,7 @@ class TaskEvalCallback(EventCallback):
     :param vec_env: evaluate in this vector environment instead of a new one, for example one with ``VecNormalize``, whose
         statistics are brought up to date before each evaluation. It stays open
     :param verbose: 1 prints the mean score of each evaluation
+    :param at_end: evaluate when the training ends as well, unless the last evaluation was there
     :raises ConfigurationError: if a number is out of range, tasks are given twice or not at all, or the best model is asked
         for by score where a task has no reference scores
     """
@@ -83,6 +84,7 @@ class TaskEvalCallback(EventCallback):
         best_by: Literal["score", "return"] = "score",
         callback_on_new_best: BaseCallback | None = None,
         callback_after_eval: BaseCallback | None = None,
+        at_end: bool = False,
     ) -> None:
         super().__init__(callback_after_eval, verbose)
         if eval_freq < 1 or n_eval_episodes < 1:
@@ -102,6 +104,7 @@ class TaskEvalCallback(EventCallback):
             callback_on_new_best.parent = self
         self.best_score = -math.inf
         self.last_result: EvaluationResult | None = None
+        self.at_end = at_end
         self.both_protocols = both_protocols
         self.vec_env = vec_env
         self._make_env: Callable[[], VecEnv] | None = None
@@ -121,7 +124,7 @@ class TaskEvalCallback(EventCallback):
         self.protocol: Protocol = "ignored" if ignore_termination else "respected"
         self.eval_freq = eval_freq * (len(task_set) if freq_per_task else 1)
         self._labels = task_labels(task_set.names, MAX_KEY, SUMMARY_KEYS)
-        self._next_evaluation = 0
+        self._next_evaluation = self._last_evaluation = 0
         self._started_at = 0.0
         self._check_best(task_set)
         if self.csv_path is not None:
@@ -152,7 +155,8 @@ class TaskEvalCallback(EventCallback):
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.on_training_start(self.locals, self.globals)
         self._started_at = time.monotonic()
-        self._next_evaluation = self.model.num_timesteps + self.eval_freq
+        self._last_evaluation = self.model.num_timesteps
+        self._next_evaluation = self._last_evaluation + self.eval_freq
         if self.csv_path is not None and self.csv_path.exists():
             self._continue_file(self.csv_path)
 
@@ -195,6 +199,8 @@ class TaskEvalCallback(EventCallback):
         return goes_on and self._on_event()
 
     def _on_training_end(self) -> None:
+        if self.at_end and self.num_timesteps > self._last_evaluation:
+            self._keep_best(self.evaluate())
         if self._make_env is not None and self.vec_env is not None:
             self.vec_env.close()
             self.vec_env = None
@@ -217,6 +223,7 @@ class TaskEvalCallback(EventCallback):
             deterministic=self.deterministic,
             vec_env=self.vec_env,
         )
+        self._last_evaluation = self.num_timesteps
         seconds = time.monotonic() - self._started_at
         results = [found] if isinstance(found, EvaluationResult) else list(found.values())
         for result in results:

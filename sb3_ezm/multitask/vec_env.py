@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -14,17 +13,12 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from sb3_ezm.devices import available_cpus
 from sb3_ezm.errors import ConfigurationError, EZMError
 
 
 class SubEnvError(EZMError, RuntimeError):
     """A sub-environment raised; the message names its index and task, the cause is the original error."""
-
-
-def _available_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class ThreadedVecEnv(DummyVecEnv):
@@ -45,7 +39,7 @@ class ThreadedVecEnv(DummyVecEnv):
         if num_threads is not None and num_threads < 1:
             raise ConfigurationError(f"`num_threads` must be at least 1, got {num_threads}.")
         super().__init__(env_fns)
-        wanted = _available_cpus() if num_threads is None else num_threads
+        wanted = available_cpus() if num_threads is None else num_threads
         # A window belongs to the thread that opened it: environments that draw while stepping stay in the calling thread.
         self.num_threads = 1 if self.render_mode == "human" else min(wanted, self.num_envs)
         self._pool = ThreadPoolExecutor(max(1, self.num_threads - 1), thread_name_prefix="ThreadedVecEnv")

@@ -1,6 +1,5 @@
 """Figures: learning curves of a training, and both curves and final scores beside published ones."""
 
-from sb3_ezm.plotting.cli import main
 from sb3_ezm.plotting.curves import Curve, load_evaluation_curves, load_monitor_curves, running_mean
 from sb3_ezm.plotting.learning import plot_learning_curves
 from sb3_ezm.plotting.published import published_curves, published_methods, suite_references
@@ -11,7 +10,6 @@ __all__ = [
     "Curve",
     "load_evaluation_curves",
     "load_monitor_curves",
-    "main",
     "plot_curves",
     "plot_learning_curves",
     "plot_scores",

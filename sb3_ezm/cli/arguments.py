@@ -1,0 +1,234 @@
+"""The command line: every command with its options. Nothing here imports PyTorch, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sb3_ezm.presets import preset_names
+
+EVALUATION_SEED = 10_000  # evaluated episodes start from other states than those of a training with a small seed
+EXAMPLES = """\
+examples:
+  ezm train toy                                    the four toy tasks, a minute on one core
+  ezm train h1-medium --steps-per-task 50000       nine humanoid tasks
+  ezm train Pendulum-v1 MountainCarContinuous-v0   tasks of your own
+  ezm resume runs/h1-medium                        go on where a training stopped
+  ezm eval runs/toy --episodes 20 --json -         scores as JSON
+  ezm video runs/toy --task toy-swingup
+  ezm check-env my_package.envs:make_env
+  ezm plot training runs/toy
+
+exit status: 0 success, 1 a check or something unexpected failed, 2 impossible arguments or files, 130 interrupted
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """
+    :return: the parser of the whole command line; ``command`` of what it returns is the module that runs it
+    """
+    parser = argparse.ArgumentParser(
+        prog="ezm",
+        description="EfficientZero-Multitask for Stable-Baselines3.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    version = (Path(__file__).parent.parent / "version.txt").read_text().strip()
+    parser.add_argument("--version", action="version", version=f"sb3-ezm {version}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for add in (_add_train, _add_resume, _add_eval, _add_plot, _add_video, _add_check_env, _add_info):
+        add(commands)
+    return parser
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """
+    :param least: smallest value
+    :return: the type of an option that takes a whole number, also as ``1e6`` and ``1_000_000``
+    """
+
+    def parse(text: str) -> int:
+        try:
+            value = float(text)
+            number = int(text) if text.lstrip("+-").replace("_", "").isdecimal() else int(value)
+        except (ValueError, OverflowError):  # no number, or infinite
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+        if value != number:
+            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}")
+        if number < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+        return number
+
+    return parse
+
+
+def _add_parser(commands: Any, name: str, module: str, summary: str, examples: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary[0].lower() + summary[1:].rstrip("."),
+        description=summary,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+    parser.set_defaults(command=module)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="a saved model (.zip), or the folder of `ezm train`")
+    parser.add_argument("--tasks", nargs="+", help="tasks, should those of the model not be found by their names")
+    parser.add_argument("--device", default="auto", help="PyTorch device (default auto)")
+
+
+def _add_train(commands: Any) -> None:
+    examples = """\
+  ezm train toy
+  ezm train h1-walk h1-run --steps-per-task 100000 --out runs/gaits
+  ezm train Pendulum-v1 --preset small --steps-per-task 3000 --seed 1
+  ezm train toy --set learning_rate=3e-4 policy_kwargs.latent_size=96
+  ezm train toy --overwrite
+"""
+    parser = _add_parser(commands, "train", "train", "Train one agent on one or several tasks.", examples)
+    add = parser.add_argument
+    add("tasks", nargs="*", help="suites, tasks, or Gymnasium ids")
+    add("--preset", choices=preset_names(), help="settings (default: h1-cpu for H1 tasks, toy for toy tasks, else small)")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="arguments of EZM instead of the preset's, `a.b=1` in dicts")
+    add("--envs-per-task", type=whole(1), help="environments of each task (default 1)")
+    add("--seed", type=whole(0), help="seed of everything (default 0)")
+    add("--out", type=Path, help="folder for everything (default runs/<first task>)")
+    add("--resume", action="store_true", help="go on from the latest checkpoint in the folder --out, as `ezm resume` does")
+    add("--overwrite", action="store_true", help="replace the run that the folder --out holds")
+    _add_training(parser, "default {}")
+
+
+def _add_resume(commands: Any) -> None:
+    examples = """\
+  ezm resume runs/gaits
+  ezm resume runs/gaits --steps-per-task 200000
+"""
+    parser = _add_parser(commands, "resume", "train", "Go on with a training from its latest checkpoint.", examples)
+    parser.add_argument("out", metavar="folder", type=Path, help="folder of `ezm train`")
+    parser.set_defaults(resume=True, overwrite=False, tasks=[], preset=None, set=[], envs_per_task=None, seed=None)
+    _add_training(parser, "default: as the training began")
+
+
+def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
+    add = parser.add_argument
+    add("--steps-per-task", type=whole(1), help=f"environment steps of each task, in total ({default.format('5000')})")
+    add(
+        "--checkpoint-every",
+        type=whole(0),
+        help=f"steps per task between checkpoints, 0 for none ({default.format('10000')})",
+    )
+    add(
+        "--eval-every",
+        type=whole(0),
+        help=f"steps per task between evaluations, 0 for one at the end ({default.format('10000')})",
+    )
+    add("--eval-episodes", type=whole(1), help=f"episodes of each task in an evaluation ({default.format('5')})")
+    add("--no-tensorboard", action="store_true", help="write no TensorBoard files")
+    add("--track", action="store_true", help="follow the run with Weights & Biases (pip install 'sb3-ezm[track]')")
+    add("--project", default="sb3-ezm", help="project there (default sb3-ezm)")
+    add("--threads", type=whole(1), default=1, help="PyTorch's threads (default 1, the fastest for small networks)")
+    add("--device", default="auto", help="PyTorch device (default auto)")
+
+
+def _add_eval(commands: Any) -> None:
+    examples = """\
+  ezm eval runs/toy
+  ezm eval runs/h1-medium --episodes 20 --protocol both
+  ezm eval runs/h1-medium/best_model.zip --json scores.json
+"""
+    parser = _add_parser(commands, "eval", "evaluate", "Evaluate an agent on all its tasks.", examples)
+    _add_model(parser)
+    add = parser.add_argument
+    add("--episodes", type=whole(1), default=10, help="episodes of each task (default 10)")
+    add(
+        "--protocol",
+        choices=("respected", "ignored", "both"),
+        default="respected",
+        help="whether a termination ends an episode (default respected; the paper's published scores ignore it)",
+    )
+    add("--stochastic", action="store_true", help="sample actions instead of taking the best")
+    add("--max-steps", type=whole(1), help="cut episodes, for a quick look: returns then compare with nothing")
+    add("--seed", type=whole(0), default=EVALUATION_SEED, help=f"of the episodes (default {EVALUATION_SEED})")
+    add("--json", metavar="FILE", help="write all episodes as JSON, `-` for stdout (then without the table)")
+
+
+def _add_plot(commands: Any) -> None:
+    examples = """\
+  ezm plot training runs/toy
+  ezm plot curves --runs runs/h1-medium/evaluations.csv --suite medium --out curves.png
+  ezm plot scores --runs runs/h1-medium/evaluations.csv --suite medium --out scores.png
+"""
+    parser = _add_parser(commands, "plot", "plot", "Draw learning curves.", examples)
+    figures = parser.add_subparsers(metavar="FIGURE", dest="figure", required=True)
+    summary = "Draw the learning curves of a run, a panel for each task."
+    training = _add_parser(figures, "training", "plot", summary, "  ezm plot training runs/toy\n")
+    training.add_argument("folder", type=Path, help="folder of the run")
+    training.add_argument("-o", "--output", type=Path, help="picture: .png, .svg or .pdf (default curves.png in the folder)")
+    for name, summary in (
+        ("curves", "Draw learning curves of runs on those of EZ-M, multi-task and single-task."),
+        ("scores", "Draw final scores of runs beside EZ-M, BRC, TD-MPC2, SimbaV2, BMPC and FastTD3."),
+    ):
+        line = f"  ezm plot {name} --runs runs/h1-medium/evaluations.csv --suite medium --out {name}.png\n"
+        figure = _add_parser(figures, name, "plot", summary, line)
+        figure.add_argument(
+            "--runs",
+            nargs="*",
+            default=[],
+            type=Path,
+            help="evaluations.csv files or folders of `ezm train`, one per seed (default: published only)",
+        )
+        figure.add_argument("--suite", default="medium", help="medium or hard (default medium)")
+        figure.add_argument("-o", "--out", required=True, type=Path, help="picture to write: .png, .svg or .pdf")
+        if name == "curves":
+            figure.add_argument(
+                "--max-steps", type=whole(1), help="steps per task at which the panels end (default: where the runs end)"
+            )
+
+
+def _add_video(commands: Any) -> None:
+    examples = """\
+  ezm video runs/h1-medium --task h1-walk
+  ezm video runs/toy --task all --output videos
+  ezm video runs/toy --task toy-spin --output spin.gif --max-steps 50
+"""
+    parser = _add_parser(commands, "video", "video", "Film an episode of an agent.", examples)
+    _add_model(parser)
+    add = parser.add_argument
+    add("--task", nargs="+", help="tasks to film, or `all` (default: the first of the agent)")
+    add("-o", "--output", type=Path, help="file, .mp4 or .gif, for one task, or folder (default: beside the model)")
+    add("--seed", type=whole(0), default=EVALUATION_SEED, help=f"of the episode (default {EVALUATION_SEED})")
+    add("--max-steps", type=whole(1), help="stop after so many environment steps")
+    add("--frame-skip", type=whole(1), default=1, help="a picture every so many environment steps (default 1)")
+    add("--ignore-termination", action="store_true", help="let the episode run to its time limit")
+
+
+def _add_check_env(commands: Any) -> None:
+    examples = """\
+  ezm check-env Pendulum-v1
+  ezm check-env h1-medium
+  ezm check-env my_package.envs:make_env Pendulum-v1     both, as tasks of one agent
+"""
+    parser = _add_parser(commands, "check-env", "check_env", "Check that environments can be learned.", examples)
+    parser.add_argument(
+        "tasks", nargs="+", help="suites, tasks, Gymnasium ids, or module:function that returns an environment"
+    )
+    parser.add_argument("--steps", type=whole(1), default=300, help="random steps of each task (default 300)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the episodes and actions (default 0)")
+
+
+def _add_info(commands: Any) -> None:
+    examples = """\
+  ezm info
+  ezm info runs/toy
+  ezm info runs/toy/best_model.zip
+"""
+    summary = "Tell versions, devices, suites and presets, or what a model file holds."
+    parser = _add_parser(commands, "info", "info", summary, examples)
+    parser.add_argument("model", type=Path, nargs="?", help="a saved model (.zip), or the folder of `ezm train`")

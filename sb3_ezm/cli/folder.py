@@ -1,0 +1,91 @@
+"""The folder of a training: what it holds, and how a new training takes the place of an old one."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sb3_ezm.checkpoint import SUFFIX, list_checkpoints
+from sb3_ezm.cli.common import (
+    BEST_MODEL,
+    CHECKPOINTS,
+    CURVES,
+    EVALUATIONS,
+    MODEL,
+    MONITOR,
+    RESUMED,
+    RUN,
+    TENSORBOARD,
+)
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.paths import check_can_write_into
+
+_WRITTEN = (RUN, MODEL, BEST_MODEL, EVALUATIONS, MONITOR, CHECKPOINTS, TENSORBOARD, CURVES)  # by a training and its plot
+
+
+def can_resume(folder: Path) -> bool:
+    """
+    :param folder: of a training
+    :return: whether it has a checkpoint; without one, a training that was interrupted starts from its beginning
+    :raises ConfigurationError: if there is none but results that a new start would replace
+    """
+    if list_checkpoints(folder / CHECKPOINTS):
+        return True
+    kept = [path for path in (folder / MODEL, *(folder / CHECKPOINTS).glob(f"*{SUFFIX}")) if path.exists()]
+    if kept:
+        raise ConfigurationError(
+            f"{folder} has no checkpoint to go on from, but results ({', '.join(map(str, kept))}): start again with "
+            "`ezm train ... --overwrite`, or in another folder."
+        )
+    return False
+
+
+def monitor_folder(folder: Path, resumes: bool) -> Path:
+    """
+    :param folder: of a training
+    :param resumes: whether the training is continued from its latest checkpoint
+    :return: folder of the monitor files; a continued training does not replace those from before
+    """
+    if not resumes:
+        return folder / MONITOR
+    return folder / MONITOR / f"{RESUMED}{list_checkpoints(folder / CHECKPOINTS)[-1].stem.split('_')[-1]}"
+
+
+@contextmanager
+def fresh_folder(folder: Path) -> Iterator[None]:
+    """
+    Put what an earlier training wrote out of the way. It is deleted once the new one stands; should anything fail before
+    that, what the new one wrote is deleted and the old files come back. Other files in the folder are left alone.
+
+    :param folder: of the training, created if it is missing
+    :raises ConfigurationError: if it cannot be written into
+    """
+    is_new = not folder.exists()
+    check_can_write_into(folder)
+    aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=folder))
+    _move(folder, aside)
+    try:
+        yield
+    except BaseException:
+        for name in _WRITTEN:
+            path = folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        _move(aside, folder)
+        aside.rmdir()
+        if is_new:
+            with suppress(OSError):  # not empty: something else writes into it
+                folder.rmdir()
+        raise
+    shutil.rmtree(aside)
+
+
+def _move(source: Path, target: Path) -> None:
+    for name in _WRITTEN:
+        if (source / name).exists():
+            (source / name).rename(target / name)
