@@ -148,7 +148,7 @@ def test_seeds_options_and_the_rest_of_the_interface() -> None:
 def test_pictures() -> None:
     env = make_multitask_env("toy", vec_env_cls=ThreadedVecEnv, render_mode="rgb_array")
     env.reset()
-    assert [image.shape for image in env.get_images()] == [(96, 96, 3)] * 4
+    assert [image.shape for image in env.get_images()] == [(320, 320, 3)] * 4
     assert env.render().shape == (192, 192, 3)
     env.close()
 
