@@ -149,7 +149,7 @@ def test_pictures() -> None:
     env = make_multitask_env("toy", vec_env_cls=ThreadedVecEnv, render_mode="rgb_array")
     env.reset()
     assert [image.shape for image in env.get_images()] == [(320, 320, 3)] * 4
-    assert env.render().shape == (192, 192, 3)
+    assert env.render().shape == (640, 640, 3)
     env.close()
 
 
