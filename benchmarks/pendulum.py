@@ -43,16 +43,14 @@ POINTS = {
 }
 
 
-def make_model(algorithm: str, seed: int, reuse_age: int = 0) -> BaseAlgorithm:
+def make_model(algorithm: str, seed: int) -> BaseAlgorithm:
     """
     :param algorithm: key of ``POINTS``
     :param seed: of everything
-    :param reuse_age: updates for which EZ-M reuses the result of a search
     :return: the untrained model
     """
     if algorithm == "EZM":
-        preset = load_preset("small", target_kwargs={"reuse_age": reuse_age})
-        return EZM("MlpPolicy", ENV_ID, seed=seed, device="cpu", **preset)
+        return EZM("MlpPolicy", ENV_ID, seed=seed, device="cpu", **load_preset("small"))
     if algorithm == "SAC":
         return SAC("MlpPolicy", ENV_ID, learning_rate=1e-3, seed=seed, device="cpu")
     settings: dict[str, Any] = dict(gamma=0.98, buffer_size=200_000, learning_rate=1e-3, gradient_steps=1, train_freq=1)
@@ -99,16 +97,16 @@ def calibration(model: EZM) -> dict[str, float]:
     }
 
 
-def run(job: tuple[str, int, int]) -> dict[str, Any]:
+def run(job: tuple[str, int]) -> dict[str, Any]:
     """
     Train one model, evaluating on the way.
 
-    :param job: algorithm, seed and age of reused searches
+    :param job: algorithm and seed
     :return: returns and seconds at each point
     """
-    algorithm, seed, reuse_age = job
+    algorithm, seed = job
     th.set_num_threads(1)
-    model = make_model(algorithm, seed, reuse_age)
+    model = make_model(algorithm, seed)
     env = make_vec_env(ENV_ID, n_envs=EVALUATION_EPISODES, seed=EVALUATION_SEED)
     returns, deviations, seconds, trained = [], [], [], 0.0
     for steps in POINTS[algorithm]:
@@ -175,9 +173,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--algorithms", nargs="+", default=list(POINTS), choices=list(POINTS))
-    parser.add_argument("--reuse-age", type=int, default=0, help="EZ-M reuses searches for so many updates")
     args = parser.parse_args()
-    jobs = [(algorithm, seed, args.reuse_age) for algorithm in args.algorithms for seed in range(args.seeds)]
+    jobs = [(algorithm, seed) for algorithm in args.algorithms for seed in range(args.seeds)]
     args.out.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
         results = []

@@ -105,7 +105,7 @@ def main() -> None:
     batch = buffer.sample_segments(BATCH_SIZE)
     errors = rng.exponential(size=BATCH_SIZE)
     print(
-        "set its priorities:", milliseconds(lambda: buffer.update_priorities(batch.tasks, batch.slots, errors), args.repeats)
+        "set its priorities:", milliseconds(lambda: buffer.update_priorities(batch.tasks, batch.tickets, errors), args.repeats)
     )
     tasks = np.repeat(np.arange(NUM_TASKS), args.envs_per_task)
     n = len(tasks)

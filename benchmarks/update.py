@@ -89,7 +89,7 @@ class Update:
 
     def set_priorities(self) -> None:
         """Write the new priorities."""
-        self.model.replay_buffer.update_priorities(self.segments.tasks, self.segments.slots, self.errors)
+        self.model.replay_buffer.update_priorities(self.segments.tasks, self.segments.tickets, self.errors)
 
 
 def make_model(preset: str, suite: str, device: str, changes: dict[str, Any]) -> EZM:

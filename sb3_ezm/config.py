@@ -15,6 +15,13 @@ from sb3_ezm.kinds import Kind
 
 ConfigT = TypeVar("ConfigT", bound="Settings")
 
+# Settings of older models and checkpoints, by argument: the value that changed nothing, and why others are refused.
+_REMOVED: dict[str, dict[str, tuple[Any, str]]] = {
+    "target_kwargs": {
+        "reuse_age": (0, "results of earlier searches are not reused any more, which brought no gain in learning")
+    }
+}
+
 HeadNorm = Literal["batch", "layer"]
 MeanCandidate = Literal["never", "deterministic", "always"]
 ValueReduction = Literal["min2", "mean", "min"]
@@ -72,6 +79,12 @@ def build_config(cls: type[ConfigT], settings: Mapping[str, Any] | None, argumen
     :raises UnknownSettingError: for an unknown key
     """
     settings = dict(settings or {})
+    for key, (neutral, reason) in _REMOVED.get(argument, {}).items():
+        value = settings.pop(key, neutral)
+        if value != neutral:
+            raise ConfigurationError(
+                f"{key!r} ({value!r}) in `{argument}` is no longer a setting: {reason}. Pass `{argument}` without it."
+            )
     for key in settings:
         if key not in cls.names():
             raise UnknownSettingError(f"`{argument}` has no setting {key!r}. {did_you_mean(key, cls.names())}")
@@ -217,9 +230,6 @@ class TargetConfig(Settings):
     :param use_stored_search: positions that are not searched anew learn from the search that acted there (if one did):
         they imitate its action, and take its value where a search value is asked for and TD's where there is none.
         Otherwise they teach no policy, and no value where a search value is asked for.
-    :param reuse_age: a position whose search is at most that many updates old is not searched anew but takes its result, and
-        ``reanalyze_ratio`` counts among the others. 0 (the paper's) switches it off. It pays where the same positions are
-        drawn again soon, that is with small replay buffers
     :param absorbing_terminal: after a true termination teach reward 0 and value 0 for the remaining unroll steps
     """
 
@@ -234,7 +244,6 @@ class TargetConfig(Settings):
     match_proposal: bool = setting(False, kinds.SWITCH)
     reanalyze_ratio: float = setting(1.0, kinds.SHARE)
     use_stored_search: bool = setting(True, kinds.SWITCH)
-    reuse_age: int = setting(0, kinds.COUNT_FROM_0)
     absorbing_terminal: bool = setting(True, kinds.SWITCH)
 
 

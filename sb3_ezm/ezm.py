@@ -334,10 +334,10 @@ class EZM(PlannerSwitch, ResumableAlgorithm):
             with self._times.measure("reanalyze"):
                 targets = self.learner.reanalyze(batch, self._n_updates)
             with self._times.measure("update"):
-                self.learner.launch(batch, targets, self._n_updates, segments.tasks, segments.slots)
+                self.learner.launch(batch, targets, self._n_updates, segments.tasks, segments.tickets)
                 outcomes = self.learner.finish(under_way=self.learner.runtime.priority_lag)
             for outcome in outcomes:
-                self.replay_buffer.update_priorities(outcome.tasks, outcome.slots, outcome.errors)
+                self.replay_buffer.update_priorities(outcome.tasks, outcome.tickets, outcome.errors)
             self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
@@ -385,7 +385,7 @@ class EZM(PlannerSwitch, ResumableAlgorithm):
         loaded, self.replay_buffer = self.replay_buffer, own
         self.replay_buffer = settings.check_replay_buffer(loaded, own)
         self.replay_buffer.horizon = own.horizon
-        self.learner.forget_replay()
+        self.learner.finish()  # the value errors of updates that are not finished belong to the former buffer
         if truncate_last_traj:
             self.replay_buffer.close_streams()
 

@@ -38,12 +38,12 @@ class UpdateOutcome:
     What a finished update says to the replay buffer.
 
     :param tasks: of the samples ``[B]``
-    :param slots: where their first transitions lie ``[B]``
+    :param tickets: of their first transitions ``[B]``
     :param errors: value error of the first position of each ``[B]``, the new priority
     """
 
     tasks: IntArray
-    slots: IntArray
+    tickets: IntArray
     errors: FloatArray
 
 
@@ -53,7 +53,7 @@ class _LaunchedUpdate:
 
     updates: int  # done before it
     tasks: IntArray  # [B]
-    slots: IntArray  # [B]
+    tickets: IntArray  # [B]
     weights: th.Tensor  # [B]
     losses: dict[str, th.Tensor]  # [B] by name
     norms: th.Tensor  # [P+1]  of the gradient of each parameter, and of the whole
@@ -64,6 +64,16 @@ class _LaunchedUpdate:
         :return: its fields, for a checkpoint; waits for the outcome
         """
         return {**vars(self), "arriving": self.arriving.read()}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> _LaunchedUpdate:
+        """
+        :param state: from :meth:`state_dict`
+        :return: the same update, whose outcome is known
+        """
+        renamed = {"slots": "tickets"}  # in checkpoints of earlier versions
+        fields = {renamed.get(name, name): value for name, value in state.items()}
+        return cls(**{**fields, "arriving": Readback(th.as_tensor(state["arriving"]))})
 
 
 class Learner:
@@ -135,7 +145,6 @@ class Learner:
             "generator": self.reanalyzer.generator.get_state(),
             "noise_generator": self.reanalyzer.noise_generator.get_state(),
             "metrics": self.metrics.state_dict(),
-            "cache": None if self.reanalyzer.cache is None else self.reanalyzer.cache.state_dict(),
             "launched": [update.state_dict() for update in self._launched],
         }
 
@@ -148,21 +157,7 @@ class Learner:
         if known is not None and len(known) == len(noise.get_state()):  # else it was written on another kind of device
             noise.set_state(known)
         self.metrics.load_state_dict(state["metrics"])
-        if self.reanalyzer.cache is not None:
-            self.reanalyzer.cache.load_state_dict(state.get("cache") or {"bits": 0}, self.policy.device)
-        launched = ({**values, "arriving": Readback(th.as_tensor(values["arriving"]))} for values in state.get("launched", []))
-        self._launched = deque(_LaunchedUpdate(**values) for values in launched)
-
-    def forget_replay(self) -> None:
-        """
-        Use no search result of before again, for when the replay buffer has been replaced. Updates under way are waited for;
-        their value errors belong to the former buffer and are left out.
-
-        :raises NonFiniteLossError: as for :meth:`finish`
-        """
-        self.finish()
-        if self.reanalyzer.cache is not None:
-            self.reanalyzer.cache.forget()
+        self._launched = deque(_LaunchedUpdate.from_state_dict(values) for values in state.get("launched", []))
 
     def to_tensors(self, segments: SegmentBatch) -> SegmentTensors:
         """
@@ -185,11 +180,11 @@ class Learner:
         self.policy.update_statistics(*batch.reached_observations())
         targets, statistics = self.reanalyzer(self.policy.target_model, batch, updates)
         if self.target_config.reanalyze_ratio > 0:  # otherwise nothing was searched and there is nothing to average
-            figures = statistics._asdict()  # without means if every position took the result of an earlier search
+            figures = statistics._asdict()
             self.metrics.add(**{f"search_{name}": value for name, value in figures.items() if value is not None})
         return targets
 
-    def launch(self, batch: SegmentTensors, targets: TargetBatch, updates: int, tasks: IntArray, slots: IntArray) -> None:
+    def launch(self, batch: SegmentTensors, targets: TargetBatch, updates: int, tasks: IntArray, tickets: IntArray) -> None:
         """
         Start a gradient step. Nothing here waits for the device; :meth:`finish` takes the outcome.
 
@@ -197,7 +192,7 @@ class Learner:
         :param targets: their targets
         :param updates: updates done so far
         :param tasks: of the samples ``[B]``, on the host
-        :param slots: where their first transitions lie ``[B]``
+        :param tickets: of their first transitions ``[B]``
         """
         steps = self.target_config.unroll_steps
         inputs = (batch.observations[:, : steps + 1], batch.actions[:, :steps], batch.tasks, batch.weights)
@@ -209,7 +204,7 @@ class Learner:
             _LaunchedUpdate(
                 updates,
                 tasks,
-                slots,
+                tickets,
                 batch.weights,
                 output.losses,
                 norms=th.cat((output.parameter_norms, output.norm.unsqueeze(0))),
@@ -246,7 +241,7 @@ class Learner:
                 raise NonFiniteLossError(self._describe(update))
             if (update.updates + 1) % self.target_update_interval == 0:
                 self.policy.update_target(self.tau)
-            outcomes.append(UpdateOutcome(update.tasks, update.slots, errors[:-1]))
+            outcomes.append(UpdateOutcome(update.tasks, update.tickets, errors[:-1]))
         return outcomes
 
     def update(self, batch: SegmentTensors, targets: TargetBatch, updates: int) -> FloatArray:

@@ -13,9 +13,8 @@ from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
 from sb3_ezm.search.model import choose_heads, reduce_values
 from sb3_ezm.search.packed import network_for_search
 from sb3_ezm.search.static import StaticSearch
-from sb3_ezm.target_cache import SearchTargets, TargetCache
 from sb3_ezm.targets import SegmentMasks, mix_value_targets, n_step_targets, segment_masks
-from sb3_ezm.types import IntArray, SegmentBatch, TargetBatch
+from sb3_ezm.types import SegmentBatch, TargetBatch
 from sb3_ezm.world_model import WorldModel
 
 
@@ -50,6 +49,15 @@ class SegmentTensors(NamedTuple):
         return self.observations.flatten(0, 1), self.tasks.repeat_interleave(reached.shape[1]), reached.flatten()
 
 
+class SearchTargets(NamedTuple):
+    """What the search of ``N`` positions teaches."""
+
+    actions: th.Tensor  # [N, P, A]
+    weights: th.Tensor  # [N, P]
+    scales: th.Tensor  # [N, P]
+    values: th.Tensor  # [N]
+
+
 class ReanalyzeStatistics(NamedTuple):
     """What the searches of one reanalysis did; scalars on the device, means over the searched roots (None: there was none)."""
 
@@ -57,7 +65,6 @@ class ReanalyzeStatistics(NamedTuple):
     advantage: th.Tensor | None  # Q of the best candidate minus mean Q of the candidates
     wide_share: th.Tensor | None  # how often the best candidate was one drawn with the magnified deviation
     searched_share: th.Tensor  # positions searched anew / positions that could be
-    reused_share: th.Tensor  # positions with a fresh search result from before / positions that could be
 
 
 class Reanalyzer:
@@ -90,7 +97,6 @@ class Reanalyzer:
         self.autocast = autocast
         self.noise_generator = noise_generator or generator
         self.static_search = static_search
-        self.cache = TargetCache(target_config.reuse_age) if target_config.reuse_age > 0 else None
 
     @th.no_grad()
     def __call__(self, model: WorldModel, batch: SegmentTensors, updates: int) -> tuple[TargetBatch, ReanalyzeStatistics]:
@@ -105,7 +111,7 @@ class Reanalyzer:
         config, steps = self.config, self.config.unroll_steps
         masks = segment_masks(batch.valid, batch.terminated, steps)
         td = self._td_targets(model, batch)
-        found, has_search, statistics = self._search_targets(model, batch, masks, updates)
+        found, has_search, statistics = self._search_targets(model, batch, masks)
         values, known = mix_value_targets(
             td, found.values, has_search, batch.ages, config.value_target, updates, config.mixed_after, config.mixed_newest
         )
@@ -151,26 +157,20 @@ class Reanalyzer:
         return eligible[th.randperm(len(eligible), generator=self.generator)[:count]]
 
     def _search_targets(
-        self, model: WorldModel, batch: SegmentTensors, masks: SegmentMasks, updates: int
+        self, model: WorldModel, batch: SegmentTensors, masks: SegmentMasks
     ) -> tuple[SearchTargets, th.Tensor, ReanalyzeStatistics]:
         """What is known of the positions ``[B, K+1, ...]``, the mask of where that is something, and statistics."""
         device, shape = batch.rewards.device, masks.state.shape
         targets, mask = self._stored_targets(batch, masks)
         eligible = segment_masks(*batch.on_host(), self.config.unroll_steps).state.flatten().nonzero().squeeze(1)
-        reused = self._fresh_positions(batch, eligible, updates)
-        chosen = self._choose_positions(eligible[~reused])
-        if bool(reused.any()):
-            self._fill(targets, mask, eligible[reused], self._cached(batch, eligible[reused]))
+        chosen = self._choose_positions(eligible)
         figures = []
         for part in chosen.split(self.max_roots) if len(chosen) else ():  # splitting nothing would give one empty part
             output = self._search(model, batch, to_device(part, device))
-            found = self._taught_by(output)
-            self._fill(targets, mask, part, found)
-            if self.cache is not None:
-                self.cache.store(*self._keys(batch, part), updates, found, batch_positions=mask.numel())
+            self._fill(targets, mask, part, self._targets_of(output))
             figures.append(self._figures(output))
-        shares = (len(chosen) / max(1, len(eligible)), int(reused.sum()) / max(1, len(eligible)))
-        statistics = ReanalyzeStatistics(*_means(figures), *(th.full((), share, device=device) for share in shares))
+        searched_share = th.full((), len(chosen) / max(1, len(eligible)), device=device)
+        statistics = ReanalyzeStatistics(*_means(figures), searched_share)
         return SearchTargets._make(column.unflatten(0, shape) for column in targets), mask.unflatten(0, shape), statistics
 
     def _stored_targets(self, batch: SegmentTensors, masks: SegmentMasks) -> tuple[SearchTargets, th.Tensor]:
@@ -193,7 +193,7 @@ class Reanalyzer:
             column[part] = values
         mask.index_fill_(0, part, 1.0)  # `mask[part] = 1.0` would make the host wait for CUDA
 
-    def _taught_by(self, output: SearchOutput) -> SearchTargets:
+    def _targets_of(self, output: SearchOutput) -> SearchTargets:
         """Targets of searched positions."""
         proposal = self._candidate_scales(output.weights.device)
         improved = self.config.search_value == "improved"
@@ -212,23 +212,6 @@ class Reanalyzer:
             best_q - output.q_values.mean(dim=1),
             (output.best >= narrow).float(),
         )
-
-    def _keys(self, batch: SegmentTensors, part: th.Tensor) -> tuple[IntArray, IntArray]:
-        """Tasks and tickets of some positions."""
-        if batch.host is None:
-            raise ValueError("`reuse_age` needs batches of `Learner.to_tensors`: others do not say which rows they are.")
-        positions = self.config.unroll_steps + 1
-        index = part.numpy()
-        return batch.host.tasks[index // positions], batch.host.path[:, :positions].reshape(-1)[index]
-
-    def _fresh_positions(self, batch: SegmentTensors, eligible: th.Tensor, updates: int) -> th.Tensor:
-        if self.cache is None:
-            return th.zeros(len(eligible), dtype=th.bool)
-        return th.from_numpy(self.cache.fresh(*self._keys(batch, eligible), updates))
-
-    def _cached(self, batch: SegmentTensors, part: th.Tensor) -> SearchTargets:
-        assert self.cache is not None
-        return self.cache.load(*self._keys(batch, part))
 
     def _candidate_scales(self, device: th.device) -> th.Tensor:
         """Factor on the policy's deviation under which each candidate is imitated ``[C]``."""

@@ -85,11 +85,10 @@ class SegmentBatch(NamedTuple):
     valid: BoolArray  # [B, H]     the transition was recorded in the same episode
     searched: BoolArray  # [B, H]     the action was chosen by a search (not drawn at random)
     search_values: FloatArray  # [B, H]     root value of that search when the action was chosen, 0 where not searched
-    path: IntArray  # [B, H+1]   tickets of the rows where the observations lie: no other row of the task ever has the same
     tasks: IntArray  # [B]
     weights: FloatArray  # [B]        importance weights, max 1 within each task
     ages: IntArray  # [B]        transitions of the same task stored since
-    slots: IntArray  # [B]        where the first transition lies, for ``update_priorities``
+    tickets: IntArray  # [B]        numbers of the first transitions, unique within the task for good
 
 
 class TargetBatch(NamedTuple):

@@ -82,7 +82,7 @@ class ListReplay:
 
     def segment(self, row: int, horizon: int) -> Segments:
         """The segment that begins at a row, with a leading batch entry; observations and actions have one entry."""
-        observations, path = [self.rows[row].observation], [row]
+        observations = [self.rows[row].observation]
         columns: list[tuple[float, float, bool, bool, bool, float]] = []
         for _ in range(horizon):
             step, successor = self.rows[row].step, self.rows[row].successor
@@ -92,7 +92,6 @@ class ListReplay:
                 columns.append((step.action, step.reward, step.terminated, True, step.searched, step.search_value))
                 row = successor
             observations.append(self.rows[row].observation)
-            path.append(row)
         actions, rewards, terminated, valid, searched, values = (np.array([column]) for column in zip(*columns, strict=True))
         return Segments(
             np.array([observations], dtype=np.float32)[..., None],
@@ -102,5 +101,4 @@ class ListReplay:
             valid,
             searched,
             values.astype(np.float32),
-            np.array([path]),
         )

@@ -70,7 +70,6 @@ SEARCH = [
 ]
 TARGET = [
     ("unroll_steps", 0, f"`unroll_steps` (0) {SIZE}"),
-    ("reuse_age", -1, "`reuse_age` (-1) must be an integer of at least 0."),
     ("td_steps", -5, f"`td_steps` (-5) {SIZE}"),
     ("gamma", 0.0, "`gamma` (0.0) must be a number in (0, 1]."),
     ("value_target", "sarsa", "`value_target` ('sarsa') must be 'td', 'search', 'mixed' or 'max'."),
@@ -122,6 +121,14 @@ def test_impossible_values(config: type[Any], name: str, value: Any, message: st
             make()
         assert message in str(error.value)
     assert issubclass(ConfigurationError, ValueError) and issubclass(ConfigurationError, EZMError)
+
+
+def test_removed_settings_load_where_they_changed_nothing() -> None:
+    assert build_config(TargetConfig, {"reuse_age": 0, "td_steps": 7}, "target_kwargs") == TargetConfig(td_steps=7)
+    with pytest.raises(ConfigurationError, match=r"'reuse_age' \(5\) in `target_kwargs` is no longer a setting: results"):
+        build_config(TargetConfig, {"reuse_age": 5}, "target_kwargs")
+    with pytest.raises(ConfigurationError, match="`search_kwargs` has no setting 'reuse_age'"):
+        build_config(SearchConfig, {"reuse_age": 0}, "search_kwargs")
 
 
 def test_some_loss_must_be_left() -> None:

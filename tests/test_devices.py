@@ -26,7 +26,7 @@ from tests.test_learner import SEARCH, make_learner, make_policy, make_segments,
 from tests.tiny import tiny_model, toy_env
 
 TASKS = np.arange(12) % 2
-SLOTS = np.arange(12)
+TICKETS = np.arange(12)
 
 
 class Reads(TorchDispatchMode):
@@ -123,14 +123,14 @@ def test_an_update_reads_nothing_back_but_its_outcome(monkeypatch: pytest.Monkey
     monkeypatch.setattr(learner_module, "Readback", arriving.append)
     for update in range(3):
         targets = learner.reanalyze(batch, update)
-        learner.launch(batch, targets, update, TASKS, SLOTS)
+        learner.launch(batch, targets, update, TASKS, TICKETS)
     assert [tensor.shape for tensor in arriving] == [(13,)] * 3  # twelve errors and the verdict
     assert [verdict.device.type for verdict in policy.optimizer.verdicts] == ["meta"] * 3
     with pytest.raises((RuntimeError, NotImplementedError)):
         batch.rewards.sum().item()
 
 
-@pytest.mark.parametrize("target", [{}, {"reanalyze_ratio": 0.5, "reuse_age": 2}])
+@pytest.mark.parametrize("target", [{}, {"reanalyze_ratio": 0.5}])
 def test_an_update_sends_nothing_from_pageable_memory(
     monkeypatch: pytest.MonkeyPatch, meta_generator: Any, target: dict[str, Any]
 ) -> None:
@@ -143,7 +143,7 @@ def test_an_update_sends_nothing_from_pageable_memory(
     with Sends() as sends:
         for update in range(3):
             batch = learner.to_tensors(make_segments())
-            learner.launch(batch, learner.reanalyze(batch, update), update, TASKS, SLOTS)
+            learner.launch(batch, learner.reanalyze(batch, update), update, TASKS, TICKETS)
     assert sends.found == []
 
 
@@ -166,7 +166,7 @@ def test_the_fused_optimizer_and_the_log_look_at_nothing() -> None:
     batch, targets = prepare(learner)
     with Reads() as reads:
         for update in range(3):
-            learner.launch(batch, targets, update, TASKS, SLOTS)
+            learner.launch(batch, targets, update, TASKS, TICKETS)
     # What was reached is looked up among the segments on the host, before anything is sent to the device.
     assert reads.counts == {"nonzero": 3}
     assert [outcome.errors.shape for outcome in learner.finish()] == [(12,)] * 3
@@ -176,7 +176,7 @@ def test_other_optimizers_need_a_look() -> None:
     learner = make_learner(make_policy(optimizer_class=th.optim.RMSprop))
     batch, targets = prepare(learner)
     with Reads() as reads:
-        learner.launch(batch, targets, 0, TASKS, SLOTS)
+        learner.launch(batch, targets, 0, TASKS, TICKETS)
     assert reads.counts["_local_scalar_dense"] + reads.counts["is_nonzero"] == 1
 
 
@@ -206,7 +206,7 @@ def run(learner: Learner, lag: int, updates: int = 6) -> list[np.ndarray]:
     errors = []
     for update in range(updates):
         batch, targets = prepare(learner, seed=update)
-        learner.launch(batch, targets, update, TASKS, SLOTS)
+        learner.launch(batch, targets, update, TASKS, TICKETS)
         errors += [outcome.errors for outcome in learner.finish(lag)]
         assert len(errors) == max(0, update + 1 - lag)
     return errors + [outcome.errors for outcome in learner.finish()]
@@ -222,8 +222,8 @@ def test_the_target_network_waits_for_the_verdict() -> None:
     learner = make_learner(target_update_interval=1, tau=0.5)
     before = snapshot(learner.policy.target_model)
     batch, targets = prepare(learner)
-    learner.launch(batch, targets, 0, TASKS, SLOTS)
-    learner.launch(batch, targets, 1, TASKS, SLOTS)
+    learner.launch(batch, targets, 0, TASKS, TICKETS)
+    learner.launch(batch, targets, 1, TASKS, TICKETS)
     after_two = snapshot(learner.policy.world_model)
     assert all(th.equal(before[name], value) for name, value in snapshot(learner.policy.target_model).items())
     learner.finish(under_way=1)
@@ -240,13 +240,13 @@ def test_a_gradient_that_is_not_finite_is_never_applied(optimizer: type[th.optim
     state = learner.policy.optimizer.state_dict()["state"][0]
     steps = float(state["step"])
     sick = targets._replace(values=targets.values.index_fill(0, th.tensor([3]), th.nan))
-    learner.launch(batch, sick, 1, TASKS, SLOTS)
+    learner.launch(batch, sick, 1, TASKS, TICKETS)
     for name, parameter in learner.policy.world_model.named_parameters():
         assert th.equal(parameter, before[name]), name
     assert float(learner.policy.optimizer.state_dict()["state"][0]["step"]) == steps
     # Two more healthy ones may be on their way before anybody looks; the message is still that of the sick one.
-    learner.launch(batch, targets, 2, TASKS, SLOTS)
-    learner.launch(batch, targets, 3, TASKS, SLOTS)
+    learner.launch(batch, targets, 2, TASKS, TICKETS)
+    learner.launch(batch, targets, 3, TASKS, TICKETS)
     with pytest.raises(NonFiniteLossError, match=r"at update 1; .*the value loss of the tasks \['large'\]; .*parameters: "):
         learner.finish(under_way=2)
     parameters = [*learner.policy.world_model.parameters(), *learner.policy.target_model.parameters()]
@@ -268,6 +268,19 @@ def test_a_training_with_a_lag_resumes_bit_for_bit(tmp_path: Any) -> None:
         model.learn(20, reset_num_timesteps=False)
         finished.append(read_checkpoint(model.save_checkpoint(tmp_path / str(len(finished)))))
     assert differences(*finished) == []
+
+
+def test_late_updates_of_earlier_versions_resume() -> None:
+    learner = make_learner()
+    batch = learner.to_tensors(make_segments())
+    learner.launch(batch, learner.reanalyze(batch, 0), 0, TASKS, TICKETS + 3)
+    state = learner.state_dict()
+    state["launched"][0]["slots"] = state["launched"][0].pop("tickets")
+    other = make_learner()
+    other.load_state_dict(state)
+    (outcome,) = other.finish()
+    np.testing.assert_array_equal(outcome.tickets, TICKETS + 3)
+    np.testing.assert_array_equal(outcome.errors, learner.finish()[0].errors)
 
 
 def test_late_priorities_find_no_row_of_another_replay(tmp_path: Any) -> None:
@@ -310,12 +323,12 @@ def test_an_update_does_not_synchronize_cuda(runtime: RuntimeConfig) -> None:
     segments = make_segments()
     for update in range(3):  # the first ones allocate
         batch = learner.to_tensors(segments)
-        learner.launch(batch, learner.reanalyze(batch, update), update, TASKS, SLOTS)
+        learner.launch(batch, learner.reanalyze(batch, update), update, TASKS, TICKETS)
     th.cuda.set_sync_debug_mode("error")
     try:
         for update in range(3, 6):
             batch = learner.to_tensors(segments)
-            learner.launch(batch, learner.reanalyze(batch, update), update, TASKS, SLOTS)
+            learner.launch(batch, learner.reanalyze(batch, update), update, TASKS, TICKETS)
     finally:
         th.cuda.set_sync_debug_mode("default")
     assert len(learner.finish()) == 6

@@ -35,7 +35,6 @@ LEVELS = {
     "sb3_ezm.unroll": 2,
     "sb3_ezm.search": 3,
     "sb3_ezm.targets": 4,
-    "sb3_ezm.target_cache": 4,
     "sb3_ezm.losses": 4,
     "sb3_ezm.buffers": 5,
     "sb3_ezm.reanalyze": 5,

@@ -79,11 +79,10 @@ def make_segments(seed: int = 0, rows: int = 12) -> SegmentBatch:
         valid=valid,
         searched=valid & (rng.random((rows, HORIZON)) < 0.5),
         search_values=np.zeros((rows, HORIZON), np.float32),
-        path=np.arange(rows)[:, None] * (HORIZON + 1) + np.minimum(np.arange(HORIZON + 1), lengths[:, None]),
         tasks=tasks,
         weights=rng.uniform(0.1, 1.0, rows).astype(np.float32),
         ages=rng.integers(0, 100, rows),
-        slots=np.arange(rows),
+        tickets=np.arange(rows),
     )
 
 
@@ -301,11 +300,10 @@ def test_the_normalizer_takes_in_the_observations_that_were_reached_once() -> No
         valid=np.array([[True, False], [True, True]]),
         searched=zeros > 0,
         search_values=zeros,
-        path=np.array([[0, 1, 1], [2, 3, 4]]),
         tasks=np.zeros(2, np.int64),
         weights=np.ones(2, np.float32),
         ages=np.zeros(2, np.int64),
-        slots=np.arange(2),
+        tickets=np.arange(2),
     )
     batch = learner.to_tensors(segments)
     learner.update(batch, learner.reanalyze(batch, 0), 0)
@@ -450,7 +448,7 @@ def test_means_of_figures() -> None:
 def test_tensors_of_a_batch() -> None:
     segments = make_segments()
     batch = make_learner().to_tensors(segments)
-    assert batch._fields == (*(name for name in SegmentBatch._fields if name not in ("path", "slots")), "host")
+    assert batch._fields == (*(name for name in SegmentBatch._fields if name not in ("tickets",)), "host")
     assert batch.host is segments
     for name, tensor in batch._replace(host=None)._asdict().items():
         if name == "host":

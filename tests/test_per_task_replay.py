@@ -125,7 +125,7 @@ def test_dtypes_are_those_of_the_segment_batch() -> None:
         np.dtype(np.float32)
     }
     assert {kinds[name] for name in ("terminated", "valid", "searched")} == {np.dtype(np.bool_)}
-    assert {kinds[name] for name in ("tasks", "ages", "slots")} == {np.dtype(np.int64)}
+    assert {kinds[name] for name in ("tasks", "ages", "tickets")} == {np.dtype(np.int64)}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_priorities_weights_and_clipping_by_hand() -> None:
     batch = buffer.sample_segments(4)
     assert priorities(buffer) == [1.0] * 4 and batch.weights.tolist() == [1.0] * 4
     # |error| + 0.5 = 1, 2, 5, 32: P = p / 40, weights (4 p / 40)^-1 = 10 / p relative to the first one: 1, 1/2, 1/5, 1/32.
-    assert buffer.update_priorities(batch.tasks, batch.slots, np.array([0.5, -1.5, 4.5, -31.5])) == 0
+    assert buffer.update_priorities(batch.tasks, batch.tickets, np.array([0.5, -1.5, 4.5, -31.5])) == 0
     assert priorities(buffer) == [1.0, 2.0, 5.0, 32.0]
     batch = buffer.sample_segments(40)  # strata of width 1: every transition as often as its priority says
     assert np.bincount(batch.observations[:, 0, 0].astype(int)).tolist() == [1, 2, 5, 32]
@@ -212,7 +212,7 @@ def test_frequencies_match_the_priorities() -> None:
     errors = np.random.default_rng(5).exponential(size=30)
     buffer.update_priorities(np.zeros(30, dtype=np.int64), np.arange(30), errors)
     rng = np.random.default_rng(6)
-    drawn = np.concatenate([buffer.sample_segments(1, rng).slots for _ in range(4000)])
+    drawn = np.concatenate([buffer.sample_segments(1, rng).tickets for _ in range(4000)])
     expected = 4000 * (errors + 1e-6) / (errors + 1e-6).sum()
     chi_square = np.sum((np.bincount(drawn, minlength=30) - expected) ** 2 / expected)
     assert chi_square < 66.2  # 99.99 % quantile for 29 degrees of freedom
@@ -234,7 +234,7 @@ def test_shared_replay_draws_in_proportion_over_all_tasks() -> None:
     assert sorted(batch.ages[batch.tasks == 0].tolist()) == list(range(10))
     assert sorted(batch.ages[batch.tasks == 1].tolist()) == list(range(30))
     # One maximum and one set of weights for all: task 0 gets P = 3 / 60 each, task 1 P = 1 / 60.
-    buffer.update_priorities(batch.tasks, batch.slots, np.where(batch.tasks == 0, 3.0, 1.0))
+    buffer.update_priorities(batch.tasks, batch.tickets, np.where(batch.tasks == 0, 3.0, 1.0))
     batch = buffer.sample_segments(60)
     np.testing.assert_allclose(batch.weights, np.where(batch.tasks == 0, 1 / 3, 1.0), rtol=1e-6)
     assert np.bincount(batch.tasks).tolist() == [30, 30]
@@ -274,7 +274,7 @@ def test_overwritten_transitions_keep_their_new_priority() -> None:
     batch = buffer.sample_segments(5)
     fill(buffer, 3, tasks=[0], start=5)  # rows of transitions 0, 1, 2 are taken: 2 is blank, 0 and 1 hold 6 and 7
     assert buffer.full and buffer.task_sizes().tolist() == [5]
-    assert buffer.update_priorities(batch.tasks, batch.slots, np.full(5, 9.0)) == 3
+    assert buffer.update_priorities(batch.tasks, batch.tickets, np.full(5, 9.0)) == 3
     by_start = dict(
         zip(buffer.replays[0].ring.observation[:, 0].tolist(), buffer.replays[0].tree.get(np.arange(6)), strict=True)
     )
@@ -331,7 +331,7 @@ def test_agrees_with_lists_of_rows(
     batch = buffer.sample_segments(20 * len(oracles))
     for i in range(len(batch.tasks)):
         oracle = oracles[int(batch.tasks[i]) if independent else 0]
-        row = int(batch.slots[i])
+        row = int(batch.tickets[i])
         assert row in oracle.transitions()
         assert batch.tasks[i] == oracle.rows[row].task
         assert batch.ages[i] == oracle.age(row)
@@ -346,7 +346,7 @@ def test_saved_buffer_continues_identically(tmp_path: pathlib.Path) -> None:
     buffer = make(buffer_size=20, n_envs=3, num_tasks=2)
     fill(buffer, 30, tasks=[0, 1, 1])
     batch = buffer.sample_segments(10)
-    buffer.update_priorities(batch.tasks, batch.slots, np.linspace(0.1, 4.0, 10))
+    buffer.update_priorities(batch.tasks, batch.tickets, np.linspace(0.1, 4.0, 10))
     buffer.annotate(np.array([True] * 3), np.array([1.0, 2.0, 3.0]))
     save_to_pkl(tmp_path / "replay", buffer)
     loaded = load_from_pkl(tmp_path / "replay.pkl")
@@ -356,7 +356,7 @@ def test_saved_buffer_continues_identically(tmp_path: pathlib.Path) -> None:
         one, two = buffer.sample_segments(10), loaded.sample_segments(10)
         assert_same(one, two)
         for other in (buffer, loaded):
-            assert other.update_priorities(one.tasks, one.slots, np.linspace(0.0, 2.0, 10)) == 0
+            assert other.update_priorities(one.tasks, one.tickets, np.linspace(0.0, 2.0, 10)) == 0
     assert (loaded.size(), loaded.pos, loaded.full) == (buffer.size(), buffer.pos, buffer.full)
     # The running episodes went on: transition 29 -> 30 is linked to 30 -> 31, which was annotated before saving.
     ring = loaded.replays[0].ring
@@ -377,7 +377,7 @@ def test_same_seed_same_batches() -> None:
         fill(buffer, 50, tasks=[0, 1])
     first = one.sample_segments(20)
     assert_same(first, two.sample_segments(20))
-    assert three.sample_segments(20).slots.tolist() != first.slots.tolist()
+    assert three.sample_segments(20).tickets.tolist() != first.tickets.tolist()
     one.seed(1)
     assert_same(first, one.sample_segments(20))
     state = one.rng.bit_generator.state
@@ -500,7 +500,7 @@ def test_bad_transitions_are_named_and_leave_the_buffer_as_it_was() -> None:
     fill(buffer, 2, tasks=[0, 1])
     batch = buffer.sample_segments(4)
     with pytest.raises(ValueError, match=r"priorities of tasks \[1\] are not finite"):
-        buffer.update_priorities(batch.tasks, batch.slots, np.array([1.0, 1.0, np.nan, 1.0]))
+        buffer.update_priorities(batch.tasks, batch.tickets, np.array([1.0, 1.0, np.nan, 1.0]))
     assert priorities(buffer, 0) == priorities(buffer, 1) == [1.0, 1.0]
 
 

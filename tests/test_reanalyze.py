@@ -225,7 +225,6 @@ def test_everything_that_can_be_searched_is(monkeypatch: pytest.MonkeyPatch) -> 
     expected = ReanalyzeStatistics(
         *(th.tensor(7.0), (best - 1.5).mean(), (best >= 1).float().mean()),
         searched_share=th.tensor(1.0),
-        reused_share=th.tensor(0.0),
     )
     assert [float(x) for x in statistics] == pytest.approx([float(x) for x in expected], abs=1e-4)
 

@@ -317,7 +317,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         :param batch_size: upper bound of the number of segments
         :param rng: generator to use instead of the buffer's own
         :param env: normalizes observations and rewards
-        :return: the segments; ``slots`` belongs into :meth:`update_priorities`
+        :return: the segments; its ``tickets`` belong into :meth:`update_priorities`
         :raises ValueError: if the batch is smaller than the number of tasks, or a task has no transitions yet
         """
         share = batch_size // len(self.replays)
@@ -345,7 +345,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
             tasks=ring.task[slots].astype(np.int64),
             weights=weights,
             ages=ring.ages(slots),
-            slots=ring.tickets(slots),
+            tickets=ring.tickets(slots),
         )
 
     def _normalize(self, batch: SegmentBatch, env: VecNormalize) -> SegmentBatch:
@@ -358,25 +358,25 @@ class PerTaskReplayBuffer(ReplayBuffer):
         flat, _ = self.layout.flatten(env.normalize_obs(observations))
         return batch._replace(observations=flat.reshape(shape), rewards=env.normalize_reward(batch.rewards))
 
-    def update_priorities(self, tasks: IntArray, slots: IntArray, priorities: npt.ArrayLike) -> int:
+    def update_priorities(self, tasks: IntArray, tickets: IntArray, priorities: npt.ArrayLike) -> int:
         """
         Set the priorities of drawn transitions to ``|priority| + priority_epsilon``.
 
         :param tasks: of the batch ``[N]``
-        :param slots: of the batch ``[N]``; they number the rows since the beginning, so that a row that was overwritten
+        :param tickets: of the batch ``[N]``; they number the rows since the beginning, so that a row that was overwritten
             since it was drawn is recognized and left alone
         :param priorities: value errors ``[N]``
         :return: number of transitions that were left out because they have been overwritten
         :raises ValueError: for values that are not finite
         """
-        errors = np.asarray(priorities, dtype=np.float64).reshape(len(slots))
+        errors = np.asarray(priorities, dtype=np.float64).reshape(len(tickets))
         if not np.isfinite(errors).all():
             raise ValueError(f"priorities of tasks {np.unique(tasks[~np.isfinite(errors)])} are not finite.")
-        replay_of = tasks if self.independent else np.zeros(len(slots), dtype=np.int64)
+        replay_of = tasks if self.independent else np.zeros(len(tickets), dtype=np.int64)
         ignored = 0
         for index in np.unique(replay_of):
             rows = replay_of == index
-            ignored += self.replays[index].update(slots[rows], errors[rows])
+            ignored += self.replays[index].update(tickets[rows], errors[rows])
         return ignored
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> NoReturn:

@@ -55,7 +55,6 @@ class Segments(NamedTuple):
     valid: BoolArray  # [B, H]
     searched: BoolArray  # [B, H]
     search_values: FloatArray  # [B, H]
-    path: IntArray  # [B, H+1]  tickets of the rows of the observations
 
 
 def minimum_rows(num_streams: int) -> int:
@@ -94,7 +93,7 @@ class TransitionRing:
     """
 
     storage_device: str | None = None
-    generation = 0  # how often it was cleared: tickets of before name no row any more
+    generation = 0  # how often it was cleared: older tickets then name no row
 
     _COLUMNS = (
         "observation",
@@ -255,7 +254,6 @@ class TransitionRing:
             valid=valid,
             searched=self.searched.take(rows),
             search_values=self.search_value.take(rows),
-            path=self.tickets(path),
         )
 
     def ages(self, slots: IntArray) -> IntArray:
