@@ -22,7 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ezm import EZM, load_preset, make_multitask_env, make_task_set
 from sb3_ezm.evaluation import evaluate_tasks
-from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.tasks.task_set import TaskSet
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

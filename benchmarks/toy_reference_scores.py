@@ -11,7 +11,7 @@ import argparse
 import gymnasium as gym
 import numpy as np
 
-from sb3_ezm.envs.toy import TOY_TASKS, ToyEnv, register_toy_envs, toy_env_id
+from sb3_ezm.envs.toy import TOY_TASKS, ToyEnv, register, toy_env_id
 
 
 def mean_return(name: str, episodes: int, controller: bool) -> tuple[float, float]:
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
     parser.add_argument("--episodes", type=int, default=200)
     episodes = parser.parse_args().episodes
-    register_toy_envs()
+    register()
     print(f"{'task':<10}{'random':>18}{'controller':>18}{'90 % bar':>10}{'bar in use':>12}")
     for name, task in TOY_TASKS.items():
         random, random_std = mean_return(name, episodes, controller=False)

@@ -25,8 +25,8 @@ from sb3_ezm.config import RuntimeConfig, build_config
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.finite import check_rows, check_transition
 from sb3_ezm.learner import Learner
-from sb3_ezm.multitask.statistics import TaskStatistics
-from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.tasks.statistics import TaskStatistics
+from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
 from sb3_ezm.progress import with_progress_bar

@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from sb3_ezm.config import ModelConfig, SearchConfig, build_config
 from sb3_ezm.distributions import squash_action
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.multitask.task_set import TaskSet, TaskSpec
+from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.search import SearchOutput, WorldModelPlanner, deterministic_noise, draw_noise, search
 from sb3_ezm.search.model import choose_heads

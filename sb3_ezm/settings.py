@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.config import LossConfig, SearchConfig, TargetConfig, build_config
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import check_action_space, check_task_set, default_task_set
 

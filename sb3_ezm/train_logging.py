@@ -12,7 +12,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.logger import Logger
 
-from sb3_ezm.multitask.statistics import TaskStatistics
+from sb3_ezm.tasks.statistics import TaskStatistics
 from sb3_ezm.types import IntArray
 
 MAX_LABEL = 35  # SB3's console cuts groups at 36 characters, their slash included

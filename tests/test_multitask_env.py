@@ -32,10 +32,9 @@ from sb3_ezm.multitask import (
     make_multitask_env,
     make_task_env,
     make_task_set,
-    register_suite,
     suite_names,
 )
-from sb3_ezm.multitask.padding import flat_action_size, flat_observation_size
+from sb3_ezm.tasks.spaces import flat_action_size, flat_observation_size
 
 
 class ProbeEnv(gym.Env):
@@ -323,16 +322,6 @@ def test_multitask_environments_are_not_nested() -> None:
         make_task_set([cycle])
 
 
-def test_own_suite() -> None:
-    register_suite("test-suite", lambda: (TaskSpec("test-a", 3, 1, env_fn=ToyHold),), task_prefix="test-")
-    try:
-        assert make_task_set("test-suite") == make_task_set(["test-a"])
-    finally:
-        from sb3_ezm.multitask import suites
-
-        del suites._SUITES["test-suite"]
-
-
 def test_h1_suite_is_the_published_one() -> None:
     pytest.importorskip("mujoco")
     task_set = make_task_set("h1-medium")
@@ -425,7 +414,7 @@ def test_render_mode_reaches_the_environments() -> None:
     env = make_multitask_env("toy", render_mode="rgb_array")
     env.reset()
     assert env.render_mode == "rgb_array"
-    assert env.render().shape == (192, 192, 3)  # four pictures of 96 by 96
+    assert env.render().shape == (640, 640, 3)  # four pictures of 320 by 320
     assert make_multitask_env("toy").render_mode is None
 
 

@@ -21,12 +21,12 @@ from sb3_ezm.envs.toy import (
     ToyHold,
     ToySpin,
     ToySwingup,
-    register_toy_envs,
+    register,
     toy_env_id,
 )
 from sb3_ezm.errors import ConfigurationError
 
-register_toy_envs()
+register()
 every_task = pytest.mark.parametrize("name", list(TOY_TASKS))
 
 
@@ -58,7 +58,7 @@ def test_both_checkers_pass(name: str) -> None:
 
 def test_registration_is_idempotent_and_limits_episodes() -> None:
     before = gym.spec("sb3_ezm/Toy-Swingup-v0")
-    register_toy_envs()
+    register()
     assert gym.spec("sb3_ezm/Toy-Swingup-v0") is before
     assert gym.spec("sb3_ezm/Toy-Balance-v0").max_episode_steps == 200
 

@@ -18,7 +18,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
 from sb3_ezm.errors import CheckpointError
-from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.tasks.task_set import TaskSet
 
 Array = npt.NDArray[Any]
 

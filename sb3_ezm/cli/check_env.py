@@ -12,7 +12,7 @@ from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.errors import ConfigurationError, EZMError, counted
 from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.padding import PaddedTaskEnv
-from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.tasks.task_set import TaskSet
 
 
 def run(args: argparse.Namespace) -> int:

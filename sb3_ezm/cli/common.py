@@ -16,8 +16,8 @@ import torch as th
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.ezm import EZM
-from sb3_ezm.multitask.suites import TaskLike, make_task_set
-from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.tasks.resolver import TaskLike, make_task_set
+from sb3_ezm.tasks.task_set import TaskSet
 
 MODEL, BEST_MODEL, RUN, EVALUATIONS = "model.zip", "best_model.zip", "run.json", "evaluations.csv"
 MONITOR, CHECKPOINTS, TENSORBOARD, CURVES = "monitor", "checkpoints", "tensorboard", "curves.png"

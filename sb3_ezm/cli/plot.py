@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sb3_ezm.cli.common import CURVES, EVALUATIONS, MONITOR, RESUMED, read_run, resolve_tasks
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.paths import check_can_write
 from sb3_ezm.plotting import (
     Curve,

@@ -36,9 +36,10 @@ from sb3_ezm.errors import ConfigurationError, EZMError, NonFiniteError, counted
 from sb3_ezm.evaluation import evaluate_tasks, format_table
 from sb3_ezm.ezm import EZM
 from sb3_ezm.multitask.factory import make_multitask_env
-from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.presets import get_preset, load_preset
 from sb3_ezm.progress import TaskProgressBarCallback
+from sb3_ezm.tasks.registry import default_preset
 
 # What `--set` may change; the others follow from what is named here.
 _OWN = {
@@ -101,8 +102,7 @@ def _new(args: argparse.Namespace) -> dict[str, Any]:
     names = resolve_tasks(args.tasks).names
     preset = args.preset
     if preset is None:
-        prefixes = {"h1-": "h1-cpu", "toy-": "toy"}
-        preset = next((own for prefix, own in prefixes.items() if all(name.startswith(prefix) for name in names)), "small")
+        preset = default_preset(names) or "small"
     return {
         "tasks": args.tasks,
         "preset": preset,

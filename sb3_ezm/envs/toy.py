@@ -28,6 +28,9 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.tasks.env_factory import GymEnvFactory
+from sb3_ezm.tasks.registry import register_suite
+from sb3_ezm.tasks.task_set import TaskSpec
 
 GRAVITY = 10.0  # angular acceleration of a horizontal rod, rad/s^2
 TORQUE = 5.0  # angular acceleration of full actions, rad/s^2: too weak to lift the rod without swinging
@@ -262,8 +265,8 @@ def toy_env_id(name: str) -> str:
     return f"sb3_ezm/Toy-{name.capitalize()}-v0"
 
 
-def register_toy_envs() -> None:
-    """Register the Gymnasium ids of the suite. Calling it again changes nothing."""
+def register() -> None:
+    """Register the Gymnasium ids ``sb3_ezm/Toy-Swingup-v0`` and so on, and the suite ``toy``."""
     for name, env in TOY_TASKS.items():
         if toy_env_id(name) not in gym.registry:
             gym.register(
@@ -271,3 +274,22 @@ def register_toy_envs() -> None:
                 entry_point=f"sb3_ezm.envs.toy:{env.__name__}",
                 max_episode_steps=env.max_episode_steps,
             )
+    register_suite("toy", build_toy, task_prefix="toy-", preset="toy")
+
+
+def build_toy() -> tuple[TaskSpec, ...]:
+    """
+    :return: the four tasks, each a system of its own
+    """
+    return tuple(
+        TaskSpec(
+            name=f"toy-{name}",
+            observation_size=task.observation_size,
+            action_size=len(task.motors),
+            success_bar=task.success_bar,
+            random_score=task.random_score,
+            may_terminate=task.may_terminate,
+            env_fn=GymEnvFactory(toy_env_id(name)),
+        )
+        for name, task in TOY_TASKS.items()
+    )

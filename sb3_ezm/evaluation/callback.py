@@ -20,8 +20,8 @@ from sb3_ezm.evaluation.files import append_evaluation, check_columns, read_eval
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol
 from sb3_ezm.evaluation.rollout import MAX_ENVS_PER_TASK, evaluate_protocols, evaluate_tasks, protocol_of, task_set_of
 from sb3_ezm.multitask.factory import make_multitask_env
-from sb3_ezm.multitask.suites import TasksLike, make_task_set
-from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.tasks.resolver import TasksLike, make_task_set
+from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.train_logging import task_labels
 
 MAX_KEY = 33  # SB3's console cuts a key at 36 characters, three spaces before it included, and refuses equal ones

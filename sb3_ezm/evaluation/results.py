@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sb3_ezm.errors import ConfigurationError, did_you_mean
-from sb3_ezm.multitask.task_set import TaskSet, TaskSpec
+from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 
 Protocol = Literal["respected", "ignored"]
 """Whether a termination ends an evaluated episode: as the published baselines do it, or as the paper does it."""

@@ -16,8 +16,8 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol, TaskResult
 from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.multitask.padding import IgnoreTermination
-from sb3_ezm.multitask.suites import TasksLike
-from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.tasks.resolver import TasksLike
+from sb3_ezm.tasks.task_set import TaskSet
 
 MAX_ENVS_PER_TASK = 10  # enough rows for one batched search; more would only take memory
 

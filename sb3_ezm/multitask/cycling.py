@@ -12,8 +12,8 @@ from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.multitask.env_state import get_env_state, set_env_state
 from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.padding import MultiTaskObs, PaddedTaskEnv
-from sb3_ezm.multitask.suites import make_task_set
-from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.tasks.resolver import make_task_set
+from sb3_ezm.tasks.task_set import TaskSet
 
 
 class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):

@@ -11,65 +11,10 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit  # by name: RL Zoo replaces the module's attribute by a subclass
 
 from sb3_ezm.errors import ConfigurationError, NonFiniteError
-from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.tasks.spaces import flat_action_size, flat_observation_size
+from sb3_ezm.tasks.task_set import TaskSet
 
 MultiTaskObs = dict[str, Any]  # {"observation": [O] float32, "task": int64 scalar}
-
-
-def _is_image(space: spaces.Space[Any]) -> bool:
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2
-
-
-def flat_observation_size(space: spaces.Space[Any], task: str) -> int:
-    """
-    :param space: native observation space
-    :param task: name used in errors
-    :return: number of entries after flattening
-    :raises ConfigurationError: if the space is an image, cannot be flattened or is empty
-    """
-    parts = space.spaces if isinstance(space, (spaces.Dict, spaces.Tuple)) else [space]
-    leaves = parts.values() if isinstance(parts, dict) else parts
-    if any(_is_image(leaf) for leaf in leaves):
-        raise ConfigurationError(
-            f"Task {task!r}: image observations ({space}) are not supported: give a vector of features, "
-            "for example the state, in a wrapper of your own."
-        )
-    if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        return sum(flat_observation_size(leaf, task) for leaf in leaves)
-    if not space.is_np_flattenable:
-        raise ConfigurationError(
-            f"Task {task!r}: a {type(space).__name__} observation space has no fixed size. "
-            "Use Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of them."
-        )
-    size = int(spaces.flatdim(space))
-    if size < 1:
-        raise ConfigurationError(f"Task {task!r}: the observation space {space} has no entries.")
-    return size
-
-
-def flat_action_size(space: spaces.Space[Any], task: str) -> int:
-    """
-    :param space: native action space
-    :param task: name used in errors
-    :return: number of entries after flattening
-    :raises ConfigurationError: unless the space is a Box of floats with finite bounds
-    """
-    if not isinstance(space, spaces.Box) or not np.issubdtype(np.dtype(space.dtype), np.floating):
-        raise ConfigurationError(f"Task {task!r}: only continuous actions (a Box of floats) are supported, got {space}.")
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise ConfigurationError(
-            f"Task {task!r}: the action bounds must be finite to be rescaled from [-1, 1], "
-            f"got low={space.low}, high={space.high}. Wrap the environment in one that bounds its actions."
-        )
-    if not (space.low < space.high).all():
-        raise ConfigurationError(
-            f"Task {task!r}: every action entry needs low < high, got low={space.low}, high={space.high}. "
-            "Drop constant entries in a wrapper of your own."
-        )
-    size = math.prod(space.shape)
-    if size < 1:
-        raise ConfigurationError(f"Task {task!r}: the action space {space} has no entries.")
-    return size
 
 
 class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.RecordConstructorArgs):

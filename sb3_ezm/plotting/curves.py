@@ -14,7 +14,7 @@ import numpy as np
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import EvaluationRow, Protocol, read_evaluations
-from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.tasks.task_set import TaskSet
 
 
 @dataclass(frozen=True)

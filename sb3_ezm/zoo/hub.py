@@ -20,7 +20,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import EvaluationResult, TaskResult, evaluate_tasks
 from sb3_ezm.ezm import EZM
-from sb3_ezm.multitask.task_set import TaskSpec
+from sb3_ezm.tasks.task_set import TaskSpec
 from sb3_ezm.video import VideoUnavailableError, record_episode
 from sb3_ezm.zoo.card import CardFacts, model_card
 from sb3_ezm.zoo.hyperparams import ALGORITHM

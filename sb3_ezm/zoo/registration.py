@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from sb3_ezm.envs.registration import register_envs
-from sb3_ezm.envs.toy import register_toy_envs
 from sb3_ezm.errors import EZMError
 from sb3_ezm.ezm import EZM
 from sb3_ezm.zoo.hyperparams import ALGORITHM
@@ -30,7 +29,6 @@ def register() -> None:
     except ModuleNotFoundError as error:
         raise MissingZooError(f"RL Zoo cannot be used ({error}): pip install 'sb3-ezm[zoo]'") from error
     register_envs()
-    register_toy_envs()
     rl_zoo3.ALGOS[ALGORITHM] = EZM
     rl_zoo3.hyperparams_opt.HYPERPARAMS_SAMPLER[ALGORITHM] = sample_ezm_params
     rl_zoo3.hyperparams_opt.HYPERPARAMS_CONVERTER[ALGORITHM] = convert_ezm_params

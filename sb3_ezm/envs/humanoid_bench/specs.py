@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from sb3_ezm.envs.humanoid_bench.tasks import SUITES, TASKS
-from sb3_ezm.envs.registration import register_envs
-from sb3_ezm.multitask.env_factory import GymEnvFactory
-from sb3_ezm.multitask.task_set import TaskSpec
+from sb3_ezm.envs.humanoid_bench.tasks import TASKS
+from sb3_ezm.tasks.env_factory import GymEnvFactory
+from sb3_ezm.tasks.task_set import TaskSpec
 
 
 def task_spec(name: str) -> TaskSpec:
@@ -16,7 +15,6 @@ def task_spec(name: str) -> TaskSpec:
     :param name: HumanoidBench's id, for example ``"h1hand-reach-v0"``
     :return: the task, its observation in native order
     """
-    register_envs()
     task = TASKS[name]
     return TaskSpec(
         name=name,
@@ -28,14 +26,6 @@ def task_spec(name: str) -> TaskSpec:
         env_fn=GymEnvFactory(task.gym_id, releases_gil=True),
         embodiment=task.robot,
     )
-
-
-def suite_specs(suite: str) -> tuple[TaskSpec, ...]:
-    """
-    :param suite: ``"humanoidbench-medium"`` or ``"humanoidbench-hard"``
-    :return: its tasks in id order, observations in native order
-    """
-    return tuple(task_spec(task.name) for task in SUITES[suite])
 
 
 def align(specs: Iterable[TaskSpec]) -> tuple[TaskSpec, ...]:

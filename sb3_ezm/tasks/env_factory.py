@@ -11,7 +11,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.multitask.task_set import EnvFactory, TaskSpec
+from sb3_ezm.tasks.task_set import EnvFactory, TaskSpec
 
 
 def _has_keyword(function: Callable[..., Any], keyword: str) -> bool:

@@ -1,112 +1,25 @@
-"""Named suites, and ``make_task_set``, which turns names, environment ids, callables and specs into a task set."""
+"""``make_task_set`` turns names, environment ids, callables and specs into a task set."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
 
 import gymnasium as gym
 
 from sb3_ezm.errors import ConfigurationError, did_you_mean
-from sb3_ezm.multitask.env_factory import GymEnvFactory, create_native_env
-from sb3_ezm.multitask.padding import flat_action_size, flat_observation_size
-from sb3_ezm.multitask.task_set import EnvFactory, TaskSet, TaskSpec
+from sb3_ezm.tasks.env_factory import GymEnvFactory, create_native_env
+from sb3_ezm.tasks.spaces import flat_action_size, flat_observation_size
+from sb3_ezm.tasks.task_set import EnvFactory, TaskSet, TaskSpec
+from sb3_ezm.tasks.registry import find_task, suites
 
 TaskLike = str | TaskSpec | TaskSet | EnvFactory
 TasksLike = TaskLike | Iterable[TaskLike]
 ObservationPadding = Literal["aligned", "end"]
-
-
-@dataclass(frozen=True)
-class Suite:
-    """
-    A named, lazily built list of tasks.
-
-    :param name: for example ``"h1-medium"``
-    :param build: imports what it needs, registers its environments and returns the tasks in id order
-    :param task_prefix: what the names of its tasks start with, so that looking up one builds no other suite
-    """
-
-    name: str
-    build: Callable[[], tuple[TaskSpec, ...]]
-    task_prefix: str
-
-
-def _build_h1_medium() -> tuple[TaskSpec, ...]:
-    """The nine tasks of the paper's medium suite: 51 observation and 19 action entries each, no padding needed."""
-    from sb3_ezm.envs.h1.tasks import ACTION_SIZE, H1_MEDIUM_TASKS, H1_TASK_INFO, OBSERVATION_SIZE
-    from sb3_ezm.envs.registration import register_envs
-
-    register_envs()
-    return tuple(
-        TaskSpec(
-            name=f"h1-{task}",
-            observation_size=OBSERVATION_SIZE,
-            action_size=ACTION_SIZE,
-            success_bar=H1_TASK_INFO[task].success_bar,
-            random_score=H1_TASK_INFO[task].random_score,
-            may_terminate=H1_TASK_INFO[task].may_terminate,
-            env_fn=GymEnvFactory(H1_TASK_INFO[task].gym_id, releases_gil=True),
-            embodiment="h1",
-        )
-        for task in H1_MEDIUM_TASKS
-    )
-
-
-def _build_toy() -> tuple[TaskSpec, ...]:
-    from sb3_ezm.envs.toy import TOY_TASKS, register_toy_envs, toy_env_id
-
-    register_toy_envs()
-    return tuple(
-        TaskSpec(
-            name=f"toy-{name}",
-            observation_size=task.observation_size,
-            action_size=len(task.motors),
-            success_bar=task.success_bar,
-            random_score=task.random_score,
-            may_terminate=task.may_terminate,
-            env_fn=GymEnvFactory(toy_env_id(name)),
-        )
-        for name, task in TOY_TASKS.items()
-    )
-
-
-def _build_humanoid_bench(suite: str) -> tuple[TaskSpec, ...]:
-    """One of the paper's suites in the real HumanoidBench: only creating the environments needs that package."""
-    from sb3_ezm.envs.humanoid_bench.specs import suite_specs
-
-    return suite_specs(suite)
-
-
-_SUITES: dict[str, Suite] = {}
-
-
-def register_suite(name: str, build: Callable[[], tuple[TaskSpec, ...]], task_prefix: str) -> None:
-    """
-    Make a suite known to :func:`make_task_set`. Registering a name again replaces the suite.
-
-    :param name: suite name
-    :param build: returns the tasks; called when the suite or one of its tasks is asked for
-    :param task_prefix: what the names of its tasks start with, for example ``"h1-"``
-    """
-    _SUITES[name] = Suite(name, build, task_prefix)
-
-
-register_suite("h1-medium", _build_h1_medium, task_prefix="h1-")
-register_suite("toy", _build_toy, task_prefix="toy-")
-for _suite, _prefix in (("humanoidbench-medium", "h1-"), ("humanoidbench-hard", "h1hand-")):
-    register_suite(_suite, partial(_build_humanoid_bench, _suite), task_prefix=_prefix)
-
-
-def suite_names() -> tuple[str, ...]:
-    """
-    :return: names of the registered suites
-    """
-    return tuple(_SUITES)
 
 
 def make_task_set(
@@ -145,9 +58,8 @@ def make_task_set(
         taken = {spec.name for spec in specs}
         specs.extend(_resolve(item, taken, env_kwargs or {}))
     if observation_padding == "aligned":
-        from sb3_ezm.envs.humanoid_bench.specs import align
-
-        specs = list(align(specs))
+        for align in {suite.align: None for suite in suites().values() if suite.align is not None}:
+            specs = list(align(specs))
     return TaskSet(tuple(specs))
 
 
@@ -164,32 +76,23 @@ def _resolve(item: TaskLike, taken: set[str], env_kwargs: Mapping[str, Any]) -> 
 
 
 def _resolve_name(name: str, env_kwargs: Mapping[str, Any]) -> tuple[TaskSpec, ...]:
-    if name in _SUITES:
-        return _SUITES[name].build()
-    for suite in _SUITES.values():
-        if name.startswith(suite.task_prefix):
-            tasks = {spec.name: spec for spec in suite.build()}
-            if name in tasks:
-                return (tasks[name],)
-    from sb3_ezm.envs.humanoid_bench.tasks import TASKS
-
-    if name in TASKS:
-        from sb3_ezm.envs.humanoid_bench.specs import task_spec
-
-        return (task_spec(name),)
+    if name in suites():
+        return tuple(suites()[name].build())
+    if (task := find_task(name)) is not None:
+        return (task,)
     if name in gym.registry:
         return (_probe(name, GymEnvFactory(name), env_kwargs),)
     if "/" in name or re.search(r"-v\d+$", name):  # meant as a Gymnasium id: listing all of them would help nobody
-        near = difflib.get_close_matches(name, [*gym.registry, *TASKS], n=3)
+        near = difflib.get_close_matches(name, [*gym.registry, *_known_task_names()], n=3)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "Import the package that registers it first."
         raise ConfigurationError(f"No Gymnasium environment is registered as {name!r}. {hint}")
-    known = did_you_mean(name, [*_SUITES, *_known_task_names()])
+    known = did_you_mean(name, [*suites(), *_known_task_names()])
     raise ConfigurationError(f"{name!r} is no suite, no task of a suite and no registered Gymnasium id. {known}")
 
 
 def _known_task_names() -> list[str]:
     names: list[str] = []
-    for suite in _SUITES.values():
+    for suite in suites().values():
         try:
             names += [spec.name for spec in suite.build()]
         except (ImportError, ConfigurationError):  # its package is not installed: nothing to suggest
@@ -204,7 +107,7 @@ def _probe(name: str, env_fn: EnvFactory, env_kwargs: Mapping[str, Any]) -> Task
     try:
         if env.has_wrapper_attr("task_set"):
             raise ConfigurationError(
-                f"{name!r} already holds several tasks: give their suite (one of {', '.join(_SUITES)}), or single tasks."
+                f"{name!r} already holds several tasks: give their suite (one of {', '.join(suites())}), or single tasks."
             )
         return replace(
             draft,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sb3_ezm.errors import ConfigurationError, did_you_mean
-from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.tasks.task_set import TaskSet
 
 
 class TaskStatistics:

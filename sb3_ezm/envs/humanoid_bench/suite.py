@@ -1,0 +1,43 @@
+"""HumanoidBench's suites and Gymnasium ids; only making an environment needs that package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import gymnasium as gym
+
+from sb3_ezm.envs.humanoid_bench.specs import align, task_spec
+from sb3_ezm.envs.humanoid_bench.tasks import ROBOTS, SUITES, TASKS
+from sb3_ezm.tasks.registry import register_suite
+from sb3_ezm.tasks.task_set import TaskSpec
+
+PRESETS = {"humanoidbench-medium": "humanoidbench-medium-cpu", "humanoidbench-hard": "humanoidbench-hard-cpu"}
+
+
+def register() -> None:
+    """
+    Register the tasks as ``humanoid_bench/h1hand-reach-v0`` and so on, the suites of the paper, ``humanoidbench-medium`` and
+    ``humanoidbench-hard``, and ``humanoidbench``, which holds every task that runs.
+    """
+    for name, task in TASKS.items():
+        if task.gym_id not in gym.registry:
+            gym.register(
+                task.gym_id,
+                entry_point="sb3_ezm.envs.humanoid_bench.env:HumanoidBenchEnv",
+                max_episode_steps=task.max_episode_steps,
+                kwargs={"task": name},
+            )
+    for suite, tasks in SUITES.items():
+        prefixes = tuple(dict.fromkeys(f"{entry.robot}-" for entry in tasks))
+        names = tuple(entry.name for entry in tasks)
+        register_suite(suite, partial(build, names), prefixes, preset=PRESETS[suite], align=align)
+    register_suite("humanoidbench", partial(build, tuple(TASKS)), tuple(f"{robot}-" for robot in ROBOTS), align=align)
+
+
+def build(names: Sequence[str]) -> tuple[TaskSpec, ...]:
+    """
+    :param names: HumanoidBench's ids
+    :return: the tasks in that order, observations in native order
+    """
+    return tuple(map(task_spec, names))
