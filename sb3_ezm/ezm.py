@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pathlib
-import time
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -21,22 +20,23 @@ from sb3_ezm import settings
 from sb3_ezm.acting import PlannerSwitch
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm
+from sb3_ezm.collector import Collector
 from sb3_ezm.config import RuntimeConfig, build_config
 from sb3_ezm.errors import ConfigurationError, did_you_mean
-from sb3_ezm.finite import check_rows, check_transition
 from sb3_ezm.learner import Learner
 from sb3_ezm.tasks.statistics import TaskStatistics
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
 from sb3_ezm.progress import with_progress_bar
+from sb3_ezm.rollouts import RolloutAlgorithm
 from sb3_ezm.tensorboard import add_layout
 from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks
 
 SelfEZM = TypeVar("SelfEZM", bound="EZM")
 
 
-class EZM(PlannerSwitch, ResumableAlgorithm):
+class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
     """
     EfficientZero-Multitask (EZ-M): online model-based RL with one world model for all tasks.
 
@@ -215,6 +215,8 @@ class EZM(PlannerSwitch, ResumableAlgorithm):
         if not hasattr(self, "task_statistics"):  # a loaded model brings its own
             self.task_statistics = TaskStatistics(self.task_set, window=self._stats_window_size)
         self._times = TimeSplit()
+        self.collector = Collector(self.policy, self.learner.metrics, self._times, self.act_with_target)
+        self.collector.watch(self.env)
         self._seed_parts(self.seed)
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
@@ -235,6 +237,7 @@ class EZM(PlannerSwitch, ResumableAlgorithm):
         if seed is None or not hasattr(self, "learner"):
             return
         self.policy.seed(seed)
+        self.collector.seed(seed)
         self.learner.seed(seed + 1)
         self.replay_buffer.seed(seed + 2)
 
@@ -250,6 +253,7 @@ class EZM(PlannerSwitch, ResumableAlgorithm):
         if found is not None and self.task_set is not None:
             self.task_set.check_compatible(found)
         super().set_env(env, force_reset)
+        self.collector.watch(self.env)
         if force_reset and self.replay_buffer is not None:
             self.replay_buffer.close_streams()
 
@@ -260,31 +264,10 @@ class EZM(PlannerSwitch, ResumableAlgorithm):
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Choose the actions of all environments with one search, or at random while warming up."""
         assert self._last_obs is not None, "no observation to act on: call learn()"
-        searched, names = self.num_timesteps >= learning_starts, self.policy.task_set.names
-        rows, tasks = self.policy.layout.flatten(self._last_obs)
-        check_rows("observation", rows, tasks, names)
-        with self._times.measure("search"):
-            if searched:
-                self.policy.set_training_mode(False)
-                observation, _ = self.policy.obs_to_tensor(self._last_obs)
-                model = self.policy.target_model if self.act_with_target else self.policy.world_model
-                output = self.policy.plan(observation, model=model)
-                scaled, values = output.actions.cpu().numpy(), output.values.float().cpu().numpy()
-                self.learner.metrics.add(
-                    acting_value=output.values.mean(), acting_improvement=(output.values - output.network_values).mean()
-                )
-            else:
-                unscaled = np.array([self.action_space.sample() for _ in range(n_envs)])
-                scaled, values = self.policy.scale_action(unscaled).reshape(n_envs, -1), np.zeros(n_envs, dtype=np.float32)
-        if action_noise is not None:
-            scaled = np.clip(scaled + action_noise().reshape(scaled.shape), -1.0, 1.0)
-        check_rows("action", scaled, tasks, names)
-        # What is stored is what is executed; padded entries are zero in both.
-        scaled = (scaled * self.policy.task_set.action_mask()[tasks]).astype(np.float32)
-        self.replay_buffer.annotate(np.full(n_envs, searched), values)
-        actions = self.policy.unscale_action(scaled.reshape(-1, *self.action_space.shape))  # type: ignore[misc]
-        self._sent_at = time.perf_counter()
-        return actions, scaled
+        searched = self.num_timesteps >= learning_starts
+        chosen = self.collector.act(self._last_obs, self.action_space, searched, action_noise)  # type: ignore[arg-type]
+        self.replay_buffer.annotate(chosen.searched, chosen.values)
+        return chosen.actions, chosen.scaled
 
     def _store_transition(
         self,
@@ -295,14 +278,9 @@ class EZM(PlannerSwitch, ResumableAlgorithm):
         dones: npt.NDArray[Any],
         infos: list[dict[str, Any]],
     ) -> None:
-        if self._sent_at is not None:  # since the actions were sent: environment and callbacks
-            self._times.add("env", time.perf_counter() - self._sent_at)
-        normalize = self._vec_normalize_env
-        raw = (new_obs, reward) if normalize is None else (normalize.get_original_obs(), normalize.get_original_reward())
-        check_transition(self.policy.layout, self.policy.task_set.names, *raw, infos)
-        with self._times.measure("store"):
-            super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        self._sent_at = None
+        last = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
+        raw = self.collector.store(replay_buffer, last, buffer_action, new_obs, reward, dones, infos)  # type: ignore[arg-type]
+        self._last_obs, self._last_original_obs = new_obs, raw  # type: ignore[assignment]
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: npt.NDArray[Any] | None = None) -> None:
         super()._update_info_buffer(infos, dones)
@@ -325,21 +303,25 @@ class EZM(PlannerSwitch, ResumableAlgorithm):
         """
         if not self._can_train():
             return
-        self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         for _ in range(gradient_steps):
-            with self._times.measure("sample"):
-                segments = self.replay_buffer.sample_segments(batch_size, env=self._vec_normalize_env)
-                batch = self.learner.to_tensors(segments)
-            with self._times.measure("reanalyze"):
-                targets = self.learner.reanalyze(batch, self._n_updates)
-            with self._times.measure("update"):
-                self.learner.launch(batch, targets, self._n_updates, segments.tasks, segments.tickets)
-                outcomes = self.learner.finish(under_way=self.learner.runtime.priority_lag)
-            for outcome in outcomes:
-                self.replay_buffer.update_priorities(outcome.tasks, outcome.tickets, outcome.errors)
+            with self.policy.lock:  # another thread may predict between two updates
+                self.policy.set_training_mode(True)
+                self._update(batch_size)
             self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _update(self, batch_size: int) -> None:
+        with self._times.measure("sample"):
+            segments = self.replay_buffer.sample_segments(batch_size, env=self._vec_normalize_env)
+            batch = self.learner.to_tensors(segments)
+        with self._times.measure("reanalyze"):
+            targets = self.learner.reanalyze(batch, self._n_updates)
+        with self._times.measure("update"):
+            self.learner.launch(batch, targets, self._n_updates, segments.tasks, segments.tickets)
+            outcomes = self.learner.finish(under_way=self.learner.runtime.priority_lag)
+        for outcome in outcomes:
+            self.replay_buffer.update_priorities(outcome.tasks, outcome.tickets, outcome.errors)
 
     def _can_train(self) -> bool:
         """Every task needs data; an environment that cycles through tasks may not have shown them all yet."""
@@ -363,11 +345,7 @@ class EZM(PlannerSwitch, ResumableAlgorithm):
         progress_bar: bool = False,
     ) -> SelfEZM:
         """Learn as in SB3; episodes that a reset cuts short end in the replay buffer as by truncation."""
-        if self._sent_at is not None:
-            # A callback or an interrupt stopped the last call between step and storage: where the episode stands is unknown.
-            self._last_obs, self._sent_at = None, None
-        if reset_num_timesteps or self._last_obs is None:
-            self.replay_buffer.close_streams()  # the environments are about to be reset
+        self._begin_streams(reset_num_timesteps)
         if reset_num_timesteps:
             self.task_statistics = TaskStatistics(self.policy.task_set, window=self._stats_window_size)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch as th
 
 from sb3_ezm.errors import NonFiniteError
-from sb3_ezm.observations import ObservationLayout
 
 MAX_NAMED = 5  # parameters or entries that a message lists
 MAX_MAGNITUDE = 1e15  # the networks square what they are given, and float32 ends at 3.4e38
@@ -48,36 +47,6 @@ def check_rows(
         phrases.append(f"{rows[row, entries].tolist()}{where} in task {names[tasks[row]]!r} (environment {env})")
     fault = f"is beyond {MAX_MAGNITUDE:g}, which no network can take: clip or rescale it" if all_finite else "is not finite"
     raise NonFiniteError(f"The {tensor} {fault}: {'; '.join(phrases)}.")
-
-
-def check_transition(
-    layout: ObservationLayout,
-    names: Sequence[str],
-    observations: Any,
-    rewards: npt.NDArray[Any],
-    infos: Sequence[Mapping[str, Any]],
-) -> None:
-    """
-    Make sure that what a vector environment returned is finite.
-
-    :param layout: of the observation space
-    :param names: of the tasks
-    :param observations: of all environments
-    :param rewards: ``[n_envs]``
-    :param infos: may hold the last observation of an episode that ended
-    :raises NonFiniteError: naming task and tensor
-    """
-    rows, tasks = layout.flatten(observations)
-    check_rows("observation", rows, tasks, names)
-    check_rows("reward", rewards, tasks, names)
-    for env, info in enumerate(infos):
-        if (last := info.get("terminal_observation")) is not None:
-            single: Any
-            if isinstance(last, dict):
-                single = {key: np.asarray(value)[None] for key, value in last.items()}
-            else:
-                single = np.asarray(last)[None]
-            check_rows("last observation of the episode", *layout.flatten(single), names, envs=[env])
 
 
 def describe_gradient(

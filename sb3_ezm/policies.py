@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,6 +42,22 @@ SMALL_MODEL: dict[str, Any] = {
     "log_std_max": 0.7,
     "log_std_init": -0.5,
 }
+
+
+class SharedLock:
+    """A reentrant lock in an object that is copied or pickled, which gets a lock of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> Any:
+        return SharedLock, ()
 
 
 class EZMPolicy(BasePolicy):
@@ -105,6 +122,7 @@ class EZMPolicy(BasePolicy):
         )
         self.target_model = copy.deepcopy(self.world_model).requires_grad_(False).eval()
         self.optimizer = optimizer_class(self.world_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
+        self.lock = SharedLock()  # held while the networks are in one mode, training or evaluation
         self._generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
         self.static_search: StaticSearch | None = None  # a learner with fixed shapes puts its own here, for collecting
 
@@ -128,18 +146,25 @@ class EZMPolicy(BasePolicy):
         """
         self._generator.set_state(state)
 
-    def plan(self, observation: PyTorchObs, deterministic: bool = False, model: WorldModel | None = None) -> SearchOutput:
+    def plan(
+        self,
+        observation: PyTorchObs,
+        deterministic: bool = False,
+        model: WorldModel | None = None,
+        generator: th.Generator | None = None,
+    ) -> SearchOutput:
         """
         Search from a batch of observations, in float32: acting has too few rows for bfloat16 to pay.
 
         :param observation: tensors as :meth:`obs_to_tensor` makes them
         :param deterministic: without exploration noise; rows then depend on nothing but themselves
         :param model: world model to plan with (default: the learner's)
+        :param generator: of the exploration noise (default: that of :meth:`predict`)
         :return: actions in [-1, 1] and search statistics
         """
         model = self.world_model if model is None else model
         rows, tasks = self.layout.flatten_tensors(observation)
-        generator = None if deterministic else self._generator
+        generator = None if deterministic else (generator or self._generator)
         heads = choose_heads(self.search_config, len(model.value_heads), generator)
         actions = model.action_mask.shape[1]
         if deterministic:
@@ -150,6 +175,17 @@ class EZMPolicy(BasePolicy):
             return self.static_search(model, rows, tasks, heads, noise)
         with th.no_grad(), network_for_search(model, self.search_config) as networks:
             return search(WorldModelPlanner(networks, rows, tasks, self.search_config, heads), self.search_config, noise)
+
+    def predict(
+        self,
+        observation: npt.NDArray[Any] | dict[str, npt.NDArray[Any]],
+        state: tuple[npt.NDArray[Any], ...] | None = None,
+        episode_start: npt.NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[npt.NDArray[Any], tuple[npt.NDArray[Any], ...] | None]:
+        """As in SB3. It may be called from other threads, and changes nothing about a training."""
+        with self.lock:
+            return super().predict(observation, state, episode_start, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if self.planner:
@@ -163,6 +199,19 @@ class EZMPolicy(BasePolicy):
             noise = th.randn(pre_tanh.shape, generator=self._generator).to(pre_tanh.device)
             pre_tanh = pre_tanh + th.exp(prediction.log_std) * noise
         return squash_action(pre_tanh, context.mask)
+
+    def scale_action(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """
+        Map actions from the bounds of the action space to [-1, 1].
+
+        :param action: ``[N, ...]``
+        :return: same shape
+        """
+        assert isinstance(self.action_space, spaces.Box)
+        # Halves, which are exact: the difference of bounds near the largest number would be infinite.
+        low, high = 0.5 * self.action_space.low, 0.5 * self.action_space.high
+        scaled: npt.NDArray[Any] = 2.0 * ((0.5 * action - low) / (high - low)) - 1.0
+        return scaled
 
     def unscale_action(self, scaled_action: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """

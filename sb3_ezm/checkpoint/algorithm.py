@@ -30,13 +30,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._sent_at: float | None = None  # when the actions were sent whose outcome has not been stored yet
         self.failure_handlers: list[Callable[[NonFiniteError], None]] = []
-
-    @property
-    def is_mid_step(self) -> bool:
-        """Whether the environments have taken a step that is not stored yet, as in the callbacks of that step."""
-        return self._sent_at is not None
 
     def save_checkpoint(self, path: PathLike) -> Path:
         """

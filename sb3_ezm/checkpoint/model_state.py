@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from sb3_ezm.ezm import EZM
 
 COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates")
-PROGRESS = (*COUNTERS, "_current_progress_remaining", "ep_info_buffer", "ep_success_buffer")
+PROGRESS = (
+    *COUNTERS,
+    "_rollout_steps",
+    "_rollout_episodes",
+    "_current_progress_remaining",
+    "ep_info_buffer",
+    "ep_success_buffer",
+)
 OBSERVED = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 # Arguments that a checkpoint says by itself, or that belong to the place where a training runs.
 _NOT_KEPT = ("self", "policy", "env", "device", "_init_setup_model")
@@ -165,6 +172,7 @@ def restore(model: EZM, state: dict[str, Any], reset_env: bool) -> str:
         for name, value in state["observed"].items():
             setattr(model, name, value)
         restore_episodes(model.env, episodes)
+        model.collector.mark()
     # Last of all: everything before may have drawn from them.
     _restore_generators(model, state["generators"])
     return why
@@ -177,6 +185,7 @@ def _capture_generators(model: EZM) -> dict[str, Any]:
         "torch": th.get_rng_state(),
         "cuda": th.cuda.get_rng_state(model.device) if model.device.type == "cuda" else None,
         "policy": model.policy.generator_state(),
+        "collector": model.collector.generator.get_state(),
         "action_space": space_generators(model.action_space),
         "observation_space": space_generators(model.observation_space),
     }
@@ -189,5 +198,7 @@ def _restore_generators(model: EZM, generators: dict[str, Any]) -> None:
     if generators["cuda"] is not None and model.device.type == "cuda":
         th.cuda.set_rng_state(generators["cuda"], model.device)
     model.policy.set_generator_state(generators["policy"])
+    # Files of earlier versions have one generator for predicting and collecting.
+    model.collector.generator.set_state(generators.get("collector", generators["policy"]))
     set_space_generators(model.action_space, generators["action_space"])
     set_space_generators(model.observation_space, generators["observation_space"])

@@ -19,6 +19,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_ezm.errors import ConfigurationError, EZMError
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
+from sb3_ezm.multitask.watch import is_extension
 
 
 def _listed(cls: type[Any]) -> type[Any]:
@@ -82,7 +83,10 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
         layer = layer.env
     if not _has_state(type(layer)):
         raise StateUnavailableError(f"the environment {_label(layer)} has no `get_state` and `set_state`")
-    layers.append([_label(layer), layer.get_state()])
+    native: Any = layer.get_state()
+    if isinstance(native, dict):  # which may be its attributes, with methods that were extended
+        native = {name: value for name, value in native.items() if not is_extension(value)}
+    layers.append([_label(layer), native])
     state = {
         "layers": layers,
         "random": layer._np_random,

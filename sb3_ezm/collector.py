@@ -1,0 +1,268 @@
+"""Between the environments and the replay buffer: actions by a search, steps, and transitions made of what comes back."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.finite import check_rows
+from sb3_ezm.multitask.watch import EnvWatch, copy_observation
+from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.train_logging import MetricMeans, TimeSplit
+from sb3_ezm.types import BoolArray, FloatArray
+
+Infos = list[dict[str, Any]]
+
+
+class ChosenActions(NamedTuple):
+    """Actions of all environments, and what the replay buffer is told about them."""
+
+    actions: npt.NDArray[Any]  # [n_envs, ...]  for the environments, in their bounds
+    scaled: FloatArray  # [n_envs, A]  for the replay buffer, in [-1, 1]
+    searched: BoolArray  # [n_envs]  chosen by a search
+    values: FloatArray  # [n_envs]  of the roots of these searches
+
+
+class Collector:
+    """
+    Acts in the environments of a training and knows where their episodes stand.
+
+    It has a random generator of its own: what else the policy is asked meanwhile does not change a training.
+
+    :param policy: searches for the actions
+    :param metrics: takes figures of the searches
+    :param times: takes the time of searching, stepping and storing
+    :param act_with_target: search with the target network instead of the learner
+    """
+
+    def __init__(self, policy: EZMPolicy, metrics: MetricMeans, times: TimeSplit, act_with_target: bool) -> None:
+        self.policy = policy
+        self.metrics = metrics
+        self.times = times
+        self.act_with_target = act_with_target
+        self.generator = th.Generator()
+        self.generator.set_state(policy.generator_state())  # a seed drawn here would shift all draws that follow
+        self._watch: EnvWatch | None = None
+        self._sent_at: float | None = None  # when the actions were sent whose outcome has not been stored yet
+        self._raw: tuple[VecEnvObs, npt.NDArray[Any]] | None = None  # observations and rewards that came back, not normalized
+        self._raw_last: dict[int, Any] = {}  # by environment, where an episode ended
+        self._order_is_right = True
+        self._missed_last = False  # an episode ended without its last observation
+
+    @property
+    def is_mid_step(self) -> bool:
+        """Whether the environments have taken a step that is not stored yet, as in the callbacks of that step."""
+        return self._sent_at is not None
+
+    # ------------------------------------------------------------------------------------------------------ environments
+
+    def watch(self, env: VecEnv | None) -> None:
+        """
+        Collect in these environments from now on; they stand where the last observation says.
+
+        :param env: vector environment
+        :raises ConfigurationError: if a wrapper changes the observations that ``VecNormalize`` returns
+        """
+        self._watch = None if env is None else EnvWatch(env)
+        self._sent_at = self._raw = None
+        normalize = None if self._watch is None else self._watch.normalize
+        if normalize is not None and normalize.observation_space != env.observation_space:  # type: ignore[union-attr]
+            raise ConfigurationError(describe_order(env, normalize))
+        self._order_is_right = normalize is None or normalize is env
+
+    def mark(self) -> None:
+        """Take it for known where the environments stand."""
+        if self._watch is not None:
+            self._watch.mark()
+        self._sent_at = None
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether somebody else has stepped or reset the environments since the last observation."""
+        return self._watch is not None and self._watch.is_disturbed
+
+    def begin(self, observation: VecEnvObs) -> VecEnvObs:
+        """
+        Start from an observation.
+
+        :param observation: of all environments, where they stand
+        :return: the same in memory that no environment goes on working in
+        """
+        self.mark()
+        own: VecEnvObs = copy_observation(observation)
+        return own
+
+    def _check_order(self, env: VecEnv, observation: VecEnvObs, raw: VecEnvObs, normalize: VecNormalize) -> None:
+        """What is stored must be what the agent acts on, up to the normalization: nothing above it may change observations."""
+        rows, _ = self.policy.layout.flatten(observation)
+        expected, _ = self.policy.layout.flatten(normalize.normalize_obs(raw))  # type: ignore[arg-type]
+        if not np.allclose(rows, expected):
+            raise ConfigurationError(describe_order(env, normalize))
+        self._order_is_right = bool(np.any(expected))  # zeros may have been multiplied by anything
+
+    def step(self, env: VecEnv, actions: npt.NDArray[Any]) -> VecEnvStepReturn:
+        """
+        Step all environments.
+
+        :param env: vector environment
+        :param actions: of :meth:`act`
+        :return: what it returns, in memory that no environment goes on working in
+        :raises ConfigurationError: if a wrapper changes the observations that ``VecNormalize`` returns
+        """
+        self._sent_at = time.perf_counter()
+        observations, rewards, dones, infos = env.step(actions)
+        for env_index in np.flatnonzero(dones):
+            if (last := infos[env_index].get("terminal_observation")) is not None:
+                infos[env_index]["terminal_observation"] = copy_observation(last)
+        if self._watch is not None:
+            self._watch.mark()
+            if (normalize := self._watch.normalize) is not None:
+                # At once: a callback may use the environment before the step is stored.
+                self._raw = normalize.get_original_obs(), normalize.get_original_reward()
+                if not self._order_is_right:
+                    self._check_order(env, observations, self._raw[0], normalize)
+                self._raw_last = self._watch.raw_last_observations() or {}
+        return copy_observation(observations), np.array(rewards), np.array(dones), infos
+
+    # ------------------------------------------------------------------------------------------------------------ acting
+
+    def act(
+        self, observation: VecEnvObs, action_space: spaces.Box, searched: bool, noise: ActionNoise | None = None
+    ) -> ChosenActions:
+        """
+        Choose the actions of all environments with one search, or at random.
+
+        :param observation: of all environments
+        :param action_space: of one environment
+        :param searched: whether to search
+        :param noise: is added to the actions in [-1, 1]
+        :return: the actions
+        :raises NonFiniteError: naming task and tensor
+        """
+        policy = self.policy
+        rows, tasks = policy.layout.flatten(observation)
+        n_envs, names = len(rows), policy.task_set.names
+        check_rows("observation", rows, tasks, names)
+        with self.times.measure("search"):
+            if searched:
+                scaled, values = self._search(observation)
+            else:
+                unscaled = np.array([action_space.sample() for _ in range(n_envs)])
+                scaled, values = policy.scale_action(unscaled).reshape(n_envs, -1), np.zeros(n_envs, dtype=np.float32)
+        if noise is not None:
+            scaled = np.clip(scaled + noise().reshape(scaled.shape), -1.0, 1.0)
+        check_rows("action", scaled, tasks, names)
+        # What is stored is what is executed; padded entries are zero in both.
+        scaled = (scaled * policy.task_set.action_mask()[tasks]).astype(np.float32)
+        actions = policy.unscale_action(scaled.reshape(-1, *action_space.shape))
+        return ChosenActions(actions, scaled, np.full(n_envs, searched), values)
+
+    def _search(self, observation: VecEnvObs) -> tuple[FloatArray, FloatArray]:
+        with self.policy.lock:
+            self.policy.set_training_mode(False)
+            tensors, _ = self.policy.obs_to_tensor(observation)  # type: ignore[arg-type]
+            model = self.policy.target_model if self.act_with_target else self.policy.world_model
+            output = self.policy.plan(tensors, model=model, generator=self.generator)
+            scaled, values = output.actions.cpu().numpy(), output.values.float().cpu().numpy()
+        self.metrics.add(acting_value=output.values.mean(), acting_improvement=(output.values - output.network_values).mean())
+        return scaled, values
+
+    # ----------------------------------------------------------------------------------------------------------- storing
+
+    def store(
+        self,
+        buffer: ReplayBuffer,
+        last_observation: VecEnvObs,
+        scaled: FloatArray,
+        observation: VecEnvObs,
+        reward: npt.NDArray[Any],
+        dones: npt.NDArray[Any],
+        infos: Infos,
+    ) -> VecEnvObs:
+        """
+        Store the transitions of all environments, raw: neither observations nor rewards are normalized.
+
+        :param buffer: replay buffer
+        :param last_observation: on which the agent acted, not normalized
+        :param scaled: actions in [-1, 1] ``[n_envs, A]``
+        :param observation: that came back
+        :param reward: that came back ``[n_envs]``
+        :param dones: whether the episode ended ``[n_envs]``
+        :param infos: hold the last observations of episodes that ended
+        :return: the observation that came back, not normalized
+        :raises NonFiniteError: naming task and tensor
+        """
+        if self._sent_at is not None:  # environment and callbacks
+            self.times.add("env", time.perf_counter() - self._sent_at)
+        lasts: Mapping[int, Any] = {env: info.get("terminal_observation") for env, info in enumerate(infos) if dones[env]}
+        if self._raw is not None:
+            (observation, reward), lasts = self._raw, {env: self._raw_last.get(env) for env in lasts}
+        layout, names = self.policy.layout, self.policy.task_set.names
+        rows, tasks = layout.flatten(observation)
+        check_rows("observation", rows, tasks, names)
+        check_rows("reward", reward, tasks, names)
+        successors = copy_observation(observation)
+        for env, last in lasts.items():
+            if last is None:
+                self._warn_of_missing_last(env, names[tasks[env]])
+                continue
+            single = {k: np.asarray(v)[None] for k, v in last.items()} if isinstance(last, dict) else np.asarray(last)[None]
+            check_rows("last observation of the episode", *layout.flatten(single), names, envs=[env])
+            if isinstance(successors, dict):
+                for key in successors:
+                    successors[key][env] = last[key]
+            else:
+                successors[env] = last
+        with self.times.measure("store"):
+            buffer.add(last_observation, successors, scaled, reward, dones, infos)  # type: ignore[arg-type]
+        self._sent_at = self._raw = None
+        return observation
+
+    def _warn_of_missing_last(self, env: int, task: str) -> None:
+        if not self._missed_last:
+            self._missed_last = True
+            warnings.warn(
+                f"An episode of environment {env} (task {task!r}) ended without `info['terminal_observation']`: the first "
+                "observation of the next episode is taken for its last one, so that the model learns a step that never was. A "
+                "vector environment that resets by itself has to put the last observation there, and "
+                "`info['TimeLimit.truncated'] = True` where a time limit ended the episode.",
+                stacklevel=2,
+            )
+
+    # ------------------------------------------------------------------------------------------------------------- state
+
+    def seed(self, seed: int) -> None:
+        """
+        Restart the random generator.
+
+        :param seed: its seed
+        """
+        self.generator.manual_seed(seed)
+
+
+def describe_order(env: VecEnv | None, normalize: VecNormalize) -> str:
+    """
+    :param env: vector environment
+    :param normalize: one of its wrappers, but not the outermost
+    :return: what is wrong with that
+    """
+    above, layer = [], env
+    while layer is not normalize:
+        above.append(type(layer).__name__)
+        layer = layer.venv  # type: ignore[union-attr]
+    return (
+        f"{' and '.join(above)} changes the observations of the VecNormalize that it wraps, whose raw observations go into "
+        f"the replay buffer. Put VecNormalize outside: VecNormalize({'('.join(above)}(env{')' * len(above)})."
+    )

@@ -1,0 +1,168 @@
+"""
+What an algorithm has to know of its vector environment and the interface does not tell.
+
+Whether anybody else has stepped or reset it, the last observations of episodes as they were before ``VecNormalize`` clipped
+them, and observations that stay what they are when the environment goes on. All three are learned by extending methods of the
+one object: a wrapper would stand between environments and wrappers that users, Stable-Baselines3 and checkpoints look for.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
+
+ExtensionT = TypeVar("ExtensionT", bound="MethodExtension")
+
+
+class MethodExtension:
+    """
+    Takes the place of a method in one object. Copies and pickles of the object have the plain method.
+
+    :param method: bound method, or another extension of it
+    """
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, method)
+        self.method = method
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.method(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.method, memo)
+
+    def __reduce__(self) -> Any:
+        plain = self.method
+        while isinstance(plain, MethodExtension):
+            plain = plain.method
+        return _same, (plain,)
+
+    @classmethod
+    def install(cls: type[ExtensionT], owner: Any, name: str) -> ExtensionT | None:
+        """
+        Extend a method, once.
+
+        :param owner: object that has it
+        :param name: of the method
+        :return: the extension, which may have been there already; None for an object that takes no attributes
+        """
+        layer = getattr(owner, name)
+        while isinstance(layer, MethodExtension):
+            if type(layer) is cls:
+                return layer
+            layer = layer.method
+        extension = cls(getattr(owner, name))
+        try:
+            setattr(owner, name, extension)
+        except AttributeError:  # it has slots
+            return None
+        return extension
+
+
+def _same(method: Callable[..., Any]) -> Callable[..., Any]:
+    return method
+
+
+class _CountedCalls(MethodExtension):
+    """Counts its calls."""
+
+    calls = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        return self.method(*args, **kwargs)
+
+
+class OwnedObservations(MethodExtension):
+    """``step`` of an environment: the observation is a copy, where environments may return the array they go on working in."""
+
+    def __call__(self, action: Any) -> Any:
+        """
+        :param action: of the environment
+        :return: what it returns
+        """
+        observation, *rest = self.method(action)
+        return (copy_observation(observation), *rest)
+
+
+class _LastObservations(MethodExtension):
+    """``step_wait`` of what a ``VecNormalize`` wraps: keeps the last observations of the episodes that ended."""
+
+    last: dict[int, Any] | None = None  # by environment
+
+    def __call__(self) -> Any:
+        observations, rewards, dones, infos = self.method()
+        self.last = {
+            env: copy.deepcopy(infos[env]["terminal_observation"])
+            for env, done in enumerate(dones)
+            if done and infos[env].get("terminal_observation") is not None
+        }
+        return observations, rewards, dones, infos
+
+
+def copy_observation(observation: Any) -> Any:
+    """
+    :param observation: array, or a dictionary or tuple of observations
+    :return: the same in memory of its own
+    """
+    if isinstance(observation, dict):
+        return {key: copy_observation(value) for key, value in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(copy_observation(value) for value in observation)
+    return copy.copy(observation)  # quicker than `deepcopy` for arrays, and nothing for numbers
+
+
+def is_extension(value: Any) -> bool:
+    """
+    :param value: of an attribute
+    :return: whether it was put there by this module
+    """
+    return isinstance(value, MethodExtension)
+
+
+class EnvWatch:
+    """
+    Observes a vector environment from the moment on when it is made.
+
+    Environments in the same process are observed themselves, so that it does not matter through which wrapper or vector
+    environment they are used. Of others it is the vector environment that is observed.
+
+    :param env: vector environment
+    """
+
+    def __init__(self, env: VecEnv) -> None:
+        self.env = env
+        self.normalize: VecNormalize | None = unwrap_vec_normalize(env)
+        native = env.unwrapped
+        watched: list[tuple[Any, str]] = [(native, name) for name in ("reset", "step_async")]
+        if isinstance(native, DummyVecEnv):
+            for sub_env in native.envs:
+                OwnedObservations.install(sub_env, "step")
+            watched = [(sub_env.unwrapped, name) for sub_env in native.envs for name in ("reset", "step")]
+        counters = [_CountedCalls.install(owner, name) for owner, name in watched]
+        self._counters = [counter for counter in counters if counter is not None]
+        self._below_normalize = None if self.normalize is None else _LastObservations.install(self.normalize.venv, "step_wait")
+        self.mark()
+
+    def _calls(self) -> int:
+        return sum(counter.calls for counter in self._counters)
+
+    def mark(self) -> None:
+        """Take the present state for known."""
+        self._known_calls = self._calls()
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether somebody has stepped or reset the environments since the last :meth:`mark`."""
+        return self._calls() != self._known_calls
+
+    def raw_last_observations(self) -> dict[int, Any] | None:
+        """
+        :return: by environment, the last observations of the episodes that ended in the latest step, as ``VecNormalize``
+            received them; None if nothing normalizes
+        """
+        return None if self._below_normalize is None else self._below_normalize.last

@@ -1,0 +1,119 @@
+"""Rollouts that lose nothing when a callback ends them, or when somebody else uses the environments meanwhile."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import should_collect_more_steps
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ezm.buffers import PerTaskReplayBuffer
+from sb3_ezm.collector import Collector
+
+DISTURBED = (
+    "The environments of the training were stepped or reset by somebody else (an evaluation or a callback?): their running "
+    "episodes end in the replay buffer as by truncation, and new ones begin. Evaluate in environments of their own."
+)
+
+
+class RolloutAlgorithm(OffPolicyAlgorithm):
+    """
+    An off-policy algorithm that collects by a :class:`~sb3_ezm.collector.Collector`.
+
+    :param args: of ``OffPolicyAlgorithm``
+    :param kwargs: of ``OffPolicyAlgorithm``
+    """
+
+    collector: Collector
+    replay_buffer: PerTaskReplayBuffer
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._rollout_steps = self._rollout_episodes = 0  # of a rollout that is not finished
+
+    @property
+    def is_mid_step(self) -> bool:
+        """Whether the environments have taken a step that is not stored yet, as in the callbacks of that step."""
+        return self.collector.is_mid_step
+
+    def _begin_streams(self, reset_num_timesteps: bool) -> None:
+        """Decide for a call of ``learn`` whether the running episodes go on or the environments have to be reset."""
+        if reset_num_timesteps:
+            self._rollout_steps = self._rollout_episodes = 0
+        elif self.collector.is_disturbed and self._last_obs is not None:
+            warnings.warn(DISTURBED, stacklevel=3)
+        if self.collector.is_disturbed or self.is_mid_step:  # an error or interrupt broke the last step off
+            self._last_obs = None
+        if reset_num_timesteps or self._last_obs is None:
+            self.replay_buffer.close_streams()
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        # Here the environments have just been reset, if they had to be. What callbacks do to them from now on shows.
+        assert self._last_obs is not None
+        self._last_obs = self.collector.begin(self._last_obs)  # type: ignore[assignment]
+        return super()._init_callback(callback, progress_bar)
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: ReplayBuffer,
+        action_noise: ActionNoise | None = None,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        """As in SB3, but a callback that ends the training loses no step, and the next call goes on with the same rollout."""
+        self.policy.set_training_mode(False)
+        if env.num_envs > 1:
+            assert train_freq.unit == TrainFrequencyUnit.STEP, "You must use only one env when doing episodic training."
+        callback.on_rollout_start()
+        num_collected_steps, num_collected_episodes = self._rollout_steps, self._rollout_episodes
+        continue_training = True
+        while continue_training and should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
+            if self.collector.is_disturbed:
+                self._start_new_episodes(env)
+            actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
+            new_obs, rewards, dones, infos = self.collector.step(env, actions)
+            self.num_timesteps += env.num_envs
+            num_collected_steps += 1
+            callback.update_locals(locals())
+            continue_training = callback.on_step()
+            self._update_info_buffer(infos, dones)
+            self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            self._on_step()
+            num_collected_episodes += self._count_episodes(dones, action_noise, log_interval)
+            self._rollout_steps, self._rollout_episodes = num_collected_steps, num_collected_episodes
+        if continue_training:
+            callback.on_rollout_end()
+            self._rollout_steps = self._rollout_episodes = 0
+        return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
+
+    def _count_episodes(self, dones: npt.NDArray[Any], action_noise: ActionNoise | None, log_interval: int | None) -> int:
+        ended = np.flatnonzero(dones)
+        for env in ended:
+            self._episode_num += 1
+            if action_noise is not None:
+                action_noise.reset(**({"indices": [env]} if len(dones) > 1 else {}))
+            if log_interval is not None and self._episode_num % log_interval == 0:
+                self.dump_logs()
+        return len(ended)
+
+    def _start_new_episodes(self, env: VecEnv) -> None:
+        warnings.warn(DISTURBED, stacklevel=2)
+        self.replay_buffer.close_streams()
+        self._last_obs = self.collector.begin(env.reset())  # type: ignore[assignment]
+        if self._vec_normalize_env is not None:
+            self._last_original_obs = self._vec_normalize_env.get_original_obs()
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "collector"]
