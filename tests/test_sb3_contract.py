@@ -366,13 +366,13 @@ def test_any_falsy_value_stops_and_the_end_is_announced(value: Any) -> None:
 
 
 def test_learning_on_after_a_stop_joins_no_distant_states() -> None:
-    """SB3 leaves before storing the step behind which a callback stops; the next call must not go on from the state before."""
+    """SB3 leaves before it stores the step at which a callback stops; here nothing is missing."""
     model = tiny_model(CountEnv(length=10), learning_starts=4)
     model.learn(50, callback=Stopper(7))
     model.learn(20, reset_num_timesteps=False)
     assert model.num_timesteps == 27
     recorded = transitions(model)
-    assert len(recorded) == 26  # all but the one that was not stored
+    assert len(recorded) == 27
     assert all(after == before + 1 for before, _, after, _ in recorded)
 
 
