@@ -25,6 +25,7 @@ import torch as th
 
 from sb3_ezm import EZM, FullCheckpointCallback, make_multitask_env
 from sb3_ezm.checkpoint import container, list_checkpoints, read_checkpoint
+from sb3_ezm.files import TEMPORARY
 
 TASKS = ["toy-balance", "toy-spin"]
 SAVE_FREQ = 4  # environment steps
@@ -121,7 +122,7 @@ def inspect(folder: Path) -> tuple[int, int]:
     steps = [read_checkpoint(path)["progress"]["num_timesteps"] for path in found]
     assert steps and steps == sorted(steps), f"checkpoints of the steps {steps}"
     assert len(steps) <= KEEP_LAST + 1, f"{len(steps)} checkpoints"
-    unfinished = sum(path.suffix == ".tmp" for path in folder.iterdir())
+    unfinished = sum(TEMPORARY in path.suffixes for path in folder.iterdir())
     return steps[-1], unfinished
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -92,20 +91,86 @@ def test_what_a_killed_process_left_is_tidied_up(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path).name == "checkpoint_4.ezm"
 
 
-def test_checkpoints_of_an_older_training_make_room(tmp_path: Path) -> None:
-    older = tmp_path / "checkpoint_900.ezm"
-    older.write_text("a longer training of yesterday")
-    yesterday = time.time() - 86400
-    os.utime(older, (yesterday, yesterday))
-    tiny_model(CountEnv(), learning_starts=100).learn(8, callback=FullCheckpointCallback(4, tmp_path, keep_last=2))
-    assert names(tmp_path) == ["checkpoint_4.ezm", "checkpoint_8.ezm"]
+def test_checkpoints_of_another_training_stay(tmp_path: Path) -> None:
+    tiny_model(CountEnv(), learning_starts=100).learn(8, callback=FullCheckpointCallback(4, tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    other = tiny_model(CountEnv(), learning_starts=100)
+    with pytest.raises(ConfigurationError, match=r"checkpoint_4\.ezm belongs to another training: .*`EZM.resume`"):
+        other.learn(8, callback=FullCheckpointCallback(4, tmp_path, keep_last=1))
+    resumed = EZM.resume(tmp_path, CountEnv(), reset_env=True)
+    with pytest.raises(ConfigurationError, match="belongs to another training"):  # a training of its own, from step 0
+        resumed.learn(8, callback=FullCheckpointCallback(4, tmp_path))
+    assert other.num_timesteps == 0 and {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "checkpoint_900.ezm").write_text("nobody knows whose")
+    with pytest.raises(ConfigurationError, match="belongs to another training"):
+        other.learn(8, callback=FullCheckpointCallback(4, tmp_path / "other"))
+    # Under another prefix they do not meet, and neither deletes the other's.
+    other.learn(8, callback=FullCheckpointCallback(4, tmp_path, keep_last=1, name_prefix="other"))
+    assert names(tmp_path) == ["checkpoint_4.ezm", "checkpoint_8.ezm", "other", "other_8.ezm"]
+    with pytest.raises(CheckpointError, match=r"several trainings, the last ones are checkpoint_8\.ezm, other_8\.ezm"):
+        EZM.resume(tmp_path, CountEnv())
+
+
+def test_the_order_is_that_of_writing_whatever_the_clock_says(tmp_path: Path) -> None:
+    model = tiny_model(CountEnv(), learning_starts=100)
+    model.learn(12, callback=FullCheckpointCallback(4, tmp_path, keep_last=3))
+    for path in tmp_path.iterdir():  # the clock of that machine was a day ahead
+        os.utime(path, (path.stat().st_atime + 86400, path.stat().st_mtime + 86400))
+    resumed = EZM.resume(tmp_path / "checkpoint_8.ezm", CountEnv(), reset_env=True)
+    resumed.learn(6, reset_num_timesteps=False, callback=FullCheckpointCallback(3, tmp_path, keep_last=3))
+    # 4, 8 and the abandoned 12 are older than 9, the new 12, and 14.
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint_9.ezm", "checkpoint_12.ezm", "checkpoint_14.ezm"]
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for name in ("checkpoint_14.ezm", "checkpoint_12.ezm", "checkpoint_9.ezm"):
+        (copies / name).write_bytes((tmp_path / name).read_bytes())
+        os.utime(copies / name, (0, 0))
+    assert latest_checkpoint(copies).name == "checkpoint_14.ezm"
+
+
+def test_resume_takes_the_latest_of_any_prefix(tmp_path: Path) -> None:
+    model = tiny_model(CountEnv(), learning_starts=100)
+    model.learn(20, callback=FullCheckpointCallback(10, tmp_path, name_prefix="walker"))
+    (tmp_path / "checkpoint_99.ezm").mkdir()  # no file
+    (tmp_path / "emergency_30.ezm").write_bytes((tmp_path / "walker_10.ezm").read_bytes())
+    assert EZM.resume(tmp_path, CountEnv(), reset_env=True).num_timesteps == 20
+    (tmp_path / "walker_30.ezm").write_text("damaged")
+    with pytest.warns(UserWarning, match=r"walker_30\.ezm in .* cannot be read; the latest that can is walker_20\.ezm"):
+        assert latest_checkpoint(tmp_path).name == "walker_20.ezm"
+    for name in ("walker_10.ezm", "walker_20.ezm", "walker_30.ezm"):
+        (tmp_path / name).unlink()
+    with pytest.raises(CheckpointError, match=r"There are checkpoint_99\.ezm, emergency_30\.ezm: name the file"):
+        EZM.resume(tmp_path, CountEnv())
+
+
+def test_a_full_disk_does_not_end_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, tried = os.replace, []
+
+    def sometimes_full(source: Any, target: Any) -> None:
+        tried.append(Path(target).name)
+        if len(tried) in (2, 3):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", sometimes_full)
+    model = tiny_model(CountEnv(), learning_starts=100)
+    with pytest.warns(UserWarning, match=r"after 40 steps \(.*No space.*\); the last checkpoint is .*checkpoint_20\.ezm"):
+        model.learn(50, callback=FullCheckpointCallback(20, tmp_path, keep_last=1))
+    # Again after a tenth of the frequency, and no half file stays.
+    assert tried == [f"checkpoint_{steps}.ezm" for steps in (20, 40, 42, 44, 50)]
+    assert names(tmp_path) == ["checkpoint_50.ezm"]
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"save_freq": 0}, r"`save_freq` \(0\)"),
+        ({"save_freq": float("nan")}, r"`save_freq` \(nan\)"),
+        ({"save_freq": True}, r"`save_freq` \(True\)"),
+        ({"save_freq": "5"}, r"`save_freq` \('5'\)"),
         ({"keep_last": 0}, r"`keep_last` \(0\)"),
+        ({"keep_last": 1.5}, r"`keep_last` \(1.5\) must be a whole number of at least 1"),
         ({"name_prefix": ""}, "name_prefix"),
         ({"name_prefix": "a/b"}, "'a/b'"),
         ({"name_prefix": "a*"}, "beginning of a file name"),

@@ -21,6 +21,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_ezm import CheckpointError, TaskSet, TaskSpec
 from sb3_ezm.checkpoint import container, read_checkpoint, write_checkpoint
+from sb3_ezm.checkpoint.container import read_label
 from tests.resume_cases import differences
 
 PREFIX = 28  # bytes: magic 8, version 4, two sizes of 8
@@ -218,6 +219,99 @@ def test_a_right_checksum_over_nonsense_is_still_refused(tmp_path: Path, header:
     path = forge(tmp_path / "forged.ezm", header)
     with pytest.raises(CheckpointError, match="was not written by this package: its checksum is right but"):
         read_checkpoint(path)
+
+
+TWISTER = {"key": np.zeros(624, dtype=np.uint32), "pos": 0}
+PCG = {"bit_generator": "PCG64", "state": {"state": 1, "inc": 1}, "has_uint32": 0, "uinteger": 0}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"bit_generator": "MT19937", "state": {**TWISTER, "pos": 1_000_000}},  # would end the process at the next draw
+        {"bit_generator": "MT19937", "state": {**TWISTER, "pos": -1}},
+        {"bit_generator": "MT19937", "state": {**TWISTER, "key": np.zeros(3, dtype=np.uint32)}},
+        {**PCG, "state": {"state": 2**200, "inc": 1}},
+        {**PCG, "state": {"state": -1, "inc": 1}},
+        {**PCG, "has_uint32": 2},
+        {**PCG, "uinteger": 10**20},
+        {**PCG, "more": 1},
+        {**PCG, "bit_generator": "system"},
+        [1],
+    ],
+)
+def test_a_generator_takes_no_state_that_it_cannot_be_in(tmp_path: Path, state: Any) -> None:
+    arrays: list[Any] = []
+    encoded = container.encode(state, arrays)
+    layout = [{"dtype": array.dtype.str, "shape": list(array.shape)} for array in arrays]
+    body = b"".join(array.tobytes() for array in arrays)
+    path = forge(tmp_path / "forged.ezm", {"arrays": layout, "value": {"$generator": encoded}}, body)
+    with pytest.raises(CheckpointError, match="was not written by this package"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("kind", [np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64])
+def test_every_generator_goes_on(tmp_path: Path, kind: Any) -> None:
+    generator = np.random.Generator(kind(3))
+    generator.integers(7, size=5, dtype=np.uint32)  # half of a 64-bit number is kept for later
+    restored = read_checkpoint(write_checkpoint(tmp_path / "g", generator))
+    assert differences(restored, generator) == []
+    np.testing.assert_array_equal(
+        restored.integers(9, size=9, dtype=np.uint32), generator.integers(9, size=9, dtype=np.uint32)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes"),
+    [
+        ("LinearSchedule", {"start": 1.0, "end": 0.1, "end_fraction": 1.0, "__class__": "x"}),
+        ("LinearSchedule", {"start": 1.0, "end": 0.1}),
+        ("ConstantSchedule", {"val": "0.1"}),
+        ("FloatSchedule", {"value_schedule": 0.1}),
+        ("VectorizedActionNoise", {"n_envs": 2, "_base_noise": 1, "_noises": []}),
+        ("RunningMeanStd", {"mean": 0.0, "var": 1.0, "count": -1.0}),
+        (["LinearSchedule"], {}),
+    ],
+)
+def test_an_object_has_its_own_attributes_only(tmp_path: Path, name: Any, attributes: Any) -> None:
+    path = forge(tmp_path / "forged.ezm", {"arrays": [], "value": {"$object": name, "state": attributes}})
+    with pytest.raises(CheckpointError, match="was not written by this package"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "content"),
+    [
+        ({"dtype": "<f4", "shape": [1.0]}, 0),
+        ({"dtype": "<f4", "shape": [True]}, 0),
+        ({"dtype": "<f4", "shape": "1"}, 0),
+        ({"dtype": "<f4", "shape": [float("inf")]}, 0),
+        ({"dtype": None, "shape": [1]}, 0),
+        ({"dtype": "<f4", "shape": [1]}, {"$array": -1}),
+        ({"dtype": "<f4", "shape": [1]}, {"$array": True}),
+        ({"dtype": "<f4", "shape": [1]}, {"$array": 0, "more": 1}),
+        ({"dtype": "<f4", "shape": [1]}, {"$tensor": 0, "dtype": "bfloat16"}),
+        ({"dtype": "<f4", "shape": [1]}, {"$tuple": [1], "$deque": [2], "maxlen": None}),
+        ({"dtype": "<f4", "shape": [1]}, {"$deque": [1], "maxlen": 10**30}),
+        ({"dtype": "<f4", "shape": [1]}, {"$deque": [1, 2], "maxlen": 1}),
+        ({"dtype": "<f4", "shape": [1]}, {"$dtype": "O"}),
+    ],
+)
+def test_every_field_is_checked_before_it_is_used(tmp_path: Path, entry: Any, content: Any) -> None:
+    path = forge(tmp_path / "forged.ezm", {"arrays": [entry], "value": content}, bytes(4))
+    with pytest.raises(CheckpointError, match="was not written by this package"):
+        read_checkpoint(path)
+
+
+def test_the_label_can_be_read_alone(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "x", value(), {"run": "abc", "sequence": 3})
+    assert read_label(path) == {"run": "abc", "sequence": 3}
+    assert read_label(forge(tmp_path / "old.ezm", {"arrays": [], "value": 1})) == {}  # as version 0.1 wrote
+    assert read_checkpoint(tmp_path / "old.ezm") == 1
+    for content in (b"", b"no checkpoint at all, but long enough", path.read_bytes()[:33]):
+        (tmp_path / "bad.ezm").write_bytes(content)
+        assert read_label(tmp_path / "bad.ezm") is None
+    assert read_label(tmp_path / "missing.ezm") is None
 
 
 # ------------------------------------------------------------------------------------------------------------- atomicity

@@ -21,6 +21,7 @@ LEVELS = {
     "sb3_ezm.kinds": 0,
     "sb3_ezm.config": 0,
     "sb3_ezm.errors": 0,
+    "sb3_ezm.files": 0,
     "sb3_ezm.lazy": 0,
     "sb3_ezm.paths": 0,
     "sb3_ezm.presets": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
-from sb3_ezm.checkpoint.container import PathLike
-from sb3_ezm.checkpoint.resume import resume_training, save_checkpoint
-from sb3_ezm.errors import NonFiniteError
+from sb3_ezm.files import PathLike
+from sb3_ezm.checkpoint.resume import check_savable, resume_training, save_checkpoint
+from sb3_ezm.checkpoint.signals import StopSignals
 
 if TYPE_CHECKING:
     from sb3_ezm.ezm import EZM
@@ -30,7 +31,9 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.failure_handlers: list[Callable[[NonFiniteError], None]] = []
+        self.failure_handlers: list[Callable[[BaseException], None]] = []
+        self.stop_signals = StopSignals()
+        self.run_id = secrets.token_hex(8)  # of the training, wherever it goes on
 
     def save_checkpoint(self, path: PathLike) -> Path:
         """
@@ -47,6 +50,14 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         :raises OSError: if the file cannot be written; an older one of that name then stays
         """
         return save_checkpoint(cast("EZM", self), path)
+
+    def check_checkpoint(self) -> None:
+        """
+        Make sure that the training could be saved, without writing anything.
+
+        :raises CheckpointError: naming what no checkpoint can hold
+        """
+        check_savable(cast("EZM", self))
 
     @classmethod
     def resume(cls: type[SelfT], path: PathLike, env: GymEnv | str, reset_env: bool = False, **arguments: Any) -> SelfT:
@@ -79,20 +90,29 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> SelfT:
         """
-        Learn as in SB3; NaN and infinity end it after the checkpoint callbacks have saved what there is.
+        Learn as in SB3. An error ends it after the callbacks have been told, which save what there is and close what they
+        opened.
 
-        :raises NonFiniteError: naming task and tensor
+        :raises NonFiniteError: for NaN and infinity, naming task and tensor
+        :raises SystemExit: after SIGTERM or SIGHUP, if a ``FullCheckpointCallback`` has saved the training
         """
         self.failure_handlers = []  # callbacks register when the training starts
+        if reset_num_timesteps and self.num_timesteps > 0:
+            self.run_id = secrets.token_hex(8)  # a training of its own
         try:
-            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-        except NonFiniteError as error:
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            self.stop_signals.obey()
+        except BaseException as error:
             for handler in self.failure_handlers:
                 try:
                     handler(error)
                 except Exception as second:  # must not hide the first
-                    warnings.warn(f"No emergency checkpoint was written: {second}", stacklevel=2)
+                    warnings.warn(str(second), stacklevel=2)
+            self.stop_signals.obey()
             raise
+        finally:
+            self.stop_signals.release()
+        return self
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "failure_handlers"]
+        return [*super()._excluded_save_params(), "failure_handlers", "stop_signals"]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
-from sb3_ezm.checkpoint.container import SUFFIX, PathLike
-from sb3_ezm.checkpoint.resume import list_checkpoints
-from sb3_ezm.errors import ConfigurationError, NonFiniteError
+from sb3_ezm.checkpoint.container import SUFFIX, read_label
+from sb3_ezm.checkpoint.folder import EMERGENCY, find_checkpoints
+from sb3_ezm.errors import CheckpointError, ConfigurationError, NonFiniteError
+from sb3_ezm.files import TEMPORARY, PathLike, free_path, temporary_prefix
 
 if TYPE_CHECKING:
     from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm
@@ -20,18 +24,25 @@ class FullCheckpointCallback(BaseCallback):
     """
     Saves the whole training every ``save_freq`` environment steps and at its end, see ``EZM.save_checkpoint``.
 
-    It saves between two steps, as soon as one is due, into ``<save_path>/<name_prefix>_<steps>.ezm``. Should NaN or infinity
-    stop the training, the state at that moment goes to ``<save_path>/emergency_<steps>.ezm``: to look at or, if its numbers
-    are finite, to go on from. It replaces no other checkpoint and does not count among the last ones.
+    It saves between two steps, as soon as one is due, into ``<save_path>/<name_prefix>_<steps>.ezm``. A save that fails, as on
+    a full disk, is a warning: the older checkpoints stay, and it is tried again after a tenth of ``save_freq``.
 
-    One training at a time can save into a folder.
+    SIGTERM and SIGHUP (a preempted job, a closed terminal) save the training at the next point between two rollouts, or after
+    the next step where a rollout has several, and then end the process, with open environments closed as after an error. A
+    second signal ends it at once.
+
+    Should NaN or infinity stop the training, the state at that moment goes to ``<save_path>/emergency_<steps>.ezm``: to look
+    at or, if its numbers are finite, to go on from. It replaces no other checkpoint and does not count among the last ones.
+
+    A folder that holds checkpoints of another training under this prefix is refused: they would be mixed up and overwritten.
 
     :param save_freq: environment steps of all environments together between two checkpoints
     :param save_path: folder
-    :param keep_last: number of checkpoints that stay, older ones are deleted once a newer one is on the disk; None keeps all
+    :param keep_last: number of this training's checkpoints that stay, older ones are deleted once a newer one is on the disk;
+        None keeps all
     :param name_prefix: of the files
     :param verbose: 1 prints the name of each file
-    :raises ConfigurationError: if a number is below 1, or the prefix does not make a file name of its own
+    :raises ConfigurationError: if a number is no whole number of at least 1, or the prefix makes no file name of its own
     """
 
     def __init__(
@@ -43,18 +54,19 @@ class FullCheckpointCallback(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        if save_freq < 1 or (keep_last is not None and keep_last < 1):
-            raise ConfigurationError(f"`save_freq` ({save_freq}) and `keep_last` ({keep_last}) must be at least 1.")
+        save_freq = _count("save_freq", save_freq)
+        keep_last = None if keep_last is None else _count("keep_last", keep_last)
         if not name_prefix or Path(name_prefix).name != name_prefix or any(mark in name_prefix for mark in "*?["):
             raise ConfigurationError(f"`name_prefix` ({name_prefix!r}) must be the beginning of a file name.")
-        if name_prefix == "emergency":
-            raise ConfigurationError("`name_prefix` 'emergency' is taken by the checkpoints of trainings that failed.")
+        if name_prefix == EMERGENCY:
+            raise ConfigurationError(f"`name_prefix` {EMERGENCY!r} is taken by the checkpoints of trainings that failed.")
         self.save_freq = save_freq
         self.save_path = Path(save_path)
         self.keep_last = keep_last
         self.name_prefix = name_prefix
         self.last_path: Path | None = None
         self._next_save = self._last_saved = 0
+        self._runs: set[str] = set()  # whose checkpoints this callback writes
 
     @property
     def _algorithm(self) -> ResumableAlgorithm:
@@ -68,31 +80,64 @@ class FullCheckpointCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.save_path.mkdir(parents=True, exist_ok=True)
-        # What a killed process was writing.
-        for leftover in self.save_path.glob(f".{self.name_prefix}_*{SUFFIX}.*.tmp"):
-            with contextlib.suppress(FileNotFoundError):
-                leftover.unlink()
+        self._check_folder()
+        self._remove_leftovers()
+        self._algorithm.check_checkpoint()
         self._last_saved = self.model.num_timesteps
         self._plan()
-        self._algorithm.failure_handlers.append(self._save_emergency)
+        self._algorithm.failure_handlers.append(self._on_failure)
+        self._algorithm.stop_signals.watch()
+
+    def _check_folder(self) -> None:
+        self._runs.add(self._algorithm.run_id)
+        for item in find_checkpoints(self.save_path, self.name_prefix):
+            # Files of version 0.1 name no training: one that goes on may be theirs.
+            if item.run not in self._runs and (item.run is not None or self.model.num_timesteps == 0):
+                raise ConfigurationError(
+                    f"{item.path} belongs to another training: go on with that one by `EZM.resume`, choose another "
+                    "`save_path` or `name_prefix`, or delete its checkpoints."
+                )
+
+    def _remove_leftovers(self) -> None:
+        """What a killed process was writing."""
+        prefix = temporary_prefix(f"{self.name_prefix}_")[:-1]
+        for path in self.save_path.iterdir():
+            if path.name.startswith(prefix) and SUFFIX in path.suffixes and TEMPORARY in path.suffixes:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _on_rollout_start(self) -> None:
         # Between two steps: what `on_step` sees has not been stored yet.
-        if self.model.num_timesteps >= self._next_save:
-            self.save()
+        stop = self._algorithm.stop_signals
+        if stop.requested is not None:
+            self._stop()
+            stop.obey()
+        elif self.model.num_timesteps >= self._next_save:
+            self._try_to_save()
 
     def _on_step(self) -> bool:
-        return True
+        # A rollout of many steps would take too long for what sent the signal; the training ends here, and is saved.
+        asked = self._algorithm.stop_signals.requested is not None
+        return not (asked and self._has_long_rollouts())
+
+    def _has_long_rollouts(self) -> bool:
+        frequency = self._algorithm.train_freq
+        assert isinstance(frequency, TrainFreq)  # the algorithm has converted it
+        return frequency != TrainFreq(1, TrainFrequencyUnit.STEP)
 
     def _on_training_end(self) -> None:
-        if self.model.num_timesteps > self._last_saved:
-            self.save()
+        if self._algorithm.stop_signals.requested is not None:
+            self._stop()
+        elif self.model.num_timesteps > self._last_saved:
+            self._try_to_save()
 
     def save(self) -> Path:
         """
-        Save now, and delete the oldest checkpoints beyond ``keep_last``.
+        Save now, and delete this training's oldest checkpoints beyond ``keep_last``.
 
         :return: path of the file
+        :raises CheckpointError: see ``EZM.save_checkpoint``
+        :raises OSError: see ``EZM.save_checkpoint``
         """
         steps = self.model.num_timesteps
         self.last_path = self._algorithm.save_checkpoint(self.save_path / f"{self.name_prefix}_{steps}{SUFFIX}")
@@ -101,14 +146,61 @@ class FullCheckpointCallback(BaseCallback):
         if self.verbose > 0:
             print(f"Saved {self.last_path}")
         if self.keep_last is not None:
-            for path in list_checkpoints(self.save_path, self.name_prefix)[: -self.keep_last]:
-                path.unlink()
+            self._delete_oldest(self.keep_last)
         return self.last_path
+
+    def _delete_oldest(self, keep: int) -> None:
+        found = find_checkpoints(self.save_path, self.name_prefix)
+        mine = [item.path for item in found if item.is_readable and (item.run is None or item.run in self._runs)]
+        for path in mine[:-keep]:
+            if path != self.last_path:
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+
+    def _try_to_save(self) -> None:
+        try:
+            self.save()
+        except (OSError, CheckpointError) as error:
+            self._next_save = self.model.num_timesteps + max(1, self.save_freq // 10)
+            kept = "no checkpoint yet" if self.last_path is None else f"the last checkpoint is {self.last_path}"
+            warnings.warn(f"No checkpoint was written after {self.num_timesteps} steps ({error}); {kept}.", stacklevel=2)
+
+    def _stop(self) -> None:
+        """Save what a signal would otherwise lose."""
+        stop = self._algorithm.stop_signals
+        self._try_to_save()
+        if self.last_path is not None:
+            print(f"{stop.requested.name if stop.requested else 'Stopped'}: the training is in {self.last_path}", flush=True)
 
     def _plan(self) -> None:
         # Multiples of the frequency, wherever the training began.
         self._next_save = (self.model.num_timesteps // self.save_freq + 1) * self.save_freq
 
+    def _on_failure(self, error: BaseException) -> None:
+        if isinstance(error, NonFiniteError):
+            self._save_emergency(error)
+        elif isinstance(error, Exception) and self._algorithm.stop_signals.requested is not None:
+            self._stop()  # the signal went to the processes of the environments as well
+
     def _save_emergency(self, error: NonFiniteError) -> None:
-        path = self._algorithm.save_checkpoint(self.save_path / f"emergency_{self.model.num_timesteps}{SUFFIX}")
+        path = self.save_path / f"{EMERGENCY}_{self.model.num_timesteps}{SUFFIX}"
+        if path.exists() and (read_label(path) or {}).get("run") not in self._runs:
+            path = free_path(path)
+        try:
+            path = self._algorithm.save_checkpoint(path)
+        except (OSError, CheckpointError) as second:
+            raise CheckpointError(f"No emergency checkpoint was written: {second}") from second
         print(f"The training stops: {error}\nIts state is in {path}.")
+        if self.last_path is not None:
+            print(
+                f"`EZM.resume({str(self.last_path)!r}, env, reset_env=True)` goes on from the last checkpoint with new "
+                "episodes. Without `reset_env` the same steps follow, and the same end unless the cause is removed."
+            )
+
+
+def _count(name: str, value: int) -> int:
+    """The value as a whole number, also if NumPy's or written as 5e4."""
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not is_number or not np.isfinite(value) or value != int(value) or value < 1:
+        raise ConfigurationError(f"`{name}` ({value!r}) must be a whole number of at least 1.")
+    return int(value)

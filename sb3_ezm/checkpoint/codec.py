@@ -7,41 +7,33 @@ and gives them attributes that are such values themselves.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch as th
-from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
-from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
+from sb3_ezm.checkpoint.generators import is_known_generator, make_generator
+from sb3_ezm.checkpoint.objects import describe_object, make_object
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.tasks.task_set import TaskSet
 
 Array = npt.NDArray[Any]
 
-_OBJECTS: dict[str, type[Any]] = {
-    cls.__name__: cls
-    for cls in (
-        ConstantSchedule,
-        FloatSchedule,
-        LinearSchedule,
-        NormalActionNoise,
-        OrnsteinUhlenbeckActionNoise,
-        VectorizedActionNoise,
-        RunningMeanStd,
-    )
-}
-_BIT_GENERATORS: dict[str, type[np.random.BitGenerator]] = {
-    cls.__name__: cls for cls in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
-}
 _OPTIMIZERS: dict[str, type[th.optim.Optimizer]] = {
     name: cls for name, cls in vars(th.optim).items() if isinstance(cls, type) and issubclass(cls, th.optim.Optimizer)
 }
 # Types that NumPy lacks travel as integers of their size.
 _TORCH_ONLY = {"bfloat16": (th.bfloat16, th.int16)}
+# Keys beside the tag, and which of them may be missing.
+_FIELDS: dict[str, tuple[set[str], set[str]]] = {
+    "$array": (set(), {"scalar"}),
+    "$tensor": (set(), {"dtype"}),
+    "$deque": ({"maxlen"}, set()),
+    "$object": ({"state"}, set()),
+}
 
 
 def encode(value: Any, arrays: list[Array], path: str = "") -> Any:
@@ -66,7 +58,7 @@ def encode(value: Any, arrays: list[Array], path: str = "") -> Any:
         return {"$deque": items, "maxlen": value.maxlen} if isinstance(value, deque) else {"$tuple": items}
     if isinstance(value, (np.ndarray, np.generic, th.Tensor)):
         return _encode_array(value, arrays, path)
-    if isinstance(value, np.random.Generator) and type(value.bit_generator).__name__ in _BIT_GENERATORS:
+    if is_known_generator(value):
         return {"$generator": encode(value.bit_generator.state, arrays, path)}
     if isinstance(value, TaskSet):
         return {"$tasks": value.to_dict()}
@@ -76,8 +68,10 @@ def encode(value: Any, arrays: list[Array], path: str = "") -> Any:
         optimizer = next((name for name, cls in _OPTIMIZERS.items() if cls is value), None)
         if optimizer is not None:
             return {"$optimizer": optimizer}
-    if _OBJECTS.get(type(value).__name__) is type(value):
-        return {"$object": type(value).__name__, "state": encode(vars(value), arrays, path)}
+    described = describe_object(value)
+    if described is not None:
+        name, attributes = described
+        return {"$object": name, "state": encode(attributes, arrays, path)}
     raise CheckpointError(f"{path.lstrip('.') or 'the value'} is a {type(value).__qualname__}, which no checkpoint can hold")
 
 
@@ -114,45 +108,70 @@ def decode(value: Any, arrays: list[Array]) -> Any:
     :param value: parsed JSON
     :param arrays: the arrays in their places
     :return: the nested value; tensors lie on the CPU, and nothing shares memory with another value
-    :raises KeyError, IndexError, TypeError, ValueError, AttributeError: for what :func:`encode` does not write
+    :raises ValueError, TypeError, OverflowError: for what :func:`encode` does not write
     """
     if isinstance(value, list):
         return [decode(item, arrays) for item in value]
     if not isinstance(value, dict):
         return value
-    tag = next((key for key in value if key.startswith("$")), None)
-    if tag is None:
+    tags = [key for key in value if key.startswith("$")]
+    if not tags:
         return {key: decode(item, arrays) for key, item in value.items()}
+    tag = tags[0]
+    required, optional = _FIELDS.get(tag, (set(), set()))
+    if not {tag} | required <= value.keys() <= {tag} | required | optional:
+        raise ValueError(f"{tag} stands beside {sorted(value.keys() - {tag})}")
     content = value[tag]
-    if tag == "$array":
-        return arrays[content][()] if value.get("scalar") else arrays[content]
-    if tag == "$tensor":
-        tensor = th.from_numpy(arrays[content])
-        return tensor.view(_TORCH_ONLY[value["dtype"]][0]) if "dtype" in value else tensor
+    if tag in ("$array", "$tensor"):
+        return _decode_array(tag, value, arrays)
+    if tag in ("$dict", "$tuple", "$deque") and not isinstance(content, list):
+        raise TypeError(f"{tag} holds a {type(content).__name__}")
     if tag == "$dict":
         return {decode(key, arrays): decode(item, arrays) for key, item in content}
     if tag == "$tuple":
         return tuple(decode(item, arrays) for item in content)
     if tag == "$deque":
-        return deque((decode(item, arrays) for item in content), maxlen=value["maxlen"])
+        return _decode_deque([decode(item, arrays) for item in content], value["maxlen"])
     return _decode_object(tag, value, arrays)
+
+
+def _decode_array(tag: str, value: dict[str, Any], arrays: list[Array]) -> Any:
+    index = value[tag]
+    if type(index) is not int or not 0 <= index < len(arrays):
+        raise ValueError(f"there is no array {index!r}")
+    array = arrays[index]
+    if tag == "$array":
+        if value.get("scalar") and array.shape:
+            raise ValueError(f"an array of shape {array.shape} is no scalar")
+        return array[()] if value.get("scalar") else array
+    tensor = th.from_numpy(array)
+    if "dtype" not in value:
+        return tensor
+    dtype, stand_in = _TORCH_ONLY[value["dtype"]]
+    if tensor.dtype != stand_in:
+        raise ValueError(f"a tensor of {dtype} is kept as {tensor.dtype}")
+    return tensor.view(dtype)
+
+
+def _decode_deque(items: list[Any], maxlen: Any) -> deque[Any]:
+    if maxlen is not None and (type(maxlen) is not int or not len(items) <= maxlen <= sys.maxsize):
+        raise ValueError(f"a deque of {len(items)} items has the length {maxlen!r}")
+    return deque(items, maxlen=maxlen)
 
 
 def _decode_object(tag: str, value: dict[str, Any], arrays: list[Array]) -> Any:
     content = value[tag]
     if tag == "$generator":
-        state = decode(content, arrays)
-        generator = np.random.Generator(_BIT_GENERATORS[state["bit_generator"]]())
-        generator.bit_generator.state = state
-        return generator
+        return make_generator(decode(content, arrays))
     if tag == "$tasks":
         return TaskSet.from_dict(content)
     if tag == "$dtype":
-        return np.dtype(content).type
+        dtype = np.dtype(content) if isinstance(content, str) else None
+        if dtype is None or dtype.kind not in "biufc":
+            raise ValueError(f"{content!r} is no type of numbers")
+        return dtype.type
     if tag == "$optimizer":
         return _OPTIMIZERS[content]
     if tag == "$object":
-        instance: Any = object.__new__(_OBJECTS[content])
-        vars(instance).update(decode(value["state"], arrays))
-        return instance
+        return make_object(content, decode(value["state"], arrays))
     raise KeyError(tag)

@@ -7,17 +7,17 @@ Layout, integers in little-endian order::
     4 bytes   format version
     8 bytes   size of the header
     8 bytes   size of the arrays
-    header    JSON: the value, and type and shape of each array
+    header    JSON: the label, the value, and type and shape of each array
     arrays    their raw bytes, one after the other
     32 bytes  SHA-256 of everything before
 
 The checksum finds damage; it is no signature. Whoever can write the file can also write a matching checksum, but still no
-code: see :mod:`sb3_ezm.checkpoint.codec`.
+code: see :mod:`sb3_ezm.checkpoint.codec`. The label, a few plain values, comes first so that many files can be listed without
+reading them; version 0.1 wrote none.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -32,6 +32,7 @@ import numpy as np
 
 from sb3_ezm.checkpoint.codec import Array, decode, encode
 from sb3_ezm.errors import CheckpointError
+from sb3_ezm.files import PathLike, replacing
 
 MAGIC = b"SB3EZMCK"
 FORMAT_VERSION = 1
@@ -39,44 +40,52 @@ SUFFIX = ".ezm"
 _PREFIX = struct.Struct("<8sIQQ")
 _DIGEST_SIZE = hashlib.sha256().digest_size
 _CHUNK = 1 << 22
+_LABEL_START = b'{"label":'
+_MAX_LABEL = 4096  # bytes
+_MAX_AXES = 64  # of NumPy
+# What reading raises for content that this package does not write.
+_NOT_OURS = (
+    *(KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError),
+    *(RecursionError, RuntimeError, MemoryError),
+)
 
-PathLike = str | os.PathLike[str]
 
-
-def write_checkpoint(path: PathLike, value: Any) -> Path:
+def write_checkpoint(path: PathLike, value: Any, label: dict[str, Any] | None = None) -> Path:
     """
     Write a nested value. Until the last moment an older file of that name stays as it is, also if the process or the machine
-    stops: the bytes go to a temporary file in the same folder, reach the disk, and then take the name.
+    stops, see :func:`~sb3_ezm.files.replacing`.
 
     :param path: file; without a suffix it gets ``.ezm``, and missing folders are made
     :param value: see :func:`~sb3_ezm.checkpoint.codec.encode`
+    :param label: a few numbers and short texts for :func:`read_label`
     :return: path of the file
     :raises CheckpointError: for a value that no checkpoint can hold
     :raises OSError: if the disk is full or the folder cannot be written
     """
-    path = Path(path)
-    path = path if path.suffix else path.with_suffix(SUFFIX)
+    path = checkpoint_path(path)
     arrays: list[Array] = []
     try:
         encoded = encode(value, arrays)
     except CheckpointError as error:
         raise CheckpointError(f"{path} was not written: {error}.") from None
     layout = [{"dtype": array.dtype.str, "shape": list(array.shape)} for array in arrays]
-    header = json.dumps({"arrays": layout, "value": encoded}, separators=(",", ":")).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            _write(file, header, arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_folder(path.parent)
+    content = {"label": label or {}, "value": encoded, "arrays": layout}
+    header = json.dumps(content, separators=(",", ":")).encode()
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        _write(file, header, arrays)
     return path
+
+
+def checkpoint_path(path: PathLike) -> Path:
+    """
+    :param path: file
+    :return: the path, with ``.ezm`` if it had no suffix
+    :raises CheckpointError: if the path has no name
+    """
+    path = Path(path)
+    if not path.name:
+        raise CheckpointError(f"{str(path)!r} names no file: give the path of the checkpoint to write.")
+    return path if path.suffix else path.with_suffix(SUFFIX)
 
 
 def _write(file: BufferedWriter, header: bytes, arrays: list[Array]) -> None:
@@ -90,17 +99,6 @@ def _write(file: BufferedWriter, header: bytes, arrays: list[Array]) -> None:
             digest.update(view[start : start + _CHUNK])
             file.write(view[start : start + _CHUNK])
     file.write(digest.digest())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name last. Windows knows no such call and needs none."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def find_checkpoint(path: PathLike) -> Path:
@@ -132,13 +130,37 @@ def read_checkpoint(path: PathLike) -> Any:
         header = file.read(header_size)
         try:
             parsed = json.loads(header)
+            if not isinstance(parsed, dict) or not isinstance(parsed.get("arrays"), list):
+                raise ValueError("the header is no list of arrays and a value")
             arrays = list(_read_arrays(file, parsed["arrays"], arrays_size))
             return decode(parsed["value"], arrays)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except _NOT_OURS as error:
             raise CheckpointError(
                 f"{path} was not written by this package: its checksum is right but its content is not "
                 f"({type(error).__name__}: {error})."
             ) from error
+
+
+def read_label(path: PathLike) -> dict[str, Any] | None:
+    """
+    Read the label of a file without verifying the rest.
+
+    :param path: file
+    :return: its label, without entries if it was written without one; None if the file is no checkpoint that can be read
+    """
+    try:
+        with open(path, "rb") as file:
+            magic, version, header_size, _ = _PREFIX.unpack(file.read(_PREFIX.size))
+            size = min(header_size, _MAX_LABEL)
+            start = file.read(size)
+        if magic != MAGIC or version != FORMAT_VERSION or len(start) < size:
+            return None
+        if not start.startswith(_LABEL_START):
+            return {}
+        label, _ = json.JSONDecoder().raw_decode(start[len(_LABEL_START) :].decode(errors="replace"))
+    except (OSError, struct.error, ValueError, RecursionError):
+        return None
+    return label if isinstance(label, dict) else None
 
 
 def _verify(path: Path, file: BufferedReader) -> tuple[int, int]:
@@ -175,14 +197,30 @@ def _verify(path: Path, file: BufferedReader) -> tuple[int, int]:
     return header_size, arrays_size
 
 
-def _read_arrays(file: BufferedReader, layout: list[dict[str, Any]], total: int) -> Iterator[Array]:
-    dtypes = [np.dtype(entry["dtype"]) for entry in layout]
-    shapes = [tuple(int(size) for size in entry["shape"]) for entry in layout]
-    sizes = [dtype.itemsize * math.prod(shape) for dtype, shape in zip(dtypes, shapes, strict=True)]
-    if any(dtype.kind not in "biufc" for dtype in dtypes) or min(sizes, default=0) < 0 or sum(sizes) != total:
+def _read_arrays(file: BufferedReader, layout: list[Any], total: int) -> Iterator[Array]:
+    formats = [_array_format(entry) for entry in layout]
+    sizes = [dtype.itemsize * math.prod(shape) for dtype, shape in formats]
+    if sum(sizes) != total:
         raise ValueError("the arrays have other sizes than announced")
-    for dtype, shape, size in zip(dtypes, shapes, sizes, strict=True):
+    for (dtype, shape), size in zip(formats, sizes, strict=True):
         array = np.empty(shape, dtype)
         if size:
-            file.readinto(array.reshape(-1).view(np.uint8).data)
+            raw = array.reshape(-1).view(np.uint8)
+            if file.readinto(raw.data) != size:
+                raise ValueError("the file became shorter while it was read")
+            if dtype.kind == "b" and raw.max() > 1:
+                raise ValueError("a truth value is neither 0 nor 1")
         yield array
+
+
+def _array_format(entry: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Type and shape of an array, before memory is asked for."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape"}:
+        raise ValueError(f"{entry!r} does not describe an array")
+    name, shape = entry["dtype"], entry["shape"]
+    dtype = np.dtype(name) if isinstance(name, str) else None
+    if dtype is None or dtype.kind not in "biufc" or dtype.str != name:
+        raise ValueError(f"{name!r} is no type of numbers")
+    if not isinstance(shape, list) or len(shape) > _MAX_AXES or any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError(f"{shape!r} is no shape")
+    return dtype, tuple(shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,9 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_ezm.checkpoint.container import SUFFIX, PathLike, find_checkpoint, read_checkpoint, write_checkpoint
+from sb3_ezm.checkpoint.codec import encode
+from sb3_ezm.checkpoint.container import checkpoint_path, find_checkpoint, read_checkpoint, read_label, write_checkpoint
+from sb3_ezm.checkpoint.folder import latest_checkpoint, next_sequence
 from sb3_ezm.checkpoint.model_state import capture, check_env, restore
 from sb3_ezm.errors import CheckpointError
+from sb3_ezm.files import PathLike
 
 if TYPE_CHECKING:
     from sb3_ezm.ezm import EZM
@@ -34,7 +36,17 @@ def save_checkpoint(model: EZM, path: PathLike) -> Path:
         state = capture(model)
     except CheckpointError as error:
         raise CheckpointError(f"{path} was not written: {error}.") from None
-    return write_checkpoint(path, state)
+    path = checkpoint_path(path)
+    label = {"run": model.run_id, "sequence": next_sequence(path.parent), "steps": model.num_timesteps}
+    return write_checkpoint(path, state, label)
+
+
+def check_savable(model: EZM) -> None:
+    """
+    :param model: the algorithm, with an environment
+    :raises CheckpointError: naming what no checkpoint can hold
+    """
+    encode(capture(model), [])
 
 
 def resume_training(
@@ -64,6 +76,7 @@ def resume_training(
         saved = {name: entry["value"] for name, entry in kept.items() if "value" in entry}
         model = cls(env=vec_env, **{"device": device, "task_set": state["tasks"], **saved, **arguments})
         why = restore(model, state, reset_env)
+        model.run_id = (read_label(path) or {}).get("run", model.run_id)
         if arguments.get("seed") is not None:  # asked for other random numbers than those that would have followed
             model.set_random_seed(arguments["seed"])
     except CheckpointError as error:
@@ -74,38 +87,3 @@ def resume_training(
     if why and not reset_env:
         warnings.warn(f"The environments start new episodes: {why}. Nothing else is lost.", stacklevel=3)
     return model
-
-
-def latest_checkpoint(folder: PathLike, name_prefix: str = "checkpoint") -> Path:
-    """
-    Find the checkpoint of a folder that was written last.
-
-    :param folder: where ``FullCheckpointCallback`` saves
-    :param name_prefix: of its files
-    :return: path of the checkpoint
-    :raises CheckpointError: if there is none
-    """
-    found = list_checkpoints(folder, name_prefix)
-    if not found:
-        raise CheckpointError(f"{folder} holds no checkpoint named {name_prefix}_<steps>{SUFFIX}.")
-    return found[-1]
-
-
-def list_checkpoints(folder: PathLike, name_prefix: str = "checkpoint") -> list[Path]:
-    """
-    :param folder: where ``FullCheckpointCallback`` saves
-    :param name_prefix: of its files
-    :return: its checkpoints in the order in which they were written
-    """
-    found = []
-    for path in Path(folder).glob(f"{name_prefix}_*{SUFFIX}"):
-        steps = _steps(path, name_prefix)
-        if steps is not None:
-            with contextlib.suppress(FileNotFoundError):  # a running training has just deleted it
-                found.append((path.stat().st_mtime_ns, steps, path))
-    return [path for _, _, path in sorted(found)]
-
-
-def _steps(path: Path, name_prefix: str) -> int | None:
-    number = path.stem[len(name_prefix) + 1 :]
-    return int(number) if number.isdecimal() else None

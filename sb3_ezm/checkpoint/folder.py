@@ -1,0 +1,116 @@
+"""
+The checkpoints of a folder, in the order in which they were written.
+
+Neither clocks nor names tell that order: clocks are set, copies have times of their own, and a training that was continued
+from an older checkpoint passes the same numbers of steps again. So each file is labelled with the training that it belongs to
+and with a number one above the largest in its folder.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sb3_ezm.checkpoint.container import SUFFIX, read_label
+from sb3_ezm.errors import CheckpointError
+from sb3_ezm.files import PathLike
+
+EMERGENCY = "emergency"  # prefix of the checkpoints of trainings that failed
+_NAME = re.compile(rf"(?P<prefix>.+)_(?P<steps>\d{{1,18}}){re.escape(SUFFIX)}", re.DOTALL)
+
+
+class FoundCheckpoint(NamedTuple):
+    """
+    A file that is named like a checkpoint.
+
+    :param path: of the file
+    :param prefix: of its name
+    :param steps: in its name
+    :param run: which training wrote it; None for version 0.1, and for what is no checkpoint
+    :param sequence: which of the folder's checkpoints it is, in the order of writing; -1 for version 0.1
+    :param is_readable: whether it begins like a checkpoint
+    """
+
+    path: Path
+    prefix: str
+    steps: int
+    run: str | None
+    sequence: int
+    is_readable: bool
+
+
+def find_checkpoints(folder: PathLike, name_prefix: str | None = None) -> list[FoundCheckpoint]:
+    """
+    :param folder: where ``FullCheckpointCallback`` saves
+    :param name_prefix: of the files; None for all
+    :return: files named ``<prefix>_<steps>.ezm``, the one written last at the end; before them those of version 0.1 by steps
+    """
+    found = []
+    for path in Path(folder).iterdir() if Path(folder).is_dir() else ():
+        match = _NAME.fullmatch(path.name)
+        if match is None or path.name.startswith(".") or name_prefix not in (None, match["prefix"]) or not path.is_file():
+            continue
+        label = read_label(path)
+        if label is None and not path.exists():  # a running training has just deleted it
+            continue
+        run, sequence = _entries(label or {})
+        found.append(FoundCheckpoint(path, match["prefix"], int(match["steps"]), run, sequence, label is not None))
+    return sorted(found, key=lambda item: (item.is_readable, item.sequence, item.steps, item.path.name))
+
+
+def _entries(label: dict[str, Any]) -> tuple[str | None, int]:
+    """Training and number of a label, which anybody may have written."""
+    run, sequence = label.get("run"), label.get("sequence")
+    return run if isinstance(run, str) else None, sequence if type(sequence) is int and 0 <= sequence < 2**62 else -1
+
+
+def list_checkpoints(folder: PathLike, name_prefix: str | None = None) -> list[Path]:
+    """
+    :param folder: where ``FullCheckpointCallback`` saves
+    :param name_prefix: of its files; None for all but the checkpoints of trainings that failed
+    :return: its checkpoints in the order in which they were written
+    """
+    return [item.path for item in _regular(folder, name_prefix) if item.is_readable]
+
+
+def latest_checkpoint(folder: PathLike, name_prefix: str | None = None) -> Path:
+    """
+    Find the checkpoint of a folder that was written last.
+
+    :param folder: where ``FullCheckpointCallback`` saves
+    :param name_prefix: of its files; None for any but the checkpoints of trainings that failed
+    :return: path of the checkpoint
+    :raises CheckpointError: if there is none, or there are some of several trainings
+    """
+    regular = _regular(folder, name_prefix)
+    readable = [item for item in regular if item.is_readable]
+    if not readable:
+        others = sorted(path.name for path in Path(folder).glob(f"*{SUFFIX}"))
+        there_are = f" There are {', '.join(others)}: name the file." if others else ""
+        wanted = f"{name_prefix or 'checkpoint'}_<steps>{SUFFIX}{'' if name_prefix else ' or with another prefix'}"
+        raise CheckpointError(f"{folder} holds no checkpoint named {wanted}.{there_are}")
+    last = readable[-1]
+    by_prefix = {item.prefix: item for item in readable}
+    if len({item.run for item in by_prefix.values()}) > 1:
+        names = ", ".join(item.path.name for item in by_prefix.values())
+        raise CheckpointError(f"{folder} holds checkpoints of several trainings, the last ones are {names}: name the file.")
+    damaged = [item.path.name for item in regular if not item.is_readable and item.steps > last.steps]
+    if damaged:
+        warnings.warn(
+            f"{', '.join(damaged)} in {folder} cannot be read; the latest that can is {last.path.name}.", stacklevel=2
+        )
+    return last.path
+
+
+def next_sequence(folder: PathLike) -> int:
+    """
+    :param folder: where a checkpoint is going to be written
+    :return: its number, one above the largest there
+    """
+    return 1 + max((item.sequence for item in find_checkpoints(folder)), default=-1)
+
+
+def _regular(folder: PathLike, name_prefix: str | None) -> list[FoundCheckpoint]:
+    return [item for item in find_checkpoints(folder, name_prefix) if name_prefix or item.prefix != EMERGENCY]

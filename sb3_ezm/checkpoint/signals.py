@@ -1,0 +1,63 @@
+"""Signals that ask a process to end, put off until its training can be saved."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+_NAMES = ("SIGTERM", "SIGHUP")  # a preempted job, a terminal that was closed; Windows has no SIGHUP
+
+
+class StopSignals:
+    """
+    Remembers the first SIGTERM or SIGHUP instead of ending the process; a second one ends it at once.
+
+    A signal that is ignored (as by ``nohup``) stays so. Outside the main thread Python handles no signals: nothing happens.
+    """
+
+    def __init__(self) -> None:
+        self.requested: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def watch(self) -> None:
+        """Begin to put off, until :meth:`release`. Calling again does nothing."""
+        if self._previous or threading.current_thread() is not threading.main_thread():
+            return
+        for name in _NAMES:
+            number = getattr(signal, name, None)
+            # None: installed by other means than Python, and not to be restored.
+            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self._previous[number] = signal.signal(number, self._handle)
+
+    def release(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def obey(self) -> None:
+        """
+        Do what the signal asked for, once everything is saved.
+
+        :raises SystemExit: with the status that a shell reports for the signal, unless a handler of the program's own had been
+            installed before: then that one is called and decides
+        """
+        number, self.requested = self.requested, None
+        if number is None:
+            return
+        handler = self._previous.get(number)
+        if callable(handler):
+            handler(number, None)
+            return
+        self.release()
+        raise SystemExit(128 + number)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is None:
+            self.requested = signal.Signals(number)
+            return
+        self.release()
+        os.kill(os.getpid(), number)

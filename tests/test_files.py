@@ -1,0 +1,100 @@
+"""Files that appear complete or not at all, and their names."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from sb3_ezm.checkpoint import read_checkpoint, write_checkpoint
+from sb3_ezm.files import file_stems, free_path, replacing, write_text
+
+
+def test_a_new_file_has_the_rights_of_any_other_and_a_replaced_one_keeps_its_own(tmp_path: Path) -> None:
+    write_text(tmp_path / "new" / "a.txt", "one\n")
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    assert stat.S_IMODE((tmp_path / "new" / "a.txt").stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+    (tmp_path / "new" / "a.txt").chmod(0o640)
+    write_text(tmp_path / "new" / "a.txt", "two\n")
+    assert (tmp_path / "new" / "a.txt").read_text() == "two\n"
+    assert stat.S_IMODE((tmp_path / "new" / "a.txt").stat().st_mode) == 0o640
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
+
+
+def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        assert temporary.suffix == ".bin" and temporary.parent == tmp_path
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(IsADirectoryError, match="is a folder"), replacing(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_leads_to_the_file_that_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link.txt"
+    link.symlink_to(tmp_path / "real" / "a.txt")
+    write_text(link, "new")
+    assert link.is_symlink() and (tmp_path / "real" / "a.txt").read_text() == "new"
+
+
+def test_no_link_is_followed_from_a_temporary_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)  # as if the name had been guessed
+    with replacing(tmp_path / "a.txt") as temporary:
+        guessed = temporary
+    guessed.symlink_to(victim)
+    with pytest.raises(FileExistsError), replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert victim.read_text() == "precious"
+
+
+def test_writers_in_two_threads_do_not_meet(tmp_path: Path) -> None:
+    path, errors = tmp_path / "x.ezm", []
+
+    def write(tag: int) -> None:
+        try:
+            for _ in range(20):
+                write_checkpoint(path, [tag] * 1000)
+        except OSError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(tag,)) for tag in range(2)]
+    write(0)
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        found = read_checkpoint(path)  # never damaged, never half of each
+        assert len(set(found)) == 1
+    assert errors == [] and os.listdir(tmp_path) == ["x.ezm"]
+
+
+def test_long_names(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 250 + ".txt")
+    write_text(path, "x")
+    assert path.read_text() == "x"
+
+
+def test_stems_differ_and_need_no_quotes() -> None:
+    assert file_stems(["walk", "h1-run", "Toy_2.0"]) == ["walk", "h1-run", "Toy_2.0"]
+    # The name that is one already keeps it; capitals are not told apart everywhere.
+    assert file_stems(["walk (slow)", "walk [slow]", "walk-slow-"]) == ["walk-slow--2", "walk-slow--3", "walk-slow-"]
+    assert file_stems(["a", "A", "a/b"]) == ["a", "A-2", "a-b"]
+    assert len(file_stems(["n" * 300])[0]) == 100
+
+
+def test_a_free_path_is_nobodys(tmp_path: Path) -> None:
+    path = tmp_path / "walk.mp4"
+    assert free_path(path) == path
+    path.write_text("")
+    (tmp_path / "walk-2.mp4").symlink_to(tmp_path / "nowhere")
+    assert free_path(path) == tmp_path / "walk-3.mp4"

@@ -1,0 +1,129 @@
+"""A training that is asked to end saves itself first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stable_baselines3.common.callbacks import ConvertCallback
+
+from sb3_ezm import EZM, FullCheckpointCallback
+from sb3_ezm.checkpoint import latest_checkpoint
+from sb3_ezm.checkpoint.signals import StopSignals
+from tests.tiny import assert_same_weights, tiny_model, toy_env, weights_of
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+
+
+def send(number: int, steps: int) -> Any:
+    """
+    :param number: signal
+    :param steps: when this process gets it
+    :return: callback
+    """
+
+    def callback(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        if local["self"].num_timesteps == steps:
+            os.kill(os.getpid(), number)
+        return True
+
+    return callback
+
+
+def with_saves(folder: Path, callback: Any) -> Any:
+    """
+    :param folder: of the checkpoints
+    :param callback: a function
+    :return: callbacks
+    """
+    return [FullCheckpointCallback(1000, folder), ConvertCallback(callback)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_training_is_saved_between_two_steps_and_can_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    def make() -> Any:
+        return toy_env(["toy-spin"], max_episode_steps=7)
+
+    whole = tiny_model(make()).learn(30)
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stopped:
+        tiny_model(make()).learn(30, callback=with_saves(tmp_path, send(number, 17)))
+    assert stopped.value.code == 128 + number
+    assert signal.getsignal(number) is before
+    assert latest_checkpoint(tmp_path).name == "checkpoint_17.ezm"
+    model = EZM.resume(tmp_path, make())
+    model.learn(model.remaining_timesteps, reset_num_timesteps=False)
+    assert_same_weights(weights_of(whole), weights_of(model))
+
+
+def test_long_rollouts_are_cut_short(tmp_path: Path) -> None:
+    model = tiny_model(toy_env(["toy-spin"], max_episode_steps=50), train_freq=(1, "episode"))
+    with pytest.raises(SystemExit):
+        model.learn(200, callback=with_saves(tmp_path, send(signal.SIGTERM, 17)))
+    assert model.num_timesteps < 20 and latest_checkpoint(tmp_path).stem == f"checkpoint_{model.num_timesteps}"
+
+
+def test_an_error_that_comes_with_the_signal_does_not_prevent_saving(tmp_path: Path) -> None:
+    def callback(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        if local["self"].num_timesteps == 17:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RuntimeError("a worker got the signal as well")
+        return True
+
+    with pytest.raises(SystemExit) as stopped:
+        tiny_model(toy_env(["toy-spin"])).learn(30, callback=with_saves(tmp_path, callback))
+    assert stopped.value.code == 143 and isinstance(stopped.value.__context__, RuntimeError)
+    assert latest_checkpoint(tmp_path).name == "checkpoint_17.ezm"
+
+
+def test_a_handler_of_the_program_decides(tmp_path: Path) -> None:
+    seen: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    try:
+        model = tiny_model(toy_env(["toy-spin"]))
+        model.learn(20, callback=with_saves(tmp_path, send(signal.SIGTERM, 17)))
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert seen == [signal.SIGTERM] and model.num_timesteps == 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_17.ezm", "checkpoint_20.ezm"]
+
+
+def test_without_the_callback_nothing_is_put_off() -> None:
+    model = tiny_model(toy_env(["toy-spin"]))
+    handlers: list[Any] = []
+    model.learn(2, callback=lambda local, _: handlers.append(signal.getsignal(signal.SIGTERM)) or True)
+    assert handlers == [signal.getsignal(signal.SIGTERM)] * 2
+
+
+def test_the_second_signal_is_obeyed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, killed = StopSignals(), []
+    before = signal.getsignal(signal.SIGTERM)
+    stop.watch()
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested == signal.SIGTERM
+        monkeypatch.setattr(os, "kill", lambda pid, number: killed.append((pid, number, signal.getsignal(number))))
+        stop._handle(signal.SIGTERM, None)
+        assert killed == [(os.getpid(), signal.SIGTERM, before)]
+    finally:
+        stop.release()
+
+
+def test_ignored_signals_stay_ignored_and_threads_have_none() -> None:
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as by nohup
+    stop = StopSignals()
+    try:
+        stop.watch()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        stop.release()
+        signal.signal(signal.SIGHUP, previous)
+    other = StopSignals()
+    thread = threading.Thread(target=other.watch)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and other.requested is None
