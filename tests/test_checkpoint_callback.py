@@ -170,7 +170,7 @@ def test_a_full_disk_does_not_end_the_training(tmp_path: Path, monkeypatch: pyte
         ({"save_freq": True}, r"`save_freq` \(True\)"),
         ({"save_freq": "5"}, r"`save_freq` \('5'\)"),
         ({"keep_last": 0}, r"`keep_last` \(0\)"),
-        ({"keep_last": 1.5}, r"`keep_last` \(1.5\) must be a whole number of at least 1"),
+        ({"keep_last": 1.5}, r"`keep_last` \(1.5\) must be an integer of at least 1"),
         ({"name_prefix": ""}, "name_prefix"),
         ({"name_prefix": "a/b"}, "'a/b'"),
         ({"name_prefix": "a*"}, "beginning of a file name"),

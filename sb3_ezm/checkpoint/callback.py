@@ -7,13 +7,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from sb3_ezm.checkpoint.container import SUFFIX, read_label
 from sb3_ezm.checkpoint.folder import EMERGENCY, find_checkpoints
 from sb3_ezm.errors import CheckpointError, ConfigurationError, NonFiniteError
+from sb3_ezm.kinds import COUNT
 from sb3_ezm.files import TEMPORARY, PathLike, free_path, temporary_prefix
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class FullCheckpointCallback(BaseCallback):
         None keeps all
     :param name_prefix: of the files
     :param verbose: 1 prints the name of each file
-    :raises ConfigurationError: if a number is no whole number of at least 1, or the prefix makes no file name of its own
+    :raises ConfigurationError: if a number is no integer of at least 1, or the prefix makes no file name of its own
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class FullCheckpointCallback(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        save_freq = _count("save_freq", save_freq)
-        keep_last = None if keep_last is None else _count("keep_last", keep_last)
+        save_freq = COUNT("save_freq", save_freq)
+        keep_last = None if keep_last is None else COUNT("keep_last", keep_last)
         if not name_prefix or Path(name_prefix).name != name_prefix or any(mark in name_prefix for mark in "*?["):
             raise ConfigurationError(f"`name_prefix` ({name_prefix!r}) must be the beginning of a file name.")
         if name_prefix == EMERGENCY:
@@ -196,11 +196,3 @@ class FullCheckpointCallback(BaseCallback):
                 f"`EZM.resume({str(self.last_path)!r}, env, reset_env=True)` goes on from the last checkpoint with new "
                 "episodes. Without `reset_env` the same steps follow, and the same end unless the cause is removed."
             )
-
-
-def _count(name: str, value: int) -> int:
-    """The value as a whole number, also if NumPy's or written as 5e4."""
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not is_number or not np.isfinite(value) or value != int(value) or value < 1:
-        raise ConfigurationError(f"`{name}` ({value!r}) must be a whole number of at least 1.")
-    return int(value)
