@@ -160,7 +160,7 @@ def kill_at_random(folder: Path, kills: int, seed: int = 0, longest: float = 1.0
     for _ in range(kills):
         before = set(list_checkpoints(folder))
         pid = in_child(lambda: train(folder, 10**9))
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while set(list_checkpoints(folder)) <= before:
             assert time.monotonic() < deadline, "the child saves nothing"
             time.sleep(0.01)

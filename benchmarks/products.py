@@ -17,6 +17,8 @@ import torch as th
 from measuring import Row, Task, interleave, report
 from torch.nn import functional
 
+from sb3_ezm.packing import can_pack
+
 LAYERS = 20
 CPU = th.device("cpu")
 
@@ -31,6 +33,8 @@ def measure(rows: int, width: int, seconds: float) -> Row:
     linear, pack = th.ops.mkldnn._linear_pointwise, th.ops.mkldnn._reorder_linear_weight
     contenders: dict[str, Task] = {}
     for name, dtype in (("float32", th.float32), ("bfloat16", th.bfloat16)):
+        if not can_pack(dtype):  # an older processor has no products in bfloat16
+            continue
         x, bias = th.randn(rows, width).to(dtype), th.randn(width).to(dtype)
         weights = [th.randn(width, width).to(dtype) for _ in range(LAYERS)]
         packed = [pack(weight) for weight in weights]

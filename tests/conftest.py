@@ -1,29 +1,45 @@
-"""Settings shared by all tests: one thread per worker, headless rendering, reproducible random examples."""
+"""
+Settings shared by all tests: what they see of the machine, headless rendering, reproducible random examples.
+
+A test passes or fails alike on every processor, beside any other program and in any order. So none of them measures time, none
+compares two different computations bit for bit, and what a user has set for other programs is kept away from them here.
+docs/testing.md has the rules and the command that tries them.
+"""
 
 from __future__ import annotations
 
 import ctypes.util
+import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 # Before anything imports NumPy, PyTorch or MuJoCo, which read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What terminals and users set: colours, widths, a style of pictures.
+for name in ("COLUMNS", "LINES", "FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(name, None)
+os.environ["MPLBACKEND"] = "Agg"
+if matplotlib := importlib.util.find_spec("matplotlib"):
+    os.environ["MATPLOTLIBRC"] = str(Path(str(matplotlib.origin)).parent / "mpl-data" / "matplotlibrc")
 # `import mujoco` itself fails when EGL is asked for and the library is missing.
 if sys.platform == "linux" and not os.environ.get("DISPLAY") and ctypes.util.find_library("EGL"):
     os.environ.setdefault("MUJOCO_GL", "egl")
 
-import pytest
-import torch as th
-from hypothesis import settings
+import pytest  # noqa: E402
+import torch as th  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
-th.set_num_threads(1)
+THREADS = int(os.environ["OMP_NUM_THREADS"].split(",")[0])
 
-# No deadline: the first example pays for imports and allocations, and machines are shared.
-settings.register_profile("local", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+# Neither a deadline nor a check of how long examples take to make: machines are shared. The same examples in every run;
+# `--hypothesis-profile=explore` looks for new ones.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("repeat", settings.get_profile("explore"), derandomize=True, database=None)
+settings.load_profile("repeat")
 
 _DRAW_ONE_IMAGE = """
 import mujoco
@@ -41,7 +57,10 @@ def _why_no_images() -> str:
 
     :return: empty if it worked, otherwise the last line of the failure
     """
-    child = subprocess.run([sys.executable, "-c", _DRAW_ONE_IMAGE], capture_output=True, text=True, timeout=120)
+    try:
+        child = subprocess.run([sys.executable, "-c", _DRAW_ONE_IMAGE], capture_output=True, text=True, timeout=600)
+    except subprocess.TimeoutExpired:
+        return "drawing hangs"
     if child.returncode == 0:
         return ""
     return (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
@@ -57,6 +76,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("PyTorch finds no CUDA device")
     if item.get_closest_marker("render") and (reason := _why_no_images()):
         pytest.skip(f"MuJoCo cannot draw here (MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')}): {reason}")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """
+    Begin every test with the same number of threads, whatever the tests and fixtures before it have set.
+
+    :param item: the test about to run
+    """
+    th.set_num_threads(THREADS)
+    yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,6 +7,7 @@ steps and saves again.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -104,7 +105,7 @@ def main(arguments: list[str]) -> None:
     """
     :param arguments: triples of a case, a checkpoint and the file to write
     """
-    th.set_num_threads(1)
+    th.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]))  # as in the tests
     for case, checkpoint, result in zip(*[iter(arguments)] * 3, strict=True):
         model = EZM.resume(checkpoint, make_env(case))
         assert model.num_timesteps == STEPS

@@ -252,9 +252,17 @@ def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoi
         return _Oracle(model, config, noise, row).run(sequential=True)
 
 
+def coarse(x: th.Tensor) -> th.Tensor:
+    """
+    :return: the nearest multiples of 2^-20: what processors compute with other last digits becomes the same number, so that
+        equal candidates stay equal wherever they stand in a batch
+    """
+    return (x * 2.0**20).round() / 2.0**20
+
+
 class SmoothModel:
     """
-    A random smooth world in float64.
+    A random smooth world in float64, in steps of a millionth.
 
     :param seed: which world and which roots
     :param mask: 0/1 ``[B, A]``
@@ -312,13 +320,13 @@ class SmoothModel:
         """
         :return: the states that the actions lead to, ``[B, m]``
         """
-        reward = self.scale * th.sin((latents * self._reward).sum(-1) + (actions * self._reward_action).sum(-1))
-        return self._evaluate(th.tanh(latents @ self._from_latent + actions @ self._from_action), reward)
+        reward = self.scale * coarse(th.sin((latents * self._reward).sum(-1) + (actions * self._reward_action).sum(-1)))
+        return self._evaluate(coarse(th.tanh(latents @ self._from_latent + actions @ self._from_action)), reward)
 
     def _evaluate(self, latent: th.Tensor, reward: th.Tensor) -> Evaluation:
-        value = self.scale * self.value_scale * th.sin((latent * self._value).sum(-1))
-        log_std = self.log_std + 0.5 * th.sin(latent @ self._std)
-        return Evaluation(latent, reward, value, th.tanh(latent @ self._mean), log_std)
+        value = self.scale * self.value_scale * coarse(th.sin((latent * self._value).sum(-1)))
+        log_std = self.log_std + 0.5 * coarse(th.sin(latent @ self._std))
+        return Evaluation(latent, reward, value, coarse(th.tanh(latent @ self._mean)), log_std)
 
 
 StepFunction = Callable[[th.Tensor, th.Tensor], th.Tensor]

@@ -64,7 +64,7 @@ def continued(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         else:
             model.learn(STEPS).save_checkpoint(half)
         arguments += [case, str(half), str(folder / f"{case}_end.ezm")]
-    subprocess.run([sys.executable, "-m", "tests.resume_cases", *arguments], cwd=ROOT, check=True, timeout=300)
+    subprocess.run([sys.executable, "-m", "tests.resume_cases", *arguments], cwd=ROOT, check=True)
     return {case: folder / f"{case}_end.ezm" for case in SETTINGS}
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import struct
 from collections import deque
 from pathlib import Path
@@ -133,7 +134,7 @@ def test_every_truncation_is_recognized(file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.ezm"
     for size in range(len(content)):
         other.write_bytes(content[:size])
-        with pytest.raises(CheckpointError, match=rf"{other} is truncated: it has {size} bytes"):
+        with pytest.raises(CheckpointError, match=rf"{re.escape(str(other))} is truncated: it has {size} bytes"):
             read_checkpoint(other)
     other.write_bytes(content + b"x")
     with pytest.raises(CheckpointError, match=f"is changed: it has {len(content) + 1} bytes instead of {len(content)}"):
@@ -145,7 +146,7 @@ def test_every_changed_byte_is_recognized(file: Path) -> None:
     for place in range(len(content)):
         content[place] ^= 0x10
         file.write_bytes(content)
-        with pytest.raises(CheckpointError, match=str(file)) as error:
+        with pytest.raises(CheckpointError, match=re.escape(str(file))) as error:
             read_checkpoint(file)
         if place < 8:
             assert "is no checkpoint of this package" in str(error.value)
@@ -192,7 +193,7 @@ def test_a_pickle_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     ]
     for number, (arrays, content, body) in enumerate(entries):
         path = forge(tmp_path / f"forged_{number}.ezm", {"arrays": arrays, "value": content}, body)
-        with pytest.raises(CheckpointError, match=f"{path} was not written by this package"):
+        with pytest.raises(CheckpointError, match=f"{re.escape(str(path))} was not written by this package"):
             read_checkpoint(path)
     # As plain bytes it is data.
     path = forge(tmp_path / "data.ezm", {"arrays": [{"dtype": "|u1", "shape": [len(bomb)]}], "value": {"$array": 0}}, bomb)

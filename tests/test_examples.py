@@ -37,7 +37,7 @@ def run_example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.
 
 def test_train_h1(run_example, tmp_path: Path) -> None:
     tasks = ["h1-stand", "h1-crawl"]
-    budget = ["--minutes", "0.5", "--steps-per-task", "520", "--eval-episodes", "1", "--eval-steps", "12", "--threads", "1"]
+    budget = ["--minutes", "60", "--steps-per-task", "520", "--eval-episodes", "1", "--eval-steps", "12", "--threads", "1"]
     output = run_example(
         "train_h1.py", "--preset", "toy", "--tasks", *tasks, *budget, "--out", "out", "--video-task", "h1-crawl"
     )

@@ -241,7 +241,7 @@ def test_threads_choose_their_own_generators() -> None:
 
     def draw(seed: int) -> None:
         with RANDOM.use(np.random.RandomState(seed)):
-            both_chosen.wait(timeout=10)
+            both_chosen.wait()
             drawn[seed] = RANDOM.uniform(size=4)
 
     threads = [threading.Thread(target=draw, args=(seed,)) for seed in (0, 1)]

@@ -79,19 +79,20 @@ def test_counterless_batch_norm_equals_pytorch_in_training_and_evaluation() -> N
     generator = th.Generator().manual_seed(0)
     for _ in range(4):
         x = 2.0 * th.randn(16, 3, generator=generator) + 1.0
-        assert th.equal(ours(x), reference(x))
-    assert th.equal(ours.running_mean, reference.running_mean) and th.equal(ours.running_var, reference.running_var)
+        th.testing.assert_close(ours(x), reference(x))
+    th.testing.assert_close(ours.running_mean, reference.running_mean)
+    th.testing.assert_close(ours.running_var, reference.running_var)
     ours.eval(), reference.eval()
-    assert th.equal(ours(x), reference(x))
-    assert not th.equal(ours(x), ours.train()(x))
+    th.testing.assert_close(ours(x), reference(x))
+    assert not th.isclose(ours(x), ours.train()(x), rtol=1e-3).all()
 
 
 def test_counterless_batch_norm_by_hand() -> None:
     norm = CounterlessBatchNorm(1)
     output = norm(th.tensor([[1.0], [3.0]]))  # batch mean 2, biased variance 1, unbiased 2
     th.testing.assert_close(output, th.tensor([[-1.0], [1.0]]), rtol=0.0, atol=1e-4)
-    assert norm.running_mean.item() == pytest.approx(0.1 * 2.0)  # momentum 0.1
-    assert norm.running_var.item() == pytest.approx(0.9 * 1.0 + 0.1 * 2.0)
+    assert norm.running_mean.item() == pytest.approx(0.1 * 2.0, rel=1e-5)  # momentum 0.1
+    assert norm.running_var.item() == pytest.approx(0.9 * 1.0 + 0.1 * 2.0, rel=1e-5)
 
 
 def test_state_dict_of_a_counterless_batch_norm_holds_floats_and_loads_without_metadata() -> None:
@@ -116,13 +117,13 @@ def test_state_dict_of_a_counterless_batch_norm_holds_floats_and_loads_without_m
 
 def test_embedding_norm_is_at_most_one() -> None:
     embedding = TaskEmbedding(5, 8)
-    assert (embedding.weight.norm(dim=-1) <= 1.0 + 1e-6).all()
+    assert (embedding.weight.norm(dim=-1) <= 1.0 + 1e-5).all()
     with th.no_grad():
         embedding.weight.mul_(th.tensor([0.1, 1.0, 3.0, 100.0, 0.0]).unsqueeze(1))
     stored = embedding.weight.detach().clone()
     norms = embedding(th.tensor([0, 1, 2, 3, 4, 3])).norm(dim=-1)
-    assert (norms <= 1.0 + 1e-6).all() and norms[[2, 3, 5]].tolist() == pytest.approx([1.0] * 3)
-    assert norms[0].item() == pytest.approx(stored[0].norm().item()) and norms[4] == 0.0
+    assert (norms <= 1.0 + 1e-5).all() and norms[[2, 3, 5]].tolist() == pytest.approx([1.0] * 3, rel=1e-5)
+    assert norms[0].item() == pytest.approx(stored[0].norm().item(), rel=1e-5) and norms[4] == 0.0
     assert th.equal(embedding.weight, stored)  # looking up modifies no parameter
 
 

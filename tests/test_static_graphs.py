@@ -305,13 +305,13 @@ def test_unroll_losses_and_search_are_captured_whole() -> None:
     loss = learner._gradient_step.loss
     inputs = GradientInputs(batch.observations[:, :3], batch.actions[:, :2], batch.tasks, batch.weights, targets)
     compiled = th.compile(loss, backend=counting_backend, fullgraph=True, dynamic=False)  # a break would be an error
-    assert th.equal(compiled(inputs)[0], loss(inputs)[0])
+    th.testing.assert_close(compiled(inputs)[0], loss(inputs)[0])
     assert graphs == [linear_calls(loss, inputs)]
     module = SearchModule(learner.policy.target_model, SEARCH, autocast=False)
     noise = draw_noise(SEARCH, 6, 2, th.Generator().manual_seed(0))
     rows = (batch.observations[:6, 0], batch.tasks[:6], noise.root, noise.gumbel, *noise.leaves)
     compiled_search = th.compile(module, backend=counting_backend, fullgraph=True, dynamic=False)
-    assert all(th.equal(a, b) for a, b in zip(compiled_search(*rows), module(*rows), strict=True))
+    th.testing.assert_close(tuple(compiled_search(*rows)), tuple(module(*rows)), rtol=1e-4, atol=1e-4)
     assert graphs[1:] == [linear_calls(module, *rows)]
 
 

@@ -1,0 +1,72 @@
+"""
+A pytest plugin that stands in for another processor: ``-p tests.other_rounding``.
+
+Another processor, another BLAS or another vector width computes the same numbers with other last bits, which also depend on
+the shape of the batch and on the place of a number in it. This plugin moves the results of PyTorch's inexact operations by a
+few units in the last place. How far is a function of the result, of the number of elements and of ``ROUNDING_SEED`` alone: the
+same computation still repeats itself bit for bit, and another batch does not. Results that a few digits hold exactly (0, 1,
+0.25, small integers) stay, as on any processor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch as th
+from torch.utils._python_dispatch import TorchDispatchMode
+
+#: Units in the last place: sums of products round once for each term, functions of one number once.
+SUMS, FUNCTIONS = 4, 1
+AMPLITUDES = {
+    **dict.fromkeys(("addmm", "mm", "bmm", "baddbmm", "linear", "sum", "mean", "var", "std", "var_mean", "cumsum"), SUMS),
+    **dict.fromkeys(("native_layer_norm", "native_batch_norm", "_native_batch_norm_legit", "_batch_norm_no_update"), SUMS),
+    **dict.fromkeys(("_softmax", "_log_softmax", "logsumexp", "linalg_vector_norm", "_linear_pointwise"), SUMS),
+    **dict.fromkeys(("native_layer_norm_backward", "native_batch_norm_backward", "_softmax_backward_data"), SUMS),
+    **dict.fromkeys(("exp", "log", "log1p", "expm1", "tanh", "atanh", "sin", "cos", "sqrt", "rsqrt", "pow"), FUNCTIONS),
+    **dict.fromkeys(("sigmoid", "softplus", "lerp", "randn", "normal_"), FUNCTIONS),
+}
+
+
+class OtherRounding(TorchDispatchMode):
+    """
+    Moves last bits.
+
+    :param seed: of the processor
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        units = AMPLITUDES.get(func.overloadpacket.__name__)
+        if units is None:
+            return out
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, th.Tensor) and tensor.device.type == "cpu" and tensor.dtype in (th.float32, th.float64):
+                self._move(tensor, units)
+        return out
+
+    def _move(self, tensor: th.Tensor, units: int) -> None:
+        """Shift each number by up to ``units`` in the last place."""
+        kind, digits = (th.int32, 12) if tensor.dtype == th.float32 else (th.int64, 41)
+        bits = tensor.detach().view(kind)
+        # Finite, and with digits in the lower half of the mantissa.
+        inexact = (bits & ((1 << digits) - 1) != 0) & tensor.detach().isfinite()
+        # Without the sign: processors round -x as they round x.
+        mixed = tensor.detach().abs().view(kind).to(th.int64) * 2654435761 + (tensor.numel() * 40503 + self.seed * 97)
+        shift = ((mixed >> 7) % (2 * units + 1)) - units
+        bits.add_((shift * inexact).to(kind))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """
+    :param item: the test that runs with other last bits
+    """
+    with OtherRounding(int(os.environ.get("ROUNDING_SEED", "1"))):
+        yield
