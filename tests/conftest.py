@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes.util
 import importlib.util
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ if matplotlib := importlib.util.find_spec("matplotlib"):
 if sys.platform == "linux" and not os.environ.get("DISPLAY") and ctypes.util.find_library("EGL"):
     os.environ.setdefault("MUJOCO_GL", "egl")
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch as th  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
@@ -81,11 +83,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """
-    Begin every test with the same number of threads, whatever the tests and fixtures before it have set.
+    Begin every test with the same number of threads and the same global generators, whatever ran before it.
 
     :param item: the test about to run
     """
     th.set_num_threads(THREADS)
+    for seed in (random.seed, np.random.seed, th.manual_seed):
+        seed(0)
     yield
 
 
