@@ -135,13 +135,13 @@ def table(model: EZM, seconds: float) -> list[Row]:
         "reanalysis": flops.reanalyze(search, targets, rows),
         "gradient step": flops.gradient_step(learner.loss_config, targets.unroll_steps, rows),
     }
-    reduced = th.bfloat16 if learner.mixed_precision else th.float32
+    reduced = th.bfloat16 if learner.runtime.mixed_precision else th.float32
     ceilings = {dtype: matmul_ceiling(device, dtype, seconds / 20) for dtype in {th.float32, reduced}}
     durations = {name: float(np.median(values)) for name, values in times.items()}
     durations["acting"] *= frequency
     # The first searches with a target network that has moved may lay out its weights anew.
     moved = durations["target network"] - durations.pop("one root")
-    durations["target network"] = max(0.0, moved) / learner.target_update_interval
+    durations["target network"] = max(0.0, moved) / learner.update_config.target_update_interval
     total_time, total_flops = sum(durations.values()), sum(operations.values())
     lines: list[Row] = []
     for name, duration in durations.items():

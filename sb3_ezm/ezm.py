@@ -18,11 +18,21 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 
 from sb3_ezm import settings
 from sb3_ezm.acting import PlannerSwitch
+from sb3_ezm.arguments import KINDS, make_configs
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm
 from sb3_ezm.collector import Collector
-from sb3_ezm.config import RuntimeConfig, build_config
+from sb3_ezm.config import (
+    PolicyTarget,
+    ReplayConfig,
+    RuntimeConfig,
+    SearchConfig,
+    TargetConfig,
+    UpdateConfig,
+    ValueTarget,
+)
 from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.kinds import checked
 from sb3_ezm.learner import Learner
 from sb3_ezm.tasks.statistics import TaskStatistics
 from sb3_ezm.tasks.task_set import TaskSet
@@ -96,33 +106,34 @@ class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
     replay_buffer: PerTaskReplayBuffer
     task_statistics: TaskStatistics
 
+    @checked(**KINDS)
     def __init__(
         self,
         policy: str | type[EZMPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 1e-4,
-        buffer_size: int = 1_000_000,
+        buffer_size: int = ReplayConfig.buffer_size,
         learning_starts: int = 1000,
-        batch_size: int = 256,
-        tau: float = 0.01,
-        gamma: float = 0.99,
+        batch_size: int = UpdateConfig.batch_size,
+        tau: float = UpdateConfig.tau,
+        gamma: float = TargetConfig.gamma,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
-        target_update_interval: int = 5,
-        unroll_steps: int = 5,
-        td_steps: int = 5,
-        num_simulations: int = 32,
-        num_candidates: int = 16,
-        reanalyze_ratio: float = 1.0,
-        value_target: str = "mixed",
-        policy_target: str = "best",
-        max_grad_norm: float = 5.0,
-        per_alpha: float = 1.0,
-        per_beta: float = 1.0,
-        independent_replay: bool = True,
+        target_update_interval: int = UpdateConfig.target_update_interval,
+        unroll_steps: int = TargetConfig.unroll_steps,
+        td_steps: int = TargetConfig.td_steps,
+        num_simulations: int = SearchConfig.num_simulations,
+        num_candidates: int = SearchConfig.num_candidates,
+        reanalyze_ratio: float = TargetConfig.reanalyze_ratio,
+        value_target: ValueTarget = TargetConfig.value_target,
+        policy_target: PolicyTarget = TargetConfig.policy_target,
+        max_grad_norm: float = UpdateConfig.max_grad_norm,
+        per_alpha: float = ReplayConfig.alpha,
+        per_beta: float = ReplayConfig.beta,
+        independent_replay: bool = ReplayConfig.independent,
         act_with_target: bool = True,
         planner: bool = True,
-        mixed_precision: bool = False,
+        mixed_precision: bool = RuntimeConfig.mixed_precision,
         runtime_kwargs: dict[str, Any] | None = None,
         search_kwargs: dict[str, Any] | None = None,
         target_kwargs: dict[str, Any] | None = None,
@@ -191,27 +202,20 @@ class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
         self._convert_train_freq()
-        configs = settings.make_configs(vars(self), self.search_kwargs, self.target_kwargs, self.loss_kwargs)
         layout = ObservationLayout(self.observation_space)
         self.task_set = settings.resolve_task_set(self.task_set, self.env, layout, self.action_space)
+        values = settings.read_arguments(self)
+        self.configs = make_configs(values)
         if self.independent_replay and self.batch_size < len(self.task_set):
             raise ConfigurationError(f"`batch_size` ({self.batch_size}) is below the number of tasks ({len(self.task_set)}).")
         self.set_random_seed(self.seed)
         policy: Any = self.policy_class(
-            self.observation_space, self.action_space, self.lr_schedule, **settings.policy_settings(vars(self), configs[0])
+            self.observation_space, self.action_space, self.lr_schedule, **settings.policy_settings(values, self.configs)
         )
         self.policy = policy.to(self.device)
         if getattr(self, "replay_buffer", None) is None:
-            self.replay_buffer = settings.make_replay_buffer(vars(self), layout, len(self.task_set))
-        self.learner = Learner(
-            self.policy,
-            *configs,
-            max_grad_norm=self.max_grad_norm,
-            tau=self.tau,
-            target_update_interval=self.target_update_interval,
-            mixed_precision=self.mixed_precision,
-            runtime=build_config(RuntimeConfig, self.runtime_kwargs, "runtime_kwargs"),
-        )
+            self.replay_buffer = settings.make_replay_buffer(self, values, self.configs)
+        self.learner = Learner(self.policy, *self.configs[:5])
         if not hasattr(self, "task_statistics"):  # a loaded model brings its own
             self.task_statistics = TaskStatistics(self.task_set, window=self._stats_window_size)
         self._times = TimeSplit()
@@ -358,7 +362,7 @@ class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
         """Load as in SB3; a buffer of other tasks or sizes is refused."""
         own = self.replay_buffer
         if own is None:  # to save memory
-            own = settings.make_replay_buffer(vars(self), self.policy.layout, len(self.policy.task_set))
+            own = settings.make_replay_buffer(self, settings.read_arguments(self), self.configs)
         super().load_replay_buffer(path, truncate_last_traj)
         loaded, self.replay_buffer = self.replay_buffer, own
         self.replay_buffer = settings.check_replay_buffer(loaded, own)
@@ -368,7 +372,7 @@ class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
             self.replay_buffer.close_streams()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "learner", "_times"]
+        return [*super()._excluded_save_params(), "learner", "configs", "_times"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

@@ -171,6 +171,24 @@ def optional(kind: Kind) -> Kind:
     return Kind(f"{kind.allowed} or None", lambda value: None if value is None else kind.take(value))
 
 
+def either(*alternatives: Kind, words: str) -> Kind:
+    """
+    :param alternatives: kinds, the first that takes a value counts
+    :param words: for the message
+    :return: kind of what one of them takes
+    """
+
+    def take(value: Any) -> Any:
+        for kind in alternatives:
+            try:
+                return kind.take(value)
+            except (TypeError, ValueError):
+                continue
+        raise ValueError
+
+    return Kind(words, take)
+
+
 def choice(*options: str) -> Kind:
     """
     :param options: at least two
@@ -370,8 +388,9 @@ def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 bound = signature.bind(*args, **kwargs)
             except TypeError:
                 return function(*args, **kwargs)  # Python's own message names the function
-            for name in kinds.keys() & bound.arguments.keys():
-                bound.arguments[name] = kinds[name](name, bound.arguments[name])
+            for name, kind in kinds.items():
+                if name in bound.arguments:
+                    bound.arguments[name] = kind(name, bound.arguments[name])
             return function(*bound.args, **bound.kwargs)
 
         return wrapper

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig, TargetConfig
+from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig, TargetConfig, UpdateConfig
 from sb3_ezm.devices import Readback, to_device
 from sb3_ezm.errors import ConfigurationError, NonFiniteError, did_you_mean
 from sb3_ezm.finite import describe_gradient
@@ -84,10 +84,7 @@ class Learner:
     :param search_config: search of the reanalysis
     :param target_config: kinds of targets
     :param loss_config: weights of the losses
-    :param max_grad_norm: bound of the gradient's global norm
-    :param tau: step of the target network
-    :param target_update_interval: updates between these steps
-    :param mixed_precision: networks in bfloat16, losses in float32
+    :param update_config: bound of the gradient, steps of the target network
     :param runtime: how it is computed
     """
 
@@ -97,19 +94,15 @@ class Learner:
         search_config: SearchConfig,
         target_config: TargetConfig,
         loss_config: LossConfig,
-        max_grad_norm: float,
-        tau: float,
-        target_update_interval: int,
-        mixed_precision: bool = False,
+        update_config: UpdateConfig | None = None,
         runtime: RuntimeConfig | None = None,
     ) -> None:
         self.policy = policy
         self.target_config = target_config
         self.loss_config = loss_config
-        self.tau = tau
-        self.target_update_interval = target_update_interval
-        self.mixed_precision = mixed_precision
+        self.update_config = update_config or UpdateConfig()
         self.runtime = runtime or RuntimeConfig()
+        mixed_precision = self.runtime.mixed_precision
         self.metrics = MetricMeans()
         generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
         # Millions of normal draws per batch: an accelerator makes them itself. The decisions of the host need one on the CPU.
@@ -125,7 +118,7 @@ class Learner:
             *(search_config, target_config, generator, self.runtime.max_roots, mixed_precision, noise_generator, static_search)
         )
         loss = UnrollLoss(policy.world_model, loss_config, target_config.unroll_steps, mixed_precision)
-        self._gradient_step = GradientStep(loss, max_grad_norm, self.runtime, graphs)
+        self._gradient_step = GradientStep(loss, self.update_config.max_grad_norm, self.runtime, graphs)
         self._launched: deque[_LaunchedUpdate] = deque()
 
     def seed(self, seed: int) -> None:
@@ -239,8 +232,8 @@ class Learner:
             *_, finite = errors = update.arriving.read()
             if not finite:
                 raise NonFiniteLossError(self._describe(update))
-            if (update.updates + 1) % self.target_update_interval == 0:
-                self.policy.update_target(self.tau)
+            if (update.updates + 1) % self.update_config.target_update_interval == 0:
+                self.policy.update_target(self.update_config.tau)
             outcomes.append(UpdateOutcome(update.tasks, update.tickets, errors[:-1]))
         return outcomes
 

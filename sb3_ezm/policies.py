@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-from sb3_ezm.config import ModelConfig, SearchConfig, build_config
+from sb3_ezm.config import ModelConfig, SearchConfig, TargetConfig, build_config
 from sb3_ezm.distributions import squash_action
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
@@ -88,7 +88,7 @@ class EZMPolicy(BasePolicy):
         action_space: spaces.Box,
         lr_schedule: Schedule,
         task_set: TaskSet | None = None,
-        gamma: float = 0.99,
+        gamma: float = TargetConfig.gamma,
         search_config: SearchConfig | None = None,
         planner: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from sb3_ezm.config import merge_settings
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 
 PRESETS_FILE = Path(__file__).parent / "hyperparams" / "presets.yml"
@@ -97,8 +98,4 @@ def load_preset(name: str, **changes: Any) -> dict[str, Any]:
     :return: keyword arguments of ``EZM``, the caller's to change
     :raises ConfigurationError: if there is no such preset; the message suggests the nearest name
     """
-    settings = get_preset(name).settings
-    for key, value in changes.items():
-        both_nested = isinstance(value, dict) and isinstance(settings.get(key), dict)
-        settings[key] = {**settings[key], **value} if both_nested else value
-    return settings
+    return merge_settings(get_preset(name).settings, changes)

@@ -1,4 +1,4 @@
-"""From the arguments of the algorithm to the validated settings of its parts and the task set it learns."""
+"""From the arguments of the algorithm to its parts: the task set it learns, its policy's keywords and its replay buffer."""
 
 from __future__ import annotations
 
@@ -9,66 +9,54 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ezm.arguments import ARGUMENTS, Configs, check_arguments, own_replay_settings
 from sb3_ezm.buffers import PerTaskReplayBuffer
-from sb3_ezm.config import LossConfig, SearchConfig, TargetConfig, build_config
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import check_action_space, check_task_set, default_task_set
 
-SEARCH_ARGUMENTS = ("num_simulations", "num_candidates")
-TARGET_ARGUMENTS = ("unroll_steps", "td_steps", "reanalyze_ratio", "value_target", "policy_target")
-POLICY_ARGUMENTS = ("task_set", "gamma", "planner", "search_config")
 
-_INTERVALS = {"gamma": 1.0, "tau": 1.0, "target_update_interval": float("inf"), "max_grad_norm": float("inf")}
-
-
-def make_configs(
-    arguments: Mapping[str, Any],
-    search_kwargs: Mapping[str, Any] | None,
-    target_kwargs: Mapping[str, Any] | None,
-    loss_kwargs: Mapping[str, Any] | None,
-) -> tuple[SearchConfig, TargetConfig, LossConfig]:
+def read_arguments(model: Any) -> dict[str, Any]:
     """
-    Merge the flat arguments of the algorithm with its dictionaries.
+    Look up the arguments among the attributes of a model, where SB3 keeps them (one of them under another name).
 
-    :param arguments: the algorithm's arguments by name
-    :param search_kwargs: further fields of :class:`~sb3_ezm.config.SearchConfig`
-    :param target_kwargs: further fields of :class:`~sb3_ezm.config.TargetConfig`
-    :param loss_kwargs: fields of :class:`~sb3_ezm.config.LossConfig`
-    :return: the validated settings
-    :raises ConfigurationError: for unknown names, impossible values, and fields given twice
+    :param model: the algorithm
+    :return: checked arguments by name, without policy and environment
+    :raises ConfigurationError: naming argument, value and what is allowed
     """
-    for name, interval in _INTERVALS.items():
-        if not (arguments[name] > 0 and arguments[name] <= interval):
-            limits = "positive" if interval == float("inf") else f"in (0, {interval:g}]"
-            raise ConfigurationError(f"`{name}` ({arguments[name]}) must be {limits}.")
-    return (
-        build_config(SearchConfig, _merge(arguments, SEARCH_ARGUMENTS, search_kwargs, "search_kwargs"), "search_kwargs"),
-        build_config(TargetConfig, _merge(arguments, TARGET_ARGUMENTS, target_kwargs, "target_kwargs"), "target_kwargs"),
-        build_config(LossConfig, loss_kwargs, "loss_kwargs"),
-    )
+    elsewhere = ("policy", "env", "_init_setup_model")
+    names = [name for name in ARGUMENTS if name not in elsewhere]
+    return check_arguments({name: getattr(model, attribute_of(model, name)) for name in names})
 
 
-def _merge(
-    arguments: Mapping[str, Any], names: tuple[str, ...], given: Mapping[str, Any] | None, argument: str
-) -> dict[str, Any]:
-    given = given or {}
-    twice = sorted(set(names) & set(given))
-    if twice:
-        raise ConfigurationError(f"{twice} in `{argument}` are set by arguments of EZM itself: pass them there.")
-    return {**{name: arguments[name] for name in names}, **given}
-
-
-def policy_settings(arguments: Mapping[str, Any], search_config: SearchConfig) -> dict[str, Any]:
+def attribute_of(model: Any, argument: str) -> str:
     """
-    :param arguments: the algorithm's attributes by name
-    :param search_config: settings of the search
+    :param model: the algorithm
+    :param argument: name of an argument
+    :return: the attribute that holds it
+    """
+    return f"_{argument}" if hasattr(model, f"_{argument}") else argument
+
+
+def policy_settings(values: Mapping[str, Any], configs: Configs) -> dict[str, Any]:
+    """
+    :param values: all arguments of the algorithm by name
+    :param configs: made of them
     :return: keywords of the policy
     :raises ConfigurationError: if ``policy_kwargs`` repeats an argument of the algorithm
     """
-    known = {**arguments, "search_config": search_config}
-    return _merge(known, POLICY_ARGUMENTS, arguments["policy_kwargs"], "policy_kwargs")
+    own = {
+        "task_set": values["task_set"],
+        "gamma": configs.target.gamma,
+        "planner": values["planner"],
+        "search_config": configs.search,
+    }
+    given = values["policy_kwargs"] or {}
+    twice = sorted(own.keys() & given.keys())
+    if twice:
+        raise ConfigurationError(f"{twice} in `policy_kwargs` follow from the arguments of EZM itself: pass them there.")
+    return {**own, **given}
 
 
 def env_task_set(env: VecEnv | None) -> TaskSet | None:
@@ -104,43 +92,26 @@ def resolve_task_set(
     return chosen
 
 
-def choose_buffer_class(given: type[ReplayBuffer] | None) -> type[PerTaskReplayBuffer]:
+def make_replay_buffer(model: Any, values: Mapping[str, Any], configs: Configs) -> PerTaskReplayBuffer:
     """
-    :param given: what the user asked for
-    :return: class of the replay buffer
-    :raises ConfigurationError: unless it is a :class:`~sb3_ezm.buffers.PerTaskReplayBuffer`
-    """
-    chosen = PerTaskReplayBuffer if given is None else given
-    if not issubclass(chosen, PerTaskReplayBuffer):
-        raise ConfigurationError(
-            f"`replay_buffer_class` must be a subclass of PerTaskReplayBuffer, not {chosen.__name__}: EZM draws segments."
-        )
-    return chosen
-
-
-def make_replay_buffer(arguments: Mapping[str, Any], layout: ObservationLayout, num_tasks: int) -> PerTaskReplayBuffer:
-    """
-    :param arguments: the algorithm's attributes by name
-    :param layout: of the observation space
-    :param num_tasks: number of tasks
+    :param model: the algorithm, with its policy
+    :param values: all its arguments by name
+    :param configs: made of them
     :return: an empty replay buffer
-    :raises ConfigurationError: if class or sizes are impossible
+    :raises ConfigurationError: if sizes are impossible
     """
-    buffer_class: Any = choose_buffer_class(arguments["replay_buffer_class"])
+    buffer_class: Any = values["replay_buffer_class"] or PerTaskReplayBuffer
     buffer: PerTaskReplayBuffer = buffer_class(
-        arguments["buffer_size"],
-        arguments["observation_space"],
-        arguments["action_space"],
-        device=arguments["device"],
-        n_envs=arguments["n_envs"],
-        optimize_memory_usage=arguments["optimize_memory_usage"],
-        layout=layout,
-        num_tasks=num_tasks,
-        horizon=arguments["unroll_steps"] + arguments["td_steps"],
-        alpha=arguments["per_alpha"],
-        beta=arguments["per_beta"],
-        independent=arguments["independent_replay"],
-        **arguments["replay_buffer_kwargs"],
+        observation_space=model.observation_space,
+        action_space=model.action_space,
+        device=values["device"],
+        n_envs=model.n_envs,
+        optimize_memory_usage=values["optimize_memory_usage"],
+        layout=model.policy.layout,
+        num_tasks=len(model.policy.task_set),
+        horizon=configs.target.unroll_steps + configs.target.td_steps,
+        **vars(configs.replay),
+        **own_replay_settings(values),
     )
     return buffer
 

@@ -179,7 +179,7 @@ def test_settings_that_cannot_be_set(ezm: Any, tmp_path: Path) -> None:
         "learning_rate=[1": "is no YAML value",
         "gamma.x=3": "write gamma=VALUE",
         "policy_kwargs=3": "write policy_kwargs.NAME=VALUE",
-        "batch_size=abc": "These values of --set cannot be used, {'batch_size': 'abc'}",
+        "batch_size=abc": "`batch_size` ('abc') must be an integer from 1 to",
     }.items():
         assert message in ezm("train", "toy", "--out", tmp_path, "--set", setting, status=2)
     assert not (tmp_path / "run.json").exists()

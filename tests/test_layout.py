@@ -55,6 +55,7 @@ LEVELS = {
     "sb3_ezm.tensorboard": 8,
     "sb3_ezm.train_logging": 8,
     "sb3_ezm.progress": 8,
+    "sb3_ezm.arguments": 8,
     "sb3_ezm.settings": 8,
     "sb3_ezm.callbacks": 9,
     "sb3_ezm.evaluation": 9,

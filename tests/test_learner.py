@@ -11,7 +11,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_ezm.config import LossConfig, SearchConfig, TargetConfig
+from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig, TargetConfig, UpdateConfig
 from sb3_ezm.learner import Learner, NonFiniteLossError
 from sb3_ezm.losses import all_losses, total_loss
 from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
@@ -53,10 +53,11 @@ def make_policy(seed: int = 0, learning_rate: float = 3e-3, **changes: Any) -> E
 
 
 def make_learner(policy: EZMPolicy | None = None, target: dict[str, Any] | None = None, **changes: Any) -> Learner:
-    settings: dict[str, Any] = {"max_grad_norm": 5.0, "tau": 0.01, "target_update_interval": 5, **changes}
-    settings.setdefault("loss_config", LossConfig())
     config = TargetConfig(**{"unroll_steps": UNROLL, "td_steps": TD, **(target or {})})
-    learner = Learner(policy or make_policy(), SEARCH, config, **settings)
+    update = UpdateConfig(**{name: changes.pop(name) for name in UpdateConfig.names() if name in changes})
+    if "mixed_precision" in changes:
+        changes["runtime"] = RuntimeConfig(mixed_precision=changes.pop("mixed_precision"))
+    learner = Learner(policy or make_policy(), SEARCH, config, changes.pop("loss_config", LossConfig()), update, **changes)
     learner.seed(0)
     return learner
 

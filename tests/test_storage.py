@@ -89,7 +89,9 @@ def test_saved_buffers_come_back(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("device", ["cpuu", "cuda:99"])
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"`storage_device` \('{device}'\) cannot be used"):
+    with pytest.raises(
+        ConfigurationError, match=rf"`storage_device` \('{device}'\) must be a device of PyTorch that works here"
+    ):
         tiny_model(replay_buffer_kwargs={"storage_device": device})
 
 

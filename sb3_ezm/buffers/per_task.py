@@ -14,8 +14,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ezm.buffers.prioritized import PrioritizedRing
 from sb3_ezm.buffers.segments import TransitionRing, Transitions, minimum_rows
-from sb3_ezm.buffers.storage import check_storage_device, join
+from sb3_ezm.buffers.storage import join
+from sb3_ezm.config import ReplayConfig
 from sb3_ezm.errors import ConfigurationError, NonFiniteError
+from sb3_ezm.kinds import COUNT, SEED, SWITCH, checked, optional
 from sb3_ezm.types import BoolArray, FloatArray, IntArray, SegmentBatch
 
 Observation = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
@@ -76,6 +78,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
     :raises ConfigurationError: for impossible settings
     """
 
+    @checked(n_envs=COUNT, num_tasks=COUNT, horizon=COUNT, optimize_memory_usage=SWITCH, seed=optional(SEED))
     def __init__(
         self,
         buffer_size: int,
@@ -84,49 +87,51 @@ class PerTaskReplayBuffer(ReplayBuffer):
         device: th.device | str = "auto",
         n_envs: int = 1,
         optimize_memory_usage: bool = False,
-        handle_timeout_termination: bool = True,
+        handle_timeout_termination: bool = ReplayConfig.handle_timeout_termination,
         *,
         layout: Layout,
         num_tasks: int = 1,
         horizon: int = 10,
-        alpha: float = 1.0,
-        beta: float = 1.0,
-        min_weight: float = 0.1,
-        priority_epsilon: float = 1e-6,
-        independent: bool = True,
-        storage_device: str | None = None,
+        alpha: float = ReplayConfig.alpha,
+        beta: float = ReplayConfig.beta,
+        min_weight: float = ReplayConfig.min_weight,
+        priority_epsilon: float = ReplayConfig.priority_epsilon,
+        independent: bool = ReplayConfig.independent,
+        storage_device: str | None = ReplayConfig.storage_device,
         seed: int | None = None,
     ) -> None:
-        for name, value in (("buffer_size", buffer_size), ("n_envs", n_envs), ("num_tasks", num_tasks), ("horizon", horizon)):
-            if value < 1:
-                raise ConfigurationError(f"`{name}` ({value}) must be at least 1.")
+        config = ReplayConfig(
+            buffer_size, independent, alpha, beta, min_weight, priority_epsilon, handle_timeout_termination, storage_device
+        )
         if optimize_memory_usage:
             raise ConfigurationError("every observation is stored once already, leave `optimize_memory_usage` at False.")
-        if alpha < 0 or beta < 0 or priority_epsilon <= 0 or not 0 <= min_weight <= 1:
-            raise ConfigurationError(
-                f"`alpha` ({alpha}) and `beta` ({beta}) must not be negative, `priority_epsilon` ({priority_epsilon}) must be "
-                f"positive and `min_weight` ({min_weight}) must lie in [0, 1]."
-            )
-        check_storage_device(storage_device)
         # Not `ReplayBuffer.__init__`: it would allocate arrays for observation and next observation of every step.
-        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        BaseBuffer.__init__(self, config.buffer_size, observation_space, action_space, device, n_envs=n_envs)
         self.optimize_memory_usage = False
-        self.handle_timeout_termination = handle_timeout_termination
+        self.handle_timeout_termination = config.handle_timeout_termination
         self.layout = layout
         self.num_tasks = num_tasks
         self.horizon = horizon
-        self.independent = independent
-        capacity = max(buffer_size * (1 if independent else num_tasks) + n_envs, minimum_rows(n_envs))
-        self.replays = [
-            PrioritizedRing(
-                TransitionRing(capacity, layout.size, self.action_dim, n_envs, num_tasks, storage_device),
-                alpha=alpha,
-                beta=beta,
-                min_weight=min_weight,
-                epsilon=priority_epsilon,
-            )
-            for _ in range(num_tasks if independent else 1)
-        ]
+        self.independent = config.independent
+        capacity = max(config.buffer_size * (1 if config.independent else num_tasks) + n_envs, minimum_rows(n_envs))
+        if capacity >= 2**31:
+            raise ConfigurationError(f"`buffer_size` ({config.buffer_size}) is too large: a ring has less than 2**31 rows.")
+        try:
+            self.replays = [
+                PrioritizedRing(
+                    TransitionRing(capacity, layout.size, self.action_dim, n_envs, num_tasks, config.storage_device),
+                    alpha=config.alpha,
+                    beta=config.beta,
+                    min_weight=config.min_weight,
+                    epsilon=config.priority_epsilon,
+                )
+                for _ in range(num_tasks if config.independent else 1)
+            ]
+        except (MemoryError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"`buffer_size` ({config.buffer_size}) is too large: rings of {capacity:,} rows with {layout.size} + "
+                f"{self.action_dim} numbers do not fit into memory ({error})."
+            ) from error
         self._stream_replay = np.zeros(n_envs, dtype=np.int64)
         self._searched = np.zeros(n_envs, dtype=np.bool_)
         self._search_values = np.zeros(n_envs, dtype=np.float32)

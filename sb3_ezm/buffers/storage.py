@@ -8,7 +8,6 @@ import numpy as np
 import torch as th
 
 from sb3_ezm.devices import to_device
-from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.types import FloatArray, IntArray
 
 Rows = IntArray | slice
@@ -62,20 +61,6 @@ def make_column(shape: tuple[int, ...], device: str | None) -> Any:
     :return: a float32 column of zeros, :class:`TensorColumn` or a NumPy array
     """
     return np.zeros(shape, dtype=np.float32) if device is None else TensorColumn(shape, th.device(device))
-
-
-def check_storage_device(device: str | None) -> None:
-    """
-    :param device: from the user
-    :raises ConfigurationError: if PyTorch knows no such device or the machine has none
-    """
-    if device is None:
-        return
-    try:
-        th.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0]
-        raise ConfigurationError(f"`storage_device` ({device!r}) cannot be used: {reason}") from error
 
 
 def join(parts: tuple[Any, ...]) -> Any:

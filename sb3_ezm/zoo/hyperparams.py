@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sb3_ezm.errors import ConfigurationError, did_you_mean
-from sb3_ezm.ezm import EZM
+from sb3_ezm.arguments import public_arguments
+from sb3_ezm.config import merge_settings
+from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
 from sb3_ezm.presets import preset_entry
 
 ALGORITHM = "ezm"
 CONFIG_FILE = Path(__file__).parent.parent / "hyperparams" / "ezm.yml"
-NESTED = ("policy_kwargs", "search_kwargs", "target_kwargs", "loss_kwargs")
 
 hyperparams: dict[str, Settings] = {}
 """What RL Zoo reads when this module is its configuration, see :func:`use_file`."""
@@ -36,9 +35,7 @@ class Settings(dict[str, Any]):
         changes = dict(changes)
         if "preset" in changes:
             self.take_preset(changes.pop("preset"))
-        for key, value in changes.items():
-            merged = key in NESTED and isinstance(value, dict) and isinstance(self.get(key), dict)
-            self[key] = {**self[key], **value} if merged else value
+        super().update(merge_settings(self, changes))
 
     def take_preset(self, preset: str) -> None:
         """
@@ -82,12 +79,12 @@ def read_settings(path: str | Path) -> dict[str, Settings]:
 def check_names(names: Iterable[str]) -> None:
     """
     :param names: of the settings that RL Zoo passes on to EZM
-    :raises ConfigurationError: if EZM has no such argument
+    :raises UnknownSettingError: if EZM has no such argument
     """
-    known = {*inspect.signature(EZM).parameters, "noise_type", "noise_std"}  # RL Zoo turns noise into an argument
+    known = {*public_arguments(), "noise_type", "noise_std"}  # RL Zoo turns noise into an argument
     for name in names:
         if name not in known:
-            raise ConfigurationError(f"EZM has no argument {name!r}. {did_you_mean(name, known)}")
+            raise UnknownSettingError(f"EZM has no argument {name!r}. {did_you_mean(name, known)}")
 
 
 def use_file(path: str | Path) -> str:

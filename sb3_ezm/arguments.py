@@ -1,0 +1,189 @@
+"""
+The arguments of ``EZM``: what each may be, which setting it is, and whether it may change when a saved model goes on.
+
+A setting is declared once, in :mod:`sb3_ezm.config`; the table says under which argument users find it. Settings of several
+sources (a preset, the zoo, the command line, a saved model) are merged by one rule, :func:`~sb3_ezm.config.merge_settings`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ezm import kinds
+from sb3_ezm.buffers import PerTaskReplayBuffer
+from sb3_ezm.config import (
+    LossConfig,
+    ReplayConfig,
+    RuntimeConfig,
+    SearchConfig,
+    Settings,
+    TargetConfig,
+    UpdateConfig,
+    build_config,
+    kind_of,
+)
+from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
+from sb3_ezm.kinds import Kind
+from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.policies import EZMPolicy
+
+
+@dataclass(frozen=True)
+class Argument:
+    """
+    One argument of the algorithm.
+
+    :param kind: what it may be
+    :param config: configuration whose setting it is, if any
+    :param field: name of the setting there
+    :param saved_with: the part of a saved training that depends on it: with that part the argument cannot change
+    """
+
+    kind: Kind
+    config: type[Settings] | None = None
+    field: str = ""
+    saved_with: str = ""
+
+
+def _setting(config: type[Settings], field: str, saved_with: str = "") -> Argument:
+    return Argument(kind_of(config, field), config, field, saved_with)
+
+
+_POLICY = kinds.either(kinds.TEXT, kinds.subclass_of(EZMPolicy), words="the name of a policy or a subclass of EZMPolicy")
+_ENV = kinds.instance_of(str, gym.Env, VecEnv, words="a Gymnasium environment or its id, or a vector environment")
+_NESTED = Argument(kinds.optional(kinds.MAPPING))
+
+ARGUMENTS: dict[str, Argument] = {
+    "policy": Argument(_POLICY, saved_with="networks"),
+    "env": Argument(kinds.optional(_ENV)),
+    "learning_rate": Argument(kinds.RATE),
+    "buffer_size": _setting(ReplayConfig, "buffer_size", "replay"),
+    "learning_starts": Argument(kinds.COUNT_FROM_0),
+    "batch_size": _setting(UpdateConfig, "batch_size"),
+    "tau": _setting(UpdateConfig, "tau"),
+    "gamma": _setting(TargetConfig, "gamma"),
+    "train_freq": Argument(kinds.TRAIN_FREQ),
+    "gradient_steps": Argument(kinds.whole(-1)),
+    "target_update_interval": _setting(UpdateConfig, "target_update_interval"),
+    "unroll_steps": _setting(TargetConfig, "unroll_steps"),
+    "td_steps": _setting(TargetConfig, "td_steps"),
+    "num_simulations": _setting(SearchConfig, "num_simulations"),
+    "num_candidates": _setting(SearchConfig, "num_candidates"),
+    "reanalyze_ratio": _setting(TargetConfig, "reanalyze_ratio"),
+    "value_target": _setting(TargetConfig, "value_target"),
+    "policy_target": _setting(TargetConfig, "policy_target"),
+    "max_grad_norm": _setting(UpdateConfig, "max_grad_norm"),
+    "per_alpha": _setting(ReplayConfig, "alpha", "replay"),
+    "per_beta": _setting(ReplayConfig, "beta"),
+    "independent_replay": _setting(ReplayConfig, "independent", "replay"),
+    "act_with_target": Argument(kinds.SWITCH),
+    "planner": Argument(kinds.SWITCH),
+    "mixed_precision": _setting(RuntimeConfig, "mixed_precision"),
+    "runtime_kwargs": _NESTED,
+    "search_kwargs": _NESTED,
+    "target_kwargs": _NESTED,
+    "loss_kwargs": _NESTED,
+    "action_noise": Argument(kinds.optional(kinds.instance_of(ActionNoise, words="an ActionNoise of Stable-Baselines3"))),
+    "replay_buffer_class": Argument(kinds.optional(kinds.subclass_of(PerTaskReplayBuffer))),
+    "replay_buffer_kwargs": _NESTED,
+    "optimize_memory_usage": Argument(kinds.SWITCH),
+    "policy_kwargs": _NESTED,
+    "task_set": Argument(kinds.optional(kinds.instance_of(TaskSet, words="a TaskSet"))),
+    "stats_window_size": Argument(kinds.COUNT),
+    "tensorboard_log": Argument(kinds.optional(kinds.PATH)),
+    "verbose": Argument(kinds.whole(0, 2)),
+    "seed": Argument(kinds.optional(kinds.SEED)),
+    "device": Argument(kinds.DEVICE),
+    "_init_setup_model": Argument(kinds.SWITCH),
+}
+
+NESTED: dict[str, type[Settings]] = {
+    "search_kwargs": SearchConfig,
+    "target_kwargs": TargetConfig,
+    "loss_kwargs": LossConfig,
+    "runtime_kwargs": RuntimeConfig,
+    "replay_buffer_kwargs": ReplayConfig,
+}
+"""Dictionaries among the arguments and the configuration whose settings they hold; ``policy_kwargs`` are the policy's."""
+
+KINDS = {name: argument.kind for name, argument in ARGUMENTS.items()}
+
+
+class Configs(NamedTuple):
+    """All settings of the algorithm but those of its policy and of SB3's training loop."""
+
+    search: SearchConfig
+    target: TargetConfig
+    loss: LossConfig
+    update: UpdateConfig
+    runtime: RuntimeConfig
+    replay: ReplayConfig
+
+
+def check_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Check arguments wherever they come from.
+
+    :param values: arguments by name
+    :return: the plain values that are meant
+    :raises ConfigurationError: naming argument, value and what is allowed
+    :raises UnknownSettingError: if there is no such argument
+    """
+    for name in values:
+        if name not in ARGUMENTS:
+            raise UnknownSettingError(f"EZM has no argument {name!r}. {did_you_mean(name, public_arguments())}")
+    return {name: ARGUMENTS[name].kind(name, value) for name, value in values.items()}
+
+
+def public_arguments() -> tuple[str, ...]:
+    """
+    :return: names of the arguments that users give
+    """
+    return tuple(name for name in ARGUMENTS if not name.startswith("_"))
+
+
+def make_configs(values: Mapping[str, Any]) -> Configs:
+    """
+    Turn flat arguments and dictionaries into settings.
+
+    :param values: all arguments of the algorithm by name
+    :return: the validated settings
+    :raises ConfigurationError: for impossible values, and settings given twice
+    :raises UnknownSettingError: for unknown names
+    """
+    return Configs(
+        *(
+            _make_config(config, next((name for name, of in NESTED.items() if of is config), None), values)
+            for config in (SearchConfig, TargetConfig, LossConfig, UpdateConfig, RuntimeConfig, ReplayConfig)
+        )
+    )
+
+
+def _make_config(config: type[Settings], nested: str | None, values: Mapping[str, Any]) -> Any:
+    flat = {argument.field: name for name, argument in ARGUMENTS.items() if argument.config is config}
+    given = dict(values[nested] or {}) if nested else {}
+    for field in flat.keys() & given.keys():
+        raise ConfigurationError(f"{field!r} in `{nested}` is the argument `{flat[field]}` of EZM itself: pass it there.")
+    if config is ReplayConfig:
+        for key in own_replay_settings(values):
+            del given[key]
+    return build_config(config, {**{field: values[name] for field, name in flat.items()}, **given}, nested or "EZM")
+
+
+def own_replay_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param values: all arguments of the algorithm by name
+    :return: keywords that a replay buffer class of the user's takes beyond those of ``PerTaskReplayBuffer``
+    """
+    buffer_class, given = values["replay_buffer_class"], values["replay_buffer_kwargs"] or {}
+    if buffer_class is None:
+        return {}
+    own = inspect.signature(buffer_class).parameters.keys() - inspect.signature(PerTaskReplayBuffer).parameters.keys()
+    return {key: value for key, value in given.items() if key in own}
