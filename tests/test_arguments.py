@@ -55,7 +55,7 @@ def test_every_setting_can_be_reached_once() -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(UnknownSettingError, match="no argument 'gama'. Did you mean 'gamma'"):
+    with pytest.raises(UnknownSettingError, match=r"no argument 'gama'\. Did you mean 'gamma'"):
         check_arguments({"gama": 0.9})
     for nested in NESTED:
         with pytest.raises(TypeError, match=f"`{nested}` has no setting 'mixed_afer'"):
