@@ -2,7 +2,7 @@
 The arguments of ``EZM``: what each may be, which setting it is, and whether it may change when a saved model goes on.
 
 A setting is declared once, in :mod:`sb3_ezm.config`; the table says under which argument users find it. Settings of several
-sources (a preset, the zoo, the command line, a saved model) are merged by one rule, :func:`~sb3_ezm.config.merge_settings`.
+sources (a preset, the zoo, the command line, a saved model) are merged by one rule, :func:`~sb3_ezm.presets.merge_settings`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sb3_ezm.config import (
 )
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
 from sb3_ezm.kinds import Kind
-from sb3_ezm.multitask.task_set import TaskSet
+from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.policies import EZMPolicy
 
 

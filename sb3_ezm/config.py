@@ -91,24 +91,6 @@ def build_config(cls: type[ConfigT], settings: Mapping[str, Any] | None, argumen
     return cls(**settings)
 
 
-def merge_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    Change settings. A change that is a dictionary (``policy_kwargs``, ``loss_kwargs``, ...) changes only the entries that it
-    names. Presets, RL Zoo's files, the command line and models that go on all follow this rule.
-
-    :param settings: settings by name
-    :param changes: settings that replace those of the same name
-    :return: the changed settings; the arguments stay as they are
-    """
-    merged = dict(settings)
-    for name, value in changes.items():
-        known = merged.get(name)
-        if isinstance(known, Mapping) and isinstance(value, Mapping):
-            value = merge_settings(known, value)
-        merged[name] = value
-    return merged
-
-
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigurationError(message)

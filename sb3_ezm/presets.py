@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from sb3_ezm.config import merge_settings
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 
 PRESETS_FILE = Path(__file__).parent / "hyperparams" / "presets.yml"
@@ -50,6 +50,24 @@ def _read() -> dict[str, Preset]:
         if isinstance(rate, str) and rate.startswith("lin_"):
             entry["settings"]["learning_rate"] = LinearSchedule(float(rate.removeprefix("lin_")), 0.0, 1.0)
     return {name: Preset(name, **entry) for name, entry in entries.items()}
+
+
+def merge_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Change settings. A change that is a dictionary (``policy_kwargs``, ``loss_kwargs``, ...) changes only the entries that it
+    names. Presets, RL Zoo's files, the command line and models that go on all follow this rule.
+
+    :param settings: settings by name
+    :param changes: settings that replace those of the same name
+    :return: the changed settings; the arguments stay as they are
+    """
+    merged = dict(settings)
+    for name, value in changes.items():
+        known = merged.get(name)
+        if isinstance(known, Mapping) and isinstance(value, Mapping):
+            value = merge_settings(known, value)
+        merged[name] = value
+    return merged
 
 
 def preset_names() -> tuple[str, ...]:

@@ -10,10 +10,10 @@ import pytest
 
 from sb3_ezm import EZM
 from sb3_ezm.arguments import ARGUMENTS, NESTED, check_arguments, make_configs
-from sb3_ezm.config import ModelConfig, Settings, merge_settings
+from sb3_ezm.config import ModelConfig, Settings
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError
 from sb3_ezm.policies import EZMPolicy
-from sb3_ezm.presets import load_preset
+from sb3_ezm.presets import load_preset, merge_settings
 from sb3_ezm.zoo.hyperparams import Settings as ZooSettings
 
 SIGNATURE = inspect.signature(EZM).parameters

@@ -9,9 +9,8 @@ from typing import Any
 import yaml
 
 from sb3_ezm.arguments import public_arguments
-from sb3_ezm.config import merge_settings
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
-from sb3_ezm.presets import preset_entry
+from sb3_ezm.presets import merge_settings, preset_entry
 
 ALGORITHM = "ezm"
 CONFIG_FILE = Path(__file__).parent.parent / "hyperparams" / "ezm.yml"
