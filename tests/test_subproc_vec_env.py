@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -11,8 +13,11 @@ import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_ezm import TaskSpec, make_multitask_env
+from sb3_ezm.checkpoint import FullCheckpointCallback
+from sb3_ezm.errors import NonFiniteError
+from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
 from sb3_ezm.multitask.vec_env import SubEnvError
-from tests.tiny import SpaceEnv
+from tests.tiny import SpaceEnv, tiny_model
 
 FORK = {"start_method": "fork"}
 
@@ -78,15 +83,16 @@ def test_a_worker_that_dies_between_two_steps() -> None:
 def test_an_environment_that_raises() -> None:
     env = subproc(SpaceEnv, RaisingEnv)
     env.reset()
-    with pytest.raises(SubEnvError, match=r"\(task 'task1'\) died: exit code 1, its traceback stands above"):
+    with pytest.raises(SubEnvError, match=r"1 \(task 'task1'\) failed: RuntimeError: the third step fails") as caught:
         step(env, 3)
+    assert 'raise RuntimeError("the third step fails")' in str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_an_environment_that_cannot_be_created(number: int) -> None:
     factories = [SpaceEnv, SpaceEnv, SpaceEnv]
     factories[number] = refuse
-    with pytest.raises(SubEnvError, match=rf"\(task 'task{number}'\) died: exit code 1"):
+    with pytest.raises(SubEnvError, match=rf"\(task 'task{number}'\) failed: RuntimeError: this environment"):
         subproc(*factories)
 
 
@@ -103,3 +109,73 @@ def test_living_workers_step_as_dummy_environments_do() -> None:
     assert processes.get_attr("task_name") == ["task0", "task1"]
     processes.close()
     dummy.close()
+
+
+class NanEnv(SpaceEnv):
+    """Its first observation is fine, the others are not."""
+
+    def step(self, action):
+        return np.full(3, np.nan, np.float32), 0.0, False, False, {}
+
+
+def test_a_nan_stops_the_training_as_it_does_in_process(tmp_path: Path) -> None:
+    env = subproc(SpaceEnv, NanEnv)
+    saving = FullCheckpointCallback(1000, tmp_path)
+    with pytest.raises(NonFiniteError, match=r"Sub-environment 1 \(task 'task1'\) failed: NonFiniteError: Task 'task1'"):
+        tiny_model(env).learn(20, callback=saving)
+    assert [path.name for path in tmp_path.glob("emergency_*")] == ["emergency_0.ezm"]
+
+
+class LeavingEnv(SpaceEnv):
+    """Ends its process politely."""
+
+    def step(self, action):
+        raise SystemExit(0)
+
+
+def test_a_worker_that_exits_says_so() -> None:
+    env = subproc(SpaceEnv, LeavingEnv)
+    env.reset()
+    with pytest.raises(SubEnvError, match=r"\(task 'task1'\) failed: SystemExit: 0"):
+        step(env, 1)
+
+
+class HangingEnv(SpaceEnv):
+    """Takes an hour for its second step."""
+
+    def step(self, action):
+        if self.steps == 1:
+            time.sleep(3600)
+        return super().step(action)
+
+
+def test_a_worker_that_hangs_is_named() -> None:
+    specs = [TaskSpec(f"task{number}", 3, 2, env_fn=factory) for number, factory in enumerate((SpaceEnv, HangingEnv))]
+    env = make_multitask_env(specs, vec_env_cls=SubprocVecEnv, vec_env_kwargs=FORK, step_timeout=0.5)
+    env.reset()
+    step(env, 1)
+    with pytest.raises(SubEnvError, match=r"1 \(task 'task1'\) did not answer within 0.5 s"):
+        step(env, 1)
+    assert not any(process.is_alive() for process in env.processes)
+
+
+class OwnArrayEnv(SpaceEnv):
+    """Returns the array that it counts in."""
+
+    def reset(self, *, seed=None, options=None):
+        self.array = np.zeros(3, np.float32) if seed is not None or not hasattr(self, "array") else self.array
+        self.array[:] = 0.0
+        return self.array, super().reset(seed=seed)[1]
+
+    def step(self, action):
+        self.array += 1.0
+        return (self.array, *super().step(action)[1:])
+
+
+def test_workers_may_return_the_array_they_work_in() -> None:
+    env = WatchedSubprocVecEnv([OwnArrayEnv], "fork")
+    env.reset()
+    for _ in range(5):
+        observation, _, _, infos = env.step(np.zeros((1, 2), np.float32))
+    assert observation.tolist() == [[0.0] * 3] and infos[0]["terminal_observation"].tolist() == [5.0] * 3
+    env.close()

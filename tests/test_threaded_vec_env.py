@@ -1,7 +1,11 @@
 """ThreadedVecEnv: the trajectories of DummyVecEnv, errors that arrive, threads that end."""
 
+import copy
+import os
+import pickle
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -297,3 +301,101 @@ def test_one_instance_for_two_environments_is_refused() -> None:
     env = CountingEnv()
     with pytest.raises(ValueError, match="same instance"):
         ThreadedVecEnv([lambda: env, lambda: env])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, KeyboardInterrupt])
+def test_whatever_a_sub_environment_raises_arrives(threads: int, kind: type[BaseException]) -> None:
+    class Leaving(CountingEnv):
+        task_name = "leave"
+
+        def step(self, action):
+            if kind is KeyboardInterrupt and threading.current_thread() is threading.main_thread():
+                raise ValueError("from the main thread it would be Ctrl-C")
+            raise kind("bye")
+
+    env = ThreadedVecEnv([CountingEnv, Leaving, CountingEnv], num_threads=threads)
+    env.reset()
+    with pytest.raises(SubEnvError, match=r"Sub-environment 1 \(task 'leave'\) failed: "):
+        env.step(np.zeros((3, 1)))
+    env.close()
+
+
+class Hanging(CountingEnv):
+    """Waits for an event that a test sets when it is over."""
+
+    over = threading.Event()
+
+    def step(self, action):
+        self.over.wait(60)
+        return super().step(action)
+
+
+def test_a_hanging_sub_environment_is_named() -> None:
+    Hanging.over.clear()
+    tasks = [TaskSpec("fine", 2, 1, env_fn=CountingEnv), TaskSpec("sick", 2, 1, env_fn=Hanging)]
+    env = make_multitask_env(tasks, step_timeout=0.5)
+    assert isinstance(env, ThreadedVecEnv)
+    env.reset()
+    with pytest.raises(SubEnvError, match=r"^Sub-environment 1 \(task 'sick'\) did not finish within 0.5 s"):
+        env.step(np.zeros((2, 1)))
+    with pytest.raises(SubEnvError, match="is closed"):
+        env.reset()
+    env.close()
+    Hanging.over.set()
+
+
+def test_a_hanging_reset_is_named() -> None:
+    class Stuck(CountingEnv):
+        def reset(self, *, seed=None, options=None):
+            Hanging.over.wait(60)
+            return super().reset(seed=seed, options=options)
+
+    Hanging.over.clear()
+    env = ThreadedVecEnv([CountingEnv, Stuck], num_threads=2, step_timeout=0.5)
+    with pytest.raises(SubEnvError, match=r"^Sub-environment 1 did not finish within 0\.5 s"):
+        env.reset()
+    Hanging.over.set()
+
+
+def test_a_time_limit_changes_nothing_else() -> None:
+    plain, limited = (ThreadedVecEnv([CountingEnv] * 3, num_threads=2, step_timeout=limit) for limit in (None, 60.0))
+    for env in (plain, limited):
+        env.seed(7)
+    assert_same(plain.reset(), limited.reset())
+    for _ in range(7):
+        assert_same(plain.step(np.ones((3, 1))), limited.step(np.ones((3, 1))))
+    plain.close()
+    limited.close()
+    for limit in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigurationError, match="`step_timeout`"):
+            ThreadedVecEnv([CountingEnv], step_timeout=limit)
+    with pytest.raises(ConfigurationError, match="DummyVecEnv cannot watch the time"):
+        make_multitask_env([TaskSpec("fine", 2, 1, env_fn=CountingEnv)], vec_env_cls=DummyVecEnv, step_timeout=1.0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_is_told_that_it_has_no_threads() -> None:
+    env = ThreadedVecEnv([CountingEnv] * 3, num_threads=2)
+    env.reset()
+    env.step(np.zeros((3, 1)))
+    child = os.fork()
+    if child == 0:
+        try:
+            env.step(np.zeros((3, 1)))
+        except SubEnvError as error:
+            env.close()
+            os._exit(0 if "before this process was forked" in str(error) else 2)
+        finally:
+            os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    env.step(np.zeros((3, 1)))
+    env.close()
+
+
+@pytest.mark.parametrize("reproduce", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_it_says_that_it_cannot_be_copied(reproduce: Callable[[Any], Any]) -> None:
+    env = ThreadedVecEnv([CountingEnv] * 2)
+    with pytest.raises(SubEnvError, match="neither pickled nor copied"):
+        reproduce(env)
+    env.close()

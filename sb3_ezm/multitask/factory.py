@@ -56,9 +56,22 @@ def _default_vec_env_cls(task_set: TaskSet) -> type[DummyVecEnv]:
     return DummyVecEnv
 
 
-def _watched(vec_env_cls: Callable[..., VecEnv], names: list[str]) -> Callable[..., VecEnv]:
-    """``SubprocVecEnv`` hangs, or raises a bare ``EOFError``, when a worker dies: ours tells whose it was."""
-    return partial(WatchedSubprocVecEnv, names=names) if vec_env_cls is SubprocVecEnv else vec_env_cls
+def _choose_vec_env(
+    vec_env_cls: Callable[..., VecEnv] | None, task_set: TaskSet, names: list[str], step_timeout: float | None
+) -> Callable[..., VecEnv]:
+    chosen = vec_env_cls or _default_vec_env_cls(task_set)
+    limit: dict[str, Any] = {} if step_timeout is None else {"step_timeout": step_timeout}
+    if chosen is SubprocVecEnv:  # it hangs, or raises a bare EOFError, when a worker dies: ours tells whose it was
+        return partial(WatchedSubprocVecEnv, names=names, **limit)
+    if not limit:
+        return chosen
+    if vec_env_cls is None and chosen is DummyVecEnv:
+        return partial(ThreadedVecEnv, num_threads=1, **limit)
+    if isinstance(chosen, type) and issubclass(chosen, (ThreadedVecEnv, WatchedSubprocVecEnv)):
+        return partial(chosen, **limit)
+    raise ConfigurationError(
+        f"{getattr(chosen, '__name__', chosen)} cannot watch the time (`step_timeout`): use ThreadedVecEnv or SubprocVecEnv."
+    )
 
 
 def make_multitask_env(
@@ -73,6 +86,7 @@ def make_multitask_env(
     max_episode_steps: int | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     observation_padding: ObservationPadding = "aligned",
+    step_timeout: float | None = None,
 ) -> VecEnv:
     """
     Create a monitored vector environment over any tasks, whatever their observation and action sizes.
@@ -92,6 +106,8 @@ def make_multitask_env(
     :param max_episode_steps: time limit; replaces the registered one of a Gymnasium id, is added to any other environment
     :param env_kwargs: further keywords of every environment
     :param observation_padding: how HumanoidBench's observations are padded, see :func:`make_task_set`
+    :param step_timeout: seconds after which a step or reset that does not end is an error that names the task, see
+        :class:`ThreadedVecEnv`; by default there is no limit
     :return: the vector environment
     :raises ConfigurationError: if a task is unknown or unsupported, or a number is out of range
     """
@@ -115,7 +131,7 @@ def make_multitask_env(
         return _init
 
     names = [name for name in task_set.names for _ in range(n_envs_per_task)]
-    create = _watched(vec_env_cls or _default_vec_env_cls(task_set), names)
+    create = _choose_vec_env(vec_env_cls, task_set, names, step_timeout)
     vec_env = create([make_env(rank) for rank in range(len(names))], **(vec_env_kwargs or {}))
     vec_env.seed(seed)
     return vec_env

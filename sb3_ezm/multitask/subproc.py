@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import signal
+import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 from stable_baselines3.common.vec_env import SubprocVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper, VecEnv
+from stable_baselines3.common.vec_env.subproc_vec_env import _worker
 
-from sb3_ezm.multitask.vec_env import SubEnvError
+from sb3_ezm import errors
+from sb3_ezm.errors import EZMError
+from sb3_ezm.multitask.vec_env import SubEnvError, check_time_limit
+from sb3_ezm.multitask.watch import OwnedObservations
+
+
+class _Failure(NamedTuple):
+    """What ended a worker, on its way to the parent process."""
+
+    kind: type[EZMError]
+    summary: str
+    traceback: str
+
+
+class _WorkerTraceback(Exception):
+    """The cause of an error that was raised in another process."""
+
+
+def _reporting_worker(remote: Connection, parent_remote: Connection, env_fn: CloudpickleWrapper) -> None:
+    """The worker of Stable-Baselines3, but what ends it is sent to the parent process."""
+    try:
+        _worker(remote, parent_remote, env_fn)
+    except BaseException as error:
+        # Errors of this package keep their type. Others may be of classes that the parent process does not know.
+        kind = type(error) if getattr(errors, type(error).__name__, None) is type(error) else SubEnvError
+        with contextlib.suppress(OSError):  # nobody listens any more
+            remote.send(_Failure(kind, f"{type(error).__name__}: {error}", traceback.format_exc()))  # type: ignore[arg-type]
+
+
+def _make_env(env_fn: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
+    env = env_fn()
+    OwnedObservations.install(env, "step")
+    return env
 
 
 class WatchedSubprocVecEnv(SubprocVecEnv):
     """
     A ``SubprocVecEnv`` that notices when a worker process dies.
+
+    What an environment raises is raised in the parent process, with the traceback of the worker as its cause.
 
     In Stable-Baselines3's the parent reads from the worker's pipe. If the worker has died that is an ``EOFError`` at best;
     with the start method ``fork`` other workers hold copies of the pipe's other end, and the parent waits for ever. Here it
@@ -24,7 +64,8 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
     :param env_fns: functions that return new environments
     :param start_method: as in Stable-Baselines3; the default, ``"forkserver"``, imports everything anew in every worker
     :param names: task of each sub-environment, for errors
-    :raises SubEnvError: here and in every other method, if a worker has died. All workers are then ended
+    :param step_timeout: seconds that a worker may take to answer, once it has been created; by default there is no limit
+    :raises SubEnvError: here and in every other method, if a worker has died, raised or hangs. All workers are then ended
     """
 
     def __init__(
@@ -32,10 +73,27 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
         env_fns: list[Callable[[], gym.Env[Any, Any]]],
         start_method: str | None = None,
         names: Sequence[str] | None = None,
+        step_timeout: float | None = None,
     ):
+        check_time_limit(step_timeout)
         self._names = names
         self._watched: tuple[_WatchedPipe, ...] = ()
-        super().__init__(env_fns, start_method)
+        # As in SubprocVecEnv, whose own method knows no other worker.
+        self.waiting = self.closed = False
+        self.step_timeout: float | None = None  # what follows imports everything in the workers
+        context: Any = multiprocessing.get_context(start_method or _default_start_method())
+        self.processes = []
+        pipes = [context.Pipe() for _ in env_fns]
+        self.remotes, self.work_remotes = [pipe for pipe, _ in pipes], [pipe for _, pipe in pipes]
+        for remote, work_remote, env_fn in zip(self.remotes, self.work_remotes, env_fns, strict=True):
+            arguments = (work_remote, remote, CloudpickleWrapper(partial(_make_env, env_fn)))
+            process = context.Process(target=_reporting_worker, args=arguments, daemon=True)
+            process.start()
+            self.processes.append(process)
+            work_remote.close()
+        self.remotes[0].send(("get_spaces", None))
+        VecEnv.__init__(self, len(env_fns), *self.remotes[0].recv())
+        self.step_timeout = step_timeout
 
     @property
     def remotes(self) -> tuple[_WatchedPipe, ...]:
@@ -46,29 +104,44 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
     def remotes(self, pipes: Sequence[Connection]) -> None:
         self._watched = tuple(_WatchedPipe(self, index, pipe) for index, pipe in enumerate(pipes))
 
-    def fail(self, index: int) -> SubEnvError:
+    def fail(self, index: int, failure: _Failure | None = None, hangs: bool = False) -> EZMError:
         """
         End all workers.
 
         :param index: sub-environment whose worker has died
+        :param failure: what it reported
+        :param hangs: whether it lives, but does not answer
         :return: what to raise
         """
         process = self.processes[index]
-        process.join(timeout=1.0)
+        process.join(timeout=0.0 if hangs else 1.0)
+        exit_code = process.exitcode
         for other in self.processes:
             other.terminate()
         for other in self.processes:
             other.join(timeout=5.0)
+            other.kill()  # where it ignores the polite signal
         self.closed, self.waiting = True, False
         task = f" (task {self._names[index]!r})" if self._names is not None else ""
-        return SubEnvError(f"The worker process of sub-environment {index}{task} died: {_cause(process.exitcode)}.")
+        if hangs:
+            limit = f"{self.step_timeout:g} s (`step_timeout`)"
+            return SubEnvError(f"Sub-environment {index}{task} did not answer within {limit}. All workers were ended.")
+        if failure is None:
+            return SubEnvError(f"The worker process of sub-environment {index}{task} died: {_cause(exit_code)}.")
+        error = failure.kind(f"Sub-environment {index}{task} failed: {failure.summary}")
+        error.__cause__ = _WorkerTraceback(f"\n{failure.traceback}")
+        return error
+
+
+def _default_start_method() -> str:
+    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 def _cause(exit_code: int | None) -> str:
     if exit_code is None:
         return "it closed its pipe"
     if exit_code >= 0:
-        return f"exit code {exit_code}, its traceback stands above"
+        return f"exit code {exit_code}"
     try:
         name = signal.Signals(-exit_code).name
     except ValueError:
@@ -93,17 +166,24 @@ class _WatchedPipe:
             raise SubEnvError("The vector environment is closed: create a new one.")
         try:
             self._pipe.send(message)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise self._owner.fail(self._index) from error
+        except (BrokenPipeError, ConnectionResetError):
+            self.recv()  # raises what the worker reported, if anything
+            raise self._owner.fail(self._index) from None
 
     def recv(self) -> Any:
-        # What a process sent before it died still counts.
-        if self._pipe in wait([self._pipe, self._owner.processes[self._index].sentinel]):
-            try:
-                return self._pipe.recv()
-            except (EOFError, ConnectionResetError) as error:
-                raise self._owner.fail(self._index) from error
-        raise self._owner.fail(self._index)
+        owner = self._owner
+        ready = wait([self._pipe, owner.processes[self._index].sentinel], owner.step_timeout)
+        if not ready:
+            raise owner.fail(self._index, hangs=True)
+        if self._pipe not in ready:  # what a process sent before it died still counts
+            raise owner.fail(self._index)
+        try:
+            message = self._pipe.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise owner.fail(self._index) from error
+        if isinstance(message, _Failure):
+            raise owner.fail(self._index, message)
+        return message
 
     def close(self) -> None:
         self._pipe.close()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
+import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from copy import deepcopy
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -15,10 +21,58 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from sb3_ezm.devices import available_cpus
 from sb3_ezm.errors import ConfigurationError, EZMError
+from sb3_ezm.multitask.watch import copy_observation
+
+INTERRUPT_PATIENCE = 5.0  # seconds that sub-environments have to end their step after Ctrl-C
 
 
 class SubEnvError(EZMError, RuntimeError):
-    """A sub-environment raised; the message names its index and task, the cause is the original error."""
+    """A sub-environment raised or hangs; the message names its index and task, the cause is the original error."""
+
+
+def check_time_limit(seconds: float | None) -> None:
+    """
+    :param seconds: value of the argument ``step_timeout``
+    :raises ConfigurationError: unless it is None or a positive number
+    """
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ConfigurationError(f"`step_timeout` must be a positive number of seconds, or None for no limit, got {seconds}.")
+
+
+class _DaemonThreads:
+    """
+    Threads that a program does not wait for when it ends: one of them may hang in an environment.
+
+    :param count: of the threads
+    """
+
+    def __init__(self, count: int) -> None:
+        self._jobs: SimpleQueue[tuple[Future[None], Callable[[], None]] | None] = SimpleQueue()
+        self.threads = [
+            threading.Thread(target=_serve, args=(self._jobs,), name=f"ThreadedVecEnv_{number}", daemon=True)
+            for number in range(count)
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def submit(self, job: Callable[[], None]) -> Future[None]:
+        future: Future[None] = Future()
+        self._jobs.put((future, job))
+        return future
+
+    def stop(self) -> None:
+        for _ in self.threads:
+            self._jobs.put(None)
+
+
+def _serve(jobs: SimpleQueue[tuple[Future[None], Callable[[], None]] | None]) -> None:
+    while (entry := jobs.get()) is not None:
+        future, job = entry
+        try:
+            job()
+        finally:
+            future.set_result(None)
+        del entry, future, job  # a waiting thread must not keep the environments alive
 
 
 class ThreadedVecEnv(DummyVecEnv):
@@ -29,25 +83,49 @@ class ThreadedVecEnv(DummyVecEnv):
     start-up time of processes. Threads take the next sub-environment as they become free, the calling thread included, so an
     expensive one does not hold up the rest. Sub-environments must not share state, NumPy's global generator included.
 
+    Threads live in one process: the environment cannot be pickled, and does not step in a process that was forked later.
+
     :param env_fns: functions that return new environments
     :param num_threads: threads that step, the calling one included; by default one for each available CPU, and never more
         than sub-environments
-    :raises ConfigurationError: if ``num_threads`` is below 1
+    :param step_timeout: seconds that one step or reset of all sub-environments may take, then those that hang are named in a
+        ``SubEnvError`` and the environment is closed. Their threads are left to themselves. By default there is no limit
+    :raises ConfigurationError: if ``num_threads`` is below 1, ``step_timeout`` is not positive or cannot be watched
     """
 
-    def __init__(self, env_fns: list[Callable[[], gym.Env[Any, Any]]], num_threads: int | None = None):
+    def __init__(
+        self,
+        env_fns: list[Callable[[], gym.Env[Any, Any]]],
+        num_threads: int | None = None,
+        step_timeout: float | None = None,
+    ):
         if num_threads is not None and num_threads < 1:
             raise ConfigurationError(f"`num_threads` must be at least 1, got {num_threads}.")
+        check_time_limit(step_timeout)
         super().__init__(env_fns)
         wanted = available_cpus() if num_threads is None else num_threads
         # A window belongs to the thread that opened it: environments that draw while stepping stay in the calling thread.
         self.num_threads = 1 if self.render_mode == "human" else min(wanted, self.num_envs)
-        self._pool = ThreadPoolExecutor(max(1, self.num_threads - 1), thread_name_prefix="ThreadedVecEnv")
+        if step_timeout is not None and self.render_mode == "human":
+            raise ConfigurationError("`step_timeout` is not available with `render_mode='human'`: windows stay in one thread.")
+        self.step_timeout = step_timeout
+        # With a time limit the calling thread watches the others.
+        self._workers = _DaemonThreads(self.num_threads - (step_timeout is None))
+        weakref.finalize(self, self._workers.stop)
+        self._process = os.getpid()
         self._is_open = True
         self._is_stepping = False
+        self._job: Callable[[int], None] = self._step_env
         self._waiting: deque[int] = deque()
+        self._busy: set[int] = set()
         self._running: list[Future[None]] = []
         self._errors: dict[int, BaseException] = {}
+
+    def __reduce__(self) -> NoReturn:
+        raise SubEnvError(
+            "A ThreadedVecEnv can be neither pickled nor copied, as its threads belong to this process: create another one "
+            "from the same functions where it is needed."
+        )
 
     def step_async(self, actions: np.ndarray) -> None:
         """
@@ -56,15 +134,12 @@ class ThreadedVecEnv(DummyVecEnv):
         :param actions: [n_envs, A]
         :raises SubEnvError: if the environment is closed or a step is already running
         """
-        if not self._is_open:
-            raise SubEnvError("The vector environment is closed: create a new one.")
+        self._check_usable()
         if self._is_stepping:
             raise SubEnvError("`step_async` was called again before `step_wait`.")
         self._is_stepping = True
         self.actions = np.array(actions)  # a copy: the caller may reuse its array while threads read it
-        self._errors = {}
-        self._waiting = deque(range(self.num_envs))
-        self._running = [self._pool.submit(self._work, self._waiting) for _ in range(self.num_threads - 1)]
+        self._launch(self._step_env)
 
     def step_wait(self) -> VecEnvStepReturn:
         """
@@ -75,48 +150,118 @@ class ThreadedVecEnv(DummyVecEnv):
         """
         if not self._is_stepping:
             raise SubEnvError("`step_wait` was called without `step_async`.")
-        try:
-            self._work(self._waiting)
-        finally:
-            self._join()
-        self._raise_first_error()
+        self._finish()
         return self._obs_from_buf(), np.copy(self.buf_rews), np.copy(self.buf_dones), deepcopy(self.buf_infos)
 
     def reset(self) -> VecEnvObs:
         """
-        Reset all sub-environments, one after the other. A step in progress is cancelled.
+        Reset all sub-environments, one after the other unless there is a time limit. A step in progress is cancelled.
 
         :return: observations
+        :raises SubEnvError: if a sub-environment exceeds the time limit
         """
+        self._check_usable()
         self._join()
-        return super().reset()
+        if self.step_timeout is None:
+            return super().reset()
+        self._launch(self._reset_env)
+        self._finish()
+        self._reset_seeds()
+        self._reset_options()
+        return self._obs_from_buf()
 
     def close(self) -> None:
-        """Stop the threads, then close the sub-environments. Closing again does nothing."""
+        """Stop the threads, then close the sub-environments that do not hang. Closing again does nothing."""
         if self._is_open:
             self._is_open = False
-            self._join()
-            self._pool.shutdown(wait=True)
+            if self._process == os.getpid():
+                try:
+                    self._join()
+                except SubEnvError:  # one hangs, the others are closed
+                    return
+                self._workers.stop()
+                for thread in self._workers.threads:
+                    thread.join()
             super().close()
 
-    def _join(self) -> None:
+    def _check_usable(self) -> None:
+        if not self._is_open:
+            raise SubEnvError("The vector environment is closed: create a new one.")
+        if self._process != os.getpid():
+            raise SubEnvError(
+                "The ThreadedVecEnv was created before this process was forked, and threads are not copied: create a new one."
+            )
+
+    # -------------------------------------------------------------------------------------------------------- threads
+
+    def _launch(self, job: Callable[[int], None]) -> None:
+        self._job, self._errors = job, {}
+        self._waiting = deque(range(self.num_envs))
+        self._running = [self._workers.submit(self._work) for _ in self._workers.threads]
+
+    def _finish(self) -> None:
+        """Wait for all sub-environments, or help them, and raise what one of them raised."""
+        try:
+            if self.step_timeout is None:
+                self._work()
+            elif wait(self._running, self.step_timeout).not_done:
+                self._abandon(f"did not finish within {self.step_timeout:g} s (`step_timeout`)")
+        except BaseException:  # an interrupt
+            with contextlib.suppress(SubEnvError):  # it must not hide the interrupt
+                self._join(INTERRUPT_PATIENCE)
+            raise
+        self._join()
+        if self._errors:
+            env_idx = min(self._errors)
+            error = self._errors[env_idx]
+            # Errors of this package keep their type, so that a NaN stays a ValueError for hyperparameter search.
+            kind = type(error) if isinstance(error, EZMError) else SubEnvError
+            raise kind(f"{self._label(env_idx)} failed: {type(error).__name__}: {error}") from error
+
+    def _join(self, patience: float | None = None) -> None:
         """Leave no worker stepping: what has not begun is dropped (after an interrupt or a cancel), the rest is waited for."""
         self._waiting.clear()
-        wait(self._running)
+        if wait(self._running, patience or self.step_timeout).not_done:
+            self._abandon("does not end its step")
         self._running = []
         self._is_stepping = False
 
-    def _work(self, waiting: deque[int]) -> None:
-        """Step sub-environments until none waits. Errors are kept for the calling thread."""
+    def _abandon(self, what: str) -> NoReturn:
+        """Close everything but the sub-environments that hang."""
+        self._waiting.clear()
+        stuck = sorted(self._busy)
+        labels = " and ".join(self._label(env_idx) for env_idx in stuck)
+        self._running, self._is_stepping, self._is_open = [], False, False
+        self._workers.stop()
+        for env_idx, env in enumerate(self.envs):
+            if env_idx not in stuck:
+                env.close()
+        raise SubEnvError(f"{labels} {what}. The vector environment is closed.")
+
+    def _work(self) -> None:
+        """Step or reset sub-environments until none waits. Errors are kept for the calling thread."""
+        waiting, job = self._waiting, self._job
         while True:
             try:
                 env_idx = waiting.popleft()  # atomic: no two threads get the same index
             except IndexError:
                 return
+            self._busy.add(env_idx)
             try:
-                self._step_env(env_idx)
-            except Exception as error:
+                job(env_idx)
+            # Not only Exception: a SystemExit ends the thread and nothing else.
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                    raise
                 self._errors[env_idx] = error
+            finally:
+                self._busy.discard(env_idx)
+
+    def _reset_env(self, env_idx: int) -> None:
+        # The body of the loop in DummyVecEnv.reset.
+        options = {"options": self._options[env_idx]} if self._options[env_idx] else {}
+        obs, self.reset_infos[env_idx] = self.envs[env_idx].reset(seed=self._seeds[env_idx], **options)
+        self._save_obs(env_idx, obs)
 
     def _step_env(self, env_idx: int) -> None:
         # The body of the loop in DummyVecEnv.step_wait; rows of the buffers belong to one sub-environment each.
@@ -126,21 +271,14 @@ class ThreadedVecEnv(DummyVecEnv):
         self.buf_dones[env_idx] = terminated or truncated
         info["TimeLimit.truncated"] = truncated and not terminated
         if self.buf_dones[env_idx]:
-            info["terminal_observation"] = obs
+            info["terminal_observation"] = copy_observation(obs)  # the reset may write into it
             obs, self.reset_infos[env_idx] = env.reset()
         self.buf_infos[env_idx] = info
         self._save_obs(env_idx, obs)
 
-    def _raise_first_error(self) -> None:
-        if not self._errors:
-            return
-        env_idx = min(self._errors)
-        error = self._errors[env_idx]
+    def _label(self, env_idx: int) -> str:
         try:
             task = f" (task {self.envs[env_idx].get_wrapper_attr('task_name')!r})"
         except AttributeError:
             task = ""
-        message = f"Sub-environment {env_idx}{task} failed: {type(error).__name__}: {error}"
-        # Errors of this package keep their type, so that a NaN stays a ValueError for hyperparameter search.
-        kind = type(error) if isinstance(error, EZMError) else SubEnvError
-        raise kind(message) from error
+        return f"Sub-environment {env_idx}{task}"
