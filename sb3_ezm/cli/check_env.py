@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import traceback
 import warnings
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from sb3_ezm.cli.common import resolve_tasks
+from sb3_ezm.cli.common import resolve_task
 from sb3_ezm.errors import ConfigurationError, EZMError, counted
 from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.padding import PaddedTaskEnv
-from sb3_ezm.tasks.task_set import TaskSet
+from sb3_ezm.tasks import TaskSet, TaskSpec, make_task_set
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,25 +25,40 @@ def run(args: argparse.Namespace) -> int:
     :return: exit status: 1 if a task cannot be learned
     :raises ConfigurationError: if the arguments are impossible
     """
-    tasks = resolve_tasks(args.tasks)
-    print(f"{counted(len(tasks), 'task')}, padded to {_entries(tasks.observation_size, tasks.action_size)}")
+    specs: list[TaskSpec] = []
     failed = False
+    for name in args.tasks:
+        task = resolve_task(name)
+        try:
+            specs += make_task_set(task)
+        except (Exception, SystemExit) as error:  # whatever the environment does: the next one is to be checked as well
+            if isinstance(task, str) and task not in gym.registry:
+                raise  # misspelled
+            failed = _fail(name, error, args.debug)
+    if not specs:
+        return 1
+    tasks = TaskSet(tuple(specs))
+    print(f"{counted(len(tasks), 'task')}, padded to {_entries(tasks.observation_size, tasks.action_size)}")
     for spec in tasks:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 notes = _check(tasks, spec.name, args.steps, args.seed)
-        except (Exception, SystemExit) as error:  # whatever the environment does: the next one is to be checked as well
-            if args.debug and not isinstance(error, EZMError):
-                raise
-            failed = True
-            kind = "" if isinstance(error, (EZMError, AssertionError)) else f"{type(error).__name__}: "
-            print(f"FAILED {spec.name}: {kind}{error}")
+        except (Exception, SystemExit) as error:
+            failed = _fail(spec.name, error, args.debug)
             continue
         print(f"ok     {spec.name}: {_entries(spec.observation_size, spec.action_size)}")
         for note in [*notes, *sorted({str(warning.message) for warning in caught})]:
             print(f"       note: {note}")
     return 1 if failed else 0
+
+
+def _fail(name: str, error: BaseException, debug: bool) -> bool:
+    kind = "" if isinstance(error, (EZMError, AssertionError)) else f"{type(error).__name__}: "
+    print(f"FAILED {name}: {kind}{error}")
+    if debug:
+        traceback.print_exception(error)
+    return True
 
 
 def _entries(observations: int, actions: int) -> str:
@@ -73,7 +92,7 @@ def check_task(env: PaddedTaskEnv, tasks: TaskSet, steps: int, seed: int) -> lis
     padding = np.delete(first, list(places), axis=1)
     if np.any(padding != 0.0):
         raise ConfigurationError(f"Padded observation entries must be zero, got up to {np.abs(padding).max()}.")
-    notes = []
+    notes = _bounds(first[:, list(places)], env.env.observation_space)
     if not np.array_equal(first, again):
         notes.append("the same seed and actions gave other observations: runs will not repeat")
     if not lengths:
@@ -83,6 +102,23 @@ def check_task(env: PaddedTaskEnv, tasks: TaskSet, steps: int, seed: int) -> lis
     largest = float(np.abs(rewards).max())
     notes.append(f"largest reward of a random step: {largest:g} (compare `reward_range` in policy_kwargs)")
     return notes
+
+
+def _bounds(rows: np.ndarray, space: spaces.Space[Any]) -> list[str]:
+    """A note where observations [N, O] of a space leave its bounds."""
+    flat = spaces.flatten_space(space)
+    if not isinstance(flat, spaces.Box):
+        return []
+    low, high = flat.low.astype(np.float64), flat.high.astype(np.float64)
+    slack = 1e-6 * np.maximum(1.0, np.abs(rows))  # rows are rounded to float32
+    found = np.argwhere((rows < low - slack) | (rows > high + slack))
+    if not len(found):
+        return []
+    row, entry = found[0].tolist()
+    return [
+        f"the observation leaves the bounds of its space: entry {entry} was {rows[row, entry]:g}, the bounds are "
+        f"[{low[entry]:g}, {high[entry]:g}]"
+    ]
 
 
 def _play(env: PaddedTaskEnv, steps: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[int]]:

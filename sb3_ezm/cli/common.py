@@ -42,11 +42,15 @@ def resolve_tasks(names: Sequence[str]) -> TaskSet:
     :return: the tasks
     :raises ConfigurationError: if one is unknown, or a module cannot be imported
     """
-    return make_task_set([_resolve(name) for name in names])
+    return make_task_set([resolve_task(name) for name in names])
 
 
-def _resolve(name: str) -> TaskLike:
-    """``module:function`` as that function; everything else is a name, also ``module:Id-v0`` as Gymnasium writes it."""
+def resolve_task(name: str) -> TaskLike:
+    """
+    :param name: suite, task, Gymnasium id, or ``module:function``
+    :return: the function; everything else is a name, also ``module:Id-v0`` as Gymnasium writes it
+    :raises ConfigurationError: if the module cannot be imported, or has no such function
+    """
     module, _, attribute = name.partition(":")
     if not attribute.isidentifier():
         return name

@@ -32,7 +32,6 @@ def _listed(cls: type[Any]) -> type[Any]:
 _WRAPPERS: dict[type[gym.Wrapper[Any, Any, Any, Any]], tuple[str, ...]] = {
     _listed(wrappers.TimeLimit): ("_elapsed_steps",),
     wrappers.OrderEnforcing: ("_has_reset",),
-    wrappers.PassiveEnvChecker: (),
     Monitor: (
         "rewards",
         "needs_reset",
@@ -73,6 +72,9 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
     layers = []
     layer: Any = env
     while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, wrappers.PassiveEnvChecker):  # it only looks at the first calls
+            layer = layer.env
+            continue
         names = _WRAPPERS.get(_listed(type(layer)))
         if _has_state(type(layer)):
             layers.append([_label(layer), layer.get_state()])  # type: ignore[attr-defined]
@@ -108,6 +110,8 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     layers: list[Any] = [env]
     while isinstance(layers[-1], gym.Wrapper):
         layers.append(layers[-1].env)
+    checkers = [layer for layer in layers if isinstance(layer, wrappers.PassiveEnvChecker)]
+    layers = [layer for layer in layers if layer not in checkers]
     found, saved = [_label(layer) for layer in layers], [label for label, _ in state["layers"]]
     if found != saved:
         raise ConfigurationError(f"its state belongs to {_nested(saved)}, the environment is {_nested(found)}.")
@@ -121,9 +125,9 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
             layer.set_state(values)
         else:
             vars(layer).update(values)
-        if isinstance(layer, wrappers.PassiveEnvChecker):
-            # It looks at the first calls, which are over; without their data it would fail.
-            vars(layer).update({name: True for name in vars(layer) if name.startswith("checked_")})
+    for checker in checkers:
+        # The first calls are over; without their data it would fail.
+        vars(checker).update({name: True for name in vars(checker) if name.startswith("checked_")})
 
 
 def _has_state(cls: type[Any]) -> bool:

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit  # by name: RL Zoo replaces the module's attribute by a subclass
 
 from sb3_ezm.errors import ConfigurationError, NonFiniteError
+from sb3_ezm.tasks.api import ObservationCheck, check_env_class, check_reset, check_step, explain
 from sb3_ezm.tasks.spaces import flat_action_size, flat_observation_size
 from sb3_ezm.tasks.task_set import TaskSet
 
@@ -37,6 +38,8 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
         gym.utils.RecordConstructorArgs.__init__(self, task_set=task_set.without_factories(), task=task)
         gym.Wrapper.__init__(self, env)
         spec = task_set[task]
+        self._who = f"Task {spec.name!r}"
+        check_env_class(env, self._who)
         self.task_set = task_set
         self.task_name = spec.name
         self.task_id = task_set.index(spec.name)
@@ -51,8 +54,7 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
                 )
         self.observation_space = task_set.observation_space
         self.action_space = task_set.action_space
-        self._native_observation_space = env.observation_space
-        self._native_size = spec.observation_size
+        self._observations = ObservationCheck(env.observation_space, spec.observation_size, self._who)
         self._padded_size = task_set.observation_size
         self._places: slice | np.ndarray = slice(0, spec.observation_size)
         if spec.observation_index is not None:
@@ -70,23 +72,34 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
         :param seed: passed on to the native environment
         :param options: passed on to the native environment
         :return: padded observation and info
+        :raises ConfigurationError: if the native environment returns something else than Gymnasium asks of it
         :raises NonFiniteError: if the observation is not finite
         """
-        observation, info = self.env.reset(seed=seed, options=options)
+        keywords = {} if options is None else {"options": options}  # some environments know of none
+        try:
+            answer = self.env.reset(seed=seed, **keywords)
+        except Exception as error:
+            explain(error, self._who)
+            raise
+        observation, info = check_reset(answer, self._who)
         return self._pad(observation), self._label(info)
 
     def step(self, action: np.ndarray) -> tuple[MultiTaskObs, SupportsFloat, bool, bool, dict[str, Any]]:
         """
         :param action: [A] in [-1, 1]; entries beyond the native ones are ignored
         :return: padded observation, reward, terminated, truncated, info
-        :raises ConfigurationError: if the action has another shape or leaves [-1, 1]
+        :raises ConfigurationError: if the action has another shape or leaves [-1, 1], or the native environment returns
+            something else than Gymnasium asks of it
         :raises NonFiniteError: if the observation or the reward is not finite
         """
-        observation, reward, terminated, truncated, info = self.env.step(self.native_action(action))
-        value = float(reward)
-        if not math.isfinite(value):
-            raise NonFiniteError(f"Task {self.task_name!r}: the environment returned the reward {value}.")
-        return self._pad(observation), value, bool(terminated), bool(truncated), self._label(info)
+        native = self.native_action(action)
+        try:
+            answer = self.env.step(native)
+        except Exception as error:
+            explain(error, self._who)
+            raise
+        observation, reward, terminated, truncated, info = check_step(answer, self._who)
+        return self._pad(observation), reward, terminated, truncated, self._label(info)
 
     def native_action(self, action: np.ndarray) -> np.ndarray:
         """
@@ -110,12 +123,7 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
 
     def _pad(self, observation: Any) -> MultiTaskObs:
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which is reported below
-            flat = np.asarray(spaces.flatten(self._native_observation_space, observation))
-            if flat.shape != (self._native_size,):  # numpy would broadcast a single entry
-                raise ConfigurationError(
-                    f"Task {self.task_name!r}: the environment returned {flat.size} observation entries, "
-                    f"its space has {self._native_size}."
-                )
+            flat = self._observations.flatten(observation)
             single = flat.astype(np.float32)
         if not np.isfinite(single).all():
             bad = np.flatnonzero(~np.isfinite(single))
@@ -163,13 +171,14 @@ class IgnoreTermination(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstru
                 f"Termination of {env} cannot be ignored: it has no time limit, so its episodes would never end. "
                 "Pass `max_episode_steps`, or wrap it in gymnasium.wrappers.TimeLimit."
             )
+        self._who = f"The environment {env}"
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """
         :param action: native action
         :return: observation, reward, False, truncated, info
         """
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = check_step(self.env.step(action), self._who)
         if terminated:
             info = {**info, "terminated_ignored": True}
             # The time limit by which RL Zoo replaces Gymnasium's does not truncate where the environment terminates.

@@ -11,6 +11,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.tasks.api import check_env_class, explain
 from sb3_ezm.tasks.task_set import EnvFactory, TaskSpec
 
 
@@ -46,6 +47,8 @@ class GymEnvFactory:
         # Some environments render by default and open a window or an OpenGL context in their constructor.
         if "render_mode" not in merged and creator is not None and _has_keyword(creator, "render_mode"):
             merged["render_mode"] = None
+        # This package looks at every answer itself, and names task, value and fix.
+        merged.setdefault("disable_env_checker", True)
         return gym.make(self.env_id, **merged)
 
 
@@ -78,9 +81,16 @@ def create_native_env(
     if is_gym_id and max_episode_steps is not None:
         kwargs["max_episode_steps"] = max_episode_steps
     _check_keywords(spec, spec.env_fn, kwargs)
-    env = spec.env_fn(**kwargs)
+    try:
+        env = spec.env_fn(**kwargs)
+    except gym.error.Error as error:
+        raise ConfigurationError(f"Task {spec.name!r}: its environment cannot be made: {error}") from error
+    except Exception as error:
+        explain(error, f"Task {spec.name!r}")
+        raise
     if not isinstance(env, gym.Env):
         raise ConfigurationError(f"Task {spec.name!r}: its factory must return a gymnasium.Env, got {type(env).__name__}.")
+    check_env_class(env, f"Task {spec.name!r}")
     if max_episode_steps is not None and not is_gym_id:
         env = gym.wrappers.TimeLimit(env, max_episode_steps)
     return env
