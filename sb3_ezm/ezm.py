@@ -34,12 +34,12 @@ from sb3_ezm.config import (
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.kinds import checked
 from sb3_ezm.learner import Learner
-from sb3_ezm.tasks.statistics import TaskStatistics
-from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
 from sb3_ezm.progress import with_progress_bar
 from sb3_ezm.rollouts import RolloutAlgorithm
+from sb3_ezm.tasks.statistics import TaskStatistics
+from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.tensorboard import add_layout
 from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks
 

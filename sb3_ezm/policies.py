@@ -16,12 +16,12 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from sb3_ezm.config import ModelConfig, SearchConfig, TargetConfig, build_config
 from sb3_ezm.distributions import squash_action
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.search import SearchOutput, WorldModelPlanner, deterministic_noise, draw_noise, search
 from sb3_ezm.search.model import choose_heads
 from sb3_ezm.search.packed import network_for_search
 from sb3_ezm.search.static import StaticSearch
+from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 from sb3_ezm.world_model import WorldModel
 
 SMALL_MODEL: dict[str, Any] = {

@@ -12,9 +12,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ezm.arguments import ARGUMENTS, Configs, check_arguments, own_replay_settings
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import check_action_space, check_task_set, default_task_set
+from sb3_ezm.tasks.task_set import TaskSet
 
 
 def read_arguments(model: Any) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from sb3_ezm.errors import ConfigurationError, EZMError
 from sb3_ezm.evaluation import check_fits
 from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.padding import PaddedTaskEnv
-from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 from sb3_ezm.paths import check_can_write
+from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 
 _DRAW_ONE_PICTURE = """
 import mujoco

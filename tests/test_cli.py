@@ -258,12 +258,13 @@ def test_an_interrupt_saves_and_a_resume_goes_on(
     assert "Traceback" not in error
     assert EZM.load(folder / "model.zip").num_timesteps == 100
     output = ezm("resume", folder, "--no-tensorboard")
-    assert "Resumed at 100 environment steps" in output and "after 130 steps of each" in output
-    assert EZM.load(folder / "model.zip").num_timesteps == 260
+    assert "Resumed at 100 environment steps" in output
+    total = EZM.load(folder / "model.zip").num_timesteps
+    assert 260 <= total < 280 and f"after {total // 2} steps of each" in output  # the last rollout is a whole one
     # The curve of the second part begins where the first was saved.
     steps = load_training(folder / "monitor", make_task_set(TASKS))["toy-balance"].steps
-    assert list(steps) == sorted(steps) and any(50 < step <= 130 for step in steps)
-    assert "Nothing to do: 260 of 260" in ezm("train", "--out", folder, "--resume", *quiet)
+    assert list(steps) == sorted(steps) and any(50 < step <= 140 for step in steps)
+    assert f"Nothing to do: {total} of 260" in ezm("train", "--out", folder, "--resume", *quiet)
     assert not (folder / "tensorboard").exists()
 
 

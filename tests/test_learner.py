@@ -14,9 +14,9 @@ from gymnasium import spaces
 from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig, TargetConfig, UpdateConfig
 from sb3_ezm.learner import Learner, NonFiniteLossError
 from sb3_ezm.losses import all_losses, total_loss
-from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.reanalyze import SegmentTensors
+from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 from sb3_ezm.train_logging import MetricMeans
 from sb3_ezm.types import SegmentBatch, TargetBatch
 from sb3_ezm.world_model import WorldModel

@@ -21,8 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sb3_ezm import TaskSet, TaskSpec, train_logging
 from sb3_ezm.envs.toy import ToySpin, ToySwingup
-from sb3_ezm.tasks.statistics import TaskStatistics
 from sb3_ezm.progress import TaskProgressBarCallback, describe_returns, with_progress_bar
+from sb3_ezm.tasks.statistics import TaskStatistics
 from sb3_ezm.train_logging import MAX_LABEL, TAKEN_GROUPS, MetricMeans, TimeSplit, record_learner, record_tasks, task_labels
 from tests.tiny import CountEnv, assert_same_weights, tiny_model, toy_env, weights_of
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
-from sb3_ezm.files import PathLike
 from sb3_ezm.checkpoint.resume import check_savable, resume_training, save_checkpoint
 from sb3_ezm.checkpoint.signals import StopSignals
+from sb3_ezm.files import PathLike
 
 if TYPE_CHECKING:
     from sb3_ezm.ezm import EZM

@@ -13,8 +13,8 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from sb3_ezm.checkpoint.container import SUFFIX, read_label
 from sb3_ezm.checkpoint.folder import EMERGENCY, find_checkpoints
 from sb3_ezm.errors import CheckpointError, ConfigurationError, NonFiniteError
-from sb3_ezm.kinds import COUNT
 from sb3_ezm.files import TEMPORARY, PathLike, free_path, temporary_prefix
+from sb3_ezm.kinds import COUNT
 
 if TYPE_CHECKING:
     from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm

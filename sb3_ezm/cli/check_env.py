@@ -16,7 +16,8 @@ from sb3_ezm.cli.common import resolve_task
 from sb3_ezm.errors import ConfigurationError, EZMError, counted
 from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.padding import PaddedTaskEnv
-from sb3_ezm.tasks import TaskSet, TaskSpec, make_task_set
+from sb3_ezm.tasks.resolver import make_task_set
+from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 
 
 def run(args: argparse.Namespace) -> int:

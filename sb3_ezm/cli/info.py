@@ -13,9 +13,9 @@ from rich.table import Table
 
 from sb3_ezm.cli.common import load_model
 from sb3_ezm.errors import counted
+from sb3_ezm.presets import get_preset, preset_names
 from sb3_ezm.tasks.registry import suite_names
 from sb3_ezm.tasks.resolver import make_task_set
-from sb3_ezm.presets import get_preset, preset_names
 
 VERSION = (Path(__file__).parent.parent / "version.txt").read_text().strip()
 _PACKAGES = ("stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy", "rl_zoo3", "wandb")

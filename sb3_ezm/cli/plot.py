@@ -7,7 +7,6 @@ from pathlib import Path
 
 from sb3_ezm.cli.common import CURVES, EVALUATIONS, MONITOR, RESUMED, read_run, resolve_tasks
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.paths import check_can_write
 from sb3_ezm.plotting import (
     Curve,
@@ -20,6 +19,7 @@ from sb3_ezm.plotting import (
 from sb3_ezm.plotting.runs import load_runs
 from sb3_ezm.plotting.suite_curves import curves_figure
 from sb3_ezm.plotting.suite_scores import average_bars, scores_figure
+from sb3_ezm.tasks.task_set import TaskSet
 
 
 def run(args: argparse.Namespace) -> int:

@@ -36,10 +36,10 @@ from sb3_ezm.errors import ConfigurationError, EZMError, NonFiniteError, counted
 from sb3_ezm.evaluation import evaluate_tasks, format_table
 from sb3_ezm.ezm import EZM
 from sb3_ezm.multitask.factory import make_multitask_env
-from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.presets import get_preset, load_preset
 from sb3_ezm.progress import TaskProgressBarCallback
 from sb3_ezm.tasks.registry import default_preset
+from sb3_ezm.tasks.task_set import TaskSet
 
 # What `--set` may change; the others follow from what is named here.
 _OWN = {
@@ -224,6 +224,9 @@ def _learn(model: EZM, total: int, callbacks: list[BaseCallback], folder: Path, 
         model.learn(remaining, callback=callbacks, reset_num_timesteps=not resumes)
     except NonFiniteError:
         raise  # the checkpoint callback has kept the state for a look at it: there is nothing sound to go on from
+    except SystemExit:  # a signal, after which the checkpoint callback has saved the training
+        print(f"Go on with: ezm resume {folder}", file=sys.stderr)
+        raise
     except BaseException as error:
         what = "Interrupted" if isinstance(error, KeyboardInterrupt) else f"Stopped by {type(error).__name__}"
         print(f"\n{what} after {model.num_timesteps:,} of {total:,} steps. {_save(model, folder)}", file=sys.stderr)

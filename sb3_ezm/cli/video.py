@@ -6,6 +6,7 @@ import argparse
 
 from sb3_ezm.cli.common import load_agent
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.files import file_stems, free_path
 from sb3_ezm.video import check_video_path, prefer_egl, record_video
 
 
@@ -27,10 +28,11 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigurationError(f"{len(names)} tasks do not fit into one file: name a folder with --output.")
     elif args.output is not None:
         folder = args.output
+    stems = file_stems(tasks.names)
     paths = {}
     for name in names:
-        tasks.index(name)  # before anything is filmed
-        paths[name] = check_video_path(file or folder / f"{name.replace('/', '-')}.mp4")
+        stem = stems[tasks.index(name)]  # also before anything is filmed: misspelled names
+        paths[name] = check_video_path(file or free_path(folder / f"{stem}.mp4"))
     for name, path in paths.items():
         options = {"ignore_termination": args.ignore_termination, "max_steps": args.max_steps, "frame_skip": args.frame_skip}
         print(f"{name}: {record_video(model, tasks, name, path, seed=args.seed, **options)}", flush=True)

@@ -14,12 +14,12 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.tasks.env_factory import create_native_env
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
 from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
+from sb3_ezm.multitask.vec_env import ThreadedVecEnv
+from sb3_ezm.tasks.env_factory import create_native_env
 from sb3_ezm.tasks.resolver import ObservationPadding, TasksLike, make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
-from sb3_ezm.multitask.vec_env import ThreadedVecEnv
 
 
 def make_task_env(

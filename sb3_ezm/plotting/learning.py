@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.plotting.curves import Curve, running_mean
 from sb3_ezm.plotting.panels import save_figure
+from sb3_ezm.tasks.task_set import TaskSet
 
 TRAINING_COLOR = "#2a6fbb"
 EVALUATION_COLOR = "#d95f02"

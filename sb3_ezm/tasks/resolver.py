@@ -13,9 +13,9 @@ import gymnasium as gym
 
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.tasks.env_factory import GymEnvFactory, create_native_env
+from sb3_ezm.tasks.registry import find_task, suites
 from sb3_ezm.tasks.spaces import flat_action_size, flat_observation_size
 from sb3_ezm.tasks.task_set import EnvFactory, TaskSet, TaskSpec
-from sb3_ezm.tasks.registry import find_task, suites
 
 TaskLike = str | TaskSpec | TaskSet | EnvFactory
 TasksLike = TaskLike | Iterable[TaskLike]
