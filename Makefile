@@ -7,7 +7,7 @@ EXTRAS := dev,docs,zoo
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-LINT_PATHS := $(wildcard sb3_ezm tests examples benchmarks docs README.md CONTRIBUTING.md)
+LINT_PATHS := $(wildcard sb3_ezm tests examples experiments benchmarks conformance docs README.md CONTRIBUTING.md)
 
 # Options of `make train`: wall-clock budget, and further arguments of examples/train_h1.py.
 MINUTES ?= 10

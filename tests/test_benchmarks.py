@@ -129,7 +129,7 @@ def test_operations_of_an_update() -> None:
     targets = learner.reanalyze(batch, 0)
     config, steps = learner.target_config, learner.target_config.unroll_steps
     expected = flops.reanalyze(learner.reanalyzer.search_config, config, 12)
-    assert counted(lambda: learner.reanalyze(batch, 0)) == expected
+    assert counted(lambda: learner.reanalyzer(model.policy.target_model, batch, 0)) == expected
     model.policy.set_training_mode(True)
     # The first layer hands no gradient to the observations, which the estimate of two backward passes per forward counts.
     done = counted(lambda: learner.update(batch, targets, 0))
@@ -293,7 +293,7 @@ def test_the_h1_benchmark_trains_and_reports(
 ) -> None:
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["h1_medium", *arguments])
-        runpy.run_path(str(BENCHMARKS / "h1_medium.py"), run_name="__main__")
+        runpy.run_path(str(BENCHMARKS.parent / "experiments" / "h1_medium.py"), run_name="__main__")
         return capsys.readouterr().out
 
     folder = tmp_path / "0"

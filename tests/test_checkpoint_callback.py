@@ -326,8 +326,8 @@ def test_without_the_callback_nothing_is_written(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.skipif(not (hasattr(os, "fork") and os.path.isdir("/proc/self/fd")), reason="needs os.fork and /proc")
 def test_a_killed_training_leaves_a_checkpoint_that_loads() -> None:
-    """Five kills at random moments, and one at every stage of a save; ``benchmarks/kill_checkpoints.py`` does more."""
-    command = [sys.executable, "-m", "benchmarks.kill_checkpoints", "--kills", "5", "--longest", "0.3"]
+    """Five kills at random moments, and one at every stage of a save; ``conformance/kill_checkpoints.py`` does more."""
+    command = [sys.executable, "-m", "conformance.kill_checkpoints", "--kills", "5", "--longest", "0.3"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     for stage in ("write", "fsync file", "replace", "fsync folder", "unlink"):

@@ -175,7 +175,7 @@ def commands(page: Path) -> list[str]:
 def check_script(script: Path, options: list[str]) -> None:
     assert script.exists(), f"there is no {script.relative_to(ROOT)}"
     sources = [script.read_text(encoding="utf-8")]
-    for name in re.findall(r"^(?:from|import) (benchmarks\.\w+|sb3_ezm[\w.]*)", sources[0], re.M):
+    for name in re.findall(r"^(?:from|import) ((?:benchmarks|experiments|conformance)\.\w+|sb3_ezm[\w.]*)", sources[0], re.M):
         module = ROOT / f"{name.replace('.', '/')}.py"
         sources += [module.read_text(encoding="utf-8")] if module.exists() else []
     missing = [option for option in options if not any(f'"{option}"' in source for source in sources)]
@@ -189,8 +189,8 @@ def test_commands_exist(page: Path) -> None:
     extras.read(ROOT / "setup.cfg")
     for command in commands(page):
         options = re.findall(r"(?<=\s)--[a-z][\w-]*", command)
-        script = re.match(r"python ((?:benchmarks|examples|docs)/\w+\.py)", command)
-        module = re.match(r"python -m (benchmarks\.\w+|sb3_ezm\.\w+)", command)
+        script = re.match(r"python ((?:benchmarks|conformance|experiments|examples|docs)/\w+\.py)", command)
+        module = re.match(r"python -m ((?:benchmarks|experiments|conformance)\.\w+|sb3_ezm\.\w+)", command)
         if script:
             check_script(ROOT / script[1], [option for option in options if option != "--help"])
         elif module:

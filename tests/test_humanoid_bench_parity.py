@@ -1,7 +1,7 @@
 """
 The embedded H1 suite beside the HumanoidBench package: same functions, same numbers, same motion, same surfaces.
 
-Runs where the package is installed (docs/humanoidbench.md); ``benchmarks/humanoidbench_parity.py`` is the long version.
+Runs where the package is installed (docs/humanoidbench.md); ``conformance/humanoidbench_parity.py`` is the long version.
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ def test_public_names_are_documented(module: str) -> None:
 def test_sources_carry_no_copyleft_notice() -> None:
     # Split, so that this file does not match itself.
     phrases = ["general public " + "license", "spdx-license-identifier: " + "gpl", "gnu " + "general"]
-    folders = [PACKAGE, *(ROOT / name for name in ("examples", "tests", "benchmarks", "docs"))]
+    folders = [PACKAGE, *(ROOT / name for name in ("examples", "experiments", "tests", "benchmarks", "conformance", "docs"))]
     sources = [path for folder in folders for path in folder.rglob("*.py")]
     assert sources
     found = [path for path in sources if any(phrase in path.read_text().lower() for phrase in phrases)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+CONFORMANCE = Path(__file__).resolve().parent.parent / "conformance"
 
 # Stands for a file of Stable-Baselines3, with one test of each kind.
 SOURCE = """
@@ -71,7 +71,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.mark.slow  # a process that imports everything anew
 def test_every_test_is_counted_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(CONFORMANCE))
     from sb3_conformance import exceptions, run_file, table
 
     results = run_file(source, "predict", expensive=False)

@@ -14,7 +14,7 @@ hold         3    1    100    sparse: 1 inside a small box of states        neve
 ===========  ===  ===  =====  ============================================  ====================
 
 The reference scores are means over 200 episodes (uniform random actions; ``reference_action``, a hand-derived controller),
-printed by ``python benchmarks/toy_reference_scores.py``. The success bar is nine tenths of the way from the one to the other.
+printed by ``python conformance/toy_reference_scores.py``. The success bar is nine tenths of the way from the one to the other.
 SB3's SAC (two layers of 64, learning rate 1e-3, gamma 0.98, one seed) passes every bar within 10,000 steps.
 """
 

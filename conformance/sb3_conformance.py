@@ -3,7 +3,7 @@ Stable-Baselines3's own tests with EZM in SAC's place.
 
     pip download --no-deps --no-binary :all: stable-baselines3==2.9.2 && tar xzf stable_baselines3-2.9.2.tar.gz
     pip install pytest ale-py opencv-python-headless  # what some of its test files import
-    python benchmarks/sb3_conformance.py stable_baselines3-2.9.2 [--files save_load predict] [--json results.json]
+    python conformance/sb3_conformance.py stable_baselines3-2.9.2 [--files save_load predict] [--json results.json]
 
 The installed Stable-Baselines3 is tested with the tests of the folder, which should be of the same version. Prints a table
 of what passed, what cannot be asked of EZM (``sb3_exceptions.py`` says why) and is not run, and what failed, in which case

@@ -1,7 +1,7 @@
 """
 Print the reference scores of the toy suite: mean returns of the uniform random policy and of the hand-derived controllers.
 
-    python benchmarks/toy_reference_scores.py --episodes 200
+    python conformance/toy_reference_scores.py --episodes 200
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 What a trained world model knows, measured against the true physics of the embedded H1 tasks.
 
-    python benchmarks/h1_diagnosis.py runs/h1_medium/0/model.zip [--tasks stand walk crawl] [--states 16] [--horizon 40]
+    python experiments/h1_diagnosis.py runs/h1_medium/0/model.zip [--tasks stand walk crawl] [--states 16] [--horizon 40]
         [--calibration 400]
 
 For states that the agent visits, sixteen actions around the policy's mean are executed in copies of the simulation, and the

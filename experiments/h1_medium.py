@@ -1,8 +1,8 @@
 """
 EZ-M on the embedded H1 medium suite, beside published results.
 
-    python benchmarks/h1_medium.py train --seed 0 --out runs/h1_medium/0 [--steps-per-task 50000] [--preset h1-cpu]
-    python benchmarks/h1_medium.py report --runs runs/h1_medium/* --out docs/images
+    python experiments/h1_medium.py train --seed 0 --out runs/h1_medium/0 [--steps-per-task 50000] [--preset h1-cpu]
+    python experiments/h1_medium.py report --runs runs/h1_medium/* --out docs/images
 
 ``train`` evaluates every ``--eval-every`` steps per task (3 episodes of each task, 10 at the end) under both protocols from
 one roll-out, and appends each evaluation to ``evaluations.csv``, so that an interrupted run keeps what it has; the model is

@@ -3,7 +3,7 @@ Returns of the random and the zero-action policy on the nine H1 tasks, beside th
 
 Every episode runs for 1000 steps; its return up to the first termination is the score with termination, the whole one without.
 
-    python benchmarks/h1_reference.py --json h1_reference.json
+    python conformance/h1_reference.py --json h1_reference.json
 """
 
 from __future__ import annotations

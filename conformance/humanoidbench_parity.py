@@ -4,14 +4,15 @@ Compare the embedded H1 suite with the HumanoidBench package, task by task; need
 Five parts: our reward, termination and observation functions on the package's physics states; numbers and surfaces of the
 models; which shapes matter; returns and lengths of simple policies; speed.
 
-    python benchmarks/humanoidbench_parity.py --json parity.json
-    python benchmarks/humanoidbench_parity.py --model model.zip    # states of a trained agent as well
+    python conformance/humanoidbench_parity.py --json parity.json
+    python conformance/humanoidbench_parity.py --model model.zip    # states of a trained agent as well
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -21,7 +22,6 @@ from typing import Any
 import mujoco
 import numpy as np
 import torch as th
-from measuring import Row, interleave, ratio, report
 from parity_functions import STANCE_NOISE, compare_episodes, compare_scattered, compare_trained, real_env
 from parity_physics import Simulation, is_foot, model_differences, motion_differences, surface_differences, transplant
 from parity_returns import POLICIES, SCORES, Episodes, compare, play, play_trained
@@ -30,6 +30,9 @@ from sb3_ezm import EZM
 from sb3_ezm.envs.h1 import H1_MEDIUM_TASKS, H1Env
 from sb3_ezm.envs.h1.model import shared_model
 from sb3_ezm.envs.h1.tasks import ACTION_SIZE
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from benchmarks.measuring import Row, interleave, ratio, report
 
 PARTS = ("functions", "physics", "shapes", "returns", "speed")
 FULL_TASKS = ("pole", "maze")  # elsewhere the reward after a fall is close to 0, or nothing ends the episode

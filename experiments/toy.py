@@ -1,7 +1,7 @@
 """
 The toy suite: EZ-M on four tasks at once, EZ-M on each task alone, and SAC on each task alone with ten times the steps.
 
-    python benchmarks/toy.py --out runs/toy [--steps 3000] [--seeds 3] [--sac-seeds 3] [--workers 2]
+    python experiments/toy.py --out runs/toy [--steps 3000] [--seeds 3] [--sac-seeds 3] [--workers 2]
 
 ``--steps`` are environment steps per task. Every score is the mean deterministic return of 10 episodes.
 """

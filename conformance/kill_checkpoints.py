@@ -1,5 +1,5 @@
 """
-Kills trainings with SIGKILL and looks at what they left: ``python benchmarks/kill_checkpoints.py --kills 20``.
+Kills trainings with SIGKILL and looks at what they left: ``python conformance/kill_checkpoints.py --kills 20``.
 
 A child process collects transitions and saves as often as it can. It is killed at a random moment, which often lies within a
 save; every checkpoint in the folder must then load, and the next child resumes the latest one. Before that, one child each

@@ -1,7 +1,7 @@
 """
 Sample efficiency on Pendulum-v1: EZ-M beside SB3's SAC and TD3 with RL Zoo's settings.
 
-    python benchmarks/pendulum.py --out runs/pendulum [--seeds 5] [--workers 2]
+    python experiments/pendulum.py --out runs/pendulum [--seeds 5] [--workers 2]
 
 Every point is the mean deterministic return of 10 episodes from the same 10 starts. For EZ-M the values of 60 states are
 compared with the returns from there at the end. TD3's zoo settings act at random for
