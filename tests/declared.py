@@ -1,0 +1,57 @@
+"""
+The requirements in ``setup.cfg``. As a program it prints their lower bounds as pins, for ``pip install -c``:
+``python tests/declared.py torch==2.13.0``, where an argument replaces a bound.
+"""
+
+from __future__ import annotations
+
+import configparser
+import re
+import sys
+from pathlib import Path
+
+SETUP = Path(__file__).resolve().parent.parent / "setup.cfg"
+REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[[\w,.-]+\])?(?P<versions>[^;]*)")
+
+
+def normalized(name: str) -> str:
+    """
+    :param name: of a distribution, e.g. ``rl_zoo3``
+    :return: what indexes and metadata compare, e.g. ``rl-zoo3`` (PEP 503)
+    """
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requirements() -> dict[str, dict[str, str]]:
+    """
+    :return: for each extra, and for ``""``, which is always installed: version specifiers by normalized name
+    """
+    config = configparser.ConfigParser(inline_comment_prefixes=("#",))
+    config.read(SETUP, encoding="utf-8")
+    groups = {"": config["options"]["install_requires"], **config["options.extras_require"]}
+    return {
+        extra: {
+            normalized(match["name"]): match["versions"].strip()
+            for line in text.split("\n")
+            if (match := REQUIREMENT.match(line.strip()))
+        }
+        for extra, text in groups.items()
+    }
+
+
+def lowest_pins(replaced: list[str]) -> list[str]:
+    """
+    :param replaced: pins that take the place of a bound, e.g. ``torch==2.13.0``
+    :return: a pin for each requirement that has a lower bound
+    """
+    pins = {}
+    for group in requirements().values():
+        for name, versions in group.items():
+            if match := re.search(r">=([\w.]+)", versions):
+                pins[name] = f"{name}=={match[1]}"
+    pins |= {normalized(pin.split("==")[0]): pin for pin in replaced}
+    return sorted(pins.values())
+
+
+if __name__ == "__main__":
+    print("\n".join(lowest_pins(sys.argv[1:])))
