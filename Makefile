@@ -17,6 +17,8 @@ ARGS ?=
 WORKERS ?= 2
 TEST_TIMEOUT ?= 600
 PYTEST_ARGS ?=
+# PyTorch of `make test-lowest` and `make test-newest`: the tested version unless you say otherwise, since each is a large download.
+TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 # Tests are handed out one by one, so that the few learning tests spread over the workers.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk=1 --timeout=$(TEST_TIMEOUT) -rs
 
@@ -29,7 +31,7 @@ endif
 endif
 endif
 
-.PHONY: help train test test-fast docs docs-links lint type format check-codestyle commit-checks install clean
+.PHONY: help train test test-fast test-lowest test-newest docs docs-links lint type format check-codestyle commit-checks install clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -42,6 +44,22 @@ test: $(INSTALLED) ## run every test
 
 test-fast: $(INSTALLED) ## run the tests that do not train
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-lowest: ## run the fast tests with the oldest versions that setup.cfg allows
+	mkdir -p build
+	$(PYTHON) tests/declared.py torch==$(TORCH) > build/lowest.txt
+	$(call test-in,.venv-lowest,-c build/lowest.txt)
+
+test-newest: ## run the fast tests with the newest versions that setup.cfg allows
+	$(call test-in,.venv-newest,torch==$(TORCH))
+
+# A new virtual environment in the folder $(1), with what `pip install $(2)` puts there. The date of .installed keeps the pins out.
+define test-in
+$(PYTHON) -m venv --clear $(1)
+$(1)/bin/python -m pip install --disable-pip-version-check $(2) -e ".[dev,zoo]"
+touch $(1)/.installed
+$(MAKE) test-fast VENV=$(1)
+endef
 
 # `-n` also objects to names of the package that do not exist.
 docs: $(INSTALLED) ## build the pages in docs/_build/html; a warning is an error
@@ -81,5 +99,5 @@ $(INSTALLED): setup.cfg constraints.txt
 	@touch $@
 
 clean: ## delete .venv, caches and build outputs
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/api
+	rm -rf $(VENV) .venv-lowest .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/api
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
