@@ -80,8 +80,8 @@ def test_reset_adds_the_same_noise_to_every_position() -> None:
     keyframe = np.array(robot_numbers()["keyframe_qpos"])
     env = H1Env("walk")
     noise = np.array([env.reset(seed=seed)[0][:26] - keyframe for seed in range(200)])
-    # Old releases of MuJoCo (3.1.6) normalize the quaternion 1, 0, 0, 0 with its noise: the real part hardly varies then, and the
-    # others may grow by 1 %.
+    # Old releases of MuJoCo (3.1.6) normalize the quaternion 1, 0, 0, 0 with its noise: the real part hardly varies then, and
+    # the others may grow by 1 %.
     assert np.abs(noise).max() <= 0.01 * 1.01 + 1e-7
     # U(-a, a) has standard deviation a / sqrt(3) = 0.00577; 200 draws per entry, each entry within 20 %
     assert np.allclose(np.delete(noise, 3, axis=1).std(axis=0), 0.01 / np.sqrt(3), rtol=0.2)

@@ -62,5 +62,5 @@ def test_the_source_distribution_can_be_tested(built: Path) -> None:
     (path,) = (built / "dist").glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    top = {"Makefile", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "constraints.txt", "pyproject.toml", "setup.cfg", "LICENSE"}
+    top = {"Makefile", "LICENSE", "README.md", "CHANGELOG.md", "NOTICE", "constraints.txt", "pyproject.toml"}
     assert not (files(built, FOLDERS) | top) - names
