@@ -31,8 +31,8 @@ from sb3_ezm.config import (
 )
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
 from sb3_ezm.kinds import Kind
-from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.tasks.task_set import TaskSet
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,11 @@ from sb3_ezm import EZM, ConfigurationError, TaskSpec, make_multitask_env, make_
 from sb3_ezm.callbacks import TaskEvalCallback
 from sb3_ezm.evaluation import EvaluationResult, TaskResult, append_evaluation, read_evaluations
 from sb3_ezm.evaluation import callback as callback_module
+from sb3_ezm.multitask import ThreadedVecEnv, make_task_env
 from tests.tiny import TINY
 
 TASKS = ["toy-swingup", "toy-spin"]
+OFTEN: dict[str, Any] = {"eval_freq": 10, "n_eval_episodes": 1}
 
 
 def tiny_model(env: Any = None) -> EZM:
@@ -283,3 +287,74 @@ def test_impossible_arguments_are_refused() -> None:
         TaskEvalCallback()
     with pytest.raises(ConfigurationError, match="Did you mean 'toy-spin'"):
         TaskEvalCallback("toy-spim")
+
+
+# --- what is said when the training starts --------------------------------------------------------------------------------
+
+
+def plain_env() -> Any:
+    """
+    :return: two tasks that nobody monitors
+    """
+    return ThreadedVecEnv([partial(make_task_env, make_task_set(TASKS), task) for task in TASKS])
+
+
+IMPOSSIBLE: dict[str, tuple[Callable[[Path], TaskEvalCallback], str]] = {
+    "other tasks": (lambda folder: TaskEvalCallback(["toy-spin"], **OFTEN), "task sets differ"),
+    "tasks in another order": (lambda folder: TaskEvalCallback(TASKS[::-1], **OFTEN), "task sets differ"),
+    "too many copies": (
+        lambda folder: TaskEvalCallback(vec_env=make_multitask_env(TASKS, n_envs_per_task=3), **OFTEN),
+        "needs 1 to 1 sub-environments of each",
+    ),
+    "no returns": (lambda folder: TaskEvalCallback(vec_env=plain_env(), **OFTEN), "wrap each in SB3's Monitor"),
+    "no such folder": (lambda folder: TaskEvalCallback(TASKS, csv_path=folder / "file" / "a.csv", **OFTEN), "a.csv cannot"),
+    "no file": (lambda folder: TaskEvalCallback(TASKS, csv_path=folder, **OFTEN), "cannot be read as a CSV file"),
+    "no place for the best": (
+        lambda folder: TaskEvalCallback(TASKS, best_model_path=folder / "file" / "best", **OFTEN),
+        "best.zip cannot be written",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_impossible_evaluations_are_refused_before_the_first_step(case: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    make, message = IMPOSSIBLE[case]
+    model = tiny_model()
+    with pytest.raises(ConfigurationError) as caught:
+        model.learn(20, callback=make(tmp_path))
+    assert message in str(caught.value) and model.num_timesteps == 0
+
+
+def test_an_ordinary_training_is_told_to_use_the_callback_of_sb3() -> None:
+    model = EZM("MlpPolicy", "Pendulum-v1", seed=0, **TINY)
+    with pytest.raises(ConfigurationError, match="EvalCallback"):
+        model.learn(20, callback=TaskEvalCallback(TASKS, **OFTEN))
+    assert model.num_timesteps == 0
+
+
+def test_the_evaluation_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "e.csv"
+    callback = TaskEvalCallback(
+        TASKS, eval_freq=30, n_eval_episodes=1, csv_path=path, best_model_path=tmp_path / "b", at_end=True
+    )
+    model = tiny_model().learn(40, callback=callback)
+    model.learn(20, callback=callback, reset_num_timesteps=False)
+    assert [row.timesteps for row in read_evaluations(path)] == [30, 30, 40, 40, 60, 60]
+    assert (tmp_path / "b.zip").exists()
+
+
+def test_a_full_disk_does_not_end_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    callback = TaskEvalCallback(TASKS, csv_path=tmp_path / "e.csv", best_model_path=tmp_path / "best", **OFTEN)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    model = tiny_model()
+    monkeypatch.setattr("sb3_ezm.evaluation.callback.append_evaluation", fail)
+    monkeypatch.setattr(model, "save", fail)
+    with pytest.warns(UserWarning, match="No space left on device") as caught:
+        model.learn(20, callback=callback)
+    assert model.num_timesteps == 20 and callback.last_result is not None
+    assert any("best.zip" in str(warning.message) for warning in caught)
+    assert not list(tmp_path.iterdir())

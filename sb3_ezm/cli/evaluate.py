@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from sb3_ezm.cli.common import load_agent
 from sb3_ezm.errors import counted
 from sb3_ezm.evaluation import PROTOCOL_LABELS, EvaluationResult, evaluate_protocols, evaluate_tasks, format_table
+from sb3_ezm.files import write_text
 from sb3_ezm.paths import check_can_write
 
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         heading = f"{counted(args.episodes, 'episode')} of each task, {PROTOCOL_LABELS[result.protocol]}"
         print(f"{heading}:\n\n{format_table(result)}\n")
     if args.json is not None:
-        Path(args.json).write_text(_as_json(args, results), encoding="utf-8")
+        write_text(args.json, _as_json(args, results))
         print(f"results: {args.json}", file=sys.stderr)
     return 0
 

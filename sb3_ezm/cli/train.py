@@ -35,6 +35,7 @@ from sb3_ezm.devices import set_num_threads
 from sb3_ezm.errors import ConfigurationError, EZMError, NonFiniteError, counted, did_you_mean
 from sb3_ezm.evaluation import evaluate_tasks, format_table
 from sb3_ezm.ezm import EZM
+from sb3_ezm.files import replacing, write_text
 from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.presets import get_preset, load_preset
 from sb3_ezm.progress import TaskProgressBarCallback
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             env = make_multitask_env(tasks, noted["envs_per_task"], noted["seed"], monitor_dir=monitor)
             stack.callback(env.close)
             model = _resume(args, env) if resumes else _start(args, noted, env)
-            (args.out / RUN).write_text(json.dumps(noted, indent=1), encoding="utf-8")
+            write_text(args.out / RUN, json.dumps(noted, indent=1))
         evaluation = _evaluation(args.out, noted, tasks)
         callbacks = [*_checkpoints(args.out, noted, tasks), evaluation, *callbacks, _progress()]
         _learn(model, noted["steps_per_task"] * len(tasks), callbacks, args.out, resumes)
@@ -236,14 +237,19 @@ def _learn(model: EZM, total: int, callbacks: list[BaseCallback], folder: Path, 
 def _save(model: EZM, folder: Path) -> str:
     try:
         path = model.save_checkpoint(folder / CHECKPOINTS / f"checkpoint_{model.num_timesteps}")
-        model.save(folder / MODEL)
+        _save_model(model, folder)
     except (EZMError, OSError) as error:
         return f"Nothing could be saved: {error}"
     return f"Saved: {path}, {folder / MODEL}\nGo on with: ezm resume {folder}"
 
 
+def _save_model(model: EZM, folder: Path) -> None:
+    with replacing(folder / MODEL) as temporary:
+        model.save(temporary)
+
+
 def _report(model: EZM, tasks: TaskSet, evaluation: TaskEvalCallback, folder: Path, episodes: int) -> None:
-    model.save(folder / MODEL)
+    _save_model(model, folder)
     result = evaluation.last_result or evaluate_tasks(model, tasks, episodes, seed=EVALUATION_SEED)
     print(f"\n{counted(episodes, 'episode')} of each task after {model.num_timesteps // len(tasks):,} steps of each:\n")
     print(f"{format_table(result)}\n\nmodel: {folder / MODEL}")

@@ -4,6 +4,7 @@ from sb3_ezm.evaluation.files import EVALUATION_COLUMNS, EvaluationRow, append_e
 from sb3_ezm.evaluation.results import PROTOCOL_LABELS, EvaluationResult, Protocol, TaskResult, format_table
 from sb3_ezm.evaluation.rollout import (
     MAX_ENVS_PER_TASK,
+    check_evaluation,
     check_fits,
     episode_quotas,
     evaluate_protocols,
@@ -26,6 +27,7 @@ __all__ = [
     "aggregate",
     "aggregate_scores",
     "append_evaluation",
+    "check_evaluation",
     "check_fits",
     "episode_quotas",
     "evaluate_protocols",

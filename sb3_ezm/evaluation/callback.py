@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,17 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, un
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation.files import append_evaluation, check_columns, read_evaluations
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol
-from sb3_ezm.evaluation.rollout import MAX_ENVS_PER_TASK, evaluate_protocols, evaluate_tasks, protocol_of, task_set_of
+from sb3_ezm.evaluation.rollout import (
+    MAX_ENVS_PER_TASK,
+    check_evaluation,
+    evaluate_protocols,
+    evaluate_tasks,
+    protocol_of,
+    task_set_of,
+)
+from sb3_ezm.files import replacing
 from sb3_ezm.multitask.factory import make_multitask_env
+from sb3_ezm.paths import check_can_write
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.train_logging import task_labels
@@ -63,7 +73,8 @@ class TaskEvalCallback(EventCallback):
     :param verbose: 1 prints the mean score of each evaluation
     :param at_end: evaluate when the training ends as well, unless the last evaluation was there
     :raises ConfigurationError: if a number is out of range, tasks are given twice or not at all, or the best model is asked
-        for by score where a task has no reference scores
+        for by score where a task has no reference scores; when the training starts, if its model and the tasks do not fit,
+        episodes cannot be shared by the sub-environments, or a file cannot be written
     """
 
     def __init__(
@@ -98,6 +109,8 @@ class TaskEvalCallback(EventCallback):
         self.deterministic = deterministic
         self.csv_path = None if csv_path is None else Path(csv_path)
         self.best_model_path = None if best_model_path is None else Path(best_model_path)
+        if self.best_model_path is not None and not self.best_model_path.suffix:
+            self.best_model_path = self.best_model_path.with_suffix(".zip")  # as SB3 names the file
         self.best_by = best_by
         self.callback_on_new_best = callback_on_new_best
         if callback_on_new_best is not None:
@@ -114,6 +127,7 @@ class TaskEvalCallback(EventCallback):
                 make_multitask_env,
                 task_set,
                 n_envs_per_task=min(n_eval_episodes, MAX_ENVS_PER_TASK),
+                seed=seed,
                 ignore_termination=ignore_termination or both_protocols,
                 max_episode_steps=max_episode_steps,
             )
@@ -149,9 +163,39 @@ class TaskEvalCallback(EventCallback):
     def _init_callback(self) -> None:
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(self.model)
+        self._check()
+
+    def _check(self) -> None:
+        """What would otherwise fail at the first evaluation, hours later."""
+        if self.csv_path is not None:
+            check_can_write(self.csv_path)
+            check_columns(self.csv_path)
+        if self.best_model_path is not None:
+            check_can_write(self.best_model_path)
+        try:
+            vec_env = self._open()
+            self._check_normalized(self.model, vec_env)
+            check_evaluation(self.model, vec_env, self.n_eval_episodes)
+        except BaseException:
+            self._close()
+            raise
+
+    def _open(self) -> VecEnv:
+        if self.vec_env is None:
+            assert self._make_env is not None
+            self.vec_env = self._make_env()
+        return self.vec_env
+
+    def _close(self) -> None:
+        if self._make_env is not None and self.vec_env is not None:
+            self.vec_env.close()
+            self.vec_env = None
 
     def _on_training_start(self) -> None:
         super()._on_training_start()
+        handlers = getattr(self.model, "failure_handlers", None)  # other algorithms have none
+        if handlers is not None:
+            handlers.append(lambda error: self._close())
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.on_training_start(self.locals, self.globals)
         self._started_at = time.monotonic()
@@ -201,9 +245,7 @@ class TaskEvalCallback(EventCallback):
     def _on_training_end(self) -> None:
         if self.at_end and self.num_timesteps > self._last_evaluation:
             self._keep_best(self.evaluate())
-        if self._make_env is not None and self.vec_env is not None:
-            self.vec_env.close()
-            self.vec_env = None
+        self._close()
 
     def evaluate(self) -> EvaluationResult:
         """
@@ -211,17 +253,17 @@ class TaskEvalCallback(EventCallback):
 
         :return: the episodes by task, under the protocol that decides on the best model
         """
-        if self.vec_env is None:
-            assert self._make_env is not None
-            self.vec_env = self._make_env()
-        self._synchronize(self.model, self.vec_env)
+        vec_env = self._open()
+        self._check_normalized(self.model, vec_env)
+        if self.model.get_vec_normalize_env() is not None:
+            sync_envs_normalization(self.training_env, vec_env)
         run = evaluate_protocols if self.both_protocols else evaluate_tasks
         found = run(
             self.model,
             n_eval_episodes=self.n_eval_episodes,
             seed=self.seed,
             deterministic=self.deterministic,
-            vec_env=self.vec_env,
+            vec_env=vec_env,
         )
         self._last_evaluation = self.num_timesteps
         seconds = time.monotonic() - self._started_at
@@ -229,21 +271,24 @@ class TaskEvalCallback(EventCallback):
         for result in results:
             self._record(result, "eval" if result.protocol == self.protocol else f"eval_{result.protocol}")
             if self.csv_path is not None:
-                append_evaluation(self.csv_path, result, self.num_timesteps, seconds)
+                try:
+                    append_evaluation(self.csv_path, result, self.num_timesteps, seconds)
+                except OSError as error:  # a full disk is no reason to end a training
+                    warnings.warn(
+                        f"The evaluation after {self.num_timesteps} steps is not in {self.csv_path}: {error}.", stacklevel=2
+                    )
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
         self.last_result = next(result for result in results if result.protocol == self.protocol)
         return self.last_result
 
-    def _synchronize(self, model: BaseAlgorithm, vec_env: VecEnv) -> None:
-        if model.get_vec_normalize_env() is None:
-            return
-        if unwrap_vec_normalize(vec_env) is None:
+    @staticmethod
+    def _check_normalized(model: BaseAlgorithm, vec_env: VecEnv) -> None:
+        if model.get_vec_normalize_env() is not None and unwrap_vec_normalize(vec_env) is None:
             raise ConfigurationError(
                 "The training environment normalizes (VecNormalize): give the callback a `vec_env` that does so too, "
                 "`VecNormalize(make_multitask_env(...), training=False)`; it receives the training's statistics."
             )
-        sync_envs_normalization(self.training_env, vec_env)
 
     def _record(self, result: EvaluationResult, group: str) -> None:
         for label, task in zip(self._labels, result, strict=True):
@@ -271,7 +316,11 @@ class TaskEvalCallback(EventCallback):
         if is_best and value is not None:
             self.best_score = value
             if self.best_model_path is not None:
-                self.model.save(self.best_model_path)
+                try:
+                    with replacing(self.best_model_path) as temporary:
+                        self.model.save(temporary)
+                except OSError as error:
+                    warnings.warn(f"The best model was not saved in {self.best_model_path}: {error}.", stacklevel=2)
         return is_best
 
 

@@ -83,12 +83,15 @@ def check_columns(path: Path) -> None:
     Make sure that a file, if there is one, is an evaluation file.
 
     :param path: the file
-    :raises ConfigurationError: if it has other columns
+    :raises ConfigurationError: if it has other columns or cannot be read
     """
     if not path.exists():
         return
-    with path.open(newline="", encoding="utf-8") as file:
-        columns = next(csv.reader(file), [])
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            columns = next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigurationError(f"{path} cannot be read as a CSV file ({error}): choose another file.") from error
     if tuple(columns) != EVALUATION_COLUMNS:
         raise ConfigurationError(
             f"{path} exists and has the columns {columns} instead of {list(EVALUATION_COLUMNS)}: choose another file."

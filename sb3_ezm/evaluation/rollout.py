@@ -9,8 +9,16 @@ from typing import Any, NamedTuple, SupportsFloat
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import PolicyPredictor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecMonitor,
+    VecNormalize,
+    is_vecenv_wrapped,
+    unwrap_vec_normalize,
+)
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol, TaskResult
@@ -214,16 +222,8 @@ def _evaluate(
     model: PolicyPredictor, vec_env: VecEnv, n_eval_episodes: int, deterministic: bool
 ) -> dict[Protocol, EvaluationResult]:
     """Play, and sort the episodes by task. Both protocols where terminations are ignored, else one."""
+    names = check_evaluation(model, vec_env, n_eval_episodes)
     task_set = task_set_of(vec_env)
-    check_fits(model, task_set, vec_env)
-    names = _fixed_tasks(vec_env)
-    missing = [name for name in task_set.names if names.count(name) == 0]
-    crowded = [name for name in task_set.names if names.count(name) > n_eval_episodes]
-    if missing or crowded:
-        raise ConfigurationError(
-            f"For {n_eval_episodes} episodes of each task the vector environment needs 1 to {n_eval_episodes} "
-            f"sub-environments of each, but it has none of {missing} and more of {crowded}."
-        )
     protocol = protocol_of(vec_env)
     quotas = episode_quotas(names, n_eval_episodes)
     with _frozen_statistics(vec_env):
@@ -240,6 +240,34 @@ def _evaluate(
     if protocol == "respected":
         return {"respected": result("respected")}
     return {"respected": result("respected"), "ignored": result("ignored")}
+
+
+def check_evaluation(model: PolicyPredictor, vec_env: VecEnv, n_eval_episodes: int) -> list[str]:
+    """
+    Make sure that a model can be evaluated, without playing.
+
+    :param model: anything with SB3's ``predict``
+    :param vec_env: vector environment of :func:`make_multitask_env`
+    :param n_eval_episodes: episodes of each task
+    :return: task of each sub-environment
+    :raises ConfigurationError: if environment and model do not fit, episodes could not be shared, or returns are not recorded
+    """
+    task_set = task_set_of(vec_env)
+    check_fits(model, task_set, vec_env)
+    names = _fixed_tasks(vec_env)
+    missing = [name for name in task_set.names if names.count(name) == 0]
+    crowded = [name for name in task_set.names if names.count(name) > n_eval_episodes]
+    if missing or crowded:
+        raise ConfigurationError(
+            f"For {n_eval_episodes} episodes of each task the vector environment needs 1 to {n_eval_episodes} "
+            f"sub-environments of each, but it has none of {missing} and more of {crowded}."
+        )
+    recorded = [vec_env.env_is_wrapped(wrapper) for wrapper in (Monitor, gym.wrappers.RecordEpisodeStatistics)]
+    if not is_vecenv_wrapped(vec_env, VecMonitor) and not all(map(any, zip(*recorded, strict=True))):
+        raise ConfigurationError(
+            "Not all sub-environments report their returns: wrap each in SB3's Monitor, or use `make_multitask_env`."
+        )
+    return names
 
 
 def episode_quotas(names: list[str], n_eval_episodes: int) -> list[int]:
@@ -341,8 +369,8 @@ def check_fits(model: PolicyPredictor, task_set: TaskSet, env: Any) -> None:
         if mine != theirs:
             raise ConfigurationError(
                 f"The model's {label} space {mine} is not the environment's {theirs}: evaluate the tasks that it was "
-                "trained on, all of them and in the same order. A model of one ordinary environment is evaluated with "
-                "`stable_baselines3.common.evaluation.evaluate_policy`."
+                "trained on, all of them and in the same order. A model of one ordinary environment is evaluated with SB3's "
+                "`evaluate_policy` and `EvalCallback`."
             )
 
 
