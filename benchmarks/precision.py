@@ -101,7 +101,7 @@ def targets(model: EZM, batches: int) -> list[Row]:
     differences: dict[str, list[th.Tensor]] = {"bfloat16": [], "float32, other draws": []}
     values = []
     for index in range(batches):
-        batch = model.learner.to_tensors(model.replay_buffer.sample_segments(model.batch_size))
+        batch = model.replay_buffer.sample_segments(model.batch_size).to(model.device)
         results = []
         for autocast, seed in ((False, index), (True, index), (False, 1000 + index)):
             reanalyzer.autocast = autocast

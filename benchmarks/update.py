@@ -26,7 +26,6 @@ from measuring import Row, Task, interleave, matmul_ceiling, report
 
 from sb3_ezm import EZM, load_preset, make_multitask_env
 from sb3_ezm.presets import get_preset
-from sb3_ezm.reanalyze import SegmentTensors
 from sb3_ezm.search import WorldModelPlanner, draw_noise, search
 from sb3_ezm.search.packed import network_for_search
 from sb3_ezm.types import SegmentBatch, TargetBatch
@@ -41,8 +40,7 @@ class Update:
     :param model: an algorithm with some transitions in its replay buffer
     """
 
-    segments: SegmentBatch
-    batch: SegmentTensors
+    batch: SegmentBatch
     targets: TargetBatch
     errors: np.ndarray[Any, Any]
 
@@ -74,9 +72,8 @@ class Update:
     def draw(self) -> None:
         """Draw a batch and move it to the device."""
         segments = self.model.replay_buffer.sample_segments(self.model.batch_size)
-        complete = {"valid": np.ones_like(segments.valid), "terminated": np.zeros_like(segments.terminated)}
-        self.segments = segments._replace(**complete)
-        self.batch = self.model.learner.to_tensors(self.segments)
+        complete = {"valid": th.ones_like(segments.valid), "terminated": th.zeros_like(segments.terminated)}
+        self.batch = segments._replace(**complete).to(self.model.device)
 
     def reanalyze(self) -> None:
         """Make its targets."""
@@ -89,7 +86,8 @@ class Update:
 
     def set_priorities(self) -> None:
         """Write the new priorities."""
-        self.model.replay_buffer.update_priorities(self.segments.tasks, self.segments.tickets, self.errors)
+        drawn = self.batch.on_host()
+        self.model.replay_buffer.update_priorities(drawn.tasks, drawn.tickets, self.errors)
 
 
 def make_model(preset: str, suite: str, device: str, changes: dict[str, Any]) -> EZM:
@@ -127,7 +125,7 @@ def table(model: EZM, seconds: float) -> list[Row]:
         "priorities": update.set_priorities,
     }
     times = interleave(tasks, device, seconds)
-    rows = len(update.segments.tasks)
+    rows = len(update.batch.tasks)
     frequency = model.train_freq.frequency / max(1, model.gradient_steps)  # type: ignore[union-attr]
     acting = model.n_envs * flops.search(search)
     operations = {

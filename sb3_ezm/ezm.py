@@ -317,13 +317,12 @@ class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
 
     def _update(self, batch_size: int) -> None:
         with self._times.measure("sample"):
-            segments = self.replay_buffer.sample_segments(batch_size, env=self._vec_normalize_env)
-            batch = self.learner.to_tensors(segments)
+            batch = self.replay_buffer.sample_segments(batch_size, env=self._vec_normalize_env).to(self.device)
         with self._times.measure("reanalyze"):
             targets = self.learner.reanalyze(batch, self._n_updates)
         with self._times.measure("update"):
-            self.learner.launch(batch, targets, self._n_updates, segments.tasks, segments.tickets)
-            outcomes = self.learner.finish(under_way=self.learner.runtime.priority_lag)
+            self.learner.launch(batch, targets, self._n_updates)
+            outcomes = self.learner.finish(lag=self.learner.runtime.priority_lag)
         for outcome in outcomes:
             self.replay_buffer.update_priorities(outcome.tasks, outcome.tickets, outcome.errors)
 

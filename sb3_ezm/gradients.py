@@ -14,18 +14,8 @@ from sb3_ezm.devices import bfloat16_where
 from sb3_ezm.distributions import entropy
 from sb3_ezm.graphs import GraphRecorder, StaticFunction, compiled
 from sb3_ezm.losses import all_losses, total_loss
-from sb3_ezm.types import TargetBatch
+from sb3_ezm.types import SegmentBatch, TargetBatch
 from sb3_ezm.world_model import Unroll, WorldModel, cosine_consistency
-
-
-class GradientInputs(NamedTuple):
-    """What a gradient is computed from; all shapes are the same for every batch of the same size."""
-
-    observations: th.Tensor  # [B, K+1, O]
-    actions: th.Tensor  # [B, K, A]
-    tasks: th.Tensor  # [B]
-    weights: th.Tensor  # [B]  importance weights
-    targets: TargetBatch
 
 
 class GradientOutput(NamedTuple):
@@ -55,16 +45,20 @@ class UnrollLoss(nn.Module):
         self.unroll_steps = unroll_steps
         self.autocast = autocast
 
-    def forward(self, inputs: GradientInputs) -> tuple[th.Tensor, dict[str, th.Tensor], Unroll]:
+    def forward(
+        self, observations: th.Tensor, actions: th.Tensor, weights: th.Tensor, targets: TargetBatch
+    ) -> tuple[th.Tensor, dict[str, th.Tensor], Unroll]:
         """
         Evaluate the loss.
 
-        :param inputs: batch and targets
+        :param observations: ``[B, K+1, O]``
+        :param actions: ``[B, K, A]``
+        :param weights: importance weights ``[B]``
+        :param targets: of the same segments
         :return: weighted loss, unweighted losses ``[B]`` by name, and the unroll
         """
-        observations, actions, tasks, weights, targets = inputs
         with bfloat16_where(self.autocast, observations.device):
-            unroll: Unroll = self.model(observations, actions, tasks, self.config.latent_gradient_scale)
+            unroll: Unroll = self.model(observations, actions, targets.tasks, self.config.latent_gradient_scale)
         losses = all_losses(self.model, unroll, targets, self.config)
         return (weights * total_loss(losses, self.config, self.unroll_steps)).mean(), losses, unroll
 
@@ -84,7 +78,7 @@ class GradientStep:
     ) -> None:
         self.loss = loss
         self.max_grad_norm = max_grad_norm
-        self._evaluate: Callable[[GradientInputs], tuple[th.Tensor, dict[str, th.Tensor], Unroll]] = loss
+        self._evaluate: Callable[..., tuple[th.Tensor, dict[str, th.Tensor], Unroll]] = loss
         if runtime.compile:
             self._evaluate = compiled(loss, runtime.compile_backend)
         # Batch normalization keeps running statistics, which recording must not move.
@@ -92,40 +86,44 @@ class GradientStep:
         self._names: tuple[list[str], list[str]] = ([], [])
         self._gradients: list[tuple[nn.Parameter, th.Tensor]] = []
 
-    def __call__(self, inputs: GradientInputs) -> GradientOutput:
+    def __call__(self, batch: SegmentBatch, targets: TargetBatch) -> GradientOutput:
         """
         Replace the gradients.
 
-        :param inputs: batch and targets
+        :param batch: segments
+        :param targets: their targets
         :return: norms, losses, value errors and figures
         """
+        steps = self.loss.unroll_steps
+        inputs = batch.observations[:, : steps + 1], batch.actions[:, :steps], batch.weights
         if self._static is None:
-            return self._compute(inputs)
-        for parameter, gradient in self._gradients:  # graphs know them by their memory, whatever has become of the attribute
+            return self._compute(*inputs, targets)
+        for parameter, gradient in self._gradients:  # graphs write to this memory, whatever the attribute refers to
             parameter.grad = gradient
-        errors, norm, parameter_norms, losses, figures = self._static(*inputs[:-1], *inputs.targets)
+        errors, norm, parameter_norms, losses, figures = self._static(*inputs, *targets)
         named = (dict(zip(names, rows, strict=True)) for names, rows in zip(self._names, (losses, figures), strict=True))
         return GradientOutput(errors, norm, parameter_norms, *named)
 
     def _flat(self, *tensors: th.Tensor) -> tuple[th.Tensor, ...]:
         """The same between tensors alone, as graphs have it."""
-        observations, actions, tasks, weights, *targets = tensors
-        output = self._compute(GradientInputs(observations, actions, tasks, weights, TargetBatch(*targets)))
-        errors, norm, norms, losses, figures = output
+        observations, actions, weights, *targets = tensors
+        errors, norm, norms, losses, figures = self._compute(observations, actions, weights, TargetBatch(*targets))
         self._names = (list(losses), list(figures))
         self._gradients = [(p, p.grad) for p in self.loss.parameters() if p.grad is not None]
         return errors, norm, norms, th.stack(list(losses.values())), th.stack(list(figures.values()))
 
-    def _compute(self, inputs: GradientInputs) -> GradientOutput:
+    def _compute(
+        self, observations: th.Tensor, actions: th.Tensor, weights: th.Tensor, targets: TargetBatch
+    ) -> GradientOutput:
         self.loss.zero_grad(set_to_none=self._static is None)  # a graph adds to the same memory each time
-        loss, losses, unroll = self._evaluate(inputs)
+        loss, losses, unroll = self._evaluate(observations, actions, weights, targets)
         loss.backward()
         parameters = [parameter for parameter in self.loss.parameters() if parameter.grad is not None]
         # As `clip_grad_norm_` does it, keeping the norms of the parameters.
         norms = th.stack([th.linalg.vector_norm(parameter.grad) for parameter in parameters])
         norm = th.linalg.vector_norm(norms)
         clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
-        errors, figures = _figures(self.loss.model, inputs.targets, unroll)
+        errors, figures = _figures(self.loss.model, targets, unroll)
         losses = {name: value.detach() for name, value in losses.items()}
         figures.update({f"{name}_loss": value.mean() for name, value in losses.items()}, loss=loss.detach(), grad_norm=norm)
         return GradientOutput(errors, norm, norms, losses, figures)

@@ -12,17 +12,16 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch as th
 
 from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig, TargetConfig, UpdateConfig
-from sb3_ezm.devices import Readback, to_device
+from sb3_ezm.devices import Readback
 from sb3_ezm.errors import ConfigurationError, NonFiniteError, did_you_mean
 from sb3_ezm.finite import describe_gradient
-from sb3_ezm.gradients import GradientInputs, GradientStep, UnrollLoss
+from sb3_ezm.gradients import GradientStep, UnrollLoss
 from sb3_ezm.graphs import CudaGraphs
 from sb3_ezm.policies import EZMPolicy
-from sb3_ezm.reanalyze import Reanalyzer, SegmentTensors
+from sb3_ezm.reanalyze import Reanalyzer
 from sb3_ezm.search.static import StaticSearch
 from sb3_ezm.train_logging import MetricMeans
 from sb3_ezm.types import FloatArray, IntArray, SegmentBatch, TargetBatch
@@ -152,17 +151,7 @@ class Learner:
         self.metrics.load_state_dict(state["metrics"])
         self._launched = deque(_LaunchedUpdate.from_state_dict(values) for values in state.get("launched", []))
 
-    def to_tensors(self, segments: SegmentBatch) -> SegmentTensors:
-        """
-        Move a batch to the device of the policy.
-
-        :param segments: from the replay buffer
-        :return: the same fields as tensors
-        """
-        fields = {name: value for name, value in segments._asdict().items() if name in SegmentTensors._fields}
-        return SegmentTensors(**{name: to_device(value, self.policy.device) for name, value in fields.items()}, host=segments)
-
-    def reanalyze(self, batch: SegmentTensors, updates: int) -> TargetBatch:
+    def reanalyze(self, batch: SegmentBatch, updates: int) -> TargetBatch:
         """
         Take the observations into the running statistics, and make targets with the target network.
 
@@ -171,33 +160,28 @@ class Learner:
         :return: targets
         """
         self.policy.update_statistics(*batch.reached_observations())
-        targets, statistics = self.reanalyzer(self.policy.target_model, batch, updates)
-        if self.target_config.reanalyze_ratio > 0:  # otherwise nothing was searched and there is nothing to average
-            figures = statistics._asdict()
-            self.metrics.add(**{f"search_{name}": value for name, value in figures.items() if value is not None})
+        targets, figures = self.reanalyzer(self.policy.target_model, batch, updates)
+        if self.target_config.reanalyze_ratio > 0:
+            self.metrics.add(**{f"search_{name}": value for name, value in figures.items()})
         return targets
 
-    def launch(self, batch: SegmentTensors, targets: TargetBatch, updates: int, tasks: IntArray, tickets: IntArray) -> None:
+    def launch(self, batch: SegmentBatch, targets: TargetBatch, updates: int) -> None:
         """
         Start a gradient step. Nothing here waits for the device; :meth:`finish` takes the outcome.
 
         :param batch: segments
         :param targets: their targets
         :param updates: updates done so far
-        :param tasks: of the samples ``[B]``, on the host
-        :param tickets: of their first transitions ``[B]``
         """
-        steps = self.target_config.unroll_steps
-        inputs = (batch.observations[:, : steps + 1], batch.actions[:, :steps], batch.tasks, batch.weights)
-        output = self._gradient_step(GradientInputs(*inputs, targets))
+        output = self._gradient_step(batch, targets)
         finite = th.isfinite(output.norm)
         self._step_optimizer(finite)
         self.metrics.add(**output.figures, target_age=batch.ages.float().mean())
         self._launched.append(
             _LaunchedUpdate(
                 updates,
-                tasks,
-                tickets,
+                batch.on_host().tasks.numpy(),
+                batch.on_host().tickets.numpy(),
                 batch.weights,
                 output.losses,
                 norms=th.cat((output.parameter_norms, output.norm.unsqueeze(0))),
@@ -214,20 +198,20 @@ class Learner:
             optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
             optimizer.step()
             del optimizer.grad_scale, optimizer.found_inf
-        elif bool(finite):  # the others know no such switch: the host has to look, and waits
+        elif bool(finite):  # other optimizers cannot skip a step on the device: the host waits for the verdict
             optimizer.step()
 
-    def finish(self, under_way: int = 0) -> list[UpdateOutcome]:
+    def finish(self, lag: int = 0) -> list[UpdateOutcome]:
         """
         Wait for the outcome of the updates that were launched, oldest first; the target network steps where it is due.
 
-        :param under_way: so many of the latest ones may go on
+        :param lag: how many of the latest ones need not be finished
         :return: their outcomes
         :raises NonFiniteLossError: if a gradient was not finite; it was not applied (updates launched after it may have been),
             and the target network was not touched since
         """
         outcomes = []
-        while len(self._launched) > under_way:
+        while len(self._launched) > lag:
             update = self._launched.popleft()
             *_, finite = errors = update.arriving.read()
             if not finite:
@@ -237,7 +221,7 @@ class Learner:
             outcomes.append(UpdateOutcome(update.tasks, update.tickets, errors[:-1]))
         return outcomes
 
-    def update(self, batch: SegmentTensors, targets: TargetBatch, updates: int) -> FloatArray:
+    def update(self, batch: SegmentBatch, targets: TargetBatch, updates: int) -> FloatArray:
         """
         One gradient step from beginning to end.
 
@@ -247,7 +231,7 @@ class Learner:
         :return: value error of the first position of each segment ``[B]``, the new priority
         :raises NonFiniteLossError: if the loss or gradient is not finite
         """
-        self.launch(batch, targets, updates, batch.tasks.cpu().numpy(), np.zeros(len(batch.tasks), dtype=np.int64))
+        self.launch(batch, targets, updates)
         return self.finish()[-1].errors
 
     def _describe(self, update: _LaunchedUpdate) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch as th
@@ -18,37 +17,6 @@ from sb3_ezm.types import SegmentBatch, TargetBatch
 from sb3_ezm.world_model import WorldModel
 
 
-class SegmentTensors(NamedTuple):
-    """A :class:`~sb3_ezm.types.SegmentBatch` on the learner's device (same field names and shapes)."""
-
-    observations: th.Tensor
-    actions: th.Tensor
-    rewards: th.Tensor
-    terminated: th.Tensor
-    valid: th.Tensor
-    searched: th.Tensor
-    search_values: th.Tensor
-    tasks: th.Tensor
-    weights: th.Tensor
-    ages: th.Tensor
-    #: what the tensors were made from: what it says of the rows is known without waiting for the device
-    host: SegmentBatch | None = None
-
-    def on_host(self) -> tuple[th.Tensor, th.Tensor]:
-        """
-        :return: ``valid`` and ``terminated`` on the CPU
-        """
-        known = self if self.host is None else self.host
-        return th.as_tensor(known.valid).cpu(), th.as_tensor(known.terminated).cpu()
-
-    def reached_observations(self) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """
-        :return: all observations ``[N, O]``, their tasks ``[N]``, and weights ``[N]``: 0 for repetitions of an episode's end
-        """
-        reached = th.cat((th.ones_like(self.valid[:, :1]), self.valid), dim=1).float()
-        return self.observations.flatten(0, 1), self.tasks.repeat_interleave(reached.shape[1]), reached.flatten()
-
-
 class SearchTargets(NamedTuple):
     """What the search of ``N`` positions teaches."""
 
@@ -56,15 +24,6 @@ class SearchTargets(NamedTuple):
     weights: th.Tensor  # [N, P]
     scales: th.Tensor  # [N, P]
     values: th.Tensor  # [N]
-
-
-class ReanalyzeStatistics(NamedTuple):
-    """What the searches of one reanalysis did; scalars on the device, means over the searched roots (None: there was none)."""
-
-    improvement: th.Tensor | None  # search value minus network value
-    advantage: th.Tensor | None  # Q of the best candidate minus mean Q of the candidates
-    wide_share: th.Tensor | None  # how often the best candidate was one drawn with the magnified deviation
-    searched_share: th.Tensor  # positions searched anew / positions that could be
 
 
 class Reanalyzer:
@@ -99,19 +58,24 @@ class Reanalyzer:
         self.static_search = static_search
 
     @th.no_grad()
-    def __call__(self, model: WorldModel, batch: SegmentTensors, updates: int) -> tuple[TargetBatch, ReanalyzeStatistics]:
+    def __call__(self, model: WorldModel, batch: SegmentBatch, updates: int) -> tuple[TargetBatch, dict[str, th.Tensor]]:
         """
         Compute all targets.
 
         :param model: target network, in evaluation mode
         :param batch: segments of ``K + n`` transitions
         :param updates: gradient updates done so far (for the mixed value target)
-        :return: targets and statistics of the searches
+        :return: targets, and figures of the searches for the log: ``searched_share`` of the positions that could be searched,
+            and means over those that were, if any: ``improvement`` of the network's value by the search, ``advantage`` of
+            the best candidate's Q over the mean, ``wide_share`` of best candidates drawn with the magnified deviation
         """
         config, steps = self.config, self.config.unroll_steps
-        masks = segment_masks(batch.valid, batch.terminated, steps)
-        td = self._td_targets(model, batch)
-        found, has_search, statistics = self._search_targets(model, batch, masks)
+        drawn = batch.on_host()  # which positions to search is decided there
+        known_masks = segment_masks(drawn.valid, drawn.terminated, steps)
+        masks = known_masks.to(batch.rewards.device)
+        td = self._td_targets(model, batch, masks)
+        eligible = known_masks.state.flatten().nonzero().squeeze(1)
+        found, has_search, figures = self._search_targets(model, batch, masks, eligible)
         values, known = mix_value_targets(
             td, found.values, has_search, batch.ages, config.value_target, updates, config.mixed_after, config.mixed_newest
         )
@@ -134,10 +98,10 @@ class Reanalyzer:
                 continues=masks.continues,
                 tasks=batch.tasks,
             ),
-            statistics,
+            figures,
         )
 
-    def _td_targets(self, model: WorldModel, batch: SegmentTensors) -> th.Tensor:
+    def _td_targets(self, model: WorldModel, batch: SegmentBatch, masks: SegmentMasks) -> th.Tensor:
         steps, n = self.config.unroll_steps, self.config.td_steps
         rows = batch.tasks.shape[0]
         # Behind an episode's end the buffer repeats the last observation, so index j + n is min(j + n, end).
@@ -147,7 +111,8 @@ class Reanalyzer:
             context = networks.embed(batch.tasks.repeat_interleave(steps + 1))
             prediction = networks.predict(networks.encode(ahead, context), context, heads, policy=False)
         bootstrap = reduce_values(model.values(prediction), self.search_config).unflatten(0, (rows, steps + 1))
-        return n_step_targets(batch.rewards, batch.valid, batch.terminated, bootstrap, model.discounts[batch.tasks], n)
+        discount = model.discounts[batch.tasks]
+        return n_step_targets(batch.rewards, batch.valid, batch.terminated, masks.dead, bootstrap, discount, n)
 
     def _choose_positions(self, eligible: th.Tensor) -> th.Tensor:
         """Those of the eligible indices into the flattened ``[B * (K+1)]`` positions that are searched anew (on the CPU)."""
@@ -157,23 +122,22 @@ class Reanalyzer:
         return eligible[th.randperm(len(eligible), generator=self.generator)[:count]]
 
     def _search_targets(
-        self, model: WorldModel, batch: SegmentTensors, masks: SegmentMasks
-    ) -> tuple[SearchTargets, th.Tensor, ReanalyzeStatistics]:
-        """What is known of the positions ``[B, K+1, ...]``, the mask of where that is something, and statistics."""
+        self, model: WorldModel, batch: SegmentBatch, masks: SegmentMasks, eligible: th.Tensor
+    ) -> tuple[SearchTargets, th.Tensor, dict[str, th.Tensor]]:
+        """What is known of the positions ``[B, K+1, ...]``, the mask of where that is something, and figures."""
         device, shape = batch.rewards.device, masks.state.shape
         targets, mask = self._stored_targets(batch, masks)
-        eligible = segment_masks(*batch.on_host(), self.config.unroll_steps).state.flatten().nonzero().squeeze(1)
         chosen = self._choose_positions(eligible)
         figures = []
         for part in chosen.split(self.max_roots) if len(chosen) else ():  # splitting nothing would give one empty part
             output = self._search(model, batch, to_device(part, device))
             self._fill(targets, mask, part, self._targets_of(output))
             figures.append(self._figures(output))
-        searched_share = th.full((), len(chosen) / max(1, len(eligible)), device=device)
-        statistics = ReanalyzeStatistics(*_means(figures), searched_share)
-        return SearchTargets._make(column.unflatten(0, shape) for column in targets), mask.unflatten(0, shape), statistics
+        means = {name: th.cat([part[name] for part in figures]).mean() for name in (figures[0] if figures else ())}
+        means["searched_share"] = th.full((), len(chosen) / max(1, len(eligible)), device=device)
+        return SearchTargets._make(column.unflatten(0, shape) for column in targets), mask.unflatten(0, shape), means
 
-    def _stored_targets(self, batch: SegmentTensors, masks: SegmentMasks) -> tuple[SearchTargets, th.Tensor]:
+    def _stored_targets(self, batch: SegmentBatch, masks: SegmentMasks) -> tuple[SearchTargets, th.Tensor]:
         """What was stored when the agent acted ``[B * (K+1), ...]``; warm-up actions were random and teach no policy."""
         positions = self.config.unroll_steps + 1
         count, device = masks.state.numel(), batch.rewards.device
@@ -203,15 +167,15 @@ class Reanalyzer:
         scales = proposal[output.best].unsqueeze(1)
         return SearchTargets(output.actions.unsqueeze(1), th.ones_like(scales), scales, values)
 
-    def _figures(self, output: SearchOutput) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """Improvement, advantage and wide choice of each searched root."""
+    def _figures(self, output: SearchOutput) -> dict[str, th.Tensor]:
+        """What each search did ``[N]``."""
         best_q = output.q_values.gather(1, output.best.unsqueeze(1)).squeeze(1)
         narrow = self.search_config.num_candidates - self.search_config.num_wide
-        return (
-            output.values - output.network_values,
-            best_q - output.q_values.mean(dim=1),
-            (output.best >= narrow).float(),
-        )
+        return {
+            "improvement": output.values - output.network_values,
+            "advantage": best_q - output.q_values.mean(dim=1),
+            "wide_share": (output.best >= narrow).float(),
+        }
 
     def _candidate_scales(self, device: th.device) -> th.Tensor:
         """Factor on the policy's deviation under which each candidate is imitated ``[C]``."""
@@ -221,7 +185,7 @@ class Reanalyzer:
             scales[count - wide :] = self.search_config.std_magnification
         return scales
 
-    def _search(self, model: WorldModel, batch: SegmentTensors, part: th.Tensor) -> SearchOutput:
+    def _search(self, model: WorldModel, batch: SegmentBatch, part: th.Tensor) -> SearchOutput:
         config, positions = self.search_config, self.config.unroll_steps + 1
         observations = batch.observations[:, :positions].flatten(0, 1)[part]
         tasks = batch.tasks[part // positions]
@@ -232,11 +196,3 @@ class Reanalyzer:
             return self.static_search(model, observations, tasks, heads, noise, limit)
         with network_for_search(model, config, self.autocast) as networks:
             return search(WorldModelPlanner(networks, observations, tasks, config, heads), config, noise)
-
-
-def _means(parts: Sequence[tuple[th.Tensor, ...]]) -> tuple[th.Tensor | None, th.Tensor | None, th.Tensor | None]:
-    """Mean improvement, advantage and wide share of several searches."""
-    if not parts:
-        return None, None, None
-    improvement, advantage, wide = (th.cat(figures).mean() for figures in zip(*parts, strict=True))
-    return improvement, advantage, wide

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch as th
 
+from sb3_ezm.devices import to_device
+
 
 class SegmentMasks(NamedTuple):
     """Which parts of the unrolled positions exist."""
@@ -19,6 +21,13 @@ class SegmentMasks(NamedTuple):
     state: th.Tensor  # [B, K+1]  position j is a real state from which an action could be taken
     dead: th.Tensor  # [B, K+1]  position j lies at or behind a true termination
     continues: th.Tensor  # [B, K]    0 where transition j truly terminated
+
+    def to(self, device: th.device) -> SegmentMasks:
+        """
+        :param device: where to
+        :return: the masks there
+        """
+        return SegmentMasks._make(to_device(mask, device) for mask in self)
 
 
 def segment_masks(valid: th.Tensor, terminated: th.Tensor, unroll_steps: int) -> SegmentMasks:
@@ -49,6 +58,7 @@ def n_step_targets(
     rewards: th.Tensor,
     valid: th.Tensor,
     terminated: th.Tensor,
+    dead: th.Tensor,
     bootstrap_values: th.Tensor,
     discount: th.Tensor,
     td_steps: int,
@@ -60,6 +70,7 @@ def n_step_targets(
     :param rewards: ``[B, H]``, zero where invalid
     :param valid: ``[B, H]``
     :param terminated: ``[B, H]``
+    :param dead: of :class:`SegmentMasks` ``[B, K+1]``
     :param bootstrap_values: target-network values ``[B, K+1]`` at positions ``min(j + n, end)``
     :param discount: ``[B]``
     :param td_steps: ``n``
@@ -70,7 +81,7 @@ def n_step_targets(
     gamma = discount.unsqueeze(1)
     total = th.zeros_like(bootstrap_values)
     weight = th.ones_like(bootstrap_values)  # gamma^(transitions so far)
-    alive = 1.0 - segment_masks(valid, terminated, positions - 1).dead
+    alive = 1.0 - dead
     for i in range(td_steps):
         window = slice(i, i + positions)
         total = total + alive * weight * rewards[:, window]

@@ -29,6 +29,8 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 
+from sb3_ezm.devices import to_device
+
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -78,17 +80,43 @@ class SegmentBatch(NamedTuple):
     episode (or the recorded data) ends early, ``valid`` is 0 from there on and the observation of the end is repeated.
     """
 
-    observations: FloatArray  # [B, H+1, O]
-    actions: FloatArray  # [B, H, A]  executed actions in [-1, 1], zero where padded or invalid
-    rewards: FloatArray  # [B, H]     zero where invalid
-    terminated: BoolArray  # [B, H]     true termination only: nothing to bootstrap after it
-    valid: BoolArray  # [B, H]     the transition was recorded in the same episode
-    searched: BoolArray  # [B, H]     the action was chosen by a search (not drawn at random)
-    search_values: FloatArray  # [B, H]     root value of that search when the action was chosen, 0 where not searched
-    tasks: IntArray  # [B]
-    weights: FloatArray  # [B]        importance weights, max 1 within each task
-    ages: IntArray  # [B]        transitions of the same task stored since
-    tickets: IntArray  # [B]        numbers of the first transitions, unique within the task for good
+    observations: th.Tensor  # [B, H+1, O]
+    actions: th.Tensor  # [B, H, A]  executed actions in [-1, 1], zero where padded or invalid
+    rewards: th.Tensor  # [B, H]     zero where invalid
+    terminated: th.Tensor  # [B, H]     true termination only: nothing to bootstrap after it
+    valid: th.Tensor  # [B, H]     the transition was recorded in the same episode
+    searched: th.Tensor  # [B, H]     the action was chosen by a search (not drawn at random)
+    search_values: th.Tensor  # [B, H]     root value of that search when the action was chosen, 0 where not searched
+    tasks: th.Tensor  # [B]
+    weights: th.Tensor  # [B]        importance weights, max 1 within each task
+    ages: th.Tensor  # [B]        transitions of the same task stored since
+    tickets: th.Tensor  # [B]        numbers of the first transitions, unique within the task for good
+    #: the same batch as it was drawn, with tasks, tickets and flags on the host; None for that batch itself
+    drawn: SegmentBatch | None = None
+
+    def to(self, device: th.device) -> SegmentBatch:
+        """
+        Move the batch, without waiting for what the device is doing.
+
+        :param device: where to
+        :return: the batch there, which keeps what the host decides by
+        """
+        if all(column.device == device for column in self[:-1]):
+            return self
+        return SegmentBatch._make([*(to_device(column, device) for column in self[:-1]), self.on_host()])
+
+    def on_host(self) -> SegmentBatch:
+        """
+        :return: the batch as it was drawn, whose tasks, tickets and flags are known without waiting for a device
+        """
+        return self if self.drawn is None else self.drawn
+
+    def reached_observations(self) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """
+        :return: all observations ``[N, O]``, their tasks ``[N]``, and weights ``[N]``: 0 for repetitions of an episode's end
+        """
+        reached = th.cat((th.ones_like(self.valid[:, :1]), self.valid), dim=1).float()
+        return self.observations.flatten(0, 1), self.tasks.repeat_interleave(reached.shape[1]), reached.flatten()
 
 
 class TargetBatch(NamedTuple):

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sb3_ezm.buffers import Segments
-
 
 @dataclass
 class Step:
@@ -80,7 +78,7 @@ class ListReplay:
         """Transitions of the same task stored since."""
         return self.stored[self.rows[row].task] - 1 - self.rows[row].order
 
-    def segment(self, row: int, horizon: int) -> Segments:
+    def segment(self, row: int, horizon: int) -> dict[str, np.ndarray]:
         """The segment that begins at a row, with a leading batch entry; observations and actions have one entry."""
         observations = [self.rows[row].observation]
         columns: list[tuple[float, float, bool, bool, bool, float]] = []
@@ -93,12 +91,12 @@ class ListReplay:
                 row = successor
             observations.append(self.rows[row].observation)
         actions, rewards, terminated, valid, searched, values = (np.array([column]) for column in zip(*columns, strict=True))
-        return Segments(
-            np.array([observations], dtype=np.float32)[..., None],
-            actions.astype(np.float32)[..., None],
-            rewards.astype(np.float32),
-            terminated,
-            valid,
-            searched,
-            values.astype(np.float32),
+        return dict(
+            observations=np.array([observations], dtype=np.float32)[..., None],
+            actions=actions.astype(np.float32)[..., None],
+            rewards=rewards.astype(np.float32),
+            terminated=terminated,
+            valid=valid,
+            searched=searched,
+            search_values=values.astype(np.float32),
         )

@@ -123,9 +123,7 @@ def test_operations_of_an_update() -> None:
     model.learn(60)
     learner, flops = model.learner, ModelFlops(model.policy.world_model)
     segments = model.replay_buffer.sample_segments(12)
-    batch = learner.to_tensors(
-        segments._replace(valid=np.ones_like(segments.valid), terminated=np.zeros_like(segments.terminated))
-    )
+    batch = segments._replace(valid=th.ones_like(segments.valid), terminated=th.zeros_like(segments.terminated))
     targets = learner.reanalyze(batch, 0)
     config, steps = learner.target_config, learner.target_config.unroll_steps
     expected = flops.reanalyze(learner.reanalyzer.search_config, config, 12)

@@ -291,8 +291,7 @@ def test_a_gradient_that_is_not_finite_names_tasks_and_parameters(tmp_path: Path
 
 def test_the_loss_of_one_task_is_told_from_the_others() -> None:
     model = tiny_model(toy_env(["toy-balance", "toy-spin"])).learn(12)
-    segments = model.replay_buffer.sample_segments(8)
-    batch = model.learner.to_tensors(segments)
+    batch = model.replay_buffer.sample_segments(8)
     targets = model.learner.reanalyze(batch, 0)
     targets.rewards[batch.tasks == 1] = float("nan")
     with pytest.raises(NonFiniteLossError, match=r"the reward loss of the tasks \['toy-spin'\]; tasks in the batch"):

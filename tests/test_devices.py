@@ -25,9 +25,6 @@ from tests.resume_cases import differences
 from tests.test_learner import SEARCH, make_learner, make_policy, make_segments, prepare, snapshot
 from tests.tiny import tiny_model, toy_env
 
-TASKS = np.arange(12) % 2
-TICKETS = np.arange(12)
-
 
 class Reads(TorchDispatchMode):
     """Counts the operations with which a host looks at numbers of a device."""
@@ -114,16 +111,15 @@ class FusedStandIn:
 def test_an_update_reads_nothing_back_but_its_outcome(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:
     # Tensors of the device "meta" have no numbers: whatever looks at one raises an error. Only the outcome is read, once.
     learner = make_learner(target={"reanalyze_ratio": ratio})
-    host = learner.to_tensors(make_segments())
     policy = learner.policy
     policy.to("meta")
     policy.optimizer = FusedStandIn()  # type: ignore[assignment]
-    batch = host._replace(**{name: x.to("meta") for name, x in host._asdict().items() if name != "host"})
+    batch = make_segments().to(policy.device)
     arriving: list[th.Tensor] = []
     monkeypatch.setattr(learner_module, "Readback", arriving.append)
     for update in range(3):
         targets = learner.reanalyze(batch, update)
-        learner.launch(batch, targets, update, TASKS, TICKETS)
+        learner.launch(batch, targets, update)
     assert [tensor.shape for tensor in arriving] == [(13,)] * 3  # twelve errors and the verdict
     assert [verdict.device.type for verdict in policy.optimizer.verdicts] == ["meta"] * 3
     with pytest.raises((RuntimeError, NotImplementedError)):
@@ -142,8 +138,8 @@ def test_an_update_sends_nothing_from_pageable_memory(
     monkeypatch.setattr(learner_module, "Readback", lambda tensor: tensor)
     with Sends() as sends:
         for update in range(3):
-            batch = learner.to_tensors(make_segments())
-            learner.launch(batch, learner.reanalyze(batch, update), update, TASKS, TICKETS)
+            batch = make_segments().to(learner.policy.device)
+            learner.launch(batch, learner.reanalyze(batch, update), update)
     assert sends.found == []
 
 
@@ -166,7 +162,7 @@ def test_the_fused_optimizer_and_the_log_look_at_nothing() -> None:
     batch, targets = prepare(learner)
     with Reads() as reads:
         for update in range(3):
-            learner.launch(batch, targets, update, TASKS, TICKETS)
+            learner.launch(batch, targets, update)
     # What was reached is looked up among the segments on the host, before anything is sent to the device.
     assert reads.counts == {"nonzero": 3}
     assert [outcome.errors.shape for outcome in learner.finish()] == [(12,)] * 3
@@ -176,7 +172,7 @@ def test_other_optimizers_need_a_look() -> None:
     learner = make_learner(make_policy(optimizer_class=th.optim.RMSprop))
     batch, targets = prepare(learner)
     with Reads() as reads:
-        learner.launch(batch, targets, 0, TASKS, TICKETS)
+        learner.launch(batch, targets, 0)
     assert reads.counts["_local_scalar_dense"] + reads.counts["is_nonzero"] == 1
 
 
@@ -206,7 +202,7 @@ def run(learner: Learner, lag: int, updates: int = 6) -> list[np.ndarray]:
     errors = []
     for update in range(updates):
         batch, targets = prepare(learner, seed=update)
-        learner.launch(batch, targets, update, TASKS, TICKETS)
+        learner.launch(batch, targets, update)
         errors += [outcome.errors for outcome in learner.finish(lag)]
         assert len(errors) == max(0, update + 1 - lag)
     return errors + [outcome.errors for outcome in learner.finish()]
@@ -222,11 +218,11 @@ def test_the_target_network_waits_for_the_verdict() -> None:
     learner = make_learner(target_update_interval=1, tau=0.5)
     before = snapshot(learner.policy.target_model)
     batch, targets = prepare(learner)
-    learner.launch(batch, targets, 0, TASKS, TICKETS)
-    learner.launch(batch, targets, 1, TASKS, TICKETS)
+    learner.launch(batch, targets, 0)
+    learner.launch(batch, targets, 1)
     after_two = snapshot(learner.policy.world_model)
     assert all(th.equal(before[name], value) for name, value in snapshot(learner.policy.target_model).items())
-    learner.finish(under_way=1)
+    learner.finish(lag=1)
     for name, value in snapshot(learner.policy.target_model).items():
         assert value.numpy() == pytest.approx(0.5 * (before[name] + after_two[name]).numpy(), rel=1e-5, abs=1e-6), name
 
@@ -240,15 +236,15 @@ def test_a_gradient_that_is_not_finite_is_never_applied(optimizer: type[th.optim
     state = learner.policy.optimizer.state_dict()["state"][0]
     steps = float(state["step"])
     sick = targets._replace(values=targets.values.index_fill(0, th.tensor([3]), th.nan))
-    learner.launch(batch, sick, 1, TASKS, TICKETS)
+    learner.launch(batch, sick, 1)
     for name, parameter in learner.policy.world_model.named_parameters():
         assert th.equal(parameter, before[name]), name
     assert float(learner.policy.optimizer.state_dict()["state"][0]["step"]) == steps
     # Two more healthy ones may be on their way before anybody looks; the message is still that of the sick one.
-    learner.launch(batch, targets, 2, TASKS, TICKETS)
-    learner.launch(batch, targets, 3, TASKS, TICKETS)
+    learner.launch(batch, targets, 2)
+    learner.launch(batch, targets, 3)
     with pytest.raises(NonFiniteLossError, match=r"at update 1; .*the value loss of the tasks \['large'\]; .*parameters: "):
-        learner.finish(under_way=2)
+        learner.finish(lag=2)
     parameters = [*learner.policy.world_model.parameters(), *learner.policy.target_model.parameters()]
     assert all(bool(parameter.isfinite().all()) for parameter in parameters)
     assert float(learner.policy.optimizer.state_dict()["state"][0]["step"]) == steps + 2
@@ -272,14 +268,14 @@ def test_a_training_with_a_lag_resumes_bit_for_bit(tmp_path: Any) -> None:
 
 def test_late_updates_of_earlier_versions_resume() -> None:
     learner = make_learner()
-    batch = learner.to_tensors(make_segments())
-    learner.launch(batch, learner.reanalyze(batch, 0), 0, TASKS, TICKETS + 3)
+    batch = make_segments().to(learner.policy.device)
+    learner.launch(batch, learner.reanalyze(batch, 0), 0)
     state = learner.state_dict()
     state["launched"][0]["slots"] = state["launched"][0].pop("tickets")
     other = make_learner()
     other.load_state_dict(state)
     (outcome,) = other.finish()
-    np.testing.assert_array_equal(outcome.tickets, TICKETS + 3)
+    np.testing.assert_array_equal(outcome.tickets, batch.tickets)
     np.testing.assert_array_equal(outcome.errors, learner.finish()[0].errors)
 
 
@@ -322,13 +318,13 @@ def test_an_update_does_not_synchronize_cuda(runtime: RuntimeConfig) -> None:
     learner = make_learner(policy, loss_config=LossConfig(), runtime=runtime)
     segments = make_segments()
     for update in range(3):  # the first ones allocate
-        batch = learner.to_tensors(segments)
-        learner.launch(batch, learner.reanalyze(batch, update), update, TASKS, TICKETS)
+        batch = segments.to(learner.policy.device)
+        learner.launch(batch, learner.reanalyze(batch, update), update)
     th.cuda.set_sync_debug_mode("error")
     try:
         for update in range(3, 6):
-            batch = learner.to_tensors(segments)
-            learner.launch(batch, learner.reanalyze(batch, update), update, TASKS, TICKETS)
+            batch = segments.to(learner.policy.device)
+            learner.launch(batch, learner.reanalyze(batch, update), update)
     finally:
         th.cuda.set_sync_debug_mode("default")
     assert len(learner.finish()) == 6

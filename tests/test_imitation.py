@@ -11,7 +11,8 @@ import torch as th
 
 from sb3_ezm.config import SearchConfig, TargetConfig
 from sb3_ezm.losses import policy_loss
-from sb3_ezm.reanalyze import Reanalyzer, SegmentTensors
+from sb3_ezm.reanalyze import Reanalyzer
+from sb3_ezm.types import SegmentBatch
 from sb3_ezm.world_model import WorldModel
 from tests.target_oracle import make_model
 
@@ -42,9 +43,9 @@ def imitation_gradients(rows: int, search: SearchConfig, **target: Any) -> dict[
     observations = th.randn(rows, HORIZON + 1, 4, generator=generator)
     valid, none = th.ones(rows, HORIZON, dtype=th.bool), th.zeros(rows, HORIZON)
     tasks = th.arange(rows) % 3
-    batch = SegmentTensors(
+    batch = SegmentBatch(
         *(observations, th.zeros(rows, HORIZON, 3), none, none > 0, valid, valid, none),
-        *(tasks, th.ones(rows), th.zeros(rows, dtype=th.long)),
+        *(tasks, th.ones(rows), th.zeros(rows, dtype=th.long), th.arange(rows)),
     )
     config = TargetConfig(unroll_steps=UNROLL, td_steps=TD, value_target="td", **target)
     targets, _ = Reanalyzer(search, config, th.Generator().manual_seed(0))(model, batch, 0)

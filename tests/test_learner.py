@@ -15,7 +15,6 @@ from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig, TargetConfig
 from sb3_ezm.learner import Learner, NonFiniteLossError
 from sb3_ezm.losses import all_losses, total_loss
 from sb3_ezm.policies import EZMPolicy
-from sb3_ezm.reanalyze import SegmentTensors
 from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 from sb3_ezm.train_logging import MetricMeans
 from sb3_ezm.types import SegmentBatch, TargetBatch
@@ -72,7 +71,7 @@ def make_segments(seed: int = 0, rows: int = 12) -> SegmentBatch:
     observations = rng.normal(size=(rows, HORIZON + 1, 4)).astype(np.float32)
     observations = observations[np.arange(rows)[:, None], np.minimum(np.arange(HORIZON + 1), lengths[:, None])]
     actions = rng.uniform(-0.9, 0.9, (rows, HORIZON, 2)) * TASKS.action_mask()[tasks][:, None] * valid[..., None]
-    return SegmentBatch(
+    columns = dict(
         observations=observations,
         actions=actions.astype(np.float32),
         rewards=(rng.normal(size=(rows, HORIZON)) * valid).astype(np.float32),
@@ -85,10 +84,11 @@ def make_segments(seed: int = 0, rows: int = 12) -> SegmentBatch:
         ages=rng.integers(0, 100, rows),
         tickets=np.arange(rows),
     )
+    return SegmentBatch(**{name: th.from_numpy(column) for name, column in columns.items()})
 
 
-def prepare(learner: Learner, seed: int = 0, rows: int = 12) -> tuple[SegmentTensors, TargetBatch]:
-    batch = learner.to_tensors(make_segments(seed, rows))
+def prepare(learner: Learner, seed: int = 0, rows: int = 12) -> tuple[SegmentBatch, TargetBatch]:
+    batch = make_segments(seed, rows).to(learner.policy.device)
     return batch, learner.reanalyze(batch, 0)
 
 
@@ -292,21 +292,20 @@ def test_the_normalizer_takes_in_the_observations_that_were_reached_once() -> No
     )
     policy.set_training_mode(True)
     learner = make_learner(policy, target={"unroll_steps": 1, "td_steps": 1})
-    zeros = np.zeros((2, 2), np.float32)
-    segments = SegmentBatch(
-        observations=np.array([[[2.0], [4.0], [4.0]], [[0.0], [6.0], [3.0]]], np.float32),
-        actions=np.zeros((2, 2, 1), np.float32),
+    zeros = th.zeros(2, 2)
+    batch = SegmentBatch(
+        observations=th.tensor([[[2.0], [4.0], [4.0]], [[0.0], [6.0], [3.0]]]),
+        actions=th.zeros(2, 2, 1),
         rewards=zeros,
         terminated=zeros > 0,
-        valid=np.array([[True, False], [True, True]]),
+        valid=th.tensor([[True, False], [True, True]]),
         searched=zeros > 0,
         search_values=zeros,
-        tasks=np.zeros(2, np.int64),
-        weights=np.ones(2, np.float32),
-        ages=np.zeros(2, np.int64),
-        tickets=np.arange(2),
+        tasks=th.zeros(2, dtype=th.long),
+        weights=th.ones(2),
+        ages=th.zeros(2, dtype=th.long),
+        tickets=th.arange(2),
     )
-    batch = learner.to_tensors(segments)
     learner.update(batch, learner.reanalyze(batch, 0), 0)
     # Reached were 2, 4, 0, 6, 3 (the second 4 only repeats the end): mean 3, squares 1 + 1 + 9 + 9 + 0 = 20, variance 4.
     normalizer = policy.world_model.normalizer
@@ -337,23 +336,23 @@ def test_errors_are_those_of_the_mean_head_at_the_first_position() -> None:
 # --- refusing ----------------------------------------------------------------------------------------------------------
 
 
-def spoil_weights(batch: SegmentTensors, targets: TargetBatch, learner: Learner) -> tuple[SegmentTensors, TargetBatch]:
+def spoil_weights(batch: SegmentBatch, targets: TargetBatch, learner: Learner) -> tuple[SegmentBatch, TargetBatch]:
     return batch._replace(weights=batch.weights.index_fill(0, th.tensor([2]), th.nan)), targets
 
 
-def spoil_values(batch: SegmentTensors, targets: TargetBatch, learner: Learner) -> tuple[SegmentTensors, TargetBatch]:
+def spoil_values(batch: SegmentBatch, targets: TargetBatch, learner: Learner) -> tuple[SegmentBatch, TargetBatch]:
     return batch, targets._replace(values=targets.values.index_fill(0, th.tensor([2]), th.nan))
 
 
-def spoil_rewards(batch: SegmentTensors, targets: TargetBatch, learner: Learner) -> tuple[SegmentTensors, TargetBatch]:
+def spoil_rewards(batch: SegmentBatch, targets: TargetBatch, learner: Learner) -> tuple[SegmentBatch, TargetBatch]:
     return batch, targets._replace(rewards=targets.rewards.index_fill(0, th.tensor([2]), th.inf))
 
 
-def spoil_actions(batch: SegmentTensors, targets: TargetBatch, learner: Learner) -> tuple[SegmentTensors, TargetBatch]:
+def spoil_actions(batch: SegmentBatch, targets: TargetBatch, learner: Learner) -> tuple[SegmentBatch, TargetBatch]:
     return batch, targets._replace(policy_actions=targets.policy_actions.index_fill(0, th.tensor([2]), th.nan))
 
 
-def spoil_model(batch: SegmentTensors, targets: TargetBatch, learner: Learner) -> tuple[SegmentTensors, TargetBatch]:
+def spoil_model(batch: SegmentBatch, targets: TargetBatch, learner: Learner) -> tuple[SegmentBatch, TargetBatch]:
     with th.no_grad():
         learner.policy.world_model.reward_head[-1].bias[0] = th.nan  # type: ignore[index, operator]
     return batch, targets
@@ -449,12 +448,9 @@ def test_means_of_figures() -> None:
     assert metrics.pop() == {}
 
 
-def test_tensors_of_a_batch() -> None:
+def test_a_batch_that_moves_keeps_what_the_host_decides_by() -> None:
     segments = make_segments()
-    batch = make_learner().to_tensors(segments)
-    assert batch._fields == (*(name for name in SegmentBatch._fields if name not in ("tickets",)), "host")
-    assert batch.host is segments
-    for name, tensor in batch._replace(host=None)._asdict().items():
-        if name == "host":
-            continue
-        assert np.array_equal(tensor.numpy(), getattr(segments, name)), name
+    assert segments.to(th.device("cpu")) is segments  # nothing to move
+    moved = segments.to(th.device("meta"))
+    assert {column.device.type for column in moved[:-1]} == {"meta"}
+    assert moved.on_host() is segments and moved.to(th.device("meta")) is moved

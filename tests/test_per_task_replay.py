@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,8 +81,8 @@ def fill(buffer: PerTaskReplayBuffer, steps: int, tasks: list[int], start: float
 
 
 def assert_same(one: SegmentBatch, other: SegmentBatch) -> None:
-    for name, column in one._asdict().items():
-        np.testing.assert_array_equal(column, getattr(other, name), err_msg=name)
+    for name in SegmentBatch._fields[:-1]:
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
 def priorities(buffer: PerTaskReplayBuffer, replay: int = 0) -> list[float]:
@@ -109,6 +110,7 @@ def test_batch_is_balanced_and_ordered_by_task() -> None:
     batch = buffer.sample_segments(9)  # 9 // 2 = 4 of each, the ninth is left out
     assert batch.tasks.tolist() == [0] * 4 + [1] * 4
     starts = batch.observations[:, 0, 0]
+    starts = starts.numpy()
     assert np.all((starts[:4] >= 100) & (starts[:4] < 110))
     assert np.all((starts[4:] < 10) | (starts[4:] >= 200))
     assert batch.observations.shape == (8, 4, 1) and batch.actions.shape == (8, 3, 1)
@@ -120,12 +122,11 @@ def test_dtypes_are_those_of_the_segment_batch() -> None:
     buffer = make(n_envs=1, num_tasks=1)
     fill(buffer, 3, tasks=[0])
     batch = buffer.sample_segments(2)
-    kinds = {name: column.dtype for name, column in batch._asdict().items()}
-    assert {kinds[name] for name in ("observations", "actions", "rewards", "search_values", "weights")} == {
-        np.dtype(np.float32)
-    }
-    assert {kinds[name] for name in ("terminated", "valid", "searched")} == {np.dtype(np.bool_)}
-    assert {kinds[name] for name in ("tasks", "ages", "tickets")} == {np.dtype(np.int64)}
+    kinds = {name: column.dtype for name, column in zip(batch._fields, batch[:-1], strict=False)}
+    assert {kinds[name] for name in ("observations", "actions", "rewards", "search_values", "weights")} == {th.float32}
+    assert {kinds[name] for name in ("terminated", "valid", "searched")} == {th.bool}
+    assert {kinds[name] for name in ("tasks", "ages", "tickets")} == {th.int64}
+    assert batch.drawn is None and batch.on_host() is batch
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_priorities_weights_and_clipping_by_hand() -> None:
     assert buffer.update_priorities(batch.tasks, batch.tickets, np.array([0.5, -1.5, 4.5, -31.5])) == 0
     assert priorities(buffer) == [1.0, 2.0, 5.0, 32.0]
     batch = buffer.sample_segments(40)  # strata of width 1: every transition as often as its priority says
-    assert np.bincount(batch.observations[:, 0, 0].astype(int)).tolist() == [1, 2, 5, 32]
+    assert np.bincount(batch.observations[:, 0, 0].long()).tolist() == [1, 2, 5, 32]
     expected = np.repeat([1.0, 0.5, 0.2, 0.1], [1, 2, 5, 32])  # 1/32 is raised to 0.1
     np.testing.assert_allclose(batch.weights, expected, rtol=1e-6)
     # New ones get the largest priority, and the largest present one once that has been lowered.
@@ -202,7 +203,7 @@ def test_tasks_do_not_influence_each_other() -> None:
     np.testing.assert_allclose(priorities(buffer, 0), [1, 3, 3])  # the largest of task 0, not of task 1
     np.testing.assert_allclose(priorities(buffer, 1), [1000, 1000, 1000])
     batch = buffer.sample_segments(14)  # 7 each: task 0 by priority, task 1 evenly with weights of 1
-    assert np.bincount(batch.observations[:7, 0, 0].astype(int)).tolist() == [1, 3, 3]
+    assert np.bincount(batch.observations[:7, 0, 0].long()).tolist() == [1, 3, 3]
     np.testing.assert_allclose(batch.weights, [1] + [1 / 3] * 6 + [1] * 7, rtol=1e-6)
 
 
@@ -335,7 +336,7 @@ def test_agrees_with_lists_of_rows(
         assert row in oracle.transitions()
         assert batch.tasks[i] == oracle.rows[row].task
         assert batch.ages[i] == oracle.age(row)
-        for name, column in oracle.segment(row, horizon=3)._asdict().items():
+        for name, column in oracle.segment(row, horizon=3).items():
             np.testing.assert_array_equal(getattr(batch, name)[i], column[0], err_msg=name)
     for replay, oracle in zip(buffer.replays, oracles, strict=True):
         positive = np.flatnonzero(replay.tree.get(np.arange(rows)))
@@ -451,7 +452,7 @@ def test_normalization_is_applied_when_drawing() -> None:
     np.testing.assert_allclose(normalized.observations, expected, rtol=1e-5)
     np.testing.assert_allclose(normalized.rewards, raw.rewards / np.sqrt(env.ret_rms.var + env.epsilon), rtol=1e-5)
     assert normalized.rewards[:, 1:].tolist() == [[0, 0], [0, 0]]
-    assert normalized.observations.dtype == normalized.rewards.dtype == np.float32
+    assert normalized.observations.dtype == normalized.rewards.dtype == th.float32
     assert normalized.tasks.tolist() == [0, 1]
     assert_same(buffer.sample_segments(2), raw)  # what is stored stays raw
 

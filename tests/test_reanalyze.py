@@ -15,10 +15,10 @@ import sb3_ezm.reanalyze as reanalyze_module
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.config import SearchConfig, TargetConfig
 from sb3_ezm.observations import ObservationLayout
-from sb3_ezm.reanalyze import Reanalyzer, ReanalyzeStatistics, SegmentTensors
+from sb3_ezm.reanalyze import Reanalyzer
 from sb3_ezm.search import SearchNoise, SearchOutput, WorldModelPlanner, draw_noise
 from sb3_ezm.search.model import reduce_values
-from sb3_ezm.types import TargetBatch
+from sb3_ezm.types import SegmentBatch, TargetBatch
 from sb3_ezm.world_model import WorldModel
 from tests.target_oracle import Episode, make_model, windows
 
@@ -58,7 +58,7 @@ class Scene:
         window = windows(self.episodes, starts, HORIZON)
         actions = 1.8 * th.rand(rows, HORIZON, 3, generator=generator) - 0.9
         searched = th.rand(rows, HORIZON, generator=generator) < 0.5
-        self.batch = SegmentTensors(
+        self.batch = SegmentBatch(
             observations=th.stack([self.observations[b][window.states[b]] for b in range(rows)]),
             actions=actions * self.model.action_mask[self.tasks].unsqueeze(1) * window.valid.unsqueeze(2),
             rewards=window.rewards.float(),
@@ -69,6 +69,7 @@ class Scene:
             tasks=self.tasks,
             weights=th.ones(rows),
             ages=th.arange(rows),
+            tickets=th.arange(rows),
         )
 
     def positions(self) -> list[tuple[int, int, int]]:
@@ -222,11 +223,8 @@ def test_everything_that_can_be_searched_is(monkeypatch: pytest.MonkeyPatch) -> 
     assert targets.policy_scales.tolist() == [[[1.0]] * 4] * 7
     # Improvement is 7, Q of the best minus the mean of value + {1, 2, 3, 4} is best - 1.5, and 3 of 4 candidates are wide.
     best = th.cat([tracing.result(call, th.zeros(len(call)).long(), 4).best for call in tracing.calls]).float()
-    expected = ReanalyzeStatistics(
-        *(th.tensor(7.0), (best - 1.5).mean(), (best >= 1).float().mean()),
-        searched_share=th.tensor(1.0),
-    )
-    assert [float(x) for x in statistics] == pytest.approx([float(x) for x in expected], abs=1e-3)
+    expected = {"improvement": 7.0, "advantage": float((best - 1.5).mean()), "wide_share": float((best >= 1).float().mean())}
+    assert {**statistics} == pytest.approx({**expected, "searched_share": 1.0}, abs=1e-3)
 
 
 @pytest.mark.parametrize("max_roots", [1, 4, 20, 21, 22])
@@ -241,14 +239,14 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, max_roots: int) 
     assert sum(len(call) for call in tracing.calls) == 21 and len(tracing.calls) == math.ceil(21 / max_roots)
     for name in TargetBatch._fields:
         th.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-4, msg=name)
-    assert [float(x) for x in statistics] == pytest.approx([float(x) for x in whole_statistics], rel=1e-4)
+    assert statistics == pytest.approx({name: float(x) for name, x in whole_statistics.items()}, rel=1e-4)
 
 
 def test_nothing_is_searched_at_ratio_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     scene, tracing = every_ending(), TracingSearch(monkeypatch)
     targets, statistics = reanalyzer(reanalyze_ratio=0.0, value_target="search")(scene.model, scene.batch, 0)
-    assert not tracing.calls and float(statistics.searched_share) == 0.0
-    assert statistics.improvement is statistics.advantage is statistics.wide_share is None
+    assert not tracing.calls and float(statistics["searched_share"]) == 0.0
+    assert statistics.keys() == {"searched_share"}
     imitated = 0
     for b, j, state in scene.positions():
         if not scene.episodes[b].can_act(state):
@@ -276,7 +274,7 @@ def test_a_quarter_is_searched(monkeypatch: pytest.MonkeyPatch, use_stored_searc
         targets, statistics = make(scene.model, scene.batch, 0)
         chosen = tracing.searched(scene, targets)
         assert len(chosen) == 5  # of 21: round(5.25)
-        assert float(statistics.searched_share) == pytest.approx(5 / 21)
+        assert float(statistics["searched_share"]) == pytest.approx(5 / 21)
         for position in chosen:
             times[position] += 1
             assert targets.policy_mask[position] == 1.0
@@ -451,12 +449,11 @@ def test_targets_of_replayed_episodes() -> None:
             recorded.update({path[t].tobytes(): (episode, t) for t in range(length)})
 
     segments = buffer.sample_segments(180)
-    tensors = {name: th.as_tensor(value) for name, value in segments._asdict().items() if name in SegmentTensors._fields}
-    targets, _ = reanalyzer(reanalyze_ratio=0.0)(model, SegmentTensors(**tensors), 0)
+    targets, _ = reanalyzer(reanalyze_ratio=0.0)(model, segments, 0)
     seen = set()
     for b in range(180):
-        episode, start = recorded[segments.observations[b, 0].tobytes()]
-        seen.add(segments.observations[b, 0].tobytes())
+        episode, start = recorded[segments.observations[b, 0].numpy().tobytes()]
+        seen.add(segments.observations[b, 0].numpy().tobytes())
         for j in range(UNROLL + 1):
             state = start + j
             assert targets.value_mask[b, j] == (episode.has_state(state) or episode.is_absorbing(state))

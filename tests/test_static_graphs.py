@@ -16,7 +16,6 @@ import torch as th
 from sb3_ezm import ConfigurationError
 from sb3_ezm import learner as learner_module
 from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig
-from sb3_ezm.gradients import GradientInputs
 from sb3_ezm.graphs import CudaGraphs, StaticFunction, Tensors, padded_rows
 from sb3_ezm.learner import Learner
 from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
@@ -227,7 +226,7 @@ def test_filling_up() -> None:
 def updates_of(learner: Learner, count: int = 4) -> list[Any]:
     results: list[Any] = []
     for update in range(count):
-        batch = learner.to_tensors(make_segments(seed=update))
+        batch = make_segments(seed=update).to(learner.policy.device)
         results.append(learner.update(batch, learner.reanalyze(batch, update), update))
     return [*results, learner.metrics.pop()]
 
@@ -300,13 +299,13 @@ def test_unroll_losses_and_search_are_captured_whole() -> None:
         return graph.forward
 
     learner = make_learner(make_policy(num_value_heads=3))
-    batch = learner.to_tensors(make_segments())
+    batch = make_segments().to(learner.policy.device)
     targets = learner.reanalyze(batch, 0)
     loss = learner._gradient_step.loss
-    inputs = GradientInputs(batch.observations[:, :3], batch.actions[:, :2], batch.tasks, batch.weights, targets)
+    inputs = (batch.observations[:, :3], batch.actions[:, :2], batch.weights, targets)
     compiled = th.compile(loss, backend=counting_backend, fullgraph=True, dynamic=False)  # a break would be an error
-    th.testing.assert_close(compiled(inputs)[0], loss(inputs)[0])
-    assert graphs == [linear_calls(loss, inputs)]
+    th.testing.assert_close(compiled(*inputs)[0], loss(*inputs)[0])
+    assert graphs == [linear_calls(loss, *inputs)]
     module = SearchModule(learner.policy.target_model, SEARCH, autocast=False)
     noise = draw_noise(SEARCH, 6, 2, th.Generator().manual_seed(0))
     rows = (batch.observations[:6, 0], batch.tasks[:6], noise.root, noise.gumbel, *noise.leaves)

@@ -17,8 +17,10 @@ def n_step(
     rewards: list[float], valid: list[int], terminated: list[int], bootstrap: list[float], n: int, discount: float = DISCOUNT
 ) -> list[float]:
     """One row."""
+    ends = th.tensor([terminated])
+    dead = segment_masks(th.tensor([valid]), ends, len(bootstrap) - 1).dead
     result = n_step_targets(
-        th.tensor([rewards]), th.tensor([valid]), th.tensor([terminated]), th.tensor([bootstrap]), th.tensor([discount]), n
+        th.tensor([rewards]), th.tensor([valid]), ends, dead, th.tensor([bootstrap]), th.tensor([discount]), n
     )
     assert result.shape == (1, len(bootstrap))
     values: list[float] = result[0].tolist()
@@ -76,7 +78,7 @@ def test_a_horizon_longer_than_the_unroll() -> None:
 
 def test_every_task_has_its_own_discount() -> None:
     rewards, ones = th.tensor([[1.0, 2.0, 4.0]]).repeat(3, 1), th.ones(3, 3)
-    result = n_step_targets(rewards, ones, 0.0 * ones, th.full((3, 2), 8.0), th.tensor([0.0, 0.5, 1.0]), 2)
+    result = n_step_targets(rewards, ones, 0.0 * ones, th.zeros(3, 2), th.full((3, 2), 8.0), th.tensor([0.0, 0.5, 1.0]), 2)
     # z_0 = 1 + 2 g + 8 g^2, z_1 = 2 + 4 g + 8 g^2.
     assert result.tolist() == [[1.0, 2.0], [4.0, 6.0], [11.0, 14.0]]
 
@@ -129,15 +131,16 @@ def test_targets_and_masks_of_whole_episodes(
     rows, positions = range(len(episodes)), range(unroll_steps + 1)
     window = windows(episodes, starts, unroll_steps + td_steps)
     bootstrap = [[episodes[b].values[window.states[b][j + td_steps]] for j in positions] for b in rows]
+    masks = segment_masks(window.valid, window.terminated, unroll_steps)
     targets = n_step_targets(
         window.rewards,
         window.valid,
         window.terminated,
+        masks.dead,
         th.tensor(bootstrap, dtype=th.float64),
         th.tensor(gammas[: len(episodes)], dtype=th.float64),
         td_steps,
     )
-    masks = segment_masks(window.valid, window.terminated, unroll_steps)
     for b, (episode, start) in enumerate(zip(episodes, starts, strict=True)):
         for j in positions:
             state = start + j
@@ -156,9 +159,11 @@ def test_rows_do_not_mix(drawn: tuple[list[Episode], list[int]], unroll_steps: i
     window = windows(*drawn, unroll_steps + td_steps)
     rows = len(window.rewards)
     bootstrap, gamma = th.arange(rows * (unroll_steps + 1.0)).view(rows, -1).double(), th.linspace(0.5, 1.0, rows).double()
-    together = n_step_targets(window.rewards, window.valid, window.terminated, bootstrap, gamma, td_steps)
+    dead = segment_masks(window.valid, window.terminated, unroll_steps).dead
+    columns = (window.rewards, window.valid, window.terminated, dead, bootstrap, gamma)
+    together = n_step_targets(*columns, td_steps)
     for b in range(rows):
-        row = (column[b : b + 1] for column in (window.rewards, window.valid, window.terminated, bootstrap, gamma))
+        row = (column[b : b + 1] for column in columns)
         th.testing.assert_close(n_step_targets(*row, td_steps)[0], together[b], rtol=1e-12, atol=1e-10)
 
 

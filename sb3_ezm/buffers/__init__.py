@@ -3,6 +3,6 @@
 from sb3_ezm.buffers.per_task import Layout, PerTaskReplayBuffer
 from sb3_ezm.buffers.priorities import SumTree
 from sb3_ezm.buffers.prioritized import PrioritizedRing
-from sb3_ezm.buffers.segments import Segments, TransitionRing, Transitions
+from sb3_ezm.buffers.segments import TransitionRing, Transitions
 
-__all__ = ["Layout", "PerTaskReplayBuffer", "PrioritizedRing", "Segments", "SumTree", "TransitionRing", "Transitions"]
+__all__ = ["Layout", "PerTaskReplayBuffer", "PrioritizedRing", "SumTree", "TransitionRing", "Transitions"]

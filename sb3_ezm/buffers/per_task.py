@@ -14,7 +14,6 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ezm.buffers.prioritized import PrioritizedRing
 from sb3_ezm.buffers.segments import TransitionRing, Transitions, minimum_rows
-from sb3_ezm.buffers.storage import join
 from sb3_ezm.config import ReplayConfig
 from sb3_ezm.errors import ConfigurationError, NonFiniteError
 from sb3_ezm.kinds import COUNT, SEED, SWITCH, checked, optional
@@ -58,7 +57,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         Each ended episode spends one row on its last observation, so a full ring holds slightly fewer transitions.
     :param observation_space: observation space of one environment
     :param action_space: action space of one environment
-    :param device: kept for Stable-Baselines3; the batches are NumPy arrays
+    :param device: kept for Stable-Baselines3; batches stay where they are stored, see ``storage_device``
     :param n_envs: number of parallel environments
     :param optimize_memory_usage: must stay False, every observation is stored once in any case
     :param handle_timeout_termination: tell truncation from termination by ``info["TimeLimit.truncated"]``. If False, every
@@ -335,35 +334,20 @@ class PerTaskReplayBuffer(ReplayBuffer):
                 if self.independent
                 else "no transitions to draw, the replay buffer is empty."
             )
-        parts = [self._draw(replay, share, self.rng if rng is None else rng) for replay in self.replays]
-        batch = SegmentBatch(*(join(columns) for columns in zip(*parts, strict=True)))
+        rng = self.rng if rng is None else rng
+        parts = [replay.draw(share, self.horizon, rng)[:-1] for replay in self.replays]
+        batch = SegmentBatch._make([*(th.cat(columns) for columns in zip(*parts, strict=True)), None])
         return batch if env is None else self._normalize(batch, env)
 
-    def _draw(self, replay: PrioritizedRing, count: int, rng: np.random.Generator) -> SegmentBatch:
-        slots, weights = replay.draw(count, rng)
-        ring = replay.ring
-        if not self.independent:
-            order = np.argsort(ring.task[slots], kind="stable")
-            slots, weights = slots[order], weights[order]
-        return SegmentBatch(
-            *ring.gather(slots, self.horizon),
-            tasks=ring.task[slots].astype(np.int64),
-            weights=weights,
-            ages=ring.ages(slots),
-            tickets=ring.tickets(slots),
-        )
-
     def _normalize(self, batch: SegmentBatch, env: VecNormalize) -> SegmentBatch:
-        # Normalization is NumPy's: tensors come to the host for it.
-        on_host = {name: value.cpu().numpy() for name, value in batch._asdict().items() if isinstance(value, th.Tensor)}
-        batch = batch._replace(**on_host)
-        shape = batch.observations.shape
-        tasks = np.repeat(batch.tasks, shape[1])
-        observations = self.layout.unflatten(batch.observations.reshape(-1, shape[2]), tasks)
-        flat, _ = self.layout.flatten(env.normalize_obs(observations))
-        return batch._replace(observations=flat.reshape(shape), rewards=env.normalize_reward(batch.rewards))
+        # Normalization is NumPy's: what lies on a device comes to the host for it.
+        rows = batch.observations.flatten(0, 1).cpu().numpy()
+        tasks = batch.tasks.repeat_interleave(batch.observations.shape[1]).numpy()
+        flat, _ = self.layout.flatten(env.normalize_obs(self.layout.unflatten(rows, tasks)))
+        rewards = env.normalize_reward(batch.rewards.cpu().numpy())
+        return batch._replace(observations=th.from_numpy(flat).view_as(batch.observations), rewards=th.from_numpy(rewards))
 
-    def update_priorities(self, tasks: IntArray, tickets: IntArray, priorities: npt.ArrayLike) -> int:
+    def update_priorities(self, tasks: npt.ArrayLike, tickets: npt.ArrayLike, priorities: npt.ArrayLike) -> int:
         """
         Set the priorities of drawn transitions to ``|priority| + priority_epsilon``.
 
@@ -374,6 +358,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         :return: number of transitions that were left out because they have been overwritten
         :raises ValueError: for values that are not finite
         """
+        tasks, tickets = np.asarray(tasks), np.asarray(tickets)
         errors = np.asarray(priorities, dtype=np.float64).reshape(len(tickets))
         if not np.isfinite(errors).all():
             raise ValueError(f"priorities of tasks {np.unique(tasks[~np.isfinite(errors)])} are not finite.")

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import torch as th
 
 from sb3_ezm.buffers.priorities import PriorityArray, SumTree
 from sb3_ezm.buffers.segments import TransitionRing, Transitions
-from sb3_ezm.types import FloatArray, IntArray
-
-
-class Draw(NamedTuple):
-    """Transitions drawn from one :class:`PrioritizedRing`."""
-
-    slots: IntArray  # [N]
-    weights: FloatArray  # [N]  importance weights, the largest is 1
+from sb3_ezm.types import IntArray, SegmentBatch
 
 
 class PrioritizedRing:
@@ -58,22 +52,24 @@ class PrioritizedRing:
         values[: len(stored.freed)] = 0.0
         self.tree.set(slots, values)
 
-    def draw(self, count: int, rng: np.random.Generator) -> Draw:
+    def draw(self, count: int, horizon: int, rng: np.random.Generator) -> SegmentBatch:
         """
-        Draw transitions in proportion to their priorities (see :meth:`SumTree.draw`).
+        Draw segments in proportion to the priorities of their first transitions (see :meth:`SumTree.draw`).
 
         The importance weight of transition ``i`` is ``(N P(i)) ** -beta`` with ``N`` transitions in the ring, divided by
         the largest weight of the draw and raised to at least ``min_weight``.
 
         :param count: number of draws
+        :param horizon: transitions per segment
         :param rng: source of randomness
-        :return: slots and importance weights
+        :return: the segments, sorted by task
         """
         slots = self.tree.draw(count, rng)
+        slots = slots[np.argsort(self.ring.task[slots], kind="stable")]
         priorities = self.tree.get(slots)
         # The largest weight belongs to the smallest priority; N and the total cancel in the quotient.
         weights = np.maximum((priorities.min() / priorities) ** self.beta, self.min_weight)
-        return Draw(slots, weights.astype(np.float32))
+        return self.ring.gather(slots, horizon)._replace(weights=th.from_numpy(weights.astype(np.float32)))
 
     def update(self, tickets: IntArray, errors: PriorityArray) -> int:
         """

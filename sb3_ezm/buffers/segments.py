@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch as th
 
 from sb3_ezm.buffers.storage import make_column
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.types import BoolArray, FloatArray, IntArray
+from sb3_ezm.types import BoolArray, FloatArray, IntArray, SegmentBatch
 
 _GENERATION = 40  # bits of a ticket that number rows; those above say how often the ring had been cleared
 
@@ -40,21 +41,6 @@ class StoredRows(NamedTuple):
 
     added: IntArray  # [N] slots of the new transitions
     freed: IntArray  # slots whose transitions were overwritten
-
-
-class Segments(NamedTuple):
-    """
-    Consecutive transitions; the columns are those of :class:`~sb3_ezm.types.SegmentBatch`. With a ``storage_device`` the
-    float columns are tensors there.
-    """
-
-    observations: FloatArray  # [B, H+1, O]
-    actions: FloatArray  # [B, H, A]
-    rewards: FloatArray  # [B, H]
-    terminated: BoolArray  # [B, H]
-    valid: BoolArray  # [B, H]
-    searched: BoolArray  # [B, H]
-    search_values: FloatArray  # [B, H]
 
 
 def minimum_rows(num_streams: int) -> int:
@@ -230,13 +216,14 @@ class TransitionRing:
         """
         self._newest[slice(None) if streams is None else streams] = -1
 
-    def gather(self, slots: IntArray, horizon: int) -> Segments:
+    def gather(self, slots: IntArray, horizon: int) -> SegmentBatch:
         """
         Read the ``horizon`` transitions that begin at each slot.
 
         :param slots: ``[B]``, slots of transitions
         :param horizon: ``H``
-        :return: segments that end where the episode or the recorded data ends
+        :return: segments that end where the episode or the recorded data ends, of equal weight. With a ``storage_device``
+            the columns that lie there are gathered there
         """
         path = np.empty((len(slots), horizon + 1), dtype=np.int64)
         path[:, 0] = slots
@@ -246,15 +233,20 @@ class TransitionRing:
             valid[:, h] = step > 0
             path[:, h + 1] = (path[:, h] + step) % self.capacity
         rows = path[:, :-1]
-        return Segments(
-            observations=self.observation.take(path, axis=0),
-            actions=self.action.take(rows, axis=0),
-            rewards=self.reward.take(rows),
-            terminated=self.terminated.take(rows),
-            valid=valid,
-            searched=self.searched.take(rows),
-            search_values=self.search_value.take(rows),
+        columns = (
+            self.observation.take(path, axis=0),
+            self.action.take(rows, axis=0),
+            self.reward.take(rows),
+            self.terminated.take(rows),
+            valid,
+            self.searched.take(rows),
+            self.search_value.take(rows),
+            self.task[slots].astype(np.int64),
+            np.ones(len(slots), dtype=np.float32),
+            self.ages(slots),
+            self.tickets(slots),
         )
+        return SegmentBatch._make([*map(th.as_tensor, columns), None])
 
     def ages(self, slots: IntArray) -> IntArray:
         """

@@ -61,11 +61,3 @@ def make_column(shape: tuple[int, ...], device: str | None) -> Any:
     :return: a float32 column of zeros, :class:`TensorColumn` or a NumPy array
     """
     return np.zeros(shape, dtype=np.float32) if device is None else TensorColumn(shape, th.device(device))
-
-
-def join(parts: tuple[Any, ...]) -> Any:
-    """
-    :param parts: arrays, or tensors of one device
-    :return: one after the other
-    """
-    return th.cat(parts) if isinstance(parts[0], th.Tensor) else np.concatenate(parts)
