@@ -111,6 +111,7 @@ class FusedStandIn:
 def test_an_update_reads_nothing_back_but_its_outcome(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:
     # Tensors of the device "meta" have no numbers: whatever looks at one raises an error. Only the outcome is read, once.
     learner = make_learner(target={"reanalyze_ratio": ratio})
+    prepare(learner)  # the first statistics of observations are looked at
     policy = learner.policy
     policy.to("meta")
     policy.optimizer = FusedStandIn()  # type: ignore[assignment]
@@ -132,6 +133,8 @@ def test_an_update_sends_nothing_from_pageable_memory(
 ) -> None:
     loss = LossConfig(policy_gradient=0.1)
     learner = make_learner(make_policy(head_norm="batch", num_value_heads=3), target=target, loss_config=loss)
+    prepare(learner)
+    learner.metrics.pop()
     learner.policy.to("meta")
     learner.policy.optimizer = FusedStandIn()  # type: ignore[assignment]
     learner.reanalyzer.noise_generator = meta_generator
@@ -163,8 +166,7 @@ def test_the_fused_optimizer_and_the_log_look_at_nothing() -> None:
     with Reads() as reads:
         for update in range(3):
             learner.launch(batch, targets, update)
-    # What was reached is looked up among the segments on the host, before anything is sent to the device.
-    assert reads.counts == {"nonzero": 3}
+    assert reads.counts == {}
     assert [outcome.errors.shape for outcome in learner.finish()] == [(12,)] * 3
 
 
@@ -216,8 +218,8 @@ def test_a_lag_delays_outcomes_and_changes_none() -> None:
 
 def test_the_target_network_waits_for_the_verdict() -> None:
     learner = make_learner(target_update_interval=1, tau=0.5)
-    before = snapshot(learner.policy.target_model)
     batch, targets = prepare(learner)
+    before = snapshot(learner.policy.target_model)
     learner.launch(batch, targets, 0)
     learner.launch(batch, targets, 1)
     after_two = snapshot(learner.policy.world_model)
