@@ -57,7 +57,12 @@ def _setting(config: type[Settings], field: str, saved_with: str = "") -> Argume
 
 
 _POLICY = kinds.either(kinds.TEXT, kinds.subclass_of(EZMPolicy), words="the name of a policy or a subclass of EZMPolicy")
-_ENV = kinds.instance_of(str, gym.Env, VecEnv, words="a Gymnasium environment or its id, or a vector environment")
+_ENV = kinds.instance_of(
+    str,
+    gym.Env,
+    VecEnv,
+    words="a Gymnasium environment or its id, or a vector environment (of `make_vec_env` or `make_multitask_env`)",
+)
 _NESTED = Argument(kinds.optional(kinds.MAPPING))
 
 ARGUMENTS: dict[str, Argument] = {

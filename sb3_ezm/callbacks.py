@@ -86,7 +86,7 @@ class TimedProgressCallback(BaseCallback):
 
     def _show(self, elapsed: float) -> None:
         total_steps = self.locals["total_timesteps"] - self._start_steps
-        done = min(1.0, max(elapsed / self.seconds, (self.num_timesteps - self._start_steps) / total_steps))
+        done = min(1.0, max(elapsed / self.seconds, (self.num_timesteps - self._start_steps) / max(1, total_steps)))
         updates = getattr(self.model, "_n_updates", 0)
         counts = f"{self.num_timesteps} steps, {updates} updates"
         statistics = getattr(self.model, "task_statistics", None)

@@ -34,6 +34,7 @@ from sb3_ezm.config import (
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.kinds import checked
 from sb3_ezm.learner import Learner
+from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
 from sb3_ezm.progress import with_progress_bar
@@ -253,7 +254,7 @@ class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
         :param force_reset: start from a reset at the next :meth:`learn`
         """
         env = self._wrap_env(env, self.verbose)
-        found = settings.env_task_set(env)
+        found = find_task_set(env)
         if found is not None and self.task_set is not None:
             self.task_set.check_compatible(found)
         super().set_env(env, force_reset)
@@ -305,7 +306,10 @@ class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
         :param gradient_steps: number of updates
         :param batch_size: segments per update
         """
+        if self.num_timesteps <= self._no_updates_until:
+            return
         if not self._can_train():
+            self._warn_of_idle_tasks(self.policy.task_set.names)
             return
         self._update_learning_rate(self.policy.optimizer)
         for _ in range(gradient_steps):
@@ -349,9 +353,14 @@ class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
     ) -> SelfEZM:
         """Learn as in SB3; episodes that a reset cuts short end in the replay buffer as by truncation."""
         self._begin_streams(reset_num_timesteps)
+        if self.independent_replay:
+            self._warn_of_absent_tasks(self.policy.task_set.names)
         if reset_num_timesteps:
             self.task_statistics = TaskStatistics(self.policy.task_set, window=self._stats_window_size)
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        try:
+            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        finally:
+            self._no_updates_until = -1  # `train` may be called directly, for example on a replay buffer from elsewhere
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         add_layout(self.logger, self.policy.task_set.names)

@@ -200,19 +200,6 @@ class EZMPolicy(BasePolicy):
             pre_tanh = pre_tanh + th.exp(prediction.log_std) * noise
         return squash_action(pre_tanh, context.mask)
 
-    def scale_action(self, action: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """
-        Map actions from the bounds of the action space to [-1, 1].
-
-        :param action: ``[N, ...]``
-        :return: same shape
-        """
-        assert isinstance(self.action_space, spaces.Box)
-        # Halves, which are exact: the difference of bounds near the largest number would be infinite.
-        low, high = 0.5 * self.action_space.low, 0.5 * self.action_space.high
-        scaled: npt.NDArray[Any] = 2.0 * ((0.5 * action - low) / (high - low)) - 1.0
-        return scaled
-
     def unscale_action(self, scaled_action: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """
         Map actions from [-1, 1] to the bounds of the action space: exact at both ends, never beyond them, of its type.
@@ -328,6 +315,12 @@ def check_action_space(space: spaces.Space[Any]) -> spaces.Box:
             "`gymnasium.wrappers.TransformAction(env, lambda action: action, gymnasium.spaces.Box(low, high))`, and leave out "
             "constant entries in a wrapper."
         )
+    with np.errstate(over="ignore"):
+        if not np.isfinite(space.high - space.low).all():  # neither sampling nor rescaling would give numbers
+            raise ConfigurationError(
+                f"The bounds of the action space are too far apart for {space.dtype}, got {space}: rescale the actions with "
+                "`gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)` over bounds that the environment can use."
+            )
     if int(np.prod(space.shape, dtype=int)) < 1:
         raise ConfigurationError(f"The action space {space} has no entries.")
     return space

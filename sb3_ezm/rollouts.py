@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback, RolloutReturn, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.collector import Collector
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.multitask.inspection import find_served_tasks
 
 DISTURBED = (
     "The environments of the training were stepped or reset by somebody else (an evaluation or a callback?): their running "
     "episodes end in the replay buffer as by truncation, and new ones begin. Evaluate in environments of their own."
+)
+
+NO_UPDATES = (
+    "No update is made until every task has data: train in an environment with all tasks of the task set, pass a `task_set` "
+    "of those that it plays, or share one replay buffer (`independent_replay=False`)."
 )
 
 
@@ -37,7 +46,20 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._no_updates_until = -1  # number of environment steps
+        self._is_warned = False  # that there are no updates
+        self._served: set[str] | None = None
         self._rollout_steps = self._rollout_episodes = 0  # of a rollout that is not finished
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        if isinstance(env, gym.vector.VectorEnv):
+            raise ConfigurationError(
+                f"{type(env).__name__} is a vector environment of Gymnasium, not of Stable-Baselines3: use "
+                " `make_multitask_env(env_id, n_envs_per_task=n)`, or `make_vec_env(env_id, n_envs=n)` of "
+                "`stable_baselines3.common.env_util`."
+            )
+        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     @property
     def is_mid_step(self) -> bool:
@@ -50,10 +72,34 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             self._rollout_steps = self._rollout_episodes = 0
         elif self.collector.is_disturbed and self._last_obs is not None:
             warnings.warn(DISTURBED, stacklevel=3)
+        # A model that was loaded without its replay buffer has taken its first steps, but has nothing to learn from.
+        missing = self.learning_starts - int(self.replay_buffer.total_added.sum())
+        self._no_updates_until = (0 if reset_num_timesteps else self.num_timesteps) + max(0, missing)
+        if missing > 0 and self.num_timesteps > self.learning_starts and not reset_num_timesteps and self.verbose > 0:
+            print(f"Updates go on after {missing} more transitions (`learning_starts`): the replay buffer has been emptied.")
         if self.collector.is_disturbed or self.is_mid_step:  # an error or interrupt broke the last step off
             self._last_obs = None
         if reset_num_timesteps or self._last_obs is None:
             self.replay_buffer.close_streams()
+
+    def _warn_of_absent_tasks(self, names: Sequence[str]) -> None:
+        """Say before any time is spent that a training which needs data of every task will not get them."""
+        self._is_warned = False
+        self._served = find_served_tasks(self.env)
+        if self._served is not None and (absent := [name for name in names if name not in self._served]):
+            self._is_warned = True
+            warnings.warn(f"The environment does not play the tasks {absent}. {NO_UPDATES}", stacklevel=4)
+
+    def _warn_of_idle_tasks(self, names: Sequence[str]) -> None:
+        """Say that there is no update yet. An environment known to cycle through its tasks gets the time to do so."""
+        if self._is_warned or (self._served is not None and self._episode_num < 2 * len(names) * self.n_envs):
+            return
+        self._is_warned = True
+        sizes = self.replay_buffer.task_sizes()
+        idle = [name for name, size in zip(names, sizes.tolist(), strict=True) if size == 0]
+        warnings.warn(
+            f"After {self.num_timesteps} steps there are no transitions of the tasks {idle}. {NO_UPDATES}", stacklevel=4
+        )
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         # Here the environments have just been reset, if they had to be. What callbacks do to them from now on shows.

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ezm.arguments import ARGUMENTS, Configs, check_arguments, own_replay_settings
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import check_action_space, check_task_set, default_task_set
 from sb3_ezm.tasks.task_set import TaskSet
@@ -59,17 +60,6 @@ def policy_settings(values: Mapping[str, Any], configs: Configs) -> dict[str, An
     return {**own, **given}
 
 
-def env_task_set(env: VecEnv | None) -> TaskSet | None:
-    """
-    :param env: vector environment
-    :return: the task set that it brings, if any
-    """
-    if env is None or not env.has_attr("task_set"):
-        return None
-    found: TaskSet = env.get_attr("task_set")[0]
-    return found
-
-
 def resolve_task_set(
     known: TaskSet | None, env: VecEnv | None, layout: ObservationLayout, action_space: spaces.Space[Any]
 ) -> TaskSet:
@@ -84,7 +74,7 @@ def resolve_task_set(
     :raises ConfigurationError: if task sets or spaces disagree
     """
     action_space = check_action_space(action_space)
-    found = env_task_set(env)
+    found = find_task_set(env)
     if known is not None and found is not None:
         known.check_compatible(found)
     chosen = (known or found or default_task_set(layout, action_space)).without_factories()

@@ -15,8 +15,8 @@ from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.checkpoint.codec import encode
 from sb3_ezm.checkpoint.vec_env_state import capture_vec_env, restore_episodes, restore_wrappers, start_anew
 from sb3_ezm.errors import CheckpointError
+from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.multitask.env_state import set_space_generators, space_generators
-from sb3_ezm.settings import env_task_set
 
 if TYPE_CHECKING:
     from sb3_ezm.ezm import EZM
@@ -132,7 +132,7 @@ def check_env(state: dict[str, Any], env: VecEnv) -> None:
     """
     if env.num_envs != state["n_envs"]:
         raise CheckpointError(f"was written with {state['n_envs']} environments, this one has {env.num_envs}")
-    found = env_task_set(env)
+    found = find_task_set(env)
     if found is not None:
         try:
             state["tasks"].check_compatible(found)

@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import (
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol, TaskResult
 from sb3_ezm.multitask.factory import make_multitask_env
+from sb3_ezm.multitask.inspection import find_task_set, read_attribute
 from sb3_ezm.multitask.padding import IgnoreTermination
 from sb3_ezm.tasks.resolver import TasksLike
 from sb3_ezm.tasks.task_set import TaskSet
@@ -332,23 +333,24 @@ def task_set_of(vec_env: VecEnv) -> TaskSet:
     :return: its tasks
     :raises ConfigurationError: if it has none
     """
-    if not vec_env.has_attr("task_set"):
+    found = find_task_set(vec_env)
+    if found is None:
         raise ConfigurationError(
             "The vector environment has no `task_set`: create it with `make_multitask_env`. "
             "For an ordinary environment use `stable_baselines3.common.evaluation.evaluate_policy`."
         )
-    found: TaskSet = vec_env.get_attr("task_set")[0]
     return found
 
 
 def _fixed_tasks(vec_env: VecEnv) -> list[str]:
     """Task of each sub-environment. One that changes its task has no place for a fixed number of episodes per task."""
-    if not vec_env.has_attr("task_id"):
+    served = read_attribute(vec_env, "served_tasks")
+    if served is None or any(len(names) != 1 for names in served):
         raise ConfigurationError(
             "Each sub-environment must belong to one task: create the vector environment with `make_multitask_env`, "
             "not from an environment that cycles through tasks."
         )
-    return [str(name) for name in vec_env.get_attr("task_name")]
+    return [names[0] for names in served]
 
 
 def check_fits(model: PolicyPredictor, task_set: TaskSet, env: Any) -> None:

@@ -82,6 +82,11 @@ class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
         return self._tasks
 
     @property
+    def served_tasks(self) -> tuple[str, ...]:
+        """The same under the name that environments of one task have too."""
+        return self._tasks
+
+    @property
     def task_name(self) -> str:
         """The current task."""
         return self._active().task_name

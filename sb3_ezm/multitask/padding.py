@@ -66,6 +66,11 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
         self._high = native.high.astype(np.float64).ravel()
         self._is_unit_box = bool((self._low == -1.0).all() and (self._high == 1.0).all())
 
+    @property
+    def served_tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that this environment plays: one."""
+        return (self.task_name,)
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[MultiTaskObs, dict[str, Any]]:
         """
         :param seed: passed on to the native environment

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
-from gymnasium.envs.registration import load_env_creator
+from gymnasium.envs.registration import EnvSpec, find_highest_version, get_env_id, load_env_creator, parse_env_id
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.tasks.api import check_env_class, explain
@@ -22,12 +24,39 @@ def _has_keyword(function: Callable[..., Any], keyword: str) -> bool:
         return False
 
 
+def registered_id(name: str) -> str | None:
+    """
+    Find an environment as ``gym.make`` does.
+
+    :param name: ``"Pendulum-v1"``, ``"Pendulum"`` for its latest version, or either behind the module that registers it, as in
+        ``"my_package:Reach-v0"``
+    :return: the id in Gymnasium's registry, or None
+    :raises ConfigurationError: if the module cannot be imported
+    """
+    module, _, env_id = name.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except (ImportError, ValueError) as error:
+            raise ConfigurationError(f"{name!r}: the module {module!r} cannot be imported ({error}).") from error
+    if env_id in gym.registry:
+        return env_id
+    try:
+        namespace, bare, version = parse_env_id(env_id)
+    except gym.error.Error:
+        return None
+    latest = find_highest_version(namespace, bare) if version is None else None
+    return None if latest is None else get_env_id(namespace, bare, latest)
+
+
 @dataclass(frozen=True)
 class GymEnvFactory:
     """
     Creates ``gym.make(env_id, **kwargs)``.
 
-    :param env_id: registered Gymnasium id
+    A pickle holds what is registered under the id: the environment can be made in a process that has not registered it.
+
+    :param env_id: what :func:`registered_id` finds
     :param kwargs: keywords of the environment; those of the call win
     :param releases_gil: True where ``step`` spends its time outside the interpreter lock, so that threads help
     """
@@ -42,14 +71,27 @@ class GymEnvFactory:
         :return: a new environment
         """
         merged = {**self.kwargs, **kwargs}
-        entry_point = gym.spec(self.env_id).entry_point
+        spec = self._spec()
+        entry_point = spec.entry_point
         creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
         # Some environments render by default and open a window or an OpenGL context in their constructor.
         if "render_mode" not in merged and creator is not None and _has_keyword(creator, "render_mode"):
             merged["render_mode"] = None
         # This package looks at every answer itself, and names task, value and fix.
         merged.setdefault("disable_env_checker", True)
-        return gym.make(self.env_id, **merged)
+        return gym.make(spec, **merged)
+
+    def _spec(self) -> EnvSpec:
+        env_id = registered_id(self.env_id)
+        known: EnvSpec | None = None if env_id is None else gym.registry[env_id]
+        return known or vars(self).get("_pickled_spec") or gym.spec(self.env_id)  # the last raises an error with a hint
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Classes and functions in the spec may be from a script or another function, which only cloudpickle takes.
+        return {**vars(self), "_pickled_spec": cloudpickle.dumps(self._spec())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "_pickled_spec": cloudpickle.loads(state["_pickled_spec"])})
 
 
 def create_native_env(

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import gymnasium as gym
 
 from sb3_ezm.errors import ConfigurationError, did_you_mean
-from sb3_ezm.tasks.env_factory import GymEnvFactory, create_native_env
+from sb3_ezm.tasks.env_factory import GymEnvFactory, create_native_env, registered_id
 from sb3_ezm.tasks.registry import find_task, suites
 from sb3_ezm.tasks.spaces import flat_action_size, flat_observation_size
 from sb3_ezm.tasks.task_set import EnvFactory, TaskSet, TaskSpec
@@ -80,9 +80,11 @@ def _resolve_name(name: str, env_kwargs: Mapping[str, Any]) -> tuple[TaskSpec, .
         return tuple(suites()[name].build())
     if (task := find_task(name)) is not None:
         return (task,)
-    if name in gym.registry:
-        return (_probe(name, GymEnvFactory(name), env_kwargs),)
-    if "/" in name or re.search(r"-v\d+$", name):  # meant as a Gymnasium id: listing all of them would help nobody
+    if (env_id := registered_id(name)) is not None:
+        return (_probe(env_id, GymEnvFactory(env_id), env_kwargs),)
+    if (
+        "/" in name or ":" in name or re.search(r"-v\d+$", name)
+    ):  # meant as a Gymnasium id: listing all of them would help nobody
         near = difflib.get_close_matches(name, [*gym.registry, *_known_task_names()], n=3)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "Import the package that registers it first."
         raise ConfigurationError(f"No Gymnasium environment is registered as {name!r}. {hint}")
@@ -105,7 +107,7 @@ def _probe(name: str, env_fn: EnvFactory, env_kwargs: Mapping[str, Any]) -> Task
     draft = TaskSpec(name, observation_size=1, action_size=1, env_fn=env_fn)
     env = create_native_env(draft, env_kwargs=env_kwargs)
     try:
-        if env.has_wrapper_attr("task_set"):
+        if env.has_wrapper_attr("task_set") and isinstance(env.get_wrapper_attr("task_set"), TaskSet):
             raise ConfigurationError(
                 f"{name!r} already holds several tasks: give their suite (one of {', '.join(suites())}), or single tasks."
             )

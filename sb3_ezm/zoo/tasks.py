@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.multitask.cycling import CyclingTaskEnv
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.train_logging import task_labels
 
@@ -28,9 +29,8 @@ def find_tasks(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
             raise ConfigurationError(
                 f"{env_id} has the actions {env.action_space}, EZM needs a Box: choose another with --env."
             )
-        tasks: tuple[str, ...] = tuple(env.get_wrapper_attr("tasks"))
-    except AttributeError:
-        return ()
+        # Others may have an attribute `tasks` of their own.
+        tasks = env.unwrapped.tasks if isinstance(env.unwrapped, CyclingTaskEnv) else ()
     finally:
         env.close()
     return tasks if len(tasks) > 1 else ()

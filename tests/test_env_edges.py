@@ -1,0 +1,213 @@
+"""Environments that serve some tasks only, have attributes of our names, or are known to Gymnasium by other names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from tiny import CountEnv, SpaceEnv, tiny_model, toy_env
+
+from sb3_ezm import EZM, make_multitask_env, make_task_set
+from sb3_ezm.callbacks import TimedProgressCallback
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.evaluation import evaluate_tasks
+from sb3_ezm.multitask import CyclingTaskEnv
+from sb3_ezm.zoo.tasks import find_tasks
+
+# ------------------------------------------------------------------------------------------------ tasks without any data
+
+
+class GoalsEnv(SpaceEnv):
+    """Draws one of the first goals at each reset; the last is never drawn."""
+
+    def __init__(self, played: int = 2) -> None:
+        super().__init__(spaces.Dict(obs=spaces.Box(-1.0, 1.0, (2,)), task=spaces.Discrete(3)), spaces.Box(-1.0, 1.0, (1,)))
+        self.played, self.goal = played, 0
+
+    def _goal(self, observation: Any) -> Any:
+        return {**observation, "task": self.goal}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = super().reset(seed=seed, options=options)
+        self.goal = (self.goal + 1) % self.played
+        return self._goal(observation), info
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        return (self._goal(observation), *rest)
+
+
+def test_a_task_that_the_environment_does_not_play_is_named_at_once() -> None:
+    tasks = make_task_set("toy")
+    model = tiny_model(CyclingTaskEnv(tasks, tasks=["toy-hold", "toy-spin"]))
+    with pytest.warns(UserWarning, match=r"does not play the tasks \['toy-swingup', 'toy-balance'\]\. No update is made"):
+        model.learn(1)
+
+
+def test_a_task_that_never_comes_is_named_when_updates_should_begin() -> None:
+    with pytest.warns(UserWarning, match=r"After 11 steps there are no transitions of the tasks \['task2'\]") as caught:
+        model = tiny_model(GoalsEnv(), learning_starts=10).learn(40)
+    assert sum("no transitions" in str(warning.message) for warning in caught) == 1
+    assert model._n_updates == 0
+
+
+@pytest.mark.parametrize("make", [lambda: toy_env(), lambda: CyclingTaskEnv(make_task_set("toy"), max_episode_steps=3)])
+def test_environments_that_play_all_tasks_are_no_reason_to_warn(make: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny_model(make()).learn(20)
+        tiny_model(GoalsEnv(), independent_replay=False).learn(20)
+
+
+class LeavesOut(gym.Wrapper[Any, Any, Any, Any]):
+    """Resets until it is another task than the first."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        observation, info = self.env.reset(**kwargs)
+        return (observation, info) if observation["task"] > 0 else self.env.reset()
+
+
+def test_a_wrapper_that_leaves_a_task_out_is_found_after_some_rounds() -> None:
+    env = LeavesOut(CyclingTaskEnv(make_task_set("toy"), max_episode_steps=2))
+    with pytest.warns(UserWarning, match=r"no transitions of the tasks \['toy-swingup'\]"):
+        tiny_model(env).learn(60)
+
+
+# ---------------------------------------------------------------------------------------------- attributes of our names
+
+
+class Curriculum(CountEnv):
+    """Attributes of its own, under names that this package uses too."""
+
+    task_set: ClassVar[Any] = ["reach", "push"]
+    tasks: ClassVar[Any] = ["reach", "push"]
+    task_name = 3
+    task_id = None
+    served_tasks = "reach"
+
+
+class NoTasks(CountEnv):
+    task_set = None
+    tasks = None
+
+
+@pytest.mark.parametrize("env_class", [Curriculum, NoTasks])
+def test_only_a_task_set_of_ours_is_taken_for_ours(env_class: Any) -> None:
+    model = tiny_model(env_class(), learning_starts=100).learn(8)
+    assert model.task_set is not None and model.task_set.names == ("task",)
+    model.set_env(make_vec_env(env_class, 1))
+    env = make_multitask_env([env_class])
+    assert tiny_model(env, learning_starts=100).learn(8).task_set == env.get_attr("task_set")[0]
+    assert evaluate_tasks(tiny_model(env), [env_class], n_eval_episodes=1)[env_class.__name__].lengths == (6,)
+    with pytest.raises(ConfigurationError, match="has no `task_set`"):
+        evaluate_tasks(model, vec_env=make_vec_env(env_class, 1))
+
+
+def test_the_zoo_takes_only_cycling_environments_for_several_tasks() -> None:
+    gym.register("EdgesCurriculum-v0", Curriculum)
+    assert find_tasks("EdgesCurriculum-v0", {}) == ()
+
+
+# ------------------------------------------------------------------------------------------------------- Gymnasium's names
+
+
+@pytest.mark.parametrize(
+    "name", ["Pendulum-v1", "Pendulum", "gymnasium.envs.classic_control:Pendulum-v1", "gymnasium:Pendulum"]
+)
+def test_environments_are_found_as_gymnasium_finds_them(name: str) -> None:
+    env = make_multitask_env([name])
+    assert env.get_attr("task_name") == ["Pendulum-v1"]
+    assert env.get_attr("spec")[0].id == "Pendulum-v1"
+
+
+def test_a_module_that_cannot_be_imported_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="'no_such_module' cannot be imported"):
+        make_multitask_env("no_such_module:Pendulum-v1")
+    with pytest.raises(ConfigurationError, match="No Gymnasium environment is registered as 'gymnasium:Nowhere-v0'"):
+        make_multitask_env("gymnasium:Nowhere-v0")
+
+
+SCRIPT = """
+import gymnasium as gym, numpy as np
+from stable_baselines3.common.vec_env import SubprocVecEnv
+from sb3_ezm import make_multitask_env
+
+class Own(gym.Env):
+    observation_space = gym.spaces.Box(-1, 1, (2,))
+    action_space = gym.spaces.Box(-1, 1, (1,))
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+    def step(self, action):
+        return np.zeros(2, np.float32), 7.0, False, False, {}
+
+if __name__ == "__main__":
+    gym.register("EdgesOwn-v0", Own, max_episode_steps=5)
+    env = make_multitask_env("EdgesOwn-v0", vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "spawn"})
+    env.reset()
+    print("reward", env.step(np.zeros((1, 1)))[1])
+    env.close()
+"""
+
+
+def test_workers_make_what_was_registered_at_run_time(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    child = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True)
+    assert child.stdout.strip() == "reward [7.]", child.stderr
+
+
+@pytest.mark.parametrize("use", [lambda env: EZM("MlpPolicy", env), lambda env: tiny_model().set_env(env)])
+def test_vector_environments_of_gymnasium_are_refused_with_a_way_out(use: Any) -> None:
+    with pytest.raises(ConfigurationError, match="make_multitask_env"):
+        use(gym.make_vec("Pendulum-v1", num_envs=2))
+
+
+# --------------------------------------------------------------------------------------------------------------- numbers
+
+
+def test_action_bounds_too_far_apart_are_refused_and_work_when_padded() -> None:
+    for space in (spaces.Box(-3.4e38, 3.4e38, (1,)), spaces.Box(-1.7e308, 1.7e308, (1,), np.float64)):
+        with pytest.raises(ConfigurationError, match="too far apart"):
+            tiny_model(SpaceEnv(action_space=space))
+
+        class Wide(SpaceEnv):
+            def __init__(self) -> None:
+                super().__init__(action_space=space)  # noqa: B023
+
+        env = make_multitask_env([Wide])
+        tiny_model(env).learn(16)
+        assert np.isfinite(env.get_attr("received")[0]).all()
+
+
+def test_a_timed_progress_over_nothing() -> None:
+    model = tiny_model(CountEnv()).learn(0, callback=TimedProgressCallback(seconds=10.0))
+    assert model.num_timesteps == 0
+
+
+def test_a_model_loaded_without_its_replay_collects_before_it_learns(tmp_path: Path) -> None:
+    model = tiny_model(CountEnv()).learn(30)
+    model.save(tmp_path / "model")
+    again = EZM.load(tmp_path / "model", env=CountEnv())
+    updates = again._n_updates
+    seen = []
+
+    def look(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        seen.append((again.replay_buffer.size(), again._n_updates - updates))
+        return True
+
+    again.learn(13, reset_num_timesteps=False, callback=look)
+    # Updates follow the 11th, 12th and 13th of the new transitions, as in a new training with `learning_starts=10`.
+    assert (seen[-1], again._n_updates - updates) == ((12, 2), 3)
+    again.train(1)
+    assert again._n_updates - updates == 4
+    offline = EZM.load(tmp_path / "model", env=CountEnv())
+    offline.learn(2, reset_num_timesteps=False)
+    offline.train(1)  # asked for
+    assert offline._n_updates == updates + 1
