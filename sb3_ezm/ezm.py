@@ -20,7 +20,7 @@ from sb3_ezm import settings
 from sb3_ezm.acting import PlannerSwitch
 from sb3_ezm.arguments import KINDS, make_configs
 from sb3_ezm.buffers import PerTaskReplayBuffer
-from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm
+from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm, read_replay_buffer
 from sb3_ezm.collector import Collector
 from sb3_ezm.config import (
     PolicyTarget,
@@ -367,17 +367,17 @@ class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
         return super()._init_callback(with_progress_bar(callback) if progress_bar else callback)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        """Load as in SB3; a buffer of other tasks or sizes is refused."""
+        """Load as in SB3, under this model's settings. A buffer of other tasks or sizes is refused and changes nothing."""
         own = self.replay_buffer
         if own is None:  # to save memory
             own = settings.make_replay_buffer(self, settings.read_arguments(self), self.configs)
-        super().load_replay_buffer(path, truncate_last_traj)
-        loaded, self.replay_buffer = self.replay_buffer, own
-        self.replay_buffer = settings.check_replay_buffer(loaded, own)
-        self.replay_buffer.horizon = own.horizon
+        loaded = settings.check_replay_buffer(read_replay_buffer(path, self.verbose), own, self.policy.task_set.names)
         self.learner.finish()  # the value errors of updates that are not finished belong to the former buffer
+        loaded.take_settings(own)
+        loaded.device = self.device
         if truncate_last_traj:
-            self.replay_buffer.close_streams()
+            loaded.close_streams()
+        self.replay_buffer, self.buffer_size = loaded, loaded.buffer_size
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "learner", "configs", "_times"]

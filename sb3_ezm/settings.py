@@ -106,12 +106,13 @@ def make_replay_buffer(model: Any, values: Mapping[str, Any], configs: Configs) 
     return buffer
 
 
-def check_replay_buffer(loaded: ReplayBuffer | None, expected: PerTaskReplayBuffer) -> PerTaskReplayBuffer:
+def check_replay_buffer(loaded: Any, expected: PerTaskReplayBuffer, names: tuple[str, ...]) -> PerTaskReplayBuffer:
     """
     Make sure that a loaded replay buffer can take the place of another.
 
     :param loaded: from a file
     :param expected: what the algorithm made for its environment
+    :param names: of its tasks
     :return: the loaded buffer
     :raises ConfigurationError: naming the numbers that disagree
     """
@@ -125,5 +126,11 @@ def check_replay_buffer(loaded: ReplayBuffer | None, expected: PerTaskReplayBuff
     if loaded.layout.size != expected.layout.size:
         raise ConfigurationError(
             f"The loaded replay buffer has {loaded.layout.size} observation entries, this model needs {expected.layout.size}."
+        )
+    # Buffers know tasks by their numbers; version 0.1 wrote no names beside them.
+    if loaded.task_names is not None and len(names) > 1 and loaded.task_names != names:
+        raise ConfigurationError(
+            f"The loaded replay buffer has the tasks {list(loaded.task_names)}, this model has {list(names)}: the same tasks "
+            "in the same order are needed."
         )
     return loaded

@@ -12,6 +12,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.logger import Logger
 
+from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.tasks.statistics import TaskStatistics
 from sb3_ezm.types import IntArray
 
@@ -75,6 +76,11 @@ class MetricMeans:
         """
         # A name instead of a tuple of names is from a file that was written when every figure had a sum of its own.
         groups = {key: (key,) if isinstance(key, str) else tuple(key) for key in state["sums"]}
+        counts = state["counts"]
+        if counts.keys() != groups.keys() or any(type(count) is not int or count < 1 for count in counts.values()):
+            raise ConfigurationError("the means of the log have other counts than sums.")
+        if any(type(name) is not str for names in groups.values() for name in names):
+            raise ConfigurationError("the means of the log have names that are no texts.")
         self._sums = {names: th.as_tensor(state["sums"][key]).reshape(len(names)) for key, names in groups.items()}
         self._counts = {names: state["counts"][key] for key, names in groups.items()}
 

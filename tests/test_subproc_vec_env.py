@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from sb3_ezm import TaskSpec, make_multitask_env
 from sb3_ezm.checkpoint import FullCheckpointCallback
 from sb3_ezm.errors import NonFiniteError
+from sb3_ezm.multitask import subproc as subproc_module
 from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
 from sb3_ezm.multitask.vec_env import SubEnvError
 from tests.tiny import SpaceEnv, tiny_model
@@ -157,6 +158,24 @@ def test_a_worker_that_hangs_is_named() -> None:
     with pytest.raises(SubEnvError, match=r"1 \(task 'task1'\) did not answer within 0.5 s"):
         step(env, 1)
     assert not any(process.is_alive() for process in env.processes)
+
+
+def test_one_interrupt_leaves_a_step_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subproc_module, "PATIENCE", 0.1)
+    env = subproc(SpaceEnv, HangingEnv)
+    env.reset()
+    step(env, 1)
+
+    def interrupt(*_: object) -> list[object]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(subproc_module, "wait", interrupt)
+        step(env, 1)
+    env.close()  # waits for no answer
+    assert not any(process.is_alive() for process in env.processes)
+    with pytest.raises(SubEnvError, match="closed"):
+        env.reset()
 
 
 class OwnArrayEnv(SpaceEnv):

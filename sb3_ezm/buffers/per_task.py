@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ezm.buffers.prioritized import PrioritizedRing
+from sb3_ezm.buffers.restoring import check_rows_of_envs
 from sb3_ezm.buffers.segments import TransitionRing, Transitions, minimum_rows
 from sb3_ezm.config import ReplayConfig
 from sb3_ezm.errors import ConfigurationError, NonFiniteError
@@ -20,6 +21,9 @@ from sb3_ezm.kinds import COUNT, SEED, SWITCH, checked, optional
 from sb3_ezm.types import BoolArray, FloatArray, IntArray, SegmentBatch
 
 Observation = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
+
+
+_STATE = ("pos", "full", "_stream_replay", "_searched", "_search_values", "rng")
 
 
 class Layout(Protocol):
@@ -76,6 +80,8 @@ class PerTaskReplayBuffer(ReplayBuffer):
     :param seed: seed of the sampling
     :raises ConfigurationError: for impossible settings
     """
+
+    task_names: tuple[str, ...] | None = None  # in a file, for whoever loads it
 
     @checked(n_envs=COUNT, num_tasks=COUNT, horizon=COUNT, optimize_memory_usage=SWITCH, seed=optional(SEED))
     def __init__(
@@ -284,12 +290,9 @@ class PerTaskReplayBuffer(ReplayBuffer):
 
     def state_dict(self) -> dict[str, Any]:
         """
-        Everything that the future of the buffer depends on: transitions, open episodes, priorities, the generator.
-
-        :return: plain values and arrays (views of the buffer's own) for :meth:`load_state_dict`
+        :return: for :meth:`load_state_dict`, as plain values and arrays (views), all that the future of the buffer depends on
         """
-        names = ("pos", "full", "_stream_replay", "_searched", "_search_values", "rng")
-        return {"replays": [replay.state_dict() for replay in self.replays], **{name: getattr(self, name) for name in names}}
+        return {"replays": [it.state_dict() for it in self.replays], **{name: getattr(self, name) for name in _STATE}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
@@ -301,8 +304,15 @@ class PerTaskReplayBuffer(ReplayBuffer):
             raise ConfigurationError(f"the replay has {len(replays)} rings instead of {len(self.replays)} (`independent`).")
         for replay, values in zip(self.replays, replays, strict=True):
             replay.load_state_dict(values)
-        for name in state.keys() - {"replays"}:
+        check_rows_of_envs(state, self.n_envs, len(self.replays))
+        for name in _STATE:
             setattr(self, name, state[name])
+
+    def take_settings(self, own: PerTaskReplayBuffer) -> None:
+        """:param own: a buffer of the same tasks, under whose settings to go on with these transitions"""
+        self.horizon, self.handle_timeout_termination = own.horizon, own.handle_timeout_termination
+        for replay, other in zip(self.replays, own.replays, strict=True):
+            replay.take_settings(other)
 
     # ------------------------------------------------------------------------------------------------------- drawing
 

@@ -143,7 +143,7 @@ class SumTree:
         """
         if state["capacity"] != self.capacity:
             raise ConfigurationError(f"the priorities have a `capacity` of {state['capacity']} instead of {self.capacity}.")
-        self.__setstate__(dict(state))
+        self.__setstate__({"capacity": self.capacity, "leaves": state["leaves"]})
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep the leaves up to the last positive one; the rest is recomputed."""

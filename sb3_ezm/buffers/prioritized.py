@@ -9,7 +9,9 @@ import numpy as np
 import torch as th
 
 from sb3_ezm.buffers.priorities import PriorityArray, SumTree
+from sb3_ezm.buffers.restoring import check_leaves
 from sb3_ezm.buffers.segments import TransitionRing, Transitions
+from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.types import IntArray, SegmentBatch
 
 
@@ -88,15 +90,37 @@ class PrioritizedRing:
         """
         :return: plain values and arrays for :meth:`load_state_dict`
         """
-        return {"ring": self.ring.state_dict(), "tree": self.tree.state_dict()}
+        return {"ring": self.ring.state_dict(), "tree": self.tree.state_dict(), "alpha": self.alpha}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
         :param state: from :meth:`state_dict`
-        :raises ConfigurationError: if it is of other sizes
+        :raises ConfigurationError: if it is of other sizes, or its numbers do not fit together
         """
-        self.ring.load_state_dict(state["ring"])
-        self.tree.load_state_dict(state["tree"])
+        ring, tree, alpha = state["ring"], state["tree"], state.get("alpha", self.alpha)
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha < np.inf:
+            raise ConfigurationError(f"the exponent of the priorities is {alpha!r}.")
+        self.ring.load_state_dict(ring)
+        check_leaves(tree["leaves"], self.tree.capacity, ring["step"] > 0)
+        self.tree.load_state_dict(tree)
+        self._rescale(alpha)
+
+    def take_settings(self, own: PrioritizedRing) -> None:
+        """
+        Go on under the settings of another, with this one's transitions and priorities.
+
+        :param own: whose settings
+        """
+        alpha, self.alpha, self.beta = self.alpha, own.alpha, own.beta
+        self.min_weight, self.epsilon = own.min_weight, own.epsilon
+        self._rescale(alpha)
+
+    def _rescale(self, alpha: float) -> None:
+        """What the tree holds are priorities to the power of another exponent. Those of exponent 0 cannot be told apart."""
+        if alpha not in (self.alpha, 0):
+            rows = np.arange(min(self.ring.rows_written, self.tree.capacity))
+            priorities = self.tree.get(rows)
+            self.tree.set(rows, np.where(priorities > 0, priorities ** (self.alpha / alpha), 0.0))
 
     def clear(self) -> None:
         """Forget everything."""

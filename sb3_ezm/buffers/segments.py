@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
+from sb3_ezm.buffers.restoring import SIZES, check_ring
 from sb3_ezm.buffers.storage import make_column
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.types import BoolArray, FloatArray, IntArray, SegmentBatch
@@ -290,10 +291,15 @@ class TransitionRing:
         :param state: from :meth:`state_dict`
         :raises ConfigurationError: if it is of a ring of other sizes
         """
-        for name in ("capacity", "observation_size", "action_size", "num_streams", "num_tasks"):
-            if state[name] != getattr(self, name):
-                raise ConfigurationError(f"the transitions have a `{name}` of {state[name]} instead of {getattr(self, name)}.")
-        self.__setstate__({**state, "storage_device": self.storage_device})
+        dtypes = {name: getattr(getattr(self, name), "dtype", np.float32) for name in self._COLUMNS}
+        check_ring(state, {name: getattr(self, name) for name in SIZES}, dtypes)
+        generation = state.get("generation", 0)
+        if type(generation) is not int or not 0 <= generation < 2 ** (63 - _GENERATION):
+            raise ConfigurationError(f"`generation` of the transitions is {generation!r}.")
+        names = (*SIZES, *self._COLUMNS, "rows_written", "counts", "total_added", "_newest")
+        kept = {name: state[name] for name in names}
+        kept |= {"generation": generation} if generation else {}  # as in a ring that was never cleared
+        self.__setstate__({**kept, "storage_device": self.storage_device})
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep only the rows that have been used."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import secrets
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from sb3_ezm.checkpoint.resume import check_savable, resume_training, save_checkpoint
 from sb3_ezm.checkpoint.signals import StopSignals
-from sb3_ezm.files import PathLike
+from sb3_ezm.errors import CheckpointError
+from sb3_ezm.files import PathLike, replacing
 
 if TYPE_CHECKING:
     from sb3_ezm.ezm import EZM
@@ -75,6 +79,29 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         model = resume_training(cast("type[EZM]", cls), path, env, reset_env, arguments)
         return cast("SelfT", model)
 
+    def save(
+        self,
+        path: str | Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save the model as in SB3, but at once or not at all: an older file stays until the new one is complete."""
+        if isinstance(path, io.BufferedIOBase):
+            super().save(path, exclude, include)
+            return
+        with replacing(_with_suffix(path, ".zip")) as temporary:
+            super().save(temporary, exclude, include)
+
+    def save_replay_buffer(self, path: str | Path | io.BufferedIOBase) -> None:
+        """Save as in SB3, with the names of the tasks, and at once or not at all."""
+        if self.replay_buffer is not None:
+            cast("EZM", self).replay_buffer.task_names = cast("EZM", self).policy.task_set.names
+        if isinstance(path, io.BufferedIOBase):
+            super().save_replay_buffer(path)
+            return
+        with replacing(_with_suffix(path, ".pkl")) as temporary:
+            super().save_replay_buffer(temporary)
+
     @property
     def remaining_timesteps(self) -> int:
         """Environment steps that the ``learn`` call which a checkpoint or an error cut short had still to do."""
@@ -116,3 +143,23 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "failure_handlers", "stop_signals"]
+
+
+def read_replay_buffer(path: str | Path | io.BufferedIOBase, verbose: int = 0) -> Any:
+    """
+    Unpickle what ``save_replay_buffer`` wrote, which runs whatever code the file holds.
+
+    :param path: file; the suffix ``.pkl`` may be left out
+    :param verbose: of Stable-Baselines3
+    :return: the content
+    :raises CheckpointError: if the file is damaged or no pickle
+    """
+    try:
+        return load_from_pkl(path, verbose)
+    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} holds no replay buffer that can be read ({type(error).__name__}: {error}).") from error
+
+
+def _with_suffix(path: str | Path, suffix: str) -> Path:
+    path = Path(path)
+    return path if path.suffix else path.with_suffix(suffix)

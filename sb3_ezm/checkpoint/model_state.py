@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,9 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.buffers import PerTaskReplayBuffer
+from sb3_ezm.checkpoint.checks import check_generators, check_observed, check_optimizer, check_progress, check_weights
 from sb3_ezm.checkpoint.codec import encode
+from sb3_ezm.checkpoint.generators import global_states, restore_global_states
 from sb3_ezm.checkpoint.vec_env_state import capture_vec_env, restore_episodes, restore_wrappers, start_anew
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.multitask.inspection import find_task_set
@@ -22,17 +23,11 @@ if TYPE_CHECKING:
     from sb3_ezm.ezm import EZM
 
 COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates")
-PROGRESS = (
-    *COUNTERS,
-    "_rollout_steps",
-    "_rollout_episodes",
-    "_current_progress_remaining",
-    "ep_info_buffer",
-    "ep_success_buffer",
-)
+_MEANS = ("_current_progress_remaining", "ep_info_buffer", "ep_success_buffer")
+PROGRESS = (*COUNTERS, "_rollout_steps", "_rollout_episodes", *_MEANS)
 OBSERVED = ("_last_obs", "_last_original_obs", "_last_episode_starts")
-# Arguments that a checkpoint says by itself, or that belong to the place where a training runs.
-_NOT_KEPT = ("self", "policy", "env", "device", "_init_setup_model")
+# Arguments that a checkpoint says by itself, or that belong to the place where a training runs: no path comes from a file.
+_NOT_KEPT = ("self", "policy", "env", "device", "tensorboard_log", "_init_setup_model")
 _UNKNOWN = object()  # the value of an argument that a subclass does not keep as an attribute
 
 
@@ -49,6 +44,8 @@ def capture(model: EZM) -> dict[str, Any]:
     return {
         "arguments": capture_arguments(model),
         "device": str(model.device),
+        "threads": th.get_num_threads(),
+        "logged": model.tensorboard_log is not None,
         "n_envs": model.n_envs,
         "tasks": model.policy.task_set,
         "observation_space": describe_space(model.observation_space),
@@ -73,7 +70,7 @@ def capture_arguments(model: EZM) -> dict[str, Any]:
     :return: values by name; an argument that no checkpoint can hold is wrapped as ``{"missing": reason}``, others as
         ``{"value": value}``
     """
-    names = [name for name in _parameters(type(model)) if name not in _NOT_KEPT]
+    names = kept_arguments(type(model))
     given: dict[str, Any] = {name: getattr(model, name, getattr(model, f"_{name}", _UNKNOWN)) for name in names}
     given["train_freq"] = (given["train_freq"].frequency, given["train_freq"].unit.value)
     if given["replay_buffer_class"] is PerTaskReplayBuffer:  # the default
@@ -89,6 +86,14 @@ def capture_arguments(model: EZM) -> dict[str, Any]:
         else:
             arguments[name] = {"value": value}
     return arguments
+
+
+def kept_arguments(cls: type[Any]) -> list[str]:
+    """
+    :param cls: class of the algorithm
+    :return: names of the arguments that a checkpoint holds, besides the policy
+    """
+    return [name for name in _parameters(cls) if name not in _NOT_KEPT]
 
 
 def _parameters(cls: type[Any]) -> list[str]:
@@ -155,7 +160,12 @@ def restore(model: EZM, state: dict[str, Any], reset_env: bool) -> str:
     :raises CheckpointError: if the environment does not fit
     """
     assert model.env is not None
+    own = {"policy": model.policy._generator, "collector": model.collector.generator}
+    check_generators(state["generators"], own)
+    check_progress(state["progress"], (*COUNTERS, *_MEANS), PROGRESS)
+    check_weights(state["policy"], model.policy)
     model.policy.load_state_dict(state["policy"])
+    check_optimizer(state["optimizer"], model.policy.optimizer)
     model.policy.optimizer.load_state_dict(state["optimizer"])
     model.learner.load_state_dict(state["learner"])
     model.replay_buffer.load_state_dict(state["replay"])
@@ -169,6 +179,7 @@ def restore(model: EZM, state: dict[str, Any], reset_env: bool) -> str:
         model.replay_buffer.close_streams()
         start_anew(model.env, model.seed, model.num_timesteps)
     else:
+        check_observed(state["observed"], OBSERVED, model.observation_space, model.n_envs)
         for name, value in state["observed"].items():
             setattr(model, name, value)
         restore_episodes(model.env, episodes)
@@ -180,9 +191,7 @@ def restore(model: EZM, state: dict[str, Any], reset_env: bool) -> str:
 
 def _capture_generators(model: EZM) -> dict[str, Any]:
     return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": th.get_rng_state(),
+        **global_states(),
         "cuda": th.cuda.get_rng_state(model.device) if model.device.type == "cuda" else None,
         "policy": model.policy.generator_state(),
         "collector": model.collector.generator.get_state(),
@@ -192,9 +201,7 @@ def _capture_generators(model: EZM) -> dict[str, Any]:
 
 
 def _restore_generators(model: EZM, generators: dict[str, Any]) -> None:
-    random.setstate(generators["python"])
-    np.random.set_state(generators["numpy"])
-    th.set_rng_state(generators["torch"])
+    restore_global_states(generators)
     if generators["cuda"] is not None and model.device.type == "cuda":
         th.cuda.set_rng_state(generators["cuda"], model.device)
     model.policy.set_generator_state(generators["policy"])

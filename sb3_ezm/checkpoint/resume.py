@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch as th
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_ezm.checkpoint.checks import check_arguments, check_sections
 from sb3_ezm.checkpoint.codec import encode
 from sb3_ezm.checkpoint.container import checkpoint_path, find_checkpoint, read_checkpoint, read_label, write_checkpoint
 from sb3_ezm.checkpoint.folder import latest_checkpoint, next_sequence
-from sb3_ezm.checkpoint.model_state import capture, check_env, restore
+from sb3_ezm.checkpoint.model_state import capture, check_env, kept_arguments, restore
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.files import PathLike
 
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
     from sb3_ezm.ezm import EZM
 
 ModelT = TypeVar("ModelT", bound="EZM")
+# What models and environments raise for a state that is not theirs, or for sizes that no memory holds.
+_UNFIT = (
+    *(KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError),
+    *(ArithmeticError, RuntimeError, MemoryError),
+)
 
 
 def save_checkpoint(model: EZM, path: PathLike) -> Path:
@@ -66,7 +74,10 @@ def resume_training(
     path = latest_checkpoint(path) if Path(path).is_dir() else find_checkpoint(path)
     state = read_checkpoint(path)
     try:
-        kept, device = state["arguments"], state["device"]
+        check_sections(state)
+        kept, device = dict(state["arguments"]), state["device"]
+        was_logged = state.get("logged", kept.pop("tensorboard_log", {}).get("value") is not None)
+        check_arguments(kept, [*kept_arguments(cls), "policy"])
         vec_env = cls._wrap_env(maybe_make_env(env, 0))
         check_env(state, vec_env)
         missing = {name: entry["missing"] for name, entry in kept.items() if "missing" in entry and name not in arguments}
@@ -81,9 +92,28 @@ def resume_training(
             model.set_random_seed(arguments["seed"])
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}.") from error.__cause__
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except _UNFIT as error:
         given = f" with {sorted(arguments)} changed" if arguments else ""
         raise CheckpointError(f"{path} cannot be continued by {cls.__name__}{given}: {error}") from error
-    if why and not reset_env:
-        warnings.warn(f"The environments start new episodes: {why}. Nothing else is lost.", stacklevel=3)
+    for words in _differences(model, state, "" if reset_env else why, was_logged):
+        warnings.warn(words, stacklevel=3)
     return model
+
+
+def _differences(model: EZM, state: dict[str, Any], why: str, was_logged: bool) -> Iterator[str]:
+    """What does not go on as before, in words."""
+    if why:
+        kept = sorted({label for env in state["env"].get("statistics") or () for label, *_ in env})
+        means = f", except for the running means of {' and '.join(kept)}" if kept else ""
+        yield (
+            f"The environments start new episodes: {why}. What they and their wrappers keep beyond an episode starts afresh"
+            f"{means}. Nothing else is lost."
+        )
+    if was_logged and model.tensorboard_log is None:
+        yield "The training wrote TensorBoard files, and no path is taken from a checkpoint: pass `tensorboard_log` to go on."
+    threads, now = state.get("threads"), th.get_num_threads()
+    if type(threads) is int and threads != now and model.device.type == "cpu":
+        yield (
+            f"The checkpoint was written with {threads} threads of PyTorch, now there are {now}: sums are rounded "
+            f"differently, and the training does not go on bit for bit; with `torch.set_num_threads({threads})` it does."
+        )

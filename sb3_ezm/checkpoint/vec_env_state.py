@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     VecCheckNan,
@@ -17,7 +20,13 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_ezm.errors import CheckpointError, ConfigurationError
-from sb3_ezm.multitask.env_state import StateUnavailableError, get_env_state, set_env_state
+from sb3_ezm.multitask.env_state import (
+    StateUnavailableError,
+    get_env_state,
+    get_env_statistics,
+    set_env_state,
+    set_env_statistics,
+)
 
 _NORMALIZE = ("training", "norm_obs", "norm_reward", "norm_obs_keys", "clip_obs", "clip_reward", "gamma", "epsilon")
 # Attributes of wrappers. Statistics outlast an episode and are restored in any case, the others only together with it.
@@ -42,9 +51,12 @@ def capture_vec_env(env: VecEnv, between_steps: bool) -> dict[str, Any]:
     :param between_steps: False while a step has been taken that the algorithm has not stored yet
     :return: statistics of the wrappers, and either the state of every episode or the reason why there is none
     """
-    state: dict[str, Any] = {"wrappers": [], "episodes": None, "why": ""}
+    state: dict[str, Any] = {"wrappers": [], "episodes": None, "why": "", "statistics": None}
     for wrapper in _wrappers(env):
         state["wrappers"].append([type(wrapper).__name__, _read(wrapper, _STATISTICS.get(type(wrapper), ()))])
+    native = env.unwrapped
+    if isinstance(native, DummyVecEnv):
+        state["statistics"] = [get_env_statistics(sub_env) for sub_env in native.envs]
     try:
         if not between_steps:
             raise StateUnavailableError("the checkpoint was written in the middle of a step")
@@ -73,7 +85,7 @@ def _capture_episodes(env: VecEnv) -> dict[str, Any]:
 
 def restore_wrappers(env: VecEnv, state: dict[str, Any]) -> None:
     """
-    Give the wrappers their statistics back.
+    Give the wrappers their statistics back, those of vector environments and those of single ones.
 
     :param env: vector environment with the same wrappers
     :param state: from :func:`capture_vec_env`
@@ -84,7 +96,14 @@ def restore_wrappers(env: VecEnv, state: dict[str, Any]) -> None:
     if found != saved:
         raise CheckpointError(f"was written with the vector environment wrappers {saved}, the environment has {found}")
     for wrapper, (_, values) in zip(wrappers, state["wrappers"], strict=True):
+        _check_values(wrapper, values, _STATISTICS.get(type(wrapper), ()))
+    for wrapper, (_, values) in zip(wrappers, state["wrappers"], strict=True):
         vars(wrapper).update(values)
+    native, statistics = env.unwrapped, state.get("statistics")  # version 0.1 did not save them
+    if isinstance(native, DummyVecEnv) and statistics is not None:
+        for index, (sub_env, values) in enumerate(zip(native.envs, statistics, strict=True)):
+            with _naming(index):
+                set_env_statistics(sub_env, values)
 
 
 def restore_episodes(env: VecEnv, episodes: dict[str, Any]) -> None:
@@ -101,17 +120,56 @@ def restore_episodes(env: VecEnv, episodes: dict[str, Any]) -> None:
             f"holds the states of the environments, which a {type(native).__name__} cannot take over: use a DummyVecEnv or "
             "ThreadedVecEnv, or start new episodes with `reset_env=True`"
         )
+    seeds, options = episodes["seeds"], episodes["options"]
+    count = len(native.envs)
+    if any(type(values) is not list or len(values) != count for values in (seeds, options, episodes["envs"])):
+        raise CheckpointError(f"does not hold the states of {count} environments")
+    wrappers = list(zip(_wrappers(env), episodes["wrappers"], strict=True))
+    for wrapper, values in wrappers:
+        _check_values(wrapper, values, _RUNNING.get(type(wrapper), ()))
     for index, (sub_env, values) in enumerate(zip(native.envs, episodes["envs"], strict=True)):
-        try:
+        with _naming(index):
             set_env_state(sub_env, values)
-        except ConfigurationError as error:
-            reason = str(error).rstrip(".")
-            raise CheckpointError(
-                f"does not fit environment {index} ({reason}): make it as before, or start new episodes with `reset_env=True`"
-            ) from error
-    native._seeds, native._options = episodes["seeds"], episodes["options"]
-    for wrapper, values in zip(_wrappers(env), episodes["wrappers"], strict=True):
+    native._seeds, native._options = seeds, options
+    for wrapper, values in wrappers:
         vars(wrapper).update(values)
+
+
+@contextmanager
+def _naming(index: int) -> Iterator[None]:
+    try:
+        yield
+    except ConfigurationError as error:
+        reason = str(error).rstrip(".")
+        raise CheckpointError(
+            f"does not fit environment {index} ({reason}): make it as before, or start new episodes with `reset_env=True`"
+        ) from error
+
+
+def _check_values(wrapper: VecEnvWrapper, values: Any, names: tuple[str, ...]) -> None:
+    """Only listed attributes are set, to values like those that they have."""
+    if not isinstance(values, dict) or not values.keys() <= set(names):
+        raise CheckpointError(f"sets other attributes of {type(wrapper).__name__} than {sorted(names)}")
+    wrong = [name for name, value in values.items() if not _is_like(value, vars(wrapper).get(name))]
+    if wrong:
+        raise CheckpointError(f"holds other types or shapes for {wrong} of {type(wrapper).__name__}")
+
+
+def _is_like(value: Any, present: Any) -> bool:
+    """Whether a value could take the place of the present one; None stands for arrays before the first reset."""
+    if isinstance(present, dict) and isinstance(value, dict):
+        return value.keys() == present.keys() and all(_is_like(value[key], item) for key, item in present.items())
+    if isinstance(present, RunningMeanStd):
+        return isinstance(value, RunningMeanStd) and all(
+            np.shape(getattr(value, name)) == np.shape(getattr(present, name)) for name in ("mean", "var", "count")
+        )
+    if isinstance(present, np.ndarray):
+        return isinstance(value, np.ndarray) and (value.shape == present.shape or not present.size)  # empty before a step
+    if present is None:
+        return value is None or isinstance(value, (np.ndarray, dict))
+    if isinstance(present, (int, float)) and not isinstance(present, bool):
+        return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return type(value) is type(present)
 
 
 def start_anew(env: VecEnv, seed: int | None, num_timesteps: int) -> None:

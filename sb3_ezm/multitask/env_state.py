@@ -4,16 +4,21 @@ Where an environment stands in its episode, through all its wrappers.
 An environment takes part by two methods of its own: ``get_state()`` returns everything that the rest of the episode depends
 on (numbers, strings, lists, dictionaries, arrays), and ``set_state(state)`` goes on from there. Its random generator is added
 here. A wrapper with a state of its own takes part in the same way; those of Gymnasium and Stable-Baselines3 that are listed
-here need not.
+here need not. Methods of these names that mean something else are noticed when they are tried for the first time.
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium import spaces, wrappers
 from stable_baselines3.common.monitor import Monitor
 
@@ -28,33 +33,52 @@ def _listed(cls: type[Any]) -> type[Any]:
     return base if cls.__module__ == "rl_zoo3.gym_patches" else cls
 
 
-# Attributes of wrappers that change from step to step. Those without any transform what passes through them.
-_WRAPPERS: dict[type[gym.Wrapper[Any, Any, Any, Any]], tuple[str, ...]] = {
-    _listed(wrappers.TimeLimit): ("_elapsed_steps",),
-    wrappers.OrderEnforcing: ("_has_reset",),
-    Monitor: (
-        "rewards",
-        "needs_reset",
-        "episode_returns",
-        "episode_lengths",
-        "episode_times",
-        "total_steps",
-        "current_reset_info",
-    ),
-    PaddedTaskEnv: (),
-    IgnoreTermination: (),
-    wrappers.ClipAction: (),
-    wrappers.RescaleAction: (),
-    wrappers.TransformAction: (),
-    wrappers.ClipReward: (),
-    wrappers.TransformReward: (),
-    wrappers.DtypeObservation: (),
-    wrappers.FilterObservation: (),
-    wrappers.FlattenObservation: (),
-    wrappers.RescaleObservation: (),
-    wrappers.ReshapeObservation: (),
-    wrappers.TransformObservation: (),
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_switch(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) in (int, float) for item in value)
+
+
+# Attributes of wrappers that change from step to step, and what they may be. Wrappers without any only transform.
+_WRAPPERS: dict[type[gym.Wrapper[Any, Any, Any, Any]], dict[str, Callable[[Any], bool]]] = {
+    _listed(wrappers.TimeLimit): {"_elapsed_steps": lambda value: value is None or _is_count(value)},
+    wrappers.OrderEnforcing: {"_has_reset": _is_switch},
+    Monitor: {
+        "rewards": _is_numbers,
+        "needs_reset": _is_switch,
+        "episode_returns": _is_numbers,
+        "episode_lengths": _is_numbers,
+        "episode_times": _is_numbers,
+        "total_steps": _is_count,
+        "current_reset_info": lambda value: isinstance(value, dict),
+    },
+    wrappers.NormalizeObservation: {},
+    wrappers.NormalizeReward: {"discounted_reward": lambda value: isinstance(value, np.ndarray) and value.shape == (1,)},
+    **{
+        transforming: {}
+        for transforming in (
+            *(PaddedTaskEnv, IgnoreTermination),
+            *(wrappers.ClipAction, wrappers.RescaleAction, wrappers.TransformAction),
+            *(wrappers.ClipReward, wrappers.TransformReward),
+            *(wrappers.DtypeObservation, wrappers.FilterObservation, wrappers.FlattenObservation),
+            *(wrappers.RescaleObservation, wrappers.ReshapeObservation, wrappers.TransformObservation),
+        )
+    },
 }
+# Running means of wrappers, which outlast an episode, and whether they still move.
+_STATISTICS: dict[type[gym.Wrapper[Any, Any, Any, Any]], str] = {
+    wrappers.NormalizeObservation: "obs_rms",
+    wrappers.NormalizeReward: "return_rms",
+}
+_MOVES = "_update_running_mean"
+# Environments whose own methods have been tried, and what is wrong with them.
+_TRIED: WeakKeyDictionary[gym.Env[Any, Any], str] = WeakKeyDictionary()
 
 
 class StateUnavailableError(EZMError):
@@ -67,7 +91,7 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
 
     :param env: environment, wrapped or not
     :return: a state for :func:`set_env_state`, of plain values, arrays and random generators
-    :raises StateUnavailableError: naming the layer without ``get_state`` and ``set_state``
+    :raises StateUnavailableError: naming the layer whose state is unknown
     """
     layers = []
     layer: Any = env
@@ -75,20 +99,17 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
         if isinstance(layer, wrappers.PassiveEnvChecker):  # it only looks at the first calls
             layer = layer.env
             continue
-        names = _WRAPPERS.get(_listed(type(layer)))
-        if _has_state(type(layer)):
-            layers.append([_label(layer), layer.get_state()])  # type: ignore[attr-defined]
-        elif names is not None:
-            layers.append([_label(layer), {name: getattr(layer, name) for name in names}])
+        checks = _WRAPPERS.get(_listed(type(layer)))
+        if _has_state(layer):
+            layers.append([_label(layer), _own_state(layer)])
+        elif checks is not None:
+            layers.append([_label(layer), {name: getattr(layer, name) for name in checks}])
         else:
             raise StateUnavailableError(f"the wrapper {_label(layer)} has no `get_state` and `set_state`")
         layer = layer.env
-    if not _has_state(type(layer)):
+    if not _has_state(layer):
         raise StateUnavailableError(f"the environment {_label(layer)} has no `get_state` and `set_state`")
-    native: Any = layer.get_state()
-    if isinstance(native, dict):  # which may be its attributes, with methods that were extended
-        native = {name: value for name, value in native.items() if not is_extension(value)}
-    layers.append([_label(layer), native])
+    layers.append([_label(layer), _own_state(layer)])
     state = {
         "layers": layers,
         "random": layer._np_random,
@@ -99,29 +120,73 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
     return copy.deepcopy(state)  # lists and generators go on changing
 
 
+def _own_state(layer: Any) -> Any:
+    """By methods that may mean something else: of another signature, or for another purpose."""
+    if layer not in _TRIED:
+        _TRIED[layer] = _try_own_state(layer)
+        if _TRIED[layer]:
+            warnings.warn(f"Checkpoints leave the running episodes out: {_TRIED[layer]}.", stacklevel=2)
+    if _TRIED[layer]:
+        raise StateUnavailableError(_TRIED[layer])
+    state: Any = layer.get_state()
+    if isinstance(state, dict):  # which may be its attributes, with methods that were extended
+        state = {name: value for name, value in state.items() if not is_extension(value)}
+    return state
+
+
+def _try_own_state(layer: Any) -> str:
+    """Why a layer's own methods cannot be used, if so."""
+    own = f"`get_state` and `set_state` of {_label(layer)}"
+    try:
+        state = layer.get_state()
+        if isinstance(state, dict):
+            state = {name: value for name, value in state.items() if not is_extension(value)}
+        if not _is_plain(state):
+            return f"{own} work with objects that no checkpoint can hold"
+        layer.set_state(copy.deepcopy(state))
+    except Exception as error:
+        return f"{own} are no pair without and with one argument that this package could use ({type(error).__name__}: {error})"
+    return ""
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
+    if type(value) is list or isinstance(value, (tuple, deque)):
+        return all(map(_is_plain, value))
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.dtype.kind in "biufc"
+    return value is None or type(value) in (bool, int, float, str) or isinstance(value, (th.Tensor, np.random.Generator))
+
+
 def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     """
     Continue an episode where another instance of the environment stood.
 
     :param env: environment with the same wrappers
     :param state: from :func:`get_env_state`
-    :raises ConfigurationError: if environment or wrappers are others
+    :raises ConfigurationError: if environment or wrappers are others, or the state is none
     """
-    layers: list[Any] = [env]
-    while isinstance(layers[-1], gym.Wrapper):
-        layers.append(layers[-1].env)
+    layers = _layers(env)
     checkers = [layer for layer in layers if isinstance(layer, wrappers.PassiveEnvChecker)]
     layers = [layer for layer in layers if layer not in checkers]
     found, saved = [_label(layer) for layer in layers], [label for label, _ in state["layers"]]
     if found != saved:
         raise ConfigurationError(f"its state belongs to {_nested(saved)}, the environment is {_nested(found)}.")
     native, state = layers[-1], copy.deepcopy(state)
+    pairs = list(zip(reversed(layers), (values for _, values in reversed(state["layers"])), strict=True))
+    for layer, values in pairs:
+        if not _has_state(layer):
+            _check_attributes(layer, values, _WRAPPERS[_listed(type(layer))])
+    random, seed = state["random"], state["random_seed"]
+    if not isinstance(random, (np.random.Generator, type(None))) or not isinstance(seed, (int, np.integer, type(None))):
+        raise ConfigurationError(f"its state has no random generator for {_label(native)}.")
     # First the generators: an environment whose own state holds one knows better.
-    native._np_random, native._np_random_seed = state["random"], state["random_seed"]
+    native._np_random, native._np_random_seed = random, seed
     set_space_generators(native.action_space, state["action_space"])
     set_space_generators(native.observation_space, state["observation_space"])
-    for layer, (_, values) in zip(reversed(layers), reversed(state["layers"]), strict=True):
-        if _has_state(type(layer)):
+    for layer, values in pairs:
+        if _has_state(layer):
             layer.set_state(values)
         else:
             vars(layer).update(values)
@@ -130,8 +195,52 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
         vars(checker).update({name: True for name in vars(checker) if name.startswith("checked_")})
 
 
-def _has_state(cls: type[Any]) -> bool:
-    return callable(getattr(cls, "get_state", None)) and callable(getattr(cls, "set_state", None))
+def _check_attributes(layer: Any, values: Any, checks: Mapping[str, Callable[[Any], bool]]) -> None:
+    if not isinstance(values, dict) or values.keys() != checks.keys():
+        raise ConfigurationError(f"its state has other attributes for {_label(layer)} than {sorted(checks)}.")
+    wrong = [name for name, check in checks.items() if not check(values[name])]
+    if wrong:
+        raise ConfigurationError(f"its state has other types for {wrong} of {_label(layer)}.")
+
+
+def get_env_statistics(env: gym.Env[Any, Any]) -> list[list[Any]]:
+    """
+    :param env: environment, wrapped or not
+    :return: for each wrapper that keeps running means, outermost first: its name, they, and whether they still move
+    """
+    means = ((layer, _STATISTICS.get(type(layer))) for layer in _layers(env))
+    return [[_label(layer), copy.copy(vars(layer)[name]), bool(vars(layer)[_MOVES])] for layer, name in means if name]
+
+
+def set_env_statistics(env: gym.Env[Any, Any], statistics: list[list[Any]]) -> None:
+    """
+    :param env: environment with the same wrappers
+    :param statistics: from :func:`get_env_statistics`
+    :raises ConfigurationError: if its wrappers are others, or the means have another shape
+    """
+    keepers = [layer for layer in _layers(env) if type(layer) in _STATISTICS]
+    found, saved = [_label(layer) for layer in keepers], [label for label, _, _ in statistics]
+    if found != saved:
+        raise ConfigurationError(f"it was written with running means of {saved}, the environment has those of {found}.")
+    for layer, (label, means, moves) in zip(keepers, statistics, strict=True):
+        own = vars(layer)[_STATISTICS[type(layer)]]
+        fits = type(means) is type(own) and type(moves) is bool
+        if not fits or any(
+            np.shape(getattr(means, name)) != np.shape(getattr(own, name)) for name in ("mean", "var", "count")
+        ):
+            raise ConfigurationError(f"its running means for {label} have another shape.")
+        vars(layer).update({_STATISTICS[type(layer)]: copy.copy(means), _MOVES: moves})
+
+
+def _layers(env: Any) -> list[Any]:
+    layers = [env]
+    while isinstance(layers[-1], gym.Wrapper):
+        layers.append(layers[-1].env)
+    return layers
+
+
+def _has_state(layer: Any) -> bool:
+    return callable(getattr(type(layer), "get_state", None)) and callable(getattr(type(layer), "set_state", None))
 
 
 def _label(layer: gym.Env[Any, Any]) -> str:

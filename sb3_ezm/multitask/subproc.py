@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,6 +23,9 @@ from sb3_ezm.multitask.vec_env import SubEnvError, check_time_limit
 from sb3_ezm.multitask.watch import OwnedObservations
 
 
+PATIENCE = 5.0  # seconds that a worker may take to end by itself
+
+
 class _Failure(NamedTuple):
     """What ended a worker, on its way to the parent process."""
 
@@ -36,6 +40,9 @@ class _WorkerTraceback(Exception):
 
 def _reporting_worker(remote: Connection, parent_remote: Connection, env_fn: CloudpickleWrapper) -> None:
     """The worker of Stable-Baselines3, but what ends it is sent to the parent process."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # a forked process has the handlers of a parent that puts its own end off
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
         _worker(remote, parent_remote, env_fn)
     except BaseException as error:
@@ -116,12 +123,7 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
         process = self.processes[index]
         process.join(timeout=0.0 if hangs else 1.0)
         exit_code = process.exitcode
-        for other in self.processes:
-            other.terminate()
-        for other in self.processes:
-            other.join(timeout=5.0)
-            other.kill()  # where it ignores the polite signal
-        self.closed, self.waiting = True, False
+        self._end_workers()
         task = f" (task {self._names[index]!r})" if self._names is not None else ""
         if hangs:
             limit = f"{self.step_timeout:g} s (`step_timeout`)"
@@ -131,6 +133,28 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
         error = failure.kind(f"Sub-environment {index}{task} failed: {failure.summary}")
         error.__cause__ = _WorkerTraceback(f"\n{failure.traceback}")
         return error
+
+
+    def close(self) -> None:
+        """End the workers. They are given :data:`PATIENCE` seconds for it: one of them may hang, as after an interrupt."""
+        if self.closed:
+            return
+        deadline = time.monotonic() + PATIENCE
+        for remote in self._watched:
+            remote.ask_to_end()
+        for process in self.processes:
+            process.join(timeout=max(0.0, deadline - time.monotonic()))
+        self._end_workers()
+        for remote in self._watched:
+            remote.close()
+
+    def _end_workers(self) -> None:
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.join(timeout=5.0)
+            process.kill()  # where it ignores the polite signal
+        self.closed, self.waiting = True, False
 
 
 def _default_start_method() -> str:
@@ -184,6 +208,11 @@ class _WatchedPipe:
         if isinstance(message, _Failure):
             raise owner.fail(self._index, message)
         return message
+
+    def ask_to_end(self) -> None:
+        """Let the process end once it has done what it is doing."""
+        with contextlib.suppress(OSError):
+            self._pipe.send(("close", None))
 
     def close(self) -> None:
         self._pipe.close()

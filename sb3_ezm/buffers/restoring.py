@@ -1,0 +1,91 @@
+"""Looks at the saved state of a ring before it is used: indices into its own arrays must lead nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sb3_ezm.errors import ConfigurationError
+
+SIZES = ("capacity", "observation_size", "action_size", "num_streams", "num_tasks")
+_FLOATS = ("observation", "action", "reward", "search_value")
+
+
+def check_ring(state: Mapping[str, Any], sizes: Mapping[str, int], dtypes: Mapping[str, Any]) -> None:
+    """
+    :param state: from ``TransitionRing.state_dict``
+    :param sizes: of the ring that is going to take it
+    :param dtypes: of its columns
+    :raises ConfigurationError: naming the first thing that does not fit
+    """
+    for name, size in sizes.items():
+        if type(state.get(name)) is not int or state[name] != size:
+            raise ConfigurationError(f"the transitions have a `{name}` of {state.get(name)!r} instead of {size}.")
+    written = state.get("rows_written")
+    if type(written) is not int or not 0 <= written < 2**40:
+        raise ConfigurationError(f"`rows_written` of the transitions is {written!r}.")
+    used = min(written, sizes["capacity"])
+    widths = {"observation": sizes["observation_size"], "action": sizes["action_size"]}
+    for name, dtype in dtypes.items():
+        shape = (used, widths[name]) if name in widths else (used,)
+        column = _array(state, name, dtype, shape)
+        if name in _FLOATS and not np.isfinite(column).all():
+            raise ConfigurationError(f"`{name}` of the transitions is not finite.")
+    _check_indices(state, sizes, used)
+
+
+def _check_indices(state: Mapping[str, Any], sizes: Mapping[str, int], used: int) -> None:
+    tasks, step = state["task"].astype(np.int64), state["step"].astype(np.int64)
+    counts, added = (_array(state, name, np.int64, (sizes["num_tasks"],)) for name in ("counts", "total_added"))
+    newest = _array(state, "_newest", np.int64, (sizes["num_streams"],))
+    holds = step > 0
+    in_range = _within(tasks, 0, sizes["num_tasks"]) and _within(step, 0, sizes["capacity"]) and _within(newest, -1, used)
+    if not in_range or not _within((np.arange(used) + step) % sizes["capacity"], 0, used):
+        raise ConfigurationError("the transitions lead to tasks or rows that do not exist.")
+    if not np.array_equal(counts, np.bincount(tasks[holds], minlength=len(counts))) or (added < counts).any():
+        raise ConfigurationError("the transitions are counted wrongly.")
+
+
+def check_leaves(leaves: Any, capacity: int, holds: Any) -> None:
+    """
+    :param leaves: priorities of the first rows
+    :param capacity: of the ring
+    :param holds: whether a row holds a transition, for the used rows
+    :raises ConfigurationError: if they are no priorities of these rows
+    """
+    if not isinstance(leaves, np.ndarray) or leaves.dtype != np.float64 or leaves.ndim != 1 or len(leaves) > capacity:
+        raise ConfigurationError("the priorities have another type or size.")
+    if not (np.isfinite(leaves) & (leaves >= 0)).all():
+        raise ConfigurationError("the priorities are not finite or negative.")
+    if len(leaves) > len(holds) or (leaves[~holds[: len(leaves)]] > 0).any():
+        raise ConfigurationError("the priorities belong to rows without a transition.")
+
+
+def check_rows_of_envs(state: Mapping[str, Any], n_envs: int, num_replays: int) -> None:
+    """
+    :param state: from ``PerTaskReplayBuffer.state_dict``
+    :param n_envs: number of environments
+    :param num_replays: number of rings
+    :raises ConfigurationError: naming what does not fit
+    """
+    if not _within(_array(state, "_stream_replay", np.int64, (n_envs,)), 0, num_replays):
+        raise ConfigurationError("`_stream_replay` of the replay names rings that do not exist.")
+    _array(state, "_searched", np.bool_, (n_envs,))
+    _array(state, "_search_values", np.float32, (n_envs,))
+    if type(state.get("pos")) is not int or state["pos"] < 0 or type(state.get("full")) is not bool:
+        raise ConfigurationError("`pos` and `full` of the replay have other types.")
+    if not isinstance(state.get("rng"), np.random.Generator):
+        raise ConfigurationError("the replay has no random generator.")
+
+
+def _within(values: Any, low: int, high: int) -> bool:
+    return bool(((values >= low) & (values < high)).all())
+
+
+def _array(state: Mapping[str, Any], name: str, dtype: Any, shape: tuple[int, ...]) -> Any:
+    value = state.get(name)
+    if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
+        raise ConfigurationError(f"`{name}` of the replay has another type or shape.")
+    return value

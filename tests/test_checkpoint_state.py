@@ -1,0 +1,262 @@
+"""What a checkpoint holds is checked before it is used, and what cannot go on as before is said."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_ezm import EZM, CheckpointError, ConfigurationError, FullCheckpointCallback
+from sb3_ezm.checkpoint import read_checkpoint, write_checkpoint
+from sb3_ezm.multitask.env_state import StateUnavailableError, get_env_state
+from tests.tiny import SpaceEnv, tiny_model, toy_env
+
+
+def make_env() -> Any:
+    """
+    :return: two toy tasks, normalized
+    """
+    return VecNormalize(toy_env(["toy-balance", "toy-spin"], max_episode_steps=9), norm_obs_keys=["observation"])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint after some updates."""
+    return tiny_model(make_env()).learn(24).save_checkpoint(tmp_path_factory.mktemp("saved") / "x")
+
+
+def set_at(*keys: Any, to: Any) -> Callable[[Any], None]:
+    """
+    :param keys: where, from the outside in
+    :param to: new value, or a function of the old one
+    :return: changes a state in place
+    """
+
+    def change(state: Any) -> None:
+        for key in keys[:-1]:
+            state = state[key]
+        state[keys[-1]] = to(state[keys[-1]]) if callable(to) else to
+
+    return change
+
+
+RING = ("replay", "replays", 0, "ring")
+EPISODES = ("env", "episodes")
+
+
+def element(index: int, value: Any) -> Callable[[Any], Any]:
+    """
+    :param index: of an array
+    :param value: what stands there afterwards
+    :return: changes arrays
+    """
+
+    def change(array: Any) -> Any:
+        array = array.copy()
+        array.flat[index] = value
+        return array
+
+    return change
+
+
+CHANGES: dict[str, Callable[[Any], None]] = {
+    "section missing": set_at("replay", to=None),
+    "another argument": set_at("arguments", to=lambda old: {**old, "env": {"value": 5}}),
+    "no entry": set_at("arguments", "gamma", to=0.5),
+    "method overwritten": set_at("progress", "learn", to=5),
+    "path": set_at("progress", "tensorboard_log", to="planted"),
+    "counter": set_at("progress", "num_timesteps", to="20"),
+    "negative counter": set_at("progress", "_n_updates", to=-1),
+    "episodes of the log": set_at("progress", "ep_info_buffer", to=[1]),
+    "observation": set_at("observed", "_last_obs", to=np.zeros(3)),
+    "weight": set_at("policy", "world_model.representation.0.weight", to=1.0),
+    "learning rate": set_at("optimizer", "param_groups", 0, "lr", to="0.1"),
+    "moments": set_at("optimizer", "state", 0, "exp_avg", to=th.zeros(3)),
+    "generator": set_at("generators", "torch", to=th.zeros(3, dtype=th.uint8)),
+    "twister": set_at("generators", "numpy", to=lambda old: (*old[:2], 1_000_000, *old[3:])),
+    "python": set_at("generators", "python", to=(3, (1,), None)),
+    "counts of the log": set_at("learner", "metrics", "counts", to={}),
+    "rows": set_at(*RING, "rows_written", to=10**9),
+    "capacity": set_at(*RING, "capacity", to=10**9),
+    "column": set_at(*RING, "reward", to=lambda old: old[:-1]),
+    "NaN": set_at(*RING, "observation", to=element(0, np.nan)),
+    "task": set_at(*RING, "task", to=element(0, 7)),
+    "step": set_at(*RING, "step", to=element(0, 900)),
+    "newest": set_at(*RING, "_newest", to=element(0, 900)),
+    "counts": set_at(*RING, "counts", to=element(0, 3)),
+    "priorities": set_at("replay", "replays", 0, "tree", "leaves", to=element(0, -1.0)),
+    "exponent": set_at("replay", "replays", 0, "alpha", to=float("nan")),
+    "streams": set_at("replay", "_stream_replay", to=element(0, 9)),
+    "wrapper": set_at("env", "wrappers", 0, 1, "venv", to=None),
+    "means": set_at("env", "wrappers", 0, 1, "obs_rms", to={}),
+    "running wrapper": set_at(*EPISODES, "wrappers", 0, "training", to=False),
+    "environment": set_at(*EPISODES, "envs", 0, "layers", 0, 1, to=lambda old: {**old, "env": None}),
+    "type in environment": set_at(*EPISODES, "envs", 0, "layers", 0, 1, "rewards", to="x"),
+    "seeds": set_at(*EPISODES, "seeds", to=[1]),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_state_that_does_not_fit_is_refused(saved: Path, tmp_path: Path, name: str) -> None:
+    state = read_checkpoint(saved)
+    CHANGES[name](state)
+    with pytest.raises(CheckpointError, match=r"changed\.ezm "):
+        EZM.resume(write_checkpoint(tmp_path / "changed", state), make_env())
+
+
+def test_what_the_file_says_of_paths_is_not_followed(tmp_path: Path) -> None:
+    model = tiny_model(toy_env(["toy-spin"]), tensorboard_log=str(tmp_path / "logs")).learn(4)
+    path = model.save_checkpoint(tmp_path / "x")
+    with pytest.warns(UserWarning, match="pass `tensorboard_log` to go on"):
+        resumed = EZM.resume(path, toy_env(["toy-spin"]))
+    assert resumed.tensorboard_log is None
+    state = read_checkpoint(path)
+    del state["logged"]  # as in version 0.1
+    state["arguments"]["tensorboard_log"] = {"value": str(tmp_path / "planted")}
+    with pytest.warns(UserWarning, match="no path is taken"):
+        EZM.resume(write_checkpoint(tmp_path / "old", state), toy_env(["toy-spin"])).learn(2, reset_num_timesteps=False)
+    assert not (tmp_path / "planted").exists()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert EZM.resume(path, toy_env(["toy-spin"]), tensorboard_log=str(tmp_path / "logs")).tensorboard_log
+
+
+def test_another_number_of_threads_is_said(saved: Path, tmp_path: Path) -> None:
+    state = read_checkpoint(saved)
+    assert state["threads"] == th.get_num_threads()
+    state["threads"] += 3
+    with pytest.warns(UserWarning, match=rf"with {state['threads']} threads of PyTorch, now there are {state['threads'] - 3}"):
+        EZM.resume(write_checkpoint(tmp_path / "x", state), make_env())
+
+
+# ----------------------------------------------------------------------------------------------------------- replay files
+
+
+def test_a_replay_of_another_size_goes_into_a_checkpoint_that_resumes(tmp_path: Path) -> None:
+    other = tiny_model(toy_env(["toy-spin"]), buffer_size=300, per_alpha=0.5, learning_starts=6).learn(12)
+    other.save_replay_buffer(tmp_path / "replay")
+    model = tiny_model(toy_env(["toy-spin"]), per_alpha=1.0)
+    model.load_replay_buffer(tmp_path / "replay")
+    assert model.buffer_size == 300
+    # p ** 0.5 became p ** 1; so does it in a checkpoint that is resumed with another exponent.
+    rows = np.arange(10)
+    theirs, ours = (it.replay_buffer.replays[0].tree.get(rows) for it in (other, model))
+    np.testing.assert_allclose(ours, theirs**2)
+    resumed = EZM.resume(model.save_checkpoint(tmp_path / "x"), toy_env(["toy-spin"]), per_alpha=0.25, reset_env=True)
+    np.testing.assert_allclose(resumed.replay_buffer.replays[0].tree.get(rows), theirs**0.5)
+    assert resumed.replay_buffer.size() == 12
+
+
+def test_a_replay_of_other_tasks_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    tiny_model(toy_env(["toy-spin", "toy-balance"])).learn(8).save_replay_buffer(tmp_path / "replay")
+    model = tiny_model(toy_env(["toy-balance", "toy-spin"])).learn(8)
+    own = model.replay_buffer
+    with pytest.raises(ConfigurationError, match=r"has the tasks \['toy-spin', 'toy-balance'\], this model has \['toy-bal"):
+        model.load_replay_buffer(tmp_path / "replay")
+    (tmp_path / "damaged.pkl").write_bytes((tmp_path / "replay.pkl").read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="holds no replay buffer that can be read"):
+        model.load_replay_buffer(tmp_path / "damaged")
+    assert model.replay_buffer is own
+
+
+def test_a_failed_save_of_a_model_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(SpaceEnv())
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "replay")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert sorted(before) == ["model.zip", "replay.pkl"]
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    for save in (model.save, model.save_replay_buffer):
+        with pytest.raises(OSError, match="No space left"):
+            save(tmp_path / ("model" if save == model.save else "replay"))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# ----------------------------------------------------------------------------------------------------------- environments
+
+
+def normalized(inner: Any = None) -> Any:
+    """
+    :param inner: environment
+    :return: the environment with running means of observations and rewards
+    """
+    env = SpaceEnv() if inner is None else inner
+    return gym.wrappers.NormalizeReward(gym.wrappers.NormalizeObservation(env))
+
+
+def test_running_means_outlast_the_episodes(tmp_path: Path) -> None:
+    model = tiny_model(DummyVecEnv([normalized]), learning_starts=100).learn(12)
+    path = model.save_checkpoint(tmp_path / "x")
+    words = "SpaceEnv has no `get_state`.* starts afresh, except for the running means of NormalizeObservation and NormalizeRe"
+    env = DummyVecEnv([normalized])
+    with pytest.warns(UserWarning, match=words):
+        EZM.resume(path, env)
+    ours, theirs = env.envs[0], model.get_env().envs[0]
+    for name in ("obs_rms", "return_rms"):
+        for figure in ("mean", "var", "count"):
+            np.testing.assert_array_equal(*(getattr(it.get_wrapper_attr(name), figure) for it in (ours, theirs)))
+    with pytest.raises(CheckpointError, match=r"running means of \['NormalizeReward', 'NormalizeObservation'\], the env"):
+        EZM.resume(path, DummyVecEnv([lambda: gym.wrappers.NormalizeObservation(SpaceEnv())]))
+
+
+class OtherMeaning(SpaceEnv):
+    """Methods of the same names."""
+
+    def __init__(self, snapshot: Any = b"snapshot") -> None:
+        super().__init__()
+        self.snapshot = snapshot
+
+    def get_state(self) -> Any:
+        return self.snapshot
+
+    def set_state(self, state: Any) -> None:
+        pass
+
+
+class OfRobots(SpaceEnv):
+    """A getter with an argument."""
+
+    def get_state(self, robot: int) -> Any:
+        return np.zeros(robot)
+
+    def set_state(self, robot: int, state: Any) -> None:
+        pass
+
+
+class OfMuJoCo(OtherMeaning):
+    """A setter with two."""
+
+    def set_state(self, qpos: Any, qvel: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (OtherMeaning, "`get_state` and `set_state` of OtherMeaning work with objects"),
+        (lambda: OtherMeaning(object()), "work with objects that no checkpoint can hold"),
+        (OfRobots, "of OfRobots are no pair without and with one argument"),
+        (lambda: OfMuJoCo((1, 2)), "of OfMuJoCo are no pair"),
+    ],
+)
+def test_methods_that_mean_something_else_end_no_training(tmp_path: Path, make: Any, words: str) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tiny_model(make(), learning_starts=100).learn(12, callback=FullCheckpointCallback(4, tmp_path))
+    said = [str(item.message) for item in caught if "running episodes" in str(item.message)]
+    assert len(said) == 1 and "Checkpoints leave the running episodes out" in said[0]
+    with pytest.raises(StateUnavailableError, match=words):
+        get_env_state(make())
+    with pytest.warns(UserWarning, match=words):
+        assert EZM.resume(tmp_path, make()).num_timesteps == 12
