@@ -373,7 +373,9 @@ class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
             own = settings.make_replay_buffer(self, settings.read_arguments(self), self.configs)
         loaded = settings.check_replay_buffer(read_replay_buffer(path, self.verbose), own, self.policy.task_set.names)
         self.learner.finish()  # the value errors of updates that are not finished belong to the former buffer
-        loaded.take_settings(own)
+        loaded.horizon, loaded.handle_timeout_termination = own.horizon, own.handle_timeout_termination
+        for replay, other in zip(loaded.replays, own.replays, strict=True):
+            replay.take_settings(other)
         loaded.device = self.device
         if truncate_last_traj:
             loaded.close_streams()

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.arguments import ARGUMENTS, Configs, check_arguments, own_replay_settings

@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ezm.buffers.prioritized import PrioritizedRing
-from sb3_ezm.buffers.restoring import check_rows_of_envs
+from sb3_ezm.buffers.restoring import check_buffer
 from sb3_ezm.buffers.segments import TransitionRing, Transitions, minimum_rows
 from sb3_ezm.config import ReplayConfig
 from sb3_ezm.errors import ConfigurationError, NonFiniteError
@@ -299,20 +299,11 @@ class PerTaskReplayBuffer(ReplayBuffer):
         :param state: from :meth:`state_dict` of a buffer with the same sizes
         :raises ConfigurationError: naming the sizes that disagree
         """
-        replays = state["replays"]
-        if len(replays) != len(self.replays):
-            raise ConfigurationError(f"the replay has {len(replays)} rings instead of {len(self.replays)} (`independent`).")
-        for replay, values in zip(self.replays, replays, strict=True):
+        check_buffer(state, self.n_envs, len(self.replays))
+        for replay, values in zip(self.replays, state["replays"], strict=True):
             replay.load_state_dict(values)
-        check_rows_of_envs(state, self.n_envs, len(self.replays))
         for name in _STATE:
             setattr(self, name, state[name])
-
-    def take_settings(self, own: PerTaskReplayBuffer) -> None:
-        """:param own: a buffer of the same tasks, under whose settings to go on with these transitions"""
-        self.horizon, self.handle_timeout_termination = own.horizon, own.handle_timeout_termination
-        for replay, other in zip(self.replays, own.replays, strict=True):
-            replay.take_settings(other)
 
     # ------------------------------------------------------------------------------------------------------- drawing
 

@@ -63,13 +63,17 @@ def check_leaves(leaves: Any, capacity: int, holds: Any) -> None:
         raise ConfigurationError("the priorities belong to rows without a transition.")
 
 
-def check_rows_of_envs(state: Mapping[str, Any], n_envs: int, num_replays: int) -> None:
+def check_buffer(state: Mapping[str, Any], n_envs: int, num_replays: int) -> None:
     """
     :param state: from ``PerTaskReplayBuffer.state_dict``
     :param n_envs: number of environments
     :param num_replays: number of rings
     :raises ConfigurationError: naming what does not fit
     """
+    replays = state.get("replays")
+    if not isinstance(replays, list) or len(replays) != num_replays:
+        found = len(replays) if isinstance(replays, list) else "no"
+        raise ConfigurationError(f"the replay has {found} rings instead of {num_replays} (`independent`).")
     if not _within(_array(state, "_stream_replay", np.int64, (n_envs,)), 0, num_replays):
         raise ConfigurationError("`_stream_replay` of the replay names rings that do not exist.")
     _array(state, "_searched", np.bool_, (n_envs,))

@@ -134,7 +134,6 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
         error.__cause__ = _WorkerTraceback(f"\n{failure.traceback}")
         return error
 
-
     def close(self) -> None:
         """End the workers. They are given :data:`PATIENCE` seconds for it: one of them may hang, as after an interrupt."""
         if self.closed:
