@@ -73,14 +73,23 @@ class ObservationLayout:
         :return: float32 rows ``[N, O]`` and task ids ``[N]``
         :raises ValueError: if a task id is out of range
         """
-        columns = [_encode(part, observation if part.key is None else observation[part.key]) for part in self._parts]
-        rows = columns[0] if len(columns) == 1 else th.cat(columns, dim=1)
+        rows = self.rows(observation)
         if not self.has_task:
             return rows, th.zeros(rows.shape[0], dtype=th.long, device=rows.device)
         tasks = observation[TASK_KEY].reshape(-1).long()
         if len(tasks) and (int(tasks.min()) < 0 or int(tasks.max()) >= self.num_tasks):
             raise ValueError(f"task ids {sorted(set(tasks.tolist()))} must lie in [0, {self.num_tasks}).")
         return rows, tasks
+
+    def rows(self, observation: Any) -> th.Tensor:
+        """
+        The network's input without the task ids; nothing here depends on the values, so that it can be exported.
+
+        :param observation: tensor ``[N, ...]`` or a dictionary of them
+        :return: float32 rows ``[N, O]``
+        """
+        columns = [_encode(part, observation if part.key is None else observation[part.key]) for part in self._parts]
+        return columns[0] if len(columns) == 1 else th.cat(columns, dim=1)
 
     def unflatten(self, flat: FloatArray, tasks: IntArray) -> Any:
         """

@@ -187,7 +187,19 @@ class EZMPolicy(BasePolicy):
         with self.lock:
             return super().predict(observation, state, episode_start, deterministic)
 
+    def forward(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """
+        Actions as in SB3's policies.
+
+        :param observation: tensors as :meth:`obs_to_tensor` makes them
+        :param deterministic: without exploration noise
+        :return: actions in [-1, 1], ``[N, A]``
+        """
+        return self._predict(observation, deterministic)
+
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        if self.planner or not deterministic:
+            _refuse_export()
         if self.planner:
             return self.plan(observation, deterministic).actions
         rows, tasks = self.layout.flatten_tensors(observation)
@@ -264,6 +276,16 @@ class EZMPolicy(BasePolicy):
             **self.model_kwargs,
         )
         return data
+
+
+def _refuse_export() -> None:
+    """A recorded search would go on with the choices and the random numbers of the example, whatever it is then shown."""
+    if th._C._get_tracing_state() is not None or th.compiler.is_exporting() or th.onnx.is_in_onnx_export():
+        raise ConfigurationError(
+            "The search, and sampled actions, cannot be traced or exported: the choices made for the example would be "
+            "repeated for every observation. `sb3_ezm.export.export_policy(model, 'policy.onnx')` exports the policy head, "
+            "which is what `planner=False` with `deterministic=True` acts by."
+        )
 
 
 class MlpPolicy(EZMPolicy):

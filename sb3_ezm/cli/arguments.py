@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sb3-ezm {version}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(metavar="COMMAND")
-    for add in (_add_train, _add_resume, _add_eval, _add_plot, _add_video, _add_check_env, _add_info):
+    for add in (_add_train, _add_resume, _add_eval, _add_plot, _add_video, _add_export, _add_check_env, _add_info):
         add(commands)
     return parser
 
@@ -207,6 +207,19 @@ def _add_video(commands: Any) -> None:
     add("--max-steps", type=whole(1), help="stop after so many environment steps")
     add("--frame-skip", type=whole(1), default=1, help="a picture every so many environment steps (default 1)")
     add("--ignore-termination", action="store_true", help="let the episode run to its time limit")
+
+
+def _add_export(commands: Any) -> None:
+    examples = """\
+  ezm export runs/toy --output policy.onnx
+  ezm export runs/toy/best_model.zip --output policy.pt
+"""
+    summary = "Write the policy head, without the search, as ONNX or TorchScript."
+    parser = _add_parser(commands, "export", "export", summary, examples)
+    parser.add_argument("model", type=Path, help="a saved model (.zip), or the folder of `ezm train`")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="file: .onnx, .pt (TorchScript) or .pt2 (torch.export)"
+    )
 
 
 def _add_check_env(commands: Any) -> None:

@@ -1,0 +1,135 @@
+"""The policy head as ONNX, TorchScript or an exported program of PyTorch: acting without Python, and without the search."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from torch import nn
+
+from sb3_ezm.distributions import squash_action
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.ezm import EZM
+from sb3_ezm.observations import TASK_KEY
+from sb3_ezm.paths import check_can_write
+from sb3_ezm.policies import EZMPolicy
+
+SUFFIXES = (".onnx", ".pt", ".pt2")
+
+
+class PolicyHead(nn.Module):
+    """
+    What ``predict(deterministic=True)`` returns with ``planner=False``, as a function of tensors alone, on the CPU.
+
+    :param policy: of a trained model; its weights are copied
+    """
+
+    low: th.Tensor
+    high: th.Tensor
+
+    def __init__(self, policy: EZMPolicy) -> None:
+        super().__init__()
+        space = policy.action_space
+        assert isinstance(space, spaces.Box)  # the policy has checked it
+        self.layout = policy.layout
+        self.names = tuple(self.layout.space.spaces) if isinstance(self.layout.space, spaces.Dict) else ("observation",)
+        self.world_model = copy.deepcopy(policy.world_model).cpu().float().eval().requires_grad_(False)
+        self.register_buffer("low", th.as_tensor(space.low, dtype=th.float32))
+        self.register_buffer("high", th.as_tensor(space.high, dtype=th.float32))
+
+    def forward(self, *observation: th.Tensor) -> th.Tensor:
+        """
+        :param observation: ``[N, ...]`` tensors, one for each name in :attr:`names`: the observation itself, or the entries of
+            a Dict space in its order. Classes and the task id are integers ``[N]``
+        :return: actions ``[N, ...]`` in the bounds of the action space
+        """
+        entries = dict(zip(self.names, observation, strict=True))
+        rows = self.layout.rows(entries if self.layout.is_dict else observation[0])
+        if self.layout.has_task:
+            tasks = entries[TASK_KEY].reshape(-1).long()
+        else:
+            tasks = th.zeros_like(rows[:, 0], dtype=th.long)
+        context = self.world_model.embed(tasks)
+        prediction = self.world_model.predict(self.world_model.encode(rows, context), context, heads=(0,))
+        unit = squash_action(prediction.mean, context.mask).reshape(-1, *self.low.shape)
+        action = self.low * (0.5 * (1.0 - unit)) + self.high * (0.5 * (1.0 + unit))
+        return action.clamp(self.low, self.high)
+
+    def example(self, rows: int = 2) -> tuple[th.Tensor, ...]:
+        """
+        :param rows: how many
+        :return: an input of :meth:`forward`
+        """
+        space = self.layout.space
+        parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
+        return tuple(th.as_tensor(np.stack([np.zeros(part.shape or (), part.dtype)] * rows)) for part in parts)
+
+
+def export_policy(model: EZM, path: str | os.PathLike[str]) -> Path:
+    """
+    Write the policy head of a model into a file that needs neither this package nor Stable-Baselines3.
+
+    The inputs are named as the entries of the observation space (``observation`` and ``task`` for agents of
+    ``make_multitask_env``), the output ``action`` is in the bounds of the action space; the first axis is any number of rows.
+    The search is left out: it is what makes the agent good, and the head alone acts as well as ``planner=False``, which can be
+    evaluated. Statistics of a ``VecNormalize`` are not part of it.
+
+    :param model: trained agent
+    :param path: ``.onnx`` for ONNX (``pip install 'sb3-ezm[export]'``), ``.pt`` for TorchScript, ``.pt2`` for ``torch.export``
+    :return: the path
+    :raises ConfigurationError: if the suffix is another, the file cannot be written, or a package is missing
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ConfigurationError(f"A policy is exported as {', '.join(SUFFIXES)}, not as {path.suffix!r} ({path}).")
+    check_can_write(path)
+    if model.get_vec_normalize_env() is not None:
+        warnings.warn("The exported policy takes observations as VecNormalize has normalized them.", stacklevel=2)
+    head = PolicyHead(model.policy)
+    example = head.example()
+    with th.no_grad(), _without_warnings():  # PyTorch's about its own exporters
+        if path.suffix == ".pt":
+            th.jit.trace(head, example).save(str(path))
+        elif path.suffix == ".pt2":
+            th.export.save(_program(head, example), str(path))
+        else:
+            _write_onnx(head, example, path)
+    return path
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _program(head: PolicyHead, example: tuple[th.Tensor, ...]) -> th.export.ExportedProgram:
+    rows = th.export.Dim("rows", min=1, max=2**20)
+    return th.export.export(head, example, dynamic_shapes=(tuple({0: rows} for _ in example),))
+
+
+def _write_onnx(head: PolicyHead, example: tuple[th.Tensor, ...], path: Path) -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ConfigurationError(f"ONNX cannot be written ({error}): pip install 'sb3-ezm[export]', or choose .pt.") from error
+    program = th.onnx.export(
+        _program(head, example), input_names=list(head.names), output_names=["action"], dynamo=True, verbose=False
+    )
+    assert program is not None
+    program.save(str(path), external_data=False)

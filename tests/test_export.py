@@ -1,0 +1,122 @@
+"""The policy head outside of Python acts as inside; the search refuses to be recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+
+from sb3_ezm import EZM, ConfigurationError, make_multitask_env
+from sb3_ezm.cli import main
+from sb3_ezm.export import PolicyHead, export_policy
+from tests.tiny import SpaceEnv, tiny_model
+
+SPACES: dict[str, spaces.Space[Any]] = {
+    "box": spaces.Box(-1.0, 1.0, (2, 3), np.float32),
+    "classes": spaces.MultiDiscrete([2, 3]),
+    "dictionary": spaces.Dict({"gear": spaces.Discrete(3), "position": spaces.Box(-1.0, 1.0, (2,), np.float64)}),
+}
+
+
+def trained(name: str) -> EZM:
+    """
+    :param name: ``"tasks"`` or a key of :data:`SPACES`
+    :return: a model that acts by its policy head
+    """
+    if name == "tasks":
+        model = tiny_model(make_multitask_env(["toy-spin", "toy-hold"]))
+    else:
+        model = tiny_model(SpaceEnv(SPACES[name], spaces.Box(-2.0, 5.0, (2,))))
+    model.learn(24)
+    model.planner = False
+    return model
+
+
+def some_observations(model: EZM, rows: int) -> tuple[Any, tuple[th.Tensor, ...]]:
+    """
+    :param model: whose observation space
+    :param rows: how many
+    :return: random observations for ``predict``, and the same for an exported policy
+    """
+    drawn = [model.observation_space.sample() for _ in range(rows)]
+    if isinstance(drawn[0], dict):
+        batch = {key: np.stack([row[key] for row in drawn]) for key in drawn[0]}
+        return batch, tuple(th.as_tensor(values) for values in batch.values())
+    array = np.stack(drawn)
+    return array, (th.as_tensor(array),)
+
+
+@pytest.mark.parametrize("name", ["tasks", *SPACES])
+def test_what_is_exported_acts_as_the_policy_head(name: str, tmp_path: Path) -> None:
+    model = trained(name)
+    script = th.jit.load(str(export_policy(model, tmp_path / "a.pt")))
+    program = th.export.load(str(export_policy(model, tmp_path / "a.pt2"))).module()
+    for rows in (1, 5):
+        observations, tensors = some_observations(model, rows)
+        expected, _ = model.predict(observations, deterministic=True)
+        for act in (PolicyHead(model.policy), script, program):
+            np.testing.assert_allclose(act(*tensors).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tasks", *SPACES])
+def test_onnx(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model = trained(name)
+    session = runtime.InferenceSession(str(export_policy(model, tmp_path / "a.onnx")))
+    inputs = [entry.name for entry in session.get_inputs()]
+    assert inputs == list(PolicyHead(model.policy).names) and [entry.name for entry in session.get_outputs()] == ["action"]
+    for rows in (1, 5):
+        observations, tensors = some_observations(model, rows)
+        expected, _ = model.predict(observations, deterministic=True)
+        (found,) = session.run(None, {name: tensor.numpy() for name, tensor in zip(inputs, tensors, strict=True)})
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+class Act(th.nn.Module):
+    """What the documentation of Stable-Baselines3 exports."""
+
+    def __init__(self, policy: Any, deterministic: bool = True) -> None:
+        super().__init__()
+        self.policy, self.deterministic = policy, deterministic
+
+    def forward(self, observation: th.Tensor) -> Any:
+        return self.policy(observation, deterministic=self.deterministic)
+
+
+@pytest.mark.parametrize("planner", [True, False])
+def test_the_search_and_sampling_refuse_to_be_recorded(planner: bool) -> None:
+    model = trained("box")
+    model.planner = planner
+    model.policy.set_training_mode(False)
+    observation = th.zeros(2, 2, 3)
+    act = Act(model.policy, deterministic=planner)  # without the search it is the noise that would be repeated
+    with th.no_grad():
+        with pytest.raises(ConfigurationError, match="export_policy"):
+            th.jit.trace(act, (observation,))
+        with pytest.raises(Exception, match="export_policy"):
+            th.export.export(act, (observation,), strict=False)
+        assert act(observation).shape == (2, 2)  # nothing else objects
+
+
+def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained("box")
+    (tmp_path / "folder.pt").mkdir()
+    with pytest.raises(ConfigurationError, match=r"not as '.bin'"):
+        export_policy(model, tmp_path / "a.bin")
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        export_policy(model, tmp_path / "folder.pt")
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(ConfigurationError, match=r"sb3-ezm\[export\]"):
+        export_policy(model, tmp_path / "a.onnx")
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained("tasks").save(tmp_path / "model.zip")
+    assert main(["export", str(tmp_path / "model.zip"), "-o", str(tmp_path / "policy.pt")]) == 0
+    assert "from (observation, task) to (action)" in capsys.readouterr().out
+    assert th.jit.load(str(tmp_path / "policy.pt"))(th.zeros(3, 4), th.tensor([0, 1, 1])).shape == (3, 2)
