@@ -1,5 +1,5 @@
 """
-The requirements in ``setup.cfg``. As a program it prints their lower bounds as pins, for ``pip install -c``:
+What ``setup.cfg`` requires, and where sources are. As a program, it prints the lower bounds as pins for ``pip install -c``:
 ``python tests/declared.py torch==2.13.0``, where an argument replaces a bound.
 """
 
@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-SETUP = Path(__file__).resolve().parent.parent / "setup.cfg"
+ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[[\w,.-]+\])?(?P<versions>[^;]*)")
 
 
@@ -27,7 +27,7 @@ def requirements() -> dict[str, dict[str, str]]:
     :return: for each extra, and for ``""``, which is always installed: version specifiers by normalized name
     """
     config = configparser.ConfigParser(inline_comment_prefixes=("#",))
-    config.read(SETUP, encoding="utf-8")
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
     groups = {"": config["options"]["install_requires"], **config["options.extras_require"]}
     return {
         extra: {
@@ -51,6 +51,15 @@ def lowest_pins(replaced: list[str]) -> list[str]:
                 pins[name] = f"{name}=={match[1]}"
     pins |= {normalized(pin.split("==")[0]): pin for pin in replaced}
     return sorted(pins.values())
+
+
+def linted_folders() -> list[str]:
+    """
+    :return: the folders with sources, by ``LINT_PATHS`` of the Makefile
+    """
+    listed = re.search(r"^LINT_PATHS := \$\(wildcard (.*)\)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert listed is not None
+    return [name for name in listed[1].split() if "." not in name]
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.declared import linted_folders
+
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = [".ci", "benchmarks", "docs", "examples", "sb3_ezm", "tests"]
+FOLDERS = [".ci", *linted_folders()]
 LEFT_BY_TOOLS = shutil.ignore_patterns("__pycache__", "*.py[cod]", "_build", "api", ".*_cache")
 BUILD = """
 from setuptools import build_meta

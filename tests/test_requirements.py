@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from tests.declared import lowest_pins, normalized, requirements
+from tests.declared import linted_folders, lowest_pins, normalized, requirements
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = requirements()
@@ -24,7 +24,9 @@ EXTRAS_OF = {
     "sb3_ezm/zoo": {"zoo"},
     "examples": set(),
     "tests": {"dev"},
-    "benchmarks": {"bench", "dev"},
+    "benchmarks": {"bench"},
+    "conformance": {"dev"},
+    "experiments": set(),
     "docs": {"docs"},
 }
 # Where a module is not called like its distribution.
@@ -79,7 +81,8 @@ def sources() -> list[Path]:
     return sorted({path for path in found if not {"_build", "__pycache__"} & set(path.relative_to(ROOT).parts)})
 
 
-OWN = {"sb3_ezm", "tests"} | {path.stem for path in sources() if path.relative_to(ROOT).parts[0] != "sb3_ezm"}
+TOP = {folder.split("/")[0] for folder in EXTRAS_OF}
+OWN = TOP | {path.stem for path in sources() if path.relative_to(ROOT).parts[0] != "sb3_ezm"}
 
 
 def third_party(source: str) -> set[tuple[str, bool]]:
@@ -108,6 +111,10 @@ def undeclared(path: str, source: str) -> list[str]:
         elif loaded and not groups & on_load:
             found.append(f"{path} imports {name} when it loads, which only the extras {sorted(groups)} install")
     return found
+
+
+def test_every_folder_is_looked_at() -> None:
+    assert set(linted_folders()) == TOP
 
 
 @pytest.mark.parametrize("folder", EXTRAS_OF)
