@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes.util
 import itertools
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from sb3_ezm.errors import ConfigurationError, EZMError
 from sb3_ezm.evaluation import check_fits
 from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.padding import PaddedTaskEnv
+from sb3_ezm.files import file_stems, free_path, replacing
 from sb3_ezm.paths import check_can_write
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 
@@ -129,7 +129,8 @@ def record_episode(
         raise ConfigurationError(f"`frame_skip` ({frame_skip}) and `max_steps` ({max_steps}) must be at least 1.")
     _check_opengl()
     frames = _frames(model, env, seed, deterministic, max_steps, frame_skip)
-    _write(path, frames, float(env.metadata.get("render_fps") or 30) / frame_skip)
+    with replacing(path) as temporary:
+        _write(temporary, frames, float(env.metadata.get("render_fps") or 30) / frame_skip)
     return path
 
 
@@ -145,7 +146,7 @@ def record_videos(
 
     :param model: anything with SB3's ``predict``
     :param tasks: anything :func:`make_task_set` takes; all tasks of the model
-    :param folder: for the files ``<task>.mp4``
+    :param folder: for the files ``<task>.mp4``; where there are some already, the new ones get a number
     :param only: names of the tasks to film, by default all
     :param settings: further arguments of :func:`record_video`
     :return: the path of each video
@@ -154,8 +155,8 @@ def record_videos(
     """
     task_set = make_task_set(tasks)
     names = [task_set[name].name for name in (task_set.names if only is None else only)]  # misspelled names fail first
-    stems = {name: re.sub(r"[^\w.-]+", "-", name) for name in names}
-    paths = {name: check_video_path(Path(folder) / f"{stem}.mp4") for name, stem in stems.items()}
+    stems = dict(zip(task_set.names, file_stems(task_set.names), strict=True))
+    paths = {name: check_video_path(free_path(Path(folder) / f"{stems[name]}.mp4")) for name in names}
     return {name: record_video(model, task_set, name, path, **settings) for name, path in paths.items()}
 
 
@@ -220,7 +221,7 @@ def _write(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
         imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
         raise VideoUnavailableError(
-            f"There is no ffmpeg to write {path} ({error}): install imageio-ffmpeg, or choose a .gif."
+            f"There is no ffmpeg to write an .mp4 ({error}): install imageio-ffmpeg, or choose a .gif."
         ) from error
     first = next(frames)
     size = (first.shape[1], first.shape[0])
@@ -232,6 +233,6 @@ def _write(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
             writer.send(np.ascontiguousarray(frame))
     except OSError as error:
         reason = str(error).splitlines()[0]
-        raise VideoUnavailableError(f"ffmpeg ended before the last picture, {path} is incomplete ({reason}).") from error
+        raise VideoUnavailableError(f"ffmpeg ended before the last picture, no video was written ({reason}).") from error
     finally:
         writer.close()

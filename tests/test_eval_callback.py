@@ -269,6 +269,22 @@ def test_a_csv_file_of_something_else_is_not_touched(tmp_path: Path) -> None:
     assert path.read_text() == "a,b\n1,2\n"
 
 
+def test_a_process_that_dies_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "evaluations.csv"
+    append_evaluation(path, scripted_result(0.5), timesteps=10, seconds=1.0)
+    before = path.read_bytes()
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.replace", die)
+        append_evaluation(path, scripted_result(1.0), timesteps=20, seconds=2.0)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    append_evaluation(path, scripted_result(1.0), timesteps=20, seconds=2.0)
+    assert path.read_bytes().startswith(before) and len(read_evaluations(path)) == 2
+
+
 def test_csv_lines(tmp_path: Path) -> None:
     path = tmp_path / "new" / "eval.csv"
     append_evaluation(path, scripted_result(0.5), timesteps=10, seconds=1.23456)

@@ -34,7 +34,9 @@ from sb3_ezm.multitask import (
     make_task_set,
     suite_names,
 )
+from sb3_ezm.plotting import load_monitor_curves
 from sb3_ezm.tasks.spaces import flat_action_size, flat_observation_size
+from tests.tiny import SpaceEnv
 
 
 class ProbeEnv(gym.Env):
@@ -366,6 +368,33 @@ def test_seeding_is_reproducible_and_distinct() -> None:
     assert not np.array_equal(first, other)
     spaces_ = make_multitask_env(["toy-spin"], n_envs_per_task=2, seed=5).get_attr("action_space")
     assert not np.array_equal(spaces_[0].sample(), spaces_[1].sample())
+
+
+def test_monitor_files_of_similar_names_and_earlier_runs_stay_apart(tmp_path) -> None:
+    specs = [TaskSpec(name, 3, 2, env_fn=SpaceEnv) for name in ("walk (slow)", "walk [slow]")]
+
+    def play(steps: int) -> None:
+        env = make_multitask_env(specs, monitor_dir=str(tmp_path))
+        env.reset()
+        for _ in range(steps):
+            env.step(np.zeros((2, 2), np.float32))
+        env.close()
+
+    play(10)  # two episodes of five steps
+    first = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert sorted(first) == ["walk-slow--2_0.monitor.csv", "walk-slow-_0.monitor.csv"]
+    assert [len(text.splitlines()) for text in first.values()] == [4, 4]
+    play(5)
+    second = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert sorted(second) == [
+        "walk-slow--2_0-2.monitor.csv",
+        "walk-slow--2_0.monitor.csv",
+        "walk-slow-_0-2.monitor.csv",
+        "walk-slow-_0.monitor.csv",
+    ]
+    assert first.items() <= second.items()
+    curves = load_monitor_curves(tmp_path, [spec.name for spec in specs])
+    assert {name: curve.steps for name, curve in curves.items()} == {spec.name: [5, 10, 15] for spec in specs}
 
 
 def test_monitor_files_are_named_by_task(tmp_path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, cast, get_args
 
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.files import replacing
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol
 
 
@@ -55,27 +57,29 @@ def append_evaluation(path: str | os.PathLike[str], result: EvaluationResult, ti
     """
     path = Path(path)
     check_columns(path)
-    is_new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow(EVALUATION_COLUMNS)
-        for task in result:
-            writer.writerow(
-                EvaluationRow(
-                    timesteps=timesteps,
-                    seconds=round(seconds, 3),
-                    protocol=result.protocol,
-                    task=task.spec.name,
-                    mean_return=task.mean_return,
-                    std_return=task.std_return,
-                    mean_length=task.mean_length,
-                    score=task.score,
-                    success_rate=task.success_rate,
-                    episodes=len(task.returns),
-                )
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    if not path.exists():
+        writer.writerow(EVALUATION_COLUMNS)
+    for task in result:
+        writer.writerow(
+            EvaluationRow(
+                timesteps=timesteps,
+                seconds=round(seconds, 3),
+                protocol=result.protocol,
+                task=task.spec.name,
+                mean_return=task.mean_return,
+                std_return=task.std_return,
+                mean_length=task.mean_length,
+                score=task.score,
+                success_rate=task.success_rate,
+                episodes=len(task.returns),
             )
+        )
+    before = path.read_bytes() if path.exists() else b""
+    # The whole file is written again: a process that dies leaves no half line, which nobody could continue.
+    with replacing(path) as temporary:
+        temporary.write_bytes(before + table.getvalue().encode())
 
 
 def check_columns(path: Path) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.files import file_stems
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
 from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
 from sb3_ezm.multitask.vec_env import ThreadedVecEnv
@@ -99,7 +99,8 @@ def make_multitask_env(
     :param seed: sub-environment ``i`` is seeded with ``seed + i`` at the first reset, as in SB3's ``make_vec_env``
     :param vec_env_cls: vector environment class; by default threads for physics suites, else ``DummyVecEnv``. For
         ``SubprocVecEnv`` it is :class:`WatchedSubprocVecEnv`, which notices when a worker dies
-    :param monitor_dir: folder for ``<task>_<i>.monitor.csv`` files, ``i`` counting the sub-environments of the task
+    :param monitor_dir: folder for ``<task>_<i>.monitor.csv`` files, ``i`` counting the sub-environments of the task. Those of
+        an earlier run stay, and the new ones are called ``<task>_<i>-2.monitor.csv`` and so on
     :param render_mode: passed to the environments unless it is None
     :param vec_env_kwargs: keywords of ``vec_env_cls``
     :param ignore_termination: let every episode run to its time limit, see :class:`IgnoreTermination`
@@ -114,19 +115,15 @@ def make_multitask_env(
     if n_envs_per_task < 1:
         raise ConfigurationError(f"`n_envs_per_task` must be at least 1, got {n_envs_per_task}.")
     task_set = make_task_set(tasks, env_kwargs, observation_padding)
-    if monitor_dir is not None:
-        os.makedirs(monitor_dir, exist_ok=True)
+    monitor_files = None if monitor_dir is None else _monitor_files(Path(monitor_dir), task_set.names, n_envs_per_task)
 
     def make_env(rank: int) -> Callable[[], gym.Env[Any, Any]]:
         def _init() -> gym.Env[Any, Any]:
-            task, copy = divmod(rank, n_envs_per_task)
+            task = rank // n_envs_per_task
             env = make_task_env(task_set, task, render_mode, ignore_termination, max_episode_steps, env_kwargs)
             if seed is not None:
                 env.action_space.seed(seed + rank)
-            filename = None
-            if monitor_dir is not None:
-                filename = os.path.join(monitor_dir, f"{_file_stem(env.task_name)}_{copy}")
-            return Monitor(env, filename=filename)
+            return Monitor(env, filename=None if monitor_files is None else monitor_files[rank])
 
         return _init
 
@@ -137,5 +134,15 @@ def make_multitask_env(
     return vec_env
 
 
-def _file_stem(task: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", task)
+def _monitor_files(folder: Path, tasks: tuple[str, ...], copies: int) -> list[str]:
+    """In the order of the sub-environments; where a run has left its files, those of this one get a number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stems = [f"{stem}_{copy}" for stem in file_stems(tasks) for copy in range(copies)]
+    run = 1
+    while any((folder / f"{stem}{_run_mark(run)}.{Monitor.EXT}").exists() for stem in stems):
+        run += 1
+    return [str(folder / f"{stem}{_run_mark(run)}.{Monitor.EXT}") for stem in stems]
+
+
+def _run_mark(run: int) -> str:
+    return "" if run == 1 else f"-{run}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 from collections import defaultdict
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.files import file_stems
 from sb3_ezm.evaluation import EvaluationRow, Protocol, read_evaluations
 from sb3_ezm.tasks.task_set import TaskSet
 
@@ -44,19 +46,17 @@ def load_monitor_curves(monitor_dir: str | os.PathLike[str], tasks: TaskSet | It
 
     :param monitor_dir: the folder
     :param tasks: task set, or task names
-    :return: one point per finished episode; the steps are those of all sub-environments of the task. Tasks without a
-        finished episode are left out
+    :return: one point per finished episode; the steps are those of all sub-environments of the task, one run after the other
+        where the folder holds several. Tasks without a finished episode are left out
     :raises ConfigurationError: if the folder has no file of any of the tasks
     """
     folder = Path(monitor_dir)
     names = tasks.names if isinstance(tasks, TaskSet) else tuple(tasks)
     curves = {}
     files_found = 0
-    for name in names:
-        stem = re.escape(re.sub(r"[^\w.-]+", "-", name))  # as make_multitask_env names the files
-        files = [
-            path for path in sorted(folder.glob("*.monitor.csv")) if re.fullmatch(rf"{stem}_\d+\.monitor\.csv", path.name)
-        ]
+    for name, stem in zip(names, file_stems(names), strict=True):  # as make_multitask_env names the files
+        pattern = re.compile(rf"{re.escape(stem)}_\d+(-\d+)?\.monitor\.csv")
+        files = [path for path in sorted(folder.glob("*.monitor.csv")) if pattern.fullmatch(path.name)]
         files_found += len(files)
         episodes = sorted(episode for path in files for episode in _read_monitor(path))
         if episodes:
@@ -72,8 +72,8 @@ def load_monitor_curves(monitor_dir: str | os.PathLike[str], tasks: TaskSet | It
 def _read_monitor(path: Path) -> list[tuple[float, int, float]]:
     """Wall-clock end, length and return of the episodes in a file of SB3's ``Monitor``."""
     with path.open(newline="", encoding="utf-8") as file:
-        file.readline()  # a comment in JSON
-        return [(float(row["t"]), int(row["l"]), float(row["r"])) for row in csv.DictReader(file)]
+        start = float(json.loads(file.readline().removeprefix("#"))["t_start"])
+        return [(start + float(row["t"]), int(row["l"]), float(row["r"])) for row in csv.DictReader(file)]
 
 
 def load_evaluation_curves(csv_path: str | os.PathLike[str], protocol: Protocol | None = None) -> dict[str, Curve]:

@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.files import replacing
 from sb3_ezm.evaluation import Protocol
 
 COLUMNS = 5
@@ -38,8 +39,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int) -> Path:
     formats = figure.canvas.get_supported_filetypes()
     if path.suffix.removeprefix(".") not in formats:
         raise ConfigurationError(f"A picture is written as .png, .svg or .pdf, not as {path.suffix!r} ({path}).")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=dpi)
     return path
 
 

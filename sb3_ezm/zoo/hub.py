@@ -20,6 +20,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import EvaluationResult, TaskResult, evaluate_tasks
 from sb3_ezm.ezm import EZM
+from sb3_ezm.files import write_text
 from sb3_ezm.tasks.task_set import TaskSpec
 from sb3_ezm.video import VideoUnavailableError, record_episode
 from sb3_ezm.zoo.card import CardFacts, model_card
@@ -102,8 +103,8 @@ def package(args: argparse.Namespace) -> Path:
     model.save(folder / name.filename)
     for file in ("args.yml", "config.yml"):
         shutil.copy(run / args.env / file, folder / file)
-    (folder / "env_kwargs.yml").write_text(yaml.safe_dump(env_kwargs))
-    (folder / "results.json").write_text(json.dumps(result.to_dict(), indent=1))
+    write_text(folder / "env_kwargs.yml", yaml.safe_dump(env_kwargs))
+    write_text(folder / "results.json", json.dumps(result.to_dict(), indent=1))
     _copy_curves(run, folder)
     facts = CardFacts(
         env_id=args.env.gym_id,
@@ -117,7 +118,7 @@ def package(args: argparse.Namespace) -> Path:
         versions={"sb3_ezm": VERSION, **{name: metadata.version(name) for name in _PACKAGES}},
         deterministic=not args.stochastic,
     )
-    (folder / "README.md").write_text(model_card(facts), encoding="utf-8")
+    write_text(folder / "README.md", model_card(facts))
     if not args.no_render:
         _film(model, args, env_kwargs, folder / "replay.mp4")
     return folder
