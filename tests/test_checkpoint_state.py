@@ -128,6 +128,21 @@ def test_what_the_file_says_of_paths_is_not_followed(tmp_path: Path) -> None:
         assert EZM.resume(path, toy_env(["toy-spin"]), tensorboard_log=str(tmp_path / "logs")).tensorboard_log
 
 
+def test_checkpoints_of_version_0_1_load(saved: Path, tmp_path: Path) -> None:
+    state = read_checkpoint(saved)
+    for part, name in (("env", "statistics"), ("generators", "collector"), ("progress", "_rollout_steps")):
+        del state[part][name]
+    del state["threads"], state["logged"], state["progress"]["_rollout_episodes"]
+    for replay in state["replay"]["replays"]:
+        del replay["alpha"]
+    for env in state["env"]["episodes"]["envs"]:
+        env["layers"].insert(1, ["PassiveEnvChecker", {}])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed = EZM.resume(write_checkpoint(tmp_path / "x", state), make_env())
+    assert resumed.num_timesteps == 24 and resumed._last_obs is not None
+
+
 def test_another_number_of_threads_is_said(saved: Path, tmp_path: Path) -> None:
     state = read_checkpoint(saved)
     assert state["threads"] == th.get_num_threads()
