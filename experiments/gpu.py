@@ -1,0 +1,227 @@
+"""
+One command for one GPU: is everything sound, how fast is what, and the best training that the rest of the time allows.
+
+    python experiments/gpu.py --out runs/gpu --minutes 9
+    python experiments/gpu.py --out runs/rehearsal --minutes 2 --device cpu      # the same on two cores, to see that it works
+
+Three stages, each in processes of its own with a time limit, so that a crash or a hang costs that stage alone: sanity (45 s),
+ladder (60 s), training (what is left, and what the others did not need). Each writes what it finds at once; ``summary.md`` is
+written again after each. ``python experiments/gpu_report.py runs/gpu`` makes tables and curves of it. docs/gpu.md says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from gpu_stages.files import FILM, LADDER, MODEL, SUMMARY, TRAINING, Request, read_json, read_rows, write_json
+from gpu_stages.processes import Child, finish, start
+from gpu_stages.summary import summarize
+
+SANITY_SECONDS, LADDER_SECONDS, FILM_SECONDS = 45.0, 60.0, 25.0
+FAST_RUNGS = ("bf16", "graphs", "graphs, replay on device", "eager", "tf32")
+SIZES = ("h1-gpu", "paper", "h1-cpu")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """
+    :return: the command line
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results, eight files at most")
+    parser.add_argument("--minutes", type=float, default=9.0, help="for everything (default 9)")
+    parser.add_argument("--device", default="cuda", help="of the networks (default cuda); cpu rehearses")
+    parser.add_argument("--preset", default="h1-gpu", choices=SIZES, help="settings of the training (default h1-gpu)")
+    parser.add_argument(
+        "--eval-every", type=int, default=25_000, help="steps of each task between evaluations (default 25,000)"
+    )
+    parser.add_argument("--episodes", type=int, default=2, help="evaluated episodes of each task (default 2)")
+    parser.add_argument("--steps-per-task", type=int, default=0, help="end the training after so many steps of each task")
+    parser.add_argument("--max-file-mb", type=float, default=16.0, help="largest file of the results (default 16)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything (default 0)")
+    parser.add_argument("--scratch", type=Path, help="folder for logs and snapshots, kept (default: one that is removed)")
+    parser.add_argument("--quick", action="store_true", help="do as little as possible of everything, for tests")
+    return parser.parse_args()
+
+
+class Driver:
+    """
+    Runs the stages.
+
+    :param request: what was asked for
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.stages: list[dict[str, Any]] = []
+        self.stopping = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_: Any) -> None:
+        self.stopping = True
+
+    def budget(self, seconds: float) -> float:
+        """
+        :param seconds: that a stage may take of nine minutes
+        :return: when it has to be done, in seconds since 1970: less of it in a shorter run
+        """
+        if self.request.quick:  # whose work is bounded, on machines of any speed
+            return time.time() + 0.6 * self.request.left()
+        return time.time() + min(seconds, seconds / 240.0 * 60.0 * self.request.minutes, max(0.0, self.request.left()))
+
+    def wait(self, child: Child, limit: float, heartbeat: Path | None = None, patience: float = 0.0) -> str:
+        """
+        Wait for a stage, note how it went, and write the summary again.
+
+        :param child: the stage
+        :param limit: when it is stopped, in seconds since 1970
+        :param heartbeat: file that it touches as long as it works
+        :param patience: seconds without a touch
+        :return: how it went
+        """
+        status = finish(child, limit, lambda: self.stopping, heartbeat, patience)
+        row = {"stage": child.name, "status": status, "seconds": round(time.time() - child.started, 1)}
+        if status != "done":
+            row["output"] = child.tail()
+        self.stages.append(row)
+        print(f"{time.time() - self.request.began:5.0f} s  {child.name}: {status} ({row['seconds']:.0f} s)", flush=True)
+        self.write()
+        return status
+
+    def write(self) -> None:
+        """Write what is known so far."""
+        scratch = self.request.scratch
+        ladder = {
+            "rungs": _finished(read_rows(scratch / "rungs.jsonl")),
+            "stepping": read_rows(scratch / "stepping.jsonl"),
+            "searching": read_rows(scratch / "searching.jsonl"),
+        }
+        if any(ladder.values()):
+            write_json(self.request.out / LADDER, ladder)
+        (self.request.out / SUMMARY).write_text(summarize(self.request.out, self.stages), encoding="utf-8")
+
+    # ------------------------------------------------------------------------------------------------------------- stages
+
+    def compile_beside(self) -> list[Child]:
+        """
+        What takes minutes to compile begins at once: the training's size, first cold, then from the cache, and the paper's.
+
+        :return: the processes
+        """
+        if self.request.quick:
+            return []
+        limit = str(time.time() + (SANITY_SECONDS + LADDER_SECONDS) / 9.0 * min(9.0, self.request.minutes))
+        preset = self.request.preset
+        chains = [(f"{preset}/compiled", f"{preset}/compiled and graphs"), ("paper/compiled and graphs",)]
+        chains = chains if self.request.device != "cpu" else chains[:1]
+        return [start(self.request, f"compiling {chain[0]}".replace("/", "-"), "rungs", limit, *chain) for chain in chains]
+
+    def ladder(self, compiling: list[Child]) -> None:
+        """
+        Measure. A process that dies is started again without the rungs that it has tried.
+
+        :param compiling: processes that compile since the beginning
+        """
+        limit = self.budget(LADDER_SECONDS)
+        stepping = start(self.request, "stepping", "stepping", str(limit - 3.0))
+        searching = start(self.request, "searching", "searching", str(limit - 5.0))
+        sizes = [self.request.preset, *(size for size in SIZES if size != self.request.preset)]
+        wanted = [f"{size}/{rung}" for size in sizes for rung in FAST_RUNGS]
+        if self.request.quick:
+            wanted = [f"{self.request.preset}/{rung}" for rung in FAST_RUNGS[:2]]
+        while wanted and time.time() < limit and not self.stopping:
+            self.wait(start(self.request, "rungs", "rungs", str(limit - 3.0), *wanted), limit)
+            tried = {f"{row['size']}/{row['rung']}" for row in read_rows(self.request.scratch / "rungs.jsonl")}
+            left = [name for name in wanted if name not in tried]
+            if left == wanted:  # it died before it began
+                break
+            wanted = left
+        for child in (stepping, searching, *compiling):
+            self.wait(child, limit)
+
+    def training(self) -> None:
+        """Train; if one way of computing fails at once or hangs, try again without it."""
+        without: list[str] = []
+        heartbeat = self.request.scratch / "heartbeat"
+        while not self.stopping:
+            heartbeat.unlink(missing_ok=True)
+            limit = self.request.ends - (0.0 if self.request.quick else FILM_SECONDS * self.request.minutes / 9.0)
+            child = start(self.request, "training", "training", str(limit - 10.0), "--without", *without)
+            status = self.wait(child, limit, heartbeat, patience=180.0 if without == [] else 90.0)
+            rung = read_json(self.request.out / TRAINING).get("choice", {}).get("rung", "?")
+            if status == "done" or status.startswith("stopped") or rung in without or self.request.left() < 60.0:
+                return
+            without.append(rung)
+
+    def film(self) -> None:
+        """Film the nine tasks with the trained model, if this machine can draw."""
+        model = self.request.out / MODEL
+        if not model.exists() or self.request.left() < 3.0:
+            return
+        child = start(
+            self.request, "film", "film", str(model), str(self.request.out / FILM), variables={"CUDA_VISIBLE_DEVICES": ""}
+        )
+        self.wait(child, self.request.ends)
+
+    def run(self) -> None:
+        """Run all stages, as long as nobody asks to stop and time is left."""
+        compiling = self.compile_beside()
+        try:
+            self.wait(start(self.request, "sanity", "sanity"), self.budget(SANITY_SECONDS))
+            if not self.stopping:
+                self.ladder(compiling)
+        finally:
+            for child in compiling:
+                child.stop(0.0)
+        if not self.stopping:
+            self.training()
+        if not self.stopping:
+            self.film()
+        self.write()
+
+
+def _finished(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last line of each rung: the first one stands for a rung that took its process along."""
+    return list({(row["size"], row["rung"]): row for row in rows}.values())
+
+
+def main() -> None:
+    """Run everything in a folder that holds nothing yet."""
+    args = parse_arguments()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if any(args.out.iterdir()):
+        raise SystemExit(f"{args.out} is not empty: choose another --out.")
+    scratch = args.scratch or Path(tempfile.mkdtemp(prefix="ezm-gpu-"))
+    scratch.mkdir(parents=True, exist_ok=True)
+    request = Request(
+        out=args.out.resolve(),
+        scratch=scratch.resolve(),
+        device=args.device,
+        minutes=args.minutes,
+        quick=args.quick,
+        preset=args.preset,
+        suite="h1-medium",
+        eval_every=args.eval_every,
+        episodes=args.episodes,
+        steps_per_task=args.steps_per_task,
+        max_file_mb=args.max_file_mb,
+        seed=args.seed,
+        began=time.time(),
+    )
+    request.save()
+    try:
+        Driver(request).run()
+    finally:
+        if args.scratch is None:
+            shutil.rmtree(scratch, ignore_errors=True)
+    print((args.out / SUMMARY).read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""
+Beside stage 3: evaluates the snapshots of the training on CPU cores, falls ignored and respected, from one roll-out.
+
+    python -m gpu_stages.evaluations REQUEST THREADS
+
+If a snapshot comes before the last evaluation is done, it waits; if several wait, the newest is taken and the others are
+left out, which ``evaluation.json`` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch as th
+from gpu_stages.files import CURVES, Request, read_json, write_json
+
+from sb3_ezm import EZM
+from sb3_ezm.evaluation import append_evaluation, evaluate_protocols
+
+SEED = 10_000  # other starts than those of the training
+
+
+def waiting(folder: Path) -> list[tuple[int, float, Path]]:
+    """
+    :param folder: of the snapshots
+    :return: steps, seconds of training and file of those that wait, oldest first
+    """
+    found = []
+    for path in folder.glob("[0-9]*.zip"):
+        steps, seconds = path.stem.split("-")
+        found.append((int(steps), float(seconds), path))
+    return sorted(found)
+
+
+def evaluate(request: Request, path: Path, steps: int, seconds: float) -> None:
+    """
+    :param request: what was asked for
+    :param path: of the snapshot
+    :param steps: environment steps of all tasks together when it was taken
+    :param seconds: of training until then
+    """
+    model = EZM.load(path, device="cpu")
+    limit = 20 if request.quick else None
+    results = evaluate_protocols(model, request.suite, request.episodes, seed=SEED + request.seed, max_episode_steps=limit)
+    for result in results.values():
+        append_evaluation(request.out / CURVES, result, steps, seconds)
+
+
+def main() -> None:
+    """Evaluate until no snapshot will follow."""
+    request = Request.load(sys.argv[1])
+    th.set_num_threads(int(sys.argv[2]))
+    with contextlib.suppress(OSError):
+        os.nice(5)  # the training comes first
+    folder = request.scratch / "snapshots"
+    durations, left_out = [], []
+    while True:
+        ended = (folder / "end").exists()  # before looking: what comes in between is seen in the next round
+        *older, newest = waiting(folder) or [None]
+        for skipped in older:
+            assert skipped is not None
+            left_out.append(skipped[0])
+            skipped[2].unlink()
+        if newest is None:
+            if ended:
+                break
+            time.sleep(0.2)
+            continue
+        steps, seconds, path = newest
+        began = time.time()
+        evaluate(request, path, steps, seconds)
+        path.unlink()
+        durations.append(round(time.time() - began, 1))
+        write_json(request.scratch / "evaluation.json", {"seconds": durations, "left out": left_out})
+    write_json(
+        request.scratch / "evaluation.json",
+        {**read_json(request.scratch / "evaluation.json"), "left out": left_out, "episodes of each task": request.episodes},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What the stages leave behind, and how they tell each other what they were asked for. Imports neither PyTorch nor NumPy."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+# All that a run leaves in its folder: eight files.
+SUMMARY, SANITY, LADDER, TRAINING = "summary.md", "sanity.json", "ladder.json", "training.json"
+CURVES, METRICS, MODEL, FILM = "evaluations.csv", "metrics.csv", "model.zip", "film.gif"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """
+    What a run was asked for.
+
+    :param out: folder of the results
+    :param scratch: folder for everything that nobody needs afterwards
+    :param device: of the networks
+    :param minutes: for everything together
+    :param quick: do as little as possible of everything: a rehearsal
+    :param preset: settings of the training
+    :param suite: tasks of the training
+    :param eval_every: environment steps of each task between two evaluations
+    :param episodes: evaluated episodes of each task
+    :param steps_per_task: end the training after so many environment steps of each task, 0 for never
+    :param max_file_mb: largest file that may be left in ``out``
+    :param seed: of everything
+    :param began: when the run began, in seconds since 1970
+    """
+
+    out: Path
+    scratch: Path
+    device: str
+    minutes: float
+    quick: bool
+    preset: str
+    suite: str
+    eval_every: int
+    episodes: int
+    steps_per_task: int
+    max_file_mb: float
+    seed: int
+    began: float
+
+    @property
+    def ends(self) -> float:
+        """When the time is up, in seconds since 1970."""
+        return self.began + 60.0 * self.minutes
+
+    def left(self) -> float:
+        """
+        :return: seconds until the time is up
+        """
+        return self.ends - time.time()
+
+    def save(self) -> Path:
+        """
+        :return: file from which a stage reads the request
+        """
+        path = self.scratch / "request.json"
+        write_json(path, {**asdict(self), "out": str(self.out), "scratch": str(self.scratch)})
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Request:
+        """
+        :param path: from :meth:`save`
+        :return: the request
+        """
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        return cls(**{**values, "out": Path(values["out"]), "scratch": Path(values["scratch"])})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """
+    Write a file that is there completely or not at all.
+
+    :param path: the file
+    :param value: its contents
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(value, indent=1, default=str), encoding="utf-8")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """
+    :param path: a file from :func:`write_json`
+    :return: its contents, an empty dictionary if there is no such file
+    """
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def append_row(path: Path, row: Row) -> None:
+    """
+    Add a line to a file of JSON lines.
+
+    :param path: the file
+    :param row: the line
+    """
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, default=str) + "\n")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """
+    :param path: a file from :func:`append_row`
+    :return: its complete lines, none if there is no such file
+    """
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+@contextmanager
+def turn(scratch: Path) -> Iterator[None]:
+    """
+    Wait until no other process measures. The system ends the turn of a process that dies.
+
+    :param scratch: folder that the processes share
+    :return: a context to measure in
+    """
+    with (scratch / "turn").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,27 @@
+"""
+After stage 3: all tasks of the trained model in one small film, by ``examples/film_h1.py``.
+
+    python -m gpu_stages.film REQUEST MODEL FILE
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+
+from gpu_stages.files import Request
+from gpu_stages.processes import ROOT
+
+
+def main() -> None:
+    """Draw."""
+    request = Request.load(sys.argv[1])
+    seconds = "0.5" if request.quick else "4"
+    sys.argv = ["film_h1.py", sys.argv[2], "--out", sys.argv[3], "--seconds", seconds]
+    os.environ.setdefault("OMP_NUM_THREADS", "4")
+    runpy.run_path(str(ROOT / "examples" / "film_h1.py"), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Processes with a time limit: whatever happens in one, a crash or a hang, the others go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpu_stages.files import Request
+
+ROOT = Path(__file__).resolve().parents[2]
+GRACE = 15.0  # seconds between the request to stop and the end
+TAIL = 4000  # characters of output that are kept of a process that failed
+
+
+@dataclass
+class Child:
+    """
+    A running stage.
+
+    :param name: for the log
+    :param process: the process, which leads a group of its own
+    :param log: file of its output
+    :param started: when
+    """
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    started: float
+
+    def stop(self, grace: float = GRACE) -> None:
+        """
+        End the process and all that it started; it may save its work first.
+
+        :param grace: seconds for that
+        """
+        self._signal(signal.SIGTERM)
+        try:
+            self.process.wait(grace)
+        except subprocess.TimeoutExpired:
+            pass
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+
+    def _signal(self, number: int) -> None:
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def tail(self) -> str:
+        """
+        :return: end of its output
+        """
+        return self.log.read_text(encoding="utf-8", errors="replace")[-TAIL:] if self.log.exists() else ""
+
+
+def environment(request: Request) -> dict[str, str]:
+    """
+    :param request: what was asked for
+    :return: environment variables of a stage
+    """
+    paths = [str(ROOT), str(ROOT / "experiments"), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
+    cache = request.scratch / "cache"
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "PYTHONFAULTHANDLER": "1",
+        "PYTHONUNBUFFERED": "1",
+        # One stage compiles, the next finds what it compiled.
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor")),
+        "TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR", str(cache / "triton")),
+        # JAX would take three quarters of the memory at once.
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        # Threads that wait would otherwise spin, and take the cores from those that step the environments.
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+
+
+def start(request: Request, name: str, module: str, *arguments: str, variables: dict[str, str] | None = None) -> Child:
+    """
+    Start a stage.
+
+    :param request: what was asked for
+    :param name: for the log
+    :param module: of this package, with a ``main`` that is run by ``python -m``
+    :param arguments: of the command line, following the request
+    :param variables: further environment variables
+    :return: the running stage
+    """
+    log = request.scratch / f"{name.replace(' ', '-')}.log"
+    command = [sys.executable, "-m", f"gpu_stages.{module}", str(request.scratch / "request.json"), *arguments]
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**environment(request), **(variables or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Child(name, process, log, time.time())
+
+
+def finish(
+    child: Child, limit: float, stopping: Callable[[], bool], heartbeat: Path | None = None, patience: float = 0.0
+) -> str:
+    """
+    Wait for a stage.
+
+    :param child: the stage
+    :param limit: seconds since 1970 at which it is stopped
+    :param stopping: whether the whole run is asked to end
+    :param heartbeat: file that the stage touches as long as it works
+    :param patience: seconds without a touch after which it counts as hung
+    :return: ``"done"``, or what became of it
+    """
+    while child.process.poll() is None:
+        now = time.time()
+        last = max(child.started, heartbeat.stat().st_mtime if heartbeat is not None and heartbeat.exists() else 0.0)
+        if stopping():
+            child.stop()
+            return "stopped by a signal"
+        if now > limit:
+            child.stop()
+            return f"stopped at its time limit of {limit - child.started:.0f} s"
+        if heartbeat is not None and now - last > patience:
+            child.stop()
+            return f"hung: no sign of life for {patience:.0f} s"
+        time.sleep(0.1)
+    child.stop(0.0)  # whatever it started and left
+    code = child.process.returncode
+    return "done" if code == 0 else f"failed with exit status {code}"

@@ -1,0 +1,191 @@
+"""
+Stage 1: which machine and versions, do the tests for an accelerator pass, does the device train as a CPU does.
+
+    python -m gpu_stages.sanity REQUEST
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch as th
+from gpu_stages.files import SANITY, Request, Row, write_json
+from gpu_stages.processes import ROOT
+
+from sb3_ezm import EZM, load_preset, make_multitask_env
+
+PACKAGES = (
+    *("torch", "numpy", "stable-baselines3", "gymnasium", "mujoco", "PyYAML", "cloudpickle", "pandas", "matplotlib"),
+    *("triton", "jax", "mctx", "pytest", "hypothesis", "imageio", "pillow", "tqdm", "rich", "sb3-contrib"),
+)
+UPDATES = 20
+FIRST_BOUND = 2e-4  # relative difference of the first loss in float32: the order of summation
+LAST_BOUND = 0.02  # of each of the twenty: every update adds its rounding to the weights
+BFLOAT16_BOUND = 0.10  # of each of the twenty in bfloat16, whose numbers have eight bits
+
+
+def machine(device: th.device) -> Row:
+    """
+    :param device: of the networks
+    :return: versions and hardware
+    """
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "missing"
+    facts: Row = {
+        "python": platform.python_version(),
+        "packages": versions,
+        "cpus": len(os.sched_getaffinity(0)),
+        "processor": _processor(),
+        "device": str(device),
+    }
+    if device.type == "cuda":
+        about = th.cuda.get_device_properties(device)
+        facts |= {
+            "name": about.name,
+            "memory GiB": about.total_memory / 2**30,
+            "CUDA": th.version.cuda,
+            "capability": f"{about.major}.{about.minor}",
+        }
+    return facts
+
+
+def _processor() -> str:
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        return next((line.split(":")[1].strip() for line in file if line.startswith("model name")), platform.processor())
+
+
+def run_tests(seconds: float) -> Row:
+    """
+    Run all tests that need an accelerator; one that fails does not stop the others.
+
+    :param seconds: for all of them
+    :return: the last lines of pytest, which name failures and durations
+    """
+    files = sorted(str(path) for path in (ROOT / "tests").glob("test_*.py") if "mark.gpu" in path.read_text(encoding="utf-8"))
+    options = ("-m", "gpu", "-q", "--tb=short", "--durations=10", "-p", "no:cacheprovider")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, *files], cwd=ROOT, capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired as error:
+        output = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else str(error.stdout or "")
+        return {"status": f"not done within {seconds:.0f} s", "output": output[-6000:]}
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return {"status": lines[-1] if lines else f"exit status {done.returncode}", "output": "\n".join(lines)[-6000:]}
+
+
+def small_training(device: str, mixed_precision: bool, seed: int) -> EZM:
+    """
+    :param device: of the networks
+    :param mixed_precision: networks in bfloat16
+    :param seed: of everything
+    :return: an untrained algorithm with some random steps in its replay; equal seeds hold equal steps and weights
+    """
+    env = make_multitask_env(["h1-stand", "h1-walk", "h1-crawl"], seed=seed)
+    changes: dict[str, Any] = {"learning_starts": 10**9, "batch_size": 48, "buffer_size": 1000, "per_alpha": 0.0}
+    settings = load_preset("h1-cpu", **changes, mixed_precision=mixed_precision, device=device, seed=seed)
+    model = EZM("MultiTask-Humanoid", env, **settings).learn(60 * env.num_envs)
+    # Searches draw on the device where they run. One source for all, on the CPU, gives all of them the same candidates.
+    model.learner.reanalyzer.noise_generator = model.learner.reanalyzer.generator
+    return model
+
+
+def losses_of(model: EZM, updates: int) -> list[float]:
+    """
+    :param model: from :func:`small_training`
+    :param updates: how many
+    :return: loss of each
+    """
+    losses = []
+    for _ in range(updates):
+        model.train(1, model.batch_size)
+        losses.append(model.learner.metrics.pop()["loss"])
+    return losses
+
+
+def compare_training(device: str, seed: int, updates: int) -> Row:
+    """
+    Train from one seed on a CPU and on the device.
+
+    :param device: to be compared
+    :param seed: of both
+    :param updates: how many
+    :return: losses, differences and whether these are within their bounds
+    """
+    reference = np.array(losses_of(small_training("cpu", False, seed), updates))
+    rows: Row = {"updates": updates, "CPU losses": reference.tolist(), "bounds": [FIRST_BOUND, LAST_BOUND, BFLOAT16_BOUND]}
+    for precision, mixed in (("float32", False), ("bfloat16", True)):
+        losses = np.array(losses_of(small_training(device, mixed, seed), updates))
+        differences = np.abs(losses - reference) / np.abs(reference)
+        bounds = (FIRST_BOUND, LAST_BOUND) if not mixed else (BFLOAT16_BOUND, BFLOAT16_BOUND)
+        rows[precision] = {
+            "losses": losses.tolist(),
+            "first difference": float(differences[0]),
+            "largest difference": float(differences.max()),
+            "within bounds": bool(differences[0] <= bounds[0] and differences.max() <= bounds[1]),
+        }
+    return rows
+
+
+def save_and_load(device: str, request: Request) -> Row:
+    """
+    Save on the device, load on a CPU, and let both predict.
+
+    :param device: to save on
+    :param request: what was asked for
+    :return: largest differences of the actions
+    """
+    model = small_training(device, False, request.seed)
+    model.train(3, model.batch_size)
+    model.save(request.scratch / "saved")
+    loaded = EZM.load(request.scratch / "saved", env=model.get_env(), device="cpu")
+    assert model.env is not None
+    observation = model.env.reset()
+    rows: Row = {}
+    for name, planner in (("policy head", False), ("search", True)):
+        model.planner = loaded.planner = planner
+        pair = [agent.predict(observation, deterministic=True)[0] for agent in (model, loaded)]
+        rows[f"largest difference, {name}"] = float(np.abs(pair[0] - pair[1]).max())
+    rows["within bounds"] = rows["largest difference, policy head"] <= 1e-3
+    return rows
+
+
+def main() -> None:
+    """Run all parts, and write the findings after each."""
+    request = Request.load(sys.argv[1])
+    device = th.device(request.device)
+    th.set_num_threads(1)
+    findings: Row = {}
+    parts: dict[str, Callable[[], Row]] = {
+        "machine": lambda: machine(device),
+        "save and load": lambda: save_and_load(request.device, request),
+        "training": lambda: compare_training(request.device, request.seed, 3 if request.quick else UPDATES),
+        "tests": lambda: run_tests(30.0),
+    }
+    if request.quick:
+        del parts["tests"]
+    for name, part in parts.items():
+        began = time.perf_counter()
+        try:
+            findings[name] = part()
+        except Exception:  # reported, and the next part has its chance
+            findings[name] = {"error": traceback.format_exc()}
+        findings[name]["seconds"] = round(time.perf_counter() - began, 2)
+        write_json(request.out / SANITY, findings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""
+Stage 3: the training that stage 2's figures allow, with evaluations in a process of their own beside it.
+
+    python -m gpu_stages.training REQUEST DEADLINE [--without RUNG ...]
+
+It ends with the time, after a number of steps, or with SIGTERM, and saves in each case.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from gpu_stages.agent_file import slim
+from gpu_stages.choice import Choice, choose
+from gpu_stages.files import LADDER, METRICS, MODEL, TRAINING, Request, Row, read_json, write_json
+from gpu_stages.processes import Child, finish, start
+from gpu_stages.rungs import set_tf32, settings_of
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+
+from sb3_ezm import EZM, load_preset, make_multitask_env
+from sb3_ezm.presets import get_preset
+
+HEARTBEAT = "heartbeat"
+SNAPSHOTS = "snapshots"  # folder of models to evaluate; a file `end` there says that none follows
+LOG_SECONDS = 10.0
+NO_LIMIT = 10**10
+
+
+class Conductor(BaseCallback):
+    """
+    Ends the training in time, hands snapshots to the evaluation, and writes the figures of the log.
+
+    :param request: what was asked for
+    :param deadline: seconds since 1970 at which everything of this stage has to be done
+    :param tasks: number of tasks
+    """
+
+    def __init__(self, request: Request, deadline: float, tasks: int) -> None:
+        super().__init__()
+        self.request, self.deadline, self.tasks = request, deadline, tasks
+        self.stopped: str | None = None
+        self.started = self.logged = time.time()
+        self.first_update: float | None = None
+        self._due = request.eval_every
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, *_: Any) -> None:
+        self.stopped = "SIGTERM"
+
+    def _on_training_start(self) -> None:
+        self.started = self.logged = time.time()
+        self.snapshot()
+
+    def _on_step(self) -> bool:
+        steps, now = self.num_timesteps // self.tasks, time.time()
+        (self.request.scratch / HEARTBEAT).touch()
+        if self.first_update is None and self.model._n_updates > 0:  # type: ignore[attr-defined]
+            self.first_update = now - self.started
+        if steps >= self._due:
+            self.snapshot()
+            self._due += self.request.eval_every
+        if now - self.logged > LOG_SECONDS:
+            self.logged = now
+            self.model.dump_logs()  # type: ignore[attr-defined]
+            self.report()
+        if 0 < self.request.steps_per_task <= steps:
+            self.stopped = self.stopped or "number of steps"
+        if now > self.deadline - self.reserve():
+            self.stopped = self.stopped or "time"
+        return self.stopped is None
+
+    def reserve(self) -> float:
+        """
+        :return: seconds that the end takes: the last evaluation, one under way, and saving
+        """
+        known = read_json(self.request.scratch / "evaluation.json").get("seconds", [])
+        expected = 1.3 * max(known) if known else 30.0
+        return 5.0 + min(expected, 0.25 * (self.deadline - self.started))
+
+    def snapshot(self) -> None:
+        """Hand the model as it is to the evaluation."""
+        folder = self.request.scratch / SNAPSHOTS
+        folder.mkdir(exist_ok=True)
+        partial = folder / ".partial.zip"
+        self.model.save(partial)
+        partial.replace(folder / f"{self.num_timesteps}-{time.time() - self.started:.0f}.zip")
+
+    def report(self) -> None:
+        """Write how far the training is."""
+        seconds = time.time() - self.started
+        model: Any = self.model
+        device = model.device
+        memory = th.cuda.max_memory_reserved(device) / 2**20 if device.type == "cuda" else None
+        now: Row = {
+            "steps per task": self.num_timesteps // self.tasks,
+            "updates": model._n_updates,
+            "seconds": seconds,
+            "environment steps/s": self.num_timesteps / seconds,
+            "updates/s": model._n_updates / seconds,
+            "seconds to the first update": self.first_update,
+            "replayed segments per step of a task": model._n_updates
+            * (model.batch_size // self.tasks)
+            / max(1, self.num_timesteps / self.tasks),
+            "device memory MiB": memory,
+            "host memory MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "ended by": self.stopped,
+        }
+        known = read_json(self.request.out / TRAINING)
+        memory_over_time = [*known.get("memory over time", []), [round(seconds), model._n_updates, memory]]
+        write_json(self.request.out / TRAINING, {**known, "progress": now, "memory over time": memory_over_time})
+        progress = self.request.scratch / "progress.csv"
+        if progress.exists():
+            (self.request.out / METRICS).write_bytes(progress.read_bytes())
+
+
+def decide(request: Request, deadline: float, without: list[str]) -> Choice:
+    """
+    :param request: what was asked for
+    :param deadline: of this stage
+    :param without: rungs that are not to be used
+    :return: how to train
+    """
+    ladder = read_json(request.out / LADDER)
+    settings = load_preset(request.preset)
+    tasks = 9
+    per_task = settings["batch_size"] // tasks
+    ratio = per_task * settings["gradient_steps"] / (settings["train_freq"] * PRESET_ENVS.get(request.preset, 1))
+    rungs = [row for row in ladder.get("rungs", []) if row["size"] == request.preset and "error" not in row]
+    rungs = [row for row in rungs if row["rung"] not in without]
+    cpus = len(os.sched_getaffinity(0))
+    return choose(rungs, ladder.get("stepping", []), cpus, deadline - time.time() - 40.0, ratio, per_task, tasks)
+
+
+PRESET_ENVS = {"h1-gpu": 16}  # environments of each task that `train_freq` of a preset is meant for; 1 for the others
+
+
+def build(request: Request, choice: Choice) -> EZM:
+    """
+    :param request: what was asked for
+    :param choice: how to train
+    :return: the algorithm
+    """
+    set_tf32(choice.rung)
+    changes = settings_of(choice.rung, request.device, request.device == "cpu")
+    changes |= {"train_freq": choice.train_freq, "gradient_steps": choice.gradient_steps}
+    if request.quick:
+        changes |= {"learning_starts": 90, "batch_size": 18}
+    threads = {"num_threads": choice.threads}
+    env = make_multitask_env(request.suite, choice.envs_per_task, seed=request.seed, vec_env_kwargs=threads)
+    settings = load_preset(request.preset, seed=request.seed, device=request.device, **changes)
+    model = EZM(get_preset(request.preset).policy, env, **settings)
+    model.set_logger(configure(str(request.scratch), ["csv"]))
+    return model
+
+
+def begin_evaluations(request: Request, choice: Choice) -> Child:
+    """
+    :param request: what was asked for
+    :param choice: how to train
+    :return: the process that evaluates
+    """
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(choice.evaluation_threads)}
+    return start(request, "evaluations", "evaluations", str(choice.evaluation_threads), variables=hidden)
+
+
+def conclude(request: Request, model: EZM, conductor: Conductor, evaluations: Child) -> None:
+    """
+    Save the model, then wait for the last evaluation.
+
+    :param request: what was asked for
+    :param model: what was trained
+    :param conductor: of the training
+    :param evaluations: process that evaluates
+    """
+    conductor.snapshot()
+    (request.scratch / SNAPSHOTS / "end").touch()
+    full = request.scratch / "trained.zip"
+    model.save(full)
+    left_out = slim(full, request.out / MODEL, request.max_file_mb)
+    model.dump_logs()
+    conductor.report()
+    known = read_json(request.out / TRAINING)
+    write_json(request.out / TRAINING, {**known, "model": {"left out": left_out}})
+    limit = time.time() + 10.0 if conductor.stopped == "SIGTERM" else conductor.deadline
+    status = finish(evaluations, limit, lambda: False)
+    about = {"status": status, **read_json(request.scratch / "evaluation.json")}
+    if status != "done":
+        about["output"] = evaluations.tail()
+    write_json(request.out / TRAINING, {**read_json(request.out / TRAINING), "evaluations": about})
+
+
+def main() -> None:
+    """Choose, train, save."""
+    request, deadline = Request.load(sys.argv[1]), float(sys.argv[2])
+    th.set_num_threads(1)
+    choice = decide(request, deadline, sys.argv[4:])
+    known: Row = read_json(request.out / TRAINING)
+    write_json(request.out / TRAINING, {"failed attempts": known.get("failed attempts", []), "choice": choice.to_dict()})
+    _clear(request.scratch / SNAPSHOTS)
+    evaluations = begin_evaluations(request, choice)
+    model = build(request, choice)
+    conductor = Conductor(request, deadline, len(model.policy.task_set))
+    failure = None
+    try:
+        model.learn(NO_LIMIT, callback=conductor, log_interval=None)  # type: ignore[arg-type]
+    except Exception:  # what was learned until then is saved
+        failure = traceback.format_exc()
+        conductor.stopped = "an error"
+    known = read_json(request.out / TRAINING)
+    if failure is not None:
+        attempt = {"rung": choice.rung, "updates": model._n_updates, "error": failure[-3000:]}
+        write_json(request.out / TRAINING, {**known, "failed attempts": [*known["failed attempts"], attempt]})
+        print(failure, flush=True)
+        if model._n_updates < 100:  # nothing worth keeping: the driver tries again in another way
+            evaluations.stop(0.0)
+            raise SystemExit(1)
+    conclude(request, model, conductor, evaluations)
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.glob("*") if folder.exists() else ():
+        path.unlink()
+
+
+if __name__ == "__main__":
+    main()
