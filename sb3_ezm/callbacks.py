@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
+from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
-from tqdm import tqdm
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation.callback import TaskEvalCallback
@@ -56,7 +56,7 @@ class TimedProgressCallback(BaseCallback):
         super().__init__()
         self.seconds = seconds
         self.interval = interval
-        self._bars: list[tqdm[None]] = []
+        self._bars: list[Any] = []  # of tqdm
         self._started_at = self._shown_at = 0.0
         self._start_steps = 0
 
@@ -65,6 +65,8 @@ class TimedProgressCallback(BaseCallback):
         self._shown_at = -math.inf
         self._start_steps = self.model.num_timesteps
         if sys.stderr.isatty():
+            from tqdm import tqdm  # who writes lines to a file needs no bars
+
             bar = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
             self._bars = [
                 tqdm(total=1.0, bar_format=bar, dynamic_ncols=True, position=0),

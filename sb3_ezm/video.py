@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import imageio.v2 as imageio
 import numpy as np
 from stable_baselines3.common.type_aliases import PolicyPredictor
 
@@ -213,6 +212,10 @@ def _name(env: gym.Env[Any, Any]) -> str:
 
 def _write(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
     if path.suffix == ".gif":
+        try:
+            import imageio.v2 as imageio  # here and below: who makes no video needs neither package
+        except ImportError as error:
+            raise VideoUnavailableError(f"Nothing here writes {path} ({error}): install imageio.") from error
         imageio.mimsave(path, list(frames), duration=1000.0 / fps, loop=0)
         return
     try:

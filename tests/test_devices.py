@@ -313,7 +313,7 @@ def test_a_lag_is_no_longer_than_promised() -> None:
 # ------------------------------------------------------------------------------------------------------------------- CUDA
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("runtime", [RuntimeConfig(), RuntimeConfig(cuda_graphs=True)])
 def test_an_update_does_not_synchronize_cuda(runtime: RuntimeConfig) -> None:
     policy = make_policy(num_value_heads=3).to("cuda")

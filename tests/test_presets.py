@@ -20,6 +20,7 @@ TASKS = {
     "paper": "h1-medium",
     "paper-single-task": "h1-walk",
     "h1-cpu": "h1-medium",
+    "h1-gpu": "h1-medium",
     "small": "Pendulum-v1",
     "toy": "toy",
     "humanoidbench-medium": "humanoidbench-medium",
@@ -144,6 +145,15 @@ def test_the_cpu_presets_are_small() -> None:
     assert parameters(build("h1-cpu")) < 3e6
     assert parameters(build("small")) < 1e6
     assert parameters(build("toy")) < 2e5
+
+
+def test_the_gpu_preset_replays_as_much_as_the_cpu_preset() -> None:
+    cpu, gpu = load_preset("h1-cpu"), load_preset("h1-gpu")
+    envs = 16  # of each task, which its `train_freq` is meant for
+    # 14 segments of each task for four of its steps, and 56 for sixteen.
+    assert cpu["batch_size"] // 9 / cpu["train_freq"] == gpu["batch_size"] // 9 / (gpu["train_freq"] * envs) == 3.5
+    model = build("h1-gpu")
+    assert 3e6 < parameters(model) < 6e6 and model.learner.runtime.priority_lag == 2
 
 
 def test_changes_reach_into_nested_settings() -> None:

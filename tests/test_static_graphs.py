@@ -343,7 +343,7 @@ def test_compiled_training() -> None:
 # ------------------------------------------------------------------------------------------------------------------- CUDA
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_cuda_graphs_give_the_same_updates() -> None:
     def make(**runtime: Any) -> Learner:
         return make_learner(make_policy(head_norm="batch", num_value_heads=3).to("cuda"), runtime=RuntimeConfig(**runtime))

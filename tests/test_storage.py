@@ -94,7 +94,7 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
         tiny_model(replay_buffer_kwargs={"storage_device": device})
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_batches_are_gathered_on_cuda() -> None:
     model = trained(replay_buffer_kwargs={"storage_device": "cuda"})
     assert model.replay_buffer.sample_segments(10).observations.is_cuda  # type: ignore[attr-defined]

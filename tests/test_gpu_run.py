@@ -1,0 +1,188 @@
+"""`experiments/gpu.py`: what it chooses, how it survives its stages, and a rehearsal of everything on a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = ROOT / "experiments"
+
+
+@pytest.fixture(autouse=True)
+def _folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+
+
+def request_in(folder: Path) -> Any:
+    from gpu_stages.files import Request
+
+    (folder / "out").mkdir()
+    (folder / "scratch").mkdir()
+    values: dict[str, Any] = {"device": "cpu", "quick": True, "preset": "h1-gpu", "suite": "h1-medium", "seed": 0}
+    numbers: dict[str, Any] = {"minutes": 5.0, "eval_every": 10, "episodes": 1, "steps_per_task": 60, "max_file_mb": 16.0}
+    request = Request(out=folder / "out", scratch=folder / "scratch", began=time.time(), **values, **numbers)
+    request.save()
+    return request
+
+
+# ------------------------------------------------------------------------------------------------------------------ choice
+
+
+@pytest.mark.parametrize(
+    ("envs", "ratio", "segments", "expected"),
+    [
+        (16, 3.5, 56, (1, 1)),  # 16 · 3.5 = 56 segments of each task: one update of 56
+        (32, 3.5, 56, (1, 2)),
+        (8, 3.5, 56, (2, 1)),
+        (1, 3.5, 56, (16, 1)),
+        (20, 3.5, 56, (1, 2)),  # 1.25 updates: rather two than too few
+        (12, 3.5, 56, (1, 1)),  # one in 1.33 steps: rather one in every step
+        (1, 3.5, 14, (4, 1)),
+    ],
+)
+def test_updates_keep_the_ratio(envs: int, ratio: float, segments: int, expected: tuple[int, int]) -> None:
+    from gpu_stages.choice import updates_per_step
+
+    frequency, updates = updates_per_step(envs, ratio, segments)
+    assert (frequency, updates) == expected
+    assert updates * segments >= envs * frequency * ratio - 1e-9
+
+
+def rung(name: str, update: float, acting: float, first: float = 1.0) -> dict[str, Any]:
+    roots = {f"acting {count} ms": acting for count in (9, 36, 72, 144, 288)}
+    return {"size": "h1-gpu", "rung": name, "update ms": update, "first updates s": first, **roots}
+
+
+def test_the_fastest_way_is_chosen() -> None:
+    from gpu_stages.choice import choose
+
+    stepping = [{"threads": 1, "steps/s": 3000.0}, {"threads": 8, "steps/s": 18_000.0}, {"threads": 16, "steps/s": 30_000.0}]
+    rungs = [rung("bf16", 30.0, 12.0), rung("graphs", 8.0, 4.0)]
+    choice = choose(rungs, stepping, cpus=16, seconds=420.0, ratio=3.5, segments_per_task=56)
+    # Sixteen threads would leave no core for evaluations: eight of the eleven that may be used are the fastest measured.
+    assert (choice.rung, choice.threads, choice.evaluation_threads) == ("graphs", 8, 4)
+    # A step of 288 environments: 288 / 18,000 s + 288 · 30 µs of storing + 4 ms of acting + two updates of 8 ms = 44.64 ms.
+    assert (choice.envs_per_task, choice.train_freq, choice.gradient_steps) == (32, 1, 2)
+    assert choice.steps_per_second == pytest.approx(288 / 0.04464)
+
+
+def test_what_compiles_too_long_is_not_chosen() -> None:
+    from gpu_stages.choice import choose
+
+    stepping = [{"threads": 8, "steps/s": 18_000.0}]
+    rungs = [rung("graphs", 8.0, 4.0), rung("compiled and graphs", 4.0, 2.0, first=200.0)]
+    chosen = [choose(rungs, stepping, 16, seconds, 3.5, 56).rung for seconds in (300.0, 3000.0)]
+    assert chosen == ["graphs", "compiled and graphs"]
+
+
+def test_without_figures_something_safe_is_chosen() -> None:
+    from gpu_stages.choice import choose
+
+    choice = choose([], [], cpus=2, seconds=60.0, ratio=3.5, segments_per_task=56)
+    assert (choice.rung, choice.envs_per_task, choice.threads, choice.gradient_steps) == ("bf16", 16, 1, 1)
+    assert choice.steps_per_second is None
+
+
+# --------------------------------------------------------------------------------------------------------------- processes
+
+
+def child_that(folder: Path, code: str, name: str = "stage") -> Any:
+    from gpu_stages.processes import Child
+
+    log = folder / f"{name}.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=file, stderr=file, start_new_session=True)
+    return Child(name, process, log, time.time())
+
+
+def test_a_stage_that_hangs_or_crashes_is_told_apart(tmp_path: Path) -> None:
+    from gpu_stages.processes import finish
+
+    never = lambda: False  # noqa: E731
+    assert finish(child_that(tmp_path, "pass"), time.time() + 60, never) == "done"
+    crashed = child_that(tmp_path, "print('last words', flush=True); import os; os.abort()")
+    assert finish(crashed, time.time() + 60, never) == "failed with exit status -6" and "last words" in crashed.tail()
+    sleeping = "import time; time.sleep(600)"
+    assert "time limit" in finish(child_that(tmp_path, sleeping), time.time() + 0.2, never)
+    assert "no sign of life" in finish(child_that(tmp_path, sleeping), time.time() + 60, never, tmp_path / "beat", 0.2)
+    assert "signal" in finish(child_that(tmp_path, sleeping), time.time() + 60, lambda: True)
+
+
+def test_a_rung_that_takes_the_process_along_is_known(tmp_path: Path) -> None:
+    from gpu import _finished
+    from gpu_stages.files import append_row, read_rows
+
+    for row in ({"error": "the process died"}, {"update ms": 3.0}):
+        append_row(tmp_path / "rows", {"size": "paper", "rung": "bf16", **row})
+    append_row(tmp_path / "rows", {"size": "paper", "rung": "graphs", "error": "the process died"})
+    with (tmp_path / "rows").open("a") as file:
+        file.write('{"size": "paper", "ru')  # a line that was being written
+    found = _finished(read_rows(tmp_path / "rows"))
+    assert [(row["rung"], "error" in row) for row in found] == [("bf16", False), ("graphs", True)]
+
+
+# ------------------------------------------------------------------------------------------------------------------- model
+
+
+def test_small_files_play_the_same(tmp_path: Path) -> None:
+    import numpy as np
+    from gpu_stages.agent_file import slim
+
+    from sb3_ezm import EZM
+    from tests.tiny import tiny_model
+
+    model = tiny_model().learn(30)
+    model.save(tmp_path / "full.zip")
+    size = (tmp_path / "full.zip").stat().st_size / 2**20
+    assert slim(tmp_path / "full.zip", tmp_path / "same.zip", 2 * size) == "nothing"
+    assert (tmp_path / "same.zip").read_bytes() == (tmp_path / "full.zip").read_bytes()
+    left_out = slim(tmp_path / "full.zip", tmp_path / "small.zip", 0.9 * size)
+    assert left_out == "optimizer state and target network"
+    assert "half of the bits" in slim(tmp_path / "full.zip", tmp_path / "half.zip", 0.0)
+    assert (
+        (tmp_path / "half.zip").stat().st_size
+        < (tmp_path / "small.zip").stat().st_size
+        < (tmp_path / "full.zip").stat().st_size
+    )
+    observation = model.env.reset()  # type: ignore[union-attr]
+    model.planner = False  # a search may choose another of two equal candidates
+    expected, _ = model.predict(observation, deterministic=True)
+    for name, tolerance in (("small", 0.0), ("half", 1e-2)):
+        loaded = EZM.load(tmp_path / f"{name}.zip", device="cpu", planner=False)
+        np.testing.assert_allclose(loaded.predict(observation, deterministic=True)[0], expected, rtol=0, atol=tolerance)
+    with zipfile.ZipFile(tmp_path / "half.zip") as archive:
+        assert archive.testzip() is None
+
+
+# --------------------------------------------------------------------------------------------------------------- rehearsal
+
+
+@pytest.mark.slow
+def test_a_rehearsal_of_everything(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--device", "cpu", "--minutes", "10", "--quick", "--steps-per-task", "40", "--episodes", "1")
+    command = [sys.executable, str(EXPERIMENTS / "gpu.py"), "--out", str(out), *options]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
+    names = {path.name for path in out.iterdir()}
+    wanted = {"summary.md", "sanity.json", "ladder.json", "training.json", "evaluations.csv", "metrics.csv", "model.zip"}
+    assert wanted <= names <= wanted | {"film.gif"}
+    assert all(path.stat().st_size < 16 * 2**20 for path in out.iterdir())
+    sanity, ladder, training = (json.loads((out / f"{name}.json").read_text()) for name in ("sanity", "ladder", "training"))
+    assert sanity["training"]["float32"]["within bounds"] and sanity["save and load"]["within bounds"]
+    by_rung = {row["rung"]: row for row in ladder["rungs"]}
+    assert by_rung["bf16"]["update ms"] > 0.0
+    assert "needs a CUDA device" in by_rung["graphs"]["error"]  # reported, and the rest went on
+    assert training["progress"]["ended by"] == "number of steps" and training["progress"]["steps per task"] >= 40
+    assert training["progress"]["updates"] > 0 and training["evaluations"]["status"] == "done"
+    summary = (out / "summary.md").read_text()
+    assert "ConfigurationError" in summary and "## Curve" in summary
