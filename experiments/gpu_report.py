@@ -78,7 +78,9 @@ def last_evaluation(path: Path) -> str:
     columns = ("falls respected", "falls ignored", "published EZ-M, falls ignored")
     means = {column: _normalized(lines, column, references) for column in columns}
     lines.append({"task": "**normalized mean**", "random": 0.0, **means})
-    heading = f"After {steps:,.0f} steps of each task ({last[0].seconds:.0f} s of training), {last[0].episodes} episodes of each:"
+    heading = (
+        f"After {steps:,.0f} steps of each task ({last[0].seconds:.0f} s of training), {last[0].episodes} episodes of each:"
+    )
     return f"{heading}\n\n{tables.markdown(lines, ('task', 'random', *columns))}"
 
 
