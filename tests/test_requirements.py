@@ -161,6 +161,11 @@ def test_what_is_always_installed_has_a_lower_bound() -> None:
     assert "mujoco==3.1.6" in pins
 
 
+def test_the_page_lists_every_extra() -> None:
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.M)) == sorted(set(REQUIREMENTS) - {""})
+
+
 @pytest.mark.parametrize("python", PYTHONS)
 def test_one_pin_for_each_python(python: str) -> None:
     environment = {"python_full_version": python, "python_version": python.rsplit(".", 1)[0]}
