@@ -66,10 +66,10 @@ _ENV = kinds.instance_of(
 _NESTED = Argument(kinds.optional(kinds.MAPPING))
 
 ARGUMENTS: dict[str, Argument] = {
-    "policy": Argument(_POLICY, saved_with="networks"),
+    "policy": Argument(_POLICY, saved_with="model"),
     "env": Argument(kinds.optional(_ENV)),
     "learning_rate": Argument(kinds.RATE),
-    "buffer_size": _setting(ReplayConfig, "buffer_size", "replay"),
+    "buffer_size": _setting(ReplayConfig, "buffer_size", "replay buffer"),
     "learning_starts": Argument(kinds.COUNT_FROM_0),
     "batch_size": _setting(UpdateConfig, "batch_size"),
     "tau": _setting(UpdateConfig, "tau"),
@@ -85,9 +85,9 @@ ARGUMENTS: dict[str, Argument] = {
     "value_target": _setting(TargetConfig, "value_target"),
     "policy_target": _setting(TargetConfig, "policy_target"),
     "max_grad_norm": _setting(UpdateConfig, "max_grad_norm"),
-    "per_alpha": _setting(ReplayConfig, "alpha", "replay"),
+    "per_alpha": _setting(ReplayConfig, "alpha", "replay buffer"),
     "per_beta": _setting(ReplayConfig, "beta"),
-    "independent_replay": _setting(ReplayConfig, "independent", "replay"),
+    "independent_replay": _setting(ReplayConfig, "independent", "replay buffer"),
     "act_with_target": Argument(kinds.SWITCH),
     "planner": Argument(kinds.SWITCH),
     "mixed_precision": _setting(RuntimeConfig, "mixed_precision"),

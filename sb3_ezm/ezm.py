@@ -200,7 +200,37 @@ class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[SelfEZM],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **changes: Any,
+    ) -> SelfEZM:
+        """
+        Load as in SB3. All arguments of the algorithm may be given instead of the saved ones, except for what the networks
+        depend on; a dictionary changes only the entries that it names.
+
+        :raises ConfigurationError: if an argument cannot change, or the discounts of the environment's tasks are others
+        :raises UnknownSettingError: if there is no such argument
+        """
+        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, _changes=changes)
+        settings.apply_changes(model, changes, model.__dict__.pop("_saved_policy_kwargs", {}))
+        if env is not None and "task_set" not in changes:
+            settings.check_discounts(model.policy.task_set, model.env, model.gamma)
+        return model
+
     def _setup_model(self) -> None:
+        changes = self.__dict__.pop("_changes", None)
+        if changes:  # of a loaded model
+            saved = settings.attributes(self)
+            self._saved_policy_kwargs = saved["policy_kwargs"] or {}
+            merged = settings.change_arguments(type(self), saved, changes, self.policy_class, ("model",))
+            vars(self).update({settings.attribute_of(self, name): merged[name] for name in changes})
         self._setup_lr_schedule()
         self._convert_train_freq()
         layout = ObservationLayout(self.observation_space)
@@ -217,8 +247,10 @@ class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
         if getattr(self, "replay_buffer", None) is None:
             self.replay_buffer = settings.make_replay_buffer(self, values, self.configs)
         self.learner = Learner(self.policy, *self.configs[:5])
-        if not hasattr(self, "task_statistics"):  # a loaded model brings its own
-            self.task_statistics = TaskStatistics(self.task_set, window=self._stats_window_size)
+        known = getattr(self, "task_statistics", None)  # of a loaded model
+        self.task_statistics = TaskStatistics(self.task_set, window=self._stats_window_size)
+        if known is not None:
+            self.task_statistics.load_state_dict(known.state_dict())
         self._times = TimeSplit()
         self.collector = Collector(self.policy, self.learner.metrics, self._times, self.act_with_target)
         self.collector.watch(self.env)
@@ -257,6 +289,7 @@ class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
         found = find_task_set(env)
         if found is not None and self.task_set is not None:
             self.task_set.check_compatible(found)
+            settings.check_discounts(self.task_set, env, self.gamma)
         super().set_env(env, force_reset)
         self.collector.watch(self.env)
         if force_reset and self.replay_buffer is not None:

@@ -9,16 +9,28 @@ import torch as th
 from torch import nn
 
 
+def _own_activation(activation_fn: type[nn.Module]) -> nn.Module | None:
+    """The activation as a module, or None for the rectifier, which needs none and works in place."""
+    return None if activation_fn is nn.ReLU else activation_fn()
+
+
+def _activated(x: th.Tensor, activation: nn.Module | None) -> th.Tensor:
+    out: th.Tensor = th.relu_(x) if activation is None else activation(x)
+    return out
+
+
 class ResidualBlock(nn.Module):
     """
-    Pre-normalized residual MLP: ``x + W2 relu(W1 LN(x) + b1) + b2``.
+    Pre-normalized residual MLP: ``x + W2 f(W1 LN(x) + b1) + b2`` (paper: the activation ``f`` is the rectifier).
 
     :param size: input and output entries
     :param hidden: entries between the two layers
+    :param activation_fn: class of ``f``
     """
 
-    def __init__(self, size: int, hidden: int) -> None:
+    def __init__(self, size: int, hidden: int, activation_fn: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
+        self.activation = _own_activation(activation_fn)
         self.norm = nn.LayerNorm(size)
         self.inner = nn.Linear(size, hidden)
         self.outer = nn.Linear(hidden, size)
@@ -30,7 +42,7 @@ class ResidualBlock(nn.Module):
         :param x: ``[..., size]``
         :return: ``[..., size]``
         """
-        out: th.Tensor = x + self.outer(th.relu_(self.inner(self.norm(x))))
+        out: th.Tensor = x + self.outer(_activated(self.inner(self.norm(x)), self.activation))
         return out
 
 
@@ -58,35 +70,43 @@ def tanh_layer(size: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(size, out), nn.LayerNorm(out), nn.Tanh())
 
 
-def residual_tower(size: int, hidden: int, count: int) -> nn.Sequential:
+def residual_tower(size: int, hidden: int, count: int, activation_fn: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """
     ``count`` residual blocks in a row.
 
     :param size: entries of input and output
     :param hidden: entries inside each block
     :param count: number of blocks
+    :param activation_fn: class of the activation
     :return: the module
     """
-    return nn.Sequential(*(ResidualBlock(size, hidden) for _ in range(count)))
+    return nn.Sequential(*(ResidualBlock(size, hidden, activation_fn) for _ in range(count)))
 
 
 def mlp_head(
-    size: int, hidden: Sequence[int], out: int, norm: Literal["batch", "layer"], zero_init: bool = False
+    size: int,
+    hidden: Sequence[int],
+    out: int,
+    norm: Literal["batch", "layer"],
+    zero_init: bool = False,
+    activation_fn: type[nn.Module] = nn.ReLU,
 ) -> nn.Sequential:
     """
-    ``[Linear, norm, ReLU] * len(hidden)``, then a plain Linear.
+    ``[Linear, norm, activation] * len(hidden)``, then a plain Linear.
 
     :param size: input entries
     :param hidden: entries of the hidden layers
     :param out: output entries
     :param norm: kind of normalization
     :param zero_init: start the last layer (weight and bias) at zero
+    :param activation_fn: class of the activation
     :return: the module
     """
     layers: list[nn.Module] = []
     for width in hidden:
         normalization = CounterlessBatchNorm(width) if norm == "batch" else nn.LayerNorm(width)
-        layers += [nn.Linear(size, width), normalization, nn.ReLU(inplace=True)]
+        activation = nn.ReLU(inplace=True) if activation_fn is nn.ReLU else activation_fn()
+        layers += [nn.Linear(size, width), normalization, activation]
         size = width
     last = nn.Linear(size, out)
     if zero_init:
@@ -97,14 +117,16 @@ def mlp_head(
 
 class ResidualInput(nn.Module):
     """
-    Mix extra inputs into a latent: ``s + W2 relu(W1 LN(u))`` with ``u = [s, extras]``.
+    Mix extra inputs into a latent: ``s + W2 f(W1 LN(u))`` with ``u = [s, extras]``.
 
     :param latent_size: entries of the latent ``s``
     :param extra_size: entries of the extras
+    :param activation_fn: class of the activation ``f``
     """
 
-    def __init__(self, latent_size: int, extra_size: int) -> None:
+    def __init__(self, latent_size: int, extra_size: int, activation_fn: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
+        self.activation = _own_activation(activation_fn)
         self.norm = nn.LayerNorm(latent_size + extra_size)
         self.inner = nn.Linear(latent_size + extra_size, latent_size)
         self.outer = nn.Linear(latent_size, latent_size)
@@ -118,7 +140,7 @@ class ResidualInput(nn.Module):
         :return: ``[N, latent_size]``
         """
         joined = th.cat((latent, *extras), dim=-1)
-        out: th.Tensor = latent + self.outer(th.relu_(self.inner(self.norm(joined))))
+        out: th.Tensor = latent + self.outer(_activated(self.inner(self.norm(joined)), self.activation))
         return out
 
 

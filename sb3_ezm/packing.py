@@ -120,8 +120,8 @@ def pack(module: nn.Module, dtype: th.dtype) -> nn.Module:
     :param dtype: of the products
     :return: the same function of its inputs
     """
-    if isinstance(module, ResidualBlock | ResidualInput):
-        return PackedResidual(module, dtype)
+    if isinstance(module, ResidualBlock | ResidualInput):  # packed ones rectify
+        return module if module.activation is not None else PackedResidual(module, dtype)
     if isinstance(module, nn.Sequential):
         return nn.Sequential(*_pack_layers(module, dtype))
     if isinstance(module, nn.ModuleList):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 import threading
 from typing import Any, ClassVar
 
@@ -16,7 +17,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from sb3_ezm.config import ModelConfig, SearchConfig, TargetConfig, build_config
 from sb3_ezm.distributions import squash_action
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.kinds import SIZES
 from sb3_ezm.observations import ObservationLayout
+from sb3_ezm.optimizers import check_optimizer
 from sb3_ezm.search import SearchOutput, WorldModelPlanner, deterministic_noise, draw_noise, search
 from sb3_ezm.search.model import choose_heads
 from sb3_ezm.search.packed import network_for_search
@@ -75,8 +78,11 @@ class EZMPolicy(BasePolicy):
     :param planner: False acts with the policy head alone
     :param optimizer_class: optimizer of the world model
     :param optimizer_kwargs: its keywords besides the learning rate (default: weight decay 2e-5 and fused kernels)
+    :param net_arch: widths, as in SB3: all of them for the hidden layers of the heads (``head_layers``), the first one also
+        for the latent state and thereby for the residual blocks of every trunk (``latent_size``)
     :param model_kwargs: fields of :class:`~sb3_ezm.config.ModelConfig`
-    :raises ConfigurationError: for unsupported spaces or unknown settings
+    :raises ConfigurationError: for unsupported spaces or impossible settings
+    :raises UnknownSettingError: for an unknown setting, also a ``TypeError``
     """
 
     default_model: ClassVar[dict[str, Any]] = {}
@@ -93,10 +99,12 @@ class EZMPolicy(BasePolicy):
         planner: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
+        net_arch: Sequence[int] | None = None,
         **model_kwargs: Any,
     ) -> None:
         if optimizer_kwargs is None:
-            optimizer_kwargs = {"weight_decay": 2e-5, "fused": True} if optimizer_class is th.optim.Adam else {}
+            optimizer_kwargs = self.default_optimizer_kwargs(optimizer_class)
+        check_optimizer(optimizer_class, optimizer_kwargs)
         super().__init__(
             observation_space,
             action_space,
@@ -110,8 +118,9 @@ class EZMPolicy(BasePolicy):
         self.gamma = gamma
         self.search_config = search_config or SearchConfig()
         self.planner = planner
+        self.net_arch = net_arch
         self.model_kwargs = model_kwargs
-        self.model_config = build_config(ModelConfig, {**self.default_model, **model_kwargs}, "policy_kwargs")
+        self.model_config = self.model_settings(net_arch=net_arch, **model_kwargs)
         check_task_set(self.task_set, self.layout, action_space)
         self.world_model = self.world_model_class(
             self.layout.size,
@@ -125,6 +134,33 @@ class EZMPolicy(BasePolicy):
         self.lock = SharedLock()  # held while the networks are in one mode, training or evaluation
         self._generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
         self.static_search: StaticSearch | None = None  # a learner with fixed shapes puts its own here, for collecting
+
+    @staticmethod
+    def default_optimizer_kwargs(optimizer_class: type[th.optim.Optimizer]) -> dict[str, Any]:
+        """
+        :param optimizer_class: optimizer of the world model
+        :return: its keywords besides the learning rate where the user gives none
+        """
+        return {"weight_decay": 2e-5, "fused": True} if optimizer_class is th.optim.Adam else {}
+
+    @classmethod
+    def model_settings(cls, net_arch: Sequence[int] | None = None, **model_kwargs: Any) -> ModelConfig:
+        """
+        :param net_arch: see the class
+        :param model_kwargs: fields of :class:`~sb3_ezm.config.ModelConfig`
+        :return: sizes of the world model that a policy makes of these keywords
+        :raises ConfigurationError: for impossible settings
+        """
+        widths: dict[str, Any] = {}
+        if net_arch is not None:
+            layers = SIZES("net_arch", net_arch)
+            widths = {"head_layers": layers, **({"latent_size": layers[0]} if layers else {})}
+            twice = sorted(widths.keys() & model_kwargs.keys())
+            if twice:
+                raise ConfigurationError(
+                    f"`net_arch` ({list(layers)}) sets {twice}, which `policy_kwargs` set again: choose one."
+                )
+        return build_config(ModelConfig, {**cls.default_model, **widths, **model_kwargs}, "policy_kwargs")
 
     def seed(self, seed: int) -> None:
         """
@@ -273,6 +309,7 @@ class EZMPolicy(BasePolicy):
             planner=self.planner,
             optimizer_class=self.optimizer_class,
             optimizer_kwargs=self.optimizer_kwargs,
+            net_arch=self.net_arch,
             **self.model_kwargs,
         )
         return data

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections import deque
+from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.arguments import ARGUMENTS, Configs, check_arguments, own_replay_settings
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.kinds import shown
 from sb3_ezm.multitask.inspection import find_task_set
-from sb3_ezm.observations import ObservationLayout
-from sb3_ezm.policies import check_action_space, check_task_set, default_task_set
 from sb3_ezm.tasks.task_set import TaskSet
+from sb3_ezm.observations import ObservationLayout
+from sb3_ezm.optimizers import change_options
+from sb3_ezm.policies import EZMPolicy, check_action_space, check_task_set, default_task_set
+from sb3_ezm.presets import merge_settings
 
 
-def read_arguments(model: Any) -> dict[str, Any]:
+def attributes(model: Any) -> dict[str, Any]:
     """
     Look up the arguments among the attributes of a model, where SB3 keeps them (one of them under another name).
 
     :param model: the algorithm
-    :return: checked arguments by name, without policy and environment
-    :raises ConfigurationError: naming argument, value and what is allowed
+    :return: arguments by name, without policy and environment
     """
     elsewhere = ("policy", "env", "_init_setup_model")
-    names = [name for name in ARGUMENTS if name not in elsewhere]
-    return check_arguments({name: getattr(model, attribute_of(model, name)) for name in names})
+    return {name: getattr(model, attribute_of(model, name)) for name in ARGUMENTS if name not in elsewhere}
+
+
+def read_arguments(model: Any) -> dict[str, Any]:
+    """
+    :param model: the algorithm
+    :return: its arguments by name, checked, without policy and environment
+    :raises ConfigurationError: naming argument, value and what is allowed
+    """
+    return check_arguments(attributes(model))
 
 
 def attribute_of(model: Any, argument: str) -> str:
@@ -37,6 +50,118 @@ def attribute_of(model: Any, argument: str) -> str:
     :return: the attribute that holds it
     """
     return f"_{argument}" if hasattr(model, f"_{argument}") else argument
+
+
+def change_arguments(
+    cls: type[Any],
+    saved: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    policy_class: type[EZMPolicy],
+    parts: Collection[str] = ("model", "replay buffer"),
+) -> dict[str, Any]:
+    """
+    Arguments with which a saved model goes on. A dictionary changes only the entries that it names.
+
+    :param cls: class of the algorithm, which may have arguments of its own
+    :param saved: its arguments by name
+    :param changes: arguments that the user gave instead
+    :param policy_class: of the model
+    :param parts: what is taken over with it, of ``"model"`` and ``"replay buffer"``
+    :return: all arguments
+    :raises ConfigurationError: if a value is impossible, or a saved part depends on an argument that would change
+    :raises UnknownSettingError: if there is no such argument
+    """
+    own = {name: changes[name] for name in changes if name not in ARGUMENTS and name in argument_names(cls)}
+    changes = check_arguments({name: value for name, value in changes.items() if name not in own})
+    merged = merge_settings(saved, {**changes, **own})
+    for name in changes.keys() & saved.keys():
+        part = ARGUMENTS[name].saved_with
+        if part in parts and merged[name] != saved[name]:
+            raise ConfigurationError(
+                f"`{name}` cannot change from {shown(saved[name])} to {shown(merged[name])}: the saved {part} goes with it."
+            )
+    if "policy_kwargs" in changes:
+        _check_networks(saved["policy_kwargs"] or {}, merged["policy_kwargs"] or {}, policy_class)
+    if "task_set" in changes and saved.get("task_set") is not None and merged["task_set"] is not None:
+        saved["task_set"].check_compatible(merged["task_set"])
+    return merged
+
+
+def _check_networks(saved: Mapping[str, Any], wanted: Mapping[str, Any], policy_class: type[EZMPolicy]) -> None:
+    """Of the settings of a policy, only those of its optimizer may change."""
+    optimizers = [given.get("optimizer_class", th.optim.Adam) for given in (saved, wanted)]
+    if optimizers[0] is not optimizers[1]:
+        names = [getattr(optimizer, "__name__", shown(optimizer)) for optimizer in optimizers]
+        raise ConfigurationError(
+            f"`policy_kwargs`: `optimizer_class` cannot change from {names[0]} to {names[1]}: the saved optimizer has a state."
+        )
+    own = ("optimizer_class", "optimizer_kwargs")
+    before, after = (
+        policy_class.model_settings(**{name: value for name, value in given.items() if name not in own})
+        for given in (saved, wanted)
+    )
+    other = [name for name in before.names() if getattr(before, name) != getattr(after, name)]
+    if other:
+        raise ConfigurationError(
+            f"`policy_kwargs`: {other} cannot change from {[getattr(before, name) for name in other]} to "
+            f"{[getattr(after, name) for name in other]}: the saved networks were made with them."
+        )
+
+
+def apply_changes(model: Any, changes: Mapping[str, Any], saved_policy_kwargs: Mapping[str, Any]) -> None:
+    """
+    Let changes take effect that would be undone by the saved state.
+
+    :param model: the algorithm, with its state loaded
+    :param changes: arguments that the user gave instead of the saved ones
+    :param saved_policy_kwargs: settings of the policy before
+    :raises ConfigurationError: if the optimizer would have to remember something else
+    """
+    if "optimizer_kwargs" in (changes.get("policy_kwargs") or {}):
+        policy = model.policy
+        before = saved_policy_kwargs.get("optimizer_kwargs")
+        before = policy.default_optimizer_kwargs(policy.optimizer_class) if before is None else before
+        change_options(policy.optimizer, before, policy.optimizer_kwargs)
+    for name in ("ep_info_buffer", "ep_success_buffer"):
+        if "stats_window_size" in changes and getattr(model, name) is not None:
+            setattr(model, name, deque(getattr(model, name), maxlen=model._stats_window_size))
+
+
+def check_discounts(known: TaskSet, env: VecEnv | None, gamma: float) -> None:
+    """
+    Make sure that the tasks of an environment have the discounts that a model knows.
+
+    :param known: tasks of the model
+    :param env: vector environment, which may bring a task set
+    :param gamma: discount of tasks without their own
+    :raises ConfigurationError: naming the first task whose discount differs
+    """
+    found = find_task_set(env)
+    if found is None:
+        return
+    for spec, mine, theirs in zip(known, known.discounts(gamma), found.discounts(gamma), strict=True):
+        if mine != theirs:
+            raise ConfigurationError(
+                f"Task {spec.name!r} has a discount of {mine:g} in the model and of {theirs:g} in the environment. Pass "
+                "`task_set=env.get_attr('task_set')[0]` to `load` or `resume` for the environment's, or make the environment "
+                "with the model's."
+            )
+
+
+def argument_names(cls: type[Any]) -> list[str]:
+    """
+    :param cls: class of an algorithm
+    :return: names of its arguments and, where it takes any keywords, of those of its base classes
+    """
+    names: dict[str, None] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        names.update({p.name: None for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)})
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            break
+    return list(names)
 
 
 def policy_settings(values: Mapping[str, Any], configs: Configs) -> dict[str, Any]:

@@ -8,7 +8,8 @@ and value/policy, each by its own switch; projector and predictor never see it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -72,9 +73,11 @@ class WorldModel(nn.Module):
         self.num_tasks = num_tasks
         self.reward_support = CategoricalSupport(config.reward_range, config.num_atoms)
         self.value_support = CategoricalSupport(config.value_range, config.num_atoms)
-        self.register_buffer("action_mask", th.as_tensor(action_mask, dtype=th.float32))
-        self.register_buffer("discounts", th.as_tensor(discounts, dtype=th.float32))
+        # Facts about the tasks, not learned: a file does not decide about them.
+        self.register_buffer("action_mask", th.as_tensor(action_mask, dtype=th.float32), persistent=False)
+        self.register_buffer("discounts", th.as_tensor(discounts, dtype=th.float32), persistent=False)
 
+        activation = config.activation_fn
         latent, blocks, atoms = config.latent_size, config.num_blocks, config.num_atoms
         embedding = config.task_embedding_size if num_tasks > 1 else 0
         # A network whose switch is off gets no embedding entries at all: its input layers shrink.
@@ -85,27 +88,28 @@ class WorldModel(nn.Module):
         self.task_embedding = TaskEmbedding(num_tasks, embedding) if embedding else None
         self.normalizer = RunningNormalizer(observation_size, embodiments or (0,) * num_tasks)
         self.representation = nn.Sequential(
-            tanh_layer(observation_size + in_representation, latent), residual_tower(latent, latent, blocks)
+            tanh_layer(observation_size + in_representation, latent), residual_tower(latent, latent, blocks, activation)
         )
-        self.dynamics_input = ResidualInput(latent, in_dynamics + action_size)
-        self.dynamics = residual_tower(latent, latent, blocks)
+        self.dynamics_input = ResidualInput(latent, in_dynamics + action_size, activation)
+        self.dynamics = residual_tower(latent, latent, blocks, activation)
         self.action_code = tanh_layer(action_size + in_reward, config.action_code_size)
-        self.reward_input = ResidualInput(latent, in_reward + config.action_code_size)
-        self.reward_tower = residual_tower(latent, latent, blocks)
-        self.reward_head = mlp_head(latent, config.head_layers, atoms, config.head_norm, zero_init=True)
+        self.reward_input = ResidualInput(latent, in_reward + config.action_code_size, activation)
+        self.reward_tower = residual_tower(latent, latent, blocks, activation)
+        head = partial(mlp_head, hidden=config.head_layers, norm=config.head_norm, activation_fn=activation)
+        self.reward_head = head(latent, out=atoms, zero_init=True)
         trunk = latent + in_prediction
-        self.trunk = nn.Sequential(residual_tower(trunk, trunk, blocks), nn.LayerNorm(trunk))
-        self.value_heads = nn.ModuleList(
-            mlp_head(trunk, config.head_layers, atoms, config.head_norm) for _ in range(config.num_value_heads)
-        )
-        self.policy_head = mlp_head(trunk, config.head_layers, 2 * action_size, config.head_norm, zero_init=True)
+        self.trunk = nn.Sequential(residual_tower(trunk, trunk, blocks, activation), nn.LayerNorm(trunk))
+        self.value_heads = nn.ModuleList(head(trunk, out=atoms) for _ in range(config.num_value_heads))
+        self.policy_head = head(trunk, out=2 * action_size, zero_init=True)
         hidden = config.projector_size
         self.projector = nn.Sequential(
-            *(nn.Linear(latent, hidden), nn.LayerNorm(hidden), nn.ReLU()),
-            *(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU()),
+            *(nn.Linear(latent, hidden), nn.LayerNorm(hidden), activation()),
+            *(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), activation()),
             *(nn.Linear(hidden, latent), nn.LayerNorm(latent)),
         )
-        self.predictor = nn.Sequential(nn.Linear(latent, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, latent))
+        self.predictor = nn.Sequential(
+            nn.Linear(latent, hidden), nn.LayerNorm(hidden), activation(), nn.Linear(hidden, latent)
+        )
 
         self.observation_head = nn.Linear(latent, observation_size) if config.decode_observations else None
 
@@ -116,6 +120,11 @@ class WorldModel(nn.Module):
         for support in (self.reward_support, self.value_support):
             support.atoms(self.discounts)
         return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("action_mask", "discounts"):  # of files that still hold them
+            state_dict.pop(prefix + name, None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def embed(self, tasks: th.Tensor) -> TaskContext:
         """

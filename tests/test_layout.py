@@ -29,6 +29,7 @@ LEVELS = {
     "sb3_ezm.distributions": 1,
     "sb3_ezm.networks": 1,
     "sb3_ezm.devices": 0,
+    "sb3_ezm.optimizers": 1,
     "sb3_ezm.packing": 1,
     "sb3_ezm.graphs": 1,
     "sb3_ezm.normalizer": 1,

@@ -88,9 +88,11 @@ def test_state_dict_holds_floats_only_and_loads_into_a_fresh_model(norm: str) ->
     model(*batch())  # moves the running statistics of batch normalization
     state = model.state_dict()
     assert all(value.dtype == th.float32 for value in state.values())
-    assert {"normalizer.mean", "normalizer.variance", "normalizer.count", "action_mask", "discounts"} <= set(state)
+    assert {"normalizer.mean", "normalizer.variance", "normalizer.count"} <= set(state)
     fresh = small_model(head_norm=norm, randomize=False)
-    fresh.load_state_dict({name: value.clone() for name, value in state.items()})
+    facts = {"action_mask": th.zeros(1), "discounts": th.zeros(1)}  # of the tasks: older files hold them
+    assert not facts.keys() & state.keys()
+    fresh.load_state_dict({**{name: value.clone() for name, value in state.items()}, **facts})
     for name, value in tensors(fresh.eval()(*batch())).items():
         assert th.equal(value, tensors(model.eval()(*batch()))[name]), name
 

@@ -25,6 +25,7 @@ Array = npt.NDArray[Any]
 _OPTIMIZERS: dict[str, type[th.optim.Optimizer]] = {
     name: cls for name, cls in vars(th.optim).items() if isinstance(cls, type) and issubclass(cls, th.optim.Optimizer)
 }
+_ACTIVATIONS: dict[str, type[th.nn.Module]] = {name: getattr(th.nn, name) for name in th.nn.modules.activation.__all__}
 # Types that NumPy lacks travel as integers of their size.
 _TORCH_ONLY = {"bfloat16": (th.bfloat16, th.int16)}
 # Keys beside the tag, and which of them may be missing.
@@ -65,9 +66,9 @@ def encode(value: Any, arrays: list[Array], path: str = "") -> Any:
     if isinstance(value, type):
         if issubclass(value, np.generic):
             return {"$dtype": np.dtype(value).str}
-        optimizer = next((name for name, cls in _OPTIMIZERS.items() if cls is value), None)
-        if optimizer is not None:
-            return {"$optimizer": optimizer}
+        for tag, classes in (("$optimizer", _OPTIMIZERS), ("$activation", _ACTIVATIONS)):
+            if classes.get(value.__name__) is value:
+                return {tag: value.__name__}
     described = describe_object(value)
     if described is not None:
         name, attributes = described
@@ -172,6 +173,8 @@ def _decode_object(tag: str, value: dict[str, Any], arrays: list[Array]) -> Any:
         return dtype.type
     if tag == "$optimizer":
         return _OPTIMIZERS[content]
+    if tag == "$activation":
+        return _ACTIVATIONS[content]
     if tag == "$object":
         return make_object(content, decode(value["state"], arrays))
     raise KeyError(tag)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from sb3_ezm.checkpoint.vec_env_state import capture_vec_env, restore_episodes, 
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.multitask.env_state import set_space_generators, space_generators
+from sb3_ezm.settings import argument_names
 
 if TYPE_CHECKING:
     from sb3_ezm.ezm import EZM
@@ -93,20 +93,7 @@ def kept_arguments(cls: type[Any]) -> list[str]:
     :param cls: class of the algorithm
     :return: names of the arguments that a checkpoint holds, besides the policy
     """
-    return [name for name in _parameters(cls) if name not in _NOT_KEPT]
-
-
-def _parameters(cls: type[Any]) -> list[str]:
-    """Names of the arguments of a class and, where it takes any keywords, of its base classes."""
-    names: dict[str, None] = {}
-    for base in cls.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-        names.update({p.name: None for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)})
-        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-            break
-    return list(names)
+    return [name for name in argument_names(cls) if name not in _NOT_KEPT]
 
 
 def describe_space(space: spaces.Space[Any]) -> str:

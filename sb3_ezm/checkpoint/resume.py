@@ -18,6 +18,7 @@ from sb3_ezm.checkpoint.folder import latest_checkpoint, next_sequence
 from sb3_ezm.checkpoint.model_state import capture, check_env, kept_arguments, restore
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.files import PathLike
+from sb3_ezm.settings import apply_changes, change_arguments, check_discounts
 
 if TYPE_CHECKING:
     from sb3_ezm.ezm import EZM
@@ -85,8 +86,14 @@ def resume_training(
             what = "; ".join(f"`{name}`, because {reason}" for name, reason in missing.items())
             raise CheckpointError(f"needs arguments that it could not hold: pass {what}")
         saved = {name: entry["value"] for name, entry in kept.items() if "value" in entry}
-        model = cls(env=vec_env, **{"device": device, "task_set": state["tasks"], **saved, **arguments})
+        saved = {"device": device, "task_set": state["tasks"], **saved}
+        policy = arguments.get("policy", saved.get("policy"))
+        merged = change_arguments(cls, saved, arguments, cls.policy_aliases.get(policy, policy))
+        if "task_set" not in arguments:
+            check_discounts(state["tasks"], vec_env, merged["gamma"])
+        model = cls(env=vec_env, **merged)
         why = restore(model, state, reset_env)
+        apply_changes(model, arguments, saved["policy_kwargs"] or {})
         model.run_id = (read_label(path) or {}).get("run", model.run_id)
         if arguments.get("seed") is not None:  # asked for other random numbers than those that would have followed
             model.set_random_seed(arguments["seed"])
