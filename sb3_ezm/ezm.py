@@ -34,6 +34,7 @@ from sb3_ezm.config import (
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.kinds import checked
 from sb3_ezm.learner import Learner
+from sb3_ezm.loading import LoadedWithChanges
 from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
@@ -47,7 +48,7 @@ from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks
 SelfEZM = TypeVar("SelfEZM", bound="EZM")
 
 
-class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
+class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm):
     """
     EfficientZero-Multitask (EZ-M): online model-based RL with one world model for all tasks.
 
@@ -200,37 +201,8 @@ class EZM(PlannerSwitch, RolloutAlgorithm, ResumableAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
-    @classmethod
-    def load(  # type: ignore[override]
-        cls: type[SelfEZM],
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **changes: Any,
-    ) -> SelfEZM:
-        """
-        Load as in SB3. All arguments of the algorithm may be given instead of the saved ones, except for what the networks
-        depend on; a dictionary changes only the entries that it names.
-
-        :raises ConfigurationError: if an argument cannot change, or the discounts of the environment's tasks are others
-        :raises UnknownSettingError: if there is no such argument
-        """
-        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, _changes=changes)
-        settings.apply_changes(model, changes, model.__dict__.pop("_saved_policy_kwargs", {}))
-        if env is not None and "task_set" not in changes:
-            settings.check_discounts(model.policy.task_set, model.env, model.gamma)
-        return model
-
     def _setup_model(self) -> None:
-        changes = self.__dict__.pop("_changes", None)
-        if changes:  # of a loaded model
-            saved = settings.attributes(self)
-            self._saved_policy_kwargs = saved["policy_kwargs"] or {}
-            merged = settings.change_arguments(type(self), saved, changes, self.policy_class, ("model",))
-            vars(self).update({settings.attribute_of(self, name): merged[name] for name in changes})
+        self._take_changes()
         self._setup_lr_schedule()
         self._convert_train_freq()
         layout = ObservationLayout(self.observation_space)

@@ -231,8 +231,8 @@ def test_the_target_network_moves_when_it_is_due() -> None:
         assert now[name].double().numpy() == pytest.approx(expected.numpy(), rel=1e-5, abs=1e-6), name
         if not th.equal(now[name], start[name]):
             moved.add(name)
-    # Parameters and buffers alike, down to the statistics of batch norm; masks and discounts are constants.
-    assert set(start) - moved == {"action_mask", "discounts", "normalizer.mean", "normalizer.variance", "normalizer.count"}
+    # Parameters and buffers alike, down to the statistics of batch norm.
+    assert set(start) - moved == {"normalizer.mean", "normalizer.variance", "normalizer.count"}
     for update in (3, 4):
         learner.update(batch, targets, update)
     assert th.equal(policy.target_model.state_dict()["trunk.1.weight"], now["trunk.1.weight"])

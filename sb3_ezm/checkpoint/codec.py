@@ -66,9 +66,11 @@ def encode(value: Any, arrays: list[Array], path: str = "") -> Any:
     if isinstance(value, type):
         if issubclass(value, np.generic):
             return {"$dtype": np.dtype(value).str}
-        for tag, classes in (("$optimizer", _OPTIMIZERS), ("$activation", _ACTIVATIONS)):
-            if classes.get(value.__name__) is value:
-                return {tag: value.__name__}
+        name = value.__name__
+        if _OPTIMIZERS.get(name) is value:
+            return {"$optimizer": name}
+        if _ACTIVATIONS.get(name) is value:
+            return {"$activation": name}
     described = describe_object(value)
     if described is not None:
         name, attributes = described

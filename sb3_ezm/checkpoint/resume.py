@@ -87,8 +87,9 @@ def resume_training(
             raise CheckpointError(f"needs arguments that it could not hold: pass {what}")
         saved = {name: entry["value"] for name, entry in kept.items() if "value" in entry}
         saved = {"device": device, "task_set": state["tasks"], **saved}
-        policy = arguments.get("policy", saved.get("policy"))
-        merged = change_arguments(cls, saved, arguments, cls.policy_aliases.get(policy, policy))
+        policy: Any = arguments.get("policy", saved.get("policy"))
+        policy_class: Any = cls.policy_aliases.get(policy, policy)
+        merged = change_arguments(cls, saved, arguments, policy_class)
         if "task_set" not in arguments:
             check_discounts(state["tasks"], vec_env, merged["gamma"])
         model = cls(env=vec_env, **merged)

@@ -1,0 +1,62 @@
+"""Loading a model with other arguments than the saved ones."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from typing import Any, TypeVar, cast
+
+import torch as th
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
+
+from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.settings import apply_changes, attribute_of, attributes, change_arguments, check_discounts
+
+SelfT = TypeVar("SelfT", bound="LoadedWithChanges")
+
+
+class LoadedWithChanges(OffPolicyAlgorithm):
+    """Mixin of the algorithm: arguments given to :meth:`load` take effect or are refused by name."""
+
+    @classmethod
+    def load(
+        cls: type[SelfT],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **changes: Any,
+    ) -> SelfT:
+        """
+        Load as in SB3. All arguments of the algorithm may be given instead of the saved ones, except for what the networks
+        depend on; a dictionary changes only the entries that it names.
+
+        :param path: of the file
+        :param env: environment, with the tasks of the model; may be left out for predictions
+        :param device: where it runs
+        :param custom_objects: see SB3
+        :param print_system_info: see SB3
+        :param force_reset: see SB3
+        :param changes: arguments of the algorithm
+        :return: the model
+        :raises ConfigurationError: if an argument cannot change, or the discounts of the environment's tasks are others
+        :raises UnknownSettingError: if there is no such argument
+        """
+        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, _changes=changes)
+        apply_changes(model, changes, model.__dict__.pop("_saved_policy_kwargs", {}))
+        if env is not None and "task_set" not in changes:
+            check_discounts(cast("EZMPolicy", model.policy).task_set, model.env, model.gamma)
+        return model
+
+    def _take_changes(self) -> None:
+        """SB3 puts keywords of ``load`` among the attributes, after the saved ones, and then sets the model up."""
+        changes = self.__dict__.pop("_changes", None)
+        if changes:
+            saved = attributes(self)
+            self._saved_policy_kwargs = saved["policy_kwargs"] or {}
+            policy_class = cast("type[EZMPolicy]", self.policy_class)
+            merged = change_arguments(type(self), saved, changes, policy_class, ("model",))
+            vars(self).update({attribute_of(self, name): merged[name] for name in changes})
