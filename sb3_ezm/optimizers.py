@@ -12,6 +12,14 @@ from sb3_ezm.kinds import MAPPING, shown, subclass_of
 _OPTIMIZER = subclass_of(th.optim.Optimizer, "a class of torch.optim, such as torch.optim.AdamW")
 
 
+def default_options(optimizer_class: Any) -> dict[str, Any]:
+    """
+    :param optimizer_class: optimizer of the world model
+    :return: its keywords besides the learning rate where the user gives none
+    """
+    return {"weight_decay": 2e-5, "fused": True} if optimizer_class is th.optim.Adam else {}
+
+
 def check_optimizer(optimizer_class: Any, optimizer_kwargs: Any) -> frozenset[str]:
     """
     Let an optimizer take one step with a single number.

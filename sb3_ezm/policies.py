@@ -19,7 +19,7 @@ from sb3_ezm.distributions import squash_action
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import SIZES
 from sb3_ezm.observations import ObservationLayout
-from sb3_ezm.optimizers import check_optimizer
+from sb3_ezm.optimizers import check_optimizer, default_options
 from sb3_ezm.search import SearchOutput, WorldModelPlanner, deterministic_noise, draw_noise, search
 from sb3_ezm.search.model import choose_heads
 from sb3_ezm.search.packed import network_for_search
@@ -103,7 +103,7 @@ class EZMPolicy(BasePolicy):
         **model_kwargs: Any,
     ) -> None:
         if optimizer_kwargs is None:
-            optimizer_kwargs = self.default_optimizer_kwargs(optimizer_class)
+            optimizer_kwargs = default_options(optimizer_class)
         check_optimizer(optimizer_class, optimizer_kwargs)
         super().__init__(
             observation_space,
@@ -134,14 +134,6 @@ class EZMPolicy(BasePolicy):
         self.lock = SharedLock()  # held while the networks are in one mode, training or evaluation
         self._generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
         self.static_search: StaticSearch | None = None  # a learner with fixed shapes puts its own here, for collecting
-
-    @staticmethod
-    def default_optimizer_kwargs(optimizer_class: type[th.optim.Optimizer]) -> dict[str, Any]:
-        """
-        :param optimizer_class: optimizer of the world model
-        :return: its keywords besides the learning rate where the user gives none
-        """
-        return {"weight_decay": 2e-5, "fused": True} if optimizer_class is th.optim.Adam else {}
 
     @classmethod
     def model_settings(cls, net_arch: Sequence[int] | None = None, **model_kwargs: Any) -> ModelConfig:

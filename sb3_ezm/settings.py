@@ -18,7 +18,7 @@ from sb3_ezm.kinds import shown
 from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.observations import ObservationLayout
-from sb3_ezm.optimizers import change_options
+from sb3_ezm.optimizers import change_options, default_options
 from sb3_ezm.policies import EZMPolicy, check_action_space, check_task_set, default_task_set
 from sb3_ezm.presets import merge_settings
 
@@ -120,7 +120,7 @@ def apply_changes(model: Any, changes: Mapping[str, Any], saved_policy_kwargs: M
     if "optimizer_kwargs" in (changes.get("policy_kwargs") or {}):
         policy = model.policy
         before = saved_policy_kwargs.get("optimizer_kwargs")
-        before = policy.default_optimizer_kwargs(policy.optimizer_class) if before is None else before
+        before = default_options(policy.optimizer_class) if before is None else before
         change_options(policy.optimizer, before, policy.optimizer_kwargs)
     for name in ("ep_info_buffer", "ep_success_buffer"):
         if "stats_window_size" in changes and getattr(model, name) is not None:
