@@ -125,6 +125,7 @@ class ModelConfig(Settings):
     :param activation_fn: activation of all hidden layers, made without arguments (the paper's is ``torch.nn.ReLU``, which is
         also the fastest here); latents and the action code end in tanh in any case
     :param normalize_observations: running normalization inside the representation network
+    :param image_channels: of every convolution where observations are pictures
     """
 
     latent_size: int = setting(512, kinds.SIZE)
@@ -148,6 +149,7 @@ class ModelConfig(Settings):
     decode_observations: bool = setting(False, kinds.SWITCH)
     activation_fn: type[nn.Module] = setting(nn.ReLU, kinds.ACTIVATION)
     normalize_observations: bool = setting(True, kinds.SWITCH)
+    image_channels: int = setting(32, kinds.SIZE)
 
     def __post_init__(self) -> None:
         super().__post_init__()

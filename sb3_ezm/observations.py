@@ -25,14 +25,15 @@ class _Part(NamedTuple):
 
 class ObservationLayout:
     """
-    Flattens observations: Box and MultiBinary entries as they are, Discrete and MultiDiscrete ones as one-hot.
+    Flattens observations: Box and MultiBinary entries as they are, Discrete and MultiDiscrete ones as one-hot, in float32; a
+    picture (a Box of uint8 with two or three dimensions) as uint8.
 
     In a Dict space the key ``"task"`` with a Discrete space is the task id and never becomes a network input by itself;
     every other key is concatenated in the space's order.
 
     :param space: observation space of one environment
-    :raises ConfigurationError: for images, empty, nested or unknown spaces, and class spaces that do not start at 0 or have
-        more than one dimension
+    :raises ConfigurationError: for pictures beside other entries, empty, nested or unknown spaces, and class spaces that do
+        not start at 0 or have more than one dimension
     """
 
     def __init__(self, space: spaces.Space[Any]) -> None:
@@ -51,16 +52,28 @@ class ObservationLayout:
         if not parts:
             raise ConfigurationError(f"The observation space {space} has a task id but nothing to observe.")
         self._parts = parts
+        pictures = [part for part in parts if _is_picture(part.space)]
+        if pictures and len(parts) > 1:
+            raise ConfigurationError(
+                f"The observation space {space} has a picture ({pictures[0].key!r}) beside other entries: give either one "
+                "picture (several can be stacked along its channels) or numbers."
+            )
+        self.image_shape: tuple[int, ...] | None = pictures[0].space.shape if pictures else None
         self.size = sum(part.size for part in parts)
         if self.size < 1:
             raise ConfigurationError(f"The observation space {space} has no entries.")
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the rows."""
+        return np.dtype(np.float32 if self.image_shape is None else np.uint8)
 
     def flatten(self, observation: Any) -> tuple[FloatArray, IntArray]:
         """
         Flatten a batch of NumPy observations.
 
         :param observation: array ``[N, ...]`` or a dictionary of them
-        :return: float32 rows ``[N, O]`` and task ids ``[N]`` (0 for a single task)
+        :return: rows ``[N, O]``, float32 or uint8 for pictures, and task ids ``[N]`` (0 for a single task)
         """
         rows, tasks = self.flatten_tensors(_as_tensors(observation))
         return rows.numpy(), tasks.numpy()
@@ -70,7 +83,7 @@ class ObservationLayout:
         Flatten a batch of tensors, on their device.
 
         :param observation: tensor ``[N, ...]`` or a dictionary of them
-        :return: float32 rows ``[N, O]`` and task ids ``[N]``
+        :return: rows ``[N, O]``, float32 or uint8 for pictures, and task ids ``[N]``
         :raises ValueError: if a task id is out of range
         """
         rows = self.rows(observation)
@@ -113,9 +126,9 @@ class ObservationLayout:
 def _part(key: str | None, space: spaces.Space[Any]) -> _Part:
     label = "The observation space" if key is None else f"Observation entry {key!r}"
     if isinstance(space, spaces.Box):
-        if len(space.shape) >= 2 and space.dtype == np.uint8:
+        if space.dtype == np.uint8 and len(space.shape) > 3:
             raise ConfigurationError(
-                f"{label} ({space}) looks like an image. EZ-M plans from state observations: pass states or image features."
+                f"{label} ({space}) has too many dimensions for a picture, which is [C, H, W] or [H, W, C]."
             )
         return _Part(key, space, int(np.prod(space.shape, dtype=int)), ())
     if isinstance(space, spaces.MultiBinary):
@@ -133,6 +146,10 @@ def _part(key: str | None, space: spaces.Space[Any]) -> _Part:
     )
 
 
+def _is_picture(space: spaces.Space[Any]) -> bool:
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2
+
+
 def _as_tensors(observation: Any) -> Any:
     if isinstance(observation, dict):
         return {key: th.as_tensor(np.asarray(value)) for key, value in observation.items()}
@@ -141,7 +158,8 @@ def _as_tensors(observation: Any) -> Any:
 
 def _encode(part: _Part, values: th.Tensor) -> th.Tensor:
     if not part.classes:
-        return values.reshape(-1, part.size).float()
+        flat = values.reshape(-1, part.size)
+        return flat.to(th.uint8) if _is_picture(part.space) else flat.float()
     digits = values.reshape(-1, len(part.classes)).long()
     columns = [th.nn.functional.one_hot(digits[:, i], n) for i, n in enumerate(part.classes)]
     return th.cat(columns, dim=1).float()

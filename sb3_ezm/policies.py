@@ -128,6 +128,7 @@ class EZMPolicy(BasePolicy):
             self.task_set.discounts(gamma),
             self.model_config,
             embodiments=self.task_set.embodiments(),
+            image_shape=self.layout.image_shape,
         )
         self.target_model = copy.deepcopy(self.world_model).requires_grad_(False).eval()
         self.optimizer = optimizer_class(self.world_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
@@ -262,8 +263,11 @@ class EZMPolicy(BasePolicy):
         :param tasks: integer ids ``[N]``
         :param weights: 1 for rows that count and 0 for others ``[N]``
         """
-        self.world_model.normalizer.update(observations, tasks, weights)
-        for kept, new in zip(self.target_model.normalizer.buffers(), self.world_model.normalizer.buffers(), strict=True):
+        ours, theirs = self.world_model.normalizer, self.target_model.normalizer
+        if ours is None or theirs is None:  # pictures are not normalized
+            return
+        ours.update(observations, tasks, weights)
+        for kept, new in zip(theirs.buffers(), ours.buffers(), strict=True):
             kept.copy_(new)
 
     @th.no_grad()

@@ -18,6 +18,8 @@ from torch import nn
 from torch.nn import functional
 
 from sb3_ezm.config import ModelConfig
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.image_features import ImageFeatures
 from sb3_ezm.distributions import bound_log_std
 from sb3_ezm.networks import (
     ResidualInput,
@@ -54,6 +56,7 @@ class WorldModel(nn.Module):
     :param discounts: discount factor per task ``[T]``
     :param config: sizes and switches
     :param embodiments: number of each task's embodiment ``[T]``, whose tasks share observation statistics (default: one)
+    :param image_shape: of an observation that is a picture (default: observations are numbers)
     """
 
     action_mask: th.Tensor
@@ -66,6 +69,7 @@ class WorldModel(nn.Module):
         discounts: npt.NDArray[np.float32],
         config: ModelConfig,
         embodiments: Sequence[int] | None = None,
+        image_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         num_tasks, action_size = action_mask.shape
@@ -86,9 +90,18 @@ class WorldModel(nn.Module):
             for switch in (config.embed_representation, config.embed_dynamics, config.embed_reward, config.embed_prediction)
         )
         self.task_embedding = TaskEmbedding(num_tasks, embedding) if embedding else None
-        self.normalizer = RunningNormalizer(observation_size, embodiments or (0,) * num_tasks)
+        self.normalizer: RunningNormalizer | None = None
+        self.image_features: ImageFeatures | None = None
+        if image_shape is not None:
+            if config.decode_observations:
+                raise ConfigurationError("`decode_observations` reads numbers off a latent, not pictures: leave it at False.")
+            self.image_features = ImageFeatures(image_shape, config.image_channels, activation)
+            features = self.image_features.size
+        else:
+            self.normalizer = RunningNormalizer(observation_size, embodiments or (0,) * num_tasks)
+            features = observation_size
         self.representation = nn.Sequential(
-            tanh_layer(observation_size + in_representation, latent), residual_tower(latent, latent, blocks, activation)
+            tanh_layer(features + in_representation, latent), residual_tower(latent, latent, blocks, activation)
         )
         self.dynamics_input = ResidualInput(latent, in_dynamics + action_size, activation)
         self.dynamics = residual_tower(latent, latent, blocks, activation)
@@ -143,11 +156,15 @@ class WorldModel(nn.Module):
         """
         Representation ``s = h(o, k)``.
 
-        :param observations: raw observations ``[B, O]``
+        :param observations: raw observations ``[B, O]``, uint8 if they are pictures
         :param context: from :meth:`embed`
         :return: latents ``[B, L]``
         """
-        x = self.normalizer(observations, context.tasks) if self.config.normalize_observations else observations
+        x = observations
+        if self.image_features is not None:
+            x = self.image_features(observations)
+        elif self.normalizer is not None and self.config.normalize_observations:
+            x = self.normalizer(observations, context.tasks)
         if self.config.embed_representation:
             x = th.cat((x, context.embedding), dim=-1)
         latent: th.Tensor = self.representation(x)
@@ -256,7 +273,7 @@ class WorldModel(nn.Module):
         reward_logits = self.reward(stacked[:-1].flatten(0, 1), actions.transpose(0, 1).flatten(0, 1), unrolled)
         prediction = self.predict(stacked.flatten(0, 1), every)
         errors = None
-        if self.observation_head is not None:
+        if self.observation_head is not None and self.normalizer is not None:
             goal = self.normalizer(observations.transpose(0, 1), tasks).clamp(-10.0, 10.0)
             errors = (self.observation_head(stacked).float() - goal).square().mean(dim=-1)
         predicted = self.predictor(self.project(stacked[1:].flatten(0, 1)))

@@ -71,6 +71,12 @@ def test_single_task(run_example, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.zip").exists()
 
 
+def test_pixels(run_example, tmp_path: Path) -> None:
+    output = run_example("pixels.py", "--steps", "1003", "--eval-episodes", "1", "--out", "out")
+    assert "Swingup from pictures: return " in output
+    assert (tmp_path / "out" / "model.zip").exists()
+
+
 def test_custom_tasks(run_example) -> None:
     output = run_example("custom_tasks.py", "--steps-per-task", "510")
     assert "[[1. 0. 0.]\n [1. 1. 1.]]" in output  # one thruster and three

@@ -33,6 +33,7 @@ LEVELS = {
     "sb3_ezm.packing": 1,
     "sb3_ezm.graphs": 1,
     "sb3_ezm.normalizer": 1,
+    "sb3_ezm.image_features": 1,
     "sb3_ezm.world_model": 2,
     "sb3_ezm.unroll": 2,
     "sb3_ezm.search": 3,

@@ -124,8 +124,6 @@ def test_impossible_task_ids_are_named(task: int) -> None:
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        (spaces.Box(0, 255, (8, 8, 3), np.uint8), "image"),
-        (spaces.Dict({"camera": spaces.Box(0, 255, (8, 8, 3), np.uint8)}), "'camera'.*image"),
         (spaces.Discrete(3, start=1), "start at 0"),
         (spaces.Dict({"x": spaces.MultiDiscrete([2, 2], start=[0, 1])}), "'x'.*start at 0"),
         (spaces.Dict({"x": spaces.Box(-1.0, 1.0, (1,)), "task": spaces.Discrete(3, start=1)}), "'task'.*start at 0"),

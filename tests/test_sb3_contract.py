@@ -152,7 +152,6 @@ def test_a_replay_buffer_of_one_transition_can_be_made_and_trained() -> None:
         (SpaceEnv(action_space=spaces.MultiBinary(2)), {}, "only supports.*Box"),
         (SpaceEnv(action_space=spaces.Dict({"x": spaces.Box(-1.0, 1.0, (1,))})), {}, "only supports.*Box"),
         (SpaceEnv(action_space=spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, 0.0]))), {}, "low < high"),
-        (SpaceEnv(spaces.Box(0, 255, (8, 8, 3), np.uint8)), {}, "image"),
         (SpaceEnv(spaces.Dict({"x": spaces.Box(-1.0, 1.0, (1,))})), {"policy": "MlpPolicy"}, "MultiInputPolicy"),
         ("Pendulum-v1", {"policy": "CnnPolicy"}, "no policy 'CnnPolicy'.*MlpPolicy"),
         ("Pendulum-v1", {"policy": "mlppolicy"}, "Did you mean 'MlpPolicy'"),

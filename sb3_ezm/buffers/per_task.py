@@ -33,6 +33,10 @@ class Layout(Protocol):
     def size(self) -> int:
         """Entries of a flat observation, ``O``."""
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of these entries."""
+
     def flatten(self, observation: Any) -> tuple[FloatArray, IntArray]:
         """
         :param observation: a batch of observations
@@ -124,7 +128,9 @@ class PerTaskReplayBuffer(ReplayBuffer):
         try:
             self.replays = [
                 PrioritizedRing(
-                    TransitionRing(capacity, layout.size, self.action_dim, n_envs, num_tasks, config.storage_device),
+                    TransitionRing(
+                        capacity, layout.size, self.action_dim, n_envs, num_tasks, config.storage_device, layout.dtype
+                    ),
                     alpha=config.alpha,
                     beta=config.beta,
                     min_weight=config.min_weight,

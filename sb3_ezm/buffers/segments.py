@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch as th
 
 from sb3_ezm.buffers.restoring import SIZES, check_ring
@@ -76,10 +77,12 @@ class TransitionRing:
     :param num_streams: number of streams that write into the ring
     :param num_tasks: number of tasks, for the counts of transitions
     :param storage_device: where observations, actions, rewards and search values lie as tensors; None for NumPy arrays
+    :param observation_dtype: of the observations
     :raises ConfigurationError: if the capacity is below :func:`minimum_rows` or sizes are not positive
     """
 
     storage_device: str | None = None
+    observation_dtype = "float32"  # of rings saved by version 0.1, too
     generation = 0  # how often it was cleared: older tickets then name no row
 
     _COLUMNS = (
@@ -102,6 +105,7 @@ class TransitionRing:
         num_streams: int = 1,
         num_tasks: int = 1,
         storage_device: str | None = None,
+        observation_dtype: npt.DTypeLike = np.float32,
     ) -> None:
         if min(observation_size, action_size, num_streams, num_tasks) < 1:
             raise ConfigurationError(
@@ -121,10 +125,11 @@ class TransitionRing:
         self.num_streams = num_streams
         self.num_tasks = num_tasks
         self.storage_device = storage_device
+        self.observation_dtype = np.dtype(observation_dtype).name
         self._allocate()
 
     def _allocate(self) -> None:
-        self.observation = make_column((self.capacity, self.observation_size), self.storage_device)
+        self.observation = make_column((self.capacity, self.observation_size), self.storage_device, self.observation_dtype)
         self.action = make_column((self.capacity, self.action_size), self.storage_device)
         self.reward = make_column((self.capacity,), self.storage_device)
         self.terminated = np.zeros(self.capacity, dtype=np.bool_)

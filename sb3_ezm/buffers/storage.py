@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch as th
 
 from sb3_ezm.devices import to_device
@@ -15,17 +16,19 @@ Rows = IntArray | slice
 
 class TensorColumn:
     """
-    A float32 column on a device, with what a ring asks of a NumPy array. What is written goes there without waiting; batches
+    A column on a device, with what a ring asks of a NumPy array. What is written goes there without waiting; batches
     are gathered there and stay there.
 
     :param shape: rows first
     :param device: where it lies
+    :param dtype: of its numbers
     """
 
-    def __init__(self, shape: tuple[int, ...], device: th.device) -> None:
+    def __init__(self, shape: tuple[int, ...], device: th.device, dtype: npt.DTypeLike = np.float32) -> None:
         # Of NumPy on a CPU: memory is taken up as rows are used.
-        zeros = th.from_numpy(np.zeros(shape, dtype=np.float32)) if device.type == "cpu" else None
-        self.values = th.zeros(shape, device=device) if zeros is None else zeros
+        self.dtype = np.dtype(dtype)
+        zeros = th.from_numpy(np.zeros(shape if device.type == "cpu" else 0, dtype=self.dtype))
+        self.values = zeros if device.type == "cpu" else th.zeros(shape, dtype=zeros.dtype, device=device)
 
     @property
     def nbytes(self) -> int:
@@ -33,7 +36,7 @@ class TensorColumn:
         return self.values.nbytes
 
     def __setitem__(self, rows: Rows, values: Any) -> None:
-        self.values[self._index(rows)] = to_device(np.asarray(values, dtype=np.float32), self.values.device)
+        self.values[self._index(rows)] = to_device(np.asarray(values, dtype=self.dtype), self.values.device)
 
     def __getitem__(self, rows: Rows) -> FloatArray:
         array: FloatArray = self.values[self._index(rows)].cpu().numpy()
@@ -54,10 +57,11 @@ class TensorColumn:
         return rows if isinstance(rows, slice) else to_device(rows, self.values.device)
 
 
-def make_column(shape: tuple[int, ...], device: str | None) -> Any:
+def make_column(shape: tuple[int, ...], device: str | None, dtype: npt.DTypeLike = np.float32) -> Any:
     """
     :param shape: rows first
     :param device: where to keep it, None for a NumPy array
-    :return: a float32 column of zeros, :class:`TensorColumn` or a NumPy array
+    :param dtype: of its numbers
+    :return: a column of zeros, :class:`TensorColumn` or a NumPy array
     """
-    return np.zeros(shape, dtype=np.float32) if device is None else TensorColumn(shape, th.device(device))
+    return np.zeros(shape, dtype=dtype) if device is None else TensorColumn(shape, th.device(device), dtype)

@@ -26,8 +26,8 @@ def flat_observation_size(space: spaces.Space[Any], task: str) -> int:
     leaves = parts.values() if isinstance(parts, dict) else parts
     if any(_is_image(leaf) for leaf in leaves):
         raise ConfigurationError(
-            f"Task {task!r}: image observations ({space}) are not supported: give a vector of features, "
-            "for example the state, in a wrapper of your own."
+            f"Task {task!r}: image observations ({space}) are not padded: several tasks need vectors, for example the states. "
+            "One task may have pictures: give its environment to EZM as it is."
         )
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
         return sum(flat_observation_size(leaf, task) for leaf in leaves)
