@@ -12,14 +12,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import CallbackList, ConvertCallback
 from stable_baselines3.common.env_util import make_vec_env
 from tiny import CountEnv, SpaceEnv, tiny_model, toy_env
 
 from sb3_ezm import EZM, make_multitask_env, make_task_set
-from sb3_ezm.callbacks import TimedProgressCallback
+from sb3_ezm.callbacks import TaskEvalCallback, TimedProgressCallback
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.evaluation import evaluate_tasks
-from sb3_ezm.multitask import CyclingTaskEnv
+from sb3_ezm.evaluation import evaluate_protocols, evaluate_tasks
+from sb3_ezm.multitask import CyclingTaskEnv, TaskSpec, stack_frames
 from sb3_ezm.zoo.tasks import find_tasks
 
 # ------------------------------------------------------------------------------------------------ tasks without any data
@@ -211,3 +212,73 @@ def test_a_model_loaded_without_its_replay_collects_before_it_learns(tmp_path: P
     offline.learn(2, reset_num_timesteps=False)
     offline.train(1)  # asked for
     assert offline._n_updates == updates + 1
+
+
+# ------------------------------------------------------------------------------------------------ evaluation as in training
+
+
+class Scaled(CountEnv):
+    """Its reward is the keyword that it was made with."""
+
+    def __init__(self, reward: float = 1.0) -> None:
+        super().__init__()
+        self.reward = reward
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, _, *rest = super().step(action)
+        return (observation, self.reward, *rest)  # type: ignore[return-value]
+
+
+def test_evaluations_make_environments_with_the_keywords_of_the_training() -> None:
+    keywords = {"reward": 7.0}
+    model = tiny_model(make_multitask_env([Scaled], env_kwargs=keywords), learning_starts=100)
+    assert evaluate_tasks(model, [Scaled], n_eval_episodes=1, env_kwargs=keywords)["Scaled"].mean_return == 42.0
+    both = evaluate_protocols(model, [Scaled], n_eval_episodes=1, env_kwargs=keywords, max_episode_steps=6)
+    assert both["respected"]["Scaled"].mean_return == 42.0
+    callback = TaskEvalCallback([Scaled], eval_freq=5, n_eval_episodes=1, env_kwargs=keywords)
+    model.learn(6, callback)
+    assert callback.last_result is not None and callback.last_result["Scaled"].mean_return == 42.0
+    with pytest.raises(ConfigurationError, match="brings its own"):
+        TaskEvalCallback(vec_env=make_multitask_env([Scaled]), env_kwargs=keywords)
+    with pytest.raises(ConfigurationError, match="brings its own"):
+        evaluate_tasks(model, vec_env=make_multitask_env([Scaled]), env_kwargs=keywords)
+
+
+def normalized() -> gym.Env[Any, Any]:
+    return gym.wrappers.NormalizeObservation(CountEnv())
+
+
+def test_evaluations_normalize_by_the_statistics_of_the_training() -> None:
+    env = make_multitask_env([normalized])
+    model = tiny_model(env, learning_starts=1000)
+    callback = TaskEvalCallback([normalized], eval_freq=100, n_eval_episodes=1)
+    counts: list[float] = []
+
+    def look(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        if callback.vec_env is not None and callback.last_result is not None:
+            counts.extend(rms.count for rms in callback.vec_env.get_attr("obs_rms"))
+        return True
+
+    model.learn(100, CallbackList([callback, ConvertCallback(look)]))
+    training = env.get_attr("obs_rms")[0].count
+    assert training > 100 and counts == [training]  # six steps of evaluation have added nothing
+    with pytest.warns(UserWarning, match="normalizes observations by NormalizeObservation"):
+        evaluate_tasks(model, make_task_set([TaskSpec("normalized", 1, 1, env_fn=CountEnv)]), n_eval_episodes=1)
+
+
+# ----------------------------------------------------------------------------------------------------------------- frames
+
+
+def test_frames_of_several_tasks_are_stacked_task_by_task() -> None:
+    tasks = stack_frames([CountEnv, SpaceEnv], 3)  # of one and three entries, padded to three
+    env = make_multitask_env(tasks)
+    assert env.observation_space["observation"].shape == (9,)  # type: ignore[index]
+    assert env.reset()["observation"][0].tolist() == [0.0] * 9  # type: ignore[call-overload]
+    for _ in range(4):
+        observation = env.step(np.zeros((2, env.action_space.shape[0])))[0]  # type: ignore[index]
+    assert observation["observation"][0].tolist() == [2, 0, 0, 3, 0, 0, 4, 0, 0]
+    model = tiny_model(env).learn(22)
+    assert model._n_updates > 0
+    assert len(evaluate_tasks(model, tasks, n_eval_episodes=1).tasks) == 2
+    with pytest.raises(ConfigurationError, match="`num_frames` must be at least 1"):
+        stack_frames("toy", 0)

@@ -6,7 +6,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from sb3_ezm.evaluation.rollout import (
 )
 from sb3_ezm.files import replacing
 from sb3_ezm.multitask.factory import make_multitask_env
+from sb3_ezm.multitask.normalization import copy_normalization
 from sb3_ezm.paths import check_can_write
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
@@ -72,6 +73,7 @@ class TaskEvalCallback(EventCallback):
         statistics are brought up to date before each evaluation. It stays open
     :param verbose: 1 prints the mean score of each evaluation
     :param at_end: evaluate when the training ends as well, unless the last evaluation was there
+    :param env_kwargs: keywords of every environment, as in :func:`make_multitask_env`
     :raises ConfigurationError: if a number is out of range, tasks are given twice or not at all, or the best model is asked
         for by score where a task has no reference scores; when the training starts, if its model and the tasks do not fit,
         episodes cannot be shared by the sub-environments, or a file cannot be written
@@ -96,6 +98,7 @@ class TaskEvalCallback(EventCallback):
         callback_on_new_best: BaseCallback | None = None,
         callback_after_eval: BaseCallback | None = None,
         at_end: bool = False,
+        env_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(callback_after_eval, verbose)
         if eval_freq < 1 or n_eval_episodes < 1:
@@ -122,7 +125,7 @@ class TaskEvalCallback(EventCallback):
         self.vec_env = vec_env
         self._make_env: Callable[[], VecEnv] | None = None
         if tasks is not None:
-            task_set = make_task_set(tasks)  # unknown names fail here, not hours later
+            task_set = make_task_set(tasks, env_kwargs)  # unknown names fail here, not hours later
             self._make_env = partial(
                 make_multitask_env,
                 task_set,
@@ -130,9 +133,14 @@ class TaskEvalCallback(EventCallback):
                 seed=seed,
                 ignore_termination=ignore_termination or both_protocols,
                 max_episode_steps=max_episode_steps,
+                env_kwargs=env_kwargs,
             )
         else:
             assert vec_env is not None
+            if env_kwargs is not None:
+                raise ConfigurationError(
+                    "`vec_env` brings its own environments: give them `env_kwargs` in `make_multitask_env`."
+                )
             task_set = task_set_of(vec_env)
             ignore_termination = _ignored_in(vec_env, ignore_termination, max_episode_steps, both_protocols)
         self.protocol: Protocol = "ignored" if ignore_termination else "respected"
@@ -257,6 +265,8 @@ class TaskEvalCallback(EventCallback):
         self._check_normalized(self.model, vec_env)
         if self.model.get_vec_normalize_env() is not None:
             sync_envs_normalization(self.training_env, vec_env)
+        if self._make_env is not None:
+            copy_normalization(self.training_env, vec_env)
         run = evaluate_protocols if self.both_protocols else evaluate_tasks
         found = run(
             self.model,

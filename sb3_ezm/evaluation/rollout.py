@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, SupportsFloat
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -22,8 +22,10 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol, TaskResult
+from sb3_ezm.evaluation.stand_by import StandBy
 from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.multitask.inspection import find_task_set, read_attribute
+from sb3_ezm.multitask.normalization import copy_normalization
 from sb3_ezm.multitask.padding import IgnoreTermination
 from sb3_ezm.tasks.resolver import TasksLike
 from sb3_ezm.tasks.task_set import TaskSet
@@ -41,6 +43,7 @@ def evaluate_tasks(
     max_episode_steps: int | None = None,
     n_envs_per_task: int | None = None,
     vec_env: VecEnv | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> EvaluationResult:
     """
     Play the same number of episodes of every task and collect returns and lengths.
@@ -62,22 +65,24 @@ def evaluate_tasks(
     :param n_envs_per_task: sub-environments of each task, by default one per episode up to 10
     :param vec_env: play in this vector environment instead of a new one, for example a ``VecNormalize`` with the training's
         statistics, which are left as they are. It stays open, and its sub-environments must be monitored
+    :param env_kwargs: keywords of every environment, as in :func:`make_multitask_env`
     :return: the episodes by task
     :raises ConfigurationError: if the arguments contradict each other, or environment and model do not fit
     """
     _check_numbers(n_eval_episodes, n_envs_per_task)
     if vec_env is not None:
-        if tasks is not None or ignore_termination or max_episode_steps is not None or n_envs_per_task is not None:
+        given = (tasks, max_episode_steps, n_envs_per_task, env_kwargs)
+        if ignore_termination or any(argument is not None for argument in given):
             raise ConfigurationError(
-                "`vec_env` brings its own tasks, time limits and number of environments: give it alone, and choose "
-                "`ignore_termination`, `max_episode_steps` and `n_envs_per_task` in `make_multitask_env`."
+                "`vec_env` brings its own tasks, time limits, keywords and number of environments: give it alone, and choose "
+                "`ignore_termination`, `max_episode_steps`, `env_kwargs` and `n_envs_per_task` in `make_multitask_env`."
             )
         vec_env.seed(seed)
         results = _evaluate(model, vec_env, n_eval_episodes, deterministic)
         return results[protocol_of(vec_env)]
     if tasks is None:
         raise ConfigurationError("What is to be evaluated? Give `tasks`, for example 'h1-medium', or a `vec_env`.")
-    own = _own_env(model, tasks, n_eval_episodes, ignore_termination, seed, max_episode_steps, n_envs_per_task)
+    own = _own_env(model, tasks, n_eval_episodes, ignore_termination, seed, max_episode_steps, n_envs_per_task, env_kwargs)
     try:
         return _evaluate(model, own, n_eval_episodes, deterministic)["ignored" if ignore_termination else "respected"]
     finally:
@@ -93,6 +98,7 @@ def evaluate_protocols(
     max_episode_steps: int | None = None,
     n_envs_per_task: int | None = None,
     vec_env: VecEnv | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[Protocol, EvaluationResult]:
     """
     Evaluate under both protocols with one roll-out.
@@ -108,6 +114,7 @@ def evaluate_protocols(
     :param max_episode_steps: time limit instead of the tasks' own
     :param n_envs_per_task: sub-environments of each task, by default one per episode up to 10
     :param vec_env: play in this vector environment instead, created with ``ignore_termination=True``
+    :param env_kwargs: keywords of every environment, as in :func:`make_multitask_env`
     :return: the results by protocol: ``"respected"`` and ``"ignored"``
     :raises ConfigurationError: if the arguments contradict each other, or environment and model do not fit
     """
@@ -115,12 +122,12 @@ def evaluate_protocols(
     if vec_env is None:
         if tasks is None:
             raise ConfigurationError("What is to be evaluated? Give `tasks`, for example 'h1-medium', or a `vec_env`.")
-        own = _own_env(model, tasks, n_eval_episodes, True, seed, max_episode_steps, n_envs_per_task)
+        own = _own_env(model, tasks, n_eval_episodes, True, seed, max_episode_steps, n_envs_per_task, env_kwargs)
         try:
             return _evaluate(model, own, n_eval_episodes, deterministic)
         finally:
             own.close()
-    if tasks is not None or max_episode_steps is not None or n_envs_per_task is not None:
+    if any(argument is not None for argument in (tasks, max_episode_steps, n_envs_per_task, env_kwargs)):
         raise ConfigurationError("`vec_env` brings its own tasks, time limits and number of environments: give it alone.")
     if protocol_of(vec_env) == "respected":
         raise ConfigurationError(
@@ -151,6 +158,7 @@ def _own_env(
     seed: int | None,
     max_episode_steps: int | None,
     n_envs_per_task: int | None,
+    env_kwargs: Mapping[str, Any] | None,
 ) -> VecEnv:
     """A new vector environment, whose members stand still when they have played their share."""
     _check_not_normalized(model)
@@ -160,10 +168,13 @@ def _own_env(
         seed=seed,
         ignore_termination=ignore_termination,
         max_episode_steps=max_episode_steps,
+        env_kwargs=env_kwargs,
     )
+    if isinstance(model, BaseAlgorithm) and model.env is not None:
+        copy_normalization(model.env, env)
     if isinstance(env, DummyVecEnv):
         quotas = episode_quotas(_fixed_tasks(env), n_eval_episodes)
-        env.envs = [_StandBy(sub_env, quota) for sub_env, quota in zip(env.envs, quotas, strict=True)]
+        env.envs = [StandBy(sub_env, quota) for sub_env, quota in zip(env.envs, quotas, strict=True)]
     return env
 
 
@@ -173,33 +184,6 @@ def _check_not_normalized(model: Any) -> None:
             "The model was trained on normalized observations (VecNormalize): pass `vec_env=VecNormalize.load(path, "
             "make_multitask_env(...))`, or the training's statistics in another VecNormalize."
         )
-
-
-class _StandBy(gym.Wrapper[Any, Any, Any, Any]):
-    """
-    Plays a number of episodes, then stands still: simulating what nobody looks at would be half of the work.
-
-    :param env: a sub-environment
-    :param episodes: how many
-    """
-
-    def __init__(self, env: gym.Env[Any, Any], episodes: int) -> None:
-        super().__init__(env)
-        self._left = episodes
-        self._observation: Any = None
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset, and remember the observation for the time after the last episode."""
-        self._observation, info = self.env.reset(seed=seed, options=options)
-        return self._observation, info
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step, or stand still once all episodes are done."""
-        if self._left == 0:
-            return self._observation, 0.0, False, False, {}
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self._left -= bool(terminated or truncated)
-        return observation, reward, terminated, truncated, info
 
 
 def _check_numbers(n_eval_episodes: int, n_envs_per_task: int | None) -> None:

@@ -1,0 +1,34 @@
+"""Environments that have played their share of an evaluation."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+
+
+class StandBy(gym.Wrapper[Any, Any, Any, Any]):
+    """
+    Plays a number of episodes, then stands still: simulating what nobody looks at would be half of the work.
+
+    :param env: a sub-environment
+    :param episodes: how many
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], episodes: int) -> None:
+        super().__init__(env)
+        self._left = episodes
+        self._observation: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset, and remember the observation for the time after the last episode."""
+        self._observation, info = self.env.reset(seed=seed, options=options)
+        return self._observation, info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Step, or stand still once all episodes are done."""
+        if self._left == 0:
+            return self._observation, 0.0, False, False, {}
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._left -= bool(terminated or truncated)
+        return observation, reward, terminated, truncated, info

@@ -1,0 +1,57 @@
+"""Running statistics of Gymnasium's ``NormalizeObservation``, from environments of the training to those of an evaluation."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_ezm.errors import EZMError
+from sb3_ezm.multitask.inspection import read_attribute
+
+
+def copy_normalization(source: VecEnv, target: VecEnv) -> None:
+    """
+    Let environments normalize as others of the same tasks do, and no longer by what they see themselves.
+
+    :param source: of the training
+    :param target: of an evaluation; it is left alone where the training does not normalize by that wrapper
+    """
+    try:
+        if not any(source.env_is_wrapped(gym.wrappers.NormalizeObservation)):
+            return
+    except (EZMError, OSError, EOFError, NotImplementedError):  # its processes have been ended, or it cannot be asked
+        return
+    here, there = source.unwrapped, target.unwrapped
+    if not isinstance(here, DummyVecEnv) or not isinstance(there, DummyVecEnv):
+        _warn(f"the statistics of a {type(here).__name__} cannot be copied to a {type(there).__name__}")
+        return
+    tasks = read_attribute(here, "task_name") or [None] * here.num_envs
+    for env, task in zip(there.envs, read_attribute(there, "task_name") or [tasks[0]] * there.num_envs, strict=True):
+        known = _layers(here.envs[tasks.index(task)]) if task in tasks else []
+        own = _layers(env)
+        if len(own) != len(known):
+            _warn(f"that of task {task!r} has {len(own)} of these wrappers, that of the training has {len(known)}")
+            continue
+        for layer, wrapper in zip(own, known, strict=True):
+            layer.obs_rms, layer.update_running_mean = copy.deepcopy(wrapper.obs_rms), False
+
+
+def _layers(env: gym.Env[Any, Any]) -> list[gym.wrappers.NormalizeObservation]:
+    found, layer = [], env
+    while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, gym.wrappers.NormalizeObservation):
+            found.append(layer)
+        layer = layer.env
+    return found
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(
+        "The training normalizes observations by NormalizeObservation, and the evaluation's environment does not do so alike: "
+        f"{reason}. Make it of the same factories, or give a `vec_env` of your own.",
+        stacklevel=4,
+    )
