@@ -158,7 +158,7 @@ def test_a_replay_buffer_of_one_transition_can_be_made_and_trained() -> None:
         ("Pendulum-v1", {"search_kwargs": {"c_visits": 3}}, "`search_kwargs` has no setting 'c_visits'.*'c_visit'"),
         ("Pendulum-v1", {"target_kwargs": {"mixed": 3}}, "`target_kwargs` has no setting 'mixed'"),
         ("Pendulum-v1", {"loss_kwargs": {"rewards": 1.0}}, "`loss_kwargs` has no setting 'rewards'.*'reward'"),
-        ("Pendulum-v1", {"policy_kwargs": {"net_arch": [64]}}, "`policy_kwargs` has no setting 'net_arch'"),
+        ("Pendulum-v1", {"policy_kwargs": {"n_critics": 2}}, "`policy_kwargs` has no setting 'n_critics'"),
         ("Pendulum-v1", {"search_kwargs": {"num_simulations": 3}}, "num_simulations.*argument `num_simulations` of EZM"),
         ("Pendulum-v1", {"target_kwargs": {"td_steps": 3}}, "td_steps.*argument `td_steps` of EZM"),
         ("Pendulum-v1", {"num_candidates": 9}, r"`num_candidates` \(9\) must not exceed `num_simulations` \(4\)"),
@@ -543,8 +543,8 @@ def test_with_vec_normalize_normalized_numbers_are_drawn() -> None:
     model.learn(40)
     raw = model.replay_buffer.sample_segments(16, rng=np.random.default_rng(0))
     drawn = model.replay_buffer.sample_segments(16, rng=np.random.default_rng(0), env=env)
-    np.testing.assert_allclose(drawn.observations, env.normalize_obs(raw.observations.astype(np.float64)), rtol=1e-5)
-    np.testing.assert_allclose(drawn.rewards, env.normalize_reward(raw.rewards), rtol=1e-5)
+    np.testing.assert_allclose(drawn.observations, env.normalize_obs(raw.observations.double().numpy()), rtol=1e-5)
+    np.testing.assert_allclose(drawn.rewards, env.normalize_reward(raw.rewards.numpy()), rtol=1e-5)
     assert not np.allclose(raw.observations, drawn.observations)
 
 
