@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,22 @@ def test_columns_are_arrays() -> None:
     column[:2] = array[5:7]
     np.testing.assert_array_equal(column[:10][:2], array[5:7])
     assert column.nbytes == array.nbytes
+
+
+def test_storing_asks_the_device_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Reading a row would wait for everything that the device has to do: once in the beginning, and after loading.
+    model = trained(12, replay_buffer_kwargs=ON_DEVICE)
+    model.save_replay_buffer(path := io.BytesIO())
+    reads: list[int] = []
+    read = TensorColumn.__getitem__
+    monkeypatch.setattr(TensorColumn, "__getitem__", lambda column, rows: reads.append(1) or read(column, rows))
+    model.learn(20, reset_num_timesteps=False)
+    assert reads == []
+    path.seek(0)
+    model.load_replay_buffer(path, truncate_last_traj=False)
+    reads.clear()
+    model.learn(20, reset_num_timesteps=False)
+    assert len(reads) == 2  # of each task
 
 
 @pytest.mark.parametrize("independent", [True, False])

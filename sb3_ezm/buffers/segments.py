@@ -143,6 +143,8 @@ class TransitionRing:
         self.counts = np.zeros(self.num_tasks, dtype=np.int64)
         self.total_added = np.zeros(self.num_tasks, dtype=np.int64)
         self._newest = np.full(self.num_streams, -1, dtype=np.int64)
+        # Of a device only: asking it what the newest rows hold would wait for all that it has to do.
+        self._newest_observations: FloatArray | None = None
 
     @property
     def full(self) -> bool:
@@ -167,7 +169,7 @@ class TransitionRing:
         """
         self._close_before_overwriting(2 * len(streams))
         slots = self._newest[streams]
-        fresh = np.flatnonzero(~self._continues(slots, transitions))
+        fresh = np.flatnonzero(~self._continues(streams, slots, transitions))
         rows = (self.rows_written + np.arange(len(fresh) + len(streams))) % self.capacity
         freed = self._clear(rows)
         self.observation[rows[: len(fresh)]] = transitions.observations[fresh]
@@ -185,15 +187,23 @@ class TransitionRing:
         self.step[slots] = (next_slots - slots) % self.capacity
         self._count(slots, transitions.tasks)
         self._newest[streams] = np.where(transitions.ended, -1, next_slots)
+        if self._newest_observations is not None:
+            self._newest_observations[streams] = transitions.next_observations
         return StoredRows(slots, freed)
 
     def _close_before_overwriting(self, num_rows: int) -> None:
         ahead = (self._newest - self.rows_written) % self.capacity
         self._newest[ahead < num_rows] = -1
 
-    def _continues(self, slots: IntArray, transitions: Transitions) -> BoolArray:
+    def _continues(self, streams: IntArray, slots: IntArray, transitions: Transitions) -> BoolArray:
         """Whether each transition starts at the newest row of its stream."""
-        same: BoolArray = (self.observation[slots] == transitions.observations).all(axis=1)
+        if self.storage_device is None:
+            newest = self.observation[slots]
+        else:
+            if self._newest_observations is None:  # new, or loaded
+                self._newest_observations = self.observation[self._newest]
+            newest = self._newest_observations[streams]
+        same: BoolArray = (newest == transitions.observations).all(axis=1)
         same &= (slots >= 0) & (self.task[slots] == transitions.tasks)
         return same
 
@@ -309,6 +319,7 @@ class TransitionRing:
     def __getstate__(self) -> dict[str, Any]:
         """Keep only the rows that have been used."""
         state = self.__dict__.copy()
+        del state["_newest_observations"]  # a copy of rows
         for name in self._COLUMNS:
             state[name] = state[name][: self.rows_written]
         return state
