@@ -94,9 +94,7 @@ def acting(model: EZM, roots: int) -> Callable[[], Any]:
     repeated = {name: np.resize(values, (roots, *values.shape[1:])) for name, values in model._last_obs.items()}
 
     def act() -> Any:
-        model.policy.set_training_mode(False)
-        observation, _ = model.policy.obs_to_tensor(repeated)
-        return model.policy.plan(observation, model=model.policy.target_model).actions.cpu()
+        return model.collector.act(repeated, model.action_space, searched=True)  # type: ignore[arg-type]
 
     return act
 
