@@ -182,14 +182,21 @@ def _frames(
 ) -> Iterator[np.ndarray]:
     observation, _ = env.reset(seed=seed)
     steps, done = 0, False
-    yield _picture(env)
+    first = _picture(env)
+    yield first
     while not done and (max_steps is None or steps < max_steps):
         action, _ = model.predict(observation, deterministic=deterministic)
         observation, _, terminated, truncated, _ = env.step(action)
         steps += 1
         done = terminated or truncated
         if steps % frame_skip == 0:
-            yield _picture(env)
+            picture = _picture(env)
+            if picture.shape != first.shape:
+                raise ConfigurationError(
+                    f"{_name(env)} drew a picture of the shape {picture.shape} after {steps} steps and one of {first.shape} "
+                    "before: all pictures of a video have one size."
+                )
+            yield picture
 
 
 def _picture(env: gym.Env[Any, Any]) -> np.ndarray:
@@ -203,7 +210,7 @@ def _picture(env: gym.Env[Any, Any]) -> np.ndarray:
             f"{_name(env)} drew {type(picture).__name__} instead of a picture: make it with `render_mode='rgb_array'`, "
             "which its factory must accept."
         )
-    return picture
+    return picture.copy()  # an environment may go on drawing into its array
 
 
 def _name(env: gym.Env[Any, Any]) -> str:

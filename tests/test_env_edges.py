@@ -21,6 +21,7 @@ from sb3_ezm.callbacks import TaskEvalCallback, TimedProgressCallback
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import evaluate_protocols, evaluate_tasks
 from sb3_ezm.multitask import CyclingTaskEnv, TaskSpec, stack_frames
+from sb3_ezm.video import record_video
 from sb3_ezm.zoo.tasks import find_tasks
 
 # ------------------------------------------------------------------------------------------------ tasks without any data
@@ -282,3 +283,45 @@ def test_frames_of_several_tasks_are_stacked_task_by_task() -> None:
     assert len(evaluate_tasks(model, tasks, n_eval_episodes=1).tasks) == 2
     with pytest.raises(ConfigurationError, match="`num_frames` must be at least 1"):
         stack_frames("toy", 0)
+
+
+# --------------------------------------------------------------------------------------------------------------- pictures
+
+
+class Drawing(CountEnv):
+    """Draws into an array of its own, which holds the step number."""
+
+    render_mode = "rgb_array"
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(self, render_mode: str = "rgb_array", height: int = 16, grows: bool = False) -> None:
+        super().__init__()
+        self.picture, self.grows = np.zeros((height, 32, 3), np.uint8), grows
+
+    def render(self) -> Any:
+        if self.grows and self.steps == 3:
+            return np.zeros((18, 32, 3), np.uint8)
+        self.picture[:] = 40 * self.steps
+        return self.picture
+
+
+def tall(render_mode: str = "rgb_array") -> gym.Env[Any, Any]:
+    return Drawing(height=48)
+
+
+def test_pictures_of_different_sizes_are_tiled_with_a_margin() -> None:
+    env = make_multitask_env([Drawing, tall, Drawing], render_mode="rgb_array")
+    env.reset()
+    env.step(np.zeros((3, 1)))
+    picture = env.render()
+    assert picture is not None and picture.shape == (96, 64, 3)
+    assert (picture[:16, :32] == 40).all() and (picture[16:48, :32] == 0).all() and (picture[:48, 32:] == 40).all()
+
+
+def test_pictures_of_a_video_are_copies_of_one_size(tmp_path: Path) -> None:
+    imageio = pytest.importorskip("imageio.v2")
+    model = tiny_model(make_multitask_env([Drawing]))
+    path = record_video(model, [Drawing], 0, tmp_path / "film.gif")
+    assert [int(frame[0, 0, 0]) for frame in imageio.mimread(path)] == [40 * step for step in range(7)]
+    with pytest.raises(ConfigurationError, match=r"shape \(18, 32, 3\) after 3 steps and one of \(16, 32, 3\) before"):
+        record_video(model, [Drawing], 0, tmp_path / "film.gif", env_kwargs={"grows": True})

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.files import file_stems
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
+from sb3_ezm.multitask.pictures import EqualPictures
 from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
 from sb3_ezm.multitask.vec_env import ThreadedVecEnv
 from sb3_ezm.tasks.env_factory import create_native_env
@@ -131,6 +132,7 @@ def make_multitask_env(
     create = _choose_vec_env(vec_env_cls, task_set, names, step_timeout)
     vec_env = create([make_env(rank) for rank in range(len(names))], **(vec_env_kwargs or {}))
     vec_env.seed(seed)
+    EqualPictures.install(vec_env, "get_images")
     return vec_env
 
 
