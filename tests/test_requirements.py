@@ -82,7 +82,9 @@ def sources() -> list[Path]:
 
 
 TOP = {folder.split("/")[0] for folder in EXTRAS_OF}
-OWN = TOP | {path.stem for path in sources() if path.relative_to(ROOT).parts[0] != "sb3_ezm"}
+# Scripts import their neighbors by name; the package imports itself by its full name.
+SCRIPTS = [path.relative_to(ROOT).with_suffix("").parts for path in sources() if not path.is_relative_to(ROOT / "sb3_ezm")]
+OWN = TOP | {part for parts in SCRIPTS for part in parts}
 
 
 def third_party(source: str) -> set[tuple[str, bool]]:
