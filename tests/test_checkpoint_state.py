@@ -67,6 +67,8 @@ def element(index: int, value: Any) -> Callable[[Any], Any]:
 
 
 CHANGES: dict[str, Callable[[Any], None]] = {
+    "network without weights": set_at("arguments", "policy_kwargs", "value", "latent_size", to=60_000),
+    "buffer without rows": set_at("arguments", "buffer_size", "value", to=10**9),
     "section missing": set_at("replay", to=None),
     "another argument": set_at("arguments", to=lambda old: {**old, "env": {"value": 5}}),
     "no entry": set_at("arguments", "gamma", to=0.5),

@@ -50,6 +50,27 @@ def check_arguments(arguments: Mapping[str, Any], known: list[str]) -> None:
             raise CheckpointError(f"holds neither a value of the argument `{name}` nor a reason why there is none")
 
 
+def check_sizes(arguments: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """
+    Before memory is asked for: networks and buffers cannot be larger than what the file holds for them.
+
+    :param arguments: with which the model is going to be made, as far as they come from the file
+    :param state: content of the file
+    :raises CheckpointError: naming the argument
+    """
+    largest = max((max(value.shape, default=1) for value in state["policy"].values() if hasattr(value, "shape")), default=1)
+    given = arguments.get("policy_kwargs") or {}
+    for name in ("latent_size", "head_layers", "projector_size"):
+        sizes = given.get(name, ())
+        sizes = sizes if isinstance(sizes, (list, tuple)) else (sizes,)
+        if any(is_number(size) and size > largest for size in sizes):
+            raise CheckpointError(f"asks for a network with `{name}` {given[name]} and holds no weights of that size")
+    rings, size = state["replay"].get("replays"), arguments.get("buffer_size", 0)
+    capacities = [ring["ring"]["capacity"] for ring in rings] if isinstance(rings, list) else []
+    if any(not is_number(capacity) or not is_number(size) or size > capacity for capacity in capacities):
+        raise CheckpointError(f"asks for a `buffer_size` of {size} and holds a replay of {capacities} rows")
+
+
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**62
 

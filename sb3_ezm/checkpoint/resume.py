@@ -11,7 +11,7 @@ import torch as th
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_ezm.checkpoint.checks import check_arguments, check_sections
+from sb3_ezm.checkpoint.checks import check_arguments, check_sections, check_sizes
 from sb3_ezm.checkpoint.codec import encode
 from sb3_ezm.checkpoint.container import checkpoint_path, find_checkpoint, read_checkpoint, read_label, write_checkpoint
 from sb3_ezm.checkpoint.folder import latest_checkpoint, next_sequence
@@ -86,6 +86,7 @@ def resume_training(
             what = "; ".join(f"`{name}`, because {reason}" for name, reason in missing.items())
             raise CheckpointError(f"needs arguments that it could not hold: pass {what}")
         saved = {name: entry["value"] for name, entry in kept.items() if "value" in entry}
+        check_sizes({name: value for name, value in saved.items() if name not in arguments}, state)
         saved = {"device": device, "task_set": state["tasks"], **saved}
         policy: Any = arguments.get("policy", saved.get("policy"))
         policy_class: Any = cls.policy_aliases.get(policy, policy)
@@ -95,7 +96,8 @@ def resume_training(
         model = cls(env=vec_env, **merged)
         why = restore(model, state, reset_env)
         apply_changes(model, arguments, saved["policy_kwargs"] or {})
-        model.run_id = (read_label(path) or {}).get("run", model.run_id)
+        run = (read_label(path) or {}).get("run")
+        model.run_id = run if isinstance(run, str) else model.run_id
         if arguments.get("seed") is not None:  # asked for other random numbers than those that would have followed
             model.set_random_seed(arguments["seed"])
     except CheckpointError as error:
