@@ -8,26 +8,25 @@ import secrets
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
+from sb3_ezm.checkpoint.protocol import Resumable
 from sb3_ezm.checkpoint.resume import check_savable, resume_training, save_checkpoint
 from sb3_ezm.checkpoint.signals import StopSignals
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.files import PathLike, replacing
-
-if TYPE_CHECKING:
-    from sb3_ezm.ezm import EZM
 
 SelfT = TypeVar("SelfT", bound="ResumableAlgorithm")
 
 
 class ResumableAlgorithm(OffPolicyAlgorithm):
     """
-    An off-policy algorithm whose trainings can be saved and continued without loss.
+    An off-policy algorithm whose trainings can be saved and continued without loss. A subclass has the parts that
+    :class:`~sb3_ezm.checkpoint.protocol.Resumable` names.
 
     :param args: of ``OffPolicyAlgorithm``
     :param kwargs: of ``OffPolicyAlgorithm``
@@ -53,7 +52,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         :raises CheckpointError: if something cannot be saved
         :raises OSError: if the file cannot be written; an older one of that name then stays
         """
-        return save_checkpoint(cast("EZM", self), path)
+        return save_checkpoint(cast(Resumable, self), path)
 
     def check_checkpoint(self) -> None:
         """
@@ -61,7 +60,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
 
         :raises CheckpointError: naming what no checkpoint can hold
         """
-        check_savable(cast("EZM", self))
+        check_savable(cast(Resumable, self))
 
     @classmethod
     def resume(cls: type[SelfT], path: PathLike, env: GymEnv | str, reset_env: bool = False, **arguments: Any) -> SelfT:
@@ -76,8 +75,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         :return: the algorithm where it stood
         :raises CheckpointError: if the file is truncated, changed or of another version, or the environment does not fit
         """
-        model = resume_training(cast("type[EZM]", cls), path, env, reset_env, arguments)
-        return cast("SelfT", model)
+        return cast(SelfT, resume_training(cast(Any, cls), path, env, reset_env, arguments))
 
     def save(
         self,
@@ -95,7 +93,8 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
     def save_replay_buffer(self, path: str | Path | io.BufferedIOBase) -> None:
         """Save as in SB3, with the names of the tasks, and at once or not at all."""
         if self.replay_buffer is not None:
-            cast("EZM", self).replay_buffer.task_names = cast("EZM", self).policy.task_set.names
+            model = cast(Resumable, self)
+            model.replay_buffer.task_names = model.policy.task_set.names
         if isinstance(path, io.BufferedIOBase):
             super().save_replay_buffer(path)
             return

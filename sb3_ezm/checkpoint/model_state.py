@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -13,14 +13,12 @@ from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.checkpoint.checks import check_generators, check_observed, check_optimizer, check_progress, check_weights
 from sb3_ezm.checkpoint.codec import encode
 from sb3_ezm.checkpoint.generators import global_states, restore_global_states
+from sb3_ezm.checkpoint.protocol import Resumable
 from sb3_ezm.checkpoint.vec_env_state import capture_vec_env, restore_episodes, restore_wrappers, start_anew
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.multitask.env_state import set_space_generators, space_generators
 from sb3_ezm.settings import argument_names
-
-if TYPE_CHECKING:
-    from sb3_ezm.ezm import EZM
 
 COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates")
 _MEANS = ("_current_progress_remaining", "ep_info_buffer", "ep_success_buffer")
@@ -31,7 +29,7 @@ _NOT_KEPT = ("self", "policy", "env", "device", "tensorboard_log", "_init_setup_
 _UNKNOWN = object()  # the value of an argument that a subclass does not keep as an attribute
 
 
-def capture(model: EZM) -> dict[str, Any]:
+def capture(model: Resumable) -> dict[str, Any]:
     """
     Collect everything that the future of a training depends on. Arrays are views: encode them before the training goes on.
 
@@ -62,7 +60,7 @@ def capture(model: EZM) -> dict[str, Any]:
     }
 
 
-def capture_arguments(model: EZM) -> dict[str, Any]:
+def capture_arguments(model: Resumable) -> dict[str, Any]:
     """
     Arguments with which the model was made, except for the policy class unless it has a name.
 
@@ -136,7 +134,7 @@ def check_env(state: dict[str, Any], env: VecEnv) -> None:
             raise CheckpointError(f"was written with the {name.replace('_', ' ')} {state[name]}, the environment has {space}")
 
 
-def restore(model: EZM, state: dict[str, Any], reset_env: bool) -> str:
+def restore(model: Resumable, state: dict[str, Any], reset_env: bool) -> str:
     """
     Give a new model the state of another.
 
@@ -176,7 +174,7 @@ def restore(model: EZM, state: dict[str, Any], reset_env: bool) -> str:
     return why
 
 
-def _capture_generators(model: EZM) -> dict[str, Any]:
+def _capture_generators(model: Resumable) -> dict[str, Any]:
     return {
         **global_states(),
         "cuda": th.cuda.get_rng_state(model.device) if model.device.type == "cuda" else None,
@@ -187,7 +185,7 @@ def _capture_generators(model: EZM) -> dict[str, Any]:
     }
 
 
-def _restore_generators(model: EZM, generators: dict[str, Any]) -> None:
+def _restore_generators(model: Resumable, generators: dict[str, Any]) -> None:
     restore_global_states(generators)
     if generators["cuda"] is not None and model.device.type == "cuda":
         th.cuda.set_rng_state(generators["cuda"], model.device)

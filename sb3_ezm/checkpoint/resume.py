@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch as th
-from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ezm.checkpoint.checks import check_arguments, check_sections, check_sizes
@@ -16,14 +16,12 @@ from sb3_ezm.checkpoint.codec import encode
 from sb3_ezm.checkpoint.container import checkpoint_path, find_checkpoint, read_checkpoint, read_label, write_checkpoint
 from sb3_ezm.checkpoint.folder import latest_checkpoint, next_sequence
 from sb3_ezm.checkpoint.model_state import capture, check_env, kept_arguments, restore
+from sb3_ezm.checkpoint.protocol import Resumable
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.files import PathLike
 from sb3_ezm.settings import apply_changes, change_arguments, check_discounts
 
-if TYPE_CHECKING:
-    from sb3_ezm.ezm import EZM
-
-ModelT = TypeVar("ModelT", bound="EZM")
+ModelT = TypeVar("ModelT", bound=Resumable)
 # What models and environments raise for a state that is not theirs, or for sizes that no memory holds.
 _UNFIT = (
     *(KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError),
@@ -31,7 +29,7 @@ _UNFIT = (
 )
 
 
-def save_checkpoint(model: EZM, path: PathLike) -> Path:
+def save_checkpoint(model: Resumable, path: PathLike) -> Path:
     """
     Save a training with everything that its future depends on, at once or not at all.
 
@@ -50,7 +48,7 @@ def save_checkpoint(model: EZM, path: PathLike) -> Path:
     return write_checkpoint(path, state, label)
 
 
-def check_savable(model: EZM) -> None:
+def check_savable(model: Resumable) -> None:
     """
     :param model: the algorithm, with an environment
     :raises CheckpointError: naming what no checkpoint can hold
@@ -79,7 +77,7 @@ def resume_training(
         kept, device = dict(state["arguments"]), state["device"]
         was_logged = state.get("logged", kept.pop("tensorboard_log", {}).get("value") is not None)
         check_arguments(kept, [*kept_arguments(cls), "policy"])
-        vec_env = cls._wrap_env(maybe_make_env(env, 0))
+        vec_env = BaseAlgorithm._wrap_env(maybe_make_env(env, 0))
         check_env(state, vec_env)
         missing = {name: entry["missing"] for name, entry in kept.items() if "missing" in entry and name not in arguments}
         if missing:
@@ -110,7 +108,7 @@ def resume_training(
     return model
 
 
-def _differences(model: EZM, state: dict[str, Any], why: str, was_logged: bool) -> Iterator[str]:
+def _differences(model: Resumable, state: dict[str, Any], why: str, was_logged: bool) -> Iterator[str]:
     """What does not go on as before, in words."""
     if why:
         kept = sorted({label for env in state["env"].get("statistics") or () for label, *_ in env})

@@ -176,7 +176,7 @@ class ThreadedVecEnv(DummyVecEnv):
             self._is_open = False
             if self._process == os.getpid():
                 try:
-                    self._join()
+                    self._join(INTERRUPT_PATIENCE)
                 except SubEnvError:  # one hangs, the others are closed
                     return
                 self._workers.stop()
