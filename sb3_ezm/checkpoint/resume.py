@@ -91,7 +91,8 @@ def resume_training(
         merged = change_arguments(cls, saved, arguments, policy_class)
         if "task_set" not in arguments:
             check_discounts(state["tasks"], vec_env, merged["gamma"])
-        model = cls(env=vec_env, **merged)
+        create: Any = cls
+        model: ModelT = create(env=vec_env, **merged)
         why = restore(model, state, reset_env)
         apply_changes(model, arguments, saved["policy_kwargs"] or {})
         run = (read_label(path) or {}).get("run")
