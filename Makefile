@@ -13,12 +13,14 @@ LINT_PATHS := $(wildcard sb3_ezm tests examples experiments benchmarks conforman
 MINUTES ?= 10
 ARGS ?=
 
-# Options of `make test`: worker processes, seconds one test may take, and further arguments of pytest.
+# Options of `make test`: worker processes, seconds after which a test hangs, and further arguments of pytest.
 WORKERS ?= 2
-TEST_TIMEOUT ?= 600
+TEST_TIMEOUT ?= 1800
 PYTEST_ARGS ?=
 # PyTorch of `make test-lowest` and `make test-newest`: the tested version unless you say otherwise, since each is a large download.
 TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+# Rows of `make test-matrix` (default: all; `python -m tests.matrix --list` has them).
+ROW ?=
 # Tests are handed out one by one, so that the few learning tests spread over the workers.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk=1 --timeout=$(TEST_TIMEOUT) -rs
 
@@ -31,7 +33,7 @@ endif
 endif
 endif
 
-.PHONY: help train test test-fast test-lowest test-newest docs docs-links lint type format check-codestyle commit-checks install clean
+.PHONY: help train test test-fast test-lowest test-newest test-matrix docs docs-links lint type format check-codestyle commit-checks install clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -60,6 +62,9 @@ $(1)/bin/python -m pip install --disable-pip-version-check $(2) -e ".[dev,zoo]"
 touch $(1)/.installed
 $(MAKE) test-fast VENV=$(1)
 endef
+
+test-matrix: $(INSTALLED) ## run the tests as other processors and users would (hours; one row: ROW=narrow)
+	$(BIN)/python -m tests.matrix $(ROW) -- $(PYTEST_ARGS)
 
 # `-n` also objects to names of the package that do not exist.
 docs: $(INSTALLED) ## build the pages in docs/_build/html; a warning is an error
