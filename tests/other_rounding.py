@@ -10,6 +10,7 @@ same computation still repeats itself bit for bit, and another batch does not. R
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +29,8 @@ AMPLITUDES = {
     **dict.fromkeys(("exp", "log", "log1p", "expm1", "tanh", "atanh", "sin", "cos", "sqrt", "rsqrt", "pow"), FUNCTIONS),
     **dict.fromkeys(("sigmoid", "softplus", "lerp", "randn", "normal_"), FUNCTIONS),
 }
+#: Names of tests that compile: the compiler does not look into what intercepts operations.
+COMPILING = ("compile", "captured_whole", "prepared_once", "runtime0")
 
 
 class OtherRounding(TorchDispatchMode):
@@ -57,8 +60,9 @@ class OtherRounding(TorchDispatchMode):
         bits = tensor.detach().view(kind)
         # Finite, and with digits in the lower half of the mantissa.
         inexact = (bits & ((1 << digits) - 1) != 0) & tensor.detach().isfinite()
-        # Without the sign: processors round -x as they round x.
-        mixed = tensor.detach().abs().view(kind).to(th.int64) * 2654435761 + (tensor.numel() * 40503 + self.seed * 97)
+        # Of the digits alone: processors round -x and 2x as they round x.
+        mantissa = bits.to(th.int64) & ((1 << (23 if tensor.dtype == th.float32 else 52)) - 1)
+        mixed = mantissa * 2654435761 + (tensor.numel() * 40503 + self.seed * 97)
         shift = ((mixed >> 7) % (2 * units + 1)) - units
         bits.add_((shift * inexact).to(kind))
 
@@ -68,5 +72,6 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """
     :param item: the test that runs with other last bits
     """
-    with OtherRounding(int(os.environ.get("ROUNDING_SEED", "1"))):
+    compiles = any(word in item.name for word in COMPILING)
+    with contextlib.nullcontext() if compiles else OtherRounding(int(os.environ.get("ROUNDING_SEED", "1"))):
         yield

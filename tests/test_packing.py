@@ -264,7 +264,9 @@ def test_packed_search_equals_the_slow_search_with_plain_networks() -> None:
     output = planned(model, config)
     for row in range(6):
         one = WorldModelPlanner(model, observations[row : row + 1], tasks[row : row + 1], config, (3, 1))
-        assert_same(output, row, level_search(one, config, noise, row), rtol=1e-5)
+        expected = level_search(one, config, noise, row)
+        assert expected.margin > 1e-4
+        assert_same(output, row, expected, rtol=1e-4)
 
 
 def test_many_rows_go_through_the_networks_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

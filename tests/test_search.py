@@ -37,8 +37,9 @@ def assert_same(output: SearchOutput, row: int, expected: OracleResult, scale: f
     assert output.q_values[row].tolist() == pytest.approx(expected.q_values, **near)
     assert float(output.values[row]) == pytest.approx(expected.value, **near)
     assert float(output.network_values[row]) == pytest.approx(expected.network_value, **near)
-    # Q differences are divided by the range of the tree (at least `min_value_spread`) and multiplied by up to 10 here.
-    assert output.weights[row].tolist() == pytest.approx(expected.weights, rel=1e3 * rtol, abs=1e3 * rtol)
+    # Q differences are divided by the range of the tree (at least `min_value_spread`) and multiplied by up to 74 here.
+    rough = min(1e3 * rtol, 0.03)
+    assert output.weights[row].tolist() == pytest.approx(expected.weights, rel=rough, abs=rough)
     assert output.actions[row].tolist() == pytest.approx(expected.action, abs=rtol)
     th.testing.assert_close(
         output.candidates[row], th.tensor(expected.candidates, dtype=output.candidates.dtype), rtol=0.0, atol=rtol
@@ -418,7 +419,7 @@ def test_planner_search_equals_the_slow_search_on_single_observations() -> None:
         one = WorldModelPlanner(model, observations[row : row + 1], tasks[row : row + 1], config, heads)
         expected = level_search(one, config, noise, row)
         assert expected.margin > 1e-4
-        assert_same(output, row, expected, rtol=1e-5)  # float32
+        assert_same(output, row, expected, rtol=1e-4)  # float32
     assert not output.actions[0, 1:].any() and output.actions[0, 0] != 0.0  # task 0 has one action entry
 
 
