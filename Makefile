@@ -104,5 +104,5 @@ $(INSTALLED): setup.cfg constraints.txt
 	@touch $@
 
 clean: ## delete .venv, caches and build outputs
-	rm -rf $(VENV) .venv-lowest .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/api
+	rm -rf $(VENV) .venv-lowest .venv-newest .venv-matrix build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/api
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
