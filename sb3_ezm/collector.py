@@ -13,11 +13,12 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.finite import check_rows
+from sb3_ezm.multitask.checked import check_answers
 from sb3_ezm.multitask.watch import EnvWatch, copy_observation
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.train_logging import MetricMeans, TimeSplit
@@ -73,8 +74,11 @@ class Collector:
         Collect in these environments from now on; they stand where the last observation says.
 
         :param env: vector environment
-        :raises ConfigurationError: if a wrapper changes the observations that ``VecNormalize`` returns
+        :raises ConfigurationError: if a wrapper changes the observations that ``VecNormalize`` returns, or an environment
+            lacks what Gymnasium asks for
         """
+        if env is not None and isinstance(env.unwrapped, DummyVecEnv):
+            check_answers(env.unwrapped)
         self._watch = None if env is None else EnvWatch(env)
         self._sent_at = self._raw = None
         normalize = None if self._watch is None else self._watch.normalize

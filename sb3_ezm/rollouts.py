@@ -21,6 +21,7 @@ from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.collector import Collector
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.inspection import find_served_tasks
+from sb3_ezm.tasks.api import check_env_class
 
 DISTURBED = (
     "The environments of the training were stepped or reset by somebody else (an evaluation or a callback?): their running "
@@ -59,6 +60,8 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
                 " `make_multitask_env(env_id, n_envs_per_task=n)`, or `make_vec_env(env_id, n_envs=n)` of "
                 "`stable_baselines3.common.env_util`."
             )
+        if isinstance(env, gym.Env):
+            check_env_class(env, f"The environment {type(env.unwrapped).__name__}")
         return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     @property

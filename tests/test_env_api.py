@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import SubprocVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_ezm import ConfigurationError, EZMError, NonFiniteError, make_multitask_env, make_task_set
 from sb3_ezm.cli import main
@@ -223,6 +223,26 @@ def test_learning_names_the_task(vec_env_cls: Any) -> None:
     with pytest.raises(EZMError, match=r"Task 'bad': the reward is None"):
         tiny_model(env).learn(10)
     env.close()
+
+
+@pytest.mark.parametrize("name", [*STEPS, *RESETS, *CLASSES])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_learning_in_an_ordinary_environment(name: str, wrapped: bool) -> None:
+    make, message = {**STEPS, **RESETS, **CLASSES}[name]
+    with pytest.raises((ConfigurationError, NonFiniteError)) as caught:
+        env: Any = make()
+        kind = type(env).__name__
+        if wrapped and name not in CLASSES:  # those already fail in the vector environment of Stable-Baselines3
+            inner = env
+            env = DummyVecEnv([lambda: gym.wrappers.TimeLimit(inner, 50)])
+        tiny_model(env, policy="MultiInputPolicy" if name in ("no such key", "wrong entry") else "MlpPolicy").learn(10)
+    assert message in str(caught.value) and kind in str(caught.value)
+
+
+def test_a_good_ordinary_environment_is_left_as_it_is() -> None:
+    env = NoOptions()
+    model = tiny_model(env).learn(20)
+    assert model.get_env().envs[0].unwrapped is env and model.num_timesteps == 20
 
 
 def test_an_exception_of_its_own_keeps_its_type_and_names_the_task() -> None:

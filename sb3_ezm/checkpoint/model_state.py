@@ -16,8 +16,8 @@ from sb3_ezm.checkpoint.generators import global_states, restore_global_states
 from sb3_ezm.checkpoint.protocol import Resumable
 from sb3_ezm.checkpoint.vec_env_state import capture_vec_env, restore_episodes, restore_wrappers, start_anew
 from sb3_ezm.errors import CheckpointError
-from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.multitask.env_state import set_space_generators, space_generators
+from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.settings import argument_names
 
 COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates")

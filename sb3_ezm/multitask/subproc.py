@@ -22,7 +22,6 @@ from sb3_ezm.errors import EZMError
 from sb3_ezm.multitask.vec_env import SubEnvError, check_time_limit
 from sb3_ezm.multitask.watch import OwnedObservations
 
-
 PATIENCE = 5.0  # seconds that a worker may take to end by itself
 
 

@@ -52,7 +52,8 @@ def check_env_class(env: Any, who: str) -> None:
                 f"{who}: `reset` of {type(layer).__name__} does not take {' and '.join(f'`{name}`' for name in missing)}: "
                 "write `def reset(self, *, seed=None, options=None)` and begin it with `super().reset(seed=seed)`."
             )
-        needed = ["seed", "options"]  # what Gymnasium's wrappers pass on
+        if type(layer).__module__.startswith("gymnasium."):
+            needed = ["seed", "options"]  # what these wrappers pass on
         layer = layer.env if isinstance(layer, gym.Wrapper) else None
 
 
@@ -164,7 +165,7 @@ class ObservationCheck:
     def __init__(self, space: spaces.Space[Any], size: int, who: str) -> None:
         self._space, self._size, self._who = space, size, who
         self._leaves = list(_leaves(space))
-        self._is_plain = isinstance(space, spaces.Box) and space.dtype.kind == "f"
+        self._dtype = space.dtype if isinstance(space, spaces.Box) else None
 
     def flatten(self, observation: Any) -> np.ndarray:
         """
@@ -172,8 +173,9 @@ class ObservationCheck:
         :return: [size], of any numeric type
         :raises ConfigurationError: naming what does not fit
         """
-        if self._is_plain and type(observation) is np.ndarray and observation.dtype.kind == "f":
-            if observation.shape == self._space.shape:  # by far the most frequent
+        if self._dtype is not None and type(observation) is np.ndarray and observation.shape == self._space.shape:
+            dtype = observation.dtype
+            if dtype == self._dtype or (dtype.kind == "f" and self._dtype.kind == "f"):  # by far the most frequent
                 return observation.reshape(-1)
         try:
             for path, leaf in self._leaves:

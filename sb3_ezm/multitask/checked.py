@@ -1,0 +1,70 @@
+"""Gymnasium's interface checked in ordinary environments, those without a padding wrapper that would do it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_ezm.multitask.padding import PaddedTaskEnv
+from sb3_ezm.multitask.watch import MethodExtension
+from sb3_ezm.tasks.api import ObservationCheck, check_env_class, check_reset, check_step
+
+
+class _CheckedReset(MethodExtension):
+    who = ""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return check_reset(self.method(*args, **kwargs), self.who)
+
+
+class _CheckedStep(MethodExtension):
+    who = ""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return check_step(self.method(*args, **kwargs), self.who)
+
+
+class _CheckedObservations(MethodExtension):
+    check: ObservationCheck | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        answer = self.method(*args, **kwargs)
+        if self.check is not None:
+            self.check.flatten(answer[0])
+        return answer
+
+
+def check_answers(env: DummyVecEnv) -> None:
+    """
+    Make the environments raise a ``ConfigurationError`` that names value and fix where they break Gymnasium's interface.
+
+    :param env: vector environment in this process
+    :raises ConfigurationError: if that can be seen before the first reset
+    """
+    for index, sub_env in enumerate(env.envs):
+        if _is_padded(sub_env):
+            continue
+        who = f"Environment {index} ({type(sub_env.unwrapped).__name__})"
+        check_env_class(sub_env, who)
+        for kind, name in ((_CheckedReset, "reset"), (_CheckedStep, "step")):
+            # Innermost: wrappers would already stumble over a wrong answer.
+            if (checked := kind.install(sub_env.unwrapped, name)) is not None:
+                checked.who = who
+        space = sub_env.observation_space
+        if not space.is_np_flattenable:
+            continue
+        for name in ("reset", "step"):
+            # Outermost: wrappers may change observations and their space.
+            if (observed := _CheckedObservations.install(sub_env, name)) is not None:
+                observed.check = ObservationCheck(space, spaces.flatdim(space), who)
+
+
+def _is_padded(env: gym.Env[Any, Any]) -> bool:
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, PaddedTaskEnv):
+            return True
+        env = env.env
+    return False
