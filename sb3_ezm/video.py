@@ -129,7 +129,7 @@ def record_episode(
     _check_opengl()
     frames = _frames(model, env, seed, deterministic, max_steps, frame_skip)
     with replacing(path) as temporary:
-        _write(temporary, frames, float(env.metadata.get("render_fps") or 30) / frame_skip)
+        _write(temporary, path, frames, float(env.metadata.get("render_fps") or 30) / frame_skip)
     return path
 
 
@@ -217,13 +217,13 @@ def _name(env: gym.Env[Any, Any]) -> str:
     return f"Task {env.task_name!r}" if isinstance(env, PaddedTaskEnv) else f"The environment {env}"
 
 
-def _write(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
+def _write(temporary: Path, path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
     if path.suffix == ".gif":
         try:
             import imageio.v2 as imageio  # here and below: who makes no video needs neither package
         except ImportError as error:
             raise VideoUnavailableError(f"Nothing here writes {path} ({error}): install imageio.") from error
-        imageio.mimsave(path, list(frames), duration=1000.0 / fps, loop=0)
+        imageio.mimsave(temporary, list(frames), duration=1000.0 / fps, loop=0)
         return
     try:
         import imageio_ffmpeg
@@ -231,18 +231,20 @@ def _write(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
         imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
         raise VideoUnavailableError(
-            f"There is no ffmpeg to write an .mp4 ({error}): install imageio-ffmpeg, or choose a .gif."
+            f"There is no ffmpeg to write {path} ({error}): install imageio-ffmpeg, or choose a .gif."
         ) from error
     first = next(frames)
     size = (first.shape[1], first.shape[0])
     # H.264 takes even sizes only; the library's default of 16 would scale more pictures than need it.
-    writer = imageio_ffmpeg.write_frames(str(path), size, fps=fps, codec="libx264", quality=7, macro_block_size=2)
+    writer = imageio_ffmpeg.write_frames(str(temporary), size, fps=fps, codec="libx264", quality=7, macro_block_size=2)
     writer.send(None)
     try:
         for frame in itertools.chain([first], frames):
             writer.send(np.ascontiguousarray(frame))
     except OSError as error:
         reason = str(error).splitlines()[0]
-        raise VideoUnavailableError(f"ffmpeg ended before the last picture, no video was written ({reason}).") from error
+        raise VideoUnavailableError(
+            f"ffmpeg ended before the last picture, {path} is incomplete ({reason}): nothing was kept."
+        ) from error
     finally:
         writer.close()
