@@ -77,7 +77,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             warnings.warn(DISTURBED, stacklevel=3)
         # A model that was loaded without its replay buffer has taken its first steps, but has nothing to learn from.
         missing = self.learning_starts - int(self.replay_buffer.total_added.sum())
-        self._no_updates_until = (0 if reset_num_timesteps else self.num_timesteps) + max(0, missing)
+        self._no_updates_until = (0 if reset_num_timesteps else self.num_timesteps) + missing if missing > 0 else -1
         if missing > 0 and self.num_timesteps > self.learning_starts and not reset_num_timesteps and self.verbose > 0:
             print(f"Updates go on after {missing} more transitions (`learning_starts`): the replay buffer has been emptied.")
         if self.collector.is_disturbed or self.is_mid_step:  # an error or interrupt broke the last step off
