@@ -24,6 +24,7 @@ from sb3_ezm.callbacks import TimedProgressCallback
 from sb3_ezm.cli import main
 from sb3_ezm.cli.arguments import whole
 from sb3_ezm.cli.plot import load_training
+from sb3_ezm.devices import set_num_threads
 from sb3_ezm.evaluation import evaluate_tasks
 from sb3_ezm.multitask import make_task_set
 from tests.tiny import SpaceEnv
@@ -267,6 +268,50 @@ def test_an_interrupt_saves_and_a_resume_goes_on(
     assert list(steps) == sorted(steps) and any(50 < step <= 140 for step in steps)
     assert f"Nothing to do: {total} of 260" in ezm("train", "--out", folder, "--resume", *quiet)
     assert not (folder / "tensorboard").exists()
+
+
+QUIET = ["--eval-episodes", "1", "--no-tensorboard", "--steps-per-task", "60"]
+
+
+def test_going_on_before_the_first_checkpoint_starts_from_the_beginning(ezm: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ezm("train", "toy-spin", "--out", folder, *QUIET, *SMALL)
+    shutil.rmtree(folder / "checkpoints")
+    assert "start again with" in ezm("resume", folder, status=2)  # what a model file holds would be lost
+    (folder / "model.zip").unlink()  # as after a kill before the first checkpoint
+    output = ezm("resume", folder, "--no-tensorboard")
+    assert "has no checkpoint yet: the training starts from its beginning" in output
+    assert 60 <= EZM.load(folder / "model.zip").num_timesteps < 80
+    assert not list(folder.glob(".replaced-*"))
+
+
+def test_overwriting_replaces_a_run_once_the_new_one_stands(ezm: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ezm("train", "toy-spin", "--out", folder, "--seed", 1, *QUIET, *SMALL)
+    (folder / "notes.txt").write_text("mine")
+    before = (folder / "model.zip").read_bytes()
+    assert "batch_size" in ezm("train", "toy-spin", "--out", folder, "--overwrite", "--set", "batch_size=0", status=2)
+    assert (folder / "model.zip").read_bytes() == before and (folder / "checkpoints").exists()
+    ezm("train", "toy-hold", "--out", folder, "--overwrite", *QUIET, *SMALL)
+    assert EZM.load(folder / "model.zip").policy.task_set.names == ("toy-hold",)
+    assert [path.name for path in (folder / "monitor").iterdir()] == ["toy-hold_0.monitor.csv"]
+    assert (folder / "notes.txt").read_text() == "mine" and not list(folder.glob(".replaced-*"))
+
+
+def test_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_ezm.devices.available_cpus", lambda: 1)
+    with pytest.warns(UserWarning, match="10000 threads were asked for, and 1 are used"):
+        set_num_threads(10_000)
+    assert th.get_num_threads() == 1
+
+
+def test_folders_that_cannot_be_written(ezm: Any, tmp_path: Path, run_folder: Path) -> None:
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "inside"
+    assert "cannot be created" in ezm("train", "toy-spin", "--out", place, status=2)
+    assert "cannot be written" in ezm("eval", run_folder, "--json", place, status=2)
+    assert "cannot be written" in ezm("plot", "training", run_folder, "-o", place.with_suffix(".png"), status=2)
+    assert "cannot be written" in ezm("video", run_folder, "-o", place.with_suffix(".gif"), status=2)
 
 
 def test_one_gymnasium_environment(ezm: Any, tmp_path: Path) -> None:

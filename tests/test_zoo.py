@@ -139,6 +139,15 @@ def test_help_and_misspelled_commands(capsys: pytest.CaptureFixture[str]) -> Non
     assert "push_to_hub" in capsys.readouterr().out
     assert main(["trian"]) == 2
     assert "Did you mean 'train'" in capsys.readouterr().err
+    assert main([]) == 0 and "push_to_hub" in capsys.readouterr().out
+
+
+def test_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sb3_ezm.devices.available_cpus", lambda: 3)
+    assert with_defaults(["--num-threads", "10000", "--seed", "10000"])[:4] == ["--num-threads", "3", "--seed", "10000"]
+    assert with_defaults(["--num-threads=10000"])[0] == "--num-threads=3"
+    assert capsys.readouterr().err.count("10000 threads were asked for, and 3 are used") == 2
+    assert with_defaults(["--num-threads", "2"])[:2] == ["--num-threads", "2"]
 
 
 def test_without_rl_zoo_the_package_imports_and_says_what_to_install(

@@ -9,9 +9,6 @@ import traceback
 from collections.abc import Sequence
 
 from sb3_ezm.errors import EZMError, did_you_mean
-from sb3_ezm.video import prefer_egl
-from sb3_ezm.zoo.hyperparams import ALGORITHM
-from sb3_ezm.zoo.registration import register
 
 USAGE = """\
 usage: python -m sb3_ezm.zoo COMMAND [options]
@@ -50,23 +47,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Run one of RL Zoo's programs.
 
     :param arguments: command and options, by default those of the process
-    :return: exit status: 0, or 2 for impossible arguments
+    :return: exit status: 0, 2 for impossible arguments or files, or 130 after an interrupt
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(USAGE)
-        return 0 if given else 2
+        return 0
     command, *options = given
     if command not in COMMANDS:
         print(f"There is no command {command!r}. {did_you_mean(command, COMMANDS)}", file=sys.stderr)
         return 2
+    # Here, as the help above needs neither PyTorch nor RL Zoo.
+    from sb3_ezm.video import prefer_egl
+    from sb3_ezm.zoo.registration import register
+
     argv = sys.argv
     prefer_egl()  # before RL Zoo imports what may import MuJoCo
     try:
         register()
         sys.argv = [f"python -m sb3_ezm.zoo {command}", *with_defaults(options)]
         _run(command)
-    except EZMError as error:
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (EZMError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (AssertionError, ValueError) as error:
@@ -86,12 +90,29 @@ def with_defaults(options: Sequence[str]) -> list[str]:
     :param options: as given
     :return: with the algorithm ``ezm`` and the folder ``logs`` unless others are given
     """
-    completed = list(options)
+    from sb3_ezm.zoo.hyperparams import ALGORITHM
+
+    completed = _with_bounded_threads(options)
     if not _has(options, "--algo"):
         completed += ["--algo", ALGORITHM]
     if not _has(options, "-f", "--folder", "--log-folder"):
         completed += ["-f", "logs"]
     return completed
+
+
+def _with_bounded_threads(options: Sequence[str]) -> list[str]:
+    """``--num-threads 10000`` would stall the machine: no more than there are cores."""
+    from sb3_ezm.devices import available_cpus
+
+    bounded, cores = list(options), available_cpus()
+    for index, option in enumerate(options):
+        name, equals, value = option.partition("=")
+        place = index if equals else index + 1
+        value = value if equals or place >= len(options) else options[place]
+        if name == "--num-threads" and value.isdecimal() and int(value) > cores:
+            print(f"warning: {value} threads were asked for, and {cores} are used: there are no more cores.", file=sys.stderr)
+            bounded[place] = f"{name}={cores}" if equals else str(cores)
+    return bounded
 
 
 def _raised_by_rl_zoo(error: Exception) -> bool:
