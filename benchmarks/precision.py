@@ -19,9 +19,9 @@ import torch as th
 from measuring import Row, report
 
 from sb3_ezm import EZM, load_preset, make_multitask_env
-from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
+from sb3_ezm.search import SearchOutput, BoundWorldModel, draw_noise, search
 from sb3_ezm.search.model import choose_heads
-from sb3_ezm.search.packed import network_for_search
+from sb3_ezm.runtime.packed_model import network_for_search
 
 
 def collect(model: EZM, vector_steps: int) -> None:
@@ -63,7 +63,7 @@ def run(model: EZM, observations: th.Tensor, tasks: th.Tensor, bf16: bool, seed:
     heads = choose_heads(config, len(world.value_heads), th.Generator().manual_seed(0))
     noise = draw_noise(config, len(tasks), world.action_mask.shape[1], generator)
     with th.no_grad(), network_for_search(world, config, bf16) as network:
-        return search(WorldModelPlanner(network, observations, tasks, config, heads), config, noise)
+        return search(BoundWorldModel(network, observations, tasks, config, heads), config, noise)
 
 
 def compare(exact: SearchOutput, other: SearchOutput, same_draws: bool) -> Row:

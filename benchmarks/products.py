@@ -17,7 +17,7 @@ import torch as th
 from measuring import Row, Task, interleave, report
 from torch.nn import functional
 
-from sb3_ezm.packing import can_pack
+from sb3_ezm.runtime.packing import can_pack
 
 LAYERS = 20
 CPU = th.device("cpu")

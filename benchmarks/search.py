@@ -8,7 +8,7 @@ Per number of roots ``B`` all contenders take turns in one run; a ratio is the m
 * ``search``: what acting and reanalysis do: draw the noise, gather the task rows, search with the two value heads in use.
 * ``/ calls``: the same over its own network calls alone (root and one call per halving level, same shapes).
 * ``host``: the search with a network of width 8: what remains is dispatch and the tree.
-* ``plain``: without packed weights (``sb3_ezm/packing.py``); ``packing``: what the first search in float32 after a change of
+* ``plain``: without packed weights (``sb3_ezm/runtime``); ``packing``: what the first search in float32 after a change of
   the weights takes longer.
 * ``sequential``: one network call per simulation (``sequential_search.py``), with the full network and with width 8.
 * ``mctx``: Gumbel MuZero of mctx, jitted, same layers and weights, all five value heads, float32; over the search with all
@@ -33,8 +33,8 @@ from measuring import Row, Task, interleave, ratio, report
 from sequential_search import sequential_search
 
 from sb3_ezm.config import ModelConfig, SearchConfig
-from sb3_ezm.search import WorldModelPlanner, draw_noise, halving_levels, search
-from sb3_ezm.search.packed import network_for_search
+from sb3_ezm.search import BoundWorldModel, draw_noise, halving_levels, search
+from sb3_ezm.runtime.packed_model import network_for_search
 from sb3_ezm.world_model import WorldModel
 
 TWO_HEADS = (0, 1)
@@ -80,13 +80,13 @@ class Problem:
         # Draws as the reanalysis makes them: where the search is.
         self.generator = None if device.type == "cpu" else th.Generator(device)
 
-    def planner(self, model: WorldModel, heads: tuple[int, ...] = TWO_HEADS) -> WorldModelPlanner:
+    def planner(self, model: WorldModel, heads: tuple[int, ...] = TWO_HEADS) -> BoundWorldModel:
         """
         :param model: the world model, or a packed one
         :param heads: value heads to evaluate
         :return: the model bound to the roots
         """
-        return WorldModelPlanner(model, self.observations, self.tasks, self.config, heads)
+        return BoundWorldModel(model, self.observations, self.tasks, self.config, heads)
 
     def search(
         self, heads: tuple[int, ...] = TWO_HEADS, sequential: bool = False, bf16: bool = False, packed: bool = True

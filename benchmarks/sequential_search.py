@@ -69,4 +69,5 @@ def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoi
         q_values=q,
         visits=visits,
         best=best,
+        scales=noise.scales.expand(rows, -1),
     )

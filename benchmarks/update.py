@@ -26,8 +26,8 @@ from measuring import Row, Task, interleave, matmul_ceiling, report
 
 from sb3_ezm import EZM, load_preset, make_multitask_env
 from sb3_ezm.presets import get_preset
-from sb3_ezm.search import WorldModelPlanner, draw_noise, search
-from sb3_ezm.search.packed import network_for_search
+from sb3_ezm.search import BoundWorldModel, draw_noise, search
+from sb3_ezm.runtime.packed_model import network_for_search
 from sb3_ezm.types import SegmentBatch, TargetBatch
 
 STEPS_PER_ENV = 60  # random ones, for something to draw from
@@ -57,12 +57,12 @@ class Update:
     def search_once(self) -> None:
         """Search from one root in each precision in use."""
         target, reanalyzer = self.model.policy.target_model, self.model.learner.reanalyzer
-        config, heads = reanalyzer.search_config, tuple(range(len(target.value_heads)))
+        config, heads = reanalyzer.planner.config, tuple(range(len(target.value_heads)))
         rows, tasks = (tensor[:1] for tensor in self.model.policy.layout.flatten_tensors(self._observation))
         for reduced in {False, reanalyzer.autocast}:
             with th.no_grad(), network_for_search(target, config, reduced) as network:
                 noise = draw_noise(config, 1, target.action_mask.shape[1])
-                search(WorldModelPlanner(network, rows, tasks, config, heads), config, noise).actions.cpu()
+                search(BoundWorldModel(network, rows, tasks, config, heads), config, noise).actions.cpu()
 
     def move_target(self) -> None:
         """Move the target network, then do the same."""
@@ -114,7 +114,7 @@ def table(model: EZM, seconds: float) -> list[Row]:
     """
     device, update, flops = model.device, Update(model), ModelFlops(model.policy.world_model)
     learner = model.learner
-    search, targets = learner.reanalyzer.search_config, learner.target_config
+    search, targets = learner.planner.config, learner.target_config
     tasks: dict[str, Task] = {
         "acting": update.act,
         "one root": update.search_once,

@@ -20,6 +20,7 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.finite import check_rows
 from sb3_ezm.multitask.checked import check_answers
 from sb3_ezm.multitask.watch import EnvWatch, copy_observation
+from sb3_ezm.planner import Planner
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.train_logging import MetricMeans, TimeSplit
 from sb3_ezm.types import BoolArray, FloatArray
@@ -43,13 +44,17 @@ class Collector:
     It has a random generator of its own: what else the policy is asked meanwhile does not change a training.
 
     :param policy: searches for the actions
+    :param planner: how it searches
     :param metrics: takes figures of the searches
     :param times: takes the time of searching, stepping and storing
     :param act_with_target: search with the target network instead of the learner
     """
 
-    def __init__(self, policy: EZMPolicy, metrics: MetricMeans, times: TimeSplit, act_with_target: bool) -> None:
+    def __init__(
+        self, policy: EZMPolicy, planner: Planner, metrics: MetricMeans, times: TimeSplit, act_with_target: bool
+    ) -> None:
         self.policy = policy
+        self.planner = planner
         self.metrics = metrics
         self.times = times
         self.act_with_target = act_with_target
@@ -178,7 +183,7 @@ class Collector:
             self.policy.set_training_mode(False)
             tensors, _ = self.policy.obs_to_tensor(observation)  # type: ignore[arg-type]
             model = self.policy.target_model if self.act_with_target else self.policy.world_model
-            output = self.policy.plan(tensors, model=model, generator=self.generator)
+            output = self.policy.plan(tensors, model=model, generator=self.generator, planner=self.planner)
             scaled, values = output.actions.cpu().numpy(), output.values.float().cpu().numpy()
         self.metrics.add(acting_value=output.values.mean(), acting_improvement=(output.values - output.network_values).mean())
         return scaled, values

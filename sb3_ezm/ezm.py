@@ -224,7 +224,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         if known is not None:
             self.task_statistics.load_state_dict(known.state_dict())
         self._times = TimeSplit()
-        self.collector = Collector(self.policy, self.learner.metrics, self._times, self.act_with_target)
+        self.collector = Collector(self.policy, self.learner.planner, self.learner.metrics, self._times, self.act_with_target)
         self.collector.watch(self.env)
         self._seed_parts(self.seed)
 

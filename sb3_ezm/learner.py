@@ -16,13 +16,13 @@ import torch as th
 
 from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig, TargetConfig, UpdateConfig
 from sb3_ezm.devices import Readback
-from sb3_ezm.errors import ConfigurationError, NonFiniteError, did_you_mean
+from sb3_ezm.errors import NonFiniteError
 from sb3_ezm.finite import describe_gradient
 from sb3_ezm.gradients import GradientStep, UnrollLoss
-from sb3_ezm.graphs import CudaGraphs
+from sb3_ezm.planner import Planner
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.reanalyze import Reanalyzer
-from sb3_ezm.search.static import StaticSearch
+from sb3_ezm.runtime.graphs import CudaGraphs, check_backend
 from sb3_ezm.train_logging import MetricMeans
 from sb3_ezm.types import FloatArray, IntArray, SegmentBatch, TargetBatch
 
@@ -101,22 +101,16 @@ class Learner:
         self.loss_config = loss_config
         self.update_config = update_config or UpdateConfig()
         self.runtime = runtime or RuntimeConfig()
-        mixed_precision = self.runtime.mixed_precision
         self.metrics = MetricMeans()
         generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
         # Millions of normal draws per batch: an accelerator makes them itself. The decisions of the host need one on the CPU.
         on_cpu = policy.device.type == "cpu"
         noise_generator = generator if on_cpu else th.Generator(policy.device).manual_seed(generator.initial_seed())
         graphs = CudaGraphs(policy.device) if self.runtime.cuda_graphs else None
-        static_search = None
-        if self.runtime.static:
-            _check_backend(self.runtime)
-            static_search = StaticSearch(search_config, self.runtime, graphs, autocast=mixed_precision)
-            policy.static_search = StaticSearch(search_config, self.runtime, graphs, autocast=False)
-        self.reanalyzer = Reanalyzer(
-            *(search_config, target_config, generator, self.runtime.max_roots, mixed_precision, noise_generator, static_search)
-        )
-        loss = UnrollLoss(policy.world_model, loss_config, target_config.unroll_steps, mixed_precision)
+        check_backend(self.runtime)
+        self.planner = Planner(search_config, self.runtime, graphs)
+        self.reanalyzer = Reanalyzer(self.planner, target_config, generator, noise_generator)
+        loss = UnrollLoss(policy.world_model, loss_config, target_config.unroll_steps, self.runtime.mixed_precision)
         self._gradient_step = GradientStep(loss, self.update_config.max_grad_norm, self.runtime, graphs)
         self._launched: deque[_LaunchedUpdate] = deque()
 
@@ -197,6 +191,7 @@ class Learner:
         if fused and getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
             optimizer.step()
+            self.policy.world_model.mark_changed()
             del optimizer.grad_scale, optimizer.found_inf
         elif bool(finite):  # other optimizers cannot skip a step on the device: the host waits for the verdict
             optimizer.step()
@@ -240,10 +235,3 @@ class Learner:
         losses = {name: loss.cpu() for name, loss in update.losses.items()}
         tasks = th.as_tensor(update.tasks)
         return describe_gradient(norm, update.updates, losses, update.weights.cpu(), tasks, self.policy.task_set.names, named)
-
-
-def _check_backend(runtime: RuntimeConfig) -> None:
-    known = th.compiler.list_backends(exclude_tags=None)
-    if runtime.compile and runtime.compile_backend not in known:
-        hint = did_you_mean(runtime.compile_backend, known)
-        raise ConfigurationError(f"`compile_backend` {runtime.compile_backend!r} is no backend of torch.compile. {hint}")

@@ -20,10 +20,8 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import SIZES
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.optimizers import check_optimizer, default_options
-from sb3_ezm.search import SearchOutput, WorldModelPlanner, deterministic_noise, draw_noise, search
-from sb3_ezm.search.model import choose_heads
-from sb3_ezm.search.packed import network_for_search
-from sb3_ezm.search.static import StaticSearch
+from sb3_ezm.planner import Planner
+from sb3_ezm.search import SearchOutput
 from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 from sb3_ezm.world_model import WorldModel
 
@@ -134,7 +132,7 @@ class EZMPolicy(BasePolicy):
         self.optimizer = optimizer_class(self.world_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
         self.lock = SharedLock()  # held while the networks are in one mode, training or evaluation
         self._generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
-        self.static_search: StaticSearch | None = None  # a learner with fixed shapes puts its own here, for collecting
+        self._planner = Planner(self.search_config)
 
     @classmethod
     def model_settings(cls, net_arch: Sequence[int] | None = None, **model_kwargs: Any) -> ModelConfig:
@@ -181,6 +179,7 @@ class EZMPolicy(BasePolicy):
         deterministic: bool = False,
         model: WorldModel | None = None,
         generator: th.Generator | None = None,
+        planner: Planner | None = None,
     ) -> SearchOutput:
         """
         Search from a batch of observations, in float32: acting has too few rows for bfloat16 to pay.
@@ -189,21 +188,13 @@ class EZMPolicy(BasePolicy):
         :param deterministic: without exploration noise; rows then depend on nothing but themselves
         :param model: world model to plan with (default: the learner's)
         :param generator: of the exploration noise (default: that of :meth:`predict`)
+        :param planner: searches (default: that of :meth:`predict`)
         :return: actions in [-1, 1] and search statistics
         """
         model = self.world_model if model is None else model
         rows, tasks = self.layout.flatten_tensors(observation)
         generator = None if deterministic else (generator or self._generator)
-        heads = choose_heads(self.search_config, len(model.value_heads), generator)
-        actions = model.action_mask.shape[1]
-        if deterministic:
-            noise = deterministic_noise(self.search_config, rows, actions)
-        else:
-            noise = draw_noise(self.search_config, len(tasks), actions, generator)
-        if self.static_search is not None and not deterministic:
-            return self.static_search(model, rows, tasks, heads, noise)
-        with th.no_grad(), network_for_search(model, self.search_config) as networks:
-            return search(WorldModelPlanner(networks, rows, tasks, self.search_config, heads), self.search_config, noise)
+        return (planner or self._planner).plan(model, rows, tasks, generator)
 
     def predict(
         self,
@@ -232,14 +223,12 @@ class EZMPolicy(BasePolicy):
         if self.planner:
             return self.plan(observation, deterministic).actions
         rows, tasks = self.layout.flatten_tensors(observation)
-        with network_for_search(self.world_model, self.search_config) as network:
-            context = network.embed(tasks)
-            prediction = network.predict(network.encode(rows, context), context, heads=(0,))
-        pre_tanh = prediction.mean
+        state = self._planner.evaluate(self.world_model, rows, tasks, heads=(0,))
+        pre_tanh = state.mean
         if not deterministic:
             noise = th.randn(pre_tanh.shape, generator=self._generator).to(pre_tanh.device)
-            pre_tanh = pre_tanh + th.exp(prediction.log_std) * noise
-        return squash_action(pre_tanh, context.mask)
+            pre_tanh = pre_tanh + th.exp(state.log_std) * noise
+        return squash_action(pre_tanh, self.world_model.action_mask[tasks])
 
     def unscale_action(self, scaled_action: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """
@@ -290,7 +279,10 @@ class EZMPolicy(BasePolicy):
         """
         # Stable-Baselines3 asks for this in every prediction, where looking is several times faster than switching.
         if self.training is not mode or any(module.training is not mode for module in self.world_model.modules()):
-            self.train(mode)
+            self.training = mode
+            for part in self.children():
+                if part is not self.target_model:
+                    part.train(mode)
         if any(module.training for module in self.target_model.modules()):
             self.target_model.eval()
 

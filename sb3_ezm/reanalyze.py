@@ -6,19 +6,18 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_ezm.config import SearchConfig, TargetConfig
+from sb3_ezm.config import TargetConfig
 from sb3_ezm.devices import to_device
-from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
-from sb3_ezm.search.model import choose_heads, reduce_values
-from sb3_ezm.search.packed import network_for_search
-from sb3_ezm.search.static import StaticSearch
+from sb3_ezm.planner import Planner
+from sb3_ezm.search import SearchOutput
+from sb3_ezm.search.model import choose_heads
 from sb3_ezm.targets import SegmentMasks, mix_value_targets, n_step_targets, segment_masks
 from sb3_ezm.types import SegmentBatch, TargetBatch
 from sb3_ezm.world_model import WorldModel
 
 
 class SearchTargets(NamedTuple):
-    """What the search of ``N`` positions teaches."""
+    """What ``N`` searches teach."""
 
     actions: th.Tensor  # [N, P, A]
     weights: th.Tensor  # [N, P]
@@ -30,32 +29,24 @@ class Reanalyzer:
     """
     Turns a batch of segments into learning targets.
 
-    :param search_config: settings of the search
+    :param planner: runs the searches
     :param target_config: kinds of targets
     :param generator: source of randomness on the CPU
-    :param max_roots: roots per search call; larger batches are cut into chunks to bound memory
-    :param autocast: run the networks in bfloat16 where the device supports it
-    :param static_search: runs the searches instead, in fixed shapes
     :param noise_generator: source of the searches' random draws, on the device where they are wanted (default: ``generator``)
     """
 
     def __init__(
         self,
-        search_config: SearchConfig,
+        planner: Planner,
         target_config: TargetConfig,
         generator: th.Generator,
-        max_roots: int = 4096,
-        autocast: bool = False,
         noise_generator: th.Generator | None = None,
-        static_search: StaticSearch | None = None,
     ) -> None:
-        self.search_config = search_config
+        self.planner = planner
         self.config = target_config
         self.generator = generator
-        self.max_roots = max_roots
-        self.autocast = autocast
         self.noise_generator = noise_generator or generator
-        self.static_search = static_search
+        self.autocast = planner.runtime.mixed_precision
 
     @th.no_grad()
     def __call__(self, model: WorldModel, batch: SegmentBatch, updates: int) -> tuple[TargetBatch, dict[str, th.Tensor]]:
@@ -106,11 +97,10 @@ class Reanalyzer:
         rows = batch.tasks.shape[0]
         # Behind an episode's end the buffer repeats the last observation, so index j + n is min(j + n, end).
         ahead = batch.observations[:, n : n + steps + 1].flatten(0, 1)
-        heads = choose_heads(self.search_config, len(model.value_heads), self.generator)
-        with network_for_search(model, self.search_config, self.autocast) as networks:
-            context = networks.embed(batch.tasks.repeat_interleave(steps + 1))
-            prediction = networks.predict(networks.encode(ahead, context), context, heads, policy=False)
-        bootstrap = reduce_values(model.values(prediction), self.search_config).unflatten(0, (rows, steps + 1))
+        heads = choose_heads(self.planner.config, len(model.value_heads), self.generator)
+        tasks = batch.tasks.repeat_interleave(steps + 1)
+        reached = self.planner.evaluate(model, ahead, tasks, heads, policy=False, bfloat16=self.autocast)
+        bootstrap = reached.value.unflatten(0, (rows, steps + 1))
         discount = model.discounts[batch.tasks]
         return n_step_targets(batch.rewards, batch.valid, batch.terminated, masks.dead, bootstrap, discount, n)
 
@@ -128,20 +118,35 @@ class Reanalyzer:
         device, shape = batch.rewards.device, masks.state.shape
         targets, mask = self._stored_targets(batch, masks)
         chosen = self._choose_positions(eligible)
-        figures = []
-        for part in chosen.split(self.max_roots) if len(chosen) else ():  # splitting nothing would give one empty part
-            output = self._search(model, batch, to_device(part, device))
-            self._fill(targets, mask, part, self._targets_of(output))
-            figures.append(self._figures(output))
-        means = {name: th.cat([part[name] for part in figures]).mean() for name in (figures[0] if figures else ())}
-        means["searched_share"] = th.full((), len(chosen) / max(1, len(eligible)), device=device)
-        return SearchTargets._make(column.unflatten(0, shape) for column in targets), mask.unflatten(0, shape), means
+        figures = {}
+        if len(chosen) > 0:
+            places = to_device(chosen, device)
+            output = self._search(model, batch, places)
+            for column, values in zip(targets, self._targets_of(output), strict=True):
+                column[places] = values
+            mask.index_fill_(0, places, 1.0)  # `mask[places] = 1.0` would make the host wait for CUDA
+            figures = _figures(output)
+        figures["searched_share"] = th.full((), len(chosen) / max(1, len(eligible)), device=device)
+        return SearchTargets._make(column.unflatten(0, shape) for column in targets), mask.unflatten(0, shape), figures
+
+    def _search(self, model: WorldModel, batch: SegmentBatch, places: th.Tensor) -> SearchOutput:
+        """Search at some of the flattened ``[B * (K+1)]`` positions."""
+        positions = self.config.unroll_steps + 1
+        return self.planner.plan(
+            model,
+            batch.observations[:, :positions].flatten(0, 1)[places],
+            batch.tasks[places // positions],
+            self.generator,
+            self.noise_generator,
+            bfloat16=self.autocast,
+            limit=positions * batch.tasks.shape[0],
+        )
 
     def _stored_targets(self, batch: SegmentBatch, masks: SegmentMasks) -> tuple[SearchTargets, th.Tensor]:
         """What was stored when the agent acted ``[B * (K+1), ...]``; warm-up actions were random and teach no policy."""
         positions = self.config.unroll_steps + 1
         count, device = masks.state.numel(), batch.rewards.device
-        width = self.search_config.num_candidates if self.config.policy_target == "improved" else 1
+        width = self.planner.config.num_candidates if self.config.policy_target == "improved" else 1
         actions = th.zeros(count, width, batch.actions.shape[-1], device=device)
         weights = th.zeros(count, width, device=device)
         actions[:, 0] = batch.actions[:, :positions].flatten(0, 1)
@@ -151,48 +156,23 @@ class Reanalyzer:
         mask *= float(self.config.use_stored_search)
         return SearchTargets(actions, weights, th.ones(count, width, device=device), values), mask
 
-    def _fill(self, targets: SearchTargets, mask: th.Tensor, part: th.Tensor, found: SearchTargets) -> None:
-        part = to_device(part, mask.device)
-        for column, values in zip(targets, found, strict=True):
-            column[part] = values
-        mask.index_fill_(0, part, 1.0)  # `mask[part] = 1.0` would make the host wait for CUDA
-
     def _targets_of(self, output: SearchOutput) -> SearchTargets:
         """Targets of searched positions."""
-        proposal = self._candidate_scales(output.weights.device)
         improved = self.config.search_value == "improved"
         values = (output.weights * output.q_values).sum(dim=1) if improved else output.values
+        scales = output.scales if self.config.match_proposal else th.ones_like(output.scales)
         if self.config.policy_target == "improved":
-            return SearchTargets(output.candidates, output.weights, proposal.expand_as(output.weights), values)
-        scales = proposal[output.best].unsqueeze(1)
-        return SearchTargets(output.actions.unsqueeze(1), th.ones_like(scales), scales, values)
+            return SearchTargets(output.candidates, output.weights, scales, values)
+        best = scales.gather(1, output.best.unsqueeze(1))
+        return SearchTargets(output.actions.unsqueeze(1), th.ones_like(best), best, values)
 
-    def _figures(self, output: SearchOutput) -> dict[str, th.Tensor]:
-        """What each search did ``[N]``."""
-        best_q = output.q_values.gather(1, output.best.unsqueeze(1)).squeeze(1)
-        narrow = self.search_config.num_candidates - self.search_config.num_wide
-        return {
-            "improvement": output.values - output.network_values,
-            "advantage": best_q - output.q_values.mean(dim=1),
-            "wide_share": (output.best >= narrow).float(),
-        }
 
-    def _candidate_scales(self, device: th.device) -> th.Tensor:
-        """Factor on the policy's deviation under which each candidate is imitated ``[C]``."""
-        count, wide = self.search_config.num_candidates, self.search_config.num_wide
-        scales = th.ones(count, device=device)
-        if self.config.match_proposal:
-            scales[count - wide :] = self.search_config.std_magnification
-        return scales
-
-    def _search(self, model: WorldModel, batch: SegmentBatch, part: th.Tensor) -> SearchOutput:
-        config, positions = self.search_config, self.config.unroll_steps + 1
-        observations = batch.observations[:, :positions].flatten(0, 1)[part]
-        tasks = batch.tasks[part // positions]
-        heads = choose_heads(config, len(model.value_heads), self.generator)
-        noise = draw_noise(config, len(tasks), model.action_mask.shape[1], self.noise_generator)
-        if self.static_search is not None:
-            limit = min(self.max_roots, positions * batch.tasks.shape[0])
-            return self.static_search(model, observations, tasks, heads, noise, limit)
-        with network_for_search(model, config, self.autocast) as networks:
-            return search(WorldModelPlanner(networks, observations, tasks, config, heads), config, noise)
+def _figures(output: SearchOutput) -> dict[str, th.Tensor]:
+    """What the searches did on average."""
+    best = output.best.unsqueeze(1)
+    best_q, scale = output.q_values.gather(1, best).squeeze(1), output.scales.gather(1, best)
+    return {
+        "improvement": (output.values - output.network_values).mean(),
+        "advantage": (best_q - output.q_values.mean(dim=1)).mean(),
+        "wide_share": (scale != 1.0).float().mean(),
+    }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch as th
+from torch import nn
 
 EPSILON = 1e-3  # the linear term that keeps the transform invertible
 
@@ -32,7 +35,7 @@ def unsquash(y: th.Tensor) -> th.Tensor:
     return t * (th.abs(t) + 2.0)
 
 
-class CategoricalSupport:
+class CategoricalSupport(nn.Module):
     """
     Equally spaced atoms in squashed space and the two conversions.
 
@@ -40,24 +43,17 @@ class CategoricalSupport:
     :param num_atoms: number of atoms ``S`` (odd: the middle atom is zero)
     """
 
+    atoms: th.Tensor  # [S] in squashed space
+
     def __init__(self, limit: float, num_atoms: int) -> None:
+        super().__init__()
         self.limit = float(limit)
         self.num_atoms = num_atoms
-        self._bound = float(squash(th.tensor(self.limit, dtype=th.float64)))
+        self._bound = self.limit / (math.sqrt(self.limit + 1.0) + 1.0) + EPSILON * self.limit  # squash(limit), in float64
         self._spacing = 2.0 * self._bound / (num_atoms - 1)
-        self._atoms = th.linspace(-self._bound, self._bound, num_atoms)
-        self._atoms[num_atoms // 2] = 0.0
-
-    def atoms(self, like: th.Tensor) -> th.Tensor:
-        """
-        Atoms in squashed space on the device of another tensor.
-
-        :param like: a tensor on the wanted device
-        :return: float32 ``[S]``
-        """
-        if self._atoms.device != like.device:
-            self._atoms = self._atoms.to(like.device)
-        return self._atoms
+        atoms = th.linspace(-self._bound, self._bound, num_atoms)
+        atoms[num_atoms // 2] = 0.0
+        self.register_buffer("atoms", atoms, persistent=False)
 
     def encode(self, x: th.Tensor) -> th.Tensor:
         """
@@ -71,7 +67,7 @@ class CategoricalSupport:
         position = ((squash(x.float()) + self._bound) / self._spacing).clamp(0, self.num_atoms - 1)
         lower = position.floor().clamp(max=self.num_atoms - 2)
         upper_weight = (position - lower).unsqueeze(-1)
-        # A NaN target has no place: it goes anywhere, with NaN weights, for the learner to report a loss that is not finite.
+        # A NaN has no index. Any will do: its weights are NaN, and the learner reports a loss that is not finite.
         index = lower.nan_to_num().long().unsqueeze(-1)
         target = th.zeros(*x.shape, self.num_atoms, device=x.device)
         target.scatter_(-1, index, 1.0 - upper_weight)
@@ -86,7 +82,7 @@ class CategoricalSupport:
         """
         probabilities = th.softmax(logits.float(), dim=-1)
         # Not a matrix product: autocast would round it to bfloat16.
-        return unsquash((probabilities * self.atoms(logits)).sum(dim=-1))
+        return unsquash((probabilities * self.atoms).sum(dim=-1))
 
     def cross_entropy(self, logits: th.Tensor, x: th.Tensor) -> th.Tensor:
         """

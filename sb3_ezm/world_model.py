@@ -75,6 +75,7 @@ class WorldModel(nn.Module):
         num_tasks, action_size = action_mask.shape
         self.config = config
         self.num_tasks = num_tasks
+        self.changes = 0  # those that were said, see `mark_changed`
         self.reward_support = CategoricalSupport(config.reward_range, config.num_atoms)
         self.value_support = CategoricalSupport(config.value_range, config.num_atoms)
         # Facts about the tasks, not learned: a file does not decide about them.
@@ -126,12 +127,28 @@ class WorldModel(nn.Module):
 
         self.observation_head = nn.Linear(latent, observation_size) if config.decode_observations else None
 
+    def mark_changed(self) -> None:
+        """
+        Say that weights or statistics have changed: copies of them are made again before the next search. PyTorch counts most
+        changes itself, but not those by fused optimizers, batch normalization and ``parameter.data``.
+        """
+        self.changes += 1
+
+    def train(self, mode: bool = True) -> WorldModel:
+        """
+        Switch between training and evaluation. The end of a training counts as a change.
+
+        :param mode: training or not
+        :return: the model
+        """
+        if self.training and not mode:
+            self.mark_changed()
+        super().train(mode)
+        return self
+
     def _apply(self, fn: Callable[[th.Tensor], th.Tensor], recurse: bool = True) -> WorldModel:
-        # What moves a module is this. The supports are no modules; left to follow in the first call, they would be sent from
-        # within a compiled function, which would be compiled a second time.
+        self.mark_changed()  # moved, or of another type
         super()._apply(fn, recurse)
-        for support in (self.reward_support, self.value_support):
-            support.atoms(self.discounts)
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -203,22 +220,28 @@ class WorldModel(nn.Module):
         return logits
 
     def predict(
-        self, latents: th.Tensor, context: TaskContext, heads: Sequence[int] | None = None, policy: bool = True
+        self,
+        latents: th.Tensor,
+        context: TaskContext,
+        heads: Sequence[int] | nn.ModuleList | None = None,
+        policy: bool = True,
     ) -> Prediction:
         """
         Values and policy ``F(s, k)``.
 
         :param latents: ``[B, L]``
         :param context: from :meth:`embed`
-        :param heads: value heads to evaluate (default: all)
+        :param heads: indices of the value heads to evaluate, or modules in their place (default: all)
         :param policy: evaluate the policy, too
         :return: value logits per head, masked mean and bounded log standard deviation (both without entries if not ``policy``)
         """
         if self.config.embed_prediction:
             latents = th.cat((latents, context.embedding), dim=-1)
         trunk = self.trunk(latents)
-        chosen = range(len(self.value_heads)) if heads is None else heads
-        value_logits = th.stack([self.value_heads[head](trunk) for head in chosen])
+        if heads is None:
+            heads = self.value_heads
+        chosen = heads if isinstance(heads, nn.ModuleList) else [self.value_heads[head] for head in heads]
+        value_logits = th.stack([head(trunk) for head in chosen])
         if not policy:
             nothing = latents.new_empty(*latents.shape[:-1], 0)
             return Prediction(value_logits, nothing, nothing)

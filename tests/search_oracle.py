@@ -396,4 +396,5 @@ def noise_for(config: SearchConfig, candidates: Sequence[float], leaf_actions: S
         wanted = leaf_actions[level] if level < len(leaf_actions) else [0.0] * config.num_leaf_actions
         size = sum(1 for at, _ in plan if at == level)
         leaves.append(th.atanh(th.tensor(wanted, dtype=th.float64)).view(1, 1, -1, 1).expand(1, size, -1, 1))
-    return SearchNoise(root, tuple(leaves), th.zeros(1, config.num_candidates, dtype=th.float64))
+    gumbel = th.zeros(1, config.num_candidates, dtype=th.float64)
+    return SearchNoise(root, tuple(leaves), gumbel, scales=th.ones_like(gumbel))

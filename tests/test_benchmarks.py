@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sb3_ezm.config import LossConfig, ModelConfig, SearchConfig, TargetConfig
 from sb3_ezm.evaluation import read_evaluations
-from sb3_ezm.packing import can_pack
-from sb3_ezm.search import WorldModelPlanner, draw_noise, packed, search
+from sb3_ezm.runtime.packing import can_pack
+from sb3_ezm.search import BoundWorldModel, draw_noise, packed, search
 from sb3_ezm.world_model import WorldModel
 from tests.search_oracle import SmoothModel
 from tests.search_oracle import sequential_search as slow_search
@@ -112,7 +112,7 @@ def test_operations_of_a_search() -> None:
     model, config = small_model(), SearchConfig(num_candidates=4, num_simulations=8)
     observations, tasks = th.randn(5, 6), th.tensor([0, 1, 2, 0, 1])
     noise = draw_noise(config, 5, 2, th.Generator().manual_seed(0))
-    done = counted(lambda: search(WorldModelPlanner(model, observations, tasks, config, (0, 1)), config, noise))
+    done = counted(lambda: search(BoundWorldModel(model, observations, tasks, config, (0, 1)), config, noise))
     assert done == 5 * ModelFlops(model).search(config)
 
 
@@ -126,7 +126,7 @@ def test_operations_of_an_update() -> None:
     batch = segments._replace(valid=th.ones_like(segments.valid), terminated=th.zeros_like(segments.terminated))
     targets = learner.reanalyze(batch, 0)
     config, steps = learner.target_config, learner.target_config.unroll_steps
-    expected = flops.reanalyze(learner.reanalyzer.search_config, config, 12)
+    expected = flops.reanalyze(learner.planner.config, config, 12)
     assert counted(lambda: learner.reanalyzer(model.policy.target_model, batch, 0)) == expected
     model.policy.set_training_mode(True)
     # The first layer hands no gradient to the observations, which the estimate of two backward passes per forward counts.
@@ -267,7 +267,7 @@ def test_mctx_twin_has_the_same_network() -> None:
 
     model, config = small_model(), SearchConfig(num_candidates=4, num_simulations=8)
     observations, tasks = th.randn(5, 6), th.tensor([0, 1, 2, 0, 1])
-    planner = WorldModelPlanner(model, observations, tasks, config, (0, 1))
+    planner = BoundWorldModel(model, observations, tasks, config, (0, 1))
     with th.no_grad():
         root = planner.root()
         actions = th.rand(5, 1, 2) * 2.0 - 1.0

@@ -20,7 +20,8 @@ from sb3_ezm.config import LossConfig, RuntimeConfig
 from sb3_ezm.devices import Readback, to_device
 from sb3_ezm.learner import Learner, NonFiniteLossError
 from sb3_ezm.search import draw_noise
-from sb3_ezm.search.static import StaticSearch
+from sb3_ezm.planner import Planner
+from sb3_ezm.runtime.static_search import StaticSearch
 from tests.resume_cases import differences
 from tests.test_learner import SEARCH, make_learner, make_policy, make_segments, prepare, snapshot
 from tests.tiny import tiny_model, toy_env
@@ -152,10 +153,11 @@ def test_acting_sends_nothing_from_pageable_memory(monkeypatch: pytest.MonkeyPat
     policy.set_training_mode(False)
     rows, tasks = th.zeros(3, 4, device="meta"), th.zeros(3, dtype=th.long, device="meta")
     monkeypatch.setattr(policy.layout, "flatten_tensors", lambda observation: observation)  # it looks at the tasks
+    planner = Planner(policy.search_config, RuntimeConfig())
     if static:
-        policy.static_search = StaticSearch(policy.search_config, RuntimeConfig(), None, autocast=False)
+        planner._static[False] = StaticSearch(policy.search_config, RuntimeConfig(), None, autocast=False)
     with Sends() as sends:
-        output = policy.plan((rows, tasks), model=policy.target_model)  # type: ignore[arg-type]
+        output = policy.plan((rows, tasks), model=policy.target_model, planner=planner)  # type: ignore[arg-type]
     assert output.actions.shape == (3, 2) and output.actions.is_meta
     assert sends.found == []
 

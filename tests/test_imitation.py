@@ -11,6 +11,7 @@ import torch as th
 
 from sb3_ezm.config import SearchConfig, TargetConfig
 from sb3_ezm.losses import policy_loss
+from sb3_ezm.planner import Planner
 from sb3_ezm.reanalyze import Reanalyzer
 from sb3_ezm.types import SegmentBatch
 from sb3_ezm.world_model import WorldModel
@@ -48,7 +49,7 @@ def imitation_gradients(rows: int, search: SearchConfig, **target: Any) -> dict[
         *(tasks, th.ones(rows), th.zeros(rows, dtype=th.long), th.arange(rows)),
     )
     config = TargetConfig(unroll_steps=UNROLL, td_steps=TD, value_target="td", **target)
-    targets, _ = Reanalyzer(search, config, th.Generator().manual_seed(0))(model, batch, 0)
+    targets, _ = Reanalyzer(Planner(search), config, th.Generator().manual_seed(0))(model, batch, 0)
     context = model.embed(tasks.repeat_interleave(UNROLL + 1))
     with th.no_grad():
         latents = model.encode(observations[:, : UNROLL + 1].flatten(0, 1), context)

@@ -17,13 +17,15 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_ezm import EZM, packing
+from sb3_ezm import EZM
 from sb3_ezm.config import ModelConfig, SearchConfig
 from sb3_ezm.networks import CounterlessBatchNorm, ResidualBlock, ResidualInput, mlp_head, residual_tower, tanh_layer
-from sb3_ezm.packing import PackedLinear, can_pack, pack
-from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, packed, search
+from sb3_ezm.runtime.packing import PackedLinear, can_pack, pack
+from sb3_ezm.planner import Planner
+from sb3_ezm.runtime import packed_model, packing
+from sb3_ezm.search import BoundWorldModel, SearchOutput, draw_noise, search
 from sb3_ezm.search import model as search_model
-from sb3_ezm.search.packed import PackedWorldModel, network_for_search, packed_world_model
+from sb3_ezm.runtime.packed_model import PackedWorldModel, network_for_search, packed_world_model
 from sb3_ezm.world_model import WorldModel
 from tests.search_oracle import level_search
 from tests.test_search import assert_same, small_world
@@ -36,7 +38,7 @@ PRODUCT = "mkldnn::_linear_pointwise"
 
 @pytest.fixture(autouse=True)
 def pack_small_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "MIN_LATENT_SIZE", 1)
+    monkeypatch.setattr(packed_model, "MIN_LATENT_SIZE", 1)
 
 
 def randomized(module: nn.Module) -> nn.Module:
@@ -253,7 +255,7 @@ def planned(model: WorldModel, config: SearchConfig, bfloat16: bool = False) -> 
     observations, tasks = th.randn(6, 6, generator=generator), th.tensor([0, 1, 2, 2, 1, 0])
     noise = draw_noise(config, 6, 3, generator)
     with network_for_search(model, config, bfloat16) as network:
-        return search(WorldModelPlanner(network, observations, tasks, config, (3, 1)), config, noise)
+        return search(BoundWorldModel(network, observations, tasks, config, (3, 1)), config, noise)
 
 
 def test_packed_search_equals_the_slow_search_with_plain_networks() -> None:
@@ -263,7 +265,7 @@ def test_packed_search_equals_the_slow_search_with_plain_networks() -> None:
     noise = draw_noise(config, 6, 3, generator)
     output = planned(model, config)
     for row in range(6):
-        one = WorldModelPlanner(model, observations[row : row + 1], tasks[row : row + 1], config, (3, 1))
+        one = BoundWorldModel(model, observations[row : row + 1], tasks[row : row + 1], config, (3, 1))
         expected = level_search(one, config, noise, row)
         assert expected.margin > 1e-4
         assert_same(output, row, expected, rtol=1e-4)
@@ -292,7 +294,7 @@ def test_bfloat16_keeps_statistics_in_float32() -> None:
         assert getattr(rough, name).dtype == th.float32 and getattr(rough, name).isfinite().all()
 
 
-# --- which models, and when anew -------------------------------------------------------------------------------------
+# --- which models, and when again ------------------------------------------------------------------------------------
 
 
 class DerivedWorldModel(WorldModel):
@@ -315,7 +317,7 @@ def test_what_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert network is model
     with network_for_search(model, config) as network:
         assert isinstance(network, PackedWorldModel)
-    monkeypatch.setattr(packed, "MIN_LATENT_SIZE", model.config.latent_size + 1)
+    monkeypatch.setattr(packed_model, "MIN_LATENT_SIZE", model.config.latent_size + 1)
     with network_for_search(model, config, bfloat16=True) as network:
         assert network is model and th.is_autocast_enabled("cpu")
     assert not th.is_autocast_enabled("cpu")
@@ -375,14 +377,13 @@ def test_threads_that_pack_the_same_model(monkeypatch: pytest.MonkeyPatch) -> No
     # Another thread finds the weights changed between this one's comparison and its return.
     model = small_world()
     assert packed_world_model(model, th.float32) is not None
-    are = packed._Weights.are
+    stamp = packed_model._stamp
 
-    def interrupted(self: packed._Weights, tensors: list[th.Tensor]) -> bool:
-        same = are(self, tensors)
-        packed._packings[model].clear()
-        return same
+    def interrupted(model: WorldModel, tensors: list[th.Tensor]) -> packed_model.Stamp:
+        packed_model._packings.get(model, {}).clear()
+        return stamp(model, tensors)
 
-    monkeypatch.setattr(packed._Weights, "are", interrupted)
+    monkeypatch.setattr(packed_model, "_stamp", interrupted)
     assert packed_world_model(model, th.float32) is not None
 
 
@@ -417,6 +418,11 @@ def step_of(make: Callable[..., th.optim.Optimizer], model: WorldModel) -> None:
     make(model.parameters(), lr=0.1).step()
 
 
+def step_fused(model: WorldModel) -> None:
+    step_of(partial(th.optim.Adam, fused=True), model)  # PyTorch does not count this change: it has to be said
+    model.mark_changed()
+
+
 @th.no_grad()
 def average(model: WorldModel) -> None:
     mine = list(model.parameters())
@@ -429,7 +435,8 @@ def load_others(model: WorldModel, assign: bool) -> None:
 
 def write_data(model: WorldModel) -> None:
     for parameter in model.parameters():
-        parameter.data.mul_(0.5)  # PyTorch does not count this one
+        parameter.data.mul_(0.5)  # PyTorch does not count this one: it has to be said
+    model.mark_changed()
 
 
 def replace_data(model: WorldModel) -> None:
@@ -455,30 +462,14 @@ def one_entry(model: WorldModel) -> None:
         model.trunk[0][0].inner.weight[1, 2] += 1.0  # type: ignore[index, union-attr, operator]
 
 
-def write_bias_entry(model: WorldModel) -> None:
-    model.policy_head[0].bias.data[3] += 1.0
-
-
-def reset_neuron(model: WorldModel) -> None:
-    model.trunk[0][0].inner.weight.data[5] = 0.0
-    model.trunk[0][0].inner.bias.data[5] = 0.0
-
-
-def write_column(model: WorldModel) -> None:
-    model.trunk[0][0].outer.weight.data[:, 5] = 0.0
-
-
 CHANGES: dict[str, Callable[[WorldModel], None]] = {
     "Adam, foreach": partial(step_of, partial(th.optim.Adam, foreach=True)),
-    "Adam, fused": partial(step_of, partial(th.optim.Adam, fused=True)),
+    "Adam, fused": step_fused,
     "AdamW": partial(step_of, th.optim.AdamW),
     "moving average": average,
     "load": partial(load_others, assign=False),
     "load and assign": partial(load_others, assign=True),
     "write data": write_data,
-    "write data of one bias": write_bias_entry,
-    "reset a neuron": reset_neuron,
-    "write data of one column": write_column,
     "replace data": replace_data,
     "replace a layer": replace_layer,
     "one entry": one_entry,
@@ -499,11 +490,14 @@ def test_changed_weights_are_packed_anew(name: str) -> None:
     assert any(not th.equal(a, b) for a, b in zip(before, verbs(anew), strict=True))
 
 
-def test_weights_that_are_no_numbers_are_packed_each_time() -> None:
+@pytest.mark.parametrize(
+    "change", [lambda model: model.half().float(), lambda model: model.to("meta"), WorldModel.mark_changed]
+)
+def test_moves_and_casts_count_as_changes(change: Callable[[WorldModel], object]) -> None:
     model = small_world()
-    model.policy_head[0].weight.data[0, 0] = float("nan")
-    first = packed_world_model(model, th.float32)
-    assert first is not None and packed_world_model(model, th.float32) is not first
+    before = model.changes
+    change(model)
+    assert model.changes > before
 
 
 def refer_to_itself(model: WorldModel) -> None:
@@ -545,7 +539,7 @@ def test_predictions_are_those_of_plain_networks() -> None:
     model.planner = False
     head = predict()[0]
     assert PRODUCT in used & operations(predict)
-    model.policy.search_config = SearchConfig(num_simulations=8, num_candidates=4, pack_weights=False)
+    model.policy._planner = Planner(SearchConfig(num_simulations=8, num_candidates=4, pack_weights=False))
     assert PRODUCT not in operations(predict)
     np.testing.assert_allclose(predict()[0], head, rtol=1e-4, atol=1e-5)
     model.planner = True
@@ -561,6 +555,23 @@ def test_training_packs_and_repeats_itself() -> None:
         run.learn(40)
     first, same, other = ([*run.policy.parameters()] for run in runs)
     assert all(map(th.equal, first, same)) and not all(map(th.equal, first, other))
+
+
+def test_an_update_changes_the_searches_that_follow() -> None:
+    model = tiny_model(toy_env(seed=1), seed=1, act_with_target=False)  # batch statistics, and a fused optimizer
+    model.learn(20)
+    for _ in range(2):
+        model.policy.set_training_mode(False)
+        world = model.policy.world_model
+        twin = packed_world_model(world, th.float32)
+        assert twin is not None
+        context = world.embed(th.arange(world.num_tasks))
+        latents = th.zeros(world.num_tasks, world.config.latent_size)
+        with th.no_grad():
+            th.testing.assert_close(twin.predict(latents, context), world.predict(latents, context), rtol=1e-3, atol=1e-4)
+            assert packed_world_model(world, th.float32) is twin
+        model.train(1, 8)
+        assert packed_world_model(model.policy.target_model, th.float32) is not None
 
 
 def test_saved_and_loaded_models_plan_the_same(tmp_path: object) -> None:

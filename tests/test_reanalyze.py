@@ -11,12 +11,13 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-import sb3_ezm.reanalyze as reanalyze_module
+import sb3_ezm.planner as planner_module
 from sb3_ezm.buffers import PerTaskReplayBuffer
-from sb3_ezm.config import SearchConfig, TargetConfig
+from sb3_ezm.config import RuntimeConfig, SearchConfig, TargetConfig
 from sb3_ezm.observations import ObservationLayout
+from sb3_ezm.planner import Planner
 from sb3_ezm.reanalyze import Reanalyzer
-from sb3_ezm.search import SearchNoise, SearchOutput, WorldModelPlanner, draw_noise
+from sb3_ezm.search import SearchNoise, SearchOutput, BoundWorldModel, draw_noise
 from sb3_ezm.search.model import reduce_values
 from sb3_ezm.types import SegmentBatch, TargetBatch
 from sb3_ezm.world_model import WorldModel
@@ -30,7 +31,8 @@ SEARCH = SearchConfig(num_simulations=6, num_candidates=4, value_reduction="mean
 
 def reanalyzer(search: SearchConfig = SEARCH, max_roots: int = 4096, seed: int = 0, **target: Any) -> Reanalyzer:
     config = TargetConfig(**{"unroll_steps": UNROLL, "td_steps": TD, "value_target": "td", **target})
-    return Reanalyzer(search, config, th.Generator().manual_seed(seed), max_roots=max_roots)
+    planner = Planner(search, RuntimeConfig(max_roots=max_roots))
+    return Reanalyzer(planner, config, th.Generator().manual_seed(seed))
 
 
 class Scene:
@@ -173,7 +175,7 @@ class TracingSearch:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[th.Tensor] = []
-        monkeypatch.setattr(reanalyze_module, "search", self)
+        monkeypatch.setattr(planner_module, "search", self)
 
     @staticmethod
     def result(observations: th.Tensor, tasks: th.Tensor, count: int) -> SearchOutput:
@@ -191,12 +193,14 @@ class TracingSearch:
             q_values=q,
             visits=th.ones(len(observations), count),
             best=best,
+            scales=th.ones(len(observations), count),
         )
 
-    def __call__(self, planner: WorldModelPlanner, config: SearchConfig, noise: SearchNoise) -> SearchOutput:
+    def __call__(self, planner: BoundWorldModel, config: SearchConfig, noise: SearchNoise) -> SearchOutput:
         self.calls.append(planner._observations)
         assert noise.root.shape[0] == len(planner._observations)
-        return self.result(planner._observations, planner._context.tasks, config.num_candidates)
+        result = self.result(planner._observations, planner._context.tasks, config.num_candidates)
+        return result._replace(scales=noise.scales.expand_as(result.visits))
 
     def searched(self, scene: Scene, targets: TargetBatch) -> set[tuple[int, int]]:
         """Positions whose action is the one that a search at that very state finds (and not the stored one)."""
@@ -399,7 +403,7 @@ def test_chunks_change_nothing_with_the_real_search(monkeypatch: pytest.MonkeyPa
     def shared(config: SearchConfig, rows: int, size: int, generator: th.Generator) -> SearchNoise:
         return draw_noise(config, 1, size, th.Generator().manual_seed(0))  # a row of draws is shared by all roots
 
-    monkeypatch.setattr(reanalyze_module, "draw_noise", shared)
+    monkeypatch.setattr(planner_module, "draw_noise", shared)
     scene = every_ending()
     whole, parts = (
         reanalyzer(policy_target="improved", value_target="search", max_roots=roots)(scene.model, scene.batch, 0)[0]

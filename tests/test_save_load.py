@@ -156,7 +156,7 @@ def test_the_counters_and_settings_come_back() -> None:
     same += ["value_target", "policy_target", "independent_replay", "act_with_target", "gamma", "seed", "batch_size"]
     assert {name: getattr(loaded, name) for name in same} == {name: getattr(model, name) for name in same}
     assert loaded.lr_schedule(0.5) == model.lr_schedule(0.5)
-    assert loaded.learner.reanalyzer.search_config == model.learner.reanalyzer.search_config
+    assert loaded.learner.planner.config == model.learner.planner.config
     assert loaded.learner.reanalyzer.config == model.learner.reanalyzer.config
     assert loaded.learner.loss_config == model.learner.loss_config
     assert loaded.task_statistics.snapshot() == model.task_statistics.snapshot() != {}
@@ -200,7 +200,7 @@ def test_loading_with_other_settings() -> None:
     model = trained()
     loaded = reloaded(model, num_simulations=8, seed=7, verbose=0)
     assert loaded.policy.search_config.num_simulations == 8
-    assert loaded.learner.reanalyzer.search_config.num_simulations == 8
+    assert loaded.learner.planner.config.num_simulations == 8
     assert loaded.seed == 7
 
 

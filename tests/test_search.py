@@ -15,7 +15,7 @@ from sb3_ezm.config import ModelConfig, SearchConfig
 from sb3_ezm.search import (
     SearchNoise,
     SearchOutput,
-    WorldModelPlanner,
+    BoundWorldModel,
     deterministic_noise,
     draw_noise,
     halving_levels,
@@ -158,7 +158,8 @@ def test_rewards_and_values_in_other_units_give_the_same_search() -> None:
 
 
 def take(noise: SearchNoise, index: list[int]) -> SearchNoise:
-    return SearchNoise(noise.root[index], tuple(level[index] for level in noise.leaves), noise.gumbel[index])
+    leaves = tuple(level[index] for level in noise.leaves)
+    return SearchNoise(noise.root[index], leaves, noise.gumbel[index], noise.scales[index])
 
 
 def mixed_world(rows: int) -> tuple[SearchConfig, SmoothModel, SearchNoise]:
@@ -182,7 +183,7 @@ def test_noise_of_padded_entries_changes_nothing() -> None:
     config, model, noise = mixed_world(7)
     junk = th.rand(7, 1, 4, generator=th.Generator().manual_seed(1)) * 10.0 * (1.0 - model.mask.unsqueeze(1)).float()
     assert junk.any()
-    changed = SearchNoise(noise.root + junk, tuple(level + junk.unsqueeze(1) for level in noise.leaves), noise.gumbel)
+    changed = noise._replace(root=noise.root + junk, leaves=tuple(level + junk.unsqueeze(1) for level in noise.leaves))
     clean, dirty = search(model, config, noise), search(model, config, changed)
     for a, b in zip(clean, dirty, strict=True):
         assert th.equal(a, b)
@@ -414,9 +415,9 @@ def test_planner_search_equals_the_slow_search_on_single_observations() -> None:
     generator = th.Generator().manual_seed(2)
     observations, tasks = th.randn(6, 6, generator=generator), th.tensor([0, 1, 2, 2, 1, 0])
     noise = draw_noise(config, 6, 3, generator)
-    output = search(WorldModelPlanner(model, observations, tasks, config, heads), config, noise)
+    output = search(BoundWorldModel(model, observations, tasks, config, heads), config, noise)
     for row in range(6):
-        one = WorldModelPlanner(model, observations[row : row + 1], tasks[row : row + 1], config, heads)
+        one = BoundWorldModel(model, observations[row : row + 1], tasks[row : row + 1], config, heads)
         expected = level_search(one, config, noise, row)
         assert expected.margin > 1e-4
         assert_same(output, row, expected, rtol=1e-4)  # float32
@@ -426,7 +427,7 @@ def test_planner_search_equals_the_slow_search_on_single_observations() -> None:
 def test_planner_uses_the_given_heads_and_decodes_raw_units() -> None:
     model, config = small_world(), SearchConfig(value_floor=-3.0)
     observations, tasks = th.randn(4, 6, generator=th.Generator().manual_seed(1)), th.tensor([0, 1, 2, 0])
-    planner = WorldModelPlanner(model, observations, tasks, config, (4, 2))
+    planner = BoundWorldModel(model, observations, tasks, config, (4, 2))
     root = planner.root()
     context = model.embed(tasks)
     latent = model.encode(observations, context)
@@ -448,9 +449,7 @@ def test_planner_uses_the_given_heads_and_decodes_raw_units() -> None:
 
 def test_search_under_bfloat16_autocast_keeps_statistics_in_float32() -> None:
     model, config = small_world(0.1), SearchConfig(num_candidates=8, num_simulations=16)
-    planner = WorldModelPlanner(
-        model, th.randn(6, 6, generator=th.Generator().manual_seed(0)), th.arange(6) % 3, config, (0, 1)
-    )
+    planner = BoundWorldModel(model, th.randn(6, 6, generator=th.Generator().manual_seed(0)), th.arange(6) % 3, config, (0, 1))
     noise = deterministic_noise(config, th.arange(36.0).view(6, 6), 3)
     exact = search(planner, config, noise)
     with th.autocast("cpu", dtype=th.bfloat16):
@@ -463,7 +462,7 @@ def test_search_under_bfloat16_autocast_keeps_statistics_in_float32() -> None:
 
 def test_search_builds_no_graph() -> None:
     model, config = small_world(), SearchConfig(num_candidates=2, num_simulations=4)
-    planner = WorldModelPlanner(model, th.zeros(2, 6), th.tensor([0, 1]), config, (0,))
+    planner = BoundWorldModel(model, th.zeros(2, 6), th.tensor([0, 1]), config, (0,))
     output = search(planner, config, deterministic_noise(config, th.zeros(2, 6), 3))
     assert not any(field.requires_grad for field in output)
 

@@ -16,10 +16,10 @@ import torch as th
 from sb3_ezm import ConfigurationError
 from sb3_ezm import learner as learner_module
 from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig
-from sb3_ezm.graphs import CudaGraphs, StaticFunction, Tensors, padded_rows
+from sb3_ezm.runtime.graphs import CudaGraphs, StaticFunction, Tensors, padded_rows
 from sb3_ezm.learner import Learner
-from sb3_ezm.search import SearchOutput, WorldModelPlanner, draw_noise, search
-from sb3_ezm.search.static import SearchModule, StaticSearch, fill_up
+from sb3_ezm.search import SearchOutput, BoundWorldModel, draw_noise, search
+from sb3_ezm.runtime.static_search import SearchModule, StaticSearch, fill_up
 from tests.test_learner import SEARCH, make_learner, make_policy, make_segments
 from tests.tiny import assert_same_weights, randomize, tiny_model, toy_env, weights_of
 
@@ -157,7 +157,7 @@ def test_unknown_backends_are_refused_at_once() -> None:
 
 def assert_same_search(got: SearchOutput, expected: SearchOutput) -> None:
     assert th.equal(got.best, expected.best) and th.equal(got.visits, expected.visits)
-    for name in ("actions", "candidates", "weights", "values", "network_values", "q_values"):
+    for name in ("actions", "candidates", "weights", "values", "network_values", "q_values", "scales"):
         th.testing.assert_close(getattr(got, name), getattr(expected, name), rtol=1e-5, atol=1e-5)
 
 
@@ -181,7 +181,7 @@ def test_static_searches_are_searches(runtime: RuntimeConfig, reduction: Any) ->
                 parameter.add_(0.05 * th.randn_like(parameter))
         observations, tasks = th.randn(count, 4, generator=generator), th.arange(count) % 2
         noise = draw_noise(config, count, 2, generator)
-        expected = search(WorldModelPlanner(model, observations, tasks, config, heads), config, noise)
+        expected = search(BoundWorldModel(model, observations, tasks, config, heads), config, noise)
         got = static(model, observations, tasks, heads, noise, limit=16)
         assert got.actions.shape == (count, 2)
         assert_same_search(got, expected)
@@ -205,11 +205,11 @@ def test_each_model_and_shape_is_prepared_once() -> None:
 def test_head_places_are_copies_and_the_rest_is_shared() -> None:
     policy = make_policy(num_value_heads=3, head_norm="batch")
     module = SearchModule(policy.target_model, SEARCH, autocast=False)
-    assert len(module.model.value_heads) == 2 and len(policy.target_model.value_heads) == 3
-    assert module.model.trunk is policy.target_model.trunk
+    assert len(module.places) == 2 and len(policy.target_model.value_heads) == 3
+    assert module.model is policy.target_model
     randomize(policy)
     module.choose_heads((2, 0))
-    for place, head in zip(module.model.value_heads, (2, 0), strict=True):
+    for place, head in zip(module.places, (2, 0), strict=True):
         own = policy.target_model.value_heads[head].state_dict()
         assert all(th.equal(tensor, own[name]) for name, tensor in place.state_dict().items())
     assert set(policy.state_dict()) == set(make_policy(num_value_heads=3, head_norm="batch").state_dict())
@@ -277,7 +277,8 @@ def test_one_recording_of_the_gradient_serves_all_updates(host_graphs: None) -> 
 
 def test_a_recorded_training_keeps_its_rules(host_graphs: None) -> None:
     model = tiny_model(toy_env(["toy-balance", "toy-spin"]), runtime_kwargs={"cuda_graphs": True}).learn(20)
-    assert model.policy.static_search is not None
+    (static,) = {len(search._prepared) for search in model.learner.planner._static.values() if search._prepared}
+    assert static == 1  # acting and reanalysis alike
     plain = tiny_model(toy_env(["toy-balance", "toy-spin"])).learn(20)
     assert model.replay_buffer.size() == plain.replay_buffer.size()
     again = tiny_model(toy_env(["toy-balance", "toy-spin"]), runtime_kwargs={"cuda_graphs": True}).learn(20)
@@ -318,7 +319,7 @@ def test_unroll_losses_and_search_are_captured_whole() -> None:
     assert graphs == [linear_calls(loss, *inputs)]
     module = SearchModule(learner.policy.target_model, SEARCH, autocast=False)
     noise = draw_noise(SEARCH, 6, 2, th.Generator().manual_seed(0))
-    rows = (batch.observations[:6, 0], batch.tasks[:6], noise.root, noise.gumbel, *noise.leaves)
+    rows = (batch.observations[:6, 0], batch.tasks[:6], noise.root, noise.gumbel, noise.scales, *noise.leaves)
     compiled_search = th.compile(module, backend=counting_backend, fullgraph=True, dynamic=False)
     th.testing.assert_close(tuple(compiled_search(*rows)), tuple(module(*rows)), rtol=1e-4, atol=1e-4)
     assert graphs[1:] == [linear_calls(module, *rows)]

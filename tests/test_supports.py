@@ -63,7 +63,7 @@ def test_transform_is_odd_and_increasing() -> None:
 def test_atoms_of_the_paper() -> None:
     # Range 299 with 51 atoms: H(299) = 16.6195, spacing 2 * 16.6195 / 50 = 0.66478, the 26th atom is zero.
     support = CategoricalSupport(299.0, 51)
-    atoms = support.atoms(th.zeros(1))
+    atoms = support.atoms
     assert atoms.shape == (51,) and atoms[25] == 0.0
     assert [atoms[-1].item(), atoms[0].item()] == pytest.approx([16.6195, -16.6195], abs=1e-4)
     th.testing.assert_close(atoms.diff(), th.full((50,), 0.66478), rtol=0.0, atol=3e-5)
@@ -100,8 +100,8 @@ def test_two_hot_is_a_distribution_on_two_neighbors_with_the_right_mean(limit: f
     for row in encoded:
         used = row.nonzero().flatten().tolist()
         assert len(used) == 1 or (len(used) == 2 and used[1] == used[0] + 1)
-    mean = (encoded * support.atoms(x)).sum(dim=-1)
-    bound = support.atoms(x)[-1].item()
+    mean = (encoded * support.atoms).sum(dim=-1)
+    bound = support.atoms[-1].item()
     th.testing.assert_close(mean, squash(x.clamp(-limit, limit)), rtol=1e-5, atol=1e-5 * bound)
 
 
@@ -172,6 +172,6 @@ def test_decoding_and_loss_stay_in_float32_under_autocast() -> None:
 def test_atoms_follow_their_model_at_once() -> None:
     model = small_model()
     supports = (model.reward_support, model.value_support)
-    assert all(support._atoms.device.type == "cpu" for support in supports)
+    assert all(support.atoms.device.type == "cpu" for support in supports)
     assert model.to("meta") is model
-    assert all(support._atoms.device.type == "meta" for support in supports)
+    assert all(support.atoms.device.type == "meta" for support in supports)

@@ -20,9 +20,9 @@ from measuring import Task, interleave, ratio
 from search import NARROW, SIZES, TWO_HEADS, Problem, mctx_contender
 
 from sb3_ezm.config import RuntimeConfig
-from sb3_ezm.graphs import CudaGraphs
+from sb3_ezm.runtime.graphs import CudaGraphs
 from sb3_ezm.search import draw_noise
-from sb3_ezm.search.static import StaticSearch
+from sb3_ezm.runtime.static_search import StaticSearch
 
 ROWS = "searching.jsonl"
 ROOTS = (9, 56, 256, 3024)

@@ -32,6 +32,7 @@ class SearchOutput(NamedTuple):
     q_values: th.Tensor  # [B, C]     Q of each candidate
     visits: th.Tensor  # [B, C]
     best: th.Tensor  # [B]        index of the best candidate
+    scales: th.Tensor  # [B, C]     factor on the policy's deviation with which each candidate was drawn
 
 
 @th.no_grad()
@@ -83,6 +84,7 @@ def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> Sear
         q_values=q,
         visits=visits,
         best=best,
+        scales=noise.scales.expand(rows, count),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch as th
+from torch import nn
 
 from sb3_ezm.config import SearchConfig
 from sb3_ezm.types import TaskContext
@@ -49,7 +50,7 @@ class SearchModel(Protocol):
         """
 
 
-class WorldModelPlanner:
+class BoundWorldModel:
     """
     A world model bound to observations and tasks; only the value heads in use are evaluated.
 
@@ -57,11 +58,16 @@ class WorldModelPlanner:
     :param observations: ``[B, O]``
     :param tasks: ``[B]``
     :param config: search settings (value reduction and floor)
-    :param heads: value heads to use, from :func:`choose_heads`
+    :param heads: value heads to use, from :func:`choose_heads`, or modules in their place
     """
 
     def __init__(
-        self, model: WorldModel, observations: th.Tensor, tasks: th.Tensor, config: SearchConfig, heads: Sequence[int]
+        self,
+        model: WorldModel,
+        observations: th.Tensor,
+        tasks: th.Tensor,
+        config: SearchConfig,
+        heads: Sequence[int] | nn.ModuleList,
     ) -> None:
         self._model = model
         self._observations = observations
@@ -72,14 +78,15 @@ class WorldModelPlanner:
         self.mask = self._context.mask
         self.discount = self._context.discount
 
-    def root(self) -> Evaluation:
+    def root(self, policy: bool = True) -> Evaluation:
         """
         Encode and evaluate the observations.
 
+        :param policy: whether the policy is wanted, too
         :return: fields with leading shape ``[B]``
         """
         latent = self._model.encode(self._observations, self._context)
-        return self._evaluate(latent, th.zeros(latent.shape[0], device=latent.device), self._context)
+        return self._evaluate(latent, th.zeros(latent.shape[0], device=latent.device), self._context, policy)
 
     def expand(self, latents: th.Tensor, actions: th.Tensor, policy: bool = True) -> Evaluation:
         """

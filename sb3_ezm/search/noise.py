@@ -22,6 +22,7 @@ class SearchNoise(NamedTuple):
     root: th.Tensor  # [b, C, A]
     leaves: tuple[th.Tensor, ...]  # per level but the last: [b, m, M, A]
     gumbel: th.Tensor  # [b, C]
+    scales: th.Tensor  # [b, C]  factor on the policy's deviation that is part of the root's draws
 
     def to(self, device: th.device) -> SearchNoise:
         """
@@ -31,7 +32,8 @@ class SearchNoise(NamedTuple):
         :return: the same draws there
         """
         leaves = tuple(to_device(leaf, device) for leaf in self.leaves)
-        return SearchNoise(to_device(self.root, device), leaves, to_device(self.gumbel, device))
+        root, gumbel, scales = (to_device(x, device) for x in (self.root, self.gumbel, self.scales))
+        return SearchNoise(root, leaves, gumbel, scales)
 
 
 def _scales(count: int, wide: int, magnification: float, device: th.device) -> th.Tensor:
@@ -59,11 +61,12 @@ def draw_noise(config: SearchConfig, rows: int, action_size: int, generator: th.
     if config.gumbel_scale > 0:
         uniform = th.rand(rows, config.num_candidates, **where).clamp(1e-20, 1.0 - 1e-7)
         gumbel = -th.log(-th.log(uniform)) * config.gumbel_scale
-    root *= _scales(config.num_candidates, config.num_wide, config.std_magnification, root.device).view(1, -1, 1)
+    scales = _scales(config.num_candidates, config.num_wide, config.std_magnification, root.device).expand(rows, -1)
+    root *= scales.unsqueeze(2)
     wide_leaves = int(config.wide_fraction * config.num_leaf_actions) if config.magnify_leaves else 0
     leaf_scales = _scales(config.num_leaf_actions, wide_leaves, config.std_magnification, root.device)
     leaves = [leaf * leaf_scales.view(1, 1, -1, 1) for leaf in leaves]
-    return _with_mean(root, leaves, gumbel, config.mean_candidate == "always")
+    return _with_mean(SearchNoise(root, tuple(leaves), gumbel, scales), config.mean_candidate == "always")
 
 
 def deterministic_noise(config: SearchConfig, observations: th.Tensor, action_size: int) -> SearchNoise:
@@ -84,7 +87,9 @@ def deterministic_noise(config: SearchConfig, observations: th.Tensor, action_si
     normal = th.from_numpy(_hashed_normal(observations.detach().float().cpu().numpy(), sum(sizes)))
     parts = [part.unflatten(1, shape) for part, shape in zip(normal.split(sizes, dim=1), shapes, strict=True)]
     gumbel = th.zeros(len(observations), config.num_candidates)
-    return _with_mean(parts[0].clone(), [part.clone() for part in parts[1:]], gumbel, config.mean_candidate != "never")
+    root, *leaves = (part.clone() for part in parts)
+    noise = SearchNoise(root, tuple(leaves), gumbel, scales=th.ones_like(gumbel))
+    return _with_mean(noise, config.mean_candidate != "never")
 
 
 def _leaf_shapes(config: SearchConfig, action_size: int) -> list[tuple[int, int, int]]:
@@ -93,13 +98,13 @@ def _leaf_shapes(config: SearchConfig, action_size: int) -> list[tuple[int, int,
     return [(level, config.num_leaf_actions, action_size) for level in levels[:-1]]
 
 
-def _with_mean(root: th.Tensor, leaves: list[th.Tensor], gumbel: th.Tensor, with_mean: bool) -> SearchNoise:
+def _with_mean(noise: SearchNoise, with_mean: bool) -> SearchNoise:
     """Turn the first action of every state into the policy's mean, if wanted."""
     if with_mean:
-        root[:, 0] = 0.0
-        for leaf in leaves:
+        noise.root[:, 0] = 0.0
+        for leaf in noise.leaves:
             leaf[:, :, 0] = 0.0
-    return SearchNoise(root, tuple(leaves), gumbel)
+    return noise
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

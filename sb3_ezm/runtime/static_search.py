@@ -10,9 +10,9 @@ from torch import nn
 
 from sb3_ezm.config import RuntimeConfig, SearchConfig
 from sb3_ezm.devices import bfloat16_where
-from sb3_ezm.graphs import GraphRecorder, StaticFunction, compiled, padded_rows
+from sb3_ezm.runtime.graphs import GraphRecorder, StaticFunction, compiled, padded_rows
 from sb3_ezm.search.gumbel import SearchOutput, search
-from sb3_ezm.search.model import WorldModelPlanner
+from sb3_ezm.search.model import BoundWorldModel
 from sb3_ezm.search.noise import SearchNoise
 from sb3_ezm.world_model import WorldModel
 
@@ -24,7 +24,7 @@ class SearchModule(nn.Module):
     Which value heads a search evaluates changes from call to call. Their weights are copied into fixed places before it, so
     that one recording serves every choice.
 
-    :param model: the world model, whose modules are shared, not copied, except for these places
+    :param model: the world model, which is shared, not copied
     :param config: search settings
     :param autocast: networks in bfloat16
     """
@@ -33,13 +33,11 @@ class SearchModule(nn.Module):
         super().__init__()
         self.config = config
         self.autocast = autocast
-        self._heads = model.value_heads
         self.model = model
+        self.places = model.value_heads
         count = min(2, len(model.value_heads)) if config.value_reduction == "min2" else len(model.value_heads)
         if count < len(model.value_heads):
-            self.model = copy.copy(model)
-            places = copy.deepcopy(model.value_heads[:count]).requires_grad_(False).eval()
-            self.model.__dict__["_modules"] = {**model._modules, "value_heads": places}
+            self.places = copy.deepcopy(model.value_heads[:count]).requires_grad_(False).eval()
 
     @th.no_grad()
     def choose_heads(self, heads: Sequence[int]) -> None:
@@ -48,12 +46,19 @@ class SearchModule(nn.Module):
 
         :param heads: as many as a search evaluates
         """
-        if self.model.value_heads is not self._heads:
-            places = [tensor for place in self.model.value_heads for tensor in place.state_dict().values()]
-            th._foreach_copy_(places, [tensor for head in heads for tensor in self._heads[head].state_dict().values()])
+        if self.places is not self.model.value_heads:
+            places = [tensor for place in self.places for tensor in place.state_dict().values()]
+            chosen = [tensor for head in heads for tensor in self.model.value_heads[head].state_dict().values()]
+            th._foreach_copy_(places, chosen)
 
     def forward(
-        self, observations: th.Tensor, tasks: th.Tensor, root: th.Tensor, gumbel: th.Tensor, *leaves: th.Tensor
+        self,
+        observations: th.Tensor,
+        tasks: th.Tensor,
+        root: th.Tensor,
+        gumbel: th.Tensor,
+        scales: th.Tensor,
+        *leaves: th.Tensor,
     ) -> SearchOutput:
         """
         Search.
@@ -62,12 +67,13 @@ class SearchModule(nn.Module):
         :param tasks: ``[B]``
         :param root: noise, as the rest
         :param gumbel: see :class:`~sb3_ezm.search.noise.SearchNoise`
+        :param scales: see there
         :param leaves: one for each level but the last
         :return: actions, improved policy, search values and statistics
         """
         with bfloat16_where(self.autocast, observations.device):
-            planner = WorldModelPlanner(self.model, observations, tasks, self.config, range(len(self.model.value_heads)))
-            return search(planner, self.config, SearchNoise(root, leaves, gumbel))
+            model = BoundWorldModel(self.model, observations, tasks, self.config, self.places)
+            return search(model, self.config, SearchNoise(root, leaves, gumbel, scales))
 
 
 class StaticSearch:
@@ -114,7 +120,7 @@ class StaticSearch:
         count = len(tasks)
         rows = count if limit is None else padded_rows(count, limit)
         noise = noise.to(observations.device)
-        inputs = (observations, tasks, noise.root, noise.gumbel, *noise.leaves)
+        inputs = (observations, tasks, noise.root, noise.gumbel, noise.scales, *noise.leaves)
         outputs = run(*(fill_up(tensor, rows) for tensor in inputs))
         return SearchOutput(*(tensor[:count] for tensor in outputs))
 
@@ -135,7 +141,7 @@ def fill_up(tensor: th.Tensor, rows: int) -> th.Tensor:
     """
     :param tensor: ``[B, ...]``
     :param rows: number of rows wanted, at least ``B``
-    :return: the tensor with copies of its first row behind it ``[rows, ...]``
+    :return: the tensor with copies of its first row appended ``[rows, ...]``
     """
     missing = rows - tensor.shape[0]
     return tensor if missing == 0 else th.cat((tensor, tensor[:1].expand(missing, *tensor.shape[1:])))

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import torch as th
 from torch import nn
 
-from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.config import RuntimeConfig
+from sb3_ezm.errors import ConfigurationError, did_you_mean
 
 Tensors = tuple[th.Tensor, ...]
 
@@ -142,6 +143,17 @@ def compiled(module: nn.Module, backend: str) -> Callable[..., Any]:
             return run(*inputs)
 
     return call
+
+
+def check_backend(runtime: RuntimeConfig) -> None:
+    """
+    :param runtime: settings
+    :raises ConfigurationError: if they name a backend that ``torch.compile`` does not have
+    """
+    known = th.compiler.list_backends(exclude_tags=None)
+    if runtime.compile and runtime.compile_backend not in known:
+        hint = did_you_mean(runtime.compile_backend, known)
+        raise ConfigurationError(f"`compile_backend` {runtime.compile_backend!r} is no backend of torch.compile. {hint}")
 
 
 def padded_rows(count: int, limit: int, sizes: int = 8) -> int:

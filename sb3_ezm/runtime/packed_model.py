@@ -1,4 +1,4 @@
-"""World models for searches on a CPU: their large networks packed, and packed anew when their weights have changed."""
+"""World models for searches on a CPU: their large networks packed, and packed again when their weights have changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from sb3_ezm.config import SearchConfig
 from sb3_ezm.devices import bfloat16_where
 from sb3_ezm.networks import CounterlessBatchNorm, ResidualBlock, ResidualInput, TaskEmbedding
 from sb3_ezm.normalizer import RunningNormalizer
-from sb3_ezm.packing import can_pack, pack
+from sb3_ezm.runtime.packing import can_pack, pack
+from sb3_ezm.supports import CategoricalSupport
 from sb3_ezm.types import TaskContext
 from sb3_ezm.world_model import WorldModel
 
@@ -24,7 +25,7 @@ MIN_LATENT_SIZE = 384
 # Derived layers may do something else.
 _KNOWN = {
     *(WorldModel, TaskEmbedding, RunningNormalizer, ResidualBlock, ResidualInput, CounterlessBatchNorm),
-    *(nn.Sequential, nn.ModuleList, nn.Linear, nn.LayerNorm, nn.ReLU, nn.Tanh),
+    *(CategoricalSupport, nn.Sequential, nn.ModuleList, nn.Linear, nn.LayerNorm, nn.ReLU, nn.Tanh),
 }
 
 
@@ -32,18 +33,16 @@ class PackedWorldModel(WorldModel):
     """
     A world model whose verbs run on packed copies of its networks, for inference.
 
-    :param model: in evaluation mode; everything that is not packed is shared with it
+    :param model: in evaluation mode; what is not packed is shared with it
     :param dtype: of products and latents
     """
 
     def __init__(self, model: WorldModel, dtype: th.dtype) -> None:
-        nn.Module.__init__(self)  # not that of the parent class: nothing is built anew
-        # Not everything that the model has: its hooks, or what `compile` left there, may refer to it and keep it alive.
-        self.config, self.num_tasks = model.config, model.num_tasks
-        self.reward_support, self.value_support = model.reward_support, model.value_support
-        self.task_embedding, self.observation_head = model.task_embedding, model.observation_head  # these may be None
-        self._buffers = model._buffers
-        self._modules = {name: module if module is None else pack(module, dtype) for name, module in model._modules.items()}
+        with th.device("meta"):  # only the structure: all that has numbers is replaced
+            super().__init__(1, model.action_mask.numpy(), model.discounts.numpy(), model.config)
+        self.action_mask, self.discounts = model.action_mask, model.discounts
+        for name, network in model.named_children():
+            setattr(self, name, pack(network, dtype))
         self.training = False
         self._dtype = dtype
 
@@ -59,35 +58,16 @@ class PackedWorldModel(WorldModel):
         return context._replace(embedding=context.embedding.to(self._dtype))
 
 
-class _Weights:
-    """
-    Notices when a model's weights change: other tensors, changes that PyTorch counts, and those that it does not count.
-
-    :param tensors: the weights
-    """
-
-    def __init__(self, tensors: list[th.Tensor]) -> None:
-        self._state = self._look(tensors)
-        # Who writes behind PyTorch's back (`parameter.data`) writes all of a tensor, or what belongs to a neuron: its row, its
-        # bias and a column of the next layer. The biases, and a row that crosses all columns, are looked at; another row alone
-        # would go unnoticed, since a column that crosses all rows takes longer to read than all the rest.
-        self._views = [tensor.detach().reshape(-1)[: tensor.shape[-1] if tensor.dim() else 1] for tensor in tensors]
-        self._samples = th.cat(self._views)
-
-    def are(self, tensors: list[th.Tensor]) -> bool:
-        """
-        :param tensors: weights of the same model, now
-        :return: whether they are what they were
-        """
-        return self._look(tensors) == self._state and th.equal(th.cat(self._views), self._samples)
-
-    @staticmethod
-    def _look(tensors: list[th.Tensor]) -> list[tuple[int, int]]:
-        # Inference tensors count nothing, and are not packed.
-        return [(tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors]
+Stamp = tuple[int, list[tuple[int, int]]]
 
 
-_packings: WeakKeyDictionary[WorldModel, dict[th.dtype, tuple[_Weights, PackedWorldModel]]] = WeakKeyDictionary()
+def _stamp(model: WorldModel, tensors: list[th.Tensor]) -> Stamp:
+    """Differs after every change: other tensors, changes that PyTorch counts, and those that were said to the model."""
+    # Inference tensors count nothing, and are not packed.
+    return model.changes, [(x.data_ptr(), -1 if x.is_inference() else x._version) for x in tensors]
+
+
+_packings: WeakKeyDictionary[WorldModel, dict[th.dtype, tuple[Stamp, PackedWorldModel]]] = WeakKeyDictionary()
 
 
 def packed_world_model(model: WorldModel, dtype: th.dtype) -> PackedWorldModel | None:
@@ -102,15 +82,15 @@ def packed_world_model(model: WorldModel, dtype: th.dtype) -> PackedWorldModel |
     """
     large = type(model) is WorldModel and model.config.latent_size >= MIN_LATENT_SIZE
     tensors = _tensors_of_known_layers(model) if large and can_pack(dtype) else None
-    # Looked up once: another thread may pack the same model anew in the meantime.
+    # Looked up once: another thread may pack the same model in the meantime.
     held = _packings.get(model, {}).get(dtype)
-    if tensors is not None and held is not None and held[1].config is model.config and held[0].are(tensors):
+    if tensors is not None and held is not None and held[1].config is model.config and held[0] == _stamp(model, tensors):
         return held[1]
     if tensors is None or not all(map(_is_plain, tensors)):
         _packings.pop(model, None)
         return None
     packed = PackedWorldModel(model, dtype)
-    _packings.setdefault(model, {})[dtype] = _Weights(tensors), packed
+    _packings.setdefault(model, {})[dtype] = _stamp(model, tensors), packed
     return packed
 
 

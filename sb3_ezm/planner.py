@@ -1,0 +1,109 @@
+"""Who searches how: the one way in which acting, predictions and the reanalysis plan with a world model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch as th
+
+from sb3_ezm.config import RuntimeConfig, SearchConfig
+from sb3_ezm.runtime.graphs import GraphRecorder
+from sb3_ezm.runtime.packed_model import network_for_search
+from sb3_ezm.runtime.static_search import StaticSearch
+from sb3_ezm.search import BoundWorldModel, SearchNoise, SearchOutput, deterministic_noise, draw_noise, search
+from sb3_ezm.search.model import Evaluation, choose_heads
+from sb3_ezm.world_model import WorldModel
+
+
+class Planner:
+    """
+    Plans with any world model, as fast as settings and device allow: in fixed shapes (compiled, recorded), with packed weights
+    or plainly.
+
+    :param config: settings of the search
+    :param runtime: how it is computed
+    :param graphs: recorder of CUDA graphs, for ``runtime`` that asks for them
+    """
+
+    def __init__(
+        self, config: SearchConfig, runtime: RuntimeConfig | None = None, graphs: GraphRecorder | None = None
+    ) -> None:
+        self.config = config
+        self.runtime = runtime or RuntimeConfig()
+        self._static: dict[bool, StaticSearch] = {}  # by `bfloat16`
+        if self.runtime.static:
+            self._static = {kind: StaticSearch(config, self.runtime, graphs, autocast=kind) for kind in (False, True)}
+
+    @th.no_grad()
+    def plan(
+        self,
+        model: WorldModel,
+        observations: th.Tensor,
+        tasks: th.Tensor,
+        generator: th.Generator | None = None,
+        noise_generator: th.Generator | None = None,
+        bfloat16: bool = False,
+        limit: int | None = None,
+    ) -> SearchOutput:
+        """
+        Search from every root, in calls of at most ``max_roots`` of them.
+
+        :param model: in evaluation mode
+        :param observations: ``[B, O]``, at least one
+        :param tasks: ``[B]``
+        :param generator: on the CPU; None searches without exploration, so that rows depend on nothing but themselves
+        :param noise_generator: of the random draws, on the device where they are wanted (default: ``generator``)
+        :param bfloat16: run the networks in bfloat16
+        :param limit: most roots that calls like this one will have; fixed shapes are rounded up to few sizes below it. None:
+            every number of roots is a shape of its own
+        :return: actions in [-1, 1], improved policy, search values and statistics
+        """
+        most = self.runtime.max_roots
+        outputs = []
+        for roots, ids in zip(observations.split(most), tasks.split(most), strict=True):
+            heads = choose_heads(self.config, len(model.value_heads), generator)
+            if generator is None:
+                noise = deterministic_noise(self.config, roots, model.action_mask.shape[1])
+            else:
+                noise = draw_noise(self.config, len(ids), model.action_mask.shape[1], noise_generator or generator)
+            if self._static and generator is not None:
+                rows = None if limit is None else min(most, limit)
+                outputs.append(self._static[bfloat16](model, roots, ids, heads, noise, rows))
+            else:
+                outputs.append(self._search(model, roots, ids, heads, noise, bfloat16))
+        return outputs[0] if len(outputs) == 1 else SearchOutput._make(map(th.cat, zip(*outputs, strict=True)))
+
+    def _search(
+        self,
+        model: WorldModel,
+        observations: th.Tensor,
+        tasks: th.Tensor,
+        heads: Sequence[int],
+        noise: SearchNoise,
+        bfloat16: bool,
+    ) -> SearchOutput:
+        with network_for_search(model, self.config, bfloat16) as network:
+            return search(BoundWorldModel(network, observations, tasks, self.config, heads), self.config, noise)
+
+    def evaluate(
+        self,
+        model: WorldModel,
+        observations: th.Tensor,
+        tasks: th.Tensor,
+        heads: Sequence[int],
+        policy: bool = True,
+        bfloat16: bool = False,
+    ) -> Evaluation:
+        """
+        What the networks say of observations, without a search.
+
+        :param model: in evaluation mode
+        :param observations: ``[B, O]``
+        :param tasks: ``[B]``
+        :param heads: value heads to use
+        :param policy: whether mean and deviation of the policy are wanted
+        :param bfloat16: run the networks in bfloat16
+        :return: fields with leading shape ``[B]``
+        """
+        with network_for_search(model, self.config, bfloat16) as network:
+            return BoundWorldModel(network, observations, tasks, self.config, heads).root(policy)
