@@ -16,7 +16,7 @@ import torch as th
 from sb3_ezm import ConfigurationError
 from sb3_ezm import learner as learner_module
 from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig
-from sb3_ezm.runtime.graphs import CudaGraphs, StaticFunction, Tensors, padded_rows
+from sb3_ezm.runtime.graphs import CudaGraphs, StaticFunction, Tensors, compiled, padded_rows
 from sb3_ezm.learner import Learner
 from sb3_ezm.search import SearchOutput, BoundWorldModel, draw_noise, search
 from sb3_ezm.runtime.static_search import SearchModule, StaticSearch, fill_up
@@ -285,7 +285,55 @@ def test_a_recorded_training_keeps_its_rules(host_graphs: None) -> None:
     assert_same_weights(weights_of(model), weights_of(again))
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_cannot_be_recorded_runs_without_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(HostGraphs):
+        def record(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
+            function()  # recording fails after the warm-up
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with ...")
+
+    def make(**runtime: Any) -> Learner:
+        return make_learner(make_policy(head_norm="batch", num_value_heads=3), runtime=RuntimeConfig(**runtime))
+
+    monkeypatch.setattr(learner_module, "CudaGraphs", Broken)
+    recorded = make(cuda_graphs=True)
+    with pytest.warns(
+        UserWarning, match=r"cannot be recorded .* \(RuntimeError: CUDA error: .* is capturing Compile with \.\.\.\)\. Leave"
+    ) as caught:
+        batch = make_segments()
+        recorded.update(batch, recorded.reanalyze(batch, 0), 0)
+    assert len(caught) == 2  # the search and the gradient, once each
+    plain = make()
+    plain.update(batch, plain.reanalyze(batch, 0), 0)
+    for name, tensor in recorded.policy.state_dict().items():  # the statistics of the warm-up are not among the results
+        th.testing.assert_close(tensor, plain.policy.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
+    recorded.update(batch, recorded.reanalyze(batch, 1), 1)  # and not a word more
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_function_that_fails_by_itself_still_fails() -> None:
+    def function(tensor: th.Tensor) -> Tensors:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.warns(UserWarning, match="cannot be recorded"), pytest.raises(RuntimeError, match="shapes cannot be"):
+        StaticFunction(function, HostGraphs(th.device("cpu")))(th.ones(2))
+
+
 # ---------------------------------------------------------------------------------------------------------------- compile
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_cannot_be_compiled_runs_without_compiling() -> None:
+    def broken_backend(graph: th.fx.GraphModule, example_inputs: Any) -> Any:
+        raise RuntimeError("Cannot find a working triton installation.\nMore lines")
+
+    th._dynamo.reset()
+    module = th.nn.Linear(2, 2)
+    run = compiled(module, broken_backend)  # type: ignore[arg-type]
+    inputs = th.ones(3, 2)
+    with pytest.warns(UserWarning, match=r"cannot compile Linear, .* triton installation.*Leave `compile` off"):
+        assert th.equal(run(inputs), module(inputs))
+    assert th.equal(run(inputs), module(inputs))  # and not a word more
 
 
 def linear_calls(module: th.nn.Module, *inputs: Any) -> int:

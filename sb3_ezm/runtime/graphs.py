@@ -7,6 +7,7 @@ holds and who may touch it when does not depend on CUDA; :class:`StaticFunction`
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -93,7 +94,8 @@ class _Recording:
 
 class StaticFunction:
     """
-    A function of tensors behind recorded graphs, one for each combination of shapes and types.
+    A function of tensors behind recorded graphs, one for each combination of shapes and types. What cannot be recorded runs
+    as it is, with a warning.
 
     :param function: pure up to ``state``
     :param graphs: recorder
@@ -104,7 +106,7 @@ class StaticFunction:
         self._function = function
         self._graphs = graphs
         self._state = state
-        self._recordings: dict[tuple[object, ...], _Recording] = {}
+        self._recordings: dict[tuple[object, ...], _Recording | None] = {}  # None: could not be recorded
 
     def __call__(self, *inputs: th.Tensor) -> Tensors:
         """
@@ -114,35 +116,65 @@ class StaticFunction:
         :return: its outputs, which nothing will overwrite
         """
         key = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
-        recording = self._recordings.get(key)
+        if key not in self._recordings:
+            self._recordings[key] = self._record(inputs)
+        recording = self._recordings[key]
         if recording is None:
-            kept = [tensor.clone() for tensor in self._state]
-            recording = self._recordings[key] = _Recording(self._function, self._graphs, inputs)
-            with th.no_grad():
-                for tensor, before in zip(self._state, kept, strict=True):
-                    tensor.copy_(before)
+            return self._function(*inputs)
         for memory, tensor in zip(recording.inputs, inputs, strict=True):
             memory.copy_(tensor)
         recording.replay()
         return tuple(tensor.clone() for tensor in recording.outputs)
 
+    def _record(self, inputs: Tensors) -> _Recording | None:
+        kept = [tensor.clone() for tensor in self._state]
+        recording = None
+        try:
+            recording = _Recording(self._function, self._graphs, inputs)
+        except RuntimeError as error:  # of PyTorch and CUDA; if the function itself is at fault, it will raise again
+            warnings.warn(
+                f"This cannot be recorded as a CUDA graph and runs without one, which is slower ({_beginning(error)}). "
+                "Leave `cuda_graphs` off to be rid of this warning.",
+                stacklevel=3,
+            )
+        with th.no_grad():
+            for tensor, before in zip(self._state, kept, strict=True):
+                tensor.copy_(before)
+        return recording
+
 
 def compiled(module: nn.Module, backend: str) -> Callable[..., Any]:
     """
     Compile a module for fixed shapes. PyTorch gives up after eight shapes of the same code, whichever model they are of, and
-    goes on without compiling; here it may see more.
+    goes on without compiling; here it may see more. A module that cannot be compiled runs as it is, with a warning.
 
     :param module: what to compile
     :param backend: of ``torch.compile``
     :return: the compiled module
     """
     run = th.compile(module, backend=backend, dynamic=False)
+    works = True
 
     def call(*inputs: Any) -> Any:
-        with th._dynamo.config.patch(recompile_limit=MAX_COMPILATIONS):
-            return run(*inputs)
+        nonlocal works
+        if works:
+            try:
+                with th._dynamo.config.patch(recompile_limit=MAX_COMPILATIONS):
+                    return run(*inputs)
+            except th._dynamo.exc.TorchDynamoException as error:  # a compiler that is missing, for example
+                works = False
+                warnings.warn(
+                    f"The backend {backend!r} cannot compile {type(module).__name__}, which runs without compiling "
+                    f"({_beginning(error)}). Leave `compile` off to be rid of this warning.",
+                    stacklevel=2,
+                )
+        return module(*inputs)
 
     return call
+
+
+def _beginning(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
 def check_backend(runtime: RuntimeConfig) -> None:
