@@ -51,8 +51,8 @@ class Update:
 
     def act(self) -> None:
         """Choose one action for every environment."""
-        self.model.policy.set_training_mode(False)
-        self.model.policy.plan(self._observation, model=self.model.policy.target_model).actions.cpu()
+        model = self.model
+        model.collector.act(model._last_obs, model.action_space, searched=True)  # type: ignore[arg-type]
 
     def search_once(self) -> None:
         """Search from one root in each precision in use."""

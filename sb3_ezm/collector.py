@@ -16,6 +16,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from sb3_ezm.devices import Readback, to_device
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.finite import check_rows
 from sb3_ezm.multitask.checked import check_answers
@@ -23,7 +24,7 @@ from sb3_ezm.multitask.watch import EnvWatch, copy_observation
 from sb3_ezm.planner import Planner
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.train_logging import MetricMeans, TimeSplit
-from sb3_ezm.types import BoolArray, FloatArray
+from sb3_ezm.types import BoolArray, FloatArray, IntArray
 
 Infos = list[dict[str, Any]]
 
@@ -166,7 +167,7 @@ class Collector:
         check_rows("observation", rows, tasks, names)
         with self.times.measure("search"):
             if searched:
-                scaled, values = self._search(observation)
+                scaled, values = self._search(rows, tasks)
             else:
                 unscaled = np.array([action_space.sample() for _ in range(n_envs)])
                 scaled, values = policy.scale_action(unscaled).reshape(n_envs, -1), np.zeros(n_envs, dtype=np.float32)
@@ -178,15 +179,16 @@ class Collector:
         actions = policy.unscale_action(scaled.reshape(-1, *action_space.shape))
         return ChosenActions(actions, scaled, np.full(n_envs, searched), values)
 
-    def _search(self, observation: VecEnvObs) -> tuple[FloatArray, FloatArray]:
+    def _search(self, rows: FloatArray, tasks: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Waits for the device once, for the result."""
         with self.policy.lock:
             self.policy.set_training_mode(False)
-            tensors, _ = self.policy.obs_to_tensor(observation)  # type: ignore[arg-type]
             model = self.policy.target_model if self.act_with_target else self.policy.world_model
-            output = self.policy.plan(tensors, model=model, generator=self.generator, planner=self.planner)
-            scaled, values = output.actions.cpu().numpy(), output.values.float().cpu().numpy()
+            device = self.policy.device
+            output = self.planner.plan(model, to_device(rows, device), to_device(tasks, device), self.generator)
+            found = Readback(th.cat((output.actions, output.values.unsqueeze(1)), dim=1)).read()
         self.metrics.add(acting_value=output.values.mean(), acting_improvement=(output.values - output.network_values).mean())
-        return scaled, values
+        return found[:, :-1], found[:, -1]
 
     # ----------------------------------------------------------------------------------------------------------- storing
 

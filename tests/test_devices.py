@@ -14,13 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sb3_ezm import EZM, NonFiniteError
+from sb3_ezm import collector as collector_module
 from sb3_ezm import learner as learner_module
 from sb3_ezm.checkpoint import read_checkpoint
 from sb3_ezm.config import LossConfig, RuntimeConfig
 from sb3_ezm.devices import Readback, to_device
 from sb3_ezm.learner import Learner, NonFiniteLossError
 from sb3_ezm.search import draw_noise
-from sb3_ezm.planner import Planner
 from sb3_ezm.runtime.static_search import StaticSearch
 from tests.resume_cases import differences
 from tests.test_learner import SEARCH, make_learner, make_policy, make_segments, prepare, snapshot
@@ -148,18 +148,27 @@ def test_an_update_sends_nothing_from_pageable_memory(
 
 
 @pytest.mark.parametrize("static", [False, True])
-def test_acting_sends_nothing_from_pageable_memory(monkeypatch: pytest.MonkeyPatch, static: bool) -> None:
-    policy = make_policy(num_value_heads=3).to("meta")
-    policy.set_training_mode(False)
-    rows, tasks = th.zeros(3, 4, device="meta"), th.zeros(3, dtype=th.long, device="meta")
-    monkeypatch.setattr(policy.layout, "flatten_tensors", lambda observation: observation)  # it looks at the tasks
-    planner = Planner(policy.search_config, RuntimeConfig())
+def test_acting_waits_for_its_result_alone(monkeypatch: pytest.MonkeyPatch, static: bool) -> None:
+    # On "meta" whatever looks at a number is an error, and whatever is sent but by pinned memory is noted.
+    model = tiny_model(toy_env(["toy-balance", "toy-spin"])).learn(10)
+    collector = model.collector
+    model.policy.to("meta")
+    arriving: list[th.Tensor] = []
+
+    def readback(tensor: th.Tensor) -> Any:
+        arriving.append(tensor)
+        return SimpleNamespace(read=lambda: np.full(tensor.shape, 0.5, np.float32))
+
+    monkeypatch.setattr(collector_module, "Readback", readback)
     if static:
-        planner._static[False] = StaticSearch(policy.search_config, RuntimeConfig(), None, autocast=False)
+        search = StaticSearch(model.policy.search_config, RuntimeConfig(), None, autocast=False)
+        monkeypatch.setattr(collector.planner, "_static", {False: search})
+    model.learner.metrics.pop()
     with Sends() as sends:
-        output = policy.plan((rows, tasks), model=policy.target_model, planner=planner)  # type: ignore[arg-type]
-    assert output.actions.shape == (3, 2) and output.actions.is_meta
-    assert sends.found == []
+        chosen = collector.act(model._last_obs, model.action_space, searched=True)  # type: ignore[arg-type]
+    actions = chosen.scaled.shape[1]
+    assert [tensor.shape for tensor in arriving] == [(2, actions + 1)] and arriving[0].is_meta
+    assert chosen.values.tolist() == [0.5, 0.5] and sends.found == []
 
 
 def test_the_fused_optimizer_and_the_log_look_at_nothing() -> None:
