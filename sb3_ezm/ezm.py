@@ -22,6 +22,7 @@ from sb3_ezm.arguments import KINDS, make_configs
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm, read_replay_buffer
 from sb3_ezm.collector import Collector
+from sb3_ezm.combinations import check_combinations
 from sb3_ezm.config import (
     PolicyTarget,
     ReplayConfig,
@@ -216,6 +217,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
             self.observation_space, self.action_space, self.lr_schedule, **settings.policy_settings(values, self.configs)
         )
         self.policy = policy.to(self.device)
+        check_combinations(self.configs, self.policy, self.train_freq, getattr(self, "n_envs", None))
         if getattr(self, "replay_buffer", None) is None:
             self.replay_buffer = settings.make_replay_buffer(self, values, self.configs)
         self.learner = Learner(self.policy, *self.configs[:5])

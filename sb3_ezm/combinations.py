@@ -1,0 +1,91 @@
+"""Settings that contradict each other, or do nothing beside others, are named when a model is made."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sb3_ezm.arguments import ARGUMENTS, NESTED, Configs
+from sb3_ezm.config import ModelConfig, ReplayConfig, RuntimeConfig, SearchConfig, Settings, TargetConfig
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.search.schedule import halving_levels
+
+Rule = tuple[type[Settings], str, bool, str]  # configuration, setting, whether it does nothing, why
+
+
+def check_combinations(configs: Configs, policy: EZMPolicy, train_freq: Any, num_envs: int | None) -> None:
+    """
+    :param configs: settings of the algorithm
+    :param policy: made with them
+    :param train_freq: SB3's, when to train
+    :param num_envs: number of environments, if there are any
+    :raises ConfigurationError: for settings that cannot work together
+    :warns UserWarning: for every setting that was changed and does nothing beside the others
+    """
+    weight = configs.loss.observation
+    if weight > 0 and not policy.model_config.decode_observations:
+        raise ConfigurationError(
+            f"The loss weight `observation` ({weight}) needs `policy_kwargs={{'decode_observations': True}}`."
+        )
+    backend = configs.runtime.compile_backend
+    if backend != RuntimeConfig.compile_backend and not configs.runtime.compile:
+        raise ConfigurationError(f"`compile_backend` ({backend!r}) needs `runtime_kwargs={{'compile': True}}`.")
+    if train_freq.unit.value == "episode" and (num_envs or 1) > 1:
+        raise ConfigurationError(
+            f"`train_freq` ({(train_freq.frequency, 'episode')}) counts episodes, which needs a single environment and not "
+            f"{num_envs}: count steps, `train_freq={train_freq.frequency}`."
+        )
+    changed: dict[type[Settings], Mapping[str, Any]] = {type(config): vars(config) for config in configs}
+    changed[ModelConfig] = policy.model_kwargs
+    for config, name, inert, why in (*_of_targets(configs), *_of_searches(configs), *_others(configs, len(policy.task_set))):
+        value = changed[config].get(name, getattr(config, name))
+        if inert and value != getattr(config, name):
+            warnings.warn(f"{_where(config, name)} ({value!r}) does nothing: {why}.", UserWarning, stacklevel=4)
+
+
+def _where(config: type[Settings], name: str) -> str:
+    for argument, entry in ARGUMENTS.items():
+        if (entry.config, entry.field) == (config, name):
+            return f"`{argument}`"
+    nested = next((argument for argument, of in NESTED.items() if of is config), "policy_kwargs")
+    return f"`{name}` in `{nested}`"
+
+
+def _of_targets(configs: Configs) -> Iterator[Rule]:
+    target, search = configs.target, configs.search
+    kind = f"`value_target` is {target.value_target!r}"
+    yield TargetConfig, "mixed_after", target.value_target in ("td", "search"), kind
+    yield TargetConfig, "mixed_newest", target.value_target != "mixed", kind
+    yield TargetConfig, "search_value", target.value_target == "td", kind
+    again = "every position is searched again (`reanalyze_ratio` is 1)"
+    yield TargetConfig, "use_stored_search", target.reanalyze_ratio == 1.0, again
+    for name in ("search_value", "policy_target", "match_proposal"):
+        yield TargetConfig, name, target.reanalyze_ratio == 0.0, "nothing is searched again (`reanalyze_ratio` is 0)"
+    for name in ("policy_target", "match_proposal"):
+        yield TargetConfig, name, configs.loss.policy == 0.0, "the loss weight `policy` is 0"
+    yield TargetConfig, "match_proposal", search.num_wide == 0, "no candidate has a magnified deviation"
+
+
+def _of_searches(configs: Configs) -> Iterator[Rule]:
+    search = configs.search
+    levels = len(halving_levels(search.num_candidates, search.num_simulations))
+    for name in ("num_leaf_actions", "magnify_leaves"):
+        why = f"{search.num_simulations} simulations of {search.num_candidates} candidates make one level"
+        yield SearchConfig, name, levels == 1, why
+    wide_leaves = int(search.wide_fraction * search.num_leaf_actions) if search.magnify_leaves else 0
+    yield SearchConfig, "magnify_leaves", wide_leaves == 0, "`wide_fraction` of `num_leaf_actions` is less than one"
+    few = f"of {search.num_candidates} candidates that is less than one"
+    yield SearchConfig, "wide_fraction", search.num_wide == wide_leaves == 0 < search.wide_fraction, few
+    yield SearchConfig, "std_magnification", search.num_wide == wide_leaves == 0, "no candidate has a magnified deviation"
+
+
+def _others(configs: Configs, num_tasks: int) -> Iterator[Rule]:
+    replay, loss = configs.replay, configs.loss
+    for name in ("beta", "min_weight", "priority_epsilon"):
+        yield ReplayConfig, name, replay.alpha == 0.0, "`per_alpha` is 0, so that all are drawn alike"
+    yield ReplayConfig, "min_weight", replay.alpha > 0.0 == replay.beta, "`per_beta` is 0, so that all weights are 1"
+    yield ReplayConfig, "independent", num_tasks == 1, "there is one task"
+    yield ModelConfig, "decode_observations", loss.observation == 0.0, "the loss weight `observation` is 0"
+    yield ModelConfig, "projector_size", loss.consistency == 0.0, "the loss weight `consistency` is 0"

@@ -1,0 +1,69 @@
+"""Settings that contradict each other are refused, and those that do nothing are named, when a model is made."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+
+from sb3_ezm import ConfigurationError
+from sb3_ezm.presets import get_preset, preset_names
+from tests.test_presets import build
+from tests.tiny import tiny_model, toy_env
+
+REFUSED = [
+    ({"loss_kwargs": {"observation": 1}}, r"`observation` \(1\.0\) needs `policy_kwargs="),
+    ({"runtime_kwargs": {"compile_backend": "eager"}}, r"`compile_backend` \('eager'\) needs `runtime_kwargs="),
+    ({"train_freq": (1, "episode")}, "needs a single environment and not 4"),
+]
+ONE_LEVEL = {"num_simulations": 2, "num_candidates": 2}
+INERT = [
+    (
+        {"value_target": "td", "target_kwargs": {"mixed_after": 3}},
+        "`mixed_after` in `target_kwargs` (3) does nothing: `value_t",
+    ),
+    ({"value_target": "max", "target_kwargs": {"mixed_newest": 3}}, "`mixed_newest` in `target_kwargs` (3) does nothing"),
+    ({"value_target": "td", "target_kwargs": {"search_value": "improved"}}, "`search_value` in `target_kwargs` ('improved')"),
+    ({"target_kwargs": {"use_stored_search": False}}, "every position is searched again"),
+    (
+        {"reanalyze_ratio": 0, "policy_target": "improved"},
+        "`policy_target` ('improved') does nothing: nothing is",
+    ),
+    ({"loss_kwargs": {"policy": 0}, "policy_target": "improved"}, "the loss weight `policy` is 0"),
+    ({"search_kwargs": {"wide_fraction": 0}, "target_kwargs": {"match_proposal": True}}, "no candidate has a magnified"),
+    ({"search_kwargs": {"wide_fraction": 0, "std_magnification": 2}}, "`std_magnification` in `search_kwargs` (2.0)"),
+    ({"search_kwargs": {"wide_fraction": 0.3}}, "of 2 candidates that is less than one"),
+    ({**ONE_LEVEL, "search_kwargs": {"num_leaf_actions": 3}}, "2 simulations of 2 candidates make one level"),
+    ({"search_kwargs": {"magnify_leaves": True, "num_leaf_actions": 1}}, "less than one"),
+    ({"per_alpha": 0, "per_beta": 0.5}, "`per_beta` (0.5) does nothing: `per_alpha` is 0"),
+    ({"per_beta": 0, "replay_buffer_kwargs": {"min_weight": 0.5}}, "`per_beta` is 0"),
+    ({"policy_kwargs": {"decode_observations": True}}, "`decode_observations` in `policy_kwargs` (True) does nothing"),
+    ({"loss_kwargs": {"consistency": 0}}, "`projector_size` in `policy_kwargs` (16) does nothing"),
+]
+
+
+@pytest.mark.parametrize(("settings", "words"), REFUSED)
+def test_contradictions_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        tiny_model(toy_env(), **settings)
+
+
+@pytest.mark.parametrize(("settings", "words"), INERT)
+def test_settings_that_do_nothing_are_named(settings: dict[str, Any], words: str) -> None:
+    with pytest.warns(UserWarning, match="does nothing") as found:
+        tiny_model(toy_env(), **settings)
+    assert any(words in str(warning.message) for warning in found)
+
+
+def test_one_replay_buffer_for_one_task() -> None:
+    with pytest.warns(UserWarning, match=r"`independent_replay` \(False\) does nothing: there is one task"):
+        tiny_model(independent_replay=False)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_have_no_idle_settings(name: str) -> None:
+    assert get_preset(name).settings
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        build(name)
