@@ -16,7 +16,7 @@ import gymnasium as gym
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ezm import kinds
+from sb3_ezm import kinds, training_kinds
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.config import (
     LossConfig,
@@ -32,6 +32,7 @@ from sb3_ezm.config import (
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
 from sb3_ezm.kinds import Kind
 from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.tasks.env_factory import registered_id
 from sb3_ezm.tasks.task_set import TaskSet
 
 
@@ -57,24 +58,32 @@ def _setting(config: type[Settings], field: str, saved_with: str = "") -> Argume
 
 
 _POLICY = kinds.either(kinds.TEXT, kinds.subclass_of(EZMPolicy), words="the name of a policy or a subclass of EZMPolicy")
-_ENV = kinds.instance_of(
-    str,
-    gym.Env,
-    VecEnv,
-    words="a Gymnasium environment or its id, or a vector environment (of `make_vec_env` or `make_multitask_env`)",
+
+
+def _env_id(value: Any) -> str:
+    env_id = registered_id(value) if isinstance(value, str) and value else None
+    if env_id is None:
+        raise ValueError
+    return str(value)
+
+
+_ENV = kinds.either(
+    kinds.instance_of(gym.Env, VecEnv, words="an environment"),
+    Kind("a registered id", _env_id),
+    words="a Gymnasium environment, its registered id, or a vector environment",
 )
 _NESTED = Argument(kinds.optional(kinds.MAPPING))
 
 ARGUMENTS: dict[str, Argument] = {
     "policy": Argument(_POLICY, saved_with="model"),
     "env": Argument(kinds.optional(_ENV)),
-    "learning_rate": Argument(kinds.RATE),
+    "learning_rate": Argument(training_kinds.RATE),
     "buffer_size": _setting(ReplayConfig, "buffer_size", "replay buffer"),
     "learning_starts": Argument(kinds.COUNT_FROM_0),
     "batch_size": _setting(UpdateConfig, "batch_size"),
     "tau": _setting(UpdateConfig, "tau"),
     "gamma": _setting(TargetConfig, "gamma"),
-    "train_freq": Argument(kinds.TRAIN_FREQ),
+    "train_freq": Argument(training_kinds.TRAIN_FREQ),
     "gradient_steps": Argument(kinds.whole(-1)),
     "target_update_interval": _setting(UpdateConfig, "target_update_interval"),
     "unroll_steps": _setting(TargetConfig, "unroll_steps"),
@@ -98,14 +107,14 @@ ARGUMENTS: dict[str, Argument] = {
     "action_noise": Argument(kinds.optional(kinds.instance_of(ActionNoise, words="an ActionNoise of Stable-Baselines3"))),
     "replay_buffer_class": Argument(kinds.optional(kinds.subclass_of(PerTaskReplayBuffer))),
     "replay_buffer_kwargs": _NESTED,
-    "optimize_memory_usage": Argument(kinds.SWITCH),
+    "optimize_memory_usage": Argument(kinds.OFF),
     "policy_kwargs": _NESTED,
     "task_set": Argument(kinds.optional(kinds.instance_of(TaskSet, words="a TaskSet"))),
     "stats_window_size": Argument(kinds.COUNT),
     "tensorboard_log": Argument(kinds.optional(kinds.PATH)),
-    "verbose": Argument(kinds.whole(0, 2)),
+    "verbose": Argument(kinds.VERBOSE),
     "seed": Argument(kinds.optional(kinds.SEED)),
-    "device": Argument(kinds.DEVICE),
+    "device": Argument(training_kinds.DEVICE),
     "_init_setup_model": Argument(kinds.SWITCH),
 }
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation.callback import TaskEvalCallback
+from sb3_ezm.kinds import DURATION, VERBOSE, checked
 from sb3_ezm.progress import describe_returns
 
 __all__ = ["TaskEvalCallback", "TimeBudgetCallback", "TimedProgressCallback"]
@@ -25,10 +25,9 @@ class TimeBudgetCallback(BaseCallback):
     :raises ConfigurationError: if the budget is not positive
     """
 
+    @checked(seconds=DURATION, verbose=VERBOSE)
     def __init__(self, seconds: float, verbose: int = 0) -> None:
         super().__init__(verbose)
-        if not seconds > 0:
-            raise ConfigurationError(f"The time budget must be positive, got {seconds} seconds.")
         self.seconds = seconds
         self._started_at = 0.0
 
@@ -50,8 +49,10 @@ class TimedProgressCallback(BaseCallback):
 
     :param seconds: the time budget
     :param interval: seconds between lines where there is no terminal
+    :raises ConfigurationError: if a time is not positive
     """
 
+    @checked(seconds=DURATION, interval=DURATION)
     def __init__(self, seconds: float, interval: float = 30.0) -> None:
         super().__init__()
         self.seconds = seconds

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import nn
 
-from sb3_ezm import kinds
+from sb3_ezm import kinds, training_kinds
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
 from sb3_ezm.kinds import Kind
 
@@ -147,7 +147,7 @@ class ModelConfig(Settings):
     log_std_max: float = setting(2.0, kinds.number(-100.0, 10.0))
     log_std_init: float = setting(-4.0, kinds.number(-100.0, 10.0))
     decode_observations: bool = setting(False, kinds.SWITCH)
-    activation_fn: type[nn.Module] = setting(nn.ReLU, kinds.ACTIVATION)
+    activation_fn: type[nn.Module] = setting(nn.ReLU, training_kinds.ACTIVATION)
     normalize_observations: bool = setting(True, kinds.SWITCH)
     image_channels: int = setting(32, kinds.SIZE)
 
@@ -354,4 +354,4 @@ class ReplayConfig(Settings):
     min_weight: float = setting(0.1, kinds.SHARE)
     priority_epsilon: float = setting(1e-6, kinds.POSITIVE)
     handle_timeout_termination: bool = setting(True, kinds.SWITCH)
-    storage_device: str | None = setting(None, kinds.optional(kinds.WORKING_DEVICE))
+    storage_device: str | None = setting(None, kinds.optional(training_kinds.WORKING_DEVICE))

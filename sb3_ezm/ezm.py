@@ -154,6 +154,8 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        if env is None and _init_setup_model:
+            raise ConfigurationError(f"`env` (None) must be {KINDS['env'].allowed}, as there are no spaces without it.")
         super().__init__(
             policy,
             env,
@@ -232,7 +234,9 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
-            raise ConfigurationError(f"EZM has no policy {policy_name!r}. {did_you_mean(policy_name, self.policy_aliases)}")
+            raise ConfigurationError(
+                f"`policy` ({policy_name!r}): EZM has no such policy. {did_you_mean(policy_name, self.policy_aliases)}"
+            )
         return super()._get_policy_from_name(policy_name)
 
     def set_random_seed(self, seed: int | None = None) -> None:

@@ -12,7 +12,6 @@ import functools
 import inspect
 import math
 import os
-import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ from typing import Any, ParamSpec, TypeVar, get_args
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.type_aliases import TrainFreq
-from torch import nn
 
 from sb3_ezm.errors import ConfigurationError
 
@@ -95,6 +92,15 @@ def _switch(value: Any) -> bool:
 SWITCH = Kind("True or False", _switch)
 
 
+def _off(value: Any) -> bool:
+    if _switch(value):
+        raise RefusedError("It is done in any case.")
+    return False
+
+
+OFF = Kind("False", _off)
+
+
 def whole(least: int | None = None, most: int = LARGEST_INTEGER) -> Kind:
     """
     :param least: smallest value, none by default
@@ -150,6 +156,7 @@ WEIGHT = number(0.0, 1e6)  # of a loss
 SIZE = whole(1, LARGEST_SIZE)
 COUNT = whole(1)
 COUNT_FROM_0 = whole(0)
+VERBOSE = whole(0, 2)
 SEED = whole(0, 2**32 - 1)  # what NumPy's generators take
 
 
@@ -169,6 +176,16 @@ def optional(kind: Kind) -> Kind:
     :return: kind that also takes None
     """
     return Kind(f"{kind.allowed} or None", lambda value: None if value is None else kind.take(value))
+
+
+def _duration(value: Any) -> float:
+    value = _scalar(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ValueError
+    return float(value)
+
+
+DURATION = Kind("a positive number of seconds, infinity included", _duration)
 
 
 def either(*alternatives: Kind, words: str) -> Kind:
@@ -294,78 +311,6 @@ def _callable(value: Any) -> Any:
 
 
 CALLABLE = Kind("a function", _callable)
-
-_RATE = number(0.0, 100.0)
-
-
-def _rate(value: Any) -> Any:
-    if not callable(value):
-        return _RATE.take(value)
-    for progress in (1.0, 0.5, 0.0):
-        try:
-            rate = value(progress)
-        except Exception as error:
-            raise RefusedError(f"Called with {progress} it raises {type(error).__name__}: {error}.") from None
-        try:
-            _RATE.take(rate)
-        except (TypeError, ValueError):
-            raise RefusedError(f"At {progress} it is {shown(rate)}.") from None
-    return value
-
-
-RATE = Kind(
-    "a number in [0, 100], or a function that gives one for the remaining progress (1 at the start, 0 at the end)", _rate
-)
-
-
-def _activation(value: Any) -> Any:
-    if not (isinstance(value, type) and issubclass(value, nn.Module)):
-        raise TypeError
-    try:
-        out = value()(th.zeros(2, 3))
-    except Exception as error:
-        raise RefusedError(f"It fails with {type(error).__name__}: {error}.") from None
-    if not isinstance(out, th.Tensor) or out.shape != (2, 3):
-        raise RefusedError("It changes the shape of its input.")
-    return value
-
-
-ACTIVATION = Kind("a class of activations that takes no arguments, such as torch.nn.ELU", _activation)
-
-
-def _train_freq(value: Any) -> int | tuple[int, str]:
-    if isinstance(value, TrainFreq):
-        value = (value.frequency, value.unit.value)
-    if isinstance(value, (tuple, list)):
-        steps, unit = value
-        return COUNT.take(steps), choice("step", "episode").take(unit)
-    steps = COUNT.take(value)
-    return int(steps)
-
-
-TRAIN_FREQ = Kind("an integer of at least 1, or a pair of it and 'step' or 'episode', such as (1, 'episode')", _train_freq)
-
-
-def _working_device(value: Any) -> th.device | str:
-    if not isinstance(value, (str, th.device)):
-        raise TypeError
-    try:
-        th.zeros(1, device=value).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise RefusedError(f"PyTorch says: {str(error).splitlines()[0]}") from None
-    return value
-
-
-def _device(value: Any) -> th.device | str:
-    # As SB3 does, "auto" is CUDA where there is one, and CUDA is the CPU where there is none.
-    falls_back = isinstance(value, (str, th.device)) and re.fullmatch(r"auto|cuda(:\d+)?", str(value)) is not None
-    if falls_back and (str(value) == "auto" or not th.cuda.is_available()):
-        return th.device(value) if isinstance(value, th.device) else str(value)
-    return _working_device(value)
-
-
-DEVICE = Kind("'auto' or a device of PyTorch that works here, such as 'cpu' or 'cuda:0'", _device)
-WORKING_DEVICE = Kind("a device of PyTorch that works here, such as 'cpu' or 'cuda:0'", _working_device)
 
 
 def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -42,7 +42,7 @@ def test_the_time_budget_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_time_budget_is_positive() -> None:
-    with pytest.raises(ConfigurationError, match="must be positive"):
+    with pytest.raises(ConfigurationError, match="must be a positive number of seconds"):
         TimeBudgetCallback(0.0)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
-from sb3_ezm import kinds
+from sb3_ezm import kinds, training_kinds
 from sb3_ezm.errors import ConfigurationError
 from tests.odd_values import ODD_VALUES
 
@@ -29,12 +29,12 @@ TAKEN = [
     (kinds.SIZES, (), ()),
     (kinds.MAPPING, {"a": 1}, {"a": 1}),
     (kinds.PATH, Path("a"), Path("a")),
-    (kinds.TRAIN_FREQ, [np.int64(2), "episode"], (2, "episode")),
-    (kinds.TRAIN_FREQ, STEP, (3, "step")),
-    (kinds.DEVICE, "auto", "auto"),
-    (kinds.DEVICE, th.device("cpu"), th.device("cpu")),
+    (training_kinds.TRAIN_FREQ, [np.int64(2), "episode"], (2, "episode")),
+    (training_kinds.TRAIN_FREQ, STEP, (3, "step")),
+    (training_kinds.DEVICE, "auto", "auto"),
+    (training_kinds.DEVICE, th.device("cpu"), th.device("cpu")),
     (kinds.SEED, np.uint32(7), 7),
-    (kinds.RATE, th.tensor(0.5), 0.5),
+    (training_kinds.RATE, th.tensor(0.5), 0.5),
 ]
 REFUSED = [
     *((kinds.SWITCH, value) for value in (1, 0, None, "False", [], np.int64(1))),
@@ -49,10 +49,13 @@ REFUSED = [
     *((kinds.SIZES, value) for value in (8, "88", {8: 8}, [0], None)),
     *((kinds.MAPPING, value) for value in ([], None, {1: 1}, "a")),
     *((kinds.PATH, value) for value in ("", 2, None, "a\0b")),
-    *((kinds.TRAIN_FREQ, value) for value in (0, (1, "steps"), (1,), (1, 2, 3), ("step", 1), True, "step")),
-    *((kinds.DEVICE, value) for value in ("", "meta", "nowhere", None, 2, "cuda:x")),
+    *((training_kinds.TRAIN_FREQ, value) for value in (0, (1, "steps"), (1,), (1, 2, 3), ("step", 1), True, "step")),
+    *((training_kinds.DEVICE, value) for value in ("", "meta", "nowhere", None, 2, "cuda:x")),
     *((kinds.SEED, value) for value in (-1, 2**32, 1.5)),
-    *((kinds.RATE, value) for value in (-1.0, 1e300, math.nan, "lin_1e-3", lambda: 0.1, lambda _: math.nan, lambda _: None)),
+    *(
+        (training_kinds.RATE, value)
+        for value in (-1.0, 1e300, math.nan, "lin_1e-3", lambda: 0.1, lambda _: math.nan, lambda _: None)
+    ),
 ]
 
 
@@ -96,7 +99,9 @@ def test_checked_functions() -> None:
         kinds.checked(counts=kinds.COUNT)(function)
 
 
-@pytest.mark.parametrize("kind", [value for value in vars(kinds).values() if isinstance(value, kinds.Kind)])
+@pytest.mark.parametrize(
+    "kind", [value for value in (*vars(kinds).values(), *vars(training_kinds).values()) if isinstance(value, kinds.Kind)]
+)
 def test_no_value_breaks_a_kind(kind: kinds.Kind) -> None:
     for value in ODD_VALUES:
         try:

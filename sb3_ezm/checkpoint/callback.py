@@ -14,7 +14,7 @@ from sb3_ezm.checkpoint.container import SUFFIX, read_label
 from sb3_ezm.checkpoint.folder import EMERGENCY, find_checkpoints
 from sb3_ezm.errors import CheckpointError, ConfigurationError, NonFiniteError
 from sb3_ezm.files import TEMPORARY, PathLike, free_path, temporary_prefix
-from sb3_ezm.kinds import COUNT
+from sb3_ezm.kinds import COUNT, PATH, TEXT, VERBOSE, checked, optional
 
 if TYPE_CHECKING:
     from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm
@@ -45,6 +45,7 @@ class FullCheckpointCallback(BaseCallback):
     :raises ConfigurationError: if a number is no integer of at least 1, or the prefix makes no file name of its own
     """
 
+    @checked(save_freq=COUNT, save_path=PATH, keep_last=optional(COUNT), name_prefix=TEXT, verbose=VERBOSE)
     def __init__(
         self,
         save_freq: int,
@@ -54,8 +55,6 @@ class FullCheckpointCallback(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        save_freq = COUNT("save_freq", save_freq)
-        keep_last = None if keep_last is None else COUNT("keep_last", keep_last)
         if not name_prefix or Path(name_prefix).name != name_prefix or any(mark in name_prefix for mark in "*?["):
             raise ConfigurationError(f"`name_prefix` ({name_prefix!r}) must be the beginning of a file name.")
         if name_prefix == EMERGENCY:

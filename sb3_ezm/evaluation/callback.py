@@ -16,6 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
 
+from sb3_ezm import kinds
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation.files import append_evaluation, check_columns, read_evaluations
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol
@@ -37,6 +38,9 @@ from sb3_ezm.train_logging import task_labels
 
 MAX_KEY = 33  # SB3's console cuts a key at 36 characters, three spaces before it included, and refuses equal ones
 SUMMARY_KEYS = ("mean_return", "mean_ep_length", "mean_score", "mean_success_rate")
+
+
+_CALLBACK = kinds.instance_of(BaseCallback, words="a callback of Stable-Baselines3")
 
 
 class TaskEvalCallback(EventCallback):
@@ -79,6 +83,25 @@ class TaskEvalCallback(EventCallback):
         episodes cannot be shared by the sub-environments, or a file cannot be written
     """
 
+    @kinds.checked(
+        eval_freq=kinds.COUNT,
+        n_eval_episodes=kinds.COUNT,
+        ignore_termination=kinds.SWITCH,
+        max_episode_steps=kinds.optional(kinds.COUNT),
+        seed=kinds.SEED,
+        deterministic=kinds.SWITCH,
+        csv_path=kinds.optional(kinds.PATH),
+        best_model_path=kinds.optional(kinds.PATH),
+        vec_env=kinds.optional(kinds.instance_of(VecEnv, words="a vector environment")),
+        verbose=kinds.VERBOSE,
+        freq_per_task=kinds.SWITCH,
+        both_protocols=kinds.SWITCH,
+        best_by=kinds.choice("score", "return"),
+        callback_on_new_best=kinds.optional(_CALLBACK),
+        callback_after_eval=kinds.optional(_CALLBACK),
+        at_end=kinds.SWITCH,
+        env_kwargs=kinds.optional(kinds.MAPPING),
+    )
     def __init__(
         self,
         tasks: TasksLike | None = None,
@@ -101,10 +124,6 @@ class TaskEvalCallback(EventCallback):
         env_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(callback_after_eval, verbose)
-        if eval_freq < 1 or n_eval_episodes < 1:
-            raise ConfigurationError(
-                f"`eval_freq` ({eval_freq}) and `n_eval_episodes` ({n_eval_episodes}) must be at least 1."
-            )
         if (tasks is None) == (vec_env is None):
             raise ConfigurationError("Give either `tasks`, for example 'h1-medium', or a `vec_env`.")
         self.n_eval_episodes = n_eval_episodes
@@ -153,8 +172,6 @@ class TaskEvalCallback(EventCallback):
             check_columns(self.csv_path)
 
     def _check_best(self, task_set: TaskSet) -> None:
-        if self.best_by not in ("score", "return"):
-            raise ConfigurationError(f"`best_by` is 'score' or 'return', got {self.best_by!r}.")
         missing = [spec.name for spec in task_set if not spec.has_scores]
         wanted = self.best_model_path is not None or self.callback_on_new_best is not None
         if self.best_by == "score" and missing and wanted:

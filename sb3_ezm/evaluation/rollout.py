@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
+from sb3_ezm import kinds
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol, TaskResult
 from sb3_ezm.evaluation.stand_by import StandBy
@@ -33,6 +34,16 @@ from sb3_ezm.tasks.task_set import TaskSet
 MAX_ENVS_PER_TASK = 10  # enough rows for one batched search; more would only take memory
 
 
+@kinds.checked(
+    n_eval_episodes=kinds.COUNT,
+    ignore_termination=kinds.SWITCH,
+    seed=kinds.optional(kinds.SEED),
+    deterministic=kinds.SWITCH,
+    max_episode_steps=kinds.optional(kinds.COUNT),
+    n_envs_per_task=kinds.optional(kinds.whole(1, 10_000)),
+    vec_env=kinds.optional(kinds.instance_of(VecEnv, words="a vector environment")),
+    env_kwargs=kinds.optional(kinds.MAPPING),
+)
 def evaluate_tasks(
     model: PolicyPredictor,
     tasks: TasksLike | None = None,
@@ -89,6 +100,15 @@ def evaluate_tasks(
         own.close()
 
 
+@kinds.checked(
+    n_eval_episodes=kinds.COUNT,
+    seed=kinds.optional(kinds.SEED),
+    deterministic=kinds.SWITCH,
+    max_episode_steps=kinds.optional(kinds.COUNT),
+    n_envs_per_task=kinds.optional(kinds.whole(1, 10_000)),
+    vec_env=kinds.optional(kinds.instance_of(VecEnv, words="a vector environment")),
+    env_kwargs=kinds.optional(kinds.MAPPING),
+)
 def evaluate_protocols(
     model: PolicyPredictor,
     tasks: TasksLike | None = None,

@@ -12,6 +12,7 @@ import gymnasium as gym
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
+from sb3_ezm import kinds
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.files import file_stems
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
@@ -75,6 +76,18 @@ def _choose_vec_env(
     )
 
 
+@kinds.checked(
+    n_envs_per_task=kinds.whole(1, 10_000),
+    seed=kinds.optional(kinds.SEED),
+    vec_env_cls=kinds.optional(kinds.CALLABLE),
+    monitor_dir=kinds.optional(kinds.PATH),
+    render_mode=kinds.optional(kinds.TEXT),
+    vec_env_kwargs=kinds.optional(kinds.MAPPING),
+    ignore_termination=kinds.SWITCH,
+    max_episode_steps=kinds.optional(kinds.COUNT),
+    env_kwargs=kinds.optional(kinds.MAPPING),
+    step_timeout=kinds.optional(kinds.DURATION),
+)
 def make_multitask_env(
     tasks: TasksLike,
     n_envs_per_task: int = 1,
@@ -113,8 +126,6 @@ def make_multitask_env(
     :return: the vector environment
     :raises ConfigurationError: if a task is unknown or unsupported, or a number is out of range
     """
-    if n_envs_per_task < 1:
-        raise ConfigurationError(f"`n_envs_per_task` must be at least 1, got {n_envs_per_task}.")
     task_set = make_task_set(tasks, env_kwargs, observation_padding)
     monitor_files = None if monitor_dir is None else _monitor_files(Path(monitor_dir), task_set.names, n_envs_per_task)
 

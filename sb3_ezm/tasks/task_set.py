@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -12,39 +11,37 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_ezm import kinds
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 
 EnvFactory = Callable[..., "gym.Env[Any, Any]"]
 """Returns a new environment at every call; takes ``render_mode`` (and any ``env_kwargs``) as keywords."""
 
 
-def _check_size(task: str, label: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ConfigurationError(f"Task {task!r}: `{label}` must be an integer of at least 1, got {value!r}.")
-    return int(value)
+_SCORE = kinds.optional(kinds.NUMBER)
+_KINDS = {
+    "observation_size": kinds.whole(1, 2**24),
+    "action_size": kinds.SIZE,
+    "success_bar": _SCORE,
+    "random_score": _SCORE,
+    "discount": kinds.optional(kinds.STEP),
+    "may_terminate": kinds.SWITCH,
+    "env_fn": kinds.optional(kinds.CALLABLE),
+    "observation_index": kinds.optional(kinds.several(kinds.whole(0, 2**24), "places")),
+    "embodiment": kinds.optional(kinds.TEXT),
+}
 
 
-def _check_number(task: str, label: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
-        raise ConfigurationError(f"Task {task!r}: `{label}` must be a finite number or None, got {value!r}.")
-    return float(value)
-
-
-def _check_index(task: str, index: Iterable[int], observation_size: int) -> tuple[int, ...]:
-    places = tuple(int(place) for place in index)
+def _check_index(task: str, places: tuple[int, ...], observation_size: int) -> None:
     if len(places) != observation_size:
         raise ConfigurationError(
             f"Task {task!r}: `observation_index` has {len(places)} entries for `observation_size` {observation_size}: "
             "give one place in the padded vector for each native observation entry."
         )
-    if min(places) < 0 or len(set(places)) != len(places):
+    if len(set(places)) != len(places):
         raise ConfigurationError(
-            f"Task {task!r}: `observation_index` must hold distinct places of at least 0, got {places}: "
-            "two entries cannot share a place."
+            f"Task {task!r}: `observation_index` must hold distinct places, got {places}: two entries cannot share a place."
         )
-    return places
 
 
 @dataclass(frozen=True)
@@ -81,35 +78,19 @@ class TaskSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise ConfigurationError(f"A task needs a non-empty string as its name, got {self.name!r}.")
-        checked: dict[str, Any] = {
-            "observation_size": _check_size(self.name, "observation_size", self.observation_size),
-            "action_size": _check_size(self.name, "action_size", self.action_size),
-            "success_bar": _check_number(self.name, "success_bar", self.success_bar),
-            "random_score": _check_number(self.name, "random_score", self.random_score),
-            "discount": _check_number(self.name, "discount", self.discount),
-            "may_terminate": bool(self.may_terminate),
-        }
+        for label, kind in _KINDS.items():
+            try:
+                object.__setattr__(self, label, kind(label, getattr(self, label)))
+            except ConfigurationError as error:
+                raise ConfigurationError(f"Task {self.name!r}: {error}") from None
         if self.observation_index is not None:
-            checked["observation_index"] = _check_index(self.name, self.observation_index, checked["observation_size"])
-        if self.embodiment is not None and (not isinstance(self.embodiment, str) or not self.embodiment.strip()):
-            raise ConfigurationError(
-                f"Task {self.name!r}: `embodiment` must be a non-empty string or None, got {self.embodiment!r}."
-            )
-        bar, random = checked["success_bar"], checked["random_score"]
+            _check_index(self.name, self.observation_index, self.observation_size)
+        bar, random = self.success_bar, self.random_score
         if bar is not None and random is not None and bar <= random:
             raise ConfigurationError(
                 f"Task {self.name!r}: `success_bar` ({bar}) must exceed `random_score` ({random}): "
                 "the normalized score is (return - random) / (bar - random)."
             )
-        if checked["discount"] is not None and not 0.0 < checked["discount"] <= 1.0:
-            raise ConfigurationError(f"Task {self.name!r}: `discount` must lie in (0, 1], got {self.discount}.")
-        if self.env_fn is not None and not callable(self.env_fn):
-            raise ConfigurationError(
-                f"Task {self.name!r}: `env_fn` must be callable and return a new environment, "
-                f"got {type(self.env_fn).__name__}."
-            )
-        for label, value in checked.items():
-            object.__setattr__(self, label, value)
 
     @property
     def padded_size(self) -> int:

@@ -1,0 +1,132 @@
+"""Every argument of the public functions either takes a value and means it, or refuses it by name when it is given."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sb3_ezm import EZM, TaskSet, TaskSpec, make_multitask_env
+from sb3_ezm.arguments import ARGUMENTS, NESTED, make_configs
+from sb3_ezm.buffers import PerTaskReplayBuffer
+from sb3_ezm.callbacks import TaskEvalCallback, TimeBudgetCallback, TimedProgressCallback
+from sb3_ezm.checkpoint import FullCheckpointCallback
+from sb3_ezm.config import ModelConfig
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.evaluation import evaluate_protocols, evaluate_tasks
+from sb3_ezm.kinds import shown
+from sb3_ezm.policies import MlpPolicy
+from tests.odd_values import ODD_VALUES
+from tests.test_arguments import DEFAULTS
+from tests.tiny import TINY, toy_env
+
+PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
+# What they do with a value that they take is tested elsewhere.
+FUNCTIONS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+    (TaskSpec, {"name": "task", "observation_size": 3, "action_size": 1}),
+    (TimeBudgetCallback, {"seconds": 1.0, "verbose": 0}),
+    (TimedProgressCallback, {"seconds": 1.0, "interval": 1.0}),
+    (FullCheckpointCallback, {"save_freq": 1, "save_path": "folder", "keep_last": 1, "name_prefix": "name", "verbose": 0}),
+]
+CHECKED = [(function, given, name) for function, given in FUNCTIONS for name in given if name != "name"]
+# Refused before anything is played or created, so that a value that is taken would do harm here.
+EAGER: dict[Callable[..., Any], tuple[str, ...]] = {
+    make_multitask_env: ("n_envs_per_task", "seed", "vec_env_kwargs", "ignore_termination", "max_episode_steps", "env_kwargs"),
+    TaskEvalCallback: ("eval_freq", "n_eval_episodes", "ignore_termination", "seed", "deterministic", "csv_path", "best_by"),
+    evaluate_tasks: ("n_eval_episodes", "ignore_termination", "seed", "deterministic", "n_envs_per_task", "vec_env"),
+    evaluate_protocols: ("n_eval_episodes", "seed", "deterministic", "max_episode_steps", "n_envs_per_task", "env_kwargs"),
+}
+NONSENSE = (object(), 1.5, b"x", {2}, 2j, [2])
+
+
+def refused_or_plain(name: str, value: Any, make: Callable[[], Any], read: Callable[[Any], Any]) -> None:
+    """
+    :param name: of an argument
+    :param value: odd
+    :param make: gives it to what it is an argument of
+    :param read: gets the value that was taken from the result
+    """
+    try:
+        made = make()
+    except ConfigurationError as error:
+        names_it = shown(value) in str(error) or "must lie strictly between" in str(error)  # the number that was meant
+        assert f"`{name}`" in str(error) and names_it, f"{name}={shown(value)}: {error}"
+    else:
+        taken = read(made)
+        if isinstance(value, (bool, int, float, str)) or not callable(value):
+            assert isinstance(taken, (*PLAIN, TaskSet)), f"{name}={shown(value)} became {taken!r}"
+            assert isinstance(taken, (bool, type(value))) or not isinstance(value, bool)
+
+
+@pytest.mark.parametrize("name", [name for name in ARGUMENTS if not name.endswith("_kwargs") and name != "_init_setup_model"])
+def test_arguments_of_the_algorithm(name: str) -> None:
+    env = toy_env(["toy-spin"])
+    others = {"stats_window_size": "_stats_window_size", "env": "n_envs", "policy": "verbose", "device": "verbose"}
+    for value in ODD_VALUES:
+        given = {**TINY, "policy": "MultiInputPolicy", "env": env, name: value}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # settings that do nothing
+
+            def make(given: dict[str, Any] = given) -> EZM:
+                return EZM(**given)
+
+            refused_or_plain(name, value, make, lambda model: getattr(model, others.get(name, name)))
+
+
+@pytest.mark.parametrize("outer", NESTED)
+def test_entries_of_dictionaries(outer: str) -> None:
+    flat = {argument.field for argument in ARGUMENTS.values() if argument.config is NESTED[outer]}
+    for name in set(NESTED[outer].names()) - flat:
+        for value in ODD_VALUES:
+
+            def make(name: str = name, value: Any = value) -> Any:
+                return make_configs({**DEFAULTS, outer: {name: value}})
+
+            def read(configs: Any, name: str = name) -> Any:
+                return next(getattr(config, name) for config in configs if type(config) is NESTED[outer])
+
+            if not (name == "value_floor" and value is None):
+                refused_or_plain(name, value, make, read)
+
+
+def test_settings_of_the_policy() -> None:
+    for name in (*ModelConfig.names(), "net_arch"):
+        for value in ODD_VALUES:
+
+            def make(name: str = name, value: Any = value) -> ModelConfig:
+                return MlpPolicy.model_settings(**{name: value})
+
+            refused_or_plain(name, value, make, lambda config, name=name: getattr(config, name, ()))
+    for outer in ("optimizer_class", "optimizer_kwargs"):
+        for value in NONSENSE:
+            with pytest.raises(ConfigurationError, match=f"`{outer}`"):
+                EZM("MlpPolicy", "Pendulum-v1", **{**TINY, "policy_kwargs": {outer: value}})
+
+
+@pytest.mark.parametrize(("function", "given", "name"), CHECKED)
+def test_callbacks_and_tasks(function: Callable[..., Any], given: dict[str, Any], name: str) -> None:
+    for value in ODD_VALUES:
+
+        def make(value: Any = value) -> Any:
+            return function(**{**given, name: value})
+
+        refused_or_plain(name, value, make, lambda made: getattr(made, name, None) if name != "save_path" else "")
+
+
+@pytest.mark.parametrize(("function", "name"), [(function, name) for function, names in EAGER.items() for name in names])
+def test_functions(function: Callable[..., Any], name: str) -> None:
+    for value in NONSENSE:
+        with pytest.raises(ConfigurationError, match=f"`{name}`"):
+            function(
+                tasks="toy", **({"model": None} if function in (evaluate_tasks, evaluate_protocols) else {}), **{name: value}
+            )
+
+
+def test_sizes_of_a_replay_buffer() -> None:
+    env = toy_env(["toy-spin"])
+    for name in ("n_envs", "num_tasks", "horizon"):
+        for value in NONSENSE:
+            with pytest.raises(ConfigurationError, match=f"`{name}`"):
+                PerTaskReplayBuffer(4, env.observation_space, env.action_space, layout=None, **{name: value})  # type: ignore[arg-type]
