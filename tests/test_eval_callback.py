@@ -129,7 +129,7 @@ def test_tasks_without_reference_scores_have_a_best_model_by_return_only(tmp_pat
     tasks = ["Pendulum-v1", "toy-spin"]
     with pytest.raises(ConfigurationError, match=r"\['Pendulum-v1'\].*best_by='return'"):
         TaskEvalCallback(tasks, best_model_path=tmp_path / "best.zip")
-    with pytest.raises(ConfigurationError, match="'score' or 'return', got 'reward'"):
+    with pytest.raises(ConfigurationError, match=r"`best_by` \('reward'\) must be 'score' or 'return'"):
         TaskEvalCallback(tasks, best_by="reward")  # type: ignore[arg-type]
     model = tiny_model(make_multitask_env(tasks))
     settings: dict[str, Any] = {"eval_freq": 4, "n_eval_episodes": 1, "max_episode_steps": 2}
