@@ -78,7 +78,7 @@ def decode(support: CategoricalSupport, logits: jax.Array) -> jax.Array:
     :param logits: ``[..., S]``
     :return: raw scalars ``[...]``
     """
-    atoms = jnp.asarray(support.atoms(th.zeros(1)).numpy())
+    atoms = jnp.asarray(support.atoms.cpu().numpy())
     y = (jax.nn.softmax(logits, axis=-1) * atoms).sum(-1)
     linear = 1.0 + 2.0 * EPSILON
     t = 2.0 * y / (linear + jnp.sqrt(linear * linear + 4.0 * EPSILON * jnp.abs(y)))
@@ -110,7 +110,7 @@ class Twin:
         """
         with th.no_grad():
             context = self.model.embed(tasks)
-            normalized = self.model.normalizer(observations)
+            normalized = self.model.normalizer(observations, tasks)
         arrays = {"x": normalized, "embedding": context.embedding, "mask": context.mask, "discount": context.discount}
         return {"weights": self.weights, **{name: jnp.asarray(np.asarray(value.cpu())) for name, value in arrays.items()}}
 
