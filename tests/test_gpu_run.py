@@ -100,7 +100,7 @@ def child_that(folder: Path, code: str, name: str = "stage") -> Any:
 
     log = folder / f"{name}.log"
     with log.open("wb") as file:
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=file, stderr=file, preexec_fn=os.setpgrp)
     return Child(name, process, log, time.time())
 
 

@@ -56,7 +56,7 @@ def main() -> None:
     th.set_num_threads(int(sys.argv[2]))
     with contextlib.suppress(OSError):
         os.nice(5)  # the training comes first
-    folder = request.scratch / "snapshots"
+    folder, parent = request.scratch / "snapshots", os.getppid()
     durations, left_out = [], []
     while True:
         ended = (folder / "end").exists()  # before looking: what comes in between is seen in the next round
@@ -66,7 +66,7 @@ def main() -> None:
             left_out.append(skipped[0])
             skipped[2].unlink()
         if newest is None:
-            if ended:
+            if ended or os.getppid() != parent:  # the training was killed
                 break
             time.sleep(0.2)
             continue

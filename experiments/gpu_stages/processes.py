@@ -104,7 +104,7 @@ def start(request: Request, name: str, module: str, *arguments: str, variables: 
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            preexec_fn=os.setpgrp,  # a group of its own, to be stopped with all that it starts; not a session of its own
         )
     return Child(name, process, log, time.time())
 

@@ -129,7 +129,7 @@ def measure(size: str, rung: str, request: Request, deadline: float) -> Row:
     model.train(LAG + 1, model.batch_size)
     model.learner.finish()
     row |= {"first updates s": now() - start, "loss": model.learner.metrics.pop()["loss"]}
-    seconds = 0.2 if request.quick else 1.0
+    seconds = 0.2 if request.quick else 0.5
     with turn(request.scratch):
         times = interleave({"update": lambda: model.train(4, model.batch_size)}, device, seconds, 2, 20)["update"]
         row["update ms"] = 1000 * float(np.median(times)) / 4
@@ -143,7 +143,7 @@ def measure(size: str, rung: str, request: Request, deadline: float) -> Row:
         act()
         first = now() - start
         with turn(request.scratch):
-            duration = float(np.median(interleave({"act": act}, device, seconds / 4, 2, 50)["act"]))
+            duration = float(np.median(interleave({"act": act}, device, seconds / 3, 2, 50)["act"]))
         row |= {f"acting {roots} ms": 1000 * duration, f"first acting {roots} s": first}
     assert model.env is not None
     model.env.close()

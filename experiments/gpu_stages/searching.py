@@ -1,7 +1,7 @@
 """
 Stage 2: searches of the paper's network beside mctx on the same device.
 
-    python -m gpu_stages.searching REQUEST DEADLINE
+    python -m gpu_stages.searching REQUEST DEADLINE [no-mctx]
 
 JAX multiplies float32 matrices in TensorFloat-32 unless told otherwise, PyTorch in float32: both are compared with.
 """
@@ -62,11 +62,12 @@ def recorded(problem: Problem, bf16: bool) -> Task:
     return run
 
 
-def measure(roots: int, request: Request, seconds: float) -> Row:
+def measure(roots: int, request: Request, seconds: float, with_mctx: bool) -> Row:
     """
     :param roots: of one search
     :param request: what was asked for
     :param seconds: for all contenders
+    :param with_mctx: whether JAX may be loaded
     :return: milliseconds and ratios
     """
     device = th.device(request.device)
@@ -81,7 +82,7 @@ def measure(roots: int, request: Request, seconds: float) -> Row:
         "graphs": recorded(problem, bf16=False),
         "graphs, bf16": recorded(problem, bf16=True),
     }
-    jitted = mctx_contender(problem)
+    jitted = mctx_contender(problem) if with_mctx else None
     began = time.perf_counter()
     if jitted is not None:
         jitted()
@@ -114,7 +115,7 @@ def main() -> None:
         if time.time() > deadline:
             break
         try:
-            row = measure(roots, request, 0.3 if request.quick else 2.0)
+            row = measure(roots, request, 0.3 if request.quick else 1.5, sys.argv[3:] != ["no-mctx"])
         except Exception as error:
             row = {"B": roots, "error": f"{type(error).__name__}: {error}"[:500], "traceback": traceback.format_exc()[-3000:]}
         append_row(request.scratch / ROWS, row)

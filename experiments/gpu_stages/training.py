@@ -51,6 +51,7 @@ class Conductor(BaseCallback):
         self.started = self.logged = time.time()
         self.first_update: float | None = None
         self._due = request.eval_every
+        self._parent = os.getppid()
         signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, *_: Any) -> None:
@@ -74,6 +75,8 @@ class Conductor(BaseCallback):
             self.report()
         if 0 < self.request.steps_per_task <= steps:
             self.stopped = self.stopped or "number of steps"
+        if os.getppid() != self._parent:
+            self.stopped = self.stopped or "the end of the process that started it"
         if now > self.deadline - self.reserve():
             self.stopped = self.stopped or "time"
         return self.stopped is None
