@@ -237,6 +237,7 @@ def test_bfloat16_is_about_as_precise_as_autocast() -> None:
         {"embed_representation": False, "embed_dynamics": False, "embed_reward": False, "embed_prediction": False},
         {"head_norm": "layer", "normalize_observations": False, "decode_observations": True},
         {"num_blocks": 3, "head_layers": ()},
+        {"activation_fn": nn.Tanh},  # packed blocks rectify
     ],
 )
 def test_every_kind_of_model(switches: dict[str, object]) -> None:
@@ -246,6 +247,12 @@ def test_every_kind_of_model(switches: dict[str, object]) -> None:
     twin = packed_world_model(model, th.float32)
     assert twin is not None
     th.testing.assert_close(verbs(twin), verbs(model), rtol=1e-3, atol=1e-4)
+
+
+def test_other_activations_are_not_packed() -> None:
+    config = ModelConfig(**{**TINY_NETWORKS, "activation_fn": nn.ELU})
+    model = WorldModel(6, np.ones((3, 3), dtype=np.float32), np.full(3, 0.9, dtype=np.float32), config).eval()
+    assert packed_world_model(model, th.float32) is None
 
 
 @th.no_grad()

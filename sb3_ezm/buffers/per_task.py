@@ -158,6 +158,16 @@ class PerTaskReplayBuffer(ReplayBuffer):
 
     # ------------------------------------------------------------------------------------------------------- content
 
+    @property
+    def task_buffers(self) -> tuple[PrioritizedRing, ...]:
+        """The part of each task, in the order of their ids, with its ``size``; a single one where they share it."""
+        return tuple(self.replays)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Stored transitions of every task."""
+        return tuple(self.task_sizes().tolist())
+
     def task_sizes(self) -> IntArray:
         """
         :return: stored transitions of every task ``[T]``
