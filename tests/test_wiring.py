@@ -113,7 +113,7 @@ BELOW |= {
     "device",
 }
 BELOW |= {"replay_buffer_kwargs.storage_device", "policy_kwargs.net_arch"}
-ELSEWHERE = {"search_kwargs.pack_weights": "tests/test_packing.py"}
+ELSEWHERE = {"search_kwargs.pack_weights": "tests/test_packing.py", "policy_kwargs.image_channels": "tests/test_images.py"}
 
 
 def make_env(kind: str = "") -> Any:
