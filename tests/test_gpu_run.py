@@ -171,7 +171,8 @@ def test_a_rehearsal_of_everything(tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ("--device", "cpu", "--minutes", "10", "--quick", "--steps-per-task", "40", "--episodes", "1")
     command = [sys.executable, str(EXPERIMENTS / "gpu.py"), "--out", str(out), *options]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
     names = {path.name for path in out.iterdir()}
     wanted = {"summary.md", "sanity.json", "ladder.json", "training.json", "evaluations.csv", "metrics.csv", "model.zip"}
@@ -186,3 +187,9 @@ def test_a_rehearsal_of_everything(tmp_path: Path) -> None:
     assert training["progress"]["updates"] > 0 and training["evaluations"]["status"] == "done"
     summary = (out / "summary.md").read_text()
     assert "ConfigurationError" in summary and "## Curve" in summary
+    report = [sys.executable, str(EXPERIMENTS / "gpu_report.py"), str(out), "--images", str(tmp_path / "images")]
+    done = subprocess.run([*report, "--out", str(tmp_path / "section.md")], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    section = (tmp_path / "section.md").read_text()
+    assert "published EZ-M" in section and "extrapolated" in section and "images/h1_gpu_curves.png" in section
+    assert (tmp_path / "images" / "h1_gpu_curves.png").stat().st_size > 0

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from gpu_stages.files import Request, Row, append_row, turn
+from gpu_stages.tables import NO_TIME
 from measuring import clock, interleave
 from update import Update
 
@@ -174,7 +175,7 @@ def main() -> None:
         size, rung = name.split("/")
         row: Row = {"size": size, "rung": rung}
         if time.time() > deadline:
-            append_row(request.scratch / ROWS, {**row, "error": "no time left"})
+            append_row(request.scratch / ROWS, {**row, "error": NO_TIME})
             continue
         append_row(request.scratch / ROWS, {**row, "error": "the process died, or was out of time"})
         if request.device != "cpu":

@@ -9,6 +9,7 @@ from gpu_stages.files import Row
 
 UPDATE_TARGET_MS = 16.0  # a full medium update on one H100: the 220,000 updates of the paper within an hour
 STEPS_PER_HOUR = 1_000_000  # of each task
+NO_TIME = "no time left"
 
 
 def markdown(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
@@ -38,7 +39,10 @@ def update_table(ladder: Row) -> str:
     :return: milliseconds, first calls and memory of one update by size and rung
     """
     columns = ("size", "rung", "update ms", "draw ms", "reanalyze ms", "learn ms", "first updates s", "reserved MiB", "error")
-    return markdown(ladder.get("rungs", []), columns)
+    rows = ladder.get("rungs", [])
+    missing = [f"{row['size']}/{row['rung']}" for row in rows if row.get("error") == NO_TIME]
+    table = markdown((row for row in rows if row.get("error") != NO_TIME), columns)
+    return "\n\n".join(part for part in (table, f"No time was left for {', '.join(missing)}." if missing else "") if part)
 
 
 def acting_table(ladder: Row) -> str:
