@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 
-@lru_cache
 def halving_levels(num_candidates: int, num_simulations: int) -> tuple[int, ...]:
     """
     Survivors visited at each level; every visited survivor gets exactly one simulation per level.
