@@ -130,6 +130,17 @@ def test_a_rung_that_takes_the_process_along_is_known(tmp_path: Path) -> None:
     assert [(row["rung"], "error" in row) for row in found] == [("bf16", False), ("graphs", True)]
 
 
+def test_an_evaluation_gives_way_to_that_of_the_end_alone(tmp_path: Path) -> None:
+    from gpu_stages.evaluations import is_superseded, waiting
+
+    for name in ("900-10.zip", "1800-20.zip", ".partial.zip"):
+        (tmp_path / name).touch()
+    assert [(steps, seconds) for steps, seconds, _ in waiting(tmp_path)] == [(900, 10.0), (1800, 20.0)]
+    assert not is_superseded(tmp_path, 900)  # the training goes on: the newer one waits
+    (tmp_path / "end").touch()
+    assert is_superseded(tmp_path, 900) and not is_superseded(tmp_path, 1800)
+
+
 # ------------------------------------------------------------------------------------------------------------------- model
 
 

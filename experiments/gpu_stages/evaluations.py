@@ -4,7 +4,7 @@ Beside stage 3: evaluates the snapshots of the training on CPU cores, falls igno
     python -m gpu_stages.evaluations REQUEST THREADS
 
 If a snapshot comes before the last evaluation is done, it waits; if several wait, the newest is taken and the others are
-left out, which ``evaluation.json`` says.
+left out, which ``evaluation.json`` says. When the training ends, the evaluation under way is given up for that of the end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch as th
 from gpu_stages.files import CURVES, Request, read_json, write_json
@@ -36,18 +39,41 @@ def waiting(folder: Path) -> list[tuple[int, float, Path]]:
     return sorted(found)
 
 
-def evaluate(request: Request, path: Path, steps: int, seconds: float) -> None:
+class SupersededError(Exception):
+    """There is a newer snapshot, and no time for this one."""
+
+
+def evaluate(request: Request, path: Path, steps: int, seconds: float, superseded: Callable[[], bool]) -> None:
     """
     :param request: what was asked for
     :param path: of the snapshot
     :param steps: environment steps of all tasks together when it was taken
     :param seconds: of training until then
+    :param superseded: whether to give up
+    :raises SupersededError: if it gave up
     """
     model = EZM.load(path, device="cpu")
+    predict = model.predict
+
+    def predict_if_wanted(*args: Any, **kwargs: Any) -> Any:
+        if superseded():
+            raise SupersededError
+        return predict(*args, **kwargs)
+
+    model.predict = predict_if_wanted  # type: ignore[method-assign]
     limit = 20 if request.quick else None
     results = evaluate_protocols(model, request.suite, request.episodes, seed=SEED + request.seed, max_episode_steps=limit)
     for result in results.values():
         append_evaluation(request.out / CURVES, result, steps, seconds)
+
+
+def is_superseded(folder: Path, steps: int) -> bool:
+    """
+    :param folder: of the snapshots
+    :param steps: of the snapshot that is being evaluated
+    :return: whether the training has ended, later than that
+    """
+    return (folder / "end").exists() and waiting(folder)[-1][0] > steps
 
 
 def main() -> None:
@@ -72,9 +98,12 @@ def main() -> None:
             continue
         steps, seconds, path = newest
         began = time.time()
-        evaluate(request, path, steps, seconds)
+        try:
+            evaluate(request, path, steps, seconds, partial(is_superseded, folder, steps))
+            durations.append(round(time.time() - began, 1))
+        except SupersededError:
+            left_out.append(steps)
         path.unlink()
-        durations.append(round(time.time() - began, 1))
         write_json(request.scratch / "evaluation.json", {"seconds": durations, "left out": left_out})
     write_json(
         request.scratch / "evaluation.json",
