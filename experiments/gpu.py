@@ -168,9 +168,7 @@ class Driver:
         model = self.request.out / MODEL
         if not model.exists() or self.request.left() < 3.0:
             return
-        child = start(
-            self.request, "film", "film", str(model), str(self.request.out / FILM), variables={"CUDA_VISIBLE_DEVICES": ""}
-        )
+        child = start(self.request, "film", "film", str(model), str(self.request.out / FILM))
         self.wait(child, self.request.ends)
 
     def run(self) -> None:

@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from sb3_ezm.config import LossConfig, ModelConfig, SearchConfig, TargetConfig
 from sb3_ezm.evaluation import read_evaluations
 from sb3_ezm.runtime.packing import can_pack
-from sb3_ezm.search import BoundWorldModel, draw_noise, packed, search
+from sb3_ezm.runtime import packed_model
+from sb3_ezm.search import BoundWorldModel, draw_noise, search
 from sb3_ezm.world_model import WorldModel
 from tests.search_oracle import SmoothModel
 from tests.search_oracle import sequential_search as slow_search
@@ -79,7 +80,7 @@ def counting_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         return predict(*args, **kwargs)
 
     monkeypatch.setattr(WorldModel, "predict", counted_predict)
-    monkeypatch.setattr(packed, "MIN_LATENT_SIZE", 10**6)  # plain networks for all
+    monkeypatch.setattr(packed_model, "MIN_LATENT_SIZE", 10**6)  # plain networks for all
     monkeypatch.setattr(measuring, "clock", lambda device: lambda: float(now))
 
 

@@ -76,6 +76,8 @@ def environment(request: Request) -> dict[str, str]:
         # One stage compiles, the next finds what it compiled.
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor")),
         "TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR", str(cache / "triton")),
+        # Two stages may compile at once, beside one that works.
+        "TORCHINDUCTOR_COMPILE_THREADS": str(max(1, (os.cpu_count() or 1) // 3)),
         # JAX would take three quarters of the memory at once.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         # Threads that wait would otherwise spin, and take the cores from those that step the environments.
