@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
@@ -33,7 +32,7 @@ class ChosenActions(NamedTuple):
     """Actions of all environments, and what the replay buffer is told about them."""
 
     actions: npt.NDArray[Any]  # [n_envs, ...]  for the environments, in their bounds
-    scaled: FloatArray  # [n_envs, A]  for the replay buffer, in [-1, 1]
+    scaled: FloatArray  # [n_envs, A]  for the replay buffer, in [-1, 1] or one-hot
     searched: BoolArray  # [n_envs]  chosen by a search
     values: FloatArray  # [n_envs]  of the roots of these searches
 
@@ -148,14 +147,11 @@ class Collector:
 
     # ------------------------------------------------------------------------------------------------------------ acting
 
-    def act(
-        self, observation: VecEnvObs, action_space: spaces.Box, searched: bool, noise: ActionNoise | None = None
-    ) -> ChosenActions:
+    def act(self, observation: VecEnvObs, searched: bool, noise: ActionNoise | None = None) -> ChosenActions:
         """
         Choose the actions of all environments with one search, or at random.
 
         :param observation: of all environments
-        :param action_space: of one environment
         :param searched: whether to search
         :param noise: is added to the actions in [-1, 1]
         :return: the actions
@@ -163,21 +159,19 @@ class Collector:
         """
         policy = self.policy
         rows, tasks = policy.layout.flatten(observation)
-        n_envs, names = len(rows), policy.task_set.names
+        n_envs, names, masks = len(rows), policy.task_set.names, policy.task_set.action_mask()[tasks]
         check_rows("observation", rows, tasks, names)
         with self.times.measure("search"):
             if searched:
                 scaled, values = self._search(rows, tasks)
             else:
-                unscaled = np.array([action_space.sample() for _ in range(n_envs)])
-                scaled, values = policy.scale_action(unscaled).reshape(n_envs, -1), np.zeros(n_envs, dtype=np.float32)
+                scaled, values = policy.action_layout.sample(masks), np.zeros(n_envs, dtype=np.float32)
         if noise is not None:
             scaled = np.clip(scaled + noise().reshape(scaled.shape), -1.0, 1.0)
         check_rows("action", scaled, tasks, names)
         # What is stored is what is executed; padded entries are zero in both.
-        scaled = (scaled * policy.task_set.action_mask()[tasks]).astype(np.float32)
-        actions = policy.unscale_action(scaled.reshape(-1, *action_space.shape))
-        return ChosenActions(actions, scaled, np.full(n_envs, searched), values)
+        scaled = (scaled * masks).astype(np.float32)
+        return ChosenActions(policy.action_layout.decode(scaled), scaled, np.full(n_envs, searched), values)
 
     def _search(self, rows: FloatArray, tasks: IntArray) -> tuple[FloatArray, FloatArray]:
         """Waits for the device once, for the result."""

@@ -15,7 +15,6 @@ import torch as th
 from gymnasium import spaces
 from torch import nn
 
-from sb3_ezm.distributions import squash_action
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.ezm import EZM
 from sb3_ezm.observations import TASK_KEY
@@ -38,18 +37,19 @@ class PolicyHead(nn.Module):
     def __init__(self, policy: EZMPolicy) -> None:
         super().__init__()
         space = policy.action_space
-        assert isinstance(space, spaces.Box)  # the policy has checked it
+        self.first = int(space.start) if isinstance(space, spaces.Discrete) else 0
         self.layout = policy.layout
         self.names = tuple(self.layout.space.spaces) if isinstance(self.layout.space, spaces.Dict) else ("observation",)
         self.world_model = copy.deepcopy(policy.world_model).cpu().float().eval().requires_grad_(False)
-        self.register_buffer("low", th.as_tensor(space.low, dtype=th.float32))
-        self.register_buffer("high", th.as_tensor(space.high, dtype=th.float32))
+        if isinstance(space, spaces.Box):
+            self.register_buffer("low", th.as_tensor(space.low, dtype=th.float32))
+            self.register_buffer("high", th.as_tensor(space.high, dtype=th.float32))
 
     def forward(self, *observation: th.Tensor) -> th.Tensor:
         """
         :param observation: ``[N, ...]`` tensors, one for each name in :attr:`names`: the observation itself, or the entries of
             a Dict space in its order. Classes and the task id are integers ``[N]``
-        :return: actions ``[N, ...]`` in the bounds of the action space
+        :return: actions ``[N, ...]`` in the bounds of the action space, or their numbers ``[N]``
         """
         entries = dict(zip(self.names, observation, strict=True))
         rows = self.layout.rows(entries if self.layout.is_dict else observation[0])
@@ -59,7 +59,10 @@ class PolicyHead(nn.Module):
             tasks = th.zeros_like(rows[:, 0], dtype=th.long)
         context = self.world_model.embed(tasks)
         prediction = self.world_model.predict(self.world_model.encode(rows, context), context, heads=(0,))
-        unit = squash_action(prediction.mean, context.mask).reshape(-1, *self.low.shape)
+        vector = self.world_model.actions.mode(prediction.policy, context.mask)
+        if self.world_model.actions.discrete:
+            return vector.argmax(dim=-1) + self.first
+        unit = vector.reshape(-1, *self.low.shape)
         action = self.low * (0.5 * (1.0 - unit)) + self.high * (0.5 * (1.0 + unit))
         return action.clamp(self.low, self.high)
 

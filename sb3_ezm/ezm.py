@@ -179,7 +179,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
             support_multi_env=True,
             seed=seed,
             sde_support=False,
-            supported_action_spaces=(spaces.Box,),
+            supported_action_spaces=(spaces.Box, spaces.Discrete),
         )
         self.target_update_interval = target_update_interval
         self.unroll_steps = unroll_steps
@@ -212,6 +212,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         self.task_set = settings.resolve_task_set(self.task_set, self.env, layout, self.action_space)
         values = settings.read_arguments(self)
         self.configs = make_configs(values)
+        settings.check_discrete(self.task_set.discrete, values, self.configs)
         if self.independent_replay and self.batch_size < len(self.task_set):
             raise ConfigurationError(f"`batch_size` ({self.batch_size}) is below the number of tasks ({len(self.task_set)}).")
         self.set_random_seed(self.seed)
@@ -281,7 +282,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         """Choose the actions of all environments with one search, or at random while warming up."""
         assert self._last_obs is not None, "no observation to act on: call learn()"
         searched = self.num_timesteps >= learning_starts
-        chosen = self.collector.act(self._last_obs, self.action_space, searched, action_noise)  # type: ignore[arg-type]
+        chosen = self.collector.act(self._last_obs, searched, action_noise)
         self.replay_buffer.annotate(chosen.searched, chosen.values)
         return chosen.actions, chosen.scaled
 

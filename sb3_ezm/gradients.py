@@ -11,7 +11,6 @@ from torch.nn.utils import clip_grads_with_norm_
 
 from sb3_ezm.config import LossConfig, RuntimeConfig
 from sb3_ezm.devices import bfloat16_where
-from sb3_ezm.distributions import entropy
 from sb3_ezm.runtime.graphs import GraphRecorder, StaticFunction, compiled
 from sb3_ezm.losses import all_losses, total_loss
 from sb3_ezm.types import SegmentBatch, TargetBatch
@@ -143,7 +142,7 @@ def _figures(model: WorldModel, targets: TargetBatch, unroll: Unroll) -> tuple[t
     rewards = model.reward_support.decode(unroll.reward_logits)
     steps = targets.step_mask.T
     cosine = cosine_consistency(unroll.predicted_projections, unroll.target_projections)
-    std = th.exp(unroll.prediction.log_std[0])
+    policy = unroll.prediction.policy[0]
     return errors, {
         "value_predicted": predicted.mean(),
         "value_target": targets.values[:, 0].mean(),
@@ -152,7 +151,6 @@ def _figures(model: WorldModel, targets: TargetBatch, unroll: Unroll) -> tuple[t
         "reward_error": ((rewards - targets.rewards.T).abs() * steps).sum() / steps.sum().clamp(min=1.0),
         "reward_saturation": model.reward_support.saturation(targets.rewards),
         "consistency_cosine": (cosine * steps).sum() / steps.sum().clamp(min=1.0),
-        "policy_entropy": entropy(unroll.prediction.log_std[0], unroll.mask).mean(),
-        "policy_std": (std * unroll.mask).sum() / unroll.mask.sum().clamp(min=1.0),
-        "policy_mean_abs": (unroll.prediction.mean[0].abs() * unroll.mask).sum() / unroll.mask.sum().clamp(min=1.0),
+        "policy_entropy": model.actions.entropy(policy, unroll.mask).mean(),
+        **model.actions.figures(policy, unroll.mask),
     }

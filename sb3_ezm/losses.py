@@ -6,8 +6,8 @@ import dataclasses
 
 import torch as th
 
+from sb3_ezm.actions import ActionHead
 from sb3_ezm.config import LossConfig
-from sb3_ezm.distributions import entropy, log_prob, squash_action
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.supports import CategoricalSupport
 from sb3_ezm.types import TargetBatch
@@ -40,7 +40,7 @@ def value_loss(unroll: Unroll, targets: TargetBatch, support: CategoricalSupport
     return (loss * targets.value_mask.T).sum(dim=0)
 
 
-def policy_loss(unroll: Unroll, targets: TargetBatch) -> th.Tensor:
+def policy_loss(unroll: Unroll, targets: TargetBatch, head: ActionHead) -> th.Tensor:
     """
     ``L_pi = -sum_{j<=K} m_j sum_p w_{j,p} log pi_p(a*_{j,p} | s_j)``: imitation of the search, where ``pi_p`` is the
     policy with its deviation multiplied by the target's scale.
@@ -50,11 +50,11 @@ def policy_loss(unroll: Unroll, targets: TargetBatch) -> th.Tensor:
 
     :param unroll: the unrolled batch
     :param targets: its targets
+    :param head: reads the policy's parameters
     :return: ``[B]``
     """
-    mean, log_std = (x.transpose(0, 1).unsqueeze(2) for x in (unroll.prediction.mean, unroll.prediction.log_std))
-    log_std = log_std + th.log(targets.policy_scales).unsqueeze(-1)
-    log_density = log_prob(targets.policy_actions, mean, log_std, unroll.mask[:, None, None])  # [B, K+1, P]
+    policy, mask = unroll.prediction.policy.transpose(0, 1), unroll.mask.unsqueeze(1)
+    log_density = head.log_prob(targets.policy_actions, policy, mask, targets.policy_scales)  # [B, K+1, P]
     return -((log_density * targets.policy_weights).sum(dim=-1) * targets.policy_mask).sum(dim=1)
 
 
@@ -91,16 +91,17 @@ def path_consistency_loss(
     return (loss * targets.step_mask.T).sum(dim=0)
 
 
-def entropy_loss(unroll: Unroll, targets: TargetBatch) -> th.Tensor:
+def entropy_loss(unroll: Unroll, targets: TargetBatch, head: ActionHead) -> th.Tensor:
     """
     Negative entropy of the policy per action entry, ``L_ent = -sum_{j<=K} m_j H(pi(s_j)) / A_k``: minimized, it is a
     bonus (the released code has the opposite sign; a negative weight restores it).
 
     :param unroll: the unrolled batch
     :param targets: its targets
+    :param head: reads the policy's parameters
     :return: ``[B]``
     """
-    per_position = entropy(unroll.prediction.log_std, unroll.mask)  # [K+1, B]
+    per_position = head.entropy(unroll.prediction.policy, unroll.mask)  # [K+1, B]
     return -(per_position * targets.policy_mask.T).sum(dim=0)
 
 
@@ -120,9 +121,8 @@ def policy_gradient_loss(model: WorldModel, unroll: Unroll, targets: TargetBatch
     :return: ``[B]``
     """
     positions, rows = unroll.latents.shape[:2]
-    mean, std = unroll.prediction.mean.flatten(0, 1), th.exp(unroll.prediction.log_std.flatten(0, 1))
     context = model.embed(targets.tasks).tile(positions)
-    actions = squash_action(mean + std * th.randn_like(mean), context.mask)
+    actions = model.actions.sample(unroll.prediction.policy.flatten(0, 1), th.randn_like(context.mask), context.mask)
     latents = unroll.latents.detach().flatten(0, 1)
     trial = actions.detach().requires_grad_(True)
     reward = model.reward_support.decode(model.reward(latents, trial, context))
@@ -176,10 +176,10 @@ def all_losses(model: WorldModel, unroll: Unroll, targets: TargetBatch, config: 
     losses = {
         "reward": lambda: reward_loss(unroll, targets, rewards),
         "value": lambda: value_loss(unroll, targets, values),
-        "policy": lambda: policy_loss(unroll, targets),
+        "policy": lambda: policy_loss(unroll, targets, model.actions),
         "consistency": lambda: consistency_loss(unroll, targets),
         "path_consistency": lambda: path_consistency_loss(unroll, targets, rewards, values),
-        "entropy": lambda: entropy_loss(unroll, targets),
+        "entropy": lambda: entropy_loss(unroll, targets, model.actions),
         "observation": lambda: observation_loss(unroll, targets),
         "policy_gradient": lambda: policy_gradient_loss(model, unroll, targets),
     }

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 import threading
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
+from sb3_ezm.action_layout import ActionLayout, action_size
 from sb3_ezm.config import ModelConfig, SearchConfig, TargetConfig, build_config
-from sb3_ezm.distributions import squash_action
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import SIZES
 from sb3_ezm.observations import ObservationLayout
@@ -68,7 +67,7 @@ class EZMPolicy(BasePolicy):
     A subclass may name a ``world_model_class`` of its own, and other default sizes in ``default_model``.
 
     :param observation_space: Box, or Dict with the key ``"task"`` for several tasks
-    :param action_space: Box
+    :param action_space: Box or Discrete
     :param lr_schedule: learning rate by remaining progress
     :param task_set: names, sizes and discounts of the tasks; by default one task, or equal ones for each task id
     :param gamma: discount of tasks without their own
@@ -89,7 +88,7 @@ class EZMPolicy(BasePolicy):
     def __init__(
         self,
         observation_space: spaces.Space[Any],
-        action_space: spaces.Box,
+        action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         task_set: TaskSet | None = None,
         gamma: float = TargetConfig.gamma,
@@ -110,7 +109,7 @@ class EZMPolicy(BasePolicy):
             optimizer_kwargs=optimizer_kwargs,
             squash_output=True,
         )
-        check_action_space(action_space)
+        self.action_layout = ActionLayout(action_space)
         self.layout = ObservationLayout(observation_space)
         self.task_set = task_set or default_task_set(self.layout, action_space)
         self.gamma = gamma
@@ -127,6 +126,7 @@ class EZMPolicy(BasePolicy):
             self.model_config,
             embodiments=self.task_set.embodiments(),
             image_shape=self.layout.image_shape,
+            discrete=self.task_set.discrete,
         )
         self.target_model = copy.deepcopy(self.world_model).requires_grad_(False).eval()
         self.optimizer = optimizer_class(self.world_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
@@ -213,7 +213,7 @@ class EZMPolicy(BasePolicy):
 
         :param observation: tensors as :meth:`obs_to_tensor` makes them
         :param deterministic: without exploration noise
-        :return: actions in [-1, 1], ``[N, A]``
+        :return: actions in [-1, 1] ``[N, A]``, or numbers of a Discrete space ``[N]``
         """
         return self._predict(observation, deterministic)
 
@@ -221,27 +221,29 @@ class EZMPolicy(BasePolicy):
         if self.planner or not deterministic:
             _refuse_export()
         if self.planner:
-            return self.plan(observation, deterministic).actions
+            return self._actions_of(self.plan(observation, deterministic).actions)
         rows, tasks = self.layout.flatten_tensors(observation)
-        state = self._planner.evaluate(self.world_model, rows, tasks, heads=(0,))
-        pre_tanh = state.mean
-        if not deterministic:
-            noise = th.randn(pre_tanh.shape, generator=self._generator).to(pre_tanh.device)
-            pre_tanh = pre_tanh + th.exp(state.log_std) * noise
-        return squash_action(pre_tanh, self.world_model.action_mask[tasks])
+        policy = self._planner.evaluate(self.world_model, rows, tasks, heads=(0,)).policy
+        mask = self.world_model.action_mask[tasks]
+        if deterministic:
+            return self._actions_of(self.world_model.actions.mode(policy, mask))
+        noise = th.randn(mask.shape, generator=self._generator).to(mask.device)
+        return self._actions_of(self.world_model.actions.sample(policy, noise, mask))
 
     def unscale_action(self, scaled_action: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """
-        Map actions from [-1, 1] to the bounds of the action space: exact at both ends, never beyond them, of its type.
+        Map actions from [-1, 1] to the bounds of a Box: exact at both ends, never beyond them, of its type.
 
         :param scaled_action: ``[N, ...]``
         :return: same shape
         """
-        assert isinstance(self.action_space, spaces.Box)
-        low, high = self.action_space.low, self.action_space.high
-        unscaled = low * (0.5 * (1.0 - scaled_action)) + high * (0.5 * (1.0 + scaled_action))
-        clipped: npt.NDArray[Any] = np.clip(unscaled, low, high).astype(self.action_space.dtype)
-        return clipped
+        return self.action_layout.decode(scaled_action)
+
+    def _actions_of(self, vectors: th.Tensor) -> th.Tensor:
+        """What SB3 takes for actions: vectors in [-1, 1], or numbers of a Discrete space."""
+        if isinstance(self.action_space, spaces.Discrete):
+            return vectors.argmax(dim=-1) + int(self.action_space.start)
+        return vectors
 
     def update_statistics(self, observations: th.Tensor, tasks: th.Tensor, weights: th.Tensor) -> None:
         """
@@ -333,57 +335,30 @@ def _averaged(model: WorldModel) -> list[th.Tensor]:
     return [*model.parameters(), *buffers]
 
 
-def default_task_set(layout: ObservationLayout, action_space: spaces.Box) -> TaskSet:
+def default_task_set(layout: ObservationLayout, action_space: spaces.Space[Any]) -> TaskSet:
     """
     Describe an environment that brings no task set: one task, or one per task id, all of full size.
 
     :param layout: of the observation space
-    :param action_space: Box
+    :param action_space: Box or Discrete
     :return: the task set
     """
-    action_size = int(np.prod(action_space.shape, dtype=int))
+    size, discrete = action_size(action_space), isinstance(action_space, spaces.Discrete)
     names = ["task"] if layout.num_tasks == 1 else [f"task{index}" for index in range(layout.num_tasks)]
-    return TaskSet(tuple(TaskSpec(name, layout.size, action_size) for name in names))
+    return TaskSet(tuple(TaskSpec(name, layout.size, size, discrete=discrete) for name in names))
 
 
-def check_action_space(space: spaces.Space[Any]) -> spaces.Box:
-    """
-    Make sure that a search can sample actions.
-
-    :param space: action space
-    :return: the space
-    :raises ConfigurationError: unless it is a non-empty Box of floats with finite, distinct bounds
-    """
-    if not isinstance(space, spaces.Box) or not np.issubdtype(np.dtype(space.dtype), np.floating):
-        raise ConfigurationError(f"EZM plans over continuous actions (a Box of floats), not {space}.")
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
-        raise ConfigurationError(
-            f"The bounds of the action space must be finite with low < high in every entry, got {space}: set bounds with "
-            "`gymnasium.wrappers.TransformAction(env, lambda action: action, gymnasium.spaces.Box(low, high))`, and leave out "
-            "constant entries in a wrapper."
-        )
-    with np.errstate(over="ignore"):
-        if not np.isfinite(space.high - space.low).all():  # neither sampling nor rescaling would give numbers
-            raise ConfigurationError(
-                f"The bounds of the action space are too far apart for {space.dtype}, got {space}: rescale the actions with "
-                "`gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)` over bounds that the environment can use."
-            )
-    if int(np.prod(space.shape, dtype=int)) < 1:
-        raise ConfigurationError(f"The action space {space} has no entries.")
-    return space
-
-
-def check_task_set(task_set: TaskSet, layout: ObservationLayout, action_space: spaces.Box) -> None:
+def check_task_set(task_set: TaskSet, layout: ObservationLayout, action_space: spaces.Space[Any]) -> None:
     """
     Make sure that a task set describes the spaces.
 
     :param task_set: the tasks
     :param layout: of the observation space
-    :param action_space: Box
+    :param action_space: Box or Discrete
     :raises ConfigurationError: naming the numbers that disagree
     """
     sizes = (len(task_set), task_set.observation_size, task_set.action_size)
-    space_sizes = (layout.num_tasks, layout.size, int(np.prod(action_space.shape, dtype=int)))
+    space_sizes = (layout.num_tasks, layout.size, action_size(action_space))
     if sizes != space_sizes:
         raise ConfigurationError(
             f"The task set has (tasks, observation entries, action entries) = {sizes}, but the spaces have {space_sizes}: "

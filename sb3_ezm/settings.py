@@ -11,6 +11,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ezm.action_layout import check_action_space
 from sb3_ezm.arguments import ARGUMENTS, Configs, check_arguments, own_replay_settings
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.errors import ConfigurationError
@@ -19,7 +20,7 @@ from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.optimizers import change_options, default_options
-from sb3_ezm.policies import EZMPolicy, check_action_space, check_task_set, default_task_set
+from sb3_ezm.policies import EZMPolicy, check_task_set, default_task_set
 from sb3_ezm.presets import merge_settings
 
 
@@ -197,13 +198,32 @@ def resolve_task_set(
     :return: the task set, without environment factories
     :raises ConfigurationError: if task sets or spaces disagree
     """
-    action_space = check_action_space(action_space)
+    check_action_space(action_space)
     found = find_task_set(env)
     if known is not None and found is not None:
         known.check_compatible(found)
     chosen = (known or found or default_task_set(layout, action_space)).without_factories()
     check_task_set(chosen, layout, action_space)
     return chosen
+
+
+def check_discrete(discrete: bool, values: Mapping[str, Any], configs: Configs) -> None:
+    """
+    :param discrete: whether an action is one of several
+    :param values: all arguments of the algorithm by name
+    :param configs: made of them
+    :raises ConfigurationError: naming a setting that only continuous actions have
+    """
+    if not discrete:
+        return
+    wrong = {
+        "action_noise": values["action_noise"] is not None,
+        "loss_kwargs={'policy_gradient': ...}": configs.loss.policy_gradient > 0,
+        "search_kwargs={'mean_candidate': 'always'}": configs.search.mean_candidate == "always",
+    }
+    for name, given in wrong.items():
+        if given:
+            raise ConfigurationError(f"`{name}` is for continuous actions; here an action is one of several: leave it out.")
 
 
 def make_replay_buffer(model: Any, values: Mapping[str, Any], configs: Configs) -> PerTaskReplayBuffer:

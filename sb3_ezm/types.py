@@ -68,8 +68,7 @@ class Prediction(NamedTuple):
     """Output of the value/policy network for one batch of latents."""
 
     value_logits: th.Tensor  # [V, B, S]  one row of logits per evaluated head
-    mean: th.Tensor  # [B, A]     mean of the Gaussian before the tanh, 0 where masked ([B, 0]: not asked for)
-    log_std: th.Tensor  # [B, A]     log standard deviation before the tanh
+    policy: th.Tensor  # [B, P]     parameters of the policy, which the action head reads ([B, 0]: not asked for)
 
 
 class SegmentBatch(NamedTuple):

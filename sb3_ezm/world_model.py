@@ -17,10 +17,10 @@ import torch as th
 from torch import nn
 from torch.nn import functional
 
+from sb3_ezm.actions import ActionHead, Categorical, SquashedGaussian
 from sb3_ezm.config import ModelConfig
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.image_features import ImageFeatures
-from sb3_ezm.distributions import bound_log_std
 from sb3_ezm.networks import (
     ResidualInput,
     TaskEmbedding,
@@ -39,7 +39,7 @@ class Unroll(NamedTuple):
 
     latents: th.Tensor  # [K+1, B, L]
     reward_logits: th.Tensor  # [K, B, S]
-    prediction: Prediction  # value_logits [V, K+1, B, S], mean and log_std [K+1, B, A]
+    prediction: Prediction  # value_logits [V, K+1, B, S], policy [K+1, B, P]
     predicted_projections: th.Tensor  # [K, B, P]  predictor(projector(latent j+1))
     target_projections: th.Tensor  # [K, B, P]  projector(encode(observation j+1)), no gradient
     observation_errors: th.Tensor | None  # [K+1, B]  mean squared error of the decoded normalized observation
@@ -57,6 +57,7 @@ class WorldModel(nn.Module):
     :param config: sizes and switches
     :param embodiments: number of each task's embodiment ``[T]``, whose tasks share observation statistics (default: one)
     :param image_shape: of an observation that is a picture (default: observations are numbers)
+    :param discrete: an action is one of ``A``, as a one-hot vector, instead of ``A`` numbers in (-1, 1)
     """
 
     action_mask: th.Tensor
@@ -70,11 +71,15 @@ class WorldModel(nn.Module):
         config: ModelConfig,
         embodiments: Sequence[int] | None = None,
         image_shape: Sequence[int] | None = None,
+        discrete: bool = False,
     ) -> None:
         super().__init__()
         num_tasks, action_size = action_mask.shape
         self.config = config
         self.num_tasks = num_tasks
+        self.actions: ActionHead = (
+            Categorical() if discrete else SquashedGaussian(config.log_std_min, config.log_std_max, config.log_std_init)
+        )
         self.changes = 0  # those that were said, see `mark_changed`
         self.reward_support = CategoricalSupport(config.reward_range, config.num_atoms)
         self.value_support = CategoricalSupport(config.value_range, config.num_atoms)
@@ -114,7 +119,7 @@ class WorldModel(nn.Module):
         trunk = latent + in_prediction
         self.trunk = nn.Sequential(residual_tower(trunk, trunk, blocks, activation), nn.LayerNorm(trunk))
         self.value_heads = nn.ModuleList(head(trunk, out=atoms) for _ in range(config.num_value_heads))
-        self.policy_head = head(trunk, out=2 * action_size, zero_init=True)
+        self.policy_head = head(trunk, out=self.actions.num_parameters(action_size), zero_init=True)
         hidden = config.projector_size
         self.projector = nn.Sequential(
             *(nn.Linear(latent, hidden), nn.LayerNorm(hidden), activation()),
@@ -233,7 +238,7 @@ class WorldModel(nn.Module):
         :param context: from :meth:`embed`
         :param heads: indices of the value heads to evaluate, or modules in their place (default: all)
         :param policy: evaluate the policy, too
-        :return: value logits per head, masked mean and bounded log standard deviation (both without entries if not ``policy``)
+        :return: value logits per head, and parameters of the policy (without entries if not ``policy``)
         """
         if self.config.embed_prediction:
             latents = th.cat((latents, context.embedding), dim=-1)
@@ -243,12 +248,8 @@ class WorldModel(nn.Module):
         chosen = heads if isinstance(heads, nn.ModuleList) else [self.value_heads[head] for head in heads]
         value_logits = th.stack([head(trunk) for head in chosen])
         if not policy:
-            nothing = latents.new_empty(*latents.shape[:-1], 0)
-            return Prediction(value_logits, nothing, nothing)
-        mean, raw = self.policy_head(trunk).float().chunk(2, dim=-1)
-        config = self.config
-        log_std = bound_log_std(raw * context.mask, config.log_std_min, config.log_std_max, config.log_std_init)
-        return Prediction(value_logits, mean * context.mask, log_std)
+            return Prediction(value_logits, latents.new_empty(*latents.shape[:-1], 0))
+        return Prediction(value_logits, self.actions.parametrize(self.policy_head(trunk), context.mask))
 
     def values(self, prediction: Prediction) -> th.Tensor:
         """
@@ -311,8 +312,7 @@ class WorldModel(nn.Module):
             reward_logits=reward_logits.unflatten(0, (steps, rows)),
             prediction=Prediction(
                 prediction.value_logits.unflatten(1, (steps + 1, rows)),
-                prediction.mean.unflatten(0, (steps + 1, rows)),
-                prediction.log_std.unflatten(0, (steps + 1, rows)),
+                prediction.policy.unflatten(0, (steps + 1, rows)),
             ),
             predicted_projections=predicted.unflatten(0, (steps, rows)),
             target_projections=target_projections.unflatten(0, (steps, rows)),

@@ -19,6 +19,7 @@ import torch as th
 
 from sb3_ezm.config import SearchConfig
 from sb3_ezm.search import Evaluation, SearchModel, SearchNoise
+from tests.tiny import GAUSSIAN
 
 Vector = list[float]
 
@@ -86,12 +87,13 @@ class _Oracle:
         root = model.root()
         self.latent: Vector = root.latent[0].tolist()
         self.value = float(root.value[0])
-        self.candidates = self.sample(root.mean[0].tolist(), root.log_std[0].tolist(), self.root_noise)
+        self.candidates = self.sample(root.policy[0].tolist(), self.root_noise)
         self.subtrees: dict[int, Node] = {}
         self.total = self.value
         self.paths: list[tuple[int, ...]] = []
 
-    def sample(self, mean: Vector, log_std: Vector, draws: list[Vector]) -> list[Vector]:
+    def sample(self, policy: Vector, draws: list[Vector]) -> list[Vector]:
+        mean, log_std = policy[: len(self.mask)], policy[len(self.mask) :]
         actions = []
         for draw in draws:
             raw = [math.tanh(m + math.exp(s) * e) for m, s, e in zip(mean, log_std, draw, strict=True)]
@@ -152,10 +154,12 @@ class _Oracle:
         else:
             latent, action = self.latent, self.candidates[candidate]
         reached = self.model.expand(like(latent, self.model), like(action, self.model))
-        mean, log_std = reached.mean[0, 0].tolist(), reached.log_std[0, 0].tolist()
         draws = self.leaf_noise[level][rank] if level < len(self.leaf_noise) else []
         leaf = Node(
-            reached.latent[0, 0].tolist(), float(reached.reward), float(reached.value), self.sample(mean, log_std, draws)
+            reached.latent[0, 0].tolist(),
+            float(reached.reward),
+            float(reached.value),
+            self.sample(reached.policy[0, 0].tolist(), draws),
         )
         if path:
             line[-1].children[path[-1]] = leaf
@@ -271,6 +275,7 @@ class SmoothModel:
     """
 
     LATENT = 3
+    head = GAUSSIAN
 
     def __init__(
         self,
@@ -326,7 +331,7 @@ class SmoothModel:
     def _evaluate(self, latent: th.Tensor, reward: th.Tensor) -> Evaluation:
         value = self.scale * self.value_scale * coarse(th.sin((latent * self._value).sum(-1)))
         log_std = self.log_std + 0.5 * coarse(th.sin(latent @ self._std))
-        return Evaluation(latent, reward, value, coarse(th.tanh(latent @ self._mean)), log_std)
+        return Evaluation(latent, reward, value, th.cat((coarse(th.tanh(latent @ self._mean)), log_std), dim=-1))
 
 
 StepFunction = Callable[[th.Tensor, th.Tensor], th.Tensor]
@@ -354,6 +359,7 @@ class ScriptedModel:
         discount: float,
         action_size: int = 1,
     ) -> None:
+        self.head = GAUSSIAN
         self._start, self._step, self._reward, self._value = start.double(), step, reward, value
         self._action_size = action_size
         self.mask = th.ones(start.shape[0], action_size, dtype=th.float64)
@@ -376,8 +382,8 @@ class ScriptedModel:
         return self._evaluate(self._step(latents, actions), self._reward(latents, actions))
 
     def _evaluate(self, latent: th.Tensor, reward: th.Tensor) -> Evaluation:
-        standard = latent.new_zeros(*latent.shape[:-1], self._action_size)
-        return Evaluation(latent, reward, self._value(latent), standard, standard)
+        standard = latent.new_zeros(*latent.shape[:-1], 2 * self._action_size)
+        return Evaluation(latent, reward, self._value(latent), standard)
 
 
 def noise_for(config: SearchConfig, candidates: Sequence[float], leaf_actions: Sequence[Sequence[float]] = ()) -> SearchNoise:

@@ -19,6 +19,7 @@ import torch as th
 from sb3_ezm.config import ModelConfig
 from sb3_ezm.types import Prediction, TargetBatch
 from sb3_ezm.world_model import Unroll, WorldModel
+from tests.tiny import log_std_of, mean_of
 
 # --- episodes ---------------------------------------------------------------------------------------------------------
 
@@ -149,7 +150,7 @@ class SlowLosses:
         self.rewards, self.values = rewards, values
         self.reward_logits = _plain(unroll.reward_logits)
         self.value_logits = _plain(unroll.prediction.value_logits)
-        self.mean, self.log_std = _plain(unroll.prediction.mean), _plain(unroll.prediction.log_std)
+        self.mean, self.log_std = _plain(mean_of(unroll.prediction.policy)), _plain(log_std_of(unroll.prediction.policy))
         self.predicted, self.projected = _plain(unroll.predicted_projections), _plain(unroll.target_projections)
         assert unroll.observation_errors is not None
         self.observation_errors = _plain(unroll.observation_errors)
@@ -246,8 +247,7 @@ def make_unroll(
         reward_logits=spread * draw(steps, rows, atoms),
         prediction=Prediction(
             value_logits=spread * draw(heads, steps + 1, rows, atoms),
-            mean=draw(steps + 1, rows, entries) * mask,
-            log_std=0.5 * spread * draw(steps + 1, rows, entries),
+            policy=th.cat((draw(steps + 1, rows, entries) * mask, 0.5 * spread * draw(steps + 1, rows, entries)), dim=-1),
         ),
         predicted_projections=draw(steps, rows, size),
         target_projections=draw(steps, rows, size),

@@ -23,7 +23,7 @@ from sb3_ezm.search import BoundWorldModel, draw_noise, search
 from sb3_ezm.world_model import WorldModel
 from tests.search_oracle import SmoothModel
 from tests.search_oracle import sequential_search as slow_search
-from tests.tiny import randomize, tiny_model, toy_env
+from tests.tiny import randomize, tiny_model, toy_env, log_std_of, mean_of
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -278,7 +278,7 @@ def test_mctx_twin_has_the_same_network() -> None:
     latent = twin.encode(bound)
     value, mean, std = twin.predict(bound, latent)
     following, reward = twin.expand(bound, latent, actions[:, 0].numpy())
-    pairs = [(latent, root.latent), (value, root.value), (mean, root.mean), (std, root.log_std.exp())]
+    pairs = [(latent, root.latent), (value, root.value), (mean, mean_of(root.policy)), (std, log_std_of(root.policy).exp())]
     pairs += [(following, reached.latent[:, 0]), (reward, reached.reward[:, 0])]
     for theirs, ours in pairs:
         np.testing.assert_allclose(np.asarray(theirs), ours.numpy(), rtol=2e-4, atol=2e-5)

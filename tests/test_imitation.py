@@ -15,6 +15,7 @@ from sb3_ezm.planner import Planner
 from sb3_ezm.reanalyze import Reanalyzer
 from sb3_ezm.types import SegmentBatch
 from sb3_ezm.world_model import WorldModel
+from tests.tiny import log_std_of, mean_of
 from tests.target_oracle import make_model
 
 UNROLL, TD = 3, 2
@@ -55,18 +56,17 @@ def imitation_gradients(rows: int, search: SearchConfig, **target: Any) -> dict[
         latents = model.encode(observations[:, : UNROLL + 1].flatten(0, 1), context)
         prediction = model.predict(latents, context)
     prediction = prediction._replace(
-        mean=prediction.mean.unflatten(0, (rows, -1)).transpose(0, 1).detach().requires_grad_(),
-        log_std=prediction.log_std.unflatten(0, (rows, -1)).transpose(0, 1).detach().requires_grad_(),
+        policy=prediction.policy.unflatten(0, (rows, -1)).transpose(0, 1).detach().requires_grad_(),
     )
     mask = model.action_mask[tasks]
     with th.no_grad():
         unroll = model(observations[:, : UNROLL + 1], batch.actions[:, :UNROLL], tasks)._replace(prediction=prediction)
-    policy_loss(unroll, targets).sum().backward()
-    exists = mask.expand_as(prediction.mean) > 0
-    assert prediction.mean.grad is not None and prediction.log_std.grad is not None
+    policy_loss(unroll, targets, model.actions).sum().backward()
+    exists = mask.expand_as(mean_of(prediction.policy)) > 0
+    gradient, std = prediction.policy.grad, th.exp(log_std_of(prediction.policy.detach()))
     samples = {
-        "mean": (prediction.mean.grad * th.exp(prediction.log_std.detach()))[exists],
-        "log_std": prediction.log_std.grad[exists],
+        "mean": (mean_of(gradient) * std)[exists],
+        "log_std": log_std_of(gradient)[exists],
     }
     return {name: (float(x.mean()), float(x.std() / math.sqrt(len(x)))) for name, x in samples.items()}
 

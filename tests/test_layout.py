@@ -28,6 +28,8 @@ LEVELS = {
     "sb3_ezm.presets": 0,
     "sb3_ezm.supports": 1,
     "sb3_ezm.distributions": 1,
+    "sb3_ezm.actions": 1,
+    "sb3_ezm.action_layout": 1,
     "sb3_ezm.networks": 1,
     "sb3_ezm.devices": 0,
     "sb3_ezm.optimizers": 1,

@@ -25,6 +25,7 @@ from sb3_ezm.losses import (
 from sb3_ezm.supports import CategoricalSupport
 from sb3_ezm.types import Prediction, TargetBatch
 from sb3_ezm.world_model import Unroll
+from tests.tiny import GAUSSIAN, log_std_of, mean_of
 from tests.target_oracle import SlowLosses, SlowSupport, make_targets, make_unroll, requiring_gradients
 
 NAMES = ("reward", "value", "policy", "consistency", "path_consistency", "entropy")
@@ -40,6 +41,7 @@ class Supports:
     def __init__(self, reward_range: float, value_range: float, num_atoms: int) -> None:
         self.reward_support = CategoricalSupport(reward_range, num_atoms)
         self.value_support = CategoricalSupport(value_range, num_atoms)
+        self.actions = GAUSSIAN
 
 
 def losses_of(unroll: Unroll, targets: TargetBatch, config: LossConfig = PAPER, atoms: int = 5) -> dict[str, th.Tensor]:
@@ -55,10 +57,10 @@ def tiny(**changes: th.Tensor) -> tuple[Unroll, TargetBatch]:
     """
     One row, K = 1, one value head, three atoms, one action entry, everything zero or one, with some fields replaced.
 
-    :param changes: fields of Unroll, Prediction and TargetBatch by name
+    :param changes: fields of Unroll, Prediction and TargetBatch by name, and ``mean`` and ``log_std`` of the policy
     :return: the batch and its targets
     """
-    prediction = Prediction(th.zeros(1, 2, 1, 3), th.zeros(2, 1, 1), th.zeros(2, 1, 1))
+    prediction = Prediction(th.zeros(1, 2, 1, 3), th.zeros(2, 1, 2))
     unroll = Unroll(
         latents=th.zeros(2, 1, 2),
         reward_logits=th.zeros(1, 1, 3),
@@ -86,6 +88,10 @@ def tiny(**changes: th.Tensor) -> tuple[Unroll, TargetBatch]:
     def pick(names: tuple[str, ...]) -> dict[str, th.Tensor]:
         return {name: changes.pop(name) for name in names if name in changes}
 
+    if gaussian := pick(("mean", "log_std")):
+        like = next(iter(gaussian.values()))
+        policy = th.cat([gaussian.get(name, th.zeros_like(like)) for name in ("mean", "log_std")], dim=-1)
+        prediction = prediction._replace(policy=policy)
     prediction = prediction._replace(**pick(Prediction._fields))
     unroll = unroll._replace(prediction=prediction, **pick(Unroll._fields))
     targets = targets._replace(**pick(TargetBatch._fields))
@@ -161,16 +167,16 @@ def test_policy_loss_by_hand() -> None:
     # ln(1 - 0.580026) = 0.551373. Under twice the deviation: 0.918939 + ln 2 + 1/8 - 0.867562 = 0.869524.
     away = th.tensor([[[[0.0]], [[0.7615942]]]])
     unroll, targets = tiny(policy_actions=away)
-    assert policy_loss(unroll, targets).tolist() == pytest.approx([0.918939 + 0.551377], abs=2e-5)
+    assert policy_loss(unroll, targets, GAUSSIAN).tolist() == pytest.approx([0.918939 + 0.551377], abs=2e-5)
     wide = targets._replace(policy_scales=th.tensor([[[1.0], [2.0]]]))
-    assert policy_loss(unroll, wide).tolist() == pytest.approx([0.918939 + 0.869524], abs=2e-5)
+    assert policy_loss(unroll, wide, GAUSSIAN).tolist() == pytest.approx([0.918939 + 0.869524], abs=2e-5)
     first = wide._replace(policy_mask=th.tensor([[1.0, 0.0]]))
-    assert policy_loss(unroll, first).tolist() == pytest.approx([0.918939], abs=2e-5)
+    assert policy_loss(unroll, first, GAUSSIAN).tolist() == pytest.approx([0.918939], abs=2e-5)
     # A quarter of the weight on the one and three quarters on the other.
     both = tiny(policy_actions=away.reshape(1, 1, 2, 1).repeat(1, 2, 1, 1), policy_weights=th.tensor([[[0.25, 0.75]] * 2]))
     both[1].policy_mask[:] = th.tensor([0.0, 1.0])
     scaled = both[1]._replace(policy_scales=th.ones(1, 2, 2))
-    assert policy_loss(both[0], scaled).tolist() == pytest.approx([0.25 * 0.918939 + 0.75 * 0.551377], abs=2e-5)
+    assert policy_loss(both[0], scaled, GAUSSIAN).tolist() == pytest.approx([0.25 * 0.918939 + 0.75 * 0.551377], abs=2e-5)
 
 
 def test_the_log_density_is_summed_over_action_entries() -> None:
@@ -182,7 +188,7 @@ def test_the_log_density_is_summed_over_action_entries() -> None:
         policy_actions=th.zeros(1, 2, 1, 3),
         policy_mask=th.tensor([[1.0, 0.0]]),
     )
-    assert policy_loss(unroll, targets).tolist() == pytest.approx([2.0 * 0.918939], abs=2e-5)
+    assert policy_loss(unroll, targets, GAUSSIAN).tolist() == pytest.approx([2.0 * 0.918939], abs=2e-5)
 
 
 def test_consistency_loss_by_hand() -> None:
@@ -221,9 +227,9 @@ def test_path_consistency_uses_the_mean_head_and_its_own_discount() -> None:
 def test_entropy_loss_by_hand() -> None:
     # A unit Gaussian has 1.418939 nats. Position 1 has log std 1; entries are averaged, positions are summed.
     unroll, targets = tiny(log_std=th.tensor([[[0.0]], [[1.0]]]))
-    assert entropy_loss(unroll, targets).tolist() == pytest.approx([-(1.418939 + 2.418939)], abs=1e-5)
+    assert entropy_loss(unroll, targets, GAUSSIAN).tolist() == pytest.approx([-(1.418939 + 2.418939)], abs=1e-5)
     first = targets._replace(policy_mask=th.tensor([[1.0, 0.0]]))
-    assert entropy_loss(unroll, first).tolist() == pytest.approx([-1.418939], abs=1e-5)
+    assert entropy_loss(unroll, first, GAUSSIAN).tolist() == pytest.approx([-1.418939], abs=1e-5)
 
 
 # --- the sum -----------------------------------------------------------------------------------------------------------
@@ -264,7 +270,7 @@ def test_path_consistency_teaches_only_the_present_value_heads() -> None:
     losses_of(unroll, targets)["path_consistency"].sum().backward()
     gradient = unroll.prediction.value_logits.grad
     assert gradient is not None and unroll.reward_logits.grad is None
-    assert unroll.prediction.mean.grad is None and unroll.prediction.log_std.grad is None
+    assert unroll.prediction.policy.grad is None
     # Position 2 is only ever the next one. Position 1 is also the next of position 0, which must not show: the gradient is
     # (softmax - two-hot of the goal) / heads, and sums to zero over atoms.
     assert not gradient[:, 2].any() and gradient[:, :2].abs().sum(dim=-1).all()
@@ -282,10 +288,10 @@ def test_path_consistency_teaches_only_the_present_value_heads() -> None:
     [
         ("reward", {"reward_logits"}),
         ("value", {"value_logits"}),
-        ("policy", {"mean", "log_std"}),
+        ("policy", {"policy"}),
         ("consistency", {"predicted_projections", "target_projections"}),
         ("path_consistency", {"value_logits"}),
-        ("entropy", {"log_std"}),
+        ("entropy", {"policy"}),
     ],
 )
 def test_which_outputs_a_loss_reaches(name: str, receivers: set[str]) -> None:
@@ -300,8 +306,8 @@ def test_minimizing_the_entropy_loss_raises_the_entropy() -> None:
     unroll = requiring_gradients(make_unroll(0, steps=1, rows=2))
     targets = make_targets(1, unroll)._replace(policy_mask=th.ones(2, 2))
     losses_of(unroll, targets)["entropy"].sum().backward()
-    gradient = unroll.prediction.log_std.grad
-    assert gradient is not None
+    gradient = log_std_of(unroll.prediction.policy.grad)
+    assert not mean_of(unroll.prediction.policy.grad).any()
     # The slope is -1/A_k for every entry that exists, 0 for the padded ones.
     expected = -unroll.mask / unroll.mask.sum(dim=1, keepdim=True)
     assert gradient.numpy() == pytest.approx(expected.expand(2, 2, 3).numpy(), rel=1e-5)
@@ -318,9 +324,8 @@ def test_imitation_pulls_mean_and_deviation_towards_the_action() -> None:
             policy_mask=th.tensor([[1.0, 0.0]]),
         )
         unroll = requiring_gradients(unroll)
-        policy_loss(unroll, targets).sum().backward()
-        mean, log_std = unroll.prediction.mean.grad, unroll.prediction.log_std.grad
-        assert mean is not None and log_std is not None
+        policy_loss(unroll, targets, GAUSSIAN).sum().backward()
+        mean, log_std = mean_of(unroll.prediction.policy.grad), log_std_of(unroll.prediction.policy.grad)
         assert mean.flatten().tolist() == pytest.approx([slopes[0], 0.0], abs=1e-5)
         assert log_std.flatten().tolist() == pytest.approx([slopes[1], 0.0], abs=1e-5)
 
@@ -336,7 +341,7 @@ def test_masked_positions_get_no_gradient(mask: str) -> None:
     gradient = {
         "reward": unroll.reward_logits.grad,
         "value": unroll.prediction.value_logits.grad,
-        "policy": unroll.prediction.mean.grad,
+        "policy": unroll.prediction.policy.grad,
         "consistency": unroll.predicted_projections.grad,
     }[kept]
     assert gradient is not None

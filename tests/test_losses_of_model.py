@@ -11,6 +11,7 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.losses import all_losses, consistency_loss, observation_loss, policy_gradient_loss, total_loss
 from sb3_ezm.types import TargetBatch
 from sb3_ezm.world_model import WorldModel
+from tests.tiny import log_std_of, mean_of
 from tests.target_oracle import make_model, make_targets, requiring_gradients
 
 NAMES = ("reward", "value", "policy", "consistency", "path_consistency", "entropy")
@@ -115,7 +116,8 @@ def test_the_value_gradient_is_the_slope_of_the_imagined_return() -> None:
 
     # The same return, differentiated as it stands: reward of the sampled action and discounted value of where it leads.
     th.manual_seed(3)
-    mean, log_std = (x.detach().flatten(0, 1).requires_grad_() for x in (unroll.prediction.mean, unroll.prediction.log_std))
+    policy = unroll.prediction.policy.detach().flatten(0, 1).requires_grad_()
+    mean, log_std = policy.chunk(2, dim=-1)
     context = model.embed(batch[2].repeat(3))
     actions = squash_action(mean + th.exp(log_std) * th.randn(18, 3), context.mask)
     latents = unroll.latents.detach().flatten(0, 1)
@@ -129,13 +131,13 @@ def test_the_value_gradient_is_the_slope_of_the_imagined_return() -> None:
         middle = sum(own) / 6.0
         scale[task::3] = max(0.1, sum(abs(x - middle) for x in own) / 6.0)
     expected = -(returns.view(3, 6) / scale * targets.policy_mask.T).sum(dim=0)
-    slopes = th.autograd.grad(expected.sum(), (mean, log_std))
+    (slope,) = th.autograd.grad(expected.sum(), policy)
 
     assert loss.tolist() == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-4)
-    for leaf, slope in zip((unroll.prediction.mean, unroll.prediction.log_std), slopes, strict=True):
-        assert leaf.grad is not None and slope.any()
-        assert leaf.grad.flatten(0, 1).numpy() == pytest.approx(slope.numpy(), rel=1e-3, abs=1e-5)
-        assert not leaf.grad[:, unroll.mask == 0.0].any()
+    gradient = unroll.prediction.policy.grad
+    assert gradient is not None and mean_of(slope).any() and log_std_of(slope).any()
+    assert gradient.flatten(0, 1).numpy() == pytest.approx(slope.numpy(), rel=1e-3, abs=1e-5)
+    assert not gradient[:, unroll.mask.repeat(1, 2) == 0.0].any()
     # Model and latents are constants.
     assert all(parameter.grad is None for parameter in model.parameters())
     assert unroll.latents.grad is None and unroll.prediction.value_logits.grad is None
@@ -152,7 +154,7 @@ def test_the_value_gradient_of_indifferent_returns_stays_finite() -> None:
     loss = policy_gradient_loss(model, unroll, make_targets(2, unroll)._replace(tasks=batch_for(model, 1)[2]))
     loss.sum().backward()
     assert loss.tolist() == pytest.approx([0.0] * 6, abs=1e-4)
-    assert unroll.prediction.mean.grad is not None and not unroll.prediction.mean.grad.any()
+    assert not mean_of(unroll.prediction.policy.grad).any()
 
 
 @pytest.mark.parametrize("name", ADDITIONS)

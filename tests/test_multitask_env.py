@@ -211,9 +211,9 @@ def test_bad_actions_are_refused() -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (spaces.Discrete(3), "only continuous actions"),
-        (spaces.Box(0, 5, (2,), np.int32), "only continuous actions"),
-        (spaces.Dict({"a": spaces.Box(-1, 1, (1,))}), "only continuous actions"),
+        (spaces.MultiDiscrete([3, 2]), "only a Box of floats and Discrete"),
+        (spaces.Box(0, 5, (2,), np.int32), "only a Box of floats and Discrete"),
+        (spaces.Dict({"a": spaces.Box(-1, 1, (1,))}), "only a Box of floats and Discrete"),
         (spaces.Box(-np.inf, 1, (2,)), "action bounds must be finite"),
         (spaces.Box(np.array([0.0, 1.0]), np.array([1.0, 1.0]), dtype=np.float64), "needs low < high"),
     ],
@@ -305,7 +305,6 @@ def test_sizes_are_read_with_the_keywords_in_use() -> None:
         ([], "at least one task"),
         ([3], "A task is a name, a callable, a TaskSpec or a TaskSet, got 3"),
         (3, "got 3"),
-        ("CartPole-v1", "'CartPole-v1': only continuous actions"),
         ([lambda: "no env"], "must return a gymnasium.Env, got str"),
         ([lambda size: ToyHold()], "cannot be called with the keywords"),
     ],

@@ -18,6 +18,7 @@ import torch as th
 from torch import nn
 
 from sb3_ezm import EZM
+from sb3_ezm.actions import SquashedGaussian
 from sb3_ezm.config import ModelConfig, SearchConfig
 from sb3_ezm.networks import CounterlessBatchNorm, ResidualBlock, ResidualInput, mlp_head, residual_tower, tanh_layer
 from sb3_ezm.runtime.packing import PackedLinear, can_pack, pack
@@ -376,7 +377,7 @@ def test_weights_loaded_in_inference_mode() -> None:
 def test_other_settings_of_the_same_networks() -> None:
     model = small_world()
     verbs(packed_world_model(model, th.float32))
-    model.config = dataclasses.replace(model.config, log_std_min=-0.1, log_std_init=0.0, log_std_max=0.1)
+    model.actions = SquashedGaussian(log_std_min=-0.1, log_std_max=0.1, log_std_init=0.0)
     th.testing.assert_close(verbs(packed_world_model(model, th.float32)), verbs(model), rtol=1e-3, atol=1e-4)
 
 
@@ -398,7 +399,7 @@ def test_gradients_and_autocast_of_the_caller_take_the_plain_networks() -> None:
     model, config = small_world(), SearchConfig()
     with network_for_search(model, config) as network:
         context = network.embed(th.arange(3))
-        network.predict(network.encode(th.ones(3, 6), context), context).mean.sum().backward()
+        network.predict(network.encode(th.ones(3, 6), context), context).policy.sum().backward()
     for networks in (model.representation, model.trunk, model.policy_head):
         assert all(parameter.grad is not None for parameter in networks.parameters())
     with th.no_grad(), th.autocast("cpu", dtype=th.bfloat16), network_for_search(model, config) as network:

@@ -12,7 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_ezm import EZM
 from sb3_ezm.errors import ConfigurationError
-from tests.tiny import TINY_NETWORKS, CountEnv, assert_same_weights, randomize, tiny_model, weights_of
+from tests.tiny import TINY_NETWORKS, CountEnv, assert_same_weights, randomize, tiny_model, weights_of, mean_of
 
 
 def opinionated(**changes: Any) -> EZM:
@@ -34,7 +34,7 @@ def head_action(model: EZM, observation: np.ndarray) -> float:
     world = model.policy.world_model.eval()
     context = world.embed(th.zeros(1, dtype=th.long))
     with th.no_grad():
-        mean = world.predict(world.encode(th.as_tensor(observation).reshape(1, 1), context), context).mean
+        mean = mean_of(world.predict(world.encode(th.as_tensor(observation).reshape(1, 1), context), context).policy)
     return float(np.clip(np.tanh(mean.item()), -0.999, 0.999) * 4.0 + 2.0)
 
 

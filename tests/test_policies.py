@@ -19,7 +19,7 @@ from sb3_ezm.config import SearchConfig
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy, default_task_set
-from tests.tiny import TINY_NETWORKS, assert_same_weights, randomize
+from tests.tiny import TINY_NETWORKS, assert_same_weights, randomize, mean_of
 
 SEARCH = SearchConfig(num_simulations=8, num_candidates=4)
 
@@ -228,7 +228,7 @@ def test_without_a_planner_the_policy_head_acts() -> None:
     rows = th.as_tensor(observations(3))
     context = policy.world_model.embed(th.zeros(3, dtype=th.long))
     with th.no_grad():
-        mean = policy.world_model.predict(policy.world_model.encode(rows, context), context).mean
+        mean = mean_of(policy.world_model.predict(policy.world_model.encode(rows, context), context).policy)
     actions, _ = policy.predict(rows.numpy(), deterministic=True)
     np.testing.assert_allclose(actions, np.clip(np.tanh(mean.numpy()), -0.999, 0.999), atol=1e-5)
 
@@ -294,8 +294,8 @@ def test_unscaling_is_exact_at_the_bounds_and_undone_by_scaling(name: str) -> No
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        (spaces.Discrete(3), "continuous actions"),
-        (spaces.Box(0, 5, (2,), np.int64), "continuous actions.*Box of floats"),
+        (spaces.MultiDiscrete([3, 2]), "a Box of floats or one of several actions"),
+        (spaces.Box(0, 5, (2,), np.int64), "a Box of floats or one of several actions"),
         (spaces.Box(-np.inf, 1.0, (2,)), "finite"),
         (spaces.Box(np.array([-1.0, 0.5], np.float32), np.array([1.0, 0.5], np.float32)), "low < high"),
         (spaces.Box(-1.0, 1.0, (0,)), "no entries"),

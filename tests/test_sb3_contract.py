@@ -145,7 +145,6 @@ def test_a_replay_buffer_of_one_transition_can_be_made_and_trained() -> None:
 @pytest.mark.parametrize(
     ("env", "settings", "words"),
     [
-        ("CartPole-v1", {}, "only supports.*Box"),
         (SpaceEnv(action_space=spaces.Box(-np.inf, np.inf, (1,))), {}, "finite"),
         (SpaceEnv(action_space=spaces.Box(0, 3, (1,), np.int64)), {}, "Box of floats"),
         (SpaceEnv(action_space=spaces.MultiDiscrete([2, 2])), {}, "only supports.*Box"),

@@ -12,6 +12,7 @@ from torch import nn
 from sb3_ezm.config import ModelConfig
 from sb3_ezm.types import TaskContext
 from sb3_ezm.world_model import Unroll, WorldModel, cosine_consistency
+from tests.tiny import log_std_of, mean_of
 
 TASKS, OBSERVATIONS, ACTIONS, LATENT, STEPS = 3, 6, 4, 16, 3
 SWITCHES = ("embed_representation", "embed_dynamics", "embed_reward", "embed_prediction")
@@ -116,8 +117,9 @@ def test_a_fresh_model_predicts_no_reward_and_the_initial_policy(norm: str) -> N
     unroll = model(*batch())
     assert not unroll.reward_logits.any()
     assert model.reward_support.decode(unroll.reward_logits).abs().max() < 1e-5
-    assert not unroll.prediction.mean.any()
-    th.testing.assert_close(unroll.prediction.log_std, th.full_like(unroll.prediction.log_std, -1.5))
+    assert not mean_of(unroll.prediction.policy).any()
+    log_std = log_std_of(unroll.prediction.policy)
+    th.testing.assert_close(log_std, th.full_like(log_std, -1.5))
     values = unroll.prediction.value_logits
     assert values.std(dim=-1).min() > 0.0  # value heads do not start at zero
     assert not th.equal(values[0], values[1])  # and are independent
@@ -146,9 +148,7 @@ def outputs_by_network(model: WorldModel, context: TaskContext) -> dict[str, th.
         "embed_representation": model.encode(observations, context),
         "embed_dynamics": model.step(latents, actions, context),
         "embed_reward": model.reward(latents, actions, context),
-        "embed_prediction": th.cat(
-            (prediction.value_logits.transpose(0, 1).flatten(1), prediction.mean, prediction.log_std), 1
-        ),
+        "embed_prediction": th.cat((prediction.value_logits.transpose(0, 1).flatten(1), prediction.policy), 1),
     }
 
 
@@ -190,7 +190,7 @@ def test_every_loss_would_train_the_embedding_of_the_tasks_in_the_batch() -> Non
     model = small_model().eval()
     observations, actions, _ = batch()
     unroll = model(observations, actions, th.tensor([0, 2, 2, 0, 2]))
-    for name in ("latents", "reward_logits", "value_logits", "mean", "log_std", "predicted_projections"):
+    for name in ("latents", "reward_logits", "value_logits", "policy", "predicted_projections"):
         weights = th.randn(tensors(unroll)[name].shape, generator=th.Generator().manual_seed(3))
         (gradient,) = th.autograd.grad((weights * tensors(unroll)[name]).sum(), model.task_embedding.weight, retain_graph=True)
         assert gradient[0].any() and gradient[2].any() and not gradient[1].any(), name
@@ -216,9 +216,10 @@ def test_padded_policy_entries_keep_mean_zero_and_the_initial_deviation() -> Non
     context = model.embed(th.tensor([0, 1, 2]))
     prediction = model.predict(th.randn(3, LATENT, generator=th.Generator().manual_seed(0)), context)
     missing = ~context.mask.bool()
-    assert not prediction.mean[missing].any() and prediction.mean[~missing].all()
-    th.testing.assert_close(prediction.log_std[missing], th.full((int(missing.sum()),), -4.0))
-    assert (prediction.log_std[~missing] != -4.0).all()
+    mean, log_std = mean_of(prediction.policy), log_std_of(prediction.policy)
+    assert not mean[missing].any() and mean[~missing].all()
+    th.testing.assert_close(log_std[missing], th.full((int(missing.sum()),), -4.0))
+    assert (log_std[~missing] != -4.0).all()
 
 
 def test_existing_action_entries_matter() -> None:
@@ -276,8 +277,7 @@ def test_forward_equals_the_verbs_step_by_step(norm: str, training: bool) -> Non
         th.testing.assert_close(unroll.latents[j], latent)
         prediction = model.predict(latent, context)
         th.testing.assert_close(unroll.prediction.value_logits[:, j], prediction.value_logits)
-        th.testing.assert_close(unroll.prediction.mean[j], prediction.mean)
-        th.testing.assert_close(unroll.prediction.log_std[j], prediction.log_std)
+        th.testing.assert_close(unroll.prediction.policy[j], prediction.policy)
         if j == STEPS:
             break
         th.testing.assert_close(unroll.reward_logits[j], model.reward(latent, actions[:, j], context))
@@ -296,8 +296,7 @@ def test_shapes() -> None:
         "latents": (STEPS + 1, 5, LATENT),
         "reward_logits": (STEPS, 5, 11),
         "value_logits": (2, STEPS + 1, 5, 11),
-        "mean": (STEPS + 1, 5, ACTIONS),
-        "log_std": (STEPS + 1, 5, ACTIONS),
+        "policy": (STEPS + 1, 5, 2 * ACTIONS),
         "predicted_projections": (STEPS, 5, LATENT),
         "target_projections": (STEPS, 5, LATENT),
         "observation_errors": (STEPS + 1, 5),
@@ -322,7 +321,7 @@ def test_only_the_asked_value_heads_are_evaluated() -> None:
     latents, context = th.randn(3, LATENT, generator=th.Generator().manual_seed(0)), model.embed(th.tensor([0, 1, 2]))
     every, some = model.predict(latents, context), model.predict(latents, context, heads=(3, 1))
     assert th.equal(some.value_logits, every.value_logits[[3, 1]])
-    assert th.equal(some.mean, every.mean) and th.equal(some.log_std, every.log_std)
+    assert th.equal(some.policy, every.policy)
     th.testing.assert_close(model.values(some), model.value_support.decode(every.value_logits)[[3, 1]])
 
 
@@ -428,7 +427,7 @@ def test_scalars_stay_in_float32_under_autocast() -> None:
         rough = model(observations, actions, tasks)
         values, rewards = model.values(rough.prediction), model.reward_support.decode(rough.reward_logits)
     assert rough.reward_logits.dtype == th.bfloat16  # the networks did run in bfloat16 ...
-    assert values.dtype == rewards.dtype == rough.prediction.mean.dtype == rough.prediction.log_std.dtype == th.float32
+    assert values.dtype == rewards.dtype == rough.prediction.policy.dtype == th.float32
     # ... but decoding did not: the same logits give the same numbers outside.
     assert th.equal(values, model.values(rough.prediction))
     assert th.equal(rewards, model.reward_support.decode(rough.reward_logits.float()))

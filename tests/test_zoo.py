@@ -430,7 +430,6 @@ def test_impossible_arguments_of_the_programs(
     monkeypatch.chdir(folder)
     for arguments, message in {
         ("train", "--env", "NoSuch-v0"): "not found in gym registry",
-        ("train", "--env", "CartPole-v1"): "EZM needs a Box",
         ("train", "--env", "Pendulum-v1", "-params", "batchsize:3"): "Did you mean 'batch_size'",
         ("enjoy", "--env", "Pendulum-v1", "-f", "nowhere"): "folder was not found",
     }.items():

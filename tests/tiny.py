@@ -11,6 +11,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_ezm import EZM, make_multitask_env
+from sb3_ezm.actions import SquashedGaussian
 from sb3_ezm.policies import EZMPolicy
 
 TINY_NETWORKS: dict[str, Any] = {
@@ -33,6 +34,25 @@ TINY: dict[str, Any] = {
     "device": "cpu",  # where the same seed gives the same run bit for bit
     "policy_kwargs": TINY_NETWORKS,
 }
+
+
+GAUSSIAN = SquashedGaussian(-10.0, 2.0, -1.0)
+
+
+def mean_of(policy: th.Tensor | None) -> th.Tensor:
+    """
+    :return: the first half of a squashed Gaussian's parameters, or of their gradient
+    """
+    assert policy is not None
+    return policy.chunk(2, dim=-1)[0]
+
+
+def log_std_of(policy: th.Tensor | None) -> th.Tensor:
+    """
+    :return: the second half
+    """
+    assert policy is not None
+    return policy.chunk(2, dim=-1)[1]
 
 
 class SpaceEnv(gym.Env[Any, Any]):

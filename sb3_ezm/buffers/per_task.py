@@ -116,6 +116,8 @@ class PerTaskReplayBuffer(ReplayBuffer):
             raise ConfigurationError("every observation is stored once already, leave `optimize_memory_usage` at False.")
         # Not `ReplayBuffer.__init__`: it would allocate arrays for observation and next observation of every step.
         BaseBuffer.__init__(self, config.buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        if isinstance(action_space, spaces.Discrete):
+            self.action_dim = int(action_space.n)  # one-hot
         self.optimize_memory_usage = False
         self.handle_timeout_termination = config.handle_timeout_termination
         self.layout = layout

@@ -127,7 +127,9 @@ def _play(env: PaddedTaskEnv, steps: int, seed: int) -> tuple[np.ndarray, np.nda
     observation, _ = env.reset(seed=seed)
     rows, rewards, lengths, length = [observation["observation"]], [], [], 0
     for _ in range(steps):
-        action = generator.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
+        action: np.ndarray = generator.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
+        if env.task_set.discrete:
+            action = np.array(generator.integers(env.task_set[env.task_name].action_size))
         observation, reward, terminated, truncated, _ = env.step(action)
         rewards.append(float(reward))
         length += 1

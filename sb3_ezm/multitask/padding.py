@@ -60,6 +60,9 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
             self._places = np.array(spec.observation_index)
         self._action_size = spec.action_size
         native = env.action_space
+        self._first = int(native.start) if isinstance(native, spaces.Discrete) else None
+        if self._first is not None:
+            return
         assert isinstance(native, spaces.Box)  # flat_action_size has checked it
         self._native_shape, self._native_dtype = native.shape, native.dtype
         self._low = native.low.astype(np.float64).ravel()
@@ -107,11 +110,13 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
 
     def native_action(self, action: np.ndarray) -> np.ndarray:
         """
-        :param action: [A] in [-1, 1]
+        :param action: [A] in [-1, 1], or a number below A
         :return: the action that the native environment receives, in its shape, type and bounds
-        :raises ConfigurationError: if the action has another shape, is NaN or leaves [-1, 1]
+        :raises ConfigurationError: if the action has another shape, is NaN, leaves [-1, 1] or is none of the task's
         """
         action = np.asarray(action)
+        if self._first is not None:
+            return np.asarray(self._first + self._number(action))
         if action.shape != self.action_space.shape:
             raise ConfigurationError(
                 f"Task {self.task_name!r}: an action has shape {self.action_space.shape}, got {action.shape}."
@@ -124,6 +129,13 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
             unit = self._low * (0.5 * (1.0 - unit)) + self._high * (0.5 * (1.0 + unit))
             unit = np.clip(unit, self._low, self._high)
         return unit.astype(self._native_dtype).reshape(self._native_shape)
+
+    def _number(self, action: np.ndarray) -> np.int64:
+        if action.size != 1 or not np.issubdtype(action.dtype, np.integer) or not 0 <= action.item() < self._action_size:
+            raise ConfigurationError(
+                f"Task {self.task_name!r}: an action is an integer from 0 to {self._action_size - 1}, got {action!r}."
+            )
+        return np.int64(action.item())
 
     def _pad(self, observation: Any) -> MultiTaskObs:
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which is reported below

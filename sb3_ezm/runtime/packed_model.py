@@ -39,12 +39,22 @@ class PackedWorldModel(WorldModel):
 
     def __init__(self, model: WorldModel, dtype: th.dtype) -> None:
         with th.device("meta"):  # only the structure: all that has numbers is replaced
-            super().__init__(1, model.action_mask.numpy(), model.discounts.numpy(), model.config)
+            super().__init__(
+                1, model.action_mask.numpy(), model.discounts.numpy(), model.config, discrete=model.actions.discrete
+            )
         self.action_mask, self.discounts = model.action_mask, model.discounts
         for name, network in model.named_children():
             setattr(self, name, pack(network, dtype))
+        self.actions = model.actions
         self.training = False
         self._dtype = dtype
+
+    def has_settings_of(self, model: WorldModel) -> bool:
+        """
+        :param model: whose weights were packed
+        :return: whether it is still set up as it was
+        """
+        return self.config is model.config and self.actions is model.actions
 
     def embed(self, tasks: th.Tensor) -> TaskContext:
         """
@@ -84,7 +94,7 @@ def packed_world_model(model: WorldModel, dtype: th.dtype) -> PackedWorldModel |
     tensors = _tensors_of_known_layers(model) if large and can_pack(dtype) else None
     # Looked up once: another thread may pack the same model in the meantime.
     held = _packings.get(model, {}).get(dtype)
-    if tensors is not None and held is not None and held[1].config is model.config and held[0] == _stamp(model, tensors):
+    if tensors is not None and held is not None and held[1].has_settings_of(model) and held[0] == _stamp(model, tensors):
         return held[1]
     if tensors is None or not all(map(_is_plain, tensors)):
         _packings.pop(model, None)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch as th
 
 from sb3_ezm.config import SearchConfig
-from sb3_ezm.distributions import squash_action
 from sb3_ezm.search.model import Evaluation, SearchModel
 from sb3_ezm.search.noise import SearchNoise
 from sb3_ezm.search.qvalues import normalize, transform, value_range
@@ -49,14 +48,16 @@ def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> Sear
     rows, device = root.value.shape[0], root.value.device
     count, levels = config.num_candidates, halving_levels(config.num_candidates, config.num_simulations)
     noise = noise.to(device)
-    gumbel, candidates = noise.gumbel, _sample(root, noise.root, model.mask.unsqueeze(1))
-    tree = empty_tree(root, model.discount, count, len(levels), config.num_leaf_actions)
+    candidates, prior, gumbel = model.head.candidates(root.policy, noise.root, model.mask.unsqueeze(1))
+    gumbel = noise.gumbel if gumbel is None else gumbel
+    bonus = gumbel if prior is None else gumbel + prior
+    tree = empty_tree(root, model.discount, candidates, len(levels), config.num_leaf_actions, prior is not None)
     survivors, subtrees = th.arange(count, device=device).expand(rows, count), tree
     total = root.value.clone()
 
     for level, size in enumerate(levels):
         if size < survivors.shape[1]:
-            order = _rank(tree, survivors, gumbel, config)[:, :size]
+            order = _rank(tree, survivors, bonus, config)[:, :size]
             survivors, subtrees = survivors.gather(1, order), _select(subtrees, order)
         if level == 0:
             leaf = _root_edges(root, candidates)
@@ -68,12 +69,15 @@ def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> Sear
         _attach(subtrees, level, leaf, reached)
         if looked_into:
             subtrees.latent[:, :, level] = reached.latent
-            subtrees.actions[:, :, level] = _sample(reached, noise.leaves[level], model.mask[:, None, None])
+            inner = model.head.candidates(reached.policy, noise.leaves[level], model.mask[:, None, None])
+            subtrees.actions[:, :, level] = inner.actions
+            if inner.prior is not None:
+                subtrees.prior[:, :, level] = inner.prior
         total += backup(subtrees, level, reached.value).sum(dim=1)
         if subtrees is not tree:
             _write_back(tree, survivors, subtrees)
 
-    scores, visits, q = _root_scores(tree, gumbel, config)
+    scores, visits, q = _root_scores(tree, bonus, config)
     best = survivors.gather(1, scores.gather(1, survivors).argmax(dim=1, keepdim=True)).squeeze(1)
     return SearchOutput(
         actions=candidates[th.arange(rows, device=device), best],
@@ -88,29 +92,23 @@ def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> Sear
     )
 
 
-def _sample(state: Evaluation, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
-    """Sampled actions of states ``[..., A]`` with draws ``[..., k, A]``."""
-    mean, std = state.mean.unsqueeze(-2), th.exp(state.log_std).unsqueeze(-2)
-    return squash_action(mean + std * noise, mask)
-
-
 def _root_edges(root: Evaluation, candidates: th.Tensor) -> Leaf:
     rows, count = candidates.shape[:2]
     none = th.full((rows, count), -1, dtype=th.long, device=candidates.device)
     return Leaf(none, none, root.latent.unsqueeze(1).expand(-1, count, -1), candidates)
 
 
-def _root_scores(tree: Tree, gumbel: th.Tensor, config: SearchConfig) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """Scores ``g + sigma(q)`` of the root candidates, their visits and Q; every candidate was visited at level 0."""
+def _root_scores(tree: Tree, bonus: th.Tensor, config: SearchConfig) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """Scores ``g + prior + sigma(q)`` of the root candidates, their visits and Q; every candidate was visited at level 0."""
     q_all = tree.edge_q()
     low, high = value_range(q_all, tree.visits > 0)
     q, visits = q_all[:, :, 0], tree.visits[:, :, 0]
-    return gumbel + transform(normalize(q, low, high, config.min_value_spread), visits, config), visits, q
+    return bonus + transform(normalize(q, low, high, config.min_value_spread), visits, config), visits, q
 
 
-def _rank(tree: Tree, survivors: th.Tensor, gumbel: th.Tensor, config: SearchConfig) -> th.Tensor:
+def _rank(tree: Tree, survivors: th.Tensor, bonus: th.Tensor, config: SearchConfig) -> th.Tensor:
     """Positions of the survivors, the best first; a stable sort makes the better rank before win ties."""
-    scores, _, _ = _root_scores(tree, gumbel, config)
+    scores, _, _ = _root_scores(tree, bonus, config)
     return scores.gather(1, survivors).argsort(dim=1, descending=True, stable=True)
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch as th
 from torch import nn
 
+from sb3_ezm.actions import ActionHead
 from sb3_ezm.config import SearchConfig
 from sb3_ezm.types import TaskContext
 from sb3_ezm.world_model import WorldModel
@@ -22,13 +23,13 @@ class Evaluation(NamedTuple):
     latent: th.Tensor  # [..., L]
     reward: th.Tensor  # [...]     reward on the way into this state (0 at the root)
     value: th.Tensor  # [...]     value of this state
-    mean: th.Tensor  # [..., A]  policy mean before the tanh ([..., 0]: not asked for, as the next)
-    log_std: th.Tensor  # [..., A]
+    policy: th.Tensor  # [..., P]  parameters of the policy ([..., 0]: not asked for)
 
 
 class SearchModel(Protocol):
     """A model bound to the rows of one batch."""
 
+    head: ActionHead
     mask: th.Tensor  # [B, A]
     discount: th.Tensor  # [B]
 
@@ -75,6 +76,7 @@ class BoundWorldModel:
         self._repeated: dict[int, TaskContext] = {}
         self._config = config
         self._heads = heads
+        self.head = model.actions
         self.mask = self._context.mask
         self.discount = self._context.discount
 
@@ -116,7 +118,7 @@ class BoundWorldModel:
     def _evaluate(self, latent: th.Tensor, reward: th.Tensor, context: TaskContext, policy: bool = True) -> Evaluation:
         prediction = self._model.predict(latent, context, self._heads, policy)
         value = reduce_values(self._model.values(prediction), self._config)
-        return Evaluation(latent, reward, value, prediction.mean, prediction.log_std)
+        return Evaluation(latent, reward, value, prediction.policy)
 
 
 def choose_heads(config: SearchConfig, num_heads: int, generator: th.Generator | None = None) -> tuple[int, ...]:

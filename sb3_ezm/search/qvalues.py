@@ -52,20 +52,25 @@ def transform(normalized_q: th.Tensor, visits: th.Tensor, config: SearchConfig) 
     return (config.c_visit + most) * config.c_scale * normalized_q
 
 
-def complete(q: th.Tensor, visits: th.Tensor, value: th.Tensor) -> th.Tensor:
+def complete(q: th.Tensor, visits: th.Tensor, value: th.Tensor, prior: th.Tensor | None = None) -> th.Tensor:
     """
     Give unvisited actions the mixed value
-    ``v_mix = (v + (sum_b N_b) mean_visited Q) / (1 + sum_b N_b)`` (the prior over sampled actions is uniform).
+    ``v_mix = (v + (sum_b N_b) mean_visited Q) / (1 + sum_b N_b)``, the mean weighted by the prior.
 
     Deviation from the released code, which counts the node's own visit and mixes its running mean.
 
     :param q: ``[..., K]``, anything where not visited
     :param visits: ``[..., K]``
     :param value: network value of the node ``[...]``
+    :param prior: log-probabilities ``[..., K]``; None for sampled actions, which count alike
     :return: ``[..., K]``
     """
     seen = visits > 0
     total = visits.sum(dim=-1)
-    mean_q = th.where(seen, q, 0.0).sum(dim=-1) / seen.sum(dim=-1).clamp(min=1)
+    if prior is None:
+        mean_q = th.where(seen, q, 0.0).sum(dim=-1) / seen.sum(dim=-1).clamp(min=1)
+    else:
+        share = th.softmax(prior.masked_fill(~seen, -1e9), dim=-1)  # no infinity: a node without visits has no mean
+        mean_q = (share * th.where(seen, q, 0.0)).sum(dim=-1)
     mixed = (value + total * mean_q) / (1.0 + total)
     return th.where(seen, q, mixed.unsqueeze(-1))

@@ -28,6 +28,7 @@ class Tree(NamedTuple):
     parent: th.Tensor  # [B, C, N]     node above (-1: the root)
     actions: th.Tensor  # [B, C, N-1, M, A]  sampled actions of these nodes
     children: th.Tensor  # [B, C, N, M]  node behind each of them (-1: not expanded)
+    prior: th.Tensor  # [B, C, N-1, M]  log-probability of each of them ([B, C, 0, 0]: all count alike)
     discount: th.Tensor  # [B]
 
     def edge_q(self) -> th.Tensor:
@@ -39,31 +40,36 @@ class Tree(NamedTuple):
         return self.reward + self.discount.view(-1, 1, 1) * self.returns / self.visits.clamp(min=1.0)
 
 
-def empty_tree(root: Evaluation, discount: th.Tensor, candidates: int, levels: int, leaf_actions: int) -> Tree:
+def empty_tree(
+    root: Evaluation, discount: th.Tensor, candidates: th.Tensor, levels: int, leaf_actions: int, with_prior: bool = False
+) -> Tree:
     """
     Preallocate the tree of a whole search.
 
     :param root: evaluation of the roots
     :param discount: ``[B]``
-    :param candidates: ``C``
+    :param candidates: actions at the roots ``[B, C, A]``
     :param levels: ``N``
     :param leaf_actions: ``M``
+    :param with_prior: whether sampled actions have different prior probabilities
     :return: a tree without expanded nodes
     """
-    rows, size = root.latent.shape
-    shape = (rows, candidates, levels)
+    size = root.latent.shape[1]
+    rows, count, action_size = candidates.shape
+    shape = (rows, count, levels)
     new = root.value.new_zeros
     index = lambda *sizes: th.full(sizes, -1, dtype=th.long, device=root.value.device)  # noqa: E731
     return Tree(
         # Of these two, nothing is read before it was written.
-        latent=root.latent.new_empty(rows, candidates, levels - 1, size),
+        latent=root.latent.new_empty(rows, count, levels - 1, size),
         reward=new(shape),
         value=new(shape),
         visits=new(shape),
         returns=new(shape),
         parent=index(*shape),
-        actions=root.mean.new_empty(rows, candidates, levels - 1, leaf_actions, root.mean.shape[-1]),
+        actions=candidates.new_empty(rows, count, levels - 1, leaf_actions, action_size),
         children=index(*shape, leaf_actions),
+        prior=candidates.new_empty(rows, count, levels - 1, leaf_actions) if with_prior else new((rows, count, 0, 0)),
         discount=discount,
     )
 
@@ -86,12 +92,15 @@ def _take(field: th.Tensor, index: th.Tensor) -> th.Tensor:
 def _choose(
     tree: Tree, node: th.Tensor, q: th.Tensor, low: th.Tensor, high: th.Tensor, config: SearchConfig
 ) -> tuple[th.Tensor, th.Tensor]:
-    """Interior rule ``argmax_b softmax(sigma(completed q))_b - N_b / (1 + sum N)`` (first index wins ties)."""
+    """Interior rule ``argmax_b softmax(prior + sigma(completed q))_b - N_b / (1 + sum N)`` (first index wins ties)."""
     children = _take(tree.children, node)  # [B, m, M]
     behind = children.clamp(min=0)
     visits = th.where(children >= 0, tree.visits.gather(2, behind), 0.0)
-    completed = complete(q.gather(2, behind), visits, _take(tree.value, node))
+    prior = _take(tree.prior, node) if tree.prior.shape[2] else None
+    completed = complete(q.gather(2, behind), visits, _take(tree.value, node), prior)
     logits = transform(normalize(completed, low, high, config.min_value_spread), visits, config)
+    if prior is not None:
+        logits = logits + prior
     score = th.softmax(logits, dim=-1) - visits / (1.0 + visits.sum(dim=-1, keepdim=True))
     choice = score.argmax(dim=-1)
     return choice, children.gather(2, choice.unsqueeze(-1)).squeeze(-1)

@@ -147,6 +147,7 @@ def _probe(name: str, env_fn: EnvFactory, env_kwargs: Mapping[str, Any]) -> Task
             draft,
             observation_size=flat_observation_size(env.observation_space, name),
             action_size=flat_action_size(env.action_space, name),
+            discrete=isinstance(env.action_space, gym.spaces.Discrete),
         )
     finally:
         env.close()

@@ -46,11 +46,13 @@ def flat_action_size(space: spaces.Space[Any], task: str) -> int:
     """
     :param space: native action space
     :param task: name used in errors
-    :return: number of entries after flattening
-    :raises ConfigurationError: unless the space is a Box of floats with finite bounds
+    :return: number of entries after flattening, or of actions to choose from
+    :raises ConfigurationError: unless the space is Discrete, or a Box of floats with finite bounds
     """
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
     if not isinstance(space, spaces.Box) or not np.issubdtype(np.dtype(space.dtype), np.floating):
-        raise ConfigurationError(f"Task {task!r}: only continuous actions (a Box of floats) are supported, got {space}.")
+        raise ConfigurationError(f"Task {task!r}: only a Box of floats and Discrete actions are supported, got {space}.")
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ConfigurationError(
             f"Task {task!r}: the action bounds must be finite to be rescaled from [-1, 1], "

@@ -51,7 +51,7 @@ class TaskSpec:
 
     :param name: how logs, errors and scores call the task; unique within a set
     :param observation_size: number of native observation entries after flattening
-    :param action_size: number of native action entries after flattening
+    :param action_size: number of native action entries after flattening, or of actions if they are discrete
     :param success_bar: return at which the task counts as solved (normalized score 1)
     :param random_score: return of the uniform random policy (normalized score 0)
     :param discount: discount of this task; ``None`` means the algorithm's ``gamma``
@@ -61,6 +61,7 @@ class TaskSpec:
         in two tasks can share a place; ``None`` keeps their order and pads at the end
     :param embodiment: name of the robot or system. Tasks that name the same one observe the same quantities, and share the
         running statistics that normalize them; ``None`` keeps statistics of its own
+    :param discrete: an action is one of ``action_size`` instead of a vector
     :raises ConfigurationError: if a value is impossible
     """
 
@@ -74,6 +75,7 @@ class TaskSpec:
     env_fn: EnvFactory | None = field(default=None, compare=False, repr=False)
     observation_index: tuple[int, ...] | None = None
     embodiment: str | None = None
+    discrete: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -152,6 +154,13 @@ class TaskSet:
                 f"Task names must be unique, but {repeated} appear more than once. For several copies of one environment "
                 "use `n_envs_per_task`; for variants of it give each TaskSpec its own name."
             )
+        one_of_several = [spec.name for spec in specs if spec.discrete]
+        if one_of_several and len(one_of_several) < len(specs):
+            vectors = [spec.name for spec in specs if not spec.discrete]
+            raise ConfigurationError(
+                f"The tasks {one_of_several} choose one of several actions and {vectors} have continuous ones, which no "
+                "policy does at once. Train them in two agents, or give the former continuous actions in a wrapper."
+            )
         object.__setattr__(self, "specs", specs)
 
     def __len__(self) -> int:
@@ -192,8 +201,15 @@ class TaskSet:
         )
 
     @property
-    def action_space(self) -> spaces.Box:
-        """A new ``Box(-1, 1, [A])``; new because a space holds a random generator."""
+    def discrete(self) -> bool:
+        """Whether an action is one of several."""
+        return self.specs[0].discrete
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """A new ``Box(-1, 1, [A])``, or ``Discrete(A)`` for discrete actions; new because a space holds a random generator."""
+        if self.discrete:
+            return spaces.Discrete(self.action_size)
         return spaces.Box(-1.0, 1.0, (self.action_size,), np.float32)
 
     @property
@@ -263,7 +279,7 @@ class TaskSet:
         if self.names != other.names:
             raise ConfigurationError(f"The task sets differ: {list(self.names)} against {list(other.names)}.")
         for mine, theirs in zip(self.specs, other.specs, strict=True):
-            for label in ("observation_size", "action_size", "observation_index"):
+            for label in ("observation_size", "action_size", "observation_index", "discrete"):
                 if getattr(mine, label) != getattr(theirs, label):
                     raise ConfigurationError(
                         f"Task {mine.name!r} has a different `{label}` in the two task sets: "

@@ -154,7 +154,7 @@ def evaluate(
         vec_env.close()
     assert isinstance(returns, list) and isinstance(lengths, list)
     size = model.policy.task_set[0]
-    spec = TaskSpec(args.env.gym_id, size.observation_size, size.action_size)
+    spec = TaskSpec(args.env.gym_id, size.observation_size, size.action_size, discrete=size.discrete)
     return EvaluationResult((TaskResult(spec, tuple(map(float, returns)), tuple(lengths)),))
 
 

@@ -21,13 +21,13 @@ def find_tasks(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
     :param env_id: Gymnasium id
     :param env_kwargs: its keywords
     :return: names of the tasks if the environment takes turns between several, such as ``MultiTask-Humanoid-v0``; else empty
-    :raises ConfigurationError: if its actions are not continuous
+    :raises ConfigurationError: if its actions are neither continuous nor one of several
     """
     env = gym.make(env_id, **env_kwargs)
     try:
-        if not isinstance(env.action_space, gym.spaces.Box):
+        if not isinstance(env.action_space, gym.spaces.Box | gym.spaces.Discrete):
             raise ConfigurationError(
-                f"{env_id} has the actions {env.action_space}, EZM needs a Box: choose another with --env."
+                f"{env_id} has the actions {env.action_space}, EZM needs Box or Discrete: choose another with --env."
             )
         # Others may have an attribute `tasks` of their own.
         tasks = env.unwrapped.tasks if isinstance(env.unwrapped, CyclingTaskEnv) else ()

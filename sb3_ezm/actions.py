@@ -1,0 +1,211 @@
+"""
+Action heads: what the entries of an action vector are, and the policy over them.
+
+The search sees action vectors and their prior logits, losses see densities; only the heads know what a policy's parameters
+mean. A head holds no weights: its functions work on parameters ``[..., P]`` that the world model predicts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Protocol
+
+import torch as th
+
+from sb3_ezm.distributions import ACTION_LIMIT, bound_log_std, entropy, log_prob, squash_action
+
+_SQRT_HALF = math.sqrt(0.5)
+
+
+class Candidates(NamedTuple):
+    """Actions among which a search chooses; ``k`` of them in each state."""
+
+    actions: th.Tensor  # [..., k, A]
+    prior: th.Tensor | None  # [..., k]  log-probability under the policy; None: drawn from it, so that all count alike
+    gumbel: th.Tensor | None  # [..., k]  Gumbel noise with which they were drawn
+
+
+class ActionHead(Protocol):
+    """A family of policies."""
+
+    discrete: bool
+
+    def num_parameters(self, action_size: int) -> int:
+        """
+        :param action_size: entries of an action vector ``A``
+        :return: numbers that describe a policy, ``P``
+        """
+
+    def parametrize(self, raw: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """
+        :param raw: output of the policy network ``[..., P]``; zeros are the initial policy
+        :param mask: ``[..., A]``, 1 where the action entry exists
+        :return: parameters of the policy ``[..., P]``, float32
+        """
+
+    def candidates(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> Candidates:
+        """
+        :param parameters: ``[..., P]``
+        :param noise: standard-normal draws ``[..., k, A]``, broadcastable
+        :param mask: ``[..., 1, A]``, broadcastable
+        :return: actions for a search
+        """
+
+    def sample(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """
+        :param parameters: ``[..., P]``
+        :param noise: standard-normal draws ``[..., A]``
+        :param mask: ``[..., A]``
+        :return: one action ``[..., A]``
+        """
+
+    def mode(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """
+        :param parameters: ``[..., P]``
+        :param mask: ``[..., A]``
+        :return: the action that the policy prefers ``[..., A]``
+        """
+
+    def log_prob(self, actions: th.Tensor, parameters: th.Tensor, mask: th.Tensor, scales: th.Tensor) -> th.Tensor:
+        """
+        :param actions: ``[..., k, A]``
+        :param parameters: ``[..., P]``
+        :param mask: ``[..., A]``
+        :param scales: factor on the policy's deviation with which each was drawn ``[..., k]``
+        :return: log-density or log-probability ``[..., k]``
+        """
+
+    def entropy(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """
+        :param parameters: ``[..., P]``
+        :param mask: ``[..., A]``
+        :return: nats per action entry that can vary by itself ``[...]``
+        """
+
+    def figures(self, parameters: th.Tensor, mask: th.Tensor) -> dict[str, th.Tensor]:
+        """
+        :param parameters: ``[..., P]``
+        :param mask: ``[..., A]``
+        :return: what a log should show of the policy, as means
+        """
+
+
+class SquashedGaussian:
+    """
+    Actions in (-1, 1): the tanh of a Gaussian whose mean and bounded log standard deviation are the parameters (paper).
+
+    :param log_std_min: lower bound of the log standard deviation before the tanh
+    :param log_std_max: upper bound of it
+    :param log_std_init: its value for network outputs of 0
+    """
+
+    discrete = False
+
+    def __init__(self, log_std_min: float, log_std_max: float, log_std_init: float) -> None:
+        self._bounds = (log_std_min, log_std_max, log_std_init)
+
+    def num_parameters(self, action_size: int) -> int:
+        """See :meth:`ActionHead.num_parameters`."""
+        return 2 * action_size
+
+    def parametrize(self, raw: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """See :meth:`ActionHead.parametrize`."""
+        mean, raw_std = raw.float().chunk(2, dim=-1)
+        return th.cat((mean * mask, bound_log_std(raw_std * mask, *self._bounds)), dim=-1)
+
+    def candidates(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> Candidates:
+        """See :meth:`ActionHead.candidates`: independent draws, as released."""
+        return Candidates(self.sample(parameters.unsqueeze(-2), noise, mask), None, None)
+
+    def sample(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """See :meth:`ActionHead.sample`."""
+        mean, log_std = parameters.chunk(2, dim=-1)
+        return squash_action(mean + th.exp(log_std) * noise, mask)
+
+    def mode(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """See :meth:`ActionHead.mode`: the mean before the tanh."""
+        return squash_action(parameters.chunk(2, dim=-1)[0], mask)
+
+    def log_prob(self, actions: th.Tensor, parameters: th.Tensor, mask: th.Tensor, scales: th.Tensor) -> th.Tensor:
+        """See :meth:`ActionHead.log_prob`: a density, summed over the entries that exist."""
+        mean, log_std = parameters.unsqueeze(-2).chunk(2, dim=-1)
+        return log_prob(actions, mean, log_std + th.log(scales).unsqueeze(-1), mask.unsqueeze(-2))
+
+    def entropy(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """See :meth:`ActionHead.entropy`: of the Gaussian before the tanh."""
+        return entropy(parameters.chunk(2, dim=-1)[1], mask)
+
+    def figures(self, parameters: th.Tensor, mask: th.Tensor) -> dict[str, th.Tensor]:
+        """See :meth:`ActionHead.figures`."""
+        mean, log_std = parameters.chunk(2, dim=-1)
+        entries = mask.sum().clamp(min=1.0)
+        return {"policy_std": (th.exp(log_std) * mask).sum() / entries, "policy_mean_abs": (mean.abs() * mask).sum() / entries}
+
+
+class Categorical:
+    """
+    One of ``A`` actions, as a one-hot vector; the parameters are log-probabilities (not in the paper; Danihelka et al. 2022).
+
+    Candidates are drawn without replacement, by the largest sums of log-probability and Gumbel noise (Gumbel top-k trick).
+    Where a task has fewer actions than there are candidates, the last ones repeat its most probable one.
+    """
+
+    discrete = True
+
+    def num_parameters(self, action_size: int) -> int:
+        """See :meth:`ActionHead.num_parameters`."""
+        return action_size
+
+    def parametrize(self, raw: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """See :meth:`ActionHead.parametrize`."""
+        return th.log_softmax(raw.float().masked_fill(mask == 0, -th.inf), dim=-1)
+
+    def candidates(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> Candidates:
+        """See :meth:`ActionHead.candidates`: the first row of draws makes the Gumbel noise, and zeros make none."""
+        count, size = noise.shape[-2], parameters.shape[-1]
+        perturbation = _gumbel(noise[..., 0, :])
+        keys = parameters + perturbation
+        keys = keys.expand(*parameters.shape[:-1], size)
+        best = keys.topk(min(count, size), dim=-1).indices
+        if count > size:
+            best = th.cat((best, best[..., :1].expand(*best.shape[:-1], count - size)), dim=-1)
+        exists = keys.gather(-1, best) > -th.inf
+        best = th.where(exists, best, best[..., :1])
+        gumbel = perturbation.expand_as(keys).gather(-1, best)
+        return Candidates(_one_hot(best, size), parameters.expand_as(keys).gather(-1, best), gumbel)
+
+    def sample(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """See :meth:`ActionHead.sample`."""
+        return _one_hot((parameters + _gumbel(noise)).argmax(dim=-1), parameters.shape[-1])
+
+    def mode(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """See :meth:`ActionHead.mode`: the most probable action."""
+        return _one_hot(parameters.argmax(dim=-1), parameters.shape[-1])
+
+    def log_prob(self, actions: th.Tensor, parameters: th.Tensor, mask: th.Tensor, scales: th.Tensor) -> th.Tensor:
+        """See :meth:`ActionHead.log_prob`: no deviation, hence no scales."""
+        # Times zero would turn the logarithm of an impossible action into NaN.
+        return th.where(actions > 0.5, parameters.unsqueeze(-2), 0.0).sum(dim=-1)
+
+    def entropy(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """See :meth:`ActionHead.entropy`: a choice is one entry."""
+        return -(parameters.exp() * parameters.masked_fill(mask == 0, 0.0)).sum(dim=-1)
+
+    def figures(self, parameters: th.Tensor, mask: th.Tensor) -> dict[str, th.Tensor]:
+        """See :meth:`ActionHead.figures`."""
+        return {"policy_best_probability": parameters.amax(dim=-1).exp().mean()}
+
+
+def _gumbel(normal: th.Tensor) -> th.Tensor:
+    """Gumbel draws from standard-normal ones, by their distribution function; 0 where all of them are 0."""
+    uniform = (0.5 * th.special.erfc(-normal * _SQRT_HALF)).clamp(1e-7, 1.0 - 1e-7)
+    # Minus the value at 0: a constant changes no order and no softmax, and a search without noise then ranks by the policy.
+    return -th.log(-th.log(uniform)) + math.log(math.log(2.0))
+
+
+def _one_hot(index: th.Tensor, size: int) -> th.Tensor:
+    entries = th.arange(size, device=index.device)
+    return (index.unsqueeze(-1) == entries).float()
+
+
+__all__ = ["ACTION_LIMIT", "ActionHead", "Candidates", "Categorical", "SquashedGaussian"]
