@@ -43,6 +43,15 @@ class SupersededError(Exception):
     """There is a newer snapshot, and no time for this one."""
 
 
+def episode_limit(request: Request) -> int | None:
+    """
+    :param request: what was asked for
+    :return: time limit of evaluated episodes, None for the tasks' own: a rehearsal on a CPU cuts them, and its returns
+        compare with none
+    """
+    return 20 if request.quick else 100 if request.device == "cpu" else None
+
+
 def evaluate(request: Request, path: Path, steps: int, seconds: float, superseded: Callable[[], bool]) -> None:
     """
     :param request: what was asked for
@@ -61,8 +70,9 @@ def evaluate(request: Request, path: Path, steps: int, seconds: float, supersede
         return predict(*args, **kwargs)
 
     model.predict = predict_if_wanted  # type: ignore[method-assign]
-    limit = 20 if request.quick else None
-    results = evaluate_protocols(model, request.suite, request.episodes, seed=SEED + request.seed, max_episode_steps=limit)
+    results = evaluate_protocols(
+        model, request.suite, request.episodes, seed=SEED + request.seed, max_episode_steps=episode_limit(request)
+    )
     for result in results.values():
         append_evaluation(request.out / CURVES, result, steps, seconds)
 
@@ -105,10 +115,9 @@ def main() -> None:
             left_out.append(steps)
         path.unlink()
         write_json(request.scratch / "evaluation.json", {"seconds": durations, "left out": left_out})
-    write_json(
-        request.scratch / "evaluation.json",
-        {**read_json(request.scratch / "evaluation.json"), "left out": left_out, "episodes of each task": request.episodes},
-    )
+    known = read_json(request.scratch / "evaluation.json")
+    about = {"left out": left_out, "episodes of each task": request.episodes, "episodes cut at": episode_limit(request)}
+    write_json(request.scratch / "evaluation.json", {**known, **about})
 
 
 if __name__ == "__main__":

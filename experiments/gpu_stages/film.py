@@ -17,7 +17,7 @@ from gpu_stages.processes import ROOT
 def main() -> None:
     """Draw."""
     request = Request.load(sys.argv[1])
-    seconds = "0.5" if request.quick else "4"
+    seconds = "0.5" if request.quick else "1" if request.device == "cpu" else "4"
     sys.argv = ["film_h1.py", sys.argv[2], "--out", sys.argv[3], "--seconds", seconds]
     os.environ.setdefault("OMP_NUM_THREADS", "4")
     runpy.run_path(str(ROOT / "examples" / "film_h1.py"), run_name="__main__")
