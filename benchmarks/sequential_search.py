@@ -12,7 +12,7 @@ import torch as th
 
 from sb3_ezm.config import SearchConfig
 from sb3_ezm.search import SearchModel, SearchNoise, SearchOutput, halving_levels
-from sb3_ezm.search.gumbel import _attach, _rank, _root_edges, _root_scores, _sample, _select, _write_back
+from sb3_ezm.search.gumbel import _attach, _rank, _root_edges, _root_scores, _select, _write_back
 from sb3_ezm.search.qvalues import value_range
 from sb3_ezm.search.tree import Tree, backup, empty_tree, select_leaf
 
@@ -30,15 +30,17 @@ def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoi
     root = model.root()
     rows, device = root.value.shape[0], root.value.device
     count, levels = config.num_candidates, halving_levels(config.num_candidates, config.num_simulations)
-    candidates = _sample(root, noise.root.to(device), model.mask.unsqueeze(1))
-    gumbel = noise.gumbel.to(device)
-    tree = empty_tree(root, model.discount, count, len(levels), config.num_leaf_actions)
+    noise = noise.to(device)
+    candidates, prior, gumbel = model.head.candidates(root.policy, noise.root, model.mask.unsqueeze(1))
+    gumbel = noise.gumbel if gumbel is None else gumbel
+    bonus = gumbel if prior is None else gumbel + prior
+    tree = empty_tree(root, model.discount, candidates, len(levels), config.num_leaf_actions, prior is not None)
     survivors, subtrees = th.arange(count, device=device).expand(rows, count), tree
     total = root.value.clone()
 
     for level, size in enumerate(levels):
         if size < survivors.shape[1]:
-            order = _rank(tree, survivors, gumbel, config)[:, :size]
+            order = _rank(tree, survivors, bonus, config)[:, :size]
             survivors, subtrees = survivors.gather(1, order), _select(subtrees, order)
         for rank in range(size):
             one = slice(rank, rank + 1)
@@ -51,14 +53,17 @@ def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoi
             reached = model.expand(leaf.latent, leaf.action)
             _attach(subtree, level, leaf, reached)
             if level < len(levels) - 1:
-                draws = noise.leaves[level][:, one].to(device)
                 subtree.latent[:, :, level] = reached.latent
-                subtree.actions[:, :, level] = _sample(reached, draws, model.mask[:, None, None])
+                draws = noise.leaves[level][:, one]
+                inner = model.head.candidates(reached.policy, draws, model.mask[:, None, None])
+                subtree.actions[:, :, level] = inner.actions
+                if inner.prior is not None:
+                    subtree.prior[:, :, level] = inner.prior
             total += backup(subtree, level, reached.value).sum(dim=1)
             if subtrees is not tree:
                 _write_back(tree, survivors[:, one], subtree)
 
-    scores, visits, q = _root_scores(tree, gumbel, config)
+    scores, visits, q = _root_scores(tree, bonus, config)
     best = survivors.gather(1, scores.gather(1, survivors).argmax(dim=1, keepdim=True)).squeeze(1)
     return SearchOutput(
         actions=candidates[th.arange(rows, device=device), best],
@@ -69,5 +74,5 @@ def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoi
         q_values=q,
         visits=visits,
         best=best,
-        scales=noise.scales.expand(rows, -1),
+        scales=noise.scales.expand(rows, count),
     )

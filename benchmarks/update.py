@@ -52,7 +52,7 @@ class Update:
     def act(self) -> None:
         """Choose one action for every environment."""
         model = self.model
-        model.collector.act(model._last_obs, model.action_space, searched=True)  # type: ignore[arg-type]
+        model.collector.act(model._last_obs, searched=True)  # type: ignore[arg-type]
 
     def search_once(self) -> None:
         """Search from one root in each precision in use."""

@@ -165,7 +165,7 @@ def test_acting_waits_for_its_result_alone(monkeypatch: pytest.MonkeyPatch, stat
         monkeypatch.setattr(collector.planner, "_static", {False: search})
     model.learner.metrics.pop()
     with Sends() as sends:
-        chosen = collector.act(model._last_obs, model.action_space, searched=True)  # type: ignore[arg-type]
+        chosen = collector.act(model._last_obs, searched=True)  # type: ignore[arg-type]
     actions = chosen.scaled.shape[1]
     assert [tensor.shape for tensor in arriving] == [(2, actions + 1)] and arriving[0].is_meta
     assert chosen.values.tolist() == [0.5, 0.5] and sends.found == []
