@@ -75,7 +75,7 @@ def run_tests(seconds: float) -> Row:
     :return: the last lines of pytest, which name failures and durations
     """
     files = sorted(str(path) for path in (ROOT / "tests").glob("test_*.py") if "mark.gpu" in path.read_text(encoding="utf-8"))
-    options = ("-m", "gpu", "-q", "--tb=short", "--durations=10", "-p", "no:cacheprovider")
+    options = ("-m", "gpu", "-q", "--tb=short", "--durations=10", "-p", "no:cacheprovider", "--continue-on-collection-errors")
     try:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *options, *files], cwd=ROOT, capture_output=True, text=True, timeout=seconds
