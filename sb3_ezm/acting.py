@@ -1,4 +1,4 @@
-"""Whether the algorithm predicts by a search or by the policy head alone."""
+"""Whether the algorithm predicts with a search or with the policy head alone."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from sb3_ezm.policies import EZMPolicy
 
 
 class PlannerSwitch:
-    """Mixin of the algorithm: its attribute :attr:`planner`, which a file keeps and ``load(..., planner=False)`` changes."""
+    """Mixin of the algorithm: the attribute :attr:`planner`, which is saved and which ``load(..., planner=False)`` changes."""
 
     policy: EZMPolicy
 
     @property
     def planner(self) -> bool:
         """
-        Whether ``predict`` searches. False takes the policy head's action (its mean if deterministic), which is quicker.
+        Whether ``predict`` searches. False uses the policy head's action (its mean if deterministic), which is faster.
 
         May be set at any time. Collecting data for training searches in either case.
         """
@@ -21,7 +21,7 @@ class PlannerSwitch:
 
     @planner.setter
     def planner(self, planner: bool) -> None:
-        # SB3 saves and loads the instance's dictionary: under this name the switch is part of it.
+        # SB3 saves and loads the instance's dictionary, which holds the switch under this name.
         self.__dict__["planner"] = planner
         if hasattr(self, "policy"):
             self.policy.planner = planner

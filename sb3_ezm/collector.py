@@ -1,4 +1,4 @@
-"""Between the environments and the replay buffer: actions by a search, steps, and transitions made of what comes back."""
+"""From environments to replay buffer: searches choose actions, environments step, the outcome becomes transitions."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ Infos = list[dict[str, Any]]
 
 
 class ChosenActions(NamedTuple):
-    """Actions of all environments, and what the replay buffer is told about them."""
+    """Actions of all environments, and what the replay buffer stores with them."""
 
     actions: npt.NDArray[Any]  # [n_envs, ...]  for the environments, in their bounds
     scaled: FloatArray  # [n_envs, A]  for the replay buffer, in [-1, 1] or one-hot
     searched: BoolArray  # [n_envs]  chosen by a search
-    values: FloatArray  # [n_envs]  of the roots of these searches
+    values: FloatArray  # [n_envs]  values of the roots of these searches
 
 
 class Collector:
     """
-    Acts in the environments of a training and knows where their episodes stand.
+    Acts in the training environments and tracks their episodes.
 
-    It has a random generator of its own: what else the policy is asked meanwhile does not change a training.
+    It has its own random generator, so that other uses of the policy do not change a training.
 
     :param policy: searches for the actions
-    :param planner: how it searches
-    :param metrics: takes figures of the searches
-    :param times: takes the time of searching, stepping and storing
+    :param planner: runs the searches
+    :param metrics: receives statistics of the searches
+    :param times: receives the time spent searching, stepping and storing
     :param act_with_target: search with the target network instead of the learner
     """
 
@@ -59,28 +59,28 @@ class Collector:
         self.times = times
         self.act_with_target = act_with_target
         self.generator = th.Generator()
-        self.generator.set_state(policy.generator_state())  # a seed drawn here would shift all draws that follow
+        self.generator.set_state(policy.generator_state())  # drawing a seed here would shift all later draws
         self._watch: EnvWatch | None = None
-        self._sent_at: float | None = None  # when the actions were sent whose outcome has not been stored yet
-        self._raw: tuple[VecEnvObs, npt.NDArray[Any]] | None = None  # observations and rewards that came back, not normalized
-        self._raw_last: dict[int, Any] = {}  # by environment, where an episode ended
+        self._sent_at: float | None = None  # when the actions not yet stored were sent
+        self._raw: tuple[VecEnvObs, npt.NDArray[Any]] | None = None  # observations and rewards as returned, not normalized
+        self._raw_last: dict[int, Any] = {}  # by environment, for episodes that ended
         self._order_is_right = True
-        self._missed_last = False  # an episode ended without its last observation
+        self._missed_last = False  # warned of an episode that ended without its last observation
 
     @property
     def is_mid_step(self) -> bool:
-        """Whether the environments have taken a step that is not stored yet, as in the callbacks of that step."""
+        """Whether the environments have taken a step that is not stored yet, as during that step's callbacks."""
         return self._sent_at is not None
 
     # ------------------------------------------------------------------------------------------------------ environments
 
     def watch(self, env: VecEnv | None) -> None:
         """
-        Collect in these environments from now on; they stand where the last observation says.
+        Collect in these environments from now on; the last observation is their current one.
 
         :param env: vector environment
         :raises ConfigurationError: if a wrapper changes the observations that ``VecNormalize`` returns, or an environment
-            lacks what Gymnasium asks for
+            lacks something that Gymnasium requires
         """
         if env is not None and isinstance(env.unwrapped, DummyVecEnv):
             check_answers(env.unwrapped)
@@ -92,7 +92,7 @@ class Collector:
         self._order_is_right = normalize is None or normalize is env
 
     def mark(self) -> None:
-        """Take it for known where the environments stand."""
+        """Accept the environments' current state as known."""
         if self._watch is not None:
             self._watch.mark()
         self._sent_at = None
@@ -106,20 +106,20 @@ class Collector:
         """
         Start from an observation.
 
-        :param observation: of all environments, where they stand
-        :return: the same in memory that no environment goes on working in
+        :param observation: current one of all environments
+        :return: a copy that no environment reuses
         """
         self.mark()
         own: VecEnvObs = copy_observation(observation)
         return own
 
     def _check_order(self, env: VecEnv, observation: VecEnvObs, raw: VecEnvObs, normalize: VecNormalize) -> None:
-        """What is stored must be what the agent acts on, up to the normalization: nothing above it may change observations."""
+        """Stored observations must be those the agent acts on, but for normalization: no wrapper above it may change them."""
         rows, _ = self.policy.layout.flatten(observation)
         expected, _ = self.policy.layout.flatten(normalize.normalize_obs(raw))  # type: ignore[arg-type]
         if not np.allclose(rows, expected):
             raise ConfigurationError(describe_order(env, normalize))
-        self._order_is_right = bool(np.any(expected))  # zeros may have been multiplied by anything
+        self._order_is_right = bool(np.any(expected))  # multiplying zeros would go unnoticed
 
     def step(self, env: VecEnv, actions: npt.NDArray[Any]) -> VecEnvStepReturn:
         """
@@ -127,7 +127,7 @@ class Collector:
 
         :param env: vector environment
         :param actions: of :meth:`act`
-        :return: what it returns, in memory that no environment goes on working in
+        :return: what it returns, in memory that no environment reuses
         :raises ConfigurationError: if a wrapper changes the observations that ``VecNormalize`` returns
         """
         self._sent_at = time.perf_counter()
@@ -138,7 +138,7 @@ class Collector:
         if self._watch is not None:
             self._watch.mark()
             if (normalize := self._watch.normalize) is not None:
-                # At once: a callback may use the environment before the step is stored.
+                # Right away: a callback may use the environment before the step is stored.
                 self._raw = normalize.get_original_obs(), normalize.get_original_reward()
                 if not self._order_is_right:
                     self._check_order(env, observations, self._raw[0], normalize)
@@ -174,7 +174,7 @@ class Collector:
         return ChosenActions(policy.action_layout.decode(scaled), scaled, np.full(n_envs, searched), values)
 
     def _search(self, rows: FloatArray, tasks: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Waits for the device once, for the result."""
+        """Wait for the device once, for the result."""
         with self.policy.lock:
             self.policy.set_training_mode(False)
             model = self.policy.target_model if self.act_with_target else self.policy.world_model
@@ -200,13 +200,13 @@ class Collector:
         Store the transitions of all environments, raw: neither observations nor rewards are normalized.
 
         :param buffer: replay buffer
-        :param last_observation: on which the agent acted, not normalized
+        :param last_observation: the one the agent acted on, not normalized
         :param scaled: actions in [-1, 1] ``[n_envs, A]``
-        :param observation: that came back
-        :param reward: that came back ``[n_envs]``
+        :param observation: as returned
+        :param reward: as returned ``[n_envs]``
         :param dones: whether the episode ended ``[n_envs]``
         :param infos: hold the last observations of episodes that ended
-        :return: the observation that came back, not normalized
+        :return: the returned observation, not normalized
         :raises NonFiniteError: naming task and tensor
         """
         if self._sent_at is not None:  # environment and callbacks
@@ -240,8 +240,8 @@ class Collector:
             self._missed_last = True
             warnings.warn(
                 f"An episode of environment {env} (task {task!r}) ended without `info['terminal_observation']`: the first "
-                "observation of the next episode is taken for its last one, so that the model learns a step that never was. A "
-                "vector environment that resets by itself has to put the last observation there, and "
+                "observation of the next episode is taken for its last one, so that the model learns a step that never "
+                "happened. A vector environment that resets by itself has to put the last observation there, and "
                 "`info['TimeLimit.truncated'] = True` where a time limit ended the episode.",
                 stacklevel=2,
             )
@@ -261,13 +261,13 @@ def describe_order(env: VecEnv | None, normalize: VecNormalize) -> str:
     """
     :param env: vector environment
     :param normalize: one of its wrappers, but not the outermost
-    :return: what is wrong with that
+    :return: error message
     """
     above, layer = [], env
     while layer is not normalize:
         above.append(type(layer).__name__)
         layer = layer.venv  # type: ignore[union-attr]
     return (
-        f"{' and '.join(above)} changes the observations of the VecNormalize that it wraps, whose raw observations go into "
+        f"{' and '.join(above)} changes the observations of the VecNormalize inside it, whose raw observations go into "
         f"the replay buffer. Put VecNormalize outside: VecNormalize({'('.join(above)}(env{')' * len(above)})."
     )

@@ -59,10 +59,10 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
 
     :param policy: ``"MultiTask-Humanoid"`` (the paper's sizes), ``"MlpPolicy"`` or ``"MultiInputPolicy"`` (small)
     :param env: environment, its Gymnasium id, or a vector environment from ``make_multitask_env``
-    :param learning_rate: of the optimizer, or a schedule of the remaining progress
+    :param learning_rate: of the optimizer, or a function of the remaining progress
     :param buffer_size: replayed transitions per task
     :param learning_starts: environment steps (of all environments together) with random actions before learning
-    :param batch_size: segments per update, shared equally by the tasks (512 gives 504 for nine tasks)
+    :param batch_size: segments per update, shared equally among the tasks (512 gives 504 for nine tasks)
     :param tau: step of the target network towards the learner (released code: 0.01 every 5 updates)
     :param gamma: discount of tasks without their own
     :param train_freq: vector-environment steps between trainings
@@ -70,9 +70,9 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
     :param target_update_interval: updates between target-network steps
     :param unroll_steps: world-model steps ``K`` in the loss
     :param td_steps: horizon ``n`` of the TD value target
-    :param num_simulations: model evaluations of one search
-    :param num_candidates: sampled root actions of one search
-    :param reanalyze_ratio: share of positions that are searched anew for each batch
+    :param num_simulations: model evaluations per search
+    :param num_candidates: sampled root actions per search
+    :param reanalyze_ratio: share of positions that are searched again for each batch
     :param value_target: ``"td"``, ``"search"``, ``"mixed"`` or ``"max"``
     :param policy_target: imitate the ``"best"`` action or the ``"improved"`` policy over all candidates
     :param max_grad_norm: bound of the gradient's global norm
@@ -80,22 +80,22 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
     :param per_beta: exponent of importance weights
     :param independent_replay: False shares one replay buffer between the tasks (ablation)
     :param act_with_target: collect with the target network, which moves slowly (as released), instead of the learner
-    :param planner: False predicts with the policy head alone; what is learned and how it is collected stay the same
+    :param planner: False predicts with the policy head alone; learning and collecting data stay the same
     :param mixed_precision: run the networks in bfloat16; losses stay in float32
-    :param runtime_kwargs: fields of :class:`~sb3_ezm.config.RuntimeConfig`: how it is computed, not what
+    :param runtime_kwargs: fields of :class:`~sb3_ezm.config.RuntimeConfig`: how things are computed, not what
     :param search_kwargs: further fields of :class:`~sb3_ezm.config.SearchConfig`
     :param target_kwargs: further fields of :class:`~sb3_ezm.config.TargetConfig`
     :param loss_kwargs: fields of :class:`~sb3_ezm.config.LossConfig`
     :param action_noise: noise added to the searched action (none: candidates are sampled)
     :param replay_buffer_class: subclass of :class:`~sb3_ezm.buffers.PerTaskReplayBuffer`
-    :param replay_buffer_kwargs: its further keywords
+    :param replay_buffer_kwargs: further keywords of it
     :param optimize_memory_usage: must be False; observations are stored once anyway
     :param policy_kwargs: fields of :class:`~sb3_ezm.config.ModelConfig` and optimizer settings
-    :param task_set: names and sizes of the tasks if the environment does not bring them
-    :param stats_window_size: episodes per task in the logged means
+    :param task_set: names and sizes of the tasks if the environment does not provide them
+    :param stats_window_size: episodes per task over which means are logged
     :param tensorboard_log: folder for TensorBoard
     :param verbose: 0 silent, 1 info, 2 debug
-    :param seed: seed of everything
+    :param seed: seed for everything
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
     :param _init_setup_model: build the networks at once
     """
@@ -155,7 +155,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         _init_setup_model: bool = True,
     ) -> None:
         if env is None and _init_setup_model:
-            raise ConfigurationError(f"`env` (None) must be {KINDS['env'].allowed}, as there are no spaces without it.")
+            raise ConfigurationError(f"`env` (None) must be {KINDS['env'].allowed}, since it provides the spaces.")
         super().__init__(
             policy,
             env,
@@ -259,7 +259,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
-        Replace the environment; open episodes of the old one end in the replay buffer as by truncation.
+        Replace the environment; in the replay buffer, open episodes of the old one end as truncated.
 
         :param env: the new environment, with the same spaces, number of environments and tasks
         :param force_reset: start from a reset at the next :meth:`learn`
@@ -302,7 +302,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: npt.NDArray[Any] | None = None) -> None:
         super()._update_info_buffer(infos, dones)
         if dones is not None and np.any(dones):
-            # By the task id of the observation: environments that were not made by this package name no task.
+            # By the task id in the observation: only environments made by this package name their task.
             _, tasks = self.policy.layout.flatten(self._last_obs)
             names = self.policy.task_set.names
             named = [{**info, "task": names[task]} for info, task in zip(infos, tasks, strict=True)]
@@ -363,7 +363,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfEZM:
-        """Learn as in SB3; episodes that a reset cuts short end in the replay buffer as by truncation."""
+        """Learn as in SB3; in the replay buffer, episodes that a reset cuts short end as truncated."""
         self._begin_streams(reset_num_timesteps)
         if self.independent_replay:
             self._warn_of_absent_tasks(self.policy.task_set.names)
@@ -372,19 +372,19 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         try:
             return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         finally:
-            self._no_updates_until = -1  # `train` may be called directly, for example on a replay buffer from elsewhere
+            self._no_updates_until = -1  # `train` may be called directly, for example with a replay buffer from elsewhere
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         add_layout(self.logger, self.policy.task_set.names)
         return super()._init_callback(with_progress_bar(callback) if progress_bar else callback)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        """Load as in SB3, under this model's settings. A buffer of other tasks or sizes is refused and changes nothing."""
+        """Load as in SB3, keeping this model's settings. A buffer with other tasks or sizes is refused and changes nothing."""
         own = self.replay_buffer
         if own is None:  # to save memory
             own = settings.make_replay_buffer(self, settings.read_arguments(self), self.configs)
         loaded = settings.check_replay_buffer(read_replay_buffer(path, self.verbose), own, self.policy.task_set.names)
-        self.learner.finish()  # the value errors of updates that are not finished belong to the former buffer
+        self.learner.finish()  # the value errors of unfinished updates belong to the previous buffer
         loaded.horizon, loaded.handle_timeout_termination = own.horizon, own.handle_timeout_termination
         for replay, other in zip(loaded.replays, own.replays, strict=True):
             replay.take_settings(other)

@@ -1,4 +1,4 @@
-"""The gradient of the loss of one batch, clipped, with everything worth knowing of it; nothing here waits for the device."""
+"""The clipped gradient of one batch's loss, with everything worth knowing about it; nothing here waits for the device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sb3_ezm.world_model import Unroll, WorldModel, cosine_consistency
 
 
 class GradientOutput(NamedTuple):
-    """What is left besides the gradients themselves."""
+    """What a gradient step gives besides the gradients themselves."""
 
     errors: th.Tensor  # [B]  value error of the first position
     norm: th.Tensor  # []   of the gradient before clipping
@@ -80,7 +80,7 @@ class GradientStep:
         self._evaluate: Callable[..., tuple[th.Tensor, dict[str, th.Tensor], Unroll]] = loss
         if runtime.compile:
             self._evaluate = compiled(loss, runtime.compile_backend)
-        # Batch normalization keeps running statistics, which recording must not move.
+        # Batch normalization keeps running statistics, which recording must not change.
         self._static = None if graphs is None else StaticFunction(self._flat, graphs, state=list(loss.model.buffers()))
         self._names: tuple[list[str], list[str]] = ([], [])
         self._gradients: list[tuple[nn.Parameter, th.Tensor]] = []
@@ -91,20 +91,20 @@ class GradientStep:
 
         :param batch: segments
         :param targets: their targets
-        :return: norms, losses, value errors and figures
+        :return: norms, losses, value errors and metrics
         """
         steps = self.loss.unroll_steps
         inputs = batch.observations[:, : steps + 1], batch.actions[:, :steps], batch.weights
         if self._static is None:
             return self._compute(*inputs, targets)
-        for parameter, gradient in self._gradients:  # graphs write to this memory, whatever the attribute refers to
+        for parameter, gradient in self._gradients:  # graphs write to this memory, whatever the attribute refers to by then
             parameter.grad = gradient
         errors, norm, parameter_norms, losses, figures = self._static(*inputs, *targets)
         named = (dict(zip(names, rows, strict=True)) for names, rows in zip(self._names, (losses, figures), strict=True))
         return GradientOutput(errors, norm, parameter_norms, *named)
 
     def _flat(self, *tensors: th.Tensor) -> tuple[th.Tensor, ...]:
-        """The same between tensors alone, as graphs have it."""
+        """The same from tensors to tensors, as graphs need it."""
         observations, actions, weights, *targets = tensors
         errors, norm, norms, losses, figures = self._compute(observations, actions, weights, TargetBatch(*targets))
         self._names = (list(losses), list(figures))
@@ -114,11 +114,11 @@ class GradientStep:
     def _compute(
         self, observations: th.Tensor, actions: th.Tensor, weights: th.Tensor, targets: TargetBatch
     ) -> GradientOutput:
-        self.loss.zero_grad(set_to_none=self._static is None)  # a graph adds to the same memory each time
+        self.loss.zero_grad(set_to_none=self._static is None)  # a graph accumulates into the same memory each time
         loss, losses, unroll = self._evaluate(observations, actions, weights, targets)
         loss.backward()
         parameters = [parameter for parameter in self.loss.parameters() if parameter.grad is not None]
-        # As `clip_grad_norm_` does it, keeping the norms of the parameters.
+        # As `clip_grad_norm_` does, but keeping the norms of the parameters.
         norms = th.stack([th.linalg.vector_norm(parameter.grad) for parameter in parameters])
         norm = th.linalg.vector_norm(norms)
         clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
@@ -136,7 +136,7 @@ class GradientStep:
 
 @th.no_grad()
 def _figures(model: WorldModel, targets: TargetBatch, unroll: Unroll) -> tuple[th.Tensor, dict[str, th.Tensor]]:
-    """Value errors of the first positions, and what shows whether the model learns."""
+    """Value errors of the first positions, and metrics that show whether the model learns."""
     predicted = model.value_support.decode(unroll.prediction.value_logits[:, 0]).mean(dim=0)  # [B]
     errors = (predicted - targets.values[:, 0]).abs()
     rewards = model.reward_support.decode(unroll.reward_logits)

@@ -1,8 +1,8 @@
 """
 Updates of the world model: reanalyzed targets, gradient, optimizer step, target network.
 
-:meth:`Learner.launch` starts an update and waits for nothing; :meth:`Learner.finish` takes its value errors and the verdict
-whether it was finite from the device, in one transfer. A gradient that is not finite is never applied: the optimizer skips it
+:meth:`Learner.launch` starts an update without waiting; :meth:`Learner.finish` fetches its value errors, and whether the
+gradient was finite, in one transfer. A gradient that is not finite is never applied: the optimizer skips it
 on the device.
 """
 
@@ -34,7 +34,7 @@ class NonFiniteLossError(NonFiniteError):
 @dataclass(frozen=True)
 class UpdateOutcome:
     """
-    What a finished update says to the replay buffer.
+    What a finished update reports to the replay buffer.
 
     :param tasks: of the samples ``[B]``
     :param tickets: of their first transitions ``[B]``
@@ -48,9 +48,9 @@ class UpdateOutcome:
 
 @dataclass(frozen=True)
 class _LaunchedUpdate:
-    """An update whose outcome the host does not know yet, with what an error message would say."""
+    """An update whose outcome the host does not know yet, with the details for an error message."""
 
-    updates: int  # done before it
+    updates: int  # updates done before it
     tasks: IntArray  # [B]
     tickets: IntArray  # [B]
     weights: th.Tensor  # [B]
@@ -68,7 +68,7 @@ class _LaunchedUpdate:
     def from_state_dict(cls, state: dict[str, Any]) -> _LaunchedUpdate:
         """
         :param state: from :meth:`state_dict`
-        :return: the same update, whose outcome is known
+        :return: the same update, its outcome known
         """
         renamed = {"slots": "tickets"}  # in checkpoints of earlier versions
         fields = {renamed.get(name, name): value for name, value in state.items()}
@@ -80,11 +80,11 @@ class Learner:
     Updates the world model of a policy.
 
     :param policy: world model, target network and optimizer
-    :param search_config: search of the reanalysis
+    :param search_config: searches of the reanalysis
     :param target_config: kinds of targets
     :param loss_config: weights of the losses
     :param update_config: bound of the gradient, steps of the target network
-    :param runtime: how it is computed
+    :param runtime: how things are computed
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Learner:
         self.runtime = runtime or RuntimeConfig()
         self.metrics = MetricMeans()
         generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
-        # Millions of normal draws per batch: an accelerator makes them itself. The decisions of the host need one on the CPU.
+        # Millions of normal draws per batch: an accelerator makes its own. Decisions on the host need a generator on the CPU.
         on_cpu = policy.device.type == "cpu"
         noise_generator = generator if on_cpu else th.Generator(policy.device).manual_seed(generator.initial_seed())
         graphs = CudaGraphs(policy.device) if self.runtime.cuda_graphs else None
@@ -140,14 +140,14 @@ class Learner:
         """
         self.reanalyzer.generator.set_state(state["generator"])
         noise, known = self.reanalyzer.noise_generator, state.get("noise_generator")
-        if known is not None and len(known) == len(noise.get_state()):  # else it was written on another kind of device
+        if known is not None and len(known) == len(noise.get_state()):  # otherwise it was written on another kind of device
             noise.set_state(known)
         self.metrics.load_state_dict(state["metrics"])
         self._launched = deque(_LaunchedUpdate.from_state_dict(values) for values in state.get("launched", []))
 
     def reanalyze(self, batch: SegmentBatch, updates: int) -> TargetBatch:
         """
-        Take the observations into the running statistics, and make targets with the target network.
+        Add the observations to the running statistics, and compute targets with the target network.
 
         :param batch: segments
         :param updates: updates done so far
@@ -161,7 +161,7 @@ class Learner:
 
     def launch(self, batch: SegmentBatch, targets: TargetBatch, updates: int) -> None:
         """
-        Start a gradient step. Nothing here waits for the device; :meth:`finish` takes the outcome.
+        Start a gradient step. Nothing here waits for the device; :meth:`finish` fetches the outcome.
 
         :param batch: segments
         :param targets: their targets
@@ -184,23 +184,23 @@ class Learner:
         )
 
     def _step_optimizer(self, finite: th.Tensor) -> None:
-        """Step unless the gradient is not finite: fused optimizers look at that on the device (as for ``GradScaler``)."""
+        """Step unless the gradient is not finite: fused optimizers check that on the device (as for ``GradScaler``)."""
         optimizer: Any = self.policy.optimizer
-        # A loaded state brings its own `fused`, which counts in the step; the flag is from the construction.
+        # A loaded state brings its own `fused`, which decides the step; the optimizer's flag is from its construction.
         fused = all(group.get("fused") for group in optimizer.param_groups)
         if fused and getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
             optimizer.step()
             self.policy.world_model.mark_changed()
             del optimizer.grad_scale, optimizer.found_inf
-        elif bool(finite):  # other optimizers cannot skip a step on the device: the host waits for the verdict
+        elif bool(finite):  # other optimizers cannot skip a step on the device, so the host waits for the answer
             optimizer.step()
 
     def finish(self, lag: int = 0) -> list[UpdateOutcome]:
         """
-        Wait for the outcome of the updates that were launched, oldest first; the target network steps where it is due.
+        Wait for the outcome of launched updates, oldest first; the target network steps when due.
 
-        :param lag: how many of the latest ones need not be finished
+        :param lag: how many of the latest may remain unfinished
         :return: their outcomes
         :raises NonFiniteLossError: if a gradient was not finite; it was not applied (updates launched after it may have been),
             and the target network was not touched since

@@ -75,7 +75,7 @@ def path_consistency_loss(
 ) -> th.Tensor:
     """
     Path consistency ``L_pc = sum_{j<K} m_j mean_i CE(twohot(sg[r_j + gamma V(s_{j+1})]), V_i(s_j))`` with the predicted
-    reward and the mean of the decoded heads; the value behind a true termination is 0.
+    reward and the mean of the decoded heads; the value after a true termination is 0.
 
     :param unroll: the unrolled batch
     :param targets: its targets
@@ -110,9 +110,9 @@ def policy_gradient_loss(model: WorldModel, unroll: Unroll, targets: TargetBatch
     Value gradient through the world model, an addition to the paper (its weight is 0 by default):
     ``L_pg = -sum_{j<=K} m_j [r(s_j, a) + gamma V(g(s_j, a))] / scale`` with ``a = tanh(mu + sigma eps)``.
 
-    At 50 control steps a second one action changes the return so little that comparing a handful of sampled actions says
+    At 50 control steps per second one action changes the return so little that comparing a handful of sampled actions says
     less about the best direction than the derivative of the same model. Only the policy receives the gradient; latents
-    and model are constants. ``scale`` is the mean absolute deviation of these returns within the task (at least 0.1), so
+    and model are held constant. ``scale`` is the mean absolute deviation of these returns within the task (at least 0.1), so
     that no task drowns the others; TD-MPC2 (Hansen et al. 2024) divides by a running spread over all tasks.
 
     :param model: the learner's world model
@@ -141,7 +141,7 @@ def observation_loss(unroll: Unroll, targets: TargetBatch) -> th.Tensor:
     ``L_o = sum_{j<=K} m_j mean_d (D(s_j) - o_j)_d^2`` on normalized observations, an addition to the paper.
 
     Neighboring states of a fast control loop project to nearly the same point whatever was done in between: their cosine
-    is above 0.99 long before the dynamics know what an action does. Velocities of the next observation tell.
+    is above 0.99 long before the dynamics know what an action does. The velocities in the next observation show it.
 
     :param unroll: the unrolled batch
     :param targets: its targets

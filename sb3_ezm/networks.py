@@ -10,7 +10,7 @@ from torch import nn
 
 
 def _own_activation(activation_fn: type[nn.Module]) -> nn.Module | None:
-    """The activation as a module, or None for the rectifier, which needs none and works in place."""
+    """The activation as a module, or None for the rectifier, which works in place without one."""
     return None if activation_fn is nn.ReLU else activation_fn()
 
 
@@ -54,8 +54,8 @@ class CounterlessBatchNorm(nn.BatchNorm1d):
         self.register_buffer("num_batches_tracked", None)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        # The parent class would add the missing counter to a state dict without version metadata (any plain dict, an EMA
-        # copy for instance) and strict loading would then reject it.
+        # The parent class would add the missing counter to a state dict without version metadata (any plain dict, such as
+        # an EMA copy), and strict loading would then reject it.
         nn.Module._load_from_state_dict(self, *args, **kwargs)
 
 
@@ -148,8 +148,8 @@ class TaskEmbedding(nn.Module):
     """
     Learnable table of task vectors whose L2 norm never exceeds one.
 
-    The factor that caps the norm is not differentiated: the gradient is that of a table whose rows were rescaled at
-    lookup, and no parameter is modified in place during the forward pass.
+    The factor that caps the norm is not differentiated: the gradient is that of a table with rows rescaled at lookup, and
+    no parameter is modified in place during the forward pass.
 
     :param num_tasks: rows
     :param size: entries of each vector

@@ -1,4 +1,4 @@
-"""Who searches how: the one way in which acting, predictions and the reanalysis plan with a world model."""
+"""How searches are run: the one way in which acting, prediction and reanalysis plan with a world model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sb3_ezm.world_model import WorldModel
 
 class Planner:
     """
-    Plans with any world model, as fast as settings and device allow: in fixed shapes (compiled, recorded), with packed weights
+    Plans with any world model as fast as settings and device allow: in fixed shapes (compiled, recorded), with packed weights,
     or plainly.
 
     :param config: settings of the search
-    :param runtime: how it is computed
-    :param graphs: recorder of CUDA graphs, for ``runtime`` that asks for them
+    :param runtime: how things are computed
+    :param graphs: recorder of CUDA graphs, if ``runtime`` asks for them
     """
 
     def __init__(
@@ -46,16 +46,16 @@ class Planner:
         limit: int | None = None,
     ) -> SearchOutput:
         """
-        Search from every root, in calls of at most ``max_roots`` of them.
+        Search from every root, at most ``max_roots`` per call.
 
         :param model: in evaluation mode
         :param observations: ``[B, O]``, at least one
         :param tasks: ``[B]``
         :param generator: on the CPU; None searches without exploration, so that rows depend on nothing but themselves
-        :param noise_generator: of the random draws, on the device where they are wanted (default: ``generator``)
+        :param noise_generator: of the random draws, on the device that needs them (default: ``generator``)
         :param bfloat16: run the networks in bfloat16
-        :param limit: most roots that calls like this one will have; fixed shapes are rounded up to few sizes below it. None:
-            every number of roots is a shape of its own
+        :param limit: largest number of roots in calls like this one; fixed shapes are rounded up to a few sizes below it. None
+            gives every number of roots its own shape
         :return: actions in [-1, 1], improved policy, search values and statistics
         """
         most = self.runtime.max_roots
@@ -95,13 +95,13 @@ class Planner:
         bfloat16: bool = False,
     ) -> Evaluation:
         """
-        What the networks say of observations, without a search.
+        What the networks predict for observations, without a search.
 
         :param model: in evaluation mode
         :param observations: ``[B, O]``
         :param tasks: ``[B]``
         :param heads: value heads to use
-        :param policy: whether mean and deviation of the policy are wanted
+        :param policy: whether mean and deviation of the policy are needed
         :param bfloat16: run the networks in bfloat16
         :return: fields with leading shape ``[B]``
         """

@@ -1,4 +1,4 @@
-"""Policies: a world model, its target copy and the optimizer; to predict is to search."""
+"""Policies: a world model, its target copy and the optimizer; predicting means searching."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SMALL_MODEL: dict[str, Any] = {
     # Discounted returns of unknown tasks: Pendulum's hanging rod is worth -1000 at a discount of 0.99.
     "value_range": 1200.0,
     "num_atoms": 101,
-    # Best actions pile up at the limits, where imitation drives the deviation to its lower bound; a bound near zero makes
+    # Best actions pile up at the limits, where imitation drives the deviation to its lower bound; a bound close to zero makes
     # gradients explode once another action is best (norms of 180 on Pendulum at a bound of -5, 9 at -1.5).
     "log_std_min": -1.5,
     "log_std_max": 0.7,
@@ -45,7 +45,7 @@ SMALL_MODEL: dict[str, Any] = {
 
 
 class SharedLock:
-    """A reentrant lock in an object that is copied or pickled, which gets a lock of its own."""
+    """A reentrant lock for an object that is copied or pickled; the copy gets a new lock."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -64,12 +64,12 @@ class EZMPolicy(BasePolicy):
     """
     World model with target network (paper, architecture section). Its sizes default to the paper's.
 
-    A subclass may name a ``world_model_class`` of its own, and other default sizes in ``default_model``.
+    A subclass may name its own ``world_model_class``, and other default sizes in ``default_model``.
 
     :param observation_space: Box, or Dict with the key ``"task"`` for several tasks
     :param action_space: Box or Discrete
     :param lr_schedule: learning rate by remaining progress
-    :param task_set: names, sizes and discounts of the tasks; by default one task, or equal ones for each task id
+    :param task_set: names, sizes and discounts of the tasks; by default one task, or one for each task id, all alike
     :param gamma: discount of tasks without their own
     :param search_config: settings of the search behind :meth:`predict`
     :param planner: False acts with the policy head alone
@@ -130,7 +130,7 @@ class EZMPolicy(BasePolicy):
         )
         self.target_model = copy.deepcopy(self.world_model).requires_grad_(False).eval()
         self.optimizer = optimizer_class(self.world_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
-        self.lock = SharedLock()  # held while the networks are in one mode, training or evaluation
+        self.lock = SharedLock()  # held while the networks must stay in one mode
         self._generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
         self._planner = Planner(self.search_config)
 
@@ -139,7 +139,7 @@ class EZMPolicy(BasePolicy):
         """
         :param net_arch: see the class
         :param model_kwargs: fields of :class:`~sb3_ezm.config.ModelConfig`
-        :return: sizes of the world model that a policy makes of these keywords
+        :return: sizes of the world model that a policy builds from these keywords
         :raises ConfigurationError: for impossible settings
         """
         widths: dict[str, Any] = {}
@@ -149,7 +149,7 @@ class EZMPolicy(BasePolicy):
             twice = sorted(widths.keys() & model_kwargs.keys())
             if twice:
                 raise ConfigurationError(
-                    f"`net_arch` ({list(layers)}) sets {twice}, which `policy_kwargs` set again: choose one."
+                    f"`net_arch` ({list(layers)}) sets {twice}, which `policy_kwargs` also sets: choose one."
                 )
         return build_config(ModelConfig, {**cls.default_model, **widths, **model_kwargs}, "policy_kwargs")
 
@@ -182,13 +182,13 @@ class EZMPolicy(BasePolicy):
         planner: Planner | None = None,
     ) -> SearchOutput:
         """
-        Search from a batch of observations, in float32: acting has too few rows for bfloat16 to pay.
+        Search from a batch of observations, in float32: acting has too few rows for bfloat16 to pay off.
 
-        :param observation: tensors as :meth:`obs_to_tensor` makes them
-        :param deterministic: without exploration noise; rows then depend on nothing but themselves
+        :param observation: tensors from :meth:`obs_to_tensor`
+        :param deterministic: without exploration noise; rows are then independent of each other
         :param model: world model to plan with (default: the learner's)
         :param generator: of the exploration noise (default: that of :meth:`predict`)
-        :param planner: searches (default: that of :meth:`predict`)
+        :param planner: runs the search (default: that of :meth:`predict`)
         :return: actions in [-1, 1] and search statistics
         """
         model = self.world_model if model is None else model
@@ -203,7 +203,7 @@ class EZMPolicy(BasePolicy):
         episode_start: npt.NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[npt.NDArray[Any], tuple[npt.NDArray[Any], ...] | None]:
-        """As in SB3. It may be called from other threads, and changes nothing about a training."""
+        """As in SB3. It may be called from other threads and does not affect training."""
         with self.lock:
             return super().predict(observation, state, episode_start, deterministic)
 
@@ -211,7 +211,7 @@ class EZMPolicy(BasePolicy):
         """
         Actions as in SB3's policies.
 
-        :param observation: tensors as :meth:`obs_to_tensor` makes them
+        :param observation: tensors from :meth:`obs_to_tensor`
         :param deterministic: without exploration noise
         :return: actions in [-1, 1] ``[N, A]``, or numbers of a Discrete space ``[N]``
         """
@@ -232,7 +232,7 @@ class EZMPolicy(BasePolicy):
 
     def unscale_action(self, scaled_action: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """
-        Map actions from [-1, 1] to the bounds of a Box: exact at both ends, never beyond them, of its type.
+        Map actions from [-1, 1] to the bounds of a Box: exact at both ends, never beyond them, in its dtype.
 
         :param scaled_action: ``[N, ...]``
         :return: same shape
@@ -240,15 +240,15 @@ class EZMPolicy(BasePolicy):
         return self.action_layout.decode(scaled_action)
 
     def _actions_of(self, vectors: th.Tensor) -> th.Tensor:
-        """What SB3 takes for actions: vectors in [-1, 1], or numbers of a Discrete space."""
+        """What SB3 understands as actions: vectors in [-1, 1], or numbers of a Discrete space."""
         if isinstance(self.action_space, spaces.Discrete):
             return vectors.argmax(dim=-1) + int(self.action_space.start)
         return vectors
 
     def update_statistics(self, observations: th.Tensor, tasks: th.Tensor, weights: th.Tensor) -> None:
         """
-        Take observations into the running statistics. The target network normalizes with the same ones (deviation from the
-        released code, where it has an average of former ones, which lags by thousands of updates).
+        Add observations to the running statistics. The target network normalizes with the same ones (deviation from the
+        released code, where it has an average of earlier ones, which lags by thousands of updates).
 
         :param observations: ``[N, O]``
         :param tasks: integer ids ``[N]``
@@ -266,7 +266,7 @@ class EZMPolicy(BasePolicy):
         """
         Move the target network towards the learner: ``target <- (1 - tau) target + tau learner``.
 
-        That goes for running statistics of batch normalization, too. Those of observations are the learner's at any time, see
+        This includes running statistics of batch normalization. Those of observations are always the learner's, see
         :meth:`update_statistics`.
 
         :param tau: step size
@@ -277,9 +277,9 @@ class EZMPolicy(BasePolicy):
         """
         Switch the learner between training and evaluation; the target network always evaluates.
 
-        :param mode: training or not
+        :param mode: whether to train
         """
-        # Stable-Baselines3 asks for this in every prediction, where looking is several times faster than switching.
+        # Stable-Baselines3 calls this for every prediction, and checking is several times faster than switching.
         if self.training is not mode or any(module.training is not mode for module in self.world_model.modules()):
             self.training = mode
             for part in self.children():
@@ -306,12 +306,12 @@ class EZMPolicy(BasePolicy):
 
 
 def _refuse_export() -> None:
-    """A recorded search would go on with the choices and the random numbers of the example, whatever it is then shown."""
+    """A recorded search would repeat the choices and the random numbers of the example, whatever it is shown later."""
     if th._C._get_tracing_state() is not None or th.compiler.is_exporting() or th.onnx.is_in_onnx_export():
         raise ConfigurationError(
             "The search, and sampled actions, cannot be traced or exported: the choices made for the example would be "
             "repeated for every observation. `sb3_ezm.export.export_policy(model, 'policy.onnx')` exports the policy head, "
-            "which is what `planner=False` with `deterministic=True` acts by."
+            "which is what acts with `planner=False` and `deterministic=True`."
         )
 
 
@@ -330,14 +330,14 @@ class MultiTaskHumanoidPolicy(EZMPolicy):
 
 
 def _averaged(model: WorldModel) -> list[th.Tensor]:
-    """What the target network takes over step by step: all but the normalizer's statistics."""
+    """What the target network averages: everything but the normalizer's statistics."""
     buffers = (buffer for name, buffer in model.named_buffers() if not name.startswith("normalizer."))
     return [*model.parameters(), *buffers]
 
 
 def default_task_set(layout: ObservationLayout, action_space: spaces.Space[Any]) -> TaskSet:
     """
-    Describe an environment that brings no task set: one task, or one per task id, all of full size.
+    Describe an environment without a task set: one task, or one per task id, all of full size.
 
     :param layout: of the observation space
     :param action_space: Box or Discrete

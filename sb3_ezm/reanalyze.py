@@ -17,7 +17,7 @@ from sb3_ezm.world_model import WorldModel
 
 
 class SearchTargets(NamedTuple):
-    """What ``N`` searches teach."""
+    """Targets from ``N`` searches."""
 
     actions: th.Tensor  # [N, P, A]
     weights: th.Tensor  # [N, P]
@@ -32,7 +32,7 @@ class Reanalyzer:
     :param planner: runs the searches
     :param target_config: kinds of targets
     :param generator: source of randomness on the CPU
-    :param noise_generator: source of the searches' random draws, on the device where they are wanted (default: ``generator``)
+    :param noise_generator: source of the searches' random draws, on the device that needs them (default: ``generator``)
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Reanalyzer:
         :param model: target network, in evaluation mode
         :param batch: segments of ``K + n`` transitions
         :param updates: gradient updates done so far (for the mixed value target)
-        :return: targets, and figures of the searches for the log: ``searched_share`` of the positions that could be searched,
+        :return: targets, and search statistics for the log: ``searched_share`` of the positions that could be searched,
             and means over those that were, if any: ``improvement`` of the network's value by the search, ``advantage`` of
             the best candidate's Q over the mean, ``wide_share`` of best candidates drawn with the magnified deviation
         """
         config, steps = self.config, self.config.unroll_steps
-        drawn = batch.on_host()  # which positions to search is decided there
+        drawn = batch.on_host()  # decides on the host which positions to search
         known_masks = segment_masks(drawn.valid, drawn.terminated, steps)
         masks = known_masks.to(batch.rewards.device)
         td = self._td_targets(model, batch, masks)
@@ -70,11 +70,11 @@ class Reanalyzer:
         values, known = mix_value_targets(
             td, found.values, has_search, batch.ages, config.value_target, updates, config.mixed_after, config.mixed_newest
         )
-        # Behind a true termination the state is absorbing: values (see n_step_targets) and rewards are 0, and taught as such.
+        # After a true termination the state is absorbing: values (see n_step_targets) and rewards are 0, and learned as such.
         absorbing = masks.dead if config.absorbing_terminal else th.zeros_like(masks.dead)
         recorded = th.cat((th.ones_like(masks.step[:, :1]), masks.step), dim=1)
         if not config.use_stored_search:
-            recorded = recorded * th.maximum(known, masks.dead)  # the value behind a true termination is known: 0
+            recorded = recorded * th.maximum(known, masks.dead)  # the value after a true termination is known: 0
         return (
             TargetBatch(
                 rewards=batch.rewards[:, :steps],
@@ -95,7 +95,7 @@ class Reanalyzer:
     def _td_targets(self, model: WorldModel, batch: SegmentBatch, masks: SegmentMasks) -> th.Tensor:
         steps, n = self.config.unroll_steps, self.config.td_steps
         rows = batch.tasks.shape[0]
-        # Behind an episode's end the buffer repeats the last observation, so index j + n is min(j + n, end).
+        # After an episode's end the buffer repeats the last observation, so index j + n is min(j + n, end).
         ahead = batch.observations[:, n : n + steps + 1].flatten(0, 1)
         heads = choose_heads(self.planner.config, len(model.value_heads), self.generator)
         tasks = batch.tasks.repeat_interleave(steps + 1)
@@ -105,7 +105,7 @@ class Reanalyzer:
         return n_step_targets(batch.rewards, batch.valid, batch.terminated, masks.dead, bootstrap, discount, n)
 
     def _choose_positions(self, eligible: th.Tensor) -> th.Tensor:
-        """Those of the eligible indices into the flattened ``[B * (K+1)]`` positions that are searched anew (on the CPU)."""
+        """Those of the eligible indices into the flattened ``[B * (K+1)]`` positions that are searched again (on the CPU)."""
         if self.config.reanalyze_ratio >= 1.0:
             return eligible
         count = round(self.config.reanalyze_ratio * len(eligible))
@@ -114,7 +114,7 @@ class Reanalyzer:
     def _search_targets(
         self, model: WorldModel, batch: SegmentBatch, masks: SegmentMasks, eligible: th.Tensor
     ) -> tuple[SearchTargets, th.Tensor, dict[str, th.Tensor]]:
-        """What is known of the positions ``[B, K+1, ...]``, the mask of where that is something, and figures."""
+        """What searches say about the positions ``[B, K+1, ...]``, where they say anything, and statistics."""
         device, shape = batch.rewards.device, masks.state.shape
         targets, mask = self._stored_targets(batch, masks)
         chosen = self._choose_positions(eligible)
@@ -130,7 +130,7 @@ class Reanalyzer:
         return SearchTargets._make(column.unflatten(0, shape) for column in targets), mask.unflatten(0, shape), figures
 
     def _search(self, model: WorldModel, batch: SegmentBatch, places: th.Tensor) -> SearchOutput:
-        """Search at some of the flattened ``[B * (K+1)]`` positions."""
+        """Search some of the flattened ``[B * (K+1)]`` positions."""
         positions = self.config.unroll_steps + 1
         return self.planner.plan(
             model,
@@ -143,7 +143,7 @@ class Reanalyzer:
         )
 
     def _stored_targets(self, batch: SegmentBatch, masks: SegmentMasks) -> tuple[SearchTargets, th.Tensor]:
-        """What was stored when the agent acted ``[B * (K+1), ...]``; warm-up actions were random and teach no policy."""
+        """What was stored when the agent acted ``[B * (K+1), ...]``; warm-up actions were random and train no policy."""
         positions = self.config.unroll_steps + 1
         count, device = masks.state.numel(), batch.rewards.device
         width = self.planner.config.num_candidates if self.config.policy_target == "improved" else 1
@@ -168,7 +168,7 @@ class Reanalyzer:
 
 
 def _figures(output: SearchOutput) -> dict[str, th.Tensor]:
-    """What the searches did on average."""
+    """Averages over the searches."""
     best = output.best.unsqueeze(1)
     best_q, scale = output.q_values.gather(1, best).squeeze(1), output.scales.gather(1, best)
     return {

@@ -1,4 +1,4 @@
-"""Rollouts that lose nothing when a callback ends them, or when somebody else uses the environments meanwhile."""
+"""Rollouts that lose nothing when a callback ends them or somebody else uses the environments in between."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from sb3_ezm.multitask.inspection import find_served_tasks
 from sb3_ezm.tasks.api import check_env_class
 
 DISTURBED = (
-    "The environments of the training were stepped or reset by somebody else (an evaluation or a callback?): their running "
-    "episodes end in the replay buffer as by truncation, and new ones begin. Evaluate in environments of their own."
+    "The training environments were stepped or reset by somebody else (an evaluation or a callback?): their running "
+    "episodes end in the replay buffer as truncated, and new ones begin. Evaluate in separate environments."
 )
 
 NO_UPDATES = (
-    "No update is made until every task has data: train in an environment with all tasks of the task set, pass a `task_set` "
-    "of those that it plays, or share one replay buffer (`independent_replay=False`)."
+    "No update is made before every task has data: train in an environment with all tasks of the task set, pass a `task_set` "
+    "of the tasks that it plays, or share one replay buffer (`independent_replay=False`)."
 )
 
 
 class RolloutAlgorithm(OffPolicyAlgorithm):
     """
-    An off-policy algorithm that collects by a :class:`~sb3_ezm.collector.Collector`.
+    An off-policy algorithm that collects with a :class:`~sb3_ezm.collector.Collector`.
 
     :param args: of ``OffPolicyAlgorithm``
     :param kwargs: of ``OffPolicyAlgorithm``
@@ -48,9 +48,9 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._no_updates_until = -1  # number of environment steps
-        self._is_warned = False  # that there are no updates
+        self._is_warned = False  # warned that there are no updates
         self._served: set[str] | None = None
-        self._rollout_steps = self._rollout_episodes = 0  # of a rollout that is not finished
+        self._rollout_steps = self._rollout_episodes = 0  # of an unfinished rollout
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -66,27 +66,27 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
 
     @property
     def is_mid_step(self) -> bool:
-        """Whether the environments have taken a step that is not stored yet, as in the callbacks of that step."""
+        """Whether the environments have taken a step that is not stored yet, as during that step's callbacks."""
         return self.collector.is_mid_step
 
     def _begin_streams(self, reset_num_timesteps: bool) -> None:
-        """Decide for a call of ``learn`` whether the running episodes go on or the environments have to be reset."""
+        """Decide for a call to ``learn`` whether the running episodes continue or the environments have to be reset."""
         if reset_num_timesteps:
             self._rollout_steps = self._rollout_episodes = 0
         elif self.collector.is_disturbed and self._last_obs is not None:
             warnings.warn(DISTURBED, stacklevel=3)
-        # A model that was loaded without its replay buffer has taken its first steps, but has nothing to learn from.
+        # A model loaded without its replay buffer is past its first steps but has nothing to learn from.
         missing = self.learning_starts - int(self.replay_buffer.total_added.sum())
         self._no_updates_until = (0 if reset_num_timesteps else self.num_timesteps) + missing if missing > 0 else -1
         if missing > 0 and self.num_timesteps > self.learning_starts and not reset_num_timesteps and self.verbose > 0:
-            print(f"Updates go on after {missing} more transitions (`learning_starts`): the replay buffer has been emptied.")
-        if self.collector.is_disturbed or self.is_mid_step:  # an error or interrupt broke the last step off
+            print(f"Updates resume after {missing} more transitions (`learning_starts`): the replay buffer has been emptied.")
+        if self.collector.is_disturbed or self.is_mid_step:  # an error or interrupt cut the last step short
             self._last_obs = None
         if reset_num_timesteps or self._last_obs is None:
             self.replay_buffer.close_streams()
 
     def _warn_of_absent_tasks(self, names: Sequence[str]) -> None:
-        """Say before any time is spent that a training which needs data of every task will not get them."""
+        """Warn before any time is spent that a training that needs data from every task will not get it."""
         self._is_warned = False
         self._served = find_served_tasks(self.env)
         if self._served is not None and (absent := [name for name in names if name not in self._served]):
@@ -94,7 +94,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             warnings.warn(f"The environment does not play the tasks {absent}. {NO_UPDATES}", stacklevel=4)
 
     def _warn_of_idle_tasks(self, names: Sequence[str]) -> None:
-        """Say that there is no update yet. An environment known to cycle through its tasks gets the time to do so."""
+        """Warn that there is no update yet. An environment known to cycle through its tasks is given time to do so."""
         if self._is_warned or (self._served is not None and self._episode_num < 2 * len(names) * self.n_envs):
             return
         self._is_warned = True
@@ -105,7 +105,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         )
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        # Here the environments have just been reset, if they had to be. What callbacks do to them from now on shows.
+        # The environments have just been reset if necessary; from here on, any use of them by callbacks is noticed.
         assert self._last_obs is not None
         self._last_obs = self.collector.begin(self._last_obs)  # type: ignore[assignment]
         return super()._init_callback(callback, progress_bar)
@@ -120,7 +120,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         learning_starts: int = 0,
         log_interval: int | None = None,
     ) -> RolloutReturn:
-        """As in SB3, but a callback that ends the training loses no step, and the next call goes on with the same rollout."""
+        """As in SB3, but a callback that ends the training loses no step, and the next call continues the same rollout."""
         self.policy.set_training_mode(False)
         if env.num_envs > 1:
             assert train_freq.unit == TrainFrequencyUnit.STEP, "You must use only one env when doing episodic training."

@@ -1,7 +1,7 @@
 """
 Value targets as pure functions of segments.
 
-Position ``j`` of a segment is the state before transition ``j``; ``H = K + n`` transitions are given, targets are for
+Position ``j`` of a segment is the state before transition ``j``; there are ``H = K + n`` transitions, and targets for
 positions ``0 .. K``. A truncated or still open episode bootstraps from its last observation; a terminated one does not.
 """
 
@@ -19,13 +19,13 @@ class SegmentMasks(NamedTuple):
 
     step: th.Tensor  # [B, K]    transition j was recorded
     state: th.Tensor  # [B, K+1]  position j is a real state from which an action could be taken
-    dead: th.Tensor  # [B, K+1]  position j lies at or behind a true termination
+    dead: th.Tensor  # [B, K+1]  position j lies at or after a true termination
     continues: th.Tensor  # [B, K]    0 where transition j truly terminated
 
     def to(self, device: th.device) -> SegmentMasks:
         """
-        :param device: where to
-        :return: the masks there
+        :param device: target device
+        :return: the masks on it
         """
         return SegmentMasks._make(to_device(mask, device) for mask in self)
 
@@ -65,7 +65,7 @@ def n_step_targets(
 ) -> th.Tensor:
     """
     ``z_j = sum_{i < n_j} gamma^i r_{j+i} + gamma^{n_j} v(o_{j+n_j})`` with ``n_j = min(n, transitions left)``, and no
-    bootstrap behind a true termination (paper, value targets; spec section 7).
+    bootstrap after a true termination (paper, value targets; spec section 7).
 
     :param rewards: ``[B, H]``, zero where invalid
     :param valid: ``[B, H]``
@@ -74,7 +74,7 @@ def n_step_targets(
     :param bootstrap_values: target-network values ``[B, K+1]`` at positions ``min(j + n, end)``
     :param discount: ``[B]``
     :param td_steps: ``n``
-    :return: ``[B, K+1]``; 0 at and behind a true termination
+    :return: ``[B, K+1]``; 0 at and after a true termination
     """
     positions = bootstrap_values.shape[1]
     valid, terminated = valid.float(), terminated.float()
@@ -110,24 +110,24 @@ def mix_value_targets(
     """
     Choose between TD and search values (mixed value target, spec section 7).
 
-    A TD target is the value of whatever policy made the data: right for fresh transitions, and biased for old ones by all
-    that the agent has learned since. A search knows the present policy, but sees only as far as its tree.
+    A TD target is the value of whatever policy collected the data: right for fresh transitions, biased for old ones by all
+    that the agent has learned since. A search knows the current policy, but sees only as far as its tree.
 
     ``"mixed"``: TD until ``after`` updates; then TD for the ``newest`` transitions of a task and the search value for older
-    ones. ``"search"``: always the search value. ``"max"``: TD until ``after`` updates, then the larger of both: where
-    transitions are deterministic, what was once earned can be earned again, so that TD is a lower bound (He et al. 2017,
-    optimality tightening) which carries rewards back faster than the tree does; noise in rewards or transitions makes it
+    ones. ``"search"``: always the search value. ``"max"``: TD until ``after`` updates, then the larger of the two: where
+    transitions are deterministic, what was earned once can be earned again, so that TD is a lower bound (He et al. 2017,
+    optimality tightening), which carries rewards back faster than the tree does; noise in rewards or transitions makes it
     too high. The choice holds for all positions of a segment.
 
     :param td: ``[B, K+1]``
     :param searched: search values ``[B, K+1]``
     :param has_search: ``[B, K+1]``, 1 where a search value exists; elsewhere the value is TD's
-    :param ages: transitions stored since ``[B]``
+    :param ages: transitions of the task stored since ``[B]``
     :param mode: ``"td"``, ``"search"``, ``"mixed"`` or ``"max"``
     :param updates: updates done so far
     :param after: updates after which ``"mixed"`` and ``"max"`` begin
     :param newest: ages below this count as fresh for ``"mixed"``
-    :return: values, and where they are what the mode asks for
+    :return: values, and where they are of the kind that the mode asks for
     """
     if mode == "td" or (mode in ("mixed", "max") and updates < after):
         return ValueTargets(td, th.ones_like(td))

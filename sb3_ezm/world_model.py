@@ -2,7 +2,7 @@
 The world model: five verbs (embed, encode, step, predict, project) and the unroll used in training.
 
 Task conditioning (paper, architecture section): one learned embedding per task enters representation, dynamics, reward
-and value/policy, each by its own switch; projector and predictor never see it.
+and value/policy, each with its own switch; projector and predictor never see it.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class WorldModel(nn.Module):
     :param action_mask: 0/1 array ``[T, A]`` of existing action entries
     :param discounts: discount factor per task ``[T]``
     :param config: sizes and switches
-    :param embodiments: number of each task's embodiment ``[T]``, whose tasks share observation statistics (default: one)
-    :param image_shape: of an observation that is a picture (default: observations are numbers)
+    :param embodiments: each task's embodiment ``[T]``; tasks of the same one share observation statistics (default: one)
+    :param image_shape: shape of observations that are pictures (default: observations are numbers)
     :param discrete: an action is one of ``A``, as a one-hot vector, instead of ``A`` numbers in (-1, 1)
     """
 
@@ -80,10 +80,10 @@ class WorldModel(nn.Module):
         self.actions: ActionHead = (
             Categorical() if discrete else SquashedGaussian(config.log_std_min, config.log_std_max, config.log_std_init)
         )
-        self.changes = 0  # those that were said, see `mark_changed`
+        self.changes = 0  # those reported, see `mark_changed`
         self.reward_support = CategoricalSupport(config.reward_range, config.num_atoms)
         self.value_support = CategoricalSupport(config.value_range, config.num_atoms)
-        # Facts about the tasks, not learned: a file does not decide about them.
+        # Facts about the tasks, not learned: not for a file to decide.
         self.register_buffer("action_mask", th.as_tensor(action_mask, dtype=th.float32), persistent=False)
         self.register_buffer("discounts", th.as_tensor(discounts, dtype=th.float32), persistent=False)
 
@@ -100,7 +100,7 @@ class WorldModel(nn.Module):
         self.image_features: ImageFeatures | None = None
         if image_shape is not None:
             if config.decode_observations:
-                raise ConfigurationError("`decode_observations` reads numbers off a latent, not pictures: leave it at False.")
+                raise ConfigurationError("`decode_observations` decodes numbers, not pictures: leave it at False.")
             self.image_features = ImageFeatures(image_shape, config.image_channels, activation)
             features = self.image_features.size
         else:
@@ -134,16 +134,16 @@ class WorldModel(nn.Module):
 
     def mark_changed(self) -> None:
         """
-        Say that weights or statistics have changed: copies of them are made again before the next search. PyTorch counts most
+        Report that weights or statistics have changed: copies of them are rebuilt before the next search. PyTorch counts most
         changes itself, but not those by fused optimizers, batch normalization and ``parameter.data``.
         """
         self.changes += 1
 
     def train(self, mode: bool = True) -> WorldModel:
         """
-        Switch between training and evaluation. The end of a training counts as a change.
+        Switch between training and evaluation. The end of training counts as a change.
 
-        :param mode: training or not
+        :param mode: whether to train
         :return: the model
         """
         if self.training and not mode:
@@ -157,7 +157,7 @@ class WorldModel(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in ("action_mask", "discounts"):  # of files that still hold them
+        for name in ("action_mask", "discounts"):  # in files that still hold them
             state_dict.pop(prefix + name, None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -237,7 +237,7 @@ class WorldModel(nn.Module):
         :param latents: ``[B, L]``
         :param context: from :meth:`embed`
         :param heads: indices of the value heads to evaluate, or modules in their place (default: all)
-        :param policy: evaluate the policy, too
+        :param policy: evaluate the policy as well
         :return: value logits per head, and parameters of the policy (without entries if not ``policy``)
         """
         if self.config.embed_prediction:
@@ -262,7 +262,7 @@ class WorldModel(nn.Module):
 
     def project(self, latents: th.Tensor) -> th.Tensor:
         """
-        Projection in which temporal consistency compares latents (SimSiam).
+        Project latents into the space in which temporal consistency compares them (SimSiam).
 
         :param latents: ``[..., L]``
         :return: ``[..., L]``

@@ -121,7 +121,7 @@ def test_the_replay_keeps_bytes(device: str | None) -> None:
     [
         (spaces.Dict(camera=picture_space(8, 8, 3), speed=spaces.Box(-1, 1, (2,))), {}, "'camera'.* beside other entries"),
         (picture_space(2, 8, 8, 3), {}, "too many dimensions for a picture"),
-        (picture_space(8, 8, 3), {"decode_observations": True}, "`decode_observations` reads numbers"),
+        (picture_space(8, 8, 3), {"decode_observations": True}, "`decode_observations` decodes numbers"),
     ],
 )
 def test_what_is_refused(space: spaces.Space[Any], settings: dict[str, Any], message: str) -> None:

@@ -103,7 +103,7 @@ def test_layer_normalization_is_folded_by_hand() -> None:
         for tensor, values in ((norm.weight, [2.0, 3.0]), (norm.bias, [1.0, -1.0]), (layer.weight, [[5.0, 7.0]])):
             tensor.copy_(th.tensor(values))
         layer.bias.fill_(0.5)
-    weight, bias = packing._behind_norm(norm, layer)
+    weight, bias = packing._after_norm(norm, layer)
     assert weight.tolist() == [[10.0, 21.0]] and bias.tolist() == [5.0 - 7.0 + 0.5]
 
 

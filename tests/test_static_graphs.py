@@ -89,7 +89,7 @@ def test_calls_are_copy_in_replay_copy_out() -> None:
 
 
 def test_cuda_graphs_need_cuda() -> None:
-    with pytest.raises(ConfigurationError, match="`cuda_graphs` needs a CUDA device, the model is on 'cpu'"):
+    with pytest.raises(ConfigurationError, match="`cuda_graphs` needs a CUDA device, but the model is on 'cpu'"):
         CudaGraphs(th.device("cpu"))
     with pytest.raises(ConfigurationError, match="`cuda_graphs` needs a CUDA device"):
         tiny_model(runtime_kwargs={"cuda_graphs": True})
@@ -148,7 +148,7 @@ def test_graphs_are_recorded_on_their_device(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_unknown_backends_are_refused_at_once() -> None:
-    with pytest.raises(ConfigurationError, match=r"`compile_backend` 'inductr' is no backend .* Did you mean 'inductor'"):
+    with pytest.raises(ConfigurationError, match=r"`compile_backend` 'inductr' is not a backend .* Did you mean 'inductor'"):
         tiny_model(runtime_kwargs={"compile": True, "compile_backend": "inductr"})
 
 

@@ -56,7 +56,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
     One ring of transitions and one set of priorities per task (paper: independent experience replay).
 
     Every batch holds equally many segments of every task. Observations are stored raw and once each. Transitions of
-    running episodes can be drawn at once, their segments end where the recorded data ends.
+    running episodes can be drawn immediately; their segments end where the recorded data ends.
 
     Stable-Baselines3's one-step :meth:`sample` is not available: samples without importance weights would be biased by
     the priorities. Use :meth:`sample_segments` and :meth:`update_priorities`.
@@ -67,7 +67,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
     :param action_space: action space of one environment
     :param device: kept for Stable-Baselines3; batches stay where they are stored, see ``storage_device``
     :param n_envs: number of parallel environments
-    :param optimize_memory_usage: must stay False, every observation is stored once in any case
+    :param optimize_memory_usage: must stay False; every observation is stored only once anyway
     :param handle_timeout_termination: tell truncation from termination by ``info["TimeLimit.truncated"]``. If False, every
         end of an episode counts as termination.
     :param layout: turns observations into rows and task ids
@@ -80,12 +80,12 @@ class PerTaskReplayBuffer(ReplayBuffer):
     :param independent: False for the paper's ablation: a single ring of ``num_tasks * buffer_size`` transitions with one set
         of priorities, from which batches are drawn regardless of the task
     :param storage_device: keep observations, actions, rewards and search values as tensors on this device and gather batches
-        there, e.g. ``"cuda"``; None keeps NumPy arrays, whose batches travel by pinned memory. Priorities stay on the host
+        there, e.g. ``"cuda"``; None keeps NumPy arrays, whose batches go through pinned memory. Priorities stay on the host
     :param seed: seed of the sampling
     :raises ConfigurationError: for impossible settings
     """
 
-    task_names: tuple[str, ...] | None = None  # in a file, for whoever loads it
+    task_names: tuple[str, ...] | None = None  # saved for whoever loads the buffer
 
     @checked(n_envs=COUNT, num_tasks=COUNT, horizon=COUNT, optimize_memory_usage=SWITCH, seed=optional(SEED))
     def __init__(
@@ -113,8 +113,8 @@ class PerTaskReplayBuffer(ReplayBuffer):
             buffer_size, independent, alpha, beta, min_weight, priority_epsilon, handle_timeout_termination, storage_device
         )
         if optimize_memory_usage:
-            raise ConfigurationError("every observation is stored once already, leave `optimize_memory_usage` at False.")
-        # Not `ReplayBuffer.__init__`: it would allocate arrays for observation and next observation of every step.
+            raise ConfigurationError("every observation is stored only once anyway, leave `optimize_memory_usage` at False.")
+        # Not `ReplayBuffer.__init__`, which would allocate arrays for observation and next observation of every step.
         BaseBuffer.__init__(self, config.buffer_size, observation_space, action_space, device, n_envs=n_envs)
         if isinstance(action_space, spaces.Discrete):
             self.action_dim = int(action_space.n)  # one-hot
@@ -126,7 +126,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         self.independent = config.independent
         capacity = max(config.buffer_size * (1 if config.independent else num_tasks) + n_envs, minimum_rows(n_envs))
         if capacity >= 2**31:
-            raise ConfigurationError(f"`buffer_size` ({config.buffer_size}) is too large: a ring has less than 2**31 rows.")
+            raise ConfigurationError(f"`buffer_size` ({config.buffer_size}) is too large: a ring has fewer than 2**31 rows.")
         try:
             self.replays = [
                 PrioritizedRing(
@@ -162,7 +162,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
 
     @property
     def task_buffers(self) -> tuple[PrioritizedRing, ...]:
-        """The part of each task, in the order of their ids, with its ``size``; a single one where they share it."""
+        """Each task's part, in the order of their ids, with its ``size``; a single one if they share it."""
         return tuple(self.replays)
 
     @property
@@ -179,7 +179,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
 
     @property
     def total_added(self) -> IntArray:
-        """Transitions of every task ``[T]`` that were ever added, overwritten ones included."""
+        """Transitions of every task ``[T]`` ever added, including overwritten ones."""
         added: IntArray = np.stack([replay.ring.total_added for replay in self.replays]).sum(axis=0)
         return added
 
@@ -191,7 +191,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
 
     @property
     def nbytes(self) -> int:
-        """Bytes taken when all rings are full; memory is taken up as transitions arrive."""
+        """Bytes needed when all rings are full; memory is taken as transitions arrive."""
         return sum(replay.ring.nbytes + replay.tree.nbytes for replay in self.replays)
 
     def ready(self, min_transitions: int = 1) -> bool:
@@ -331,16 +331,16 @@ class PerTaskReplayBuffer(ReplayBuffer):
         """
         Draw segments of consecutive transitions.
 
-        Every task contributes ``batch_size // T`` segments and the remainder is left out (paper: 504 of 512 for nine
-        tasks); the tasks follow each other in order. Within a task the draw is stratified and proportional to the
-        priorities: unlike the paper's draw without replacement it has exact probabilities, and a transition can only occur
-        twice where its probability exceeds one over the number of draws. With ``independent=False`` all ``batch_size``
+        Every task contributes ``batch_size // T`` segments, and the remainder is left out (paper: 504 of 512 for nine
+        tasks); tasks follow one another in order. Within a task the draw is stratified and proportional to the
+        priorities: unlike the paper's draw without replacement it has exact probabilities, and a transition can occur twice
+        only if its probability exceeds one over the number of draws. With ``independent=False`` all ``batch_size``
         segments come from one draw, sorted by task, and the largest weight is 1 within the batch.
 
         :param batch_size: upper bound of the number of segments
         :param rng: generator to use instead of the buffer's own
         :param env: normalizes observations and rewards
-        :return: the segments; its ``tickets`` belong into :meth:`update_priorities`
+        :return: the segments; pass their ``tickets`` to :meth:`update_priorities`
         :raises ValueError: if the batch is smaller than the number of tasks, or a task has no transitions yet
         """
         share = batch_size // len(self.replays)
@@ -359,7 +359,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         return batch if env is None else self._normalize(batch, env)
 
     def _normalize(self, batch: SegmentBatch, env: VecNormalize) -> SegmentBatch:
-        # Normalization is NumPy's: what lies on a device comes to the host for it.
+        # Normalization is done by NumPy: data on a device comes to the host for it.
         rows = batch.observations.flatten(0, 1).cpu().numpy()
         tasks = batch.tasks.repeat_interleave(batch.observations.shape[1]).numpy()
         flat, _ = self.layout.flatten(env.normalize_obs(self.layout.unflatten(rows, tasks)))
@@ -371,8 +371,8 @@ class PerTaskReplayBuffer(ReplayBuffer):
         Set the priorities of drawn transitions to ``|priority| + priority_epsilon``.
 
         :param tasks: of the batch ``[N]``
-        :param tickets: of the batch ``[N]``; they number the rows since the beginning, so that a row that was overwritten
-            since it was drawn is recognized and left alone
+        :param tickets: of the batch ``[N]``; they number the rows from the beginning, so that a row that has been
+            overwritten since it was drawn is recognized and left alone
         :param priorities: value errors ``[N]``
         :return: number of transitions that were left out because they have been overwritten
         :raises ValueError: for values that are not finite

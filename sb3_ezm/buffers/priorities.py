@@ -14,7 +14,7 @@ from sb3_ezm.types import IntArray
 PriorityArray = npt.NDArray[np.float64]
 
 #: Children per node. Sixteen instead of the usual two: a million leaves need five array operations per draw instead of
-#: twenty, and the inner nodes take 1/15 of the leaves' memory instead of as much again.
+#: twenty, and the inner nodes take 1/15 of the leaves' memory instead of the same amount.
 FAN_OUT = 16
 
 
@@ -24,7 +24,7 @@ class SumTree:
 
     Inner nodes are always recomputed from their children, so that rounding errors do not accumulate over updates.
 
-    :param capacity: number of leaves, all of them zero at first (memory is taken up as leaves are used)
+    :param capacity: number of leaves, all of them zero at first (memory is taken as leaves are used)
     :raises ConfigurationError: if ``capacity`` is not positive
     """
 
@@ -42,7 +42,7 @@ class SumTree:
         while not self._sums or size > 1:
             size = -(-size // FAN_OUT)
             self._sums.append(np.zeros((size, FAN_OUT)))
-        # The maxima of the leaves are the leaves themselves, hence only the levels above have their own arrays.
+        # The maxima of the leaves are the leaves themselves, so only the levels above have their own arrays.
         self._maxima = [self._sums[0]] + [np.zeros(level.shape) for level in self._sums[1:]]
 
     @property
@@ -69,11 +69,11 @@ class SumTree:
 
     def set(self, indices: IntArray, values: npt.ArrayLike) -> None:
         """
-        Replace priorities. Where an index occurs several times its last value counts.
+        Replace priorities. If an index occurs several times, its last value counts.
 
         :param indices: leaves ``[N]`` in ``[0, capacity)``
         :param values: their new priorities ``[N]`` (or one for all), finite and not negative
-        :raises IndexError: for a leaf outside of the tree
+        :raises IndexError: for a leaf outside the tree
         :raises ValueError: for a negative or non-finite priority
         """
         indices = np.asarray(indices, dtype=np.int64)
@@ -81,7 +81,7 @@ class SumTree:
         if indices.size == 0:
             return
         if indices.min() < 0 or indices.max() >= self.capacity:
-            raise IndexError(f"leaf {indices.min()}..{indices.max()} is outside of [0, {self.capacity}).")
+            raise IndexError(f"leaf {indices.min()}..{indices.max()} is outside [0, {self.capacity}).")
         if not (np.isfinite(values) & (values >= 0)).all():
             raise ValueError(f"priorities must be finite and not negative, got {values.min()}..{values.max()}.")
         self._sums[0].reshape(-1)[indices] = values
@@ -95,7 +95,7 @@ class SumTree:
         Find the leaves in whose share of the running sum the given values fall.
 
         Leaf ``i`` answers to values in ``[p_0 + .. + p_{i-1}, p_0 + .. + p_i)``. A leaf of priority zero is never
-        returned: where rounding carries a value past the end, it belongs to the last positive leaf.
+        returned: if rounding carries a value past the end, it belongs to the last positive leaf.
 
         :param prefixes: values ``[N]`` in ``[0, total)``
         :return: leaves ``[N]``
@@ -139,14 +139,14 @@ class SumTree:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
         :param state: from :meth:`state_dict`
-        :raises ConfigurationError: if it is of another capacity
+        :raises ConfigurationError: if it has a different capacity
         """
         if state["capacity"] != self.capacity:
             raise ConfigurationError(f"the priorities have a `capacity` of {state['capacity']} instead of {self.capacity}.")
         self.__setstate__({"capacity": self.capacity, "leaves": state["leaves"]})
 
     def __getstate__(self) -> dict[str, Any]:
-        """Keep the leaves up to the last positive one; the rest is recomputed."""
+        """Keep only the leaves up to the last positive one; the rest is recomputed."""
         leaves = self._sums[0].reshape(-1)
         positive = np.flatnonzero(leaves)
         return {"capacity": self.capacity, "leaves": leaves[: positive[-1] + 1 if len(positive) else 0]}

@@ -95,7 +95,7 @@ class PrioritizedRing:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
         :param state: from :meth:`state_dict`
-        :raises ConfigurationError: if it is of other sizes, or its numbers do not fit together
+        :raises ConfigurationError: if its sizes differ, or its numbers do not fit together
         """
         ring, tree, alpha = state["ring"], state["tree"], state.get("alpha", self.alpha)
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha < np.inf:
@@ -107,7 +107,7 @@ class PrioritizedRing:
 
     def take_settings(self, own: PrioritizedRing) -> None:
         """
-        Go on under the settings of another, with this one's transitions and priorities.
+        Continue with the settings of another, keeping this one's transitions and priorities.
 
         :param own: whose settings
         """
@@ -116,7 +116,7 @@ class PrioritizedRing:
         self._rescale(alpha)
 
     def _rescale(self, alpha: float) -> None:
-        """What the tree holds are priorities to the power of another exponent. Those of exponent 0 cannot be told apart."""
+        """Convert priorities that were raised to another exponent. Those of exponent 0 cannot be told apart."""
         if alpha not in (self.alpha, 0):
             rows = np.arange(min(self.ring.rows_written, self.tree.capacity))
             priorities = self.tree.get(rows)

@@ -1,4 +1,4 @@
-"""Looks at the saved state of a ring before it is used: indices into its own arrays must lead nowhere else."""
+"""Checks the saved state of a ring before it is used: its indices must stay within its own arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FLOATS = ("observation", "action", "reward", "search_value")
 def check_ring(state: Mapping[str, Any], sizes: Mapping[str, int], dtypes: Mapping[str, Any]) -> None:
     """
     :param state: from ``TransitionRing.state_dict``
-    :param sizes: of the ring that is going to take it
+    :param sizes: of the ring that will take it
     :param dtypes: of its columns
     :raises ConfigurationError: naming the first thing that does not fit
     """
@@ -43,7 +43,7 @@ def _check_indices(state: Mapping[str, Any], sizes: Mapping[str, int], used: int
     holds = step > 0
     in_range = _within(tasks, 0, sizes["num_tasks"]) and _within(step, 0, sizes["capacity"]) and _within(newest, -1, used)
     if not in_range or not _within((np.arange(used) + step) % sizes["capacity"], 0, used):
-        raise ConfigurationError("the transitions lead to tasks or rows that do not exist.")
+        raise ConfigurationError("the transitions refer to tasks or rows that do not exist.")
     if not np.array_equal(counts, np.bincount(tasks[holds], minlength=len(counts))) or (added < counts).any():
         raise ConfigurationError("the transitions are counted wrongly.")
 
@@ -56,7 +56,7 @@ def check_leaves(leaves: Any, capacity: int, holds: Any) -> None:
     :raises ConfigurationError: if they are no priorities of these rows
     """
     if not isinstance(leaves, np.ndarray) or leaves.dtype != np.float64 or leaves.ndim != 1 or len(leaves) > capacity:
-        raise ConfigurationError("the priorities have another type or size.")
+        raise ConfigurationError("the priorities have a different type or size.")
     if not (np.isfinite(leaves) & (leaves >= 0)).all():
         raise ConfigurationError("the priorities are not finite or negative.")
     if len(leaves) > len(holds) or (leaves[~holds[: len(leaves)]] > 0).any():
@@ -79,7 +79,7 @@ def check_buffer(state: Mapping[str, Any], n_envs: int, num_replays: int) -> Non
     _array(state, "_searched", np.bool_, (n_envs,))
     _array(state, "_search_values", np.float32, (n_envs,))
     if type(state.get("pos")) is not int or state["pos"] < 0 or type(state.get("full")) is not bool:
-        raise ConfigurationError("`pos` and `full` of the replay have other types.")
+        raise ConfigurationError("`pos` and `full` of the replay have different types.")
     if not isinstance(state.get("rng"), np.random.Generator):
         raise ConfigurationError("the replay has no random generator.")
 
@@ -91,5 +91,5 @@ def _within(values: Any, low: int, high: int) -> bool:
 def _array(state: Mapping[str, Any], name: str, dtype: Any, shape: tuple[int, ...]) -> Any:
     value = state.get(name)
     if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
-        raise ConfigurationError(f"`{name}` of the replay has another type or shape.")
+        raise ConfigurationError(f"`{name}` of the replay has a different type or shape.")
     return value

@@ -1,4 +1,4 @@
-"""A ring of transitions in which every observation is stored once, and segments of consecutive ones are read at once."""
+"""A ring of transitions that stores every observation once and reads segments of consecutive transitions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sb3_ezm.buffers.storage import make_column
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.types import BoolArray, FloatArray, IntArray, SegmentBatch
 
-_GENERATION = 40  # bits of a ticket that number rows; those above say how often the ring had been cleared
+_GENERATION = 40  # bits of a ticket that number rows; the bits above count how often the ring had been cleared
 
 
 class Transitions(NamedTuple):
@@ -24,7 +24,7 @@ class Transitions(NamedTuple):
     observations: FloatArray  # [N, O]
     actions: FloatArray  # [N, A]
     rewards: FloatArray  # [N]
-    next_observations: FloatArray  # [N, O]  the true successor, also where the episode ends
+    next_observations: FloatArray  # [N, O]  the true successor, even where the episode ends
     terminated: BoolArray  # [N]  true termination
     ended: BoolArray  # [N]  the episode ends here, by termination or truncation
     searched: BoolArray  # [N]  the action was chosen by a search
@@ -50,7 +50,7 @@ def minimum_rows(num_streams: int) -> int:
     Smallest ring in which streams that advance together never overwrite each other's newest observation.
 
     A call stores at most two rows per stream (a first observation and its successor) and must not reach the newest row
-    of any stream, of which there is one each.
+    of any stream.
 
     :param num_streams: number of streams
     :return: rows
@@ -62,28 +62,28 @@ class TransitionRing:
     """
     Transitions of several interleaved streams (environments) in one ring of rows.
 
-    A row is an observation, and if the stream went on from there also the transition that left it: action, reward and
+    A row is an observation and, if the stream went on from there, the transition that left it: action, reward and
     the distance ``step`` to the row of the next observation. ``step = 0`` marks a row without a transition: the newest
     observation of a running episode, or the last one of an ended episode. Every observation is stored once, and
-    following ``step`` from a row without a transition stays there, which is how segments repeat the observation of the end.
+    following ``step`` from a row without a transition stays there, which is how segments repeat the final observation.
 
     Rows are taken in ring order, so a successor is always younger than its predecessor and a chain is overwritten from its
-    old end. Should a stream pause for so long that its newest row is about to be overwritten, it is closed like a
-    truncated episode. The arrays are allocated by ``np.zeros``: memory is taken up as rows are used.
+    old end. If a stream pauses so long that its newest row is about to be overwritten, it is closed like a
+    truncated episode. The arrays are allocated by ``np.zeros``: memory is taken as rows are used.
 
     :param capacity: number of rows; an ended or running episode spends one row beyond its transitions
     :param observation_size: ``O``
     :param action_size: ``A``
     :param num_streams: number of streams that write into the ring
     :param num_tasks: number of tasks, for the counts of transitions
-    :param storage_device: where observations, actions, rewards and search values lie as tensors; None for NumPy arrays
+    :param storage_device: device that holds observations, actions, rewards and search values; None for NumPy arrays
     :param observation_dtype: of the observations
     :raises ConfigurationError: if the capacity is below :func:`minimum_rows` or sizes are not positive
     """
 
     storage_device: str | None = None
-    observation_dtype = "float32"  # of rings saved by version 0.1, too
-    generation = 0  # how often it was cleared: older tickets then name no row
+    observation_dtype = "float32"  # also in rings saved by version 0.1
+    generation = 0  # how often it was cleared: older tickets no longer name a row
 
     _COLUMNS = (
         "observation",
@@ -143,7 +143,7 @@ class TransitionRing:
         self.counts = np.zeros(self.num_tasks, dtype=np.int64)
         self.total_added = np.zeros(self.num_tasks, dtype=np.int64)
         self._newest = np.full(self.num_streams, -1, dtype=np.int64)
-        # Of a device only: asking it what the newest rows hold would wait for all that it has to do.
+        # Only for a device: reading the newest rows from it would wait for all its pending work.
         self._newest_observations: FloatArray | None = None
 
     @property
@@ -161,7 +161,7 @@ class TransitionRing:
         Store one transition of each of several streams.
 
         A transition that starts at the observation where its stream's last one ended continues that episode; otherwise
-        (after an end, or when the environment was reset from outside) it begins a new one.
+        (after an end, or after a reset from outside) it begins a new one.
 
         :param streams: stream of each transition ``[N]``, all different
         :param transitions: ``N`` of them
@@ -200,7 +200,7 @@ class TransitionRing:
         if self.storage_device is None:
             newest = self.observation[slots]
         else:
-            if self._newest_observations is None:  # new, or loaded
+            if self._newest_observations is None:  # after creation or loading
                 self._newest_observations = self.observation[self._newest]
             newest = self._newest_observations[streams]
         same: BoolArray = (newest == transitions.observations).all(axis=1)
@@ -208,7 +208,7 @@ class TransitionRing:
         return same
 
     def _clear(self, rows: IntArray) -> IntArray:
-        """Make rows blank: those without a transition must read as zeros."""
+        """Clear rows: those without a transition must read as zeros."""
         freed = rows[self.step[rows] > 0]
         self.counts -= np.bincount(self.task[freed], minlength=self.num_tasks)
         for column in (self.action, self.reward, self.terminated, self.searched, self.search_value, self.step):
@@ -226,9 +226,9 @@ class TransitionRing:
 
     def close(self, streams: IntArray | None = None) -> None:
         """
-        End the running episodes of some streams as by truncation.
+        End the running episodes of some streams as truncated.
 
-        :param streams: which ones, default all
+        :param streams: which ones (default: all)
         """
         self._newest[slice(None) if streams is None else streams] = -1
 
@@ -239,7 +239,7 @@ class TransitionRing:
         :param slots: ``[B]``, slots of transitions
         :param horizon: ``H``
         :return: segments that end where the episode or the recorded data ends, of equal weight. With a ``storage_device``
-            the columns that lie there are gathered there
+            the columns stored there are gathered there
         """
         path = np.empty((len(slots), horizon + 1), dtype=np.int64)
         path[:, 0] = slots
@@ -274,7 +274,7 @@ class TransitionRing:
 
     def tickets(self, slots: IntArray) -> IntArray:
         """
-        Number the rows since the beginning, which identifies them even after they have been overwritten or cleared.
+        Number the rows from the beginning, which identifies them even after they have been overwritten or cleared.
 
         :param slots: ``[B]``
         :return: tickets ``[B]``
@@ -304,7 +304,7 @@ class TransitionRing:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
         :param state: from :meth:`state_dict`
-        :raises ConfigurationError: if it is of a ring of other sizes
+        :raises ConfigurationError: if it is of a ring of different sizes
         """
         dtypes = {name: getattr(getattr(self, name), "dtype", np.float32) for name in self._COLUMNS}
         check_ring(state, {name: getattr(self, name) for name in SIZES}, dtypes)
@@ -313,7 +313,7 @@ class TransitionRing:
             raise ConfigurationError(f"`generation` of the transitions is {generation!r}.")
         names = (*SIZES, *self._COLUMNS, "rows_written", "counts", "total_added", "_newest")
         kept = {name: state[name] for name in names}
-        kept |= {"generation": generation} if generation else {}  # as in a ring that was never cleared
+        kept |= {"generation": generation} if generation else {}  # as if the ring had never been cleared
         self.__setstate__({**kept, "storage_device": self.storage_device})
 
     def __getstate__(self) -> dict[str, Any]:

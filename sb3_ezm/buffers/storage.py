@@ -1,4 +1,4 @@
-"""Where the numbers of a ring lie: in NumPy arrays, or in tensors on a device."""
+"""Where a ring keeps its numbers: in NumPy arrays, or in tensors on a device."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Rows = IntArray | slice
 
 class TensorColumn:
     """
-    A column on a device, with what a ring asks of a NumPy array. What is written goes there without waiting; batches
-    are gathered there and stay there.
+    A column on a device, with the methods that a ring needs of a NumPy array. Writing does not wait; batches
+    are gathered on the device and stay there.
 
     :param shape: rows first
-    :param device: where it lies
+    :param device: where it is kept
     :param dtype: of its numbers
     """
 
     def __init__(self, shape: tuple[int, ...], device: th.device, dtype: npt.DTypeLike = np.float32) -> None:
-        # Of NumPy on a CPU: memory is taken up as rows are used.
+        # NumPy's on a CPU: memory is taken as rows are used.
         self.dtype = np.dtype(dtype)
         zeros = th.from_numpy(np.zeros(shape if device.type == "cpu" else 0, dtype=self.dtype))
         self.values = zeros if device.type == "cpu" else th.zeros(shape, dtype=zeros.dtype, device=device)

@@ -14,7 +14,7 @@ from sb3_ezm.checkpoint.checks import check_generators, check_observed, check_op
 from sb3_ezm.checkpoint.codec import encode
 from sb3_ezm.checkpoint.generators import global_states, restore_global_states
 from sb3_ezm.checkpoint.protocol import Resumable
-from sb3_ezm.checkpoint.vec_env_state import capture_vec_env, restore_episodes, restore_wrappers, start_anew
+from sb3_ezm.checkpoint.vec_env_state import capture_vec_env, restore_episodes, restore_wrappers, force_new_episodes
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.multitask.env_state import set_space_generators, space_generators
 from sb3_ezm.multitask.inspection import find_task_set
@@ -162,7 +162,7 @@ def restore(model: Resumable, state: dict[str, Any], reset_env: bool) -> str:
     why: str = "it was asked for" if reset_env else state["env"]["why"]
     if why or episodes is None:
         model.replay_buffer.close_streams()
-        start_anew(model.env, model.seed, model.num_timesteps)
+        force_new_episodes(model.env, model.seed, model.num_timesteps)
     else:
         check_observed(state["observed"], OBSERVED, model.observation_space, model.n_envs)
         for name, value in state["observed"].items():

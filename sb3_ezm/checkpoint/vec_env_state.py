@@ -172,7 +172,7 @@ def _is_like(value: Any, present: Any) -> bool:
     return type(value) is type(present)
 
 
-def start_anew(env: VecEnv, seed: int | None, num_timesteps: int) -> None:
+def force_new_episodes(env: VecEnv, seed: int | None, num_timesteps: int) -> None:
     """
     Let the next reset start episodes that are new: with its seed, an environment would repeat those from the beginning.
 

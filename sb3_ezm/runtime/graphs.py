@@ -2,7 +2,7 @@
 Functions of tensors that always have the same shapes, recorded once and replayed: CUDA graphs.
 
 A recorded function reads and writes the same memory each time, so that a call is: copy in, replay, copy out. What the memory
-holds and who may touch it when does not depend on CUDA; :class:`StaticFunction` works with anything that can record.
+holds, and who may touch it when, does not depend on CUDA; :class:`StaticFunction` works with anything that can record.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class GraphRecorder(Protocol):
         Run the function at least once.
 
         :param function: reads and writes the same tensors in every call
-        :return: what repeats it, and the tensors that the repetitions write their results to
+        :return: a function that repeats it, and the tensors that the repetitions write their results to
         """
 
 
@@ -38,7 +38,7 @@ class CudaGraphs:
     """
     Records CUDA graphs, which share one pool of memory: results have to be copied out before the next replay.
 
-    Random numbers inside a graph may come from the default generator of the device, which PyTorch takes care of, or from those
+    Random numbers inside a graph may come from the default generator of the device, which PyTorch handles, or from those
     given here.
 
     :param device: a CUDA device
@@ -46,26 +46,26 @@ class CudaGraphs:
     :raises ConfigurationError: for any other device
     """
 
-    WARM_UP = 3  # runs before recording: libraries choose their kernels and allocate workspaces then
+    WARM_UP = 3  # runs before recording, in which libraries choose their kernels and allocate workspaces
 
     def __init__(self, device: th.device, generators: Sequence[th.Generator] = ()) -> None:
         if device.type != "cuda":
             raise ConfigurationError(
-                f"`cuda_graphs` needs a CUDA device, the model is on {str(device)!r}: leave it off there."
+                f"`cuda_graphs` needs a CUDA device, but the model is on {str(device)!r}: leave it off there."
             )
         self._device = device
         self._generators = generators
         self._pool: Any = None
-        self._stream: Any = None  # of all recordings: PyTorch hands memory of a pool on within one stream only
+        self._stream: Any = None  # for all recordings: PyTorch reuses memory of a pool only within one stream
 
     def record(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
         """
         Warm up on a stream beside the current one, then record.
 
-        :param function: reads and writes the same tensors in every call, without looking at their numbers
-        :return: what replays the graph, and the tensors that replays write their results to
+        :param function: reads and writes the same tensors in every call, without reading their values on the host
+        :return: a function that replays the graph, and the tensors that replays write their results to
         """
-        with th.cuda.device(self._device):  # else the graph would be one of the default device
+        with th.cuda.device(self._device):  # otherwise the graph would belong to the default device
             if self._stream is None:
                 self._stream = th.cuda.Stream()
             stream = self._stream
@@ -77,7 +77,7 @@ class CudaGraphs:
             graph = th.cuda.CUDAGraph()
             for generator in self._generators:
                 graph.register_generator_state(generator)
-            # The same stream: gradients are accumulated on the one where their parameters were used first.
+            # The same stream: gradients accumulate on the one where their parameters were first used.
             with th.cuda.graph(graph, pool=self._pool, stream=stream):
                 outputs = function()
         self._pool = graph.pool()
@@ -94,10 +94,10 @@ class _Recording:
 
 class StaticFunction:
     """
-    A function of tensors behind recorded graphs, one for each combination of shapes and types. What cannot be recorded runs
-    as it is, with a warning.
+    A function of tensors that runs as recorded graphs, one for each combination of shapes and types. What cannot be recorded
+    runs unrecorded, with a warning.
 
-    :param function: pure up to ``state``
+    :param function: pure except for ``state``
     :param graphs: recorder
     :param state: tensors that the function changes in place; recording, which runs it several times, leaves them as they were
     """
@@ -131,10 +131,10 @@ class StaticFunction:
         recording = None
         try:
             recording = _Recording(self._function, self._graphs, inputs)
-        except RuntimeError as error:  # of PyTorch and CUDA; if the function itself is at fault, it will raise again
+        except RuntimeError as error:  # of many kinds; a fault of the function itself will be raised again
             warnings.warn(
                 f"This cannot be recorded as a CUDA graph and runs without one, which is slower ({_beginning(error)}). "
-                "Leave `cuda_graphs` off to be rid of this warning.",
+                "Leave `cuda_graphs` off to avoid this warning.",
                 stacklevel=3,
             )
         with th.no_grad():
@@ -145,8 +145,8 @@ class StaticFunction:
 
 def compiled(module: nn.Module, backend: str) -> Callable[..., Any]:
     """
-    Compile a module for fixed shapes. PyTorch gives up after eight shapes of the same code, whichever model they are of, and
-    goes on without compiling; here it may see more. A module that cannot be compiled runs as it is, with a warning.
+    Compile a module for fixed shapes. PyTorch gives up after eight shapes of the same code, whichever model they belong to, and
+    continues without compiling; here the limit is higher. A module that cannot be compiled runs as it is, with a warning.
 
     :param module: what to compile
     :param backend: of ``torch.compile``
@@ -161,11 +161,11 @@ def compiled(module: nn.Module, backend: str) -> Callable[..., Any]:
             try:
                 with th._dynamo.config.patch(recompile_limit=MAX_COMPILATIONS):
                     return run(*inputs)
-            except th._dynamo.exc.TorchDynamoException as error:  # a compiler that is missing, for example
+            except th._dynamo.exc.TorchDynamoException as error:  # a missing compiler, for example
                 works = False
                 warnings.warn(
                     f"The backend {backend!r} cannot compile {type(module).__name__}, which runs without compiling "
-                    f"({_beginning(error)}). Leave `compile` off to be rid of this warning.",
+                    f"({_beginning(error)}). Leave `compile` off to avoid this warning.",
                     stacklevel=2,
                 )
         return module(*inputs)
@@ -185,7 +185,7 @@ def check_backend(runtime: RuntimeConfig) -> None:
     known = th.compiler.list_backends(exclude_tags=None)
     if runtime.compile and runtime.compile_backend not in known:
         hint = did_you_mean(runtime.compile_backend, known)
-        raise ConfigurationError(f"`compile_backend` {runtime.compile_backend!r} is no backend of torch.compile. {hint}")
+        raise ConfigurationError(f"`compile_backend` {runtime.compile_backend!r} is not a backend of torch.compile. {hint}")
 
 
 def padded_rows(count: int, limit: int, sizes: int = 8) -> int:

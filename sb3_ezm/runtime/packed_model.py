@@ -1,4 +1,4 @@
-"""World models for searches on a CPU: their large networks packed, and packed again when their weights have changed."""
+"""World models for searches on a CPU: large networks packed, and packed again when their weights have changed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from sb3_ezm.supports import CategoricalSupport
 from sb3_ezm.types import TaskContext
 from sb3_ezm.world_model import WorldModel
 
-# With narrower latents the time goes into calls, not into products, and packing them costs more than it saves
+# With narrower latents the time goes into calls, not products, and packing costs more than it saves
 # (docs/performance.md).
 MIN_LATENT_SIZE = 384
 
-# Derived layers may do something else.
+# Subclasses of layers may behave differently.
 _KNOWN = {
     *(WorldModel, TaskEmbedding, RunningNormalizer, ResidualBlock, ResidualInput, CounterlessBatchNorm),
     *(CategoricalSupport, nn.Sequential, nn.ModuleList, nn.Linear, nn.LayerNorm, nn.ReLU, nn.Tanh),
@@ -33,12 +33,12 @@ class PackedWorldModel(WorldModel):
     """
     A world model whose verbs run on packed copies of its networks, for inference.
 
-    :param model: in evaluation mode; what is not packed is shared with it
+    :param model: in evaluation mode; anything not packed is shared with it
     :param dtype: of products and latents
     """
 
     def __init__(self, model: WorldModel, dtype: th.dtype) -> None:
-        with th.device("meta"):  # only the structure: all that has numbers is replaced
+        with th.device("meta"):  # only the structure: everything with weights is replaced
             super().__init__(
                 1, model.action_mask.numpy(), model.discounts.numpy(), model.config, discrete=model.actions.discrete
             )
@@ -64,7 +64,7 @@ class PackedWorldModel(WorldModel):
         :return: the context that every other verb takes
         """
         context = super().embed(tasks)
-        # In the type of the latents, or joining both would turn these into float32.
+        # In the latents' dtype, or joining the two would turn the latents into float32.
         return context._replace(embedding=context.embedding.to(self._dtype))
 
 
@@ -72,8 +72,8 @@ Stamp = tuple[int, list[tuple[int, int]]]
 
 
 def _stamp(model: WorldModel, tensors: list[th.Tensor]) -> Stamp:
-    """Differs after every change: other tensors, changes that PyTorch counts, and those that were said to the model."""
-    # Inference tensors count nothing, and are not packed.
+    """Differs after every change: replaced tensors, changes counted by PyTorch, and those reported to the model."""
+    # Inference tensors count no changes, and are not packed.
     return model.changes, [(x.data_ptr(), -1 if x.is_inference() else x._version) for x in tensors]
 
 
@@ -82,13 +82,13 @@ _packings: WeakKeyDictionary[WorldModel, dict[th.dtype, tuple[Stamp, PackedWorld
 
 def packed_world_model(model: WorldModel, dtype: th.dtype) -> PackedWorldModel | None:
     """
-    Pack a model, or take what was packed before if its weights have not changed since.
+    Pack a model, or reuse the packed one if its weights have not changed since.
 
     :param model: any world model
     :param dtype: of products and latents
-    :return: the model to search with now (when the weights change, ask again); None where packing does not work or not pay:
-        it takes a large float32 model on an x86 CPU, all of it in evaluation mode, without hooks, other kinds of layers or
-        layers without a bias, and not of a derived class
+    :return: the model to search with now (when the weights change, ask again); None where packing does not work or does not
+        pay off: it takes a large float32 model on an x86 CPU, entirely in evaluation mode, not of a subclass, without hooks,
+        other kinds of layers or layers without a bias
     """
     large = type(model) is WorldModel and model.config.latent_size >= MIN_LATENT_SIZE
     tensors = _tensors_of_known_layers(model) if large and can_pack(dtype) else None
@@ -107,12 +107,12 @@ def packed_world_model(model: WorldModel, dtype: th.dtype) -> PackedWorldModel |
 @contextmanager
 def network_for_search(model: WorldModel, config: SearchConfig, bfloat16: bool = False) -> Iterator[WorldModel]:
     """
-    Decide which networks a search runs on: packed ones have no gradients, and no other type under the caller's own autocast.
+    Decide which networks a search runs on: packed ones have no gradients, and ignore the caller's own autocast.
 
     :param model: world model, in evaluation mode
     :param config: search settings
     :param bfloat16: run the networks in bfloat16
-    :return: a context, with the model to use in it
+    :return: a context that gives the model to use
     """
     packed = None
     if config.pack_weights and not th.is_grad_enabled() and not th.is_autocast_enabled("cpu"):
@@ -125,8 +125,8 @@ def network_for_search(model: WorldModel, config: SearchConfig, bfloat16: bool =
 
 
 def _tensors_of_known_layers(model: WorldModel) -> list[th.Tensor] | None:
-    """All tensors of a model; None if it has something that packed networks would do otherwise or would not do."""
-    if not model.action_mask.is_cpu:  # most models that are not packed, without looking any further
+    """All tensors of a model; None if packed networks would do something in it differently or not at all."""
+    if not model.action_mask.is_cpu:  # settles most models that are not packed, without looking any further
         return None
     parameters: list[th.Tensor | None] = []
     buffers: list[th.Tensor | None] = []
@@ -139,7 +139,7 @@ def _tensors_of_known_layers(model: WorldModel) -> list[th.Tensor] | None:
             return None
         if module is not model and (module._forward_hooks or module._forward_pre_hooks):  # the model itself is never called
             return None
-        if type(module) is RunningNormalizer:  # not packed but shared: it may move on without the weights
+        if type(module) is RunningNormalizer:  # not packed but shared: it may change without the weights
             continue
         parameters += module._parameters.values()
         buffers += module._buffers.values()

@@ -1,10 +1,10 @@
 """
 Networks for inference on a CPU, their weights laid out for its matrix products.
 
-oneDNN multiplies by weights that lie in blocks. A plain matrix it lays out anew in every call, which with few rows takes as
-long as the product. Here that is done once, together with what else depends on nothing but the weights: affine parts of
-normalizations are folded into the layer beside them, and residual sums into the product. Rectifiers stay outside: oneDNN's
-turns NaN into 0, and networks that are broken would look sound.
+oneDNN multiplies by weights laid out in blocks. It repacks a plain matrix in every call, which with few rows takes as
+long as the product. Here that is done once, together with everything else that depends only on the weights: affine parts
+of normalizations are folded into the adjacent layer, and residual sums into the product. Rectifiers stay outside: oneDNN's
+turn NaN into 0, and broken networks would look sound.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ WeightAndBias = tuple[th.Tensor, th.Tensor]
 @cache
 def can_pack(dtype: th.dtype) -> bool:
     """
-    Try the product that is used here, which PyTorch has only under names meant for its compiler.
+    Try the product used here, which PyTorch offers only under names meant for its compiler.
 
     :param dtype: of the products
     :return: whether it works on this machine and with this PyTorch
     """
     if not (th.backends.mkl.is_available() and th.backends.mkldnn.is_available()):  # not an x86 CPU: never measured
         return False
-    # The answer is kept for good: it must not depend on the default type or device of the moment, nor on autocast.
+    # The answer is cached forever: it must not depend on the current default dtype or device, nor on autocast.
     weight, x, bias = (th.arange(n, dtype=th.float32, device="cpu").sub_(7.0).div_(8.0) for n in (64, 16, 8))
     weight, x = weight.view(8, 8), x.view(2, 8)
     try:
@@ -46,7 +46,7 @@ def can_pack(dtype: th.dtype) -> bool:
 
 class PackedLinear(nn.Module):
     """
-    Linear layer for inference; its weights are laid out when it is first called.
+    Linear layer for inference; its weights are packed when it is first called.
 
     :param source: gives weight ``[out, in]`` and bias ``[out]``
     :param dtype: of the product, its inputs and outputs
@@ -94,7 +94,7 @@ class PackedResidual(nn.Module):
     def __init__(self, block: ResidualBlock | ResidualInput, dtype: th.dtype) -> None:
         super().__init__()
         self._shape, self._eps, self._dtype = block.norm.normalized_shape, block.norm.eps, dtype
-        self._inner = PackedLinear(partial(_behind_norm, block.norm, block.inner), dtype, rectify=True)
+        self._inner = PackedLinear(partial(_after_norm, block.norm, block.inner), dtype, rectify=True)
         self._outer = PackedLinear(partial(_plain, block.outer), dtype)
 
     def forward(self, x: th.Tensor, *extras: th.Tensor) -> th.Tensor:
@@ -113,10 +113,10 @@ class PackedResidual(nn.Module):
 
 def pack(module: nn.Module, dtype: th.dtype) -> nn.Module:
     """
-    Rebuild a network from packed layers. It shares the memory of what is not packed; packed weights are copies of the moment
-    of their first use.
+    Rebuild a network from packed layers. It shares the memory of everything else; packed weights are copies made at their
+    first use.
 
-    :param module: one of :mod:`sb3_ezm.networks`, in evaluation mode; what is not known is returned as it is
+    :param module: one of :mod:`sb3_ezm.networks`, in evaluation mode; unknown ones are returned unchanged
     :param dtype: of the products
     :return: the same function of its inputs
     """
@@ -130,7 +130,7 @@ def pack(module: nn.Module, dtype: th.dtype) -> nn.Module:
 
 
 def _pack_layers(layers: nn.Sequential, dtype: th.dtype) -> Iterator[nn.Module]:
-    """Batch normalization goes into the linear layer before it, and so does the rectifier behind both."""
+    """Batch normalization goes into the linear layer before it, and so does the rectifier after both."""
     rest = list(layers)
     while rest:
         layer = rest.pop(0)
@@ -151,8 +151,8 @@ def _plain(layer: nn.Linear) -> WeightAndBias:
     return layer.weight, layer.bias
 
 
-def _behind_norm(norm: nn.LayerNorm, layer: nn.Linear) -> WeightAndBias:
-    """The layer for inputs that were centered and scaled only: ``W (g x + h) + b = (W g) x + (W h + b)``."""
+def _after_norm(norm: nn.LayerNorm, layer: nn.Linear) -> WeightAndBias:
+    """The layer for inputs that are only centered and scaled: ``W (g x + h) + b = (W g) x + (W h + b)``."""
     return layer.weight * norm.weight, layer.weight @ norm.bias + layer.bias
 
 

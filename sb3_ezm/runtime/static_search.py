@@ -1,4 +1,4 @@
-"""The search as one module of fixed shapes, for ``torch.compile`` and CUDA graphs."""
+"""The search as one module with fixed shapes, for ``torch.compile`` and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class SearchModule(nn.Module):
     """
     A whole search under ``forward``.
 
-    Which value heads a search evaluates changes from call to call. Their weights are copied into fixed places before it, so
-    that one recording serves every choice.
+    The value heads that a search evaluates change from call to call. Their weights are copied into fixed places beforehand,
+    so that one recording serves every choice.
 
     :param model: the world model, which is shared, not copied
     :param config: search settings
@@ -65,7 +65,7 @@ class SearchModule(nn.Module):
 
         :param observations: ``[B, O]``
         :param tasks: ``[B]``
-        :param root: noise, as the rest
+        :param root: noise, like the rest
         :param gumbel: see :class:`~sb3_ezm.search.noise.SearchNoise`
         :param scales: see there
         :param leaves: one for each level but the last
@@ -78,7 +78,7 @@ class SearchModule(nn.Module):
 
 class StaticSearch:
     """
-    Searches in few different shapes: compiled, as CUDA graphs, or both. Missing rows are filled up and cut off again; rows do
+    Searches in a few different shapes: compiled, as CUDA graphs, or both. Rows are padded and cut off again; they do
     not depend on each other.
 
     :param config: search settings
@@ -111,8 +111,8 @@ class StaticSearch:
         :param tasks: ``[B]``
         :param heads: value heads to evaluate
         :param noise: all random draws
-        :param limit: largest number of rows that calls may have, which the few different numbers follow from; None for as
-            many shapes as there are numbers of rows
+        :param limit: largest number of rows per call, from which the few shapes follow; None for a shape for every number of
+            rows
         :return: actions, improved policy, search values and statistics
         """
         module, run = self._prepare(model)
@@ -125,7 +125,7 @@ class StaticSearch:
         return SearchOutput(*(tensor[:count] for tensor in outputs))
 
     def _prepare(self, model: WorldModel) -> tuple[SearchModule, Callable[..., tuple[th.Tensor, ...]]]:
-        # More than one model: acting takes the target network, predictions that explore take the learner's.
+        # More than one model: acting uses the target network, predictions that explore use the learner's.
         if model not in self._prepared:
             module = SearchModule(model, self._config, self._autocast)
             run: Callable[..., tuple[th.Tensor, ...]] = module

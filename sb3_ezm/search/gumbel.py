@@ -31,7 +31,7 @@ class SearchOutput(NamedTuple):
     q_values: th.Tensor  # [B, C]     Q of each candidate
     visits: th.Tensor  # [B, C]
     best: th.Tensor  # [B]        index of the best candidate
-    scales: th.Tensor  # [B, C]     factor on the policy's deviation with which each candidate was drawn
+    scales: th.Tensor  # [B, C]     factor on the policy's deviation that each candidate was drawn with
 
 
 @th.no_grad()
@@ -64,7 +64,7 @@ def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> Sear
         else:
             low, high = value_range(tree.edge_q(), tree.visits > 0)
             leaf = select_leaf(subtrees, level, low, high, config)
-        looked_into = level < len(levels) - 1  # the last level's nodes never are
+        looked_into = level < len(levels) - 1  # nodes of the last level never are
         reached = model.expand(leaf.latent, leaf.action, policy=looked_into)
         _attach(subtrees, level, leaf, reached)
         if looked_into:
@@ -99,7 +99,7 @@ def _root_edges(root: Evaluation, candidates: th.Tensor) -> Leaf:
 
 
 def _root_scores(tree: Tree, bonus: th.Tensor, config: SearchConfig) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """Scores ``g + prior + sigma(q)`` of the root candidates, their visits and Q; every candidate was visited at level 0."""
+    """Scores ``g + prior + sigma(q)`` of the root candidates, their visits and Q; level 0 visited every candidate."""
     q_all = tree.edge_q()
     low, high = value_range(q_all, tree.visits > 0)
     q, visits = q_all[:, :, 0], tree.visits[:, :, 0]
@@ -107,7 +107,7 @@ def _root_scores(tree: Tree, bonus: th.Tensor, config: SearchConfig) -> tuple[th
 
 
 def _rank(tree: Tree, survivors: th.Tensor, bonus: th.Tensor, config: SearchConfig) -> th.Tensor:
-    """Positions of the survivors, the best first; a stable sort makes the better rank before win ties."""
+    """Positions of the survivors, best first; a stable sort lets the better previous rank win ties."""
     scores, _, _ = _root_scores(tree, bonus, config)
     return scores.gather(1, survivors).argsort(dim=1, descending=True, stable=True)
 
@@ -119,7 +119,7 @@ def _select(subtrees: Tree, order: th.Tensor) -> Tree:
 
 
 def _write_back(tree: Tree, survivors: th.Tensor, subtrees: Tree) -> None:
-    """Bring up to date what ranks and ranges are computed from; the rest of the whole tree is not looked at again."""
+    """Update what ranks and ranges are computed from; the rest of the whole tree is not read again."""
     rows = th.arange(survivors.shape[0], device=survivors.device).unsqueeze(1)
     for name in ("reward", "visits", "returns"):
         getattr(tree, name)[rows, survivors] = getattr(subtrees, name)
@@ -134,5 +134,5 @@ def _attach(subtrees: Tree, level: int, leaf: Leaf, reached: Evaluation) -> None
         rows, count = leaf.parent.shape
         row = th.arange(rows, device=leaf.parent.device).unsqueeze(1)
         column = th.arange(count, device=leaf.parent.device).unsqueeze(0)
-        # A plain number would travel to CUDA from pageable memory: the host would wait, and no graph could be recorded.
+        # A plain number would be sent to CUDA from pageable memory: the host would wait, and no graph could be recorded.
         subtrees.children[row, column, leaf.parent, leaf.choice] = leaf.parent.new_full((), level)

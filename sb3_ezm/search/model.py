@@ -1,4 +1,4 @@
-"""What a search knows of a model, and the world model seen that way."""
+"""What a search needs of a model, and the world model seen that way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sb3_ezm.config import SearchConfig
 from sb3_ezm.types import TaskContext
 from sb3_ezm.world_model import WorldModel
 
-# More rows than these in one call and their activations fall out of a CPU's cache between two layers.
+# With more rows in one call, their activations no longer fit into a CPU's cache between two layers.
 MAX_CPU_ROWS = 4096
 
 
@@ -21,9 +21,9 @@ class Evaluation(NamedTuple):
     """Scalar view of model states; the leading shape is ``[B]`` at the root and ``[B, m]`` below it."""
 
     latent: th.Tensor  # [..., L]
-    reward: th.Tensor  # [...]     reward on the way into this state (0 at the root)
+    reward: th.Tensor  # [...]     reward for reaching this state (0 at the root)
     value: th.Tensor  # [...]     value of this state
-    policy: th.Tensor  # [..., P]  parameters of the policy ([..., 0]: not asked for)
+    policy: th.Tensor  # [..., P]  parameters of the policy ([..., 0]: not requested)
 
 
 class SearchModel(Protocol):
@@ -46,7 +46,7 @@ class SearchModel(Protocol):
 
         :param latents: ``[B, m, L]``
         :param actions: ``[B, m, A]``
-        :param policy: whether the policy of the states reached will be needed
+        :param policy: whether the policy of these states will be needed
         :return: the states reached, leading shape ``[B, m]``
         """
 
@@ -84,7 +84,7 @@ class BoundWorldModel:
         """
         Encode and evaluate the observations.
 
-        :param policy: whether the policy is wanted, too
+        :param policy: whether to evaluate the policy as well
         :return: fields with leading shape ``[B]``
         """
         latent = self._model.encode(self._observations, self._context)
@@ -96,7 +96,7 @@ class BoundWorldModel:
 
         :param latents: ``[B, m, L]``
         :param actions: ``[B, m, A]``
-        :param policy: whether the policy of the states reached will be needed
+        :param policy: whether the policy of these states will be needed
         :return: the states reached, leading shape ``[B, m]``
         """
         rows, count = latents.shape[:2]
@@ -123,7 +123,7 @@ class BoundWorldModel:
 
 def choose_heads(config: SearchConfig, num_heads: int, generator: th.Generator | None = None) -> tuple[int, ...]:
     """
-    Heads that one search evaluates: two at random for ``"min2"``, else all (one draw for the whole batch, as released).
+    Heads that one search evaluates: two at random for ``"min2"``, otherwise all (one draw for the whole batch, as released).
 
     :param config: search settings
     :param num_heads: size of the value ensemble
@@ -139,7 +139,7 @@ def choose_heads(config: SearchConfig, num_heads: int, generator: th.Generator |
 
 def reduce_values(values: th.Tensor, config: SearchConfig) -> th.Tensor:
     """
-    Turn the values of several heads into one.
+    Reduce the values of several heads to one.
 
     :param values: raw values ``[V, ...]``
     :param config: search settings

@@ -1,4 +1,4 @@
-"""All randomness of a search, drawn beforehand: the search itself is a deterministic function."""
+"""All randomness of a search, drawn in advance: the search itself is a deterministic function."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 class SearchNoise(NamedTuple):
-    """Standard-normal draws, already multiplied by the magnification. ``b`` is ``B``, or 1 to share them by all rows."""
+    """Standard-normal draws, already multiplied by the magnification. ``b`` is ``B``, or 1 to share them among all rows."""
 
     root: th.Tensor  # [b, C, A]
     leaves: tuple[th.Tensor, ...]  # per level but the last: [b, m, M, A]
     gumbel: th.Tensor  # [b, C]
-    scales: th.Tensor  # [b, C]  factor on the policy's deviation that is part of the root's draws
+    scales: th.Tensor  # [b, C]  factor on the policy's deviation contained in the root's draws
 
     def to(self, device: th.device) -> SearchNoise:
         """
-        Send all draws at once, before a search begins: it goes on without waiting for them level by level.
+        Send all draws at once, before a search begins, so that it need not wait for them level by level.
 
         :param device: of the search
         :return: the same draws there
@@ -37,7 +37,7 @@ class SearchNoise(NamedTuple):
 
 
 def _scales(count: int, wide: int, magnification: float, device: th.device) -> th.Tensor:
-    scales = th.ones(count, device=device)  # filled there: a list would have to be sent, and waited for
+    scales = th.ones(count, device=device)  # filled on the device: a list would have to be sent and waited for
     scales[count - wide :] = magnification
     return scales
 
@@ -51,7 +51,7 @@ def draw_noise(config: SearchConfig, rows: int, action_size: int, generator: th.
     :param config: search settings
     :param rows: roots ``B``
     :param action_size: padded action entries ``A``
-    :param generator: source of randomness, of the CPU if there is none
+    :param generator: source of randomness; the CPU's if there is none
     :return: the draws, on the generator's device
     """
     where: dict[str, Any] = {"generator": generator, "device": "cpu" if generator is None else generator.device}
@@ -73,9 +73,9 @@ def deterministic_noise(config: SearchConfig, observations: th.Tensor, action_si
     """
     Draws that are a function of the observation alone: the same observation gives the same candidates, in any batch.
 
-    No magnification and no Gumbel noise, and the policy's mean action among the candidates (deviation from the released
+    No magnification and no Gumbel noise, and the policy's mean action is among the candidates (deviation from the released
     code, which evaluates with its exploration noise). One fixed draw for all observations would not do: choosing the
-    same sampled offset step after step pushes the system where independent offsets average out.
+    same sampled offset at every step keeps pushing the system, where independent offsets average out.
 
     :param config: search settings
     :param observations: ``[B, O]``
@@ -93,13 +93,13 @@ def deterministic_noise(config: SearchConfig, observations: th.Tensor, action_si
 
 
 def _leaf_shapes(config: SearchConfig, action_size: int) -> list[tuple[int, int, int]]:
-    """``(m, M, A)`` of every level but the last, whose nodes are never looked into."""
+    """``(m, M, A)`` of every level but the last, whose nodes are never expanded further."""
     levels = halving_levels(config.num_candidates, config.num_simulations)
     return [(level, config.num_leaf_actions, action_size) for level in levels[:-1]]
 
 
 def _with_mean(noise: SearchNoise, with_mean: bool) -> SearchNoise:
-    """Turn the first action of every state into the policy's mean, if wanted."""
+    """Replace the first action of every state by the policy's mean, if requested."""
     if with_mean:
         noise.root[:, 0] = 0.0
         for leaf in noise.leaves:

@@ -62,7 +62,7 @@ def complete(q: th.Tensor, visits: th.Tensor, value: th.Tensor, prior: th.Tensor
     :param q: ``[..., K]``, anything where not visited
     :param visits: ``[..., K]``
     :param value: network value of the node ``[...]``
-    :param prior: log-probabilities ``[..., K]``; None for sampled actions, which count alike
+    :param prior: log-probabilities ``[..., K]``; None for sampled actions, which all count equally
     :return: ``[..., K]``
     """
     seen = visits > 0
@@ -70,7 +70,7 @@ def complete(q: th.Tensor, visits: th.Tensor, value: th.Tensor, prior: th.Tensor
     if prior is None:
         mean_q = th.where(seen, q, 0.0).sum(dim=-1) / seen.sum(dim=-1).clamp(min=1)
     else:
-        share = th.softmax(prior.masked_fill(~seen, -1e9), dim=-1)  # no infinity: a node without visits has no mean
+        share = th.softmax(prior.masked_fill(~seen, -1e9), dim=-1)  # avoids infinity: a node without visits has no mean
         mean_q = (share * th.where(seen, q, 0.0)).sum(dim=-1)
     mixed = (value + total * mean_q) / (1.0 + total)
     return th.where(seen, q, mixed.unsqueeze(-1))

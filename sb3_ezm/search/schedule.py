@@ -10,7 +10,7 @@ def halving_levels(num_candidates: int, num_simulations: int) -> tuple[int, ...]
     Survivors visited at each level; every visited survivor gets exactly one simulation per level.
 
     There are ``ceil(log2 C)`` planned phases with ``max(1, floor(N / phases / m))`` visits for each of the ``m``
-    survivors, which are halved after each phase (never below two). What is left of the budget goes on to the last
+    survivors, which are halved after each phase (never below two). The rest of the budget goes to the last
     survivors; a last level that the budget cuts short visits the best-ranked ones (as mctx does).
 
     For 16 candidates and 32 simulations::
@@ -18,7 +18,7 @@ def halving_levels(num_candidates: int, num_simulations: int) -> tuple[int, ...]
         level 0   ################   16 visits
         level 1   ########            8 visits, the better half
         level 2   ####                4 visits, the better half of these
-        level 3   ####                the same 4 once more
+        level 3   ####                the same 4 again
 
     :param num_candidates: sampled root actions ``C``
     :param num_simulations: budget ``N``, at least ``C``

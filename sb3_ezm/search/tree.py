@@ -20,15 +20,15 @@ from sb3_ezm.search.qvalues import complete, normalize, transform
 class Tree(NamedTuple):
     """Nodes of ``B`` trees; ``N`` is the number of levels. Node 0 of subtree ``c`` is reached by root candidate ``c``."""
 
-    latent: th.Tensor  # [B, C, N-1, L]  of all nodes but the last, which is never looked into
+    latent: th.Tensor  # [B, C, N-1, L]  of all nodes but the last, which is never expanded further
     reward: th.Tensor  # [B, C, N]     reward on the edge into the node
     value: th.Tensor  # [B, C, N]     network value of the node
     visits: th.Tensor  # [B, C, N]     0 = not expanded
     returns: th.Tensor  # [B, C, N]     sum of the returns backed up through the node
-    parent: th.Tensor  # [B, C, N]     node above (-1: the root)
+    parent: th.Tensor  # [B, C, N]     parent node (-1: the root)
     actions: th.Tensor  # [B, C, N-1, M, A]  sampled actions of these nodes
-    children: th.Tensor  # [B, C, N, M]  node behind each of them (-1: not expanded)
-    prior: th.Tensor  # [B, C, N-1, M]  log-probability of each of them ([B, C, 0, 0]: all count alike)
+    children: th.Tensor  # [B, C, N, M]  node that each of them leads to (-1: not expanded)
+    prior: th.Tensor  # [B, C, N-1, M]  log-probability of each of them ([B, C, 0, 0]: all equal)
     discount: th.Tensor  # [B]
 
     def edge_q(self) -> th.Tensor:
@@ -60,7 +60,7 @@ def empty_tree(
     new = root.value.new_zeros
     index = lambda *sizes: th.full(sizes, -1, dtype=th.long, device=root.value.device)  # noqa: E731
     return Tree(
-        # Of these two, nothing is read before it was written.
+        # Nothing in these two is read before it has been written.
         latent=root.latent.new_empty(rows, count, levels - 1, size),
         reward=new(shape),
         value=new(shape),
@@ -108,7 +108,7 @@ def _choose(
 
 def select_leaf(tree: Tree, level: int, low: th.Tensor, high: th.Tensor, config: SearchConfig) -> Leaf:
     """
-    Walk from node 0 of each subtree down to an edge that was not expanded.
+    Walk from node 0 of each subtree down to an edge that has not been expanded.
 
     :param tree: the surviving subtrees only ``[B, m, ...]``
     :param level: number of nodes in each (at least 1)
