@@ -145,7 +145,7 @@ class StaticFunction:
 
 def compiled(module: nn.Module, backend: str) -> Callable[..., Any]:
     """
-    Compile a module for fixed shapes. PyTorch gives up after eight shapes of the same code, whichever model they belong to, and
+    Compile a module for fixed shapes. PyTorch gives up after eight shapes of the same code, whatever model they are of, and
     continues without compiling; here the limit is higher. A module that cannot be compiled runs as it is, with a warning.
 
     :param module: what to compile
