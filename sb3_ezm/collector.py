@@ -20,6 +20,7 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.finite import check_rows
 from sb3_ezm.multitask.checked import check_answers
 from sb3_ezm.multitask.watch import EnvWatch, copy_observation
+from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.planner import Planner
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.train_logging import MetricMeans, TimeSplit
@@ -87,8 +88,10 @@ class Collector:
         self._watch = None if env is None else EnvWatch(env)
         self._sent_at = self._raw = None
         normalize = None if self._watch is None else self._watch.normalize
-        if normalize is not None and normalize.observation_space != env.observation_space:  # type: ignore[union-attr]
-            raise ConfigurationError(describe_order(env, normalize))
+        if normalize is not None and normalize.norm_obs:
+            if normalize.observation_space != env.observation_space:  # type: ignore[union-attr]
+                raise ConfigurationError(describe_order(env, normalize))
+            _warn_of_pictures(normalize)
         self._order_is_right = normalize is None or normalize is env
 
     def mark(self) -> None:
@@ -112,6 +115,11 @@ class Collector:
         self.mark()
         own: VecEnvObs = copy_observation(observation)
         return own
+
+    @property
+    def normalizes_observations(self) -> bool:
+        """Whether ``VecNormalize`` does: then what it received is stored, and no wrapper around it may change observations."""
+        return self._watch is not None and self._watch.normalize is not None and bool(self._watch.normalize.norm_obs)
 
     def _check_order(self, env: VecEnv, observation: VecEnvObs, raw: VecEnvObs, normalize: VecNormalize) -> None:
         """Stored observations must be those the agent acts on, but for normalization: no wrapper above it may change them."""
@@ -139,10 +147,13 @@ class Collector:
             self._watch.mark()
             if (normalize := self._watch.normalize) is not None:
                 # Right away: a callback may use the environment before the step is stored.
-                self._raw = normalize.get_original_obs(), normalize.get_original_reward()
-                if not self._order_is_right:
-                    self._check_order(env, observations, self._raw[0], normalize)
-                self._raw_last = self._watch.raw_last_observations() or {}
+                raw: VecEnvObs = copy_observation(observations)
+                self._raw_last = {index: info.get("terminal_observation") for index, info in enumerate(infos)}
+                if normalize.norm_obs:
+                    raw, self._raw_last = normalize.get_original_obs(), self._watch.raw_last_observations() or {}
+                    if not self._order_is_right:
+                        self._check_order(env, observations, raw, normalize)
+                self._raw = raw, normalize.get_original_reward()
         return copy_observation(observations), np.array(rewards), np.array(dones), infos
 
     # ------------------------------------------------------------------------------------------------------------ acting
@@ -255,6 +266,15 @@ class Collector:
         :param seed: its seed
         """
         self.generator.manual_seed(seed)
+
+
+def _warn_of_pictures(normalize: VecNormalize) -> None:
+    if ObservationLayout(normalize.venv.observation_space).image_shape is not None:
+        warnings.warn(
+            "VecNormalize makes numbers of the pictures, which are then stored as float32 and read by no convolutions: give "
+            "it `norm_obs=False`, as pictures need no statistics.",
+            stacklevel=2,
+        )
 
 
 def describe_order(env: VecEnv | None, normalize: VecNormalize) -> str:

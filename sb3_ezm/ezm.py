@@ -295,7 +295,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         dones: npt.NDArray[Any],
         infos: list[dict[str, Any]],
     ) -> None:
-        last = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
+        last = self._last_original_obs if self.collector.normalizes_observations else self._last_obs
         raw = self.collector.store(replay_buffer, last, buffer_action, new_obs, reward, dones, infos)  # type: ignore[arg-type]
         self._last_obs, self._last_original_obs = new_obs, raw  # type: ignore[assignment]
 

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -53,7 +54,8 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         self._rollout_steps = self._rollout_episodes = 0  # of an unfinished rollout
 
     @staticmethod
-    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+    def _wrap_env(env: GymEnv | str, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        env = maybe_make_env(env, verbose)  # `load` and `set_env` take an id as the constructor does
         if isinstance(env, gym.vector.VectorEnv):
             raise ConfigurationError(
                 f"{type(env).__name__} is a vector environment of Gymnasium, not of Stable-Baselines3: use "

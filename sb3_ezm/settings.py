@@ -250,6 +250,13 @@ def make_replay_buffer(model: Any, values: Mapping[str, Any], configs: Configs) 
     return buffer
 
 
+def _meaning(space: spaces.Space[Any]) -> Any:
+    """What observations of a space stand for: all but the bounds of numbers, which nothing depends on."""
+    if isinstance(space, spaces.Dict):
+        return {key: _meaning(part) for key, part in space.spaces.items()}
+    return (space.shape, space.dtype) if isinstance(space, spaces.Box) else space
+
+
 def check_replay_buffer(loaded: Any, expected: PerTaskReplayBuffer, names: tuple[str, ...]) -> PerTaskReplayBuffer:
     """
     Make sure that a loaded replay buffer can take the place of another.
@@ -267,10 +274,13 @@ def check_replay_buffer(loaded: Any, expected: PerTaskReplayBuffer, names: tuple
             raise ConfigurationError(
                 f"The loaded replay buffer has `{name}` {getattr(loaded, name)}, this model needs {getattr(expected, name)}."
             )
-    if loaded.layout.size != expected.layout.size:
-        raise ConfigurationError(
-            f"The loaded replay buffer has {loaded.layout.size} observation entries, this model needs {expected.layout.size}."
-        )
+    # Of equal sizes, other spaces are refused too: the same numbers would stand for other observations and actions.
+    for label, theirs, ours in (
+        ("observations", _meaning(loaded.observation_space), _meaning(expected.observation_space)),
+        ("actions", loaded.action_space, expected.action_space),
+    ):
+        if theirs != ours:
+            raise ConfigurationError(f"The loaded replay buffer has {label} of {theirs}, this model needs {ours}.")
     # Buffers know tasks by their numbers; version 0.1 wrote no names beside them.
     if loaded.task_names is not None and len(names) > 1 and loaded.task_names != names:
         raise ConfigurationError(

@@ -12,7 +12,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecTransposeImage
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
 from sb3_ezm import EZM
 from sb3_ezm.buffers.segments import TransitionRing, Transitions
@@ -161,6 +161,30 @@ def test_a_stack_of_frames_trains_saves_and_resumes(tmp_path: Path, channels_las
     with pytest.warns(UserWarning, match="start new episodes"):  # this environment cannot say where it stands
         resumed = EZM.resume(path, env=make())
     assert resumed.num_timesteps == 60 and resumed.replay_buffer.replays[0].ring.observation.dtype == np.uint8
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_rewards_of_pictures_can_be_normalized(tmp_path: Path, stacked: bool) -> None:
+    """Stable-Baselines3 transposes pictures, and RL Zoo stacks them, around a ``VecNormalize``."""
+
+    def environment() -> Any:
+        normalized = VecNormalize(DummyVecEnv([lambda: Bar(length=3)]), norm_obs=False)
+        return VecFrameStack(normalized, 2) if stacked else normalized
+
+    model = EZM("MlpPolicy", environment(), seed=0, **TINY).learn(20)
+    assert isinstance(model.env, VecTransposeImage)
+    batch = model.replay_buffer.sample_segments(8)
+    assert batch.observations.dtype == th.uint8
+    pictures = batch.observations[0, 0].reshape(-1, SIDE, SIDE)
+    assert set((pictures == 255).all(dim=1).sum(dim=1).tolist()) <= {0, 1}  # bright columns, not rows: the channels are first
+    assert float(batch.rewards.max()) <= 1.0  # raw
+    model.save_checkpoint(tmp_path / "training")
+    EZM.resume(tmp_path / "training", environment(), reset_env=True).learn(6, reset_num_timesteps=False)
+
+
+def test_normalizing_pictures_warns() -> None:
+    with pytest.warns(UserWarning, match="norm_obs=False"):
+        EZM("MlpPolicy", VecNormalize(DummyVecEnv([Bar])), **TINY)
 
 
 @pytest.mark.slow

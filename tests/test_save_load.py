@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.save_util import load_from_zip_file, save_to_pkl
@@ -24,6 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ezm import EZM
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.multitask import TaskSet, TaskSpec, TaskStatistics
 from tests.tiny import (
     TINY_NETWORKS,
     CountEnv,
@@ -329,7 +331,9 @@ def test_replay_buffers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         "n_envs": tiny_model(DummyVecEnv([CountEnv] * 2)).replay_buffer,
         "independent": tiny_model(CountEnv(), independent_replay=False).replay_buffer,
         "num_tasks": tiny_model(toy_env()).replay_buffer,
-        "observation entries": tiny_model("MountainCarContinuous-v0").replay_buffer,
+        "observations of": tiny_model("MountainCarContinuous-v0").replay_buffer,
+        "actions of": tiny_model(SpaceEnv(own.observation_space, spaces.Discrete(1))).replay_buffer,
+        r"actions of Box\(-1": tiny_model(SpaceEnv(own.observation_space, spaces.Box(-1.0, 1.0, (1,)))).replay_buffer,
         "PerTaskReplayBuffer": ReplayBuffer(10, own.observation_space, own.action_space),
     }
     others["num_tasks"].n_envs = 1
@@ -338,6 +342,40 @@ def test_replay_buffers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match=words):
             model.load_replay_buffer(tmp_path / "other.pkl")
         assert model.replay_buffer is own
+
+
+def test_a_replay_buffer_of_the_same_size_but_another_meaning_is_refused(tmp_path: Path) -> None:
+    pair = {"goal": spaces.Box(-1.0, 1.0, (1,)), "joints": spaces.Box(-1.0, 1.0, (2,))}
+    model = tiny_model(SpaceEnv(spaces.Dict(pair)))
+    model.save_replay_buffer(tmp_path / "replay")
+    wider = {**pair, "goal": spaces.Box(-9.0, 9.0, (1,))}  # bounds of observations change nothing
+    tiny_model(SpaceEnv(spaces.Dict(wider))).load_replay_buffer(tmp_path / "replay")
+    swapped = {"goal": pair["joints"], "joints": pair["goal"]}
+    for space in (spaces.Dict(swapped), spaces.Discrete(3), spaces.Box(-1.0, 1.0, (3,))):
+        with pytest.raises(ConfigurationError, match="observations of"):
+            tiny_model(SpaceEnv(space)).load_replay_buffer(tmp_path / "replay")
+
+
+def test_models_are_loaded_with_the_id_of_an_environment() -> None:
+    model = tiny_model("Pendulum-v1")
+    loaded = reloaded(model, env="Pendulum-v1")
+    loaded.learn(3)
+    loaded.set_env("Pendulum-v1")
+    assert loaded.learn(3, reset_num_timesteps=False).num_timesteps == 6
+
+
+def test_models_saved_before_modules_moved_can_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pickles name the modules of their classes: those of the first version were saved under other ones."""
+    model = trained(toy_env())
+    for kind, former in ((TaskSet, "task_set"), (TaskSpec, "task_set"), (TaskStatistics, "statistics")):
+        monkeypatch.setattr(kind, "__module__", f"sb3_ezm.multitask.{former}")
+    file, policy = saved(model), io.BytesIO()
+    model.policy.save(policy)
+    assert b"sb3_ezm.multitask.task_set" in zipfile.ZipFile(policy).read("archive/data.pkl")
+    monkeypatch.undo()
+    assert EZM.load(file, device="cpu").task_set == model.task_set
+    policy.seek(0)
+    assert type(model.policy).load(policy).task_set == model.task_set
 
 
 def test_checkpoints_hold_model_replay_and_normalization(tmp_path: Path) -> None:

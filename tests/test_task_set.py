@@ -84,6 +84,8 @@ def test_unknown_name_suggests_the_nearest() -> None:
         ({"success_bar": float("nan")}, r"`success_bar` \(nan\) must be a number"),
         ({"discount": 0.0}, r"must be a number in \(0, 1\]"),
         ({"discount": 1.01}, r"must be a number in \(0, 1\]"),
+        ({"discrete": "false"}, r"`discrete` \('false'\) must be True or False"),
+        ({"discrete": 2}, r"`discrete` \(2\) must be True or False"),
         ({"env_fn": "Pendulum-v1"}, r"`env_fn` \('Pendulum-v1'\) must be a function"),
         ({"observation_index": (0, 1)}, "2 entries for `observation_size` 3"),
         ({"observation_index": (0, 1, 1)}, "distinct places"),

@@ -29,6 +29,7 @@ _KINDS = {
     "env_fn": kinds.optional(kinds.CALLABLE),
     "observation_index": kinds.optional(kinds.several(kinds.whole(0, 2**24), "places")),
     "embodiment": kinds.optional(kinds.TEXT),
+    "discrete": kinds.SWITCH,
 }
 
 
