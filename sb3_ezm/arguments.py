@@ -70,7 +70,7 @@ def _env_id(value: Any) -> str:
 _ENV = kinds.either(
     kinds.instance_of(gym.Env, VecEnv, words="an environment"),
     Kind("a registered id", _env_id),
-    words="a Gymnasium environment, its registered id, or a vector environment",
+    words="a Gymnasium environment, its registered id, or a vector environment of Stable-Baselines3 (`make_multitask_env`)",
 )
 _NESTED = Argument(kinds.optional(kinds.MAPPING))
 

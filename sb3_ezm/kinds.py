@@ -13,12 +13,12 @@ import inspect
 import math
 import os
 import reprlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, get_args
 
 import numpy as np
-import torch as th
 
 from sb3_ezm.errors import ConfigurationError
 
@@ -74,7 +74,9 @@ def shown(value: Any) -> str:
 
 def _scalar(value: Any) -> Any:
     """The Python number that a NumPy or torch scalar stands for; anything else as it is."""
-    if isinstance(value, (np.generic, np.ndarray, th.Tensor)) and value.ndim == 0:
+    torch = sys.modules.get("torch")  # who has a tensor has imported it; nobody else should wait for that
+    tensor = torch is not None and isinstance(value, torch.Tensor)
+    if (tensor or isinstance(value, (np.generic, np.ndarray))) and value.ndim == 0:
         try:
             return value.item()
         except (RuntimeError, NotImplementedError):  # a tensor without data

@@ -17,11 +17,11 @@ from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import shown
 from sb3_ezm.multitask.inspection import find_task_set
-from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.optimizers import change_options, default_options
 from sb3_ezm.policies import EZMPolicy, check_task_set, default_task_set
 from sb3_ezm.presets import merge_settings
+from sb3_ezm.tasks.task_set import TaskSet
 
 
 def attributes(model: Any) -> dict[str, Any]:

@@ -220,7 +220,7 @@ class SickEnv(CountEnv):
 
 
 SICK: list[tuple[dict[str, Any], str, int]] = [
-    ({"what": "reward"}, r"The reward is not finite: \[nan\] in task 'task' \(environment 1\)", 18),
+    ({"what": "reward"}, r"Environment 1 \(SickEnv\): the environment returned the reward nan", 18),
     ({"what": "observation", "value": np.inf}, r"The observation is not finite: \[inf\] in task 'task' \(environment 1\)", 18),
     (
         {"what": "last", "step": 6},
@@ -252,7 +252,7 @@ def test_an_environment_that_is_not_finite_stops_the_training(
 
 def test_with_vec_normalize_the_raw_numbers_count() -> None:
     env = VecNormalize(DummyVecEnv([lambda: SickEnv("reward", value=np.inf)]))
-    with pytest.raises(NonFiniteError, match=r"The reward is not finite: \[inf\] in task 'task'"):
+    with pytest.raises(NonFiniteError, match=r"Environment 0 \(SickEnv\): the environment returned the reward inf"):
         tiny_model(env, learning_starts=100).learn(40)
 
 
@@ -306,7 +306,7 @@ def test_a_checkpoint_that_fails_does_not_hide_the_reason(tmp_path: Path, monkey
 
     monkeypatch.setattr(model, "save_checkpoint", full)
     with pytest.warns(UserWarning, match="No emergency checkpoint was written: .*No space left"):
-        with pytest.raises(NonFiniteError, match="The reward is not finite"):
+        with pytest.raises(NonFiniteError, match="the environment returned the reward nan"):
             model.learn(40, callback=FullCheckpointCallback(100, tmp_path))
     assert names(tmp_path) == []
 

@@ -28,6 +28,8 @@ ACTIONS = spaces.Box(-1.0, 1.0, (1,), np.float32)
 class DictLayout:
     """Observations ``{"observation": [N, size], "task": [N]}``."""
 
+    dtype = np.dtype(np.float32)
+
     def __init__(self, size: int = 1) -> None:
         self.size = size
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple, cast, get_args
 
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.files import replacing
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol
+from sb3_ezm.files import replacing
 
 
 class EvaluationRow(NamedTuple):

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.files import file_stems
 from sb3_ezm.evaluation import EvaluationRow, Protocol, read_evaluations
+from sb3_ezm.files import file_stems
 from sb3_ezm.tasks.task_set import TaskSet
 
 

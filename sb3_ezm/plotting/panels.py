@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.files import replacing
 from sb3_ezm.evaluation import Protocol
+from sb3_ezm.files import replacing
 
 COLUMNS = 5
 PANEL_SIZE = (3.3, 2.6)  # inches
