@@ -153,7 +153,7 @@ def test_a_replay_buffer_of_one_transition_can_be_made_and_trained() -> None:
         (SpaceEnv(action_space=spaces.Dict({"x": spaces.Box(-1.0, 1.0, (1,))})), {}, "only supports.*Box"),
         (SpaceEnv(action_space=spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, 0.0]))), {}, "low < high"),
         (SpaceEnv(spaces.Dict({"x": spaces.Box(-1.0, 1.0, (1,))})), {"policy": "MlpPolicy"}, "MultiInputPolicy"),
-        ("Pendulum-v1", {"policy": "CnnPolicy"}, "no policy 'CnnPolicy'.*MlpPolicy"),
+        ("Pendulum-v1", {"policy": "CnnPolicy"}, "'CnnPolicy'.*no such policy.*MlpPolicy"),
         ("Pendulum-v1", {"policy": "mlppolicy"}, "Did you mean 'MlpPolicy'"),
         ("Pendulum-v1", {"search_kwargs": {"c_visits": 3}}, "`search_kwargs` has no setting 'c_visits'.*'c_visit'"),
         ("Pendulum-v1", {"target_kwargs": {"mixed": 3}}, "`target_kwargs` has no setting 'mixed'"),
