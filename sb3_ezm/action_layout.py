@@ -15,7 +15,7 @@ from sb3_ezm.types import FloatArray
 
 class ActionLayout:
     """
-    A Box becomes a vector of as many entries in [-1, 1], one of ``n`` actions a one-hot vector.
+    A Box becomes a vector of as many entries in [-1, 1], a choice among ``n`` actions a one-hot vector.
 
     :param space: action space of one environment
     :raises ConfigurationError: unless it is Discrete or a non-empty Box of floats with finite, distinct bounds
@@ -28,7 +28,7 @@ class ActionLayout:
 
     def decode(self, vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """
-        Turn vectors into actions: of a Box exact at both ends, never beyond them, of its type.
+        Turn vectors into actions: for a Box exact at both ends, never beyond them, in its dtype.
 
         :param vectors: ``[N, A]``
         :return: actions of the space ``[N, ...]``
@@ -84,7 +84,7 @@ def check_action_space(space: spaces.Space[Any]) -> spaces.Box | spaces.Discrete
             "constant entries in a wrapper."
         )
     with np.errstate(over="ignore"):
-        if not np.isfinite(space.high - space.low).all():  # neither sampling nor rescaling would give numbers
+        if not np.isfinite(space.high - space.low).all():  # neither sampling nor rescaling would give finite numbers
             raise ConfigurationError(
                 f"The bounds of the action space are too far apart for {space.dtype}, got {space}: rescale the actions with "
                 "`gymnasium.wrappers.RescaleAction(env, -1.0, 1.0)` over bounds that the environment can use."

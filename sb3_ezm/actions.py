@@ -1,5 +1,5 @@
 """
-Action heads: what the entries of an action vector are, and the policy over them.
+Action heads: the meaning of an action vector's entries, and the policy over them.
 
 The search sees action vectors and their prior logits, losses see densities; only the heads know what a policy's parameters
 mean. A head holds no weights: its functions work on parameters ``[..., P]`` that the world model predicts.
@@ -18,11 +18,11 @@ _SQRT_HALF = math.sqrt(0.5)
 
 
 class Candidates(NamedTuple):
-    """Actions among which a search chooses; ``k`` of them in each state."""
+    """Actions that a search chooses from; ``k`` of them in each state."""
 
     actions: th.Tensor  # [..., k, A]
-    prior: th.Tensor | None  # [..., k]  log-probability under the policy; None: drawn from it, so that all count alike
-    gumbel: th.Tensor | None  # [..., k]  Gumbel noise with which they were drawn
+    prior: th.Tensor | None  # [..., k]  log-probability under the policy; None: drawn from it, so that all count equally
+    gumbel: th.Tensor | None  # [..., k]  Gumbel noise that they were drawn with
 
 
 class ActionHead(Protocol):
@@ -71,7 +71,7 @@ class ActionHead(Protocol):
         :param actions: ``[..., k, A]``
         :param parameters: ``[..., P]``
         :param mask: ``[..., A]``
-        :param scales: factor on the policy's deviation with which each was drawn ``[..., k]``
+        :param scales: factor on the policy's deviation that each was drawn with ``[..., k]``
         :return: log-density or log-probability ``[..., k]``
         """
 
@@ -79,14 +79,14 @@ class ActionHead(Protocol):
         """
         :param parameters: ``[..., P]``
         :param mask: ``[..., A]``
-        :return: nats per action entry that can vary by itself ``[...]``
+        :return: nats per independent action entry ``[...]``
         """
 
     def figures(self, parameters: th.Tensor, mask: th.Tensor) -> dict[str, th.Tensor]:
         """
         :param parameters: ``[..., P]``
         :param mask: ``[..., A]``
-        :return: what a log should show of the policy, as means
+        :return: what a log should show about the policy, as means
         """
 
 
@@ -147,7 +147,7 @@ class Categorical:
     One of ``A`` actions, as a one-hot vector; the parameters are log-probabilities (not in the paper; Danihelka et al. 2022).
 
     Candidates are drawn without replacement, by the largest sums of log-probability and Gumbel noise (Gumbel top-k trick).
-    Where a task has fewer actions than there are candidates, the last ones repeat its most probable one.
+    If a task has fewer actions than there are candidates, the last ones repeat its most probable one.
     """
 
     discrete = True
@@ -161,7 +161,7 @@ class Categorical:
         return th.log_softmax(raw.float().masked_fill(mask == 0, -th.inf), dim=-1)
 
     def candidates(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> Candidates:
-        """See :meth:`ActionHead.candidates`: the first row of draws makes the Gumbel noise, and zeros make none."""
+        """See :meth:`ActionHead.candidates`: the first row of draws gives the Gumbel noise; zeros give none."""
         count, size = noise.shape[-2], parameters.shape[-1]
         perturbation = _gumbel(noise[..., 0, :])
         keys = parameters + perturbation
@@ -199,7 +199,7 @@ class Categorical:
 def _gumbel(normal: th.Tensor) -> th.Tensor:
     """Gumbel draws from standard-normal ones, by their distribution function; 0 where all of them are 0."""
     uniform = (0.5 * th.special.erfc(-normal * _SQRT_HALF)).clamp(1e-7, 1.0 - 1e-7)
-    # Minus the value at 0: a constant changes no order and no softmax, and a search without noise then ranks by the policy.
+    # Minus the value at 0: a constant changes neither order nor softmax, and without noise a search then ranks by the policy.
     return -th.log(-th.log(uniform)) + math.log(math.log(2.0))
 
 

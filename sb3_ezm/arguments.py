@@ -1,7 +1,7 @@
 """
-The arguments of ``EZM``: what each may be, which setting it is, and whether it may change when a saved model goes on.
+The arguments of ``EZM``: what each may be, which setting it is, and whether it may change when a saved model continues.
 
-A setting is declared once, in :mod:`sb3_ezm.config`; the table says under which argument users find it. Settings of several
+A setting is declared once, in :mod:`sb3_ezm.config`; the table says which argument gives users access. Settings from several
 sources (a preset, the zoo, the command line, a saved model) are merged by one rule, :func:`~sb3_ezm.presets.merge_settings`.
 """
 
@@ -44,7 +44,7 @@ class Argument:
     :param kind: what it may be
     :param config: configuration whose setting it is, if any
     :param field: name of the setting there
-    :param saved_with: the part of a saved training that depends on it: with that part the argument cannot change
+    :param saved_with: the part of a saved training that depends on it: if that part is loaded, the argument cannot change
     """
 
     kind: Kind
@@ -125,13 +125,13 @@ NESTED: dict[str, type[Settings]] = {
     "runtime_kwargs": RuntimeConfig,
     "replay_buffer_kwargs": ReplayConfig,
 }
-"""Dictionaries among the arguments and the configuration whose settings they hold; ``policy_kwargs`` are the policy's."""
+"""Dictionary arguments and the configuration whose settings they hold; ``policy_kwargs`` belong to the policy."""
 
 KINDS = {name: argument.kind for name, argument in ARGUMENTS.items()}
 
 
 class Configs(NamedTuple):
-    """All settings of the algorithm but those of its policy and of SB3's training loop."""
+    """All settings of the algorithm except those of its policy and of SB3's training loop."""
 
     search: SearchConfig
     target: TargetConfig
@@ -146,7 +146,7 @@ def check_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     Check arguments wherever they come from.
 
     :param values: arguments by name
-    :return: the plain values that are meant
+    :return: the plain values that they stand for
     :raises ConfigurationError: naming argument, value and what is allowed
     :raises UnknownSettingError: if there is no such argument
     """
@@ -158,7 +158,7 @@ def check_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def public_arguments() -> tuple[str, ...]:
     """
-    :return: names of the arguments that users give
+    :return: names of the arguments for users
     """
     return tuple(name for name in ARGUMENTS if not name.startswith("_"))
 
@@ -194,7 +194,7 @@ def _make_config(config: type[Settings], nested: str | None, values: Mapping[str
 def own_replay_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     :param values: all arguments of the algorithm by name
-    :return: keywords that a replay buffer class of the user's takes beyond those of ``PerTaskReplayBuffer``
+    :return: keywords for a user's replay buffer class beyond those of ``PerTaskReplayBuffer``
     """
     buffer_class, given = values["replay_buffer_class"], values["replay_buffer_kwargs"] or {}
     if buffer_class is None:

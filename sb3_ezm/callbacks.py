@@ -1,4 +1,4 @@
-"""Callbacks: evaluate every task in the course of a training, stop by the clock, show how far it is."""
+"""Callbacks: evaluate every task during training, stop by the clock, show progress."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TimeBudgetCallback(BaseCallback):
     """
     Ends the training after a wall-clock time, counted from the start of :meth:`learn`.
 
-    :param seconds: the budget. A training ends with the first environment step after it, so an update may run over
+    :param seconds: the budget. Training ends at the first environment step after it, so an update may run over
     :param verbose: 1 prints when the time is up
     :raises ConfigurationError: if the budget is not positive
     """
@@ -43,12 +43,12 @@ class TimeBudgetCallback(BaseCallback):
 
 class TimedProgressCallback(BaseCallback):
     """
-    Progress by the clock, or by environment steps if these end sooner, with the mean training return of each task.
+    Progress by the clock, or by environment steps if those run out sooner, with the mean training return of each task.
 
     On a terminal it is a bar with the returns below; elsewhere (a log file) a line every ``interval`` seconds.
 
     :param seconds: the time budget
-    :param interval: seconds between lines where there is no terminal
+    :param interval: seconds between lines if there is no terminal
     :raises ConfigurationError: if a time is not positive
     """
 
@@ -66,7 +66,7 @@ class TimedProgressCallback(BaseCallback):
         self._shown_at = -math.inf
         self._start_steps = self.model.num_timesteps
         if sys.stderr.isatty():
-            from tqdm import tqdm  # who writes lines to a file needs no bars
+            from tqdm import tqdm  # lines in a file need no bars
 
             bar = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
             self._bars = [

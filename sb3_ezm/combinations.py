@@ -1,4 +1,4 @@
-"""Settings that contradict each other, or do nothing beside others, are named when a model is made."""
+"""Settings that contradict each other, or have no effect given others, are named when a model is made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.search.schedule import halving_levels
 
-Rule = tuple[type[Settings], str, bool, str]  # configuration, setting, whether it does nothing, why
+Rule = tuple[type[Settings], str, bool, str]  # configuration, setting, whether it has no effect, why
 
 
 def check_combinations(configs: Configs, policy: EZMPolicy, train_freq: Any, num_envs: int | None) -> None:
@@ -22,7 +22,7 @@ def check_combinations(configs: Configs, policy: EZMPolicy, train_freq: Any, num
     :param train_freq: SB3's, when to train
     :param num_envs: number of environments, if there are any
     :raises ConfigurationError: for settings that cannot work together
-    :warns UserWarning: for every setting that was changed and does nothing beside the others
+    :warns UserWarning: for every setting that was changed and has no effect given the others
     """
     weight = configs.loss.observation
     if weight > 0 and not policy.model_config.decode_observations:
@@ -34,7 +34,7 @@ def check_combinations(configs: Configs, policy: EZMPolicy, train_freq: Any, num
         raise ConfigurationError(f"`compile_backend` ({backend!r}) needs `runtime_kwargs={{'compile': True}}`.")
     if train_freq.unit.value == "episode" and (num_envs or 1) > 1:
         raise ConfigurationError(
-            f"`train_freq` ({(train_freq.frequency, 'episode')}) counts episodes, which needs a single environment and not "
+            f"`train_freq` ({(train_freq.frequency, 'episode')}) counts episodes, which needs a single environment, not "
             f"{num_envs}: count steps, `train_freq={train_freq.frequency}`."
         )
     changed: dict[type[Settings], Mapping[str, Any]] = {type(config): vars(config) for config in configs}
@@ -42,7 +42,7 @@ def check_combinations(configs: Configs, policy: EZMPolicy, train_freq: Any, num
     for config, name, inert, why in (*_of_targets(configs), *_of_searches(configs), *_others(configs, len(policy.task_set))):
         value = changed[config].get(name, getattr(config, name))
         if inert and value != getattr(config, name):
-            warnings.warn(f"{_where(config, name)} ({value!r}) does nothing: {why}.", UserWarning, stacklevel=4)
+            warnings.warn(f"{_where(config, name)} ({value!r}) has no effect: {why}.", UserWarning, stacklevel=4)
 
 
 def _where(config: type[Settings], name: str) -> str:
@@ -84,7 +84,7 @@ def _of_searches(configs: Configs) -> Iterator[Rule]:
 def _others(configs: Configs, num_tasks: int) -> Iterator[Rule]:
     replay, loss = configs.replay, configs.loss
     for name in ("beta", "min_weight", "priority_epsilon"):
-        yield ReplayConfig, name, replay.alpha == 0.0, "`per_alpha` is 0, so that all are drawn alike"
+        yield ReplayConfig, name, replay.alpha == 0.0, "`per_alpha` is 0, so that all are equally likely"
     yield ReplayConfig, "min_weight", replay.alpha > 0.0 == replay.beta, "`per_beta` is 0, so that all weights are 1"
     yield ReplayConfig, "independent", num_tasks == 1, "there is one task"
     yield ModelConfig, "decode_observations", loss.observation == 0.0, "the loss weight `observation` is 0"

@@ -1,4 +1,4 @@
-"""Every setting of the algorithm: name, kind, default and what it does, in frozen dataclasses that validate themselves."""
+"""Every setting of the algorithm: name, kind, default and effect, in frozen dataclasses that validate themselves."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sb3_ezm.kinds import Kind
 
 ConfigT = TypeVar("ConfigT", bound="Settings")
 
-# Settings of older models and checkpoints, by argument: the value that changed nothing, and why others are refused.
+# Settings of older models and checkpoints, by argument: the value that had no effect, and why others are refused.
 _REMOVED: dict[str, dict[str, tuple[Any, str]]] = {
     "target_kwargs": {
-        "reuse_age": (0, "results of earlier searches are not reused any more, which brought no gain in learning")
+        "reuse_age": (0, "results of earlier searches are no longer reused, since that did not improve learning")
     }
 }
 
@@ -53,7 +53,7 @@ def kind_of(cls: type[Settings], name: str) -> Kind:
 
 @dataclass(frozen=True)
 class Settings:
-    """Base class of the configurations: every field becomes the plain value that is meant, or is refused."""
+    """Base class of the configurations: every field becomes the plain value that it stands for, or is refused."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -121,11 +121,11 @@ class ModelConfig(Settings):
     :param log_std_init: initial value of it (the policy head starts at zero)
     :param decode_observations: add a linear head that reads the normalized observation off a latent (not in the paper;
         trained by the ``observation`` loss, whose targets are cut at ten standard deviations: contact spikes would
-        otherwise rule it)
-    :param activation_fn: activation of all hidden layers, made without arguments (the paper's is ``torch.nn.ReLU``, which is
-        also the fastest here); latents and the action code end in tanh in any case
+        otherwise dominate it)
+    :param activation_fn: activation of all hidden layers, created without arguments (the paper's is ``torch.nn.ReLU``,
+        also the fastest here); latents and the action code always end in tanh
     :param normalize_observations: running normalization inside the representation network
-    :param image_channels: of every convolution where observations are pictures
+    :param image_channels: of every convolution, if observations are pictures
     """
 
     latent_size: int = setting(512, kinds.SIZE)
@@ -180,7 +180,7 @@ class SearchConfig(Settings):
     :param value_floor: lower clip of reduced values (``None`` = none; the released code clips at 0)
     :param min_value_spread: smallest denominator when Q is normalized by the tree's range
     :param pack_weights: on an x86 CPU, search large models (latents of 384 entries or more) with a copy of their weights in
-        the layout of its matrix products: faster, with other last bits
+        the layout of its matrix products: faster, but rounded differently
     """
 
     num_simulations: int = setting(32, kinds.SIZE)
@@ -226,13 +226,13 @@ class TargetConfig(Settings):
     :param mixed_newest: transitions of a task that count as fresh
     :param policy_target: imitate the single ``"best"`` action, or all candidates with the ``"improved"`` policy's weights
     :param match_proposal: imitate a candidate under the deviation it was drawn with (policy deviation times its
-        magnification). If the search cannot tell candidates apart, the policy then stays as it is; without it (released
-        code) imitating widely drawn candidates inflates the deviation from update to update.
-    :param reanalyze_ratio: share of the positions whose search is run anew with the target network. 1 = the paper's.
-    :param use_stored_search: positions that are not searched anew learn from the search that acted there (if one did):
-        they imitate its action, and take its value where a search value is asked for and TD's where there is none.
-        Otherwise they teach no policy, and no value where a search value is asked for.
-    :param absorbing_terminal: after a true termination teach reward 0 and value 0 for the remaining unroll steps
+        magnification). If the search cannot tell candidates apart, the policy then stays as it is; otherwise (released
+        code) imitating widely drawn candidates inflates the deviation with every update.
+    :param reanalyze_ratio: share of the positions searched again with the target network. 1 = the paper's.
+    :param use_stored_search: positions that are not searched again learn from the search that acted there (if any):
+        they imitate its action, and where a search value is asked for they use its value, or TD's if there is none.
+        Otherwise they train no policy, and no value where a search value is asked for.
+    :param absorbing_terminal: after a true termination learn reward 0 and value 0 for the remaining unroll steps
     """
 
     unroll_steps: int = setting(5, kinds.SIZE)
@@ -285,14 +285,14 @@ class LossConfig(Settings):
 @dataclass(frozen=True)
 class RuntimeConfig(Settings):
     """
-    How a learner computes, on which device as fast as it can. The defaults wait for every update, as the paper's algorithm
-    is written down.
+    How to compute efficiently on a device. The defaults wait for every update, like the paper's algorithm as
+    written.
 
     :param mixed_precision: run the networks in bfloat16; losses stay in float32
-    :param max_roots: roots of one search of the reanalysis; more are cut into chunks, which bounds memory
-    :param priority_lag: updates that may be under way while the next batch is drawn. 0: new priorities count for the very
-        next batch. With a lag the host never waits for the device in an update, priorities and target network follow that many
-        updates late, and an error for a gradient that is not finite comes that late (it is never applied).
+    :param max_roots: roots per search of the reanalysis; more are split into chunks, which bounds memory
+    :param priority_lag: updates that may still be running while the next batch is drawn. 0: new priorities count for the
+        next batch. With a lag the host never waits for the device in an update; priorities and target network follow that many
+        updates late, as does the error for a gradient that is not finite (it is never applied).
     :param compile: run searches, unroll and losses through ``torch.compile`` with fixed shapes. The first updates then take
         minutes with the backend ``"inductor"``
     :param compile_backend: of ``torch.compile``
@@ -308,17 +308,17 @@ class RuntimeConfig(Settings):
 
     @property
     def static(self) -> bool:
-        """Whether shapes have to stay the same from update to update."""
+        """Whether shapes must stay the same from update to update."""
         return self.compile or self.cuda_graphs
 
 
 @dataclass(frozen=True)
 class UpdateConfig(Settings):
     """
-    One update: how much is drawn for it, how far it goes, and how the target network follows (released code: a step of 0.01
+    One update: how much data it draws, how far it goes, and how the target network follows (released code: a step of 0.01
     every 5 updates).
 
-    :param batch_size: segments, shared equally by the tasks
+    :param batch_size: segments, shared equally among the tasks
     :param max_grad_norm: bound of the gradient's global norm
     :param tau: step of the target network towards the learner
     :param target_update_interval: updates between these steps
@@ -333,10 +333,10 @@ class UpdateConfig(Settings):
 @dataclass(frozen=True)
 class ReplayConfig(Settings):
     """
-    What is kept of the past and how it is drawn.
+    What the replay keeps and how it is sampled.
 
     :param buffer_size: transitions per task
-    :param independent: a ring and priorities for each task; False (ablation of the paper) shares one of as many transitions
+    :param independent: a ring and priorities for each task; False (ablation of the paper) shares one of the same total size
     :param alpha: exponent of the priorities (paper: 1); 0 draws uniformly
     :param beta: exponent of the importance weights (paper: 1)
     :param min_weight: smallest importance weight (released code: 0.1)
@@ -344,7 +344,7 @@ class ReplayConfig(Settings):
     :param handle_timeout_termination: tell truncation from termination by ``info["TimeLimit.truncated"]``. If False, every
         end of an episode counts as termination
     :param storage_device: keep observations, actions, rewards and search values as tensors on this device and gather batches
-        there, e.g. ``"cuda"``; None keeps NumPy arrays, whose batches travel by pinned memory. Priorities stay on the host
+        there, e.g. ``"cuda"``; None keeps NumPy arrays, whose batches go through pinned memory. Priorities stay on the host
     """
 
     buffer_size: int = setting(1_000_000, kinds.whole(1, 2**31 - 2**20))

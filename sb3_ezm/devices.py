@@ -1,4 +1,4 @@
-"""What depends on the device: reduced precision, and transfers that nobody waits for until the numbers are needed."""
+"""Device-dependent parts: reduced precision, and transfers that are not waited for until the numbers are needed."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def available_cpus() -> int:
 
 def set_num_threads(wanted: int) -> None:
     """
-    Let PyTorch compute in so many threads, but not in more than there are cores: thousands of them would stall the machine.
+    Let PyTorch use a number of threads, but no more than there are cores: thousands would stall the machine.
 
     :param wanted: threads, at least 1
     """
     cores = available_cpus()
     if wanted > cores:
-        warnings.warn(f"{wanted} threads were asked for, and {cores} are used: there are no more cores.", stacklevel=2)
+        warnings.warn(f"{wanted} threads were requested and {cores} are used: there are no more cores.", stacklevel=2)
     th.set_num_threads(min(wanted, cores))
 
 
 def to_device(values: npt.NDArray[Any] | th.Tensor, device: th.device) -> th.Tensor:
     """
-    Bring an array to the device of the networks. To CUDA it goes by pinned memory, so that the host goes on at once and does
-    not wait for what the device is doing.
+    Move an array to the device of the networks. To CUDA it goes through pinned memory, so that the host continues at once
+    without waiting for the device.
 
     :param values: array or tensor
-    :param device: where to
-    :return: tensor there; it shares the memory of ``values`` where nothing has to be moved
+    :param device: target device
+    :return: tensor there; it shares the memory of ``values`` if nothing has to be moved
     """
     tensor = th.as_tensor(values)
     if device.type != "cuda" or tensor.is_cuda:

@@ -12,7 +12,7 @@ _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 def bound_log_std(raw: th.Tensor, low: float, high: float, initial: float) -> th.Tensor:
     """
-    Squash a network output into ``(low, high)`` such that zero gives ``initial``.
+    Squash a network output into ``(low, high)`` so that zero gives ``initial``.
 
     :param raw: unbounded network output
     :param low: lower bound
@@ -57,7 +57,7 @@ def entropy(log_std: th.Tensor, mask: th.Tensor) -> th.Tensor:
     Entropy of the Gaussian before the tanh, averaged over the entries that exist (nats per action entry).
 
     Deviation from the released code: exact instead of a one-sample estimate, and a mean over the task's own action
-    entries instead of a sum multiplied once more by their number.
+    entries instead of a sum multiplied again by their number.
 
     :param log_std: ``[..., A]``
     :param mask: ``[..., A]``

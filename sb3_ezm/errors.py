@@ -1,4 +1,4 @@
-"""Exceptions of the package and the helpers that phrase them."""
+"""Exceptions of the package and helpers to phrase them."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ class ConfigurationError(EZMError, ValueError):
 
 
 class UnknownSettingError(ConfigurationError, TypeError):
-    """A setting has a name that nobody knows; also a ``TypeError``, as for an unknown keyword of a function."""
+    """A setting's name is unknown; also a ``TypeError``, as for an unknown keyword of a function."""
 
 
 class NonFiniteError(EZMError, ValueError):

@@ -81,14 +81,14 @@ def export_policy(model: EZM, path: str | os.PathLike[str]) -> Path:
     Write the policy head of a model into a file that needs neither this package nor Stable-Baselines3.
 
     The inputs are named as the entries of the observation space (``observation`` and ``task`` for agents of
-    ``make_multitask_env``), the output ``action`` is in the bounds of the action space; the first axis is any number of rows.
-    The search is left out: it is what makes the agent good, and the head alone acts as well as ``planner=False``, which can be
-    evaluated. Statistics of a ``VecNormalize`` are not part of it.
+    ``make_multitask_env``), the output ``action`` is in the bounds of the action space; the first axis may have any length.
+    The search, which makes the agent good, is left out: the head alone acts like the model with ``planner=False``, which
+    can be evaluated. Statistics of a ``VecNormalize`` are not part of it.
 
     :param model: trained agent
     :param path: ``.onnx`` for ONNX (``pip install 'sb3-ezm[export]'``), ``.pt`` for TorchScript, ``.pt2`` for ``torch.export``
     :return: the path
-    :raises ConfigurationError: if the suffix is another, the file cannot be written, or a package is missing
+    :raises ConfigurationError: if the suffix is unknown, the file cannot be written, or a package is missing
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -98,7 +98,7 @@ def export_policy(model: EZM, path: str | os.PathLike[str]) -> Path:
         warnings.warn("The exported policy takes observations as VecNormalize has normalized them.", stacklevel=2)
     head = PolicyHead(model.policy)
     example = head.example()
-    with th.no_grad(), _without_warnings():  # PyTorch's about its own exporters
+    with th.no_grad(), _without_warnings():  # PyTorch's own about its exporters
         if path.suffix == ".pt":
             th.jit.trace(head, example).save(str(path))
         elif path.suffix == ".pt2":

@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, and names for them that take nobody else's."""
+"""Files that appear complete or not at all, and names for them that are not taken yet."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MAX_STEM = 100  # characters; file systems take 255 bytes, and a number and suf
 @contextlib.contextmanager
 def replacing(path: PathLike) -> Iterator[Path]:
     """
-    Write a file under a temporary name in the same folder; at the end its bytes reach the disk and it takes the name.
+    Write a file under a temporary name in the same folder; at the end it is flushed to disk and renamed.
 
-    Until then an older file of that name stays as it is, also if the process or the machine stops. After an error the
-    temporary file is removed. The name is random and the file new, so that writers cannot meet and no link is followed to it.
-    Where ``path`` is a symbolic link, the file that it points to is replaced.
+    Until then an older file of that name stays as it is, even if the process or the machine stops. After an error the
+    temporary file is removed. Its name is random and the file new, so that writers cannot collide and no link is followed.
+    If ``path`` is a symbolic link, the file that it points to is replaced.
 
     :param path: of the file; missing folders are made
-    :return: context with the path of the temporary file, empty and of the same suffix
+    :return: context with the path of the temporary file, empty and with the same suffix
     :raises OSError: if the disk is full, the folder cannot be written, or the path is a folder
     """
     target = Path(os.path.realpath(path))
@@ -33,7 +33,7 @@ def replacing(path: PathLike) -> Iterator[Path]:
         raise IsADirectoryError(f"{path} is a folder: give the name of a file.")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{temporary_prefix(target.stem)}{secrets.token_hex(8)}{TEMPORARY}{target.suffix[:20]}")
-    with temporary.open("xb"):  # fails where anything has that name; unlike `mkstemp` it respects the umask
+    with temporary.open("xb"):  # fails if the name is taken; unlike `mkstemp` it respects the umask
         pass
     try:
         with contextlib.suppress(OSError):
@@ -51,7 +51,7 @@ def replacing(path: PathLike) -> Iterator[Path]:
 
 def write_text(path: PathLike, text: str) -> None:
     """
-    Write a text file at once or not at all, see :func:`replacing`.
+    Write a text file completely or not at all, see :func:`replacing`.
 
     :param path: of the file
     :param text: written as UTF-8, line ends as they are
@@ -72,7 +72,7 @@ def temporary_prefix(stem: str) -> str:
 def free_path(path: PathLike) -> Path:
     """
     :param path: of a file to be written
-    :return: the path if nothing has that name, else one with the first free number: ``walk-2.mp4``
+    :return: the path if that name is free, otherwise one with the first free number: ``walk-2.mp4``
     """
     path = Path(path)
     number, free = 1, path
@@ -84,14 +84,14 @@ def free_path(path: PathLike) -> Path:
 
 def file_stems(names: Sequence[str]) -> list[str]:
     """
-    Turn names into the stems of file names, all different, also where a file system does not tell capitals apart.
+    Turn names into stems of file names, all different even if a file system ignores case.
 
     :param names: for example of tasks, all different
-    :return: the names with other characters than letters, digits, ``_``, ``.`` and ``-`` replaced; numbered where two agree
+    :return: the names with other characters than letters, digits, ``_``, ``.`` and ``-`` replaced; numbered if equal
     """
     plain = [re.sub(r"[^\w.-]+", "-", name)[:_MAX_STEM] for name in names]
     stems, taken = list(plain), set()
-    # A name that needs no change keeps it, whatever others turn into.
+    # A name that needs no change is kept, whatever others turn into.
     for index in sorted(range(len(names)), key=lambda index: plain[index] != names[index]):
         number = 1
         while stems[index].lower() in taken:
@@ -102,7 +102,7 @@ def file_stems(names: Sequence[str]) -> list[str]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name last. Windows knows no such call and needs none."""
+    """Make the new name durable. Windows has no such call and needs none."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""NaN and infinity stop a training, with an error that names the tasks and the tensors that they are in."""
+"""NaN and infinity stop training, with an error that names the tasks and tensors they are in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch as th
 from sb3_ezm.errors import NonFiniteError
 
 MAX_NAMED = 5  # parameters or entries that a message lists
-MAX_MAGNITUDE = 1e15  # the networks square what they are given, and float32 ends at 3.4e38
+MAX_MAGNITUDE = 1e15  # the networks square their inputs, and float32 ends at 3.4e38
 
 
 def check_rows(
@@ -59,10 +59,10 @@ def describe_gradient(
     parameter_norms: Mapping[str, float],
 ) -> str:
     """
-    Phrase where a gradient that is not finite comes from.
+    Say where a gradient that is not finite comes from.
 
     :param norm: its norm
-    :param updates: done before it
+    :param updates: number done before it
     :param losses: by name ``[B]``
     :param weights: importance weights ``[B]``
     :param tasks: of the samples ``[B]``
@@ -80,5 +80,5 @@ def describe_gradient(
     broken = [name for name, value in parameter_norms.items() if not math.isfinite(value)]
     more = f" and {len(broken) - MAX_NAMED} more" if len(broken) > MAX_NAMED else ""
     return f"{text}; tasks in the batch: {[names[task] for task in sorted(set(tasks.tolist()))]}; parameters: " + (
-        f"{broken[:MAX_NAMED]}{more}." if broken else "each finite, their norm is not."
+        f"{broken[:MAX_NAMED]}{more}." if broken else "each finite, but not their norm."
     )

@@ -1,4 +1,4 @@
-"""From pictures to the entries that the representation network reads."""
+"""From pictures to the inputs of the representation network."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SMALLEST_MAP = 8  # convolutions halve the picture until no side is longer
 def channels_first(shape: Sequence[int]) -> tuple[int, int, int]:
     """
     :param shape: of a picture: ``[C, H, W]``, ``[H, W, C]`` or ``[H, W]``
-    :return: channels, height and width; the channels are the smallest of three axes, as Stable-Baselines3 sees it
-    :raises ConfigurationError: if it is no picture
+    :return: channels, height and width; the channels are the smallest of three axes, as in Stable-Baselines3
+    :raises ConfigurationError: if it is not a picture's shape
     """
     if len(shape) == 2:
         return 1, shape[0], shape[1]

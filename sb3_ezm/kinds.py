@@ -1,5 +1,5 @@
 """
-Kinds of values: what an argument may be, and which plain Python value is meant by it.
+Kinds of values: what an argument may be, and which plain Python value it stands for.
 
 A kind takes NumPy and torch scalars, and whole floats where an integer is wanted: ``COUNT("batch_size", 2.0)`` is 2.
 Everything else is refused with a message that names argument, value and what is allowed. :func:`checked` applies kinds to a
@@ -31,7 +31,7 @@ LARGEST_SIZE = 65_536  # entries of a layer, steps of a segment, actions of a se
 
 
 class RefusedError(ValueError):
-    """A value is not of a kind; the message says why where that is not obvious."""
+    """A value is not of a kind; the message says why if that is not obvious."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Kind:
     """
     What values an argument may have.
 
-    :param allowed: in words that go on after "must be"
-    :param take: turns a value into what is meant by it, or raises :class:`RefusedError`, ``TypeError`` or ``ValueError``
+    :param allowed: in words that continue "must be ..."
+    :param take: turns a value into what it stands for, or raises :class:`RefusedError`, ``TypeError`` or ``ValueError``
     """
 
     allowed: str
@@ -52,7 +52,7 @@ class Kind:
 
         :param name: of the argument, for the message
         :param value: what the user gave
-        :return: the plain value that is meant
+        :return: the plain value that it stands for
         :raises ConfigurationError: naming argument, value and what is allowed
         """
         try:
@@ -73,8 +73,8 @@ def shown(value: Any) -> str:
 
 
 def _scalar(value: Any) -> Any:
-    """The Python number that a NumPy or torch scalar stands for; anything else as it is."""
-    torch = sys.modules.get("torch")  # who has a tensor has imported it; nobody else should wait for that
+    """The Python number that a NumPy or torch scalar stands for; anything else unchanged."""
+    torch = sys.modules.get("torch")  # only a caller with a tensor has imported it; others should not wait
     tensor = torch is not None and isinstance(value, torch.Tensor)
     if (tensor or isinstance(value, (np.generic, np.ndarray))) and value.ndim == 0:
         try:
@@ -152,7 +152,7 @@ NUMBER = number()
 POSITIVE = number(0.0, above=True)
 NOT_NEGATIVE = number(0.0)
 SHARE = number(0.0, 1.0)
-STEP = number(0.0, 1.0, above=True)  # a discount, or how far to go
+STEP = number(0.0, 1.0, above=True)  # a discount, or a step size
 WEIGHT = number(0.0, 1e6)  # of a loss
 
 SIZE = whole(1, LARGEST_SIZE)
@@ -175,7 +175,7 @@ ODD_SIZE = Kind(f"an odd integer from 3 to {LARGEST_SIZE}", _odd)
 def optional(kind: Kind) -> Kind:
     """
     :param kind: of the value
-    :return: kind that also takes None
+    :return: kind that also accepts None
     """
     return Kind(f"{kind.allowed} or None", lambda value: None if value is None else kind.take(value))
 
@@ -192,9 +192,9 @@ DURATION = Kind("a positive number of seconds, infinity included", _duration)
 
 def either(*alternatives: Kind, words: str) -> Kind:
     """
-    :param alternatives: kinds, the first that takes a value counts
+    :param alternatives: kinds; the first that accepts a value counts
     :param words: for the message
-    :return: kind of what one of them takes
+    :return: kind of anything that one of them accepts
     """
 
     def take(value: Any) -> Any:
@@ -294,7 +294,7 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-TEXT = Kind("a text that is not empty", _text)
+TEXT = Kind("a non-empty string", _text)
 
 
 def _path(value: Any) -> Any:
@@ -317,7 +317,7 @@ CALLABLE = Kind("a function", _callable)
 
 def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
-    Decorator: check arguments, and turn them into plain values, before a function runs. Defaults are not looked at.
+    Decorator: check arguments, and turn them into plain values, before a function runs. Defaults are not checked.
 
     :param kinds: by argument
     :return: the decorator

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used (PEP 562): ``ezm --help`` need not wait for PyTorch."""
+"""Names of a package that are imported on first use (PEP 562): ``ezm --help`` need not wait for PyTorch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """
-    Make ``__getattr__`` and ``__dir__`` of a package. Its submodules are found as well, as if it had imported them.
+    Make ``__getattr__`` and ``__dir__`` for a package. Its submodules are found as well, as if it had imported them.
 
     :param package: the package's ``__name__``
     :param modules: dotted module of each public name
@@ -21,7 +21,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
     def get(name: str) -> Any:
         if name in modules:
             value = getattr(importlib.import_module(modules[name]), name)
-            setattr(sys.modules[package], name, value)  # the next access does not come here
+            setattr(sys.modules[package], name, value)  # the next access does not get here
             return value
         if not name.startswith("_") and importlib.util.find_spec(f"{package}.{name}") is not None:
             return importlib.import_module(f"{package}.{name}")

@@ -1,4 +1,4 @@
-"""Loading a model with other arguments than the saved ones."""
+"""Loading a model with arguments other than the saved ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LoadedWithChanges(OffPolicyAlgorithm):
         **changes: Any,
     ) -> SelfT:
         """
-        Load as in SB3. All arguments of the algorithm may be given instead of the saved ones, except for what the networks
+        Load as in SB3. All arguments of the algorithm may be given in place of the saved ones, except those that the networks
         depend on; a dictionary changes only the entries that it names.
 
         :param path: of the file
@@ -42,7 +42,7 @@ class LoadedWithChanges(OffPolicyAlgorithm):
         :param force_reset: see SB3
         :param changes: arguments of the algorithm
         :return: the model
-        :raises ConfigurationError: if an argument cannot change, or the discounts of the environment's tasks are others
+        :raises ConfigurationError: if an argument cannot change, or the discounts of the environment's tasks differ
         :raises UnknownSettingError: if there is no such argument
         """
         model = super().load(path, env, device, custom_objects, print_system_info, force_reset, _changes=changes)

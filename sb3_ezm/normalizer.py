@@ -1,4 +1,4 @@
-"""Running mean and variance of observations, whatever their offset, their unit and their glitches."""
+"""Running mean and variance of observations, whatever their offset, unit and outliers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-# Of any distribution, at most 1 % lies further than ten standard deviations from the mean (Chebyshev).
+# In any distribution, at most 1 % lies further than ten standard deviations from the mean (Chebyshev).
 CUT = 10.0
 # Deviations smaller than this, absolute and as a share of the mean, are rounding: such an entry counts as constant.
 RESOLUTION = 1e-6
@@ -18,14 +18,14 @@ class RunningNormalizer(nn.Module):
     """
     Running mean and variance of observations, merged batch by batch with Chan's parallel formula.
 
-    Tasks of one group (one robot) share their statistics; another group's observations, or its padding, do not count for them.
+    Tasks of one group (one robot) share statistics; another group's observations, or its padding, do not count towards them.
     An entry that has been constant so far is centered, not scaled. A value further than :data:`CUT` standard deviations from
-    the mean counts as if it were that far: a single reading of 1e12 moves no scale, while an entry whose range really grows
-    is followed within some hundred updates. What is normalized is never clipped.
+    the mean counts as if it were that far: a single reading of 1e12 does not move the scale, while an entry whose range really
+    grows is followed within a few hundred updates. Normalized values are never clipped.
 
     Deviations from the released code: updated once per learner step by an explicit call with all real observations of the
     batch, not inside every forward pass. The first batch sets the scale, where the released code starts from 1,000 imagined
-    observations of mean 0 and variance 1, under which an offset hides what varies for thousands of updates. Far values count
+    observations of mean 0 and variance 1, under which an offset hides what varies for thousands of updates. Outliers count
     less. The count is part of the state dict, so that a resumed run continues.
 
     :param size: observation entries ``O``
@@ -52,7 +52,7 @@ class RunningNormalizer(nn.Module):
         Merge a batch into the statistics. Waits for the device only until every group has been seen.
 
         :param observations: ``[N, O]``
-        :param tasks: integer ids ``[N]``; may be left out where there is one group
+        :param tasks: integer ids ``[N]``; may be left out if there is one group
         :param weights: 1 for rows that count and 0 for others ``[N]`` (default: all count)
         """
         if observations.shape[0] == 0:
@@ -101,7 +101,7 @@ class RunningNormalizer(nn.Module):
         Normalize without clipping.
 
         :param observations: ``[..., N, O]``
-        :param tasks: integer ids ``[N]``; may be left out where there is one group
+        :param tasks: integer ids ``[N]``; may be left out if there is one group
         :return: ``[..., N, O]``
         """
         scale = th.rsqrt(self.variance).masked_fill(self._is_constant(), 1.0)
@@ -115,7 +115,7 @@ class RunningNormalizer(nn.Module):
 
     def _group_of(self, tasks: th.Tensor | None, observations: th.Tensor) -> th.Tensor:
         if tasks is None:
-            assert self.num_groups == 1, "several groups: whose observations are these?"
+            assert self.num_groups == 1, "several groups: pass `tasks` to say whose observations these are."
             return self.group.new_zeros(observations.shape[-2])
         return self.group[tasks] if len(self.group) > 1 else th.zeros_like(tasks)
 
@@ -126,4 +126,4 @@ class RunningNormalizer(nn.Module):
             if value is not None and value.dim() < getattr(self, name).dim():
                 state_dict[prefix + name] = value.expand_as(getattr(self, name)).clone()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._started = False  # looks for itself at the next update
+        self._started = False  # checked again at the next update

@@ -1,4 +1,4 @@
-"""Between the observations of a space and the flat float rows and task ids that the world model takes."""
+"""From the observations of a space to the flat float rows and task ids of the world model, and back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ObservationLayout:
     Flattens observations: Box and MultiBinary entries as they are, Discrete and MultiDiscrete ones as one-hot, in float32; a
     picture (a Box of uint8 with two or three dimensions) as uint8.
 
-    In a Dict space the key ``"task"`` with a Discrete space is the task id and never becomes a network input by itself;
+    In a Dict space the key ``"task"`` with a Discrete space is the task id and never becomes a network input itself;
     every other key is concatenated in the space's order.
 
     :param space: observation space of one environment
@@ -96,7 +96,7 @@ class ObservationLayout:
 
     def rows(self, observation: Any) -> th.Tensor:
         """
-        The network's input without the task ids; nothing here depends on the values, so that it can be exported.
+        The network's input without the task ids; no control flow depends on values, so that it can be exported.
 
         :param observation: tensor ``[N, ...]`` or a dictionary of them
         :return: float32 rows ``[N, O]``
@@ -136,7 +136,7 @@ def _part(key: str | None, space: spaces.Space[Any]) -> _Part:
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         if np.any(np.asarray(space.start) != 0):
             raise ConfigurationError(f"{label} ({space}) must start at 0.")
-        if len(space.shape or ()) > 1:  # SB3 could not tell a single observation from a batch
+        if len(space.shape or ()) > 1:  # otherwise SB3 could not tell a single observation from a batch
             raise ConfigurationError(f"{label} ({space}) has more than one dimension: flatten it in a wrapper.")
         sizes = (space.n,) if isinstance(space, spaces.Discrete) else tuple(np.asarray(space.nvec).flatten().tolist())
         classes = tuple(int(n) for n in sizes)

@@ -1,4 +1,4 @@
-"""Optimizers as users name them: tried once before they are used, and changed while they keep their state."""
+"""Optimizers chosen by users: tried once before use, and reconfigured without losing their state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OPTIMIZER = subclass_of(th.optim.Optimizer, "a class of torch.optim, such as to
 def default_options(optimizer_class: Any) -> dict[str, Any]:
     """
     :param optimizer_class: optimizer of the world model
-    :return: its keywords besides the learning rate where the user gives none
+    :return: its default keywords besides the learning rate
     """
     return {"weight_decay": 2e-5, "fused": True} if optimizer_class is th.optim.Adam else {}
 
@@ -27,7 +27,7 @@ def check_optimizer(optimizer_class: Any, optimizer_kwargs: Any) -> frozenset[st
     :param optimizer_class: from the user
     :param optimizer_kwargs: its keywords besides the learning rate
     :return: names of what it remembers of each parameter
-    :raises ConfigurationError: if it is no optimizer, or a keyword is unknown or impossible, or it needs more than a gradient
+    :raises ConfigurationError: if it is not one, or a keyword is unknown or impossible, or it needs more than a gradient
     """
     _OPTIMIZER("optimizer_class", optimizer_class)
     keywords = MAPPING("optimizer_kwargs", optimizer_kwargs)
@@ -39,7 +39,7 @@ def check_optimizer(optimizer_class: Any, optimizer_kwargs: Any) -> frozenset[st
         optimizer.step()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigurationError(f"{words}: {str(error).splitlines()[0]}") from error
-    except AssertionError:  # of options that need an accelerator
+    except AssertionError:  # warnings about options that need an accelerator
         return frozenset()
     if not bool(th.isfinite(parameter).all()):
         raise ConfigurationError(f"{words}: a step leads to {parameter.item()}.")
@@ -48,7 +48,7 @@ def check_optimizer(optimizer_class: Any, optimizer_kwargs: Any) -> frozenset[st
 
 def change_options(optimizer: th.optim.Optimizer, before: dict[str, Any], after: dict[str, Any]) -> None:
     """
-    Give an optimizer other keywords; what it remembers of the gradients stays.
+    Change an optimizer's keywords, keeping what it remembers of the gradients.
 
     :param optimizer: with a loaded state, which brought its own options
     :param before: keywords of that state

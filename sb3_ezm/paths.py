@@ -1,4 +1,4 @@
-"""Finding out before the work whether its result can be written."""
+"""Checks, before any work is done, that its result can be written."""
 
 from __future__ import annotations
 

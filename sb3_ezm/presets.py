@@ -1,4 +1,4 @@
-"""Presets: the settings of a run by name, from the shipped ``hyperparams/presets.yml``."""
+"""Presets: named settings of a run, from the package's ``hyperparams/presets.yml``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Preset:
     """
     Settings that belong together.
 
-    :param name: how :func:`load_preset` finds it
+    :param name: the name for :func:`load_preset`
     :param description: what it is for, in a sentence or two
     :param policy: name of the policy that it is sized for, the first argument of ``EZM``
     :param settings: keyword arguments of ``EZM``; a learning rate ``"lin_x"`` of the file (as in RL Zoo) is a schedule here,
@@ -42,7 +42,7 @@ def _read_file() -> dict[str, dict[str, Any]]:
 
 @cache
 def _read() -> dict[str, Preset]:
-    from stable_baselines3.common.utils import LinearSchedule  # here, as the names of the presets are asked for without it
+    from stable_baselines3.common.utils import LinearSchedule  # here, since the names of the presets are needed without it
 
     entries = copy.deepcopy(_read_file())
     for entry in entries.values():
@@ -55,7 +55,7 @@ def _read() -> dict[str, Preset]:
 def merge_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """
     Change settings. A change that is a dictionary (``policy_kwargs``, ``loss_kwargs``, ...) changes only the entries that it
-    names. Presets, RL Zoo's files, the command line and models that go on all follow this rule.
+    names. Presets, RL Zoo's files, the command line and continued models all follow this rule.
 
     :param settings: settings by name
     :param changes: settings that replace those of the same name
@@ -80,7 +80,7 @@ def preset_names() -> tuple[str, ...]:
 def get_preset(name: str) -> Preset:
     """
     :param name: one of :func:`preset_names`
-    :return: the preset, the caller's to change
+    :return: the preset, which the caller may change
     :raises ConfigurationError: if there is no such preset; the message suggests the nearest name
     """
     _check_name(name)
@@ -89,7 +89,7 @@ def get_preset(name: str) -> Preset:
 
 def preset_entry(name: str) -> dict[str, Any]:
     """
-    For tools with settings files of their own, such as RL Zoo.
+    For tools with their own settings files, such as RL Zoo.
 
     :param name: one of :func:`preset_names`
     :return: ``description``, ``policy`` and ``settings`` as the file has them, a schedule being the text ``"lin_x"``
@@ -113,7 +113,7 @@ def load_preset(name: str, **changes: Any) -> dict[str, Any]:
 
     :param name: one of :func:`preset_names`
     :param changes: keyword arguments of ``EZM`` that replace the preset's
-    :return: keyword arguments of ``EZM``, the caller's to change
+    :return: keyword arguments of ``EZM``, which the caller may change
     :raises ConfigurationError: if there is no such preset; the message suggests the nearest name
     """
     return merge_settings(get_preset(name).settings, changes)

@@ -21,19 +21,19 @@ class TaskProgressBarCallback(ProgressBarCallback):
         statistics = getattr(self.model, "task_statistics", None)
         if statistics is None or sum(statistics.episodes.values()) == self._shown_episodes:
             return
-        from rich.markup import escape  # installed wherever this bar is
+        from rich.markup import escape  # installed wherever this bar is used
 
         self._shown_episodes = sum(statistics.episodes.values())
         returns = {name: row["return"] for name, row in statistics.snapshot().items()}
         phrases = _phrases(returns, statistics.task_names)
-        # The bar that SB3 uses draws no postfix, only the description before it. Lines break between tasks alone.
+        # SB3's bar draws no postfix, only the description before it. Lines break only between tasks.
         lines = textwrap.wrap(" ".join(phrase.replace(" ", "\xa0") for phrase in phrases), LINE_WIDTH)
         self.pbar.set_description_str(escape("\n".join(lines)) + " ", refresh=False)
 
 
 def describe_returns(returns: dict[str, float], names: tuple[str, ...]) -> str:
     """
-    Phrase the returns of the tasks in one short line.
+    Put the returns of the tasks into one short line.
 
     :param returns: mean return of each task that has one
     :param names: all task names; what they have in common is left out

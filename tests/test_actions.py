@@ -223,9 +223,9 @@ def test_tasks_of_different_sizes() -> None:
     assert not actions[:, 2:].any()  # the first task has two actions only
     padded = make_task_env(tasks, 0)
     padded.reset(seed=0)
-    with pytest.raises(ConfigurationError, match="an action is an integer from 0 to 1, got"):
+    with pytest.raises(ConfigurationError, match="an action must be an integer from 0 to 1, got"):
         padded.step(np.int64(2))
-    with pytest.raises(ConfigurationError, match="an action is an integer from 0 to 1, got"):
+    with pytest.raises(ConfigurationError, match="an action must be an integer from 0 to 1, got"):
         padded.step(np.float64(0.5))
     assert TaskSet.from_dict(tasks.to_dict()).discrete
 

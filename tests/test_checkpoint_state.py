@@ -263,8 +263,8 @@ class OfMuJoCo(OtherMeaning):
     [
         (OtherMeaning, "`get_state` and `set_state` of OtherMeaning work with objects"),
         (lambda: OtherMeaning(object()), "work with objects that no checkpoint can hold"),
-        (OfRobots, "of OfRobots are no pair without and with one argument"),
-        (lambda: OfMuJoCo((1, 2)), "of OfMuJoCo are no pair"),
+        (OfRobots, "of OfRobots are not methods without and with one argument"),
+        (lambda: OfMuJoCo((1, 2)), "of OfMuJoCo are not methods"),
     ],
 )
 def test_methods_that_mean_something_else_end_no_training(tmp_path: Path, make: Any, words: str) -> None:

@@ -15,7 +15,7 @@ from tests.tiny import tiny_model, toy_env
 REFUSED = [
     ({"loss_kwargs": {"observation": 1}}, r"`observation` \(1\.0\) needs `policy_kwargs="),
     ({"runtime_kwargs": {"compile_backend": "eager"}}, r"`compile_backend` \('eager'\) needs `runtime_kwargs="),
-    ({"train_freq": (1, "episode")}, "needs a single environment and not 4"),
+    ({"train_freq": (1, "episode")}, "needs a single environment, not 4"),
 ]
 ONE_LEVEL = {"num_simulations": 2, "num_candidates": 2}
 INERT = [

@@ -263,7 +263,7 @@ def test_evaluations_normalize_by_the_statistics_of_the_training() -> None:
     model.learn(100, CallbackList([callback, ConvertCallback(look)]))
     training = env.get_attr("obs_rms")[0].count
     assert training > 100 and counts == [training]  # six steps of evaluation have added nothing
-    with pytest.warns(UserWarning, match="normalizes observations by NormalizeObservation"):
+    with pytest.warns(UserWarning, match="normalizes observations with NormalizeObservation"):
         evaluate_tasks(model, make_task_set([TaskSpec("normalized", 1, 1, env_fn=CountEnv)]), n_eval_episodes=1)
 
 

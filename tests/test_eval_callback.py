@@ -190,7 +190,7 @@ def test_a_resumed_training_continues_the_file(monkeypatch: pytest.MonkeyPatch, 
     # The 0.4 does not replace a best model of 0.6 that this callback has never seen.
     assert second.best_score == pytest.approx(0.6) and (tmp_path / "best.zip").read_bytes() == best_before
     # Another training would mix its rows with these.
-    with pytest.raises(ConfigurationError, match=r"up to 6 steps, and this one starts anew"):
+    with pytest.raises(ConfigurationError, match=r"up to 6 steps, and this one is new"):
         tiny_model().learn(2, callback=callback())
     assert len(read_evaluations(path)) == 6
 

@@ -104,7 +104,7 @@ def test_the_layout_is_part_of_the_task_set() -> None:
     with pytest.raises(ConfigurationError, match="different `observation_index`"):
         aligned.check_compatible(end)
     assert TaskSet.from_dict(aligned.to_dict()) == aligned
-    with pytest.raises(ConfigurationError, match="`observation_padding` is 'aligned' or 'end', got 'front'"):
+    with pytest.raises(ConfigurationError, match="`observation_padding` must be 'aligned' or 'end', got 'front'"):
         make_task_set("humanoidbench-hard", observation_padding="front")
 
 

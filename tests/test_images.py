@@ -158,7 +158,7 @@ def test_a_stack_of_frames_trains_saves_and_resumes(tmp_path: Path, channels_las
     model.save(tmp_path / "model")
     loaded = EZM.load(tmp_path / "model", device="cpu")
     assert np.array_equal(loaded.predict(observation, deterministic=True)[0], action)
-    with pytest.warns(UserWarning, match="start new episodes"):  # this environment cannot say where it stands
+    with pytest.warns(UserWarning, match="start new episodes"):  # this environment cannot save its state
         resumed = EZM.resume(path, env=make())
     assert resumed.num_timesteps == 60 and resumed.replay_buffer.replays[0].ring.observation.dtype == np.uint8
 

@@ -201,7 +201,7 @@ def test_rescaled_actions_never_leave_the_bounds(unit: float, low: float, width:
 def test_bad_actions_are_refused() -> None:
     env = pad(ProbeEnv())
     env.reset()
-    with pytest.raises(ConfigurationError, match=r"'probe': an action has shape \(4,\), got \(2,\)"):
+    with pytest.raises(ConfigurationError, match=r"'probe': an action must have shape \(4,\), got \(2,\)"):
         env.step(np.zeros(2))
     for bad in (1.01, np.nan):
         with pytest.raises(ConfigurationError, match=r"'probe': actions must lie in \[-1, 1\]"):
@@ -296,7 +296,7 @@ def test_sizes_are_read_with_the_keywords_in_use() -> None:
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ("h1-medum", "'h1-medum' is no suite.*Did you mean 'h1-medium'"),
+        ("h1-medum", "'h1-medum' is not a suite.*Did you mean 'h1-medium'"),
         (["toy-swingpu"], "Did you mean 'toy-swingup'"),
         ("walk", "Did you mean 'h1-walk'"),
         ("Pendulm-v1", "No Gymnasium environment is registered as 'Pendulm-v1'. Did you mean 'Pendulum-v1'"),
@@ -600,7 +600,7 @@ def test_statistics_need_monitor_and_known_tasks() -> None:
     statistics = TaskStatistics(["a", "b"])
     with pytest.raises(ConfigurationError, match="wrap each sub-environment in SB3's Monitor"):
         statistics.update([{"task": "a"}], np.array([True]))
-    with pytest.raises(ConfigurationError, match=r"info\['task'\] = 'c', which is no known task"):
+    with pytest.raises(ConfigurationError, match=r"info\['task'\] = 'c', which is not a known task"):
         statistics.update([episode("c", 0.0, 1)], np.array([True]))
     with pytest.raises(ConfigurationError, match="window >= 1"):
         TaskStatistics(["a"], window=0)

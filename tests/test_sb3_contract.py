@@ -305,7 +305,7 @@ def test_how_many_updates_are_made(settings: dict[str, Any], n_envs: int, steps:
 
 
 def test_episodic_training_needs_a_single_environment() -> None:
-    with pytest.raises(ConfigurationError, match="needs a single environment and not 2"):
+    with pytest.raises(ConfigurationError, match="needs a single environment, not 2"):
         tiny_model(DummyVecEnv([CountEnv] * 2), train_freq=(1, "episode"))
 
 

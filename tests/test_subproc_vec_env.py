@@ -63,7 +63,7 @@ def test_a_killed_worker_is_named_and_the_rest_is_ended() -> None:
     env = subproc(SpaceEnv, FailingEnv, SpaceEnv)
     env.reset()
     step(env, 2)
-    with pytest.raises(SubEnvError, match=r"sub-environment 1 \(task 'task1'\) died: killed by SIGKILL, as when memory"):
+    with pytest.raises(SubEnvError, match=r"sub-environment 1 \(task 'task1'\) died: killed by SIGKILL, which happens"):
         step(env, 1)
     assert not any(process.is_alive() for process in env.processes)
     with pytest.raises(SubEnvError, match="closed"):

@@ -1,4 +1,4 @@
-"""Evaluation as the field does it: returns, success rates, normalized scores, both protocols, intervals over seeds."""
+"""Evaluation as customary in the field: returns, success rates, normalized scores, both protocols, intervals over seeds."""
 
 from sb3_ezm.evaluation.files import EVALUATION_COLUMNS, EvaluationRow, append_evaluation, read_evaluations
 from sb3_ezm.evaluation.results import PROTOCOL_LABELS, EvaluationResult, Protocol, TaskResult, format_table

@@ -1,4 +1,4 @@
-"""Evaluation of every task in the course of a training, as SB3's ``EvalCallback`` does it for one environment."""
+"""Evaluation of every task during training, as SB3's ``EvalCallback`` does for one environment."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.train_logging import task_labels
 
-MAX_KEY = 33  # SB3's console cuts a key at 36 characters, three spaces before it included, and refuses equal ones
+MAX_KEY = 33  # SB3's console cuts keys at 36 characters, including three leading spaces, and refuses duplicates
 SUMMARY_KEYS = ("mean_return", "mean_ep_length", "mean_score", "mean_success_rate")
 
 
@@ -50,10 +50,10 @@ class TaskEvalCallback(EventCallback):
     Logs ``eval/<task>`` (mean return), ``eval_score/<task>``, ``eval_success/<task>``, ``eval_length/<task>``, and means over
     the tasks as ``eval/mean_score``, ``eval/mean_success_rate``, ``eval/mean_return`` and ``eval/mean_ep_length``. Appends one
     line per task to a CSV file, see :class:`~sb3_ezm.evaluation.EvaluationRow`, and saves the model whenever it is the best so
-    far. The episodes start from the same states every time, and with ``deterministic=True`` a training with this callback
-    takes the same course as one without.
+    far. The episodes start from the same states every time, and with ``deterministic=True`` training runs
+    the same with this callback as without.
 
-    A resumed training continues the CSV file and knows from it which score is to be beaten.
+    A resumed training continues the CSV file and reads from it the score to beat.
 
     :param tasks: anything :func:`make_task_set` takes; the tasks of the model
     :param eval_freq: environment steps between two evaluations, of all environments together (SB3's ``num_timesteps``, not
@@ -62,24 +62,24 @@ class TaskEvalCallback(EventCallback):
     :param n_eval_episodes: episodes of each task
     :param ignore_termination: let every episode run to its time limit
     :param both_protocols: evaluate with and without termination, from one roll-out. ``ignore_termination`` then says which
-        of the two decides on the best model; the other one is logged under ``eval_respected/`` or ``eval_ignored/``
+        of the two decides the best model; the other is logged under ``eval_respected/`` or ``eval_ignored/``
     :param max_episode_steps: time limit instead of the tasks' own
     :param seed: seed of the evaluated episodes
     :param deterministic: passed to ``predict``
     :param csv_path: CSV file; an existing one must have the same columns and is continued
     :param best_model_path: where to save the best model, for example ``"runs/best.zip"``
-    :param best_by: what the best model is best by: the mean normalized ``"score"`` over the tasks, or, for tasks without
-        reference scores, the mean ``"return"``
-    :param callback_on_new_best: called when there is a new best model; it can end the training, like SB3's
+    :param best_by: how the best model is chosen: by the mean normalized ``"score"`` over the tasks or, for tasks without
+        reference scores, by the mean ``"return"``
+    :param callback_on_new_best: called for every new best model; it can stop training, like SB3's
         ``StopTrainingOnRewardThreshold``, whose threshold is then in units of ``best_by``
     :param callback_after_eval: called after every evaluation, like SB3's ``StopTrainingOnNoModelImprovement``
     :param vec_env: evaluate in this vector environment instead of a new one, for example one with ``VecNormalize``, whose
-        statistics are brought up to date before each evaluation. It stays open
+        statistics are updated before each evaluation. It stays open
     :param verbose: 1 prints the mean score of each evaluation
-    :param at_end: evaluate when the training ends as well, unless the last evaluation was there
+    :param at_end: also evaluate when training ends, unless an evaluation has just been made
     :param env_kwargs: keywords of every environment, as in :func:`make_multitask_env`
-    :raises ConfigurationError: if a number is out of range, tasks are given twice or not at all, or the best model is asked
-        for by score where a task has no reference scores; when the training starts, if its model and the tasks do not fit,
+    :raises ConfigurationError: if a number is out of range, tasks are given twice or not at all, or the best model is
+        requested by score without reference scores; when the training starts, if its model and the tasks do not fit,
         episodes cannot be shared by the sub-environments, or a file cannot be written
     """
 
@@ -132,7 +132,7 @@ class TaskEvalCallback(EventCallback):
         self.csv_path = None if csv_path is None else Path(csv_path)
         self.best_model_path = None if best_model_path is None else Path(best_model_path)
         if self.best_model_path is not None and not self.best_model_path.suffix:
-            self.best_model_path = self.best_model_path.with_suffix(".zip")  # as SB3 names the file
+            self.best_model_path = self.best_model_path.with_suffix(".zip")  # SB3's name for the file
         self.best_by = best_by
         self.callback_on_new_best = callback_on_new_best
         if callback_on_new_best is not None:
@@ -157,9 +157,7 @@ class TaskEvalCallback(EventCallback):
         else:
             assert vec_env is not None
             if env_kwargs is not None:
-                raise ConfigurationError(
-                    "`vec_env` brings its own environments: give them `env_kwargs` in `make_multitask_env`."
-                )
+                raise ConfigurationError("`vec_env` has its own environments: pass `env_kwargs` to `make_multitask_env`.")
             task_set = task_set_of(vec_env)
             ignore_termination = _ignored_in(vec_env, ignore_termination, max_episode_steps, both_protocols)
         self.protocol: Protocol = "ignored" if ignore_termination else "respected"
@@ -182,7 +180,7 @@ class TaskEvalCallback(EventCallback):
 
     @property
     def best_mean_reward(self) -> float:
-        """The best so far in units of ``best_by``, under the name by which SB3's stopping callbacks ask for it."""
+        """The best so far in units of ``best_by``, under the name that SB3's stopping callbacks use."""
         return self.best_score
 
     def _init_callback(self) -> None:
@@ -191,7 +189,7 @@ class TaskEvalCallback(EventCallback):
         self._check()
 
     def _check(self) -> None:
-        """What would otherwise fail at the first evaluation, hours later."""
+        """Checks that would otherwise fail at the first evaluation, hours later."""
         if self.csv_path is not None:
             check_can_write(self.csv_path)
             check_columns(self.csv_path)
@@ -230,12 +228,12 @@ class TaskEvalCallback(EventCallback):
             self._continue_file(self.csv_path)
 
     def _continue_file(self, path: Path) -> None:
-        """Go on where the file ends: with its clock, and with the score to be beaten."""
+        """Continue where the file ends, with its clock and the score to beat."""
         rows = read_evaluations(path)
         if rows and rows[-1].timesteps > 0 == self.model.num_timesteps:
             raise ConfigurationError(
-                f"{path} holds evaluations of another training, up to {rows[-1].timesteps} steps, and this one starts anew: "
-                "choose another file, or go on with `learn(..., reset_num_timesteps=False)`."
+                f"{path} holds evaluations of another training, up to {rows[-1].timesteps} steps, and this one is new: "
+                "choose another file, or continue with `learn(..., reset_num_timesteps=False)`."
             )
         rows = [row for row in rows if row.timesteps <= self.model.num_timesteps]
         if not rows:
@@ -251,7 +249,7 @@ class TaskEvalCallback(EventCallback):
 
     def update_child_locals(self, locals_: dict[str, Any]) -> None:
         """
-        :param locals_: variables of the training loop, handed on to the callbacks of events
+        :param locals_: variables of the training loop, passed on to the event callbacks
         """
         super().update_child_locals(locals_)
         if self.callback_on_new_best is not None:
@@ -276,7 +274,7 @@ class TaskEvalCallback(EventCallback):
         """
         Evaluate now: log, and append to the CSV file.
 
-        :return: the episodes by task, under the protocol that decides on the best model
+        :return: the episodes by task, under the protocol that decides the best model
         """
         vec_env = self._open()
         self._check_normalized(self.model, vec_env)
@@ -300,7 +298,7 @@ class TaskEvalCallback(EventCallback):
             if self.csv_path is not None:
                 try:
                     append_evaluation(self.csv_path, result, self.num_timesteps, seconds)
-                except OSError as error:  # a full disk is no reason to end a training
+                except OSError as error:  # a full disk is no reason to end training
                     warnings.warn(
                         f"The evaluation after {self.num_timesteps} steps is not in {self.csv_path}: {error}.", stacklevel=2
                     )
@@ -313,7 +311,7 @@ class TaskEvalCallback(EventCallback):
     def _check_normalized(model: BaseAlgorithm, vec_env: VecEnv) -> None:
         if model.get_vec_normalize_env() is not None and unwrap_vec_normalize(vec_env) is None:
             raise ConfigurationError(
-                "The training environment normalizes (VecNormalize): give the callback a `vec_env` that does so too, "
+                "The training environment normalizes (VecNormalize): give the callback a `vec_env` that does the same, "
                 "`VecNormalize(make_multitask_env(...), training=False)`; it receives the training's statistics."
             )
 
@@ -352,15 +350,15 @@ class TaskEvalCallback(EventCallback):
 
 
 def _ignored_in(vec_env: VecEnv, ignore_termination: bool, max_episode_steps: int | None, both: bool) -> bool:
-    """Whether the deciding protocol of a given environment ignores termination; both protocols leave a choice."""
+    """Whether the deciding protocol ignores termination: the environment's, or the user's choice with both protocols."""
     if max_episode_steps is not None or (ignore_termination and not both):
         raise ConfigurationError(
-            "`vec_env` brings its own time limits and protocol: choose `max_episode_steps` and `ignore_termination` in "
+            "`vec_env` has its own time limits and protocol: choose `max_episode_steps` and `ignore_termination` in "
             "`make_multitask_env`."
         )
     ignoring = protocol_of(vec_env) == "ignored"
     if both and not ignoring:
         raise ConfigurationError(
-            "`both_protocols` needs a `vec_env` whose episodes go on: `make_multitask_env(..., ignore_termination=True)`."
+            "`both_protocols` needs a `vec_env` whose episodes continue: `make_multitask_env(..., ignore_termination=True)`."
         )
     return ignore_termination if both else ignoring

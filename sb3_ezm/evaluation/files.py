@@ -1,4 +1,4 @@
-"""Evaluations in the course of a training as a CSV file, one line per evaluation, protocol and task."""
+"""Evaluations during training as a CSV file, one line per evaluation, protocol and task."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def append_evaluation(path: str | os.PathLike[str], result: EvaluationResult, ti
             )
         )
     before = path.read_bytes() if path.exists() else b""
-    # The whole file is written again: a process that dies leaves no half line, which nobody could continue.
+    # The whole file is rewritten: a process that dies leaves no half line, which could not be continued.
     with replacing(path) as temporary:
         temporary.write_bytes(before + table.getvalue().encode())
 
@@ -106,12 +106,12 @@ def read_evaluations(path: str | os.PathLike[str]) -> list[EvaluationRow]:
     """
     Read the file of a training, in the order of the steps.
 
-    A training that was resumed from an older checkpoint evaluates some steps anew: what the file holds of the continuation
-    that was given up, lines of those or of later steps, is left out.
+    A training resumed from an older checkpoint evaluates some steps again: lines of the abandoned continuation, at those or
+    later steps, are left out.
 
     :param path: the file
     :return: its lines
-    :raises ConfigurationError: if there is no such file, or it is no evaluation file
+    :raises ConfigurationError: if there is no such file, or it is not an evaluation file
     """
     path = Path(path)
     if not path.exists():
@@ -149,4 +149,4 @@ def _parse(path: Path, number: int, cells: Sequence[str]) -> EvaluationRow:
             int(episodes),
         )
     except ValueError as error:
-        raise ConfigurationError(f"Line {number} of {path} is no evaluation ({error}): {list(cells)}.") from error
+        raise ConfigurationError(f"Line {number} of {path} is not an evaluation ({error}): {list(cells)}.") from error

@@ -12,7 +12,7 @@ from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 
 Protocol = Literal["respected", "ignored"]
-"""Whether a termination ends an evaluated episode: as the published baselines do it, or as the paper does it."""
+"""Whether a termination ends an evaluated episode, as in the published baselines, or not, as in the paper."""
 
 PROTOCOL_LABELS: dict[Protocol, str] = {
     "respected": "termination ends the episode",

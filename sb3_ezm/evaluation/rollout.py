@@ -1,4 +1,4 @@
-"""Evaluation of one agent on all its tasks, with the episodes of all tasks side by side so that one search serves them."""
+"""Evaluation of one agent on all its tasks, played side by side so that one search serves them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sb3_ezm.multitask.padding import IgnoreTermination
 from sb3_ezm.tasks.resolver import TasksLike
 from sb3_ezm.tasks.task_set import TaskSet
 
-MAX_ENVS_PER_TASK = 10  # enough rows for one batched search; more would only take memory
+MAX_ENVS_PER_TASK = 10  # enough rows for a batched search; more would only take memory
 
 
 @kinds.checked(
@@ -59,8 +59,8 @@ def evaluate_tasks(
     """
     Play the same number of episodes of every task and collect returns and lengths.
 
-    Episodes run side by side and each sub-environment has its number of episodes fixed beforehand, so that short
-    episodes are not counted more often than long ones. The model is asked only for sub-environments that still have to play.
+    Episodes run side by side, and each sub-environment plays a number of episodes fixed in advance, so that short
+    episodes are not counted more often than long ones. The model acts only for sub-environments that still have to play.
 
     The two protocols in use: by default a fall ends the episode, as for the published baselines; with
     ``ignore_termination`` every episode runs to its time limit, as for the published scores of the paper
@@ -72,7 +72,7 @@ def evaluate_tasks(
     :param ignore_termination: let every episode run to its time limit
     :param seed: sub-environment ``i`` starts from ``seed + i``; ``None`` for other starts every time
     :param deterministic: passed to ``predict``; for ``EZM`` a search without exploration noise
-    :param max_episode_steps: time limit instead of the tasks' own. Returns then compare with no published score
+    :param max_episode_steps: time limit instead of the tasks' own. Returns are then not comparable with published scores
     :param n_envs_per_task: sub-environments of each task, by default one per episode up to 10
     :param vec_env: play in this vector environment instead of a new one, for example a ``VecNormalize`` with the training's
         statistics, which are left as they are. It stays open, and its sub-environments must be monitored
@@ -85,7 +85,7 @@ def evaluate_tasks(
         given = (tasks, max_episode_steps, n_envs_per_task, env_kwargs)
         if ignore_termination or any(argument is not None for argument in given):
             raise ConfigurationError(
-                "`vec_env` brings its own tasks, time limits, keywords and number of environments: give it alone, and choose "
+                "`vec_env` has its own tasks, time limits, keywords and number of environments: give it alone, and choose "
                 "`ignore_termination`, `max_episode_steps`, `env_kwargs` and `n_envs_per_task` in `make_multitask_env`."
             )
         vec_env.seed(seed)
@@ -123,8 +123,8 @@ def evaluate_protocols(
     """
     Evaluate under both protocols with one roll-out.
 
-    Every episode runs to its time limit; its return up to and including the first termination is what an episode that ends
-    there would have had. Arguments as for :func:`evaluate_tasks`.
+    Every episode runs to its time limit; its return up to and including the first termination is that of an episode ending
+    there. Arguments as for :func:`evaluate_tasks`.
 
     :param model: anything with SB3's ``predict``
     :param tasks: anything :func:`make_task_set` takes; the tasks of the model, in the same order
@@ -148,10 +148,10 @@ def evaluate_protocols(
         finally:
             own.close()
     if any(argument is not None for argument in (tasks, max_episode_steps, n_envs_per_task, env_kwargs)):
-        raise ConfigurationError("`vec_env` brings its own tasks, time limits and number of environments: give it alone.")
+        raise ConfigurationError("`vec_env` has its own tasks, time limits and number of environments: give it alone.")
     if protocol_of(vec_env) == "respected":
         raise ConfigurationError(
-            "Both protocols come from episodes that go on behind a termination: create the vector environment with "
+            "Both protocols need episodes that continue after a termination: create the vector environment with "
             "`make_multitask_env(..., ignore_termination=True)`."
         )
     vec_env.seed(seed)
@@ -180,7 +180,7 @@ def _own_env(
     n_envs_per_task: int | None,
     env_kwargs: Mapping[str, Any] | None,
 ) -> VecEnv:
-    """A new vector environment, whose members stand still when they have played their share."""
+    """A new vector environment whose members pause once they have played their share."""
     _check_not_normalized(model)
     env = make_multitask_env(
         tasks,
@@ -226,7 +226,7 @@ class _Episode(NamedTuple):
 def _evaluate(
     model: PolicyPredictor, vec_env: VecEnv, n_eval_episodes: int, deterministic: bool
 ) -> dict[Protocol, EvaluationResult]:
-    """Play, and sort the episodes by task. Both protocols where terminations are ignored, else one."""
+    """Play, and sort the episodes by task. Both protocols if terminations are ignored, otherwise one."""
     names = check_evaluation(model, vec_env, n_eval_episodes)
     task_set = task_set_of(vec_env)
     protocol = protocol_of(vec_env)
@@ -303,7 +303,7 @@ def _play(model: PolicyPredictor, vec_env: VecEnv, quotas: list[int], determinis
     observation = vec_env.reset()
     actions = np.zeros((vec_env.num_envs, *(vec_env.action_space.shape or ())), dtype=vec_env.action_space.dtype)
     while playing := [index for index, quota in enumerate(quotas) if len(episodes[index]) < quota]:
-        # A vector environment steps all its members: those that are done get their last action once more.
+        # A vector environment steps all its members: those that are done repeat their last action.
         actions[playing], _ = model.predict(_rows(observation, playing), deterministic=deterministic)
         observation, rewards, dones, infos = vec_env.step(actions)
         if normalize is not None:
@@ -361,7 +361,7 @@ def check_fits(model: PolicyPredictor, task_set: TaskSet, env: Any) -> None:
     """
     Make sure that a model can act on a task set.
 
-    :param model: anything with ``predict``; what it does not say about its tasks and spaces is not checked
+    :param model: anything with ``predict``; tasks and spaces that it does not declare are not checked
     :param task_set: the tasks
     :param env: environment, for its spaces
     :raises ConfigurationError: naming what differs
@@ -382,7 +382,7 @@ def check_fits(model: PolicyPredictor, task_set: TaskSet, env: Any) -> None:
 
 @contextmanager
 def _frozen_statistics(vec_env: VecEnv) -> Iterator[None]:
-    """Keep a ``VecNormalize`` around the environment from learning while the model is evaluated."""
+    """Keep a ``VecNormalize`` around the environment from updating its statistics during evaluation."""
     normalize: VecNormalize | None = unwrap_vec_normalize(vec_env)
     if normalize is None:
         yield

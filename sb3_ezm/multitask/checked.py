@@ -1,4 +1,4 @@
-"""Gymnasium's interface checked in ordinary environments, those without a padding wrapper that would do it."""
+"""Gymnasium's interface checked in ordinary environments, which have no padding wrapper to do it."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class _CheckedObservations(MethodExtension):
 
 def check_answers(env: DummyVecEnv) -> None:
     """
-    Make the environments raise a ``ConfigurationError`` that names value and fix where they break Gymnasium's interface.
+    Make environments that break Gymnasium's interface raise a ``ConfigurationError`` that names value and fix.
 
     :param env: vector environment in this process
-    :raises ConfigurationError: if that can be seen before the first reset
+    :raises ConfigurationError: if this shows before the first reset
     """
     for index, sub_env in enumerate(env.envs):
         if _is_padded(sub_env):
@@ -50,7 +50,7 @@ def check_answers(env: DummyVecEnv) -> None:
         who = f"Environment {index} ({type(sub_env.unwrapped).__name__})"
         check_env_class(sub_env, who)
         for kind, name in ((_CheckedReset, "reset"), (_CheckedStep, "step")):
-            # Innermost: wrappers would already stumble over a wrong answer.
+            # Innermost: wrappers would stumble over a wrong answer first.
             if (checked := kind.install(sub_env.unwrapped, name)) is not None:
                 checked.who = who
         space = sub_env.observation_space

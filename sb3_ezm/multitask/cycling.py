@@ -1,4 +1,4 @@
-"""A single environment that is all tasks of a set in turn."""
+"""A single environment that plays all tasks of a set in turn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
 
     ``reset(seed=s)`` restarts the cycle at its task number ``s % len(tasks)``, so that seeded resets repeat and vector
     environments, whose members get consecutive seeds, start on different tasks. ``reset(options={"task": name})`` selects a
-    task, and the cycle goes on from there. Inner environments are created when their turn first comes.
+    task, and the cycle continues from there. Inner environments are created when first needed.
 
     :param task_set: the tasks, with factories; readable as ``task_set``
     :param tasks: names of the tasks to cycle through, by default all; ids and spaces are always those of the whole set
@@ -83,7 +83,7 @@ class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
 
     @property
     def served_tasks(self) -> tuple[str, ...]:
-        """The same under the name that environments of one task have too."""
+        """The same under the name that single-task environments use."""
         return self._tasks
 
     @property
@@ -93,7 +93,7 @@ class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[MultiTaskObs, dict[str, Any]]:
         """
-        :param seed: restarts the cycle and seeds every inner environment with a seed of its own, derived from this one
+        :param seed: restarts the cycle and gives every inner environment its own seed, derived from this one
         :param options: ``{"task": name}`` selects the task; other entries go to the inner environment
         :return: padded observation and info
         :raises ConfigurationError: if the task is not among those of the cycle
@@ -139,8 +139,8 @@ class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
 
     def get_state(self) -> dict[str, Any]:
         """
-        :return: where the cycle and the inner environments stand
-        :raises StateUnavailableError: if an inner environment cannot tell
+        :return: state of the cycle and the inner environments
+        :raises StateUnavailableError: if an inner environment cannot give its state
         """
         return {
             "tasks": self._tasks,

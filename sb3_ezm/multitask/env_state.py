@@ -1,10 +1,10 @@
 """
-Where an environment stands in its episode, through all its wrappers.
+The state of an environment within its episode, through all its wrappers.
 
-An environment takes part by two methods of its own: ``get_state()`` returns everything that the rest of the episode depends
-on (numbers, strings, lists, dictionaries, arrays), and ``set_state(state)`` goes on from there. Its random generator is added
-here. A wrapper with a state of its own takes part in the same way; those of Gymnasium and Stable-Baselines3 that are listed
-here need not. Methods of these names that mean something else are noticed when they are tried for the first time.
+An environment supports this with two methods: ``get_state()`` returns everything that the rest of the episode depends on
+(numbers, strings, lists, dictionaries, arrays), and ``set_state(state)`` continues from there. Its random generator is added
+here. A wrapper with its own state does the same; the wrappers of Gymnasium and Stable-Baselines3 listed here need not.
+Methods of these names with another meaning are noticed when they are first tried.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sb3_ezm.multitask.watch import is_extension
 
 
 def _listed(cls: type[Any]) -> type[Any]:
-    """RL Zoo replaces Gymnasium's time limit by a subclass with the same state: a checkpoint need not know which it was."""
+    """RL Zoo's replacement for Gymnasium's time limit has the same state: a checkpoint need not tell them apart."""
     base: type[Any] = cls.__mro__[1]
     return base if cls.__module__ == "rl_zoo3.gym_patches" else cls
 
@@ -71,7 +71,7 @@ _WRAPPERS: dict[type[gym.Wrapper[Any, Any, Any, Any]], dict[str, Callable[[Any],
         )
     },
 }
-# Running means of wrappers, which outlast an episode, and whether they still move.
+# Running means of wrappers, which outlast an episode, and whether they are still updated.
 _STATISTICS: dict[type[gym.Wrapper[Any, Any, Any, Any]], str] = {
     wrappers.NormalizeObservation: "obs_rms",
     wrappers.NormalizeReward: "return_rms",
@@ -82,12 +82,12 @@ _TRIED: WeakKeyDictionary[gym.Env[Any, Any], str] = WeakKeyDictionary()
 
 
 class StateUnavailableError(EZMError):
-    """An environment cannot say where it stands in its episode."""
+    """An environment cannot give its state within an episode."""
 
 
 def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
     """
-    Record where an environment stands.
+    Record the state of an environment.
 
     :param env: environment, wrapped or not
     :return: a state for :func:`set_env_state`, of plain values, arrays and random generators
@@ -117,11 +117,11 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
         "action_space": space_generators(layer.action_space),
         "observation_space": space_generators(layer.observation_space),
     }
-    return copy.deepcopy(state)  # lists and generators go on changing
+    return copy.deepcopy(state)  # lists and generators keep changing
 
 
 def _own_state(layer: Any) -> Any:
-    """By methods that may mean something else: of another signature, or for another purpose."""
+    """Through methods that may mean something else: with another signature, or for another purpose."""
     if layer not in _TRIED:
         _TRIED[layer] = _try_own_state(layer)
         if _TRIED[layer]:
@@ -129,7 +129,7 @@ def _own_state(layer: Any) -> Any:
     if _TRIED[layer]:
         raise StateUnavailableError(_TRIED[layer])
     state: Any = layer.get_state()
-    if isinstance(state, dict):  # which may be its attributes, with methods that were extended
+    if isinstance(state, dict):  # the result may be its own attributes, with methods that were extended
         state = {name: value for name, value in state.items() if not is_extension(value)}
     return state
 
@@ -145,7 +145,7 @@ def _try_own_state(layer: Any) -> str:
             return f"{own} work with objects that no checkpoint can hold"
         layer.set_state(copy.deepcopy(state))
     except Exception as error:
-        return f"{own} are no pair without and with one argument that this package could use ({type(error).__name__}: {error})"
+        return f"{own} are not methods without and with one argument, as needed here ({type(error).__name__}: {error})"
     return ""
 
 
@@ -161,11 +161,11 @@ def _is_plain(value: Any) -> bool:
 
 def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     """
-    Continue an episode where another instance of the environment stood.
+    Continue an episode from the state of another instance of the environment.
 
     :param env: environment with the same wrappers
     :param state: from :func:`get_env_state`
-    :raises ConfigurationError: if environment or wrappers are others, or the state is none
+    :raises ConfigurationError: if environment or wrappers differ, or it is not a state
     """
     layers = _layers(env)
     checkers = [layer for layer in layers if isinstance(layer, wrappers.PassiveEnvChecker)]
@@ -173,7 +173,7 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     kept = [[label, values] for label, values in state["layers"] if label != "PassiveEnvChecker"]  # version 0.1 listed it
     found, saved = [_label(layer) for layer in layers], [label for label, _ in kept]
     if found != saved:
-        raise ConfigurationError(f"its state belongs to {_nested(saved)}, the environment is {_nested(found)}.")
+        raise ConfigurationError(f"its state belongs to {_nested(saved)}, but the environment is {_nested(found)}.")
     native, state, kept = layers[-1], copy.deepcopy(state), copy.deepcopy(kept)
     pairs = list(zip(reversed(layers), (values for _, values in reversed(kept)), strict=True))
     for layer, values in pairs:
@@ -182,7 +182,7 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     random, seed = state["random"], state["random_seed"]
     if not isinstance(random, (np.random.Generator, type(None))) or not isinstance(seed, (int, np.integer, type(None))):
         raise ConfigurationError(f"its state has no random generator for {_label(native)}.")
-    # First the generators: an environment whose own state holds one knows better.
+    # Generators first: an environment whose own state holds one takes precedence.
     native._np_random, native._np_random_seed = random, seed
     set_space_generators(native.action_space, state["action_space"])
     set_space_generators(native.observation_space, state["observation_space"])
@@ -192,22 +192,22 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
         else:
             vars(layer).update(values)
     for checker in checkers:
-        # The first calls are over; without their data it would fail.
+        # Its first-call checks are over; without their data it would fail.
         vars(checker).update({name: True for name in vars(checker) if name.startswith("checked_")})
 
 
 def _check_attributes(layer: Any, values: Any, checks: Mapping[str, Callable[[Any], bool]]) -> None:
     if not isinstance(values, dict) or values.keys() != checks.keys():
-        raise ConfigurationError(f"its state has other attributes for {_label(layer)} than {sorted(checks)}.")
+        raise ConfigurationError(f"its state has attributes for {_label(layer)} other than {sorted(checks)}.")
     wrong = [name for name, check in checks.items() if not check(values[name])]
     if wrong:
-        raise ConfigurationError(f"its state has other types for {wrong} of {_label(layer)}.")
+        raise ConfigurationError(f"its state has the wrong types for {wrong} of {_label(layer)}.")
 
 
 def get_env_statistics(env: gym.Env[Any, Any]) -> list[list[Any]]:
     """
     :param env: environment, wrapped or not
-    :return: for each wrapper that keeps running means, outermost first: its name, they, and whether they still move
+    :return: for each wrapper with running means, outermost first: its name, the means, and whether they are still updated
     """
     means = ((layer, _STATISTICS.get(type(layer))) for layer in _layers(env))
     return [[_label(layer), copy.copy(vars(layer)[name]), bool(vars(layer)[_MOVES])] for layer, name in means if name]
@@ -217,19 +217,19 @@ def set_env_statistics(env: gym.Env[Any, Any], statistics: list[list[Any]]) -> N
     """
     :param env: environment with the same wrappers
     :param statistics: from :func:`get_env_statistics`
-    :raises ConfigurationError: if its wrappers are others, or the means have another shape
+    :raises ConfigurationError: if its wrappers differ, or the means have a different shape
     """
     keepers = [layer for layer in _layers(env) if type(layer) in _STATISTICS]
     found, saved = [_label(layer) for layer in keepers], [label for label, _, _ in statistics]
     if found != saved:
-        raise ConfigurationError(f"it was written with running means of {saved}, the environment has those of {found}.")
+        raise ConfigurationError(f"it was written with running means of {saved}, but the environment has those of {found}.")
     for layer, (label, means, moves) in zip(keepers, statistics, strict=True):
         own = vars(layer)[_STATISTICS[type(layer)]]
         fits = type(means) is type(own) and type(moves) is bool
         if not fits or any(
             np.shape(getattr(means, name)) != np.shape(getattr(own, name)) for name in ("mean", "var", "count")
         ):
-            raise ConfigurationError(f"its running means for {label} have another shape.")
+            raise ConfigurationError(f"its running means for {label} have a different shape.")
         vars(layer).update({_STATISTICS[type(layer)]: copy.copy(means), _MOVES: moves})
 
 

@@ -39,7 +39,7 @@ def make_task_env(
     :param task: name or id
     :param render_mode: passed to the factory unless it is None
     :param ignore_termination: let every episode run to its time limit, see :class:`IgnoreTermination`
-    :param max_episode_steps: time limit; replaces the registered one of a Gymnasium id, is added to any other environment
+    :param max_episode_steps: time limit; replaces a Gymnasium id's registered one, and is added to any other environment
     :param env_kwargs: further keywords of the factory
     :return: ``PaddedTaskEnv(native environment)``
     :raises ConfigurationError: if the task is unknown or has no factory, or its spaces are unsupported
@@ -52,7 +52,7 @@ def make_task_env(
 
 
 def _default_vec_env_cls(task_set: TaskSet) -> type[DummyVecEnv]:
-    """Threads pay where every task computes outside the interpreter lock; elsewhere they only add switching."""
+    """Threads pay off if every task computes outside the interpreter lock; otherwise they only add switching."""
     if all(getattr(spec.env_fn, "releases_gil", False) for spec in task_set):
         return ThreadedVecEnv
     return DummyVecEnv
@@ -63,7 +63,7 @@ def _choose_vec_env(
 ) -> Callable[..., VecEnv]:
     chosen = vec_env_cls or _default_vec_env_cls(task_set)
     limit: dict[str, Any] = {} if step_timeout is None else {"step_timeout": step_timeout}
-    if chosen is SubprocVecEnv:  # it hangs, or raises a bare EOFError, when a worker dies: ours tells whose it was
+    if chosen is SubprocVecEnv:  # it hangs, or raises a bare EOFError, when a worker dies: ours says whose it was
         return partial(WatchedSubprocVecEnv, names=names, **limit)
     if not limit:
         return chosen
@@ -113,15 +113,15 @@ def make_multitask_env(
     :param seed: sub-environment ``i`` is seeded with ``seed + i`` at the first reset, as in SB3's ``make_vec_env``
     :param vec_env_cls: vector environment class; by default threads for physics suites, else ``DummyVecEnv``. For
         ``SubprocVecEnv`` it is :class:`WatchedSubprocVecEnv`, which notices when a worker dies
-    :param monitor_dir: folder for ``<task>_<i>.monitor.csv`` files, ``i`` counting the sub-environments of the task. Those of
-        an earlier run stay, and the new ones are called ``<task>_<i>-2.monitor.csv`` and so on
+    :param monitor_dir: folder for ``<task>_<i>.monitor.csv`` files, ``i`` counting the sub-environments of the task. Files of
+        an earlier run are kept, and the new ones are called ``<task>_<i>-2.monitor.csv`` and so on
     :param render_mode: passed to the environments unless it is None
     :param vec_env_kwargs: keywords of ``vec_env_cls``
     :param ignore_termination: let every episode run to its time limit, see :class:`IgnoreTermination`
-    :param max_episode_steps: time limit; replaces the registered one of a Gymnasium id, is added to any other environment
+    :param max_episode_steps: time limit; replaces a Gymnasium id's registered one, and is added to any other environment
     :param env_kwargs: further keywords of every environment
     :param observation_padding: how HumanoidBench's observations are padded, see :func:`make_task_set`
-    :param step_timeout: seconds after which a step or reset that does not end is an error that names the task, see
+    :param step_timeout: seconds after which an unfinished step or reset is an error that names the task, see
         :class:`ThreadedVecEnv`; by default there is no limit
     :return: the vector environment
     :raises ConfigurationError: if a task is unknown or unsupported, or a number is out of range
@@ -148,7 +148,7 @@ def make_multitask_env(
 
 
 def _monitor_files(folder: Path, tasks: tuple[str, ...], copies: int) -> list[str]:
-    """In the order of the sub-environments; where a run has left its files, those of this one get a number."""
+    """In the order of the sub-environments; if an earlier run has left files, the new ones get a number."""
     folder.mkdir(parents=True, exist_ok=True)
     stems = [f"{stem}_{copy}" for stem in file_stems(tasks) for copy in range(copies)]
     run = 1

@@ -1,4 +1,4 @@
-"""What a vector environment says about the tasks that it plays."""
+"""What a vector environment tells about the tasks that it plays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def read_attribute(env: VecEnv, name: str) -> list[Any] | None:
     """
     :param env: vector environment, of any kind
     :param name: of an attribute of its sub-environments
-    :return: its values, or None where they have none or cannot be asked
+    :return: its values, or None if they have none or cannot be asked
     """
     try:
         return list(env.get_attr(name)) if env.has_attr(name) else None
@@ -24,7 +24,7 @@ def read_attribute(env: VecEnv, name: str) -> list[Any] | None:
 def find_task_set(env: VecEnv | None) -> TaskSet | None:
     """
     :param env: vector environment
-    :return: the task set that it brings; an attribute of that name which is something else does not count
+    :return: its task set; an attribute of that name that is something else does not count
     """
     values = None if env is None else read_attribute(env, "task_set")
     found = values[0] if values else None
@@ -34,7 +34,7 @@ def find_task_set(env: VecEnv | None) -> TaskSet | None:
 def find_served_tasks(env: VecEnv | None) -> set[str] | None:
     """
     :param env: vector environment
-    :return: names of the tasks that its sub-environments play, or None where nobody can tell
+    :return: names of the tasks that its sub-environments play, or None if they cannot tell
     """
     if env is None or find_task_set(env) is None:
         return None

@@ -15,7 +15,7 @@ from sb3_ezm.multitask.inspection import read_attribute
 
 def copy_normalization(source: VecEnv, target: VecEnv) -> None:
     """
-    Let environments normalize as others of the same tasks do, and no longer by what they see themselves.
+    Let environments normalize as others of the same tasks do, and no longer with their own statistics.
 
     :param source: of the training
     :param target: of an evaluation; it is left alone where the training does not normalize by that wrapper
@@ -23,7 +23,7 @@ def copy_normalization(source: VecEnv, target: VecEnv) -> None:
     try:
         if not any(source.env_is_wrapped(gym.wrappers.NormalizeObservation)):
             return
-    except (EZMError, OSError, EOFError, NotImplementedError):  # its processes have been ended, or it cannot be asked
+    except (EZMError, OSError, EOFError, NotImplementedError):  # its processes have ended, or it cannot be asked
         return
     here, there = source.unwrapped, target.unwrapped
     if not isinstance(here, DummyVecEnv) or not isinstance(there, DummyVecEnv):
@@ -51,7 +51,7 @@ def _layers(env: gym.Env[Any, Any]) -> list[gym.wrappers.NormalizeObservation]:
 
 def _warn(reason: str) -> None:
     warnings.warn(
-        "The training normalizes observations by NormalizeObservation, and the evaluation's environment does not do so alike: "
-        f"{reason}. Make it of the same factories, or give a `vec_env` of your own.",
+        "Training normalizes observations with NormalizeObservation, and the evaluation's environment does not match it: "
+        f"{reason}. Use the same factories for it, or pass your own `vec_env`.",
         stacklevel=4,
     )

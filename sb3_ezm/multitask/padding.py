@@ -7,7 +7,7 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import TimeLimit  # by name: RL Zoo replaces the module's attribute by a subclass
+from gymnasium.wrappers import TimeLimit  # by name: RL Zoo replaces the module's attribute with a subclass
 
 from sb3_ezm.errors import ConfigurationError, NonFiniteError
 from sb3_ezm.tasks.api import ObservationCheck, check_env_class, check_reset, check_step, explain
@@ -22,7 +22,7 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
     One task seen through the spaces of its task set.
 
     The flattened native observation fills the first places (or those of ``observation_index``) of a float32 vector, zeros fill
-    the rest, and the task id stands beside it. An action is cut to the native entries, whatever the others hold, and mapped
+    the rest, and the task id comes with it. An action is cut to the native entries, whatever the others hold, and mapped
     affinely from [-1, 1] to the native bounds. ``info["task"]`` is the task's name on every reset and step; an entry of that
     name from the native environment moves to ``info["native_task"]``.
 
@@ -79,10 +79,10 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
         :param seed: passed on to the native environment
         :param options: passed on to the native environment
         :return: padded observation and info
-        :raises ConfigurationError: if the native environment returns something else than Gymnasium asks of it
+        :raises ConfigurationError: if the native environment breaks Gymnasium's interface
         :raises NonFiniteError: if the observation is not finite
         """
-        keywords = {} if options is None else {"options": options}  # some environments know of none
+        keywords = {} if options is None else {"options": options}  # some environments take none
         try:
             answer = self.env.reset(seed=seed, **keywords)
         except Exception as error:
@@ -95,8 +95,8 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
         """
         :param action: [A] in [-1, 1]; entries beyond the native ones are ignored
         :return: padded observation, reward, terminated, truncated, info
-        :raises ConfigurationError: if the action has another shape or leaves [-1, 1], or the native environment returns
-            something else than Gymnasium asks of it
+        :raises ConfigurationError: if the action has the wrong shape or leaves [-1, 1], or the native environment breaks
+            Gymnasium's interface
         :raises NonFiniteError: if the observation or the reward is not finite
         """
         native = self.native_action(action)
@@ -112,14 +112,14 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
         """
         :param action: [A] in [-1, 1], or a number below A
         :return: the action that the native environment receives, in its shape, type and bounds
-        :raises ConfigurationError: if the action has another shape, is NaN, leaves [-1, 1] or is none of the task's
+        :raises ConfigurationError: if the action has the wrong shape, is NaN, leaves [-1, 1] or is not one of the task's
         """
         action = np.asarray(action)
         if self._first is not None:
             return np.asarray(self._first + self._number(action))
         if action.shape != self.action_space.shape:
             raise ConfigurationError(
-                f"Task {self.task_name!r}: an action has shape {self.action_space.shape}, got {action.shape}."
+                f"Task {self.task_name!r}: an action must have shape {self.action_space.shape}, got {action.shape}."
             )
         unit = action[: self._action_size].astype(np.float64)
         if not (np.abs(unit) <= 1.0).all():  # also False for NaN
@@ -133,7 +133,7 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
     def _number(self, action: np.ndarray) -> np.int64:
         if action.size != 1 or not np.issubdtype(action.dtype, np.integer) or not 0 <= action.item() < self._action_size:
             raise ConfigurationError(
-                f"Task {self.task_name!r}: an action is an integer from 0 to {self._action_size - 1}, got {action!r}."
+                f"Task {self.task_name!r}: an action must be an integer from 0 to {self._action_size - 1}, got {action!r}."
             )
         return np.int64(action.item())
 
@@ -171,7 +171,7 @@ def _time_limits(env: gym.Env[Any, Any]) -> list[TimeLimit[Any, Any]]:
 
 class IgnoreTermination(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
     """
-    Never terminates: episodes go on to their time limit, as in the paper's evaluation (EfficientZero-Multitask,
+    Never terminates: episodes continue to their time limit, as in the paper's evaluation (EfficientZero-Multitask,
     arXiv 2603.01452). ``info["terminated_ignored"]`` is True on the steps where the environment said it was over.
 
     :param env: environment with a time limit, which can be stepped after it terminated
@@ -197,6 +197,6 @@ class IgnoreTermination(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstru
         observation, reward, terminated, truncated, info = check_step(self.env.step(action), self._who)
         if terminated:
             info = {**info, "terminated_ignored": True}
-            # The time limit by which RL Zoo replaces Gymnasium's does not truncate where the environment terminates.
+            # RL Zoo's replacement for Gymnasium's time limit does not truncate when the environment terminates.
             truncated = truncated or any((limit._elapsed_steps or 0) >= limit._max_episode_steps for limit in self._limits)
         return observation, reward, False, truncated, info

@@ -1,4 +1,4 @@
-"""Pictures of tasks that draw at different sizes, side by side."""
+"""Pictures of different sizes from several tasks, side by side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class EqualPictures(MethodExtension):
 
     def __call__(self) -> Sequence[np.ndarray | None]:
         """
-        :return: pictures ``[H, W, 3]``, all as high as the highest and as wide as the widest
+        :return: pictures ``[H, W, 3]``, all as high as the tallest and as wide as the widest
         """
         images: Sequence[np.ndarray | None] = self.method()
         sizes = {image.shape[:2] for image in images if isinstance(image, np.ndarray) and image.ndim == 3}

@@ -1,4 +1,4 @@
-"""Vector environment in processes whose death is an error, not a hang."""
+"""Vector environment with processes whose death is an error, not a hang."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sb3_ezm.errors import EZMError
 from sb3_ezm.multitask.vec_env import SubEnvError, check_time_limit
 from sb3_ezm.multitask.watch import OwnedObservations
 
-PATIENCE = 5.0  # seconds that a worker may take to end by itself
+PATIENCE = 5.0  # seconds that a worker may take to end on its own
 
 
 class _Failure(NamedTuple):
@@ -38,16 +38,16 @@ class _WorkerTraceback(Exception):
 
 
 def _reporting_worker(remote: Connection, parent_remote: Connection, env_fn: CloudpickleWrapper) -> None:
-    """The worker of Stable-Baselines3, but what ends it is sent to the parent process."""
+    """Stable-Baselines3's worker, but whatever ends it is sent to the parent process."""
     for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):  # a forked process has the handlers of a parent that puts its own end off
+        if hasattr(signal, name):  # a forked process inherits the handlers of a parent that defers its own end
             signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
         _worker(remote, parent_remote, env_fn)
     except BaseException as error:
-        # Errors of this package keep their type. Others may be of classes that the parent process does not know.
+        # Errors of this package keep their type. The parent process may not know the classes of others.
         kind = type(error) if getattr(errors, type(error).__name__, None) is type(error) else SubEnvError
-        with contextlib.suppress(OSError):  # nobody listens any more
+        with contextlib.suppress(OSError):  # nobody is listening any longer
             remote.send(_Failure(kind, f"{type(error).__name__}: {error}", traceback.format_exc()))  # type: ignore[arg-type]
 
 
@@ -61,14 +61,14 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
     """
     A ``SubprocVecEnv`` that notices when a worker process dies.
 
-    What an environment raises is raised in the parent process, with the traceback of the worker as its cause.
+    An environment's exception is raised again in the parent process, with the worker's traceback as its cause.
 
-    In Stable-Baselines3's the parent reads from the worker's pipe. If the worker has died that is an ``EOFError`` at best;
-    with the start method ``fork`` other workers hold copies of the pipe's other end, and the parent waits for ever. Here it
+    In Stable-Baselines3 the parent reads from the worker's pipe. If the worker has died, that is an ``EOFError`` at best;
+    with the start method ``fork`` other workers hold copies of the pipe's other end, and the parent waits forever. Here it
     waits for the process as well. ``make_multitask_env(vec_env_cls=SubprocVecEnv)`` creates this class.
 
     :param env_fns: functions that return new environments
-    :param start_method: as in Stable-Baselines3; the default, ``"forkserver"``, imports everything anew in every worker
+    :param start_method: as in Stable-Baselines3; the default, ``"forkserver"``, imports everything again in every worker
     :param names: task of each sub-environment, for errors
     :param step_timeout: seconds that a worker may take to answer, once it has been created; by default there is no limit
     :raises SubEnvError: here and in every other method, if a worker has died, raised or hangs. All workers are then ended
@@ -84,7 +84,7 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
         check_time_limit(step_timeout)
         self._names = names
         self._watched: tuple[_WatchedPipe, ...] = ()
-        # As in SubprocVecEnv, whose own method knows no other worker.
+        # As in SubprocVecEnv, whose own method takes no other worker.
         self.waiting = self.closed = False
         self.step_timeout: float | None = None  # what follows imports everything in the workers
         context: Any = multiprocessing.get_context(start_method or _default_start_method())
@@ -134,7 +134,7 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
         return error
 
     def close(self) -> None:
-        """End the workers. They are given :data:`PATIENCE` seconds for it: one of them may hang, as after an interrupt."""
+        """End the workers. They have :data:`PATIENCE` seconds: one of them may hang, for example after an interrupt."""
         if self.closed:
             return
         deadline = time.monotonic() + PATIENCE
@@ -151,7 +151,7 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
             process.terminate()
         for process in self.processes:
             process.join(timeout=5.0)
-            process.kill()  # where it ignores the polite signal
+            process.kill()  # if it ignores the polite signal
         self.closed, self.waiting = True, False
 
 
@@ -168,14 +168,14 @@ def _cause(exit_code: int | None) -> str:
         name = signal.Signals(-exit_code).name
     except ValueError:
         name = f"signal {-exit_code}"
-    return f"killed by {name}" + (", as when memory runs out" if name == "SIGKILL" else "")
+    return f"killed by {name}" + (", which happens when memory runs out" if name == "SIGKILL" else "")
 
 
 class _WatchedPipe:
     """
     One end of a pipe and the process at its other end.
 
-    :param owner: knows the process
+    :param owner: keeps the process
     :param index: of the sub-environment
     :param pipe: what is wrapped
     """
@@ -197,7 +197,7 @@ class _WatchedPipe:
         ready = wait([self._pipe, owner.processes[self._index].sentinel], owner.step_timeout)
         if not ready:
             raise owner.fail(self._index, hangs=True)
-        if self._pipe not in ready:  # what a process sent before it died still counts
+        if self._pipe not in ready:  # anything a process sent before it died still counts
             raise owner.fail(self._index)
         try:
             message = self._pipe.recv()
@@ -208,7 +208,7 @@ class _WatchedPipe:
         return message
 
     def ask_to_end(self) -> None:
-        """Let the process end once it has done what it is doing."""
+        """Let the process end once it has finished its current work."""
         with contextlib.suppress(OSError):
             self._pipe.send(("close", None))
 

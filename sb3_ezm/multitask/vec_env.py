@@ -23,7 +23,7 @@ from sb3_ezm.devices import available_cpus
 from sb3_ezm.errors import ConfigurationError, EZMError
 from sb3_ezm.multitask.watch import copy_observation
 
-INTERRUPT_PATIENCE = 5.0  # seconds that sub-environments have to end their step after Ctrl-C
+INTERRUPT_PATIENCE = 5.0  # seconds that sub-environments have to finish their step after Ctrl-C
 
 
 class SubEnvError(EZMError, RuntimeError):
@@ -43,7 +43,7 @@ class _DaemonThreads:
     """
     Threads that a program does not wait for when it ends: one of them may hang in an environment.
 
-    :param count: of the threads
+    :param count: number of threads
     """
 
     def __init__(self, count: int) -> None:
@@ -79,7 +79,7 @@ class ThreadedVecEnv(DummyVecEnv):
     """
     A ``DummyVecEnv`` whose sub-environments step in parallel threads, with identical trajectories.
 
-    It pays where stepping releases the interpreter lock, as MuJoCo's ``mj_step`` does, and needs neither the memory nor the
+    It pays off if stepping releases the interpreter lock, as MuJoCo's ``mj_step`` does, and needs neither the memory nor the
     start-up time of processes. Threads take the next sub-environment as they become free, the calling thread included, so an
     expensive one does not hold up the rest. Sub-environments must not share state, NumPy's global generator included.
 
@@ -88,8 +88,8 @@ class ThreadedVecEnv(DummyVecEnv):
     :param env_fns: functions that return new environments
     :param num_threads: threads that step, the calling one included; by default one for each available CPU, and never more
         than sub-environments
-    :param step_timeout: seconds that one step or reset of all sub-environments may take, then those that hang are named in a
-        ``SubEnvError`` and the environment is closed. Their threads are left to themselves. By default there is no limit
+    :param step_timeout: seconds that one step or reset of all sub-environments may take, then a ``SubEnvError`` names
+        those that hang, and the environment is closed. Their threads are abandoned. By default there is no limit
     :raises ConfigurationError: if ``num_threads`` is below 1, ``step_timeout`` is not positive or cannot be watched
     """
 
@@ -123,8 +123,8 @@ class ThreadedVecEnv(DummyVecEnv):
 
     def __reduce__(self) -> NoReturn:
         raise SubEnvError(
-            "A ThreadedVecEnv can be neither pickled nor copied, as its threads belong to this process: create another one "
-            "from the same functions where it is needed."
+            "A ThreadedVecEnv can be neither pickled nor copied, since its threads belong to this process: create another one "
+            "from the same functions where you need it."
         )
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -138,7 +138,7 @@ class ThreadedVecEnv(DummyVecEnv):
         if self._is_stepping:
             raise SubEnvError("`step_async` was called again before `step_wait`.")
         self._is_stepping = True
-        self.actions = np.array(actions)  # a copy: the caller may reuse its array while threads read it
+        self.actions = np.array(actions)  # a copy: the caller may reuse the array while threads read it
         self._launch(self._step_env)
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -155,7 +155,7 @@ class ThreadedVecEnv(DummyVecEnv):
 
     def reset(self) -> VecEnvObs:
         """
-        Reset all sub-environments, one after the other unless there is a time limit. A step in progress is cancelled.
+        Reset all sub-environments, one after another unless there is a time limit. A step in progress is canceled.
 
         :return: observations
         :raises SubEnvError: if a sub-environment exceeds the time limit
@@ -219,10 +219,10 @@ class ThreadedVecEnv(DummyVecEnv):
             raise kind(f"{self._label(env_idx)} failed: {type(error).__name__}: {error}") from error
 
     def _join(self, patience: float | None = None) -> None:
-        """Leave no worker stepping: what has not begun is dropped (after an interrupt or a cancel), the rest is waited for."""
+        """Leave no worker stepping: drop what has not begun (after an interrupt or a cancel), and wait for the rest."""
         self._waiting.clear()
         if wait(self._running, patience or self.step_timeout).not_done:
-            self._abandon("does not end its step")
+            self._abandon("does not finish its step")
         self._running = []
         self._is_stepping = False
 
@@ -239,7 +239,7 @@ class ThreadedVecEnv(DummyVecEnv):
         raise SubEnvError(f"{labels} {what}. The vector environment is closed.")
 
     def _work(self) -> None:
-        """Step or reset sub-environments until none waits. Errors are kept for the calling thread."""
+        """Step or reset sub-environments until none is waiting. Errors are kept for the calling thread."""
         waiting, job = self._waiting, self._job
         while True:
             try:
@@ -249,7 +249,7 @@ class ThreadedVecEnv(DummyVecEnv):
             self._busy.add(env_idx)
             try:
                 job(env_idx)
-            # Not only Exception: a SystemExit ends the thread and nothing else.
+            # Not just Exception: a SystemExit would only end the thread.
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                     raise

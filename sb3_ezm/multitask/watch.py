@@ -1,9 +1,9 @@
 """
-What an algorithm has to know of its vector environment and the interface does not tell.
+What an algorithm has to know about its vector environment but the interface does not tell.
 
-Whether anybody else has stepped or reset it, the last observations of episodes as they were before ``VecNormalize`` clipped
-them, and observations that stay what they are when the environment goes on. All three are learned by extending methods of the
-one object: a wrapper would stand between environments and wrappers that users, Stable-Baselines3 and checkpoints look for.
+This is whether anybody else has stepped or reset it, the last observations of episodes before ``VecNormalize`` clipped them,
+and observations that stay unchanged when the environment continues. All three come from extending methods of the object
+itself: a wrapper would hide environments and wrappers that users, Stable-Baselines3 and checkpoints look for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ExtensionT = TypeVar("ExtensionT", bound="MethodExtension")
 
 class MethodExtension:
     """
-    Takes the place of a method in one object. Copies and pickles of the object have the plain method.
+    Replaces a method of one object. Copies and pickles of the object have the plain method.
 
     :param method: bound method, or another extension of it
     """
@@ -48,7 +48,7 @@ class MethodExtension:
 
         :param owner: object that has it
         :param name: of the method
-        :return: the extension, which may have been there already; None for an object that takes no attributes
+        :return: the extension, which may have been there already; None if the object does not accept attributes
         """
         layer = getattr(owner, name)
         while isinstance(layer, MethodExtension):
@@ -78,7 +78,7 @@ class _CountedCalls(MethodExtension):
 
 
 class OwnedObservations(MethodExtension):
-    """``step`` of an environment: the observation is a copy, where environments may return the array they go on working in."""
+    """``step`` of an environment: the observation is a copy, since environments may return an array that they reuse."""
 
     def __call__(self, action: Any) -> Any:
         """
@@ -90,7 +90,7 @@ class OwnedObservations(MethodExtension):
 
 
 class _LastObservations(MethodExtension):
-    """``step_wait`` of what a ``VecNormalize`` wraps: keeps the last observations of the episodes that ended."""
+    """``step_wait`` of the environment inside a ``VecNormalize``: keeps the last observations of episodes that ended."""
 
     last: dict[int, Any] | None = None  # by environment
 
@@ -107,13 +107,13 @@ class _LastObservations(MethodExtension):
 def copy_observation(observation: Any) -> Any:
     """
     :param observation: array, or a dictionary or tuple of observations
-    :return: the same in memory of its own
+    :return: a copy in its own memory
     """
     if isinstance(observation, dict):
         return {key: copy_observation(value) for key, value in observation.items()}
     if isinstance(observation, tuple):
         return tuple(copy_observation(value) for value in observation)
-    return copy.copy(observation)  # quicker than `deepcopy` for arrays, and nothing for numbers
+    return copy.copy(observation)  # faster than `deepcopy` for arrays, and free for numbers
 
 
 def is_extension(value: Any) -> bool:
@@ -126,10 +126,10 @@ def is_extension(value: Any) -> bool:
 
 class EnvWatch:
     """
-    Observes a vector environment from the moment on when it is made.
+    Observes a vector environment from its creation on.
 
-    Environments in the same process are observed themselves, so that it does not matter through which wrapper or vector
-    environment they are used. Of others it is the vector environment that is observed.
+    Environments in the same process are observed themselves, whichever wrapper or vector environment they are used through.
+    For others, the vector environment is observed.
 
     :param env: vector environment
     """
@@ -152,7 +152,7 @@ class EnvWatch:
         return sum(counter.calls for counter in self._counters)
 
     def mark(self) -> None:
-        """Take the present state for known."""
+        """Accept the current state as known."""
         self._known_calls = self._calls()
 
     @property

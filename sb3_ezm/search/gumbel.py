@@ -2,8 +2,8 @@
 Batched sampled search with sequential halving.
 
 One halving level is one network call: every surviving candidate of every root gets one simulation, and their subtrees
-are disjoint. Q-values are normalized by the range of the whole tree as it was when the level began; that is the only way
-in which candidates of one level could influence each other.
+are disjoint. Q-values are normalized by the range of the whole tree as it was when the level began; without that,
+candidates of one level would influence each other.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What tasks are, without their environments. Imports neither PyTorch nor Stable-Baselines3."""
+"""Descriptions of tasks, without their environments. Imports neither PyTorch nor Stable-Baselines3."""

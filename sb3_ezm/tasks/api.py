@@ -1,8 +1,8 @@
 """
-Gymnasium's interface, checked where an environment's answers come in: errors name the task, the value and the fix.
+Gymnasium's interface, checked where an environment's answers arrive: errors name the task, the value and the fix.
 
-An old or careless environment otherwise fails somewhere in a library (``not enough values to unpack``), or not at all: NumPy
-makes a number of ``[1.0]``, Python calls the text ``"False"`` true, and a class beyond its space counts for its neighbour.
+Otherwise an old or careless environment fails somewhere in a library (``not enough values to unpack``), or not at all: NumPy
+turns ``[1.0]`` into a number, to Python the text ``"False"`` is true, and a class beyond its space counts as its neighbor.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from sb3_ezm.errors import ConfigurationError, EZMError, NonFiniteError
 Answer = tuple[Any, float, bool, bool, dict[str, Any]]
 MUST_RETURN = {
     "reset": "It must return two things, `return observation, {}`: the observation and a dictionary of further information.",
-    "step": "It must return five, `return observation, reward, terminated, truncated, info`: `terminated` where the task "
+    "step": "It must return five, `return observation, reward, terminated, truncated, info`: `terminated` when the task "
     "itself is over, `truncated` at a time limit.",
 }
 
 
 def check_env_class(env: Any, who: str) -> None:
     """
-    Look at what can be seen before the first reset.
+    Check what can be checked before the first reset.
 
     :param env: environment
-    :param who: how errors call it, for example ``"Task 'walk'"``
+    :param who: what errors call it, for example ``"Task 'walk'"``
     :raises ConfigurationError: if a space is missing or ``reset`` takes no seed
     """
     for name in ("observation_space", "action_space"):
@@ -53,14 +53,14 @@ def check_env_class(env: Any, who: str) -> None:
                 "write `def reset(self, *, seed=None, options=None)` and begin it with `super().reset(seed=seed)`."
             )
         if type(layer).__module__.startswith("gymnasium."):
-            needed = ["seed", "options"]  # what these wrappers pass on
+            needed = ["seed", "options"]  # these wrappers pass it on
         layer = layer.env if isinstance(layer, gym.Wrapper) else None
 
 
 def check_reset(answer: Any, who: str) -> tuple[Any, dict[str, Any]]:
     """
     :param answer: what ``reset`` returned
-    :param who: how errors call the environment
+    :param who: what errors call the environment
     :return: observation and info
     :raises ConfigurationError: unless it is a pair of an observation and a dictionary
     """
@@ -72,8 +72,8 @@ def check_reset(answer: Any, who: str) -> tuple[Any, dict[str, Any]]:
 def check_step(answer: Any, who: str) -> Answer:
     """
     :param answer: what ``step`` returned
-    :param who: how errors call the environment
-    :return: observation, reward, terminated, truncated, info, of these plain types
+    :param who: what errors call the environment
+    :return: observation, reward, terminated, truncated, info, of plain types
     :raises ConfigurationError: unless there are five of them, each of its type
     :raises NonFiniteError: if the reward is NaN or infinite
     """
@@ -96,7 +96,7 @@ def check_step(answer: Any, who: str) -> Answer:
 def _info(info: Any, who: str, method: str) -> dict[str, Any]:
     if not isinstance(info, dict):
         raise ConfigurationError(
-            f"{who}: the info that `{method}` returned is {_shown(info)}, not a dictionary: return `{{}}` where there is none."
+            f"{who}: the info that `{method}` returned is {_shown(info)}, not a dictionary: return `{{}}` if there is none."
         )
     return info
 
@@ -106,7 +106,7 @@ def _reward(reward: Any, who: str) -> float:
         return float(number)
     fix = "one reward for each task" if _size(reward) > 1 else "`return observation, float(reward), ...`"
     if reward is None:
-        fix = "0.0 where a step earns nothing"
+        fix = "0.0 if a step earns nothing"
     elif _size(reward) == 1:
         fix = "the number in it, `float(reward[0])`"
     raise ConfigurationError(f"{who}: the reward is {_shown(reward)} ({type(reward).__name__}), not a number: return {fix}.")
@@ -153,13 +153,13 @@ def _shown(value: Any) -> str:
 
 class ObservationCheck:
     """
-    Flattens observations of a space, and refuses those that are not of it.
+    Flattens observations of a space, and refuses those that do not belong to it.
 
-    Bounds of a Box are not looked at, as in Stable-Baselines3; neither are axes of length 1.
+    As in Stable-Baselines3, bounds of a Box are not checked; neither are axes of length 1.
 
     :param space: native observation space
     :param size: its entries after flattening
-    :param who: how errors call the environment
+    :param who: what errors call the environment
     """
 
     def __init__(self, space: spaces.Space[Any], size: int, who: str) -> None:
@@ -175,7 +175,7 @@ class ObservationCheck:
         """
         if self._dtype is not None and type(observation) is np.ndarray and observation.shape == self._space.shape:
             dtype = observation.dtype
-            if dtype == self._dtype or (dtype.kind == "f" and self._dtype.kind == "f"):  # by far the most frequent
+            if dtype == self._dtype or (dtype.kind == "f" and self._dtype.kind == "f"):  # by far the most frequent case
                 return observation.reshape(-1)
         try:
             for path, leaf in self._leaves:
@@ -195,18 +195,18 @@ class ObservationCheck:
         entry = f"entry {'/'.join(map(str, path))!r} of the observation" if path else "observation"
         return ConfigurationError(
             f"{self._who}: the {entry} {_shown(value)} {problem}: return what `observation_space` declares, or declare "
-            "what is returned."
+            "what it returns."
         )
 
 
 def _problem(value: Any, space: spaces.Space[Any]) -> str | None:
-    """What is wrong with an observation of one space that is no Dict or Tuple."""
+    """What is wrong with an observation of a space that is not a Dict or Tuple."""
     if not isinstance(space, spaces.Box):
         single = np.squeeze(value) if isinstance(value, np.ndarray) and not space.shape else value
         return None if space.contains(single) else f"is not in its space {space}"
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
-        return f"is made of {array.dtype}, not of numbers"
+        return f"consists of {array.dtype}, not of numbers"
     if _long_axes(array.shape) != _long_axes(space.shape):
         return f"has the shape {array.shape}, its space {space.shape}"
     if space.dtype.kind in "biu" and array.dtype.kind == "f" and np.any(array != np.round(array)):
@@ -237,11 +237,11 @@ def _long_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def explain(error: Exception, who: str) -> None:
     """
-    Add to an exception of an environment whose it is (from Python 3.11 on). To be called while it is handled.
+    Note in an environment's exception where it comes from (from Python 3.11 on). Call this while handling it.
 
     :param error: what the environment raised
-    :param who: how errors call the environment
-    :raises ConfigurationError: in place of what a wrapper of Gymnasium stumbles over
+    :param who: what errors call the environment
+    :raises ConfigurationError: in place of an error that the environment's answer causes in a wrapper of Gymnasium
     """
     if isinstance(error, (EZMError, gym.error.Error)):
         return

@@ -1,4 +1,4 @@
-"""Environment factories: a picklable one for Gymnasium ids, and the call that adapts keywords to what a factory accepts."""
+"""Environment factories: a picklable one for Gymnasium ids, and a call that adapts keywords to what a factory accepts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def registered_id(name: str) -> str | None:
     """
     Find an environment as ``gym.make`` does.
 
-    :param name: ``"Pendulum-v1"``, ``"Pendulum"`` for its latest version, or either behind the module that registers it, as in
+    :param name: ``"Pendulum-v1"``, ``"Pendulum"`` for its latest version, or either after the module that registers it, as in
         ``"my_package:Reach-v0"``
     :return: the id in Gymnasium's registry, or None
     :raises ConfigurationError: if the module cannot be imported
@@ -54,11 +54,11 @@ class GymEnvFactory:
     """
     Creates ``gym.make(env_id, **kwargs)``.
 
-    A pickle holds what is registered under the id: the environment can be made in a process that has not registered it.
+    A pickle includes the id's registration, so that the environment can be made in a process that has not registered it.
 
     :param env_id: what :func:`registered_id` finds
-    :param kwargs: keywords of the environment; those of the call win
-    :param releases_gil: True where ``step`` spends its time outside the interpreter lock, so that threads help
+    :param kwargs: keywords of the environment; those of the call take precedence
+    :param releases_gil: True if ``step`` spends its time outside the interpreter lock, so that threads help
     """
 
     env_id: str
@@ -77,14 +77,14 @@ class GymEnvFactory:
         # Some environments render by default and open a window or an OpenGL context in their constructor.
         if "render_mode" not in merged and creator is not None and _has_keyword(creator, "render_mode"):
             merged["render_mode"] = None
-        # This package looks at every answer itself, and names task, value and fix.
+        # This package checks every answer itself, and names task, value and fix.
         merged.setdefault("disable_env_checker", True)
         return gym.make(spec, **merged)
 
     def _spec(self) -> EnvSpec:
         env_id = registered_id(self.env_id)
         known: EnvSpec | None = None if env_id is None else gym.registry[env_id]
-        return known or vars(self).get("_pickled_spec") or gym.spec(self.env_id)  # the last raises an error with a hint
+        return known or vars(self).get("_pickled_spec") or gym.spec(self.env_id)  # the last one raises an error with a hint
 
     def __getstate__(self) -> dict[str, Any]:
         # Classes and functions in the spec may be from a script or another function, which only cloudpickle takes.
@@ -105,14 +105,14 @@ def create_native_env(
 
     :param spec: task with a factory
     :param render_mode: passed on unless it is None
-    :param max_episode_steps: time limit; replaces the registered one of a Gymnasium id, is added to any other environment
+    :param max_episode_steps: time limit; replaces a Gymnasium id's registered one, and is added to any other environment
     :param env_kwargs: further keywords of the factory
     :return: a new environment
     :raises ConfigurationError: if the task has no factory, or the factory rejects the keywords or returns no environment
     """
     if spec.env_fn is None:
         raise ConfigurationError(
-            f"Task {spec.name!r} has no environment factory: it only describes a task. Set `env_fn` in its TaskSpec."
+            f"Task {spec.name!r} has no environment factory, it is only a description. Set `env_fn` in its TaskSpec."
         )
     if max_episode_steps is not None and max_episode_steps < 1:
         raise ConfigurationError(f"`max_episode_steps` must be at least 1, got {max_episode_steps}.")
@@ -155,7 +155,7 @@ def _check_keywords(spec: TaskSpec, env_fn: EnvFactory, kwargs: Mapping[str, Any
 @dataclass(frozen=True)
 class StackedEnvFactory:
     """
-    Creates environments whose observation is the last ones, oldest first, each flattened.
+    Creates environments that observe the latest observations, oldest first, each flattened.
 
     :param env_fn: creates the environment
     :param num_frames: how many observations

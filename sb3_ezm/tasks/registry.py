@@ -1,7 +1,7 @@
 """
-Suites by name. The package knows none of them: each registers itself, those of other packages through an entry point.
+Suites by name. None is built in here: each registers itself, those of other packages through an entry point.
 
-A package with suites of its own names a function in its ``pyproject.toml``, which calls :func:`register_suite`::
+A package with its own suites names a function in its ``pyproject.toml`` that calls :func:`register_suite`::
 
     [project.entry-points."sb3_ezm.suites"]
     my-robots = "my_robots.suites:register"
@@ -34,8 +34,8 @@ class Suite:
     :param name: for example ``"h1-medium"``
     :param build: imports what it needs, registers its environments and returns the tasks in id order
     :param task_prefix: what the names of its tasks start with, so that looking up one task builds no other suite
-    :param preset: settings for a training of its tasks where nothing else is asked for
-    :param align: gives its tasks within a set places in the padded observation (``observation_index``); leaves others alone
+    :param preset: settings for training its tasks unless others are requested
+    :param align: gives its tasks in a set their places in the padded observation (``observation_index``); leaves others alone
     """
 
     name: str
@@ -61,15 +61,15 @@ def register_suite(
     replaces the suite.
 
     :param name: suite name
-    :param build: returns the tasks; called when the suite or one of its tasks is asked for
+    :param build: returns the tasks; called when the suite or one of its tasks is requested
     :param task_prefix: what the names of its tasks start with, for example ``"h1-"``
-    :param preset: name of the preset that ``ezm train`` uses for its tasks unless another is asked for
-    :param align: gives the suite's tasks within a set places in the padded observation
+    :param preset: name of the preset that ``ezm train`` uses for its tasks unless another is requested
+    :param align: gives the suite's tasks in a set their places in the padded observation
     :raises ConfigurationError: if a name is empty or the builder cannot be called
     """
     prefixes = (task_prefix,) if isinstance(task_prefix, str) else tuple(task_prefix)
     if not all(isinstance(text, str) and text for text in (name, *prefixes)) or not prefixes:
-        raise ConfigurationError(f"A suite and its task prefix need names, got {name!r} and {task_prefix!r}.")
+        raise ConfigurationError(f"A suite needs a name and a task prefix, got {name!r} and {task_prefix!r}.")
     if not callable(build):
         raise ConfigurationError(f"Suite {name!r}: `build` must be a function that returns its tasks, got {build!r}.")
     _suites[name] = Suite(name, build, prefixes, preset, align)
@@ -81,11 +81,11 @@ def suites() -> dict[str, Suite]:
     """
     global _loaded_entry_points
     if not _loaded_entry_points:
-        _loaded_entry_points = True  # first: what an entry point loads may ask for suites
+        _loaded_entry_points = True  # set first: code loaded by an entry point may ask for suites
         for point in entry_points(group=ENTRY_POINT_GROUP):
             try:
                 point.load()()
-            except Exception as error:  # one broken package must not take the others along
+            except Exception as error:  # one broken package must not take the others down
                 warnings.warn(f"The suites of {point.value} cannot be used: {type(error).__name__}: {error}", stacklevel=2)
     return dict(_suites)
 
@@ -100,7 +100,7 @@ def suite_names() -> tuple[str, ...]:
 def find_task(name: str) -> TaskSpec | None:
     """
     :param name: of a task of any suite, for example ``"h1-walk"``
-    :return: the task, ``None`` if no suite has it
+    :return: the task, or ``None`` if no suite has it
     """
     for suite in suites().values():
         if name.startswith(suite.task_prefix):

@@ -35,15 +35,15 @@ def make_task_set(
     :param tasks: a suite name (``"h1-medium"``, ``"toy"``), a task name of a suite (``"h1-walk"``), a HumanoidBench id
         (``"h1hand-reach-v0"``), a Gymnasium id, a callable that returns an environment, a :class:`TaskSpec`, a
         :class:`TaskSet`, or a list that mixes them
-    :param env_kwargs: keywords with which environments will be created, where they change the sizes
+    :param env_kwargs: keywords that environments will be created with, if they change the sizes
     :param observation_padding: ``"aligned"`` pads the positions and the velocities of HumanoidBench's tasks separately: the
         velocity of a joint then has the same place in all of them. ``"end"`` pads at the end, as the released code does.
-        All other tasks are padded at the end in any case.
+        All other tasks are always padded at the end.
     :return: the task set, in the order given
     :raises ConfigurationError: if a name is unknown, a space is unsupported or a name appears twice
     """
     if observation_padding not in get_args(ObservationPadding):
-        raise ConfigurationError(f"`observation_padding` is 'aligned' or 'end', got {observation_padding!r}.")
+        raise ConfigurationError(f"`observation_padding` must be 'aligned' or 'end', got {observation_padding!r}.")
     if isinstance(tasks, TaskSet):
         return tasks
     items: list[TaskLike]
@@ -65,12 +65,12 @@ def make_task_set(
 
 def stack_frames(tasks: TasksLike, num_frames: int, env_kwargs: Mapping[str, Any] | None = None) -> TaskSet:
     """
-    The same tasks with the last observations instead of the last one, oldest first. Stable-Baselines3's ``VecFrameStack`` does
+    The same tasks, each observing its latest observations, oldest first. Stable-Baselines3's ``VecFrameStack`` does
     this for one task; it cannot stack task ids.
 
     :param tasks: anything :func:`make_task_set` takes
-    :param num_frames: observations; before an episode has so many, its first is repeated
-    :param env_kwargs: keywords with which environments will be created, where they change the sizes
+    :param num_frames: number of observations; until an episode has that many, its first is repeated
+    :param env_kwargs: keywords that environments will be created with, if they change the sizes
     :return: the task set, for :func:`make_multitask_env` and everything else that takes tasks
     :raises ConfigurationError: if the number is below 1, or as :func:`make_task_set`
     """
@@ -87,7 +87,7 @@ def stack_frames(tasks: TasksLike, num_frames: int, env_kwargs: Mapping[str, Any
             replace(
                 spec,
                 observation_size=num_frames * spec.observation_size,
-                # Frame by frame, each padded as before: an entry that two tasks share stays at one place.
+                # Frame by frame, each padded as before: an entry that two tasks share keeps one place.
                 observation_index=tuple(frame * width + place for frame in range(num_frames) for place in places),
                 env_fn=StackedEnvFactory(spec.env_fn, num_frames),
             )
@@ -121,7 +121,7 @@ def _resolve_name(name: str, env_kwargs: Mapping[str, Any]) -> tuple[TaskSpec, .
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "Import the package that registers it first."
         raise ConfigurationError(f"No Gymnasium environment is registered as {name!r}. {hint}")
     known = did_you_mean(name, [*suites(), *_known_task_names()])
-    raise ConfigurationError(f"{name!r} is no suite, no task of a suite and no registered Gymnasium id. {known}")
+    raise ConfigurationError(f"{name!r} is not a suite, a task of a suite or a registered Gymnasium id. {known}")
 
 
 def _known_task_names() -> list[str]:
@@ -141,7 +141,7 @@ def _probe(name: str, env_fn: EnvFactory, env_kwargs: Mapping[str, Any]) -> Task
     try:
         if env.has_wrapper_attr("task_set") and isinstance(env.get_wrapper_attr("task_set"), TaskSet):
             raise ConfigurationError(
-                f"{name!r} already holds several tasks: give their suite (one of {', '.join(suites())}), or single tasks."
+                f"{name!r} already holds several tasks: name their suite (one of {', '.join(suites())}), or single tasks."
             )
         return replace(
             draft,
@@ -160,7 +160,7 @@ def _callable_name(env_fn: EnvFactory) -> str:
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """Callables cannot choose their names, so a repeated one gets a number: ``task``, ``task-2``, ``task-3``."""
+    """Callables cannot choose their names, so repeated names get a number: ``task``, ``task-2``, ``task-3``."""
     if name not in taken:
         return name
     number = 2

@@ -27,7 +27,7 @@ def flat_observation_size(space: spaces.Space[Any], task: str) -> int:
     if any(_is_image(leaf) for leaf in leaves):
         raise ConfigurationError(
             f"Task {task!r}: image observations ({space}) are not padded: several tasks need vectors, for example the states. "
-            "One task may have pictures: give its environment to EZM as it is."
+            "A single task may have pictures: pass its environment to EZM directly."
         )
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
         return sum(flat_observation_size(leaf, task) for leaf in leaves)
@@ -61,7 +61,7 @@ def flat_action_size(space: spaces.Space[Any], task: str) -> int:
     if not (space.low < space.high).all():
         raise ConfigurationError(
             f"Task {task!r}: every action entry needs low < high, got low={space.low}, high={space.high}. "
-            "Drop constant entries in a wrapper of your own."
+            "Drop constant entries in a wrapper."
         )
     size = math.prod(space.shape)
     if size < 1:

@@ -17,7 +17,7 @@ class TaskStatistics:
     Collects finished episodes by task, from the infos of a vector environment with ``Monitor``.
 
     :param tasks: task set, or only the names; normalized scores need a task set with reference scores
-    :param window: number of last episodes of a task that the means are over
+    :param window: number of last episodes of each task to average over
     :raises ConfigurationError: if there is no task or the window is below 1
     """
 
@@ -33,7 +33,7 @@ class TaskStatistics:
 
     def update(self, infos: Sequence[Mapping[str, Any]], dones: np.ndarray) -> None:
         """
-        Take in one step of a vector environment.
+        Record one step of a vector environment.
 
         :param infos: one info per sub-environment; finished ones carry ``"episode"`` (by ``Monitor``) and ``"task"``
         :param dones: [n_envs] whether the episode ended
@@ -45,7 +45,7 @@ class TaskStatistics:
             name = info.get("task", self.task_names[0] if len(self.task_names) == 1 else None)
             if name not in self.episodes:
                 known = did_you_mean(str(name), self.task_names)
-                raise ConfigurationError(f"A finished episode has info['task'] = {name!r}, which is no known task. {known}")
+                raise ConfigurationError(f"A finished episode has info['task'] = {name!r}, which is not a known task. {known}")
             if "episode" not in info:
                 raise ConfigurationError(
                     f"A finished episode of task {name!r} has no info['episode']: wrap each sub-environment in SB3's Monitor."
@@ -85,7 +85,7 @@ class TaskStatistics:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
         :param state: from :meth:`state_dict` of the same tasks
-        :raises ConfigurationError: if the tasks are others
+        :raises ConfigurationError: if the tasks differ
         """
         if set(state["episodes"]) != set(self.episodes):
             raise ConfigurationError(

@@ -37,7 +37,7 @@ def _check_index(task: str, places: tuple[int, ...], observation_size: int) -> N
     if len(places) != observation_size:
         raise ConfigurationError(
             f"Task {task!r}: `observation_index` has {len(places)} entries for `observation_size` {observation_size}: "
-            "give one place in the padded vector for each native observation entry."
+            "give each native observation entry one place in the padded vector."
         )
     if len(set(places)) != len(places):
         raise ConfigurationError(
@@ -48,20 +48,20 @@ def _check_index(task: str, places: tuple[int, ...], observation_size: int) -> N
 @dataclass(frozen=True)
 class TaskSpec:
     """
-    One task of a task set. Immutable; two specs are equal when everything but their factories is.
+    One task of a task set. Immutable; two specs are equal if everything except their factories is.
 
-    :param name: how logs, errors and scores call the task; unique within a set
+    :param name: what logs, errors and scores call the task; unique within a set
     :param observation_size: number of native observation entries after flattening
     :param action_size: number of native action entries after flattening, or of actions if they are discrete
     :param success_bar: return at which the task counts as solved (normalized score 1)
     :param random_score: return of the uniform random policy (normalized score 0)
     :param discount: discount of this task; ``None`` means the algorithm's ``gamma``
-    :param may_terminate: False where an episode only ever ends by its time limit
+    :param may_terminate: False if an episode only ever ends by its time limit
     :param env_fn: creates the native environment; ``None`` for a set that only describes tasks
-    :param observation_index: place of each native observation entry in the padded vector, so that entries which mean the same
-        in two tasks can share a place; ``None`` keeps their order and pads at the end
-    :param embodiment: name of the robot or system. Tasks that name the same one observe the same quantities, and share the
-        running statistics that normalize them; ``None`` keeps statistics of its own
+    :param observation_index: place of each native observation entry in the padded vector, so that entries with the same
+        meaning in two tasks can share a place; ``None`` keeps their order and pads at the end
+    :param embodiment: name of the robot or system. Tasks that name the same one observe the same quantities and share the
+        running statistics that normalize them; with ``None`` a task has its own statistics
     :param discrete: an action is one of ``action_size`` instead of a vector
     :raises ConfigurationError: if a value is impossible
     """
@@ -106,7 +106,7 @@ class TaskSpec:
         return self.success_bar is not None and self.random_score is not None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TaskSpec:
-        return self  # immutable, and its factory may hold what cannot be copied
+        return self  # immutable, and its factory may hold something that cannot be copied
 
     # Factories are often lambdas or closures, which only cloudpickle takes; subprocess environments send the set by pickle.
     def __getstate__(self) -> dict[str, Any]:
@@ -159,8 +159,8 @@ class TaskSet:
         if one_of_several and len(one_of_several) < len(specs):
             vectors = [spec.name for spec in specs if not spec.discrete]
             raise ConfigurationError(
-                f"The tasks {one_of_several} choose one of several actions and {vectors} have continuous ones, which no "
-                "policy does at once. Train them in two agents, or give the former continuous actions in a wrapper."
+                f"The tasks {one_of_several} choose one of several actions and {vectors} have continuous ones, and no "
+                "policy does both. Train two agents, or give the former continuous actions in a wrapper."
             )
         object.__setattr__(self, "specs", specs)
 
@@ -246,7 +246,7 @@ class TaskSet:
 
     def embodiments(self) -> tuple[int, ...]:
         """
-        :return: number of each task's embodiment ``[T]``, in order of appearance; a task that names none has its own
+        :return: number of each task's embodiment ``[T]``, in order of appearance; a task without one gets its own
         """
         numbers: dict[tuple[str, str], int] = {}
         keys = [("task", spec.name) if spec.embodiment is None else ("embodiment", spec.embodiment) for spec in self.specs]
@@ -254,7 +254,7 @@ class TaskSet:
 
     def normalized_score(self, name: str, ret: float) -> float:
         """
-        Score of the paper (arXiv 2603.01452): 0 is the random policy, 1 is the success bar. It is not clipped.
+        The paper's score (arXiv 2603.01452): 0 is the random policy, 1 the success bar. It is not clipped.
 
         :param name: task name
         :param ret: undiscounted return of an episode, or a mean of returns
@@ -278,13 +278,13 @@ class TaskSet:
         :raises ConfigurationError: naming the first difference
         """
         if self.names != other.names:
-            raise ConfigurationError(f"The task sets differ: {list(self.names)} against {list(other.names)}.")
+            raise ConfigurationError(f"The task sets differ: {list(self.names)} and {list(other.names)}.")
         for mine, theirs in zip(self.specs, other.specs, strict=True):
             for label in ("observation_size", "action_size", "observation_index", "discrete"):
                 if getattr(mine, label) != getattr(theirs, label):
                     raise ConfigurationError(
                         f"Task {mine.name!r} has a different `{label}` in the two task sets: "
-                        f"{getattr(mine, label)} against {getattr(theirs, label)}."
+                        f"{getattr(mine, label)} and {getattr(theirs, label)}."
                     )
 
     def without_factories(self) -> TaskSet:
