@@ -42,7 +42,7 @@ def check_combinations(configs: Configs, policy: EZMPolicy, train_freq: Any, num
     for config, name, inert, why in (*_of_targets(configs), *_of_searches(configs), *_others(configs, len(policy.task_set))):
         value = changed[config].get(name, getattr(config, name))
         if inert and value != getattr(config, name):
-            warnings.warn(f"{_where(config, name)} ({value!r}) has no effect: {why}.", UserWarning, stacklevel=4)
+            warnings.warn(f"{_where(config, name)} ({value!r}) does nothing: {why}.", UserWarning, stacklevel=4)
 
 
 def _where(config: type[Settings], name: str) -> str:

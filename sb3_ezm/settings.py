@@ -1,4 +1,4 @@
-"""From the arguments of the algorithm to its parts: the task set it learns, its policy's keywords and its replay buffer."""
+"""From the arguments of the algorithm to its parts: the task set, the policy's keywords and the replay buffer."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def change_arguments(
     parts: Collection[str] = ("model", "replay buffer"),
 ) -> dict[str, Any]:
     """
-    Arguments with which a saved model goes on. A dictionary changes only the entries that it names.
+    Arguments with which a saved model continues. A dictionary changes only the entries that it names.
 
-    :param cls: class of the algorithm, which may have arguments of its own
+    :param cls: class of the algorithm, which may have its own arguments
     :param saved: its arguments by name
     :param changes: arguments that the user gave instead
     :param policy_class: of the model
-    :param parts: what is taken over with it, of ``"model"`` and ``"replay buffer"``
+    :param parts: what is loaded with it: ``"model"``, ``"replay buffer"``
     :return: all arguments
     :raises ConfigurationError: if a value is impossible, or a saved part depends on an argument that would change
     :raises UnknownSettingError: if there is no such argument
@@ -79,7 +79,7 @@ def change_arguments(
         part = ARGUMENTS[name].saved_with
         if part in parts and merged[name] != saved[name]:
             raise ConfigurationError(
-                f"`{name}` cannot change from {shown(saved[name])} to {shown(merged[name])}: the saved {part} goes with it."
+                f"`{name}` cannot change from {shown(saved[name])} to {shown(merged[name])}: the saved {part} depends on it."
             )
     if "policy_kwargs" in changes:
         _check_networks(saved["policy_kwargs"] or {}, merged["policy_kwargs"] or {}, policy_class)
@@ -111,11 +111,11 @@ def _check_networks(saved: Mapping[str, Any], wanted: Mapping[str, Any], policy_
 
 def apply_changes(model: Any, changes: Mapping[str, Any], saved_policy_kwargs: Mapping[str, Any]) -> None:
     """
-    Let changes take effect that would be undone by the saved state.
+    Apply changes that the saved state would undo.
 
     :param model: the algorithm, with its state loaded
     :param changes: arguments that the user gave instead of the saved ones
-    :param saved_policy_kwargs: settings of the policy before
+    :param saved_policy_kwargs: previous settings of the policy
     :raises ConfigurationError: if the optimizer would have to remember something else
     """
     if "optimizer_kwargs" in (changes.get("policy_kwargs") or {}):
@@ -130,10 +130,10 @@ def apply_changes(model: Any, changes: Mapping[str, Any], saved_policy_kwargs: M
 
 def check_discounts(known: TaskSet, env: VecEnv | None, gamma: float) -> None:
     """
-    Make sure that the tasks of an environment have the discounts that a model knows.
+    Make sure that an environment's tasks have the discounts of the model.
 
     :param known: tasks of the model
-    :param env: vector environment, which may bring a task set
+    :param env: vector environment, which may have a task set
     :param gamma: discount of tasks without their own
     :raises ConfigurationError: naming the first task whose discount differs
     """
@@ -144,15 +144,15 @@ def check_discounts(known: TaskSet, env: VecEnv | None, gamma: float) -> None:
         if mine != theirs:
             raise ConfigurationError(
                 f"Task {spec.name!r} has a discount of {mine:g} in the model and of {theirs:g} in the environment. Pass "
-                "`task_set=env.get_attr('task_set')[0]` to `load` or `resume` for the environment's, or make the environment "
-                "with the model's."
+                "`task_set=env.get_attr('task_set')[0]` to `load` or `resume` to use the environment's, or make the "
+                "environment with the model's."
             )
 
 
 def argument_names(cls: type[Any]) -> list[str]:
     """
     :param cls: class of an algorithm
-    :return: names of its arguments and, where it takes any keywords, of those of its base classes
+    :return: names of its arguments and, if it takes any keywords, of those of its base classes
     """
     names: dict[str, None] = {}
     for base in cls.__mro__:
@@ -189,10 +189,10 @@ def resolve_task_set(
     known: TaskSet | None, env: VecEnv | None, layout: ObservationLayout, action_space: spaces.Space[Any]
 ) -> TaskSet:
     """
-    Task set of the argument or a loaded model, else of the environment, else made up from the spaces.
+    Task set from the argument or a loaded model, else from the environment, else derived from the spaces.
 
     :param known: from the argument or a loaded model
-    :param env: vector environment, which may bring a task set
+    :param env: vector environment, which may have a task set
     :param layout: of the observation space
     :param action_space: of the environment
     :return: the task set, without environment factories
@@ -259,7 +259,7 @@ def _meaning(space: spaces.Space[Any]) -> Any:
 
 def check_replay_buffer(loaded: Any, expected: PerTaskReplayBuffer, names: tuple[str, ...]) -> PerTaskReplayBuffer:
     """
-    Make sure that a loaded replay buffer can take the place of another.
+    Make sure that a loaded replay buffer can replace another.
 
     :param loaded: from a file
     :param expected: what the algorithm made for its environment
@@ -268,7 +268,7 @@ def check_replay_buffer(loaded: Any, expected: PerTaskReplayBuffer, names: tuple
     :raises ConfigurationError: naming the numbers that disagree
     """
     if not isinstance(loaded, PerTaskReplayBuffer):
-        raise ConfigurationError(f"EZM needs a PerTaskReplayBuffer, the file holds a {type(loaded).__name__}.")
+        raise ConfigurationError(f"EZM needs a PerTaskReplayBuffer, but the file holds a {type(loaded).__name__}.")
     for name in ("n_envs", "num_tasks", "independent", "action_dim"):
         if getattr(loaded, name) != getattr(expected, name):
             raise ConfigurationError(
@@ -281,10 +281,10 @@ def check_replay_buffer(loaded: Any, expected: PerTaskReplayBuffer, names: tuple
     ):
         if theirs != ours:
             raise ConfigurationError(f"The loaded replay buffer has {label} of {theirs}, this model needs {ours}.")
-    # Buffers know tasks by their numbers; version 0.1 wrote no names beside them.
+    # Buffers know tasks only by number; version 0.1 did not save their names.
     if loaded.task_names is not None and len(names) > 1 and loaded.task_names != names:
         raise ConfigurationError(
-            f"The loaded replay buffer has the tasks {list(loaded.task_names)}, this model has {list(names)}: the same tasks "
-            "in the same order are needed."
+            f"The loaded replay buffer has the tasks {list(loaded.task_names)}, this model has {list(names)}: they must be "
+            "the same, in the same order."
         )
     return loaded

@@ -28,8 +28,8 @@ def unsquash(y: th.Tensor) -> th.Tensor:
     :param y: any shape
     :return: same shape, ``unsquash(squash(x)) == x``
     """
-    # With t = sqrt(|x| + 1) - 1 the equation reads eps t^2 + (1 + 2 eps) t = |y| and |x| = t (t + 2). This root of it, unlike
-    # the textbook form (sqrt(1 + 4 eps (|y| + 1 + eps)) - 1) / (2 eps), cancels nowhere: float32 keeps its precision.
+    # With t = sqrt(|x| + 1) - 1 the equation reads eps t^2 + (1 + 2 eps) t = |y| and |x| = t (t + 2). Unlike the textbook
+    # form (sqrt(1 + 4 eps (|y| + 1 + eps)) - 1) / (2 eps), this root has no cancellation: float32 keeps its precision.
     linear = 1.0 + 2.0 * EPSILON
     t = 2.0 * y / (linear + th.sqrt(linear * linear + 4.0 * EPSILON * th.abs(y)))
     return t * (th.abs(t) + 2.0)

@@ -1,4 +1,4 @@
-"""A layout for TensorBoard's tab "Custom scalars": one chart per figure with a line per task, instead of a chart per task."""
+"""A layout for TensorBoard's "Custom scalars" tab: one chart per metric with a line per task, instead of a chart per task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running means of the learner's figures and of the time that each part takes."""
+"""Running means of the learner's metrics and of the time that each part takes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.tasks.statistics import TaskStatistics
 from sb3_ezm.types import IntArray
 
-MAX_LABEL = 35  # SB3's console cuts groups at 36 characters, their slash included
-SATURATION_WARNING = 0.01  # share of targets beyond their support that is worth a word
+MAX_LABEL = 35  # SB3's console cuts groups at 36 characters, including the slash
+SATURATION_WARNING = 0.01  # share of targets beyond their support that calls for a warning
 TAKEN_GROUPS = ("eval", "rollout", "time", "train")
 
 
@@ -25,7 +25,7 @@ class MetricMeans:
     """
     Means since the last readout, summed on the device: adding a tensor never waits for it.
 
-    The figures that arrive together are summed as one vector, which is one addition instead of one each.
+    Metrics that arrive together are summed as one vector, with one addition instead of one each.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class MetricMeans:
 
     def add(self, **values: th.Tensor | float) -> None:
         """
-        Take in one value per name.
+        Add one value per name.
 
         :param values: scalars, the tensors among them on one device
         """
@@ -52,7 +52,7 @@ class MetricMeans:
 
     def pop(self) -> dict[str, float]:
         """
-        Read the means and start anew: one transfer from the device for all figures that arrived together.
+        Read the means and start over: one transfer from the device for all metrics that arrived together.
 
         :return: mean by name
         """
@@ -74,13 +74,13 @@ class MetricMeans:
         """
         :param state: from :meth:`state_dict`
         """
-        # A name instead of a tuple of names is from a file that was written when every figure had a sum of its own.
+        # A name instead of a tuple of names is from an older file, in which every metric had its own sum.
         groups = {key: (key,) if isinstance(key, str) else tuple(key) for key in state["sums"]}
         counts = state["counts"]
         if counts.keys() != groups.keys() or any(type(count) is not int or count < 1 for count in counts.values()):
-            raise ConfigurationError("the means of the log have other counts than sums.")
+            raise ConfigurationError("the logged means have counts that do not match their sums.")
         if any(type(name) is not str for names in groups.values() for name in names):
-            raise ConfigurationError("the means of the log have names that are no texts.")
+            raise ConfigurationError("the logged means have names that are not strings.")
         self._sums = {names: th.as_tensor(state["sums"][key]).reshape(len(names)) for key, names in groups.items()}
         self._counts = {names: state["counts"][key] for key, names in groups.items()}
 
@@ -116,7 +116,7 @@ class TimeSplit:
 
     def pop(self) -> dict[str, float]:
         """
-        Read the seconds and start anew.
+        Read the seconds and start over.
 
         :return: seconds by part
         """
@@ -126,12 +126,12 @@ class TimeSplit:
 
 def task_labels(names: Sequence[str], max_length: int = MAX_LABEL, taken: Sequence[str] = TAKEN_GROUPS) -> list[str]:
     """
-    Labels of the tasks in the log: short enough for SB3's console, without slashes, and different from each other and from
-    names that are taken.
+    Labels of the tasks in the log: short enough for SB3's console, without slashes, and distinct from each other and from
+    names already in use.
 
     :param names: task names, which may be anything
     :param max_length: of a label, at least 10
-    :param taken: what no task may be called
+    :param taken: names that no task may have
     :return: one label per task; a short plain name stays as it is
     """
     labels: list[str] = []
@@ -151,7 +151,7 @@ def task_labels(names: Sequence[str], max_length: int = MAX_LABEL, taken: Sequen
 
 def record_learner(logger: Logger, means: dict[str, float]) -> None:
     """
-    Log the learner's means, and warn when targets are cut at the end of their categorical support.
+    Log the learner's means, and warn if targets are cut at the end of their categorical support.
 
     :param logger: SB3's logger
     :param means: from :meth:`MetricMeans.pop`
@@ -162,7 +162,7 @@ def record_learner(logger: Logger, means: dict[str, float]) -> None:
         if means.get(f"{kind}_saturation", 0.0) > SATURATION_WARNING:
             warnings.warn(
                 f"More than {SATURATION_WARNING:.0%} of the {kind} targets lie beyond the {kind} support and are cut to it: "
-                f"raise `{kind}_range` in `policy_kwargs` (figure train/{kind}_saturation).",
+                f"raise `{kind}_range` in `policy_kwargs` (metric train/{kind}_saturation).",
                 stacklevel=2,
             )
 

@@ -1,4 +1,4 @@
-"""Kinds of values that only trainings have: learning rates, frequencies, activations, devices."""
+"""Kinds of values used only in training: learning rates, frequencies, activations, devices."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _working_device(value: Any) -> th.device | str:
 
 
 def _device(value: Any) -> th.device | str:
-    # As SB3 does, "auto" is CUDA where there is one, and CUDA is the CPU where there is none.
+    # As in SB3, "auto" means CUDA if available, and CUDA means the CPU if not.
     falls_back = isinstance(value, (str, th.device)) and re.fullmatch(r"auto|cuda(:\d+)?", str(value)) is not None
     if falls_back and (str(value) == "auto" or not th.cuda.is_available()):
         return th.device(value) if isinstance(value, th.device) else str(value)

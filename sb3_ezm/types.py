@@ -37,7 +37,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class TaskContext(NamedTuple):
-    """What the networks need to know of the task of each row; gathered once per batch."""
+    """What the networks need to know about each row's task; gathered once per batch."""
 
     tasks: th.Tensor  # [B]     integer task id
     embedding: th.Tensor  # [B, E]  task embedding (E = 0 for a single task)
@@ -55,7 +55,7 @@ class TaskContext(NamedTuple):
 
     def tile(self, count: int) -> TaskContext:
         """
-        Stack ``count`` copies: rows ``0 .. B-1, 0 .. B-1, ...`` as position-major data has them.
+        Stack ``count`` copies: rows ``0 .. B-1, 0 .. B-1, ...``, as in position-major data.
 
         :param count: copies of the whole context
         :return: a context of ``count * B`` rows
@@ -68,7 +68,7 @@ class Prediction(NamedTuple):
     """Output of the value/policy network for one batch of latents."""
 
     value_logits: th.Tensor  # [V, B, S]  one row of logits per evaluated head
-    policy: th.Tensor  # [B, P]     parameters of the policy, which the action head reads ([B, 0]: not asked for)
+    policy: th.Tensor  # [B, P]     parameters of the policy, which the action head reads ([B, 0]: not requested)
 
 
 class SegmentBatch(NamedTuple):
@@ -76,7 +76,7 @@ class SegmentBatch(NamedTuple):
     ``B`` segments of ``H = K + n`` consecutive transitions, drawn task by task.
 
     Entry ``h`` describes the transition from ``observations[:, h]`` to ``observations[:, h + 1]``. Where the
-    episode (or the recorded data) ends early, ``valid`` is 0 from there on and the observation of the end is repeated.
+    episode (or the recorded data) ends early, ``valid`` is 0 from there on and the final observation is repeated.
     """
 
     observations: th.Tensor  # [B, H+1, O]
@@ -89,16 +89,16 @@ class SegmentBatch(NamedTuple):
     tasks: th.Tensor  # [B]
     weights: th.Tensor  # [B]        importance weights, max 1 within each task
     ages: th.Tensor  # [B]        transitions of the same task stored since
-    tickets: th.Tensor  # [B]        numbers of the first transitions, unique within the task for good
-    #: the same batch as it was drawn, with tasks, tickets and flags on the host; None for that batch itself
+    tickets: th.Tensor  # [B]        numbers of the first transitions, unique within the task forever
+    #: the batch as it was drawn, with tasks, tickets and flags on the host; None for that batch itself
     drawn: SegmentBatch | None = None
 
     def to(self, device: th.device) -> SegmentBatch:
         """
         Move the batch, without waiting for what the device is doing.
 
-        :param device: where to
-        :return: the batch there, which keeps what the host decides by
+        :param device: target device
+        :return: the batch there, with a copy on the host for decisions
         """
         if all(column.device == device for column in self[:-1]):
             return self

@@ -69,8 +69,8 @@ def record_video(
     :param seed: of the episode
     :param deterministic: passed to ``predict``
     :param ignore_termination: let the episode run to its time limit
-    :param max_steps: stop after so many environment steps
-    :param frame_skip: take a picture every so many environment steps
+    :param max_steps: stop after this many environment steps
+    :param frame_skip: environment steps between two pictures
     :param env_kwargs: keywords of the environment, for example ``{"camera": "side"}``
     :return: the path
     :raises VideoUnavailableError: if this machine cannot draw (no OpenGL), or ffmpeg is missing or fails
@@ -117,8 +117,8 @@ def record_episode(
     :param path: file to write: ``.mp4`` (H.264, needs the ffmpeg of ``imageio-ffmpeg``) or ``.gif``
     :param seed: of the episode
     :param deterministic: passed to ``predict``
-    :param max_steps: stop after so many environment steps
-    :param frame_skip: take a picture every so many environment steps
+    :param max_steps: stop after this many environment steps
+    :param frame_skip: environment steps between two pictures
     :return: the path
     :raises VideoUnavailableError: if this machine cannot draw (no OpenGL), or ffmpeg is missing or fails
     :raises ConfigurationError: if an argument is impossible
@@ -145,7 +145,7 @@ def record_videos(
 
     :param model: anything with SB3's ``predict``
     :param tasks: anything :func:`make_task_set` takes; all tasks of the model
-    :param folder: for the files ``<task>.mp4``; where there are some already, the new ones get a number
+    :param folder: for the files ``<task>.mp4``; if there are some already, the new ones get a number
     :param only: names of the tasks to film, by default all
     :param settings: further arguments of :func:`record_video`
     :return: the path of each video
@@ -153,14 +153,14 @@ def record_videos(
     :raises ConfigurationError: see :func:`record_video`
     """
     task_set = make_task_set(tasks)
-    names = [task_set[name].name for name in (task_set.names if only is None else only)]  # misspelled names fail first
+    names = [task_set[name].name for name in (task_set.names if only is None else only)]  # misspelled names should fail first
     stems = dict(zip(task_set.names, file_stems(task_set.names), strict=True))
     paths = {name: check_video_path(free_path(Path(folder) / f"{stems[name]}.mp4")) for name in names}
     return {name: record_video(model, task_set, name, path, **settings) for name, path in paths.items()}
 
 
 def _check_opengl() -> None:
-    """Where MuJoCo draws, draw one picture in a child process first: a broken OpenGL may end the process that asks for it."""
+    """If MuJoCo draws, draw one picture in a child process first: broken OpenGL may kill the process that uses it."""
     if "mujoco" not in sys.modules:
         return
     child = subprocess.run([sys.executable, "-c", _DRAW_ONE_PICTURE], capture_output=True, text=True, timeout=120)
@@ -194,7 +194,7 @@ def _frames(
             if picture.shape != first.shape:
                 raise ConfigurationError(
                     f"{_name(env)} drew a picture of the shape {picture.shape} after {steps} steps and one of {first.shape} "
-                    "before: all pictures of a video have one size."
+                    "before: all pictures of a video must have one size."
                 )
             yield picture
 
@@ -202,7 +202,7 @@ def _frames(
 def _picture(env: gym.Env[Any, Any]) -> np.ndarray:
     try:
         picture = env.render()
-    # The suites of this package say so where OpenGL is missing, Gymnasium's environments where pygame is.
+    # The suites of this package say if OpenGL is missing, Gymnasium's environments if pygame is.
     except (EZMError, gym.error.DependencyNotInstalled) as error:
         raise VideoUnavailableError(str(error)) from error
     if not isinstance(picture, np.ndarray):
@@ -210,7 +210,7 @@ def _picture(env: gym.Env[Any, Any]) -> np.ndarray:
             f"{_name(env)} drew {type(picture).__name__} instead of a picture: make it with `render_mode='rgb_array'`, "
             "which its factory must accept."
         )
-    return picture.copy()  # an environment may go on drawing into its array
+    return picture.copy()  # an environment may reuse its array for the next picture
 
 
 def _name(env: gym.Env[Any, Any]) -> str:
@@ -220,9 +220,9 @@ def _name(env: gym.Env[Any, Any]) -> str:
 def _write(temporary: Path, path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
     if path.suffix == ".gif":
         try:
-            import imageio.v2 as imageio  # here and below: who makes no video needs neither package
+            import imageio.v2 as imageio  # here and below: without videos neither package is needed
         except ImportError as error:
-            raise VideoUnavailableError(f"Nothing here writes {path} ({error}): install imageio.") from error
+            raise VideoUnavailableError(f"No installed package can write {path} ({error}): install imageio.") from error
         imageio.mimsave(temporary, list(frames), duration=1000.0 / fps, loop=0)
         return
     try:
@@ -235,7 +235,7 @@ def _write(temporary: Path, path: Path, frames: Iterator[np.ndarray], fps: float
         ) from error
     first = next(frames)
     size = (first.shape[1], first.shape[0])
-    # H.264 takes even sizes only; the library's default of 16 would scale more pictures than need it.
+    # H.264 takes only even sizes; the library's default of 16 would rescale pictures needlessly.
     writer = imageio_ffmpeg.write_frames(str(temporary), size, fps=fps, codec="libx264", quality=7, macro_block_size=2)
     writer.send(None)
     try:

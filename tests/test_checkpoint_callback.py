@@ -1,4 +1,4 @@
-"""Checkpoints in the course of a training: when, how many, and what a killed or failed training leaves behind."""
+"""Checkpoints during training: when, how many, and what a killed or failed training leaves behind."""
 
 from __future__ import annotations
 

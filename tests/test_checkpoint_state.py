@@ -178,7 +178,7 @@ def test_a_replay_of_other_tasks_is_refused_and_changes_nothing(tmp_path: Path) 
     with pytest.raises(ConfigurationError, match=r"has the tasks \['toy-spin', 'toy-balance'\], this model has \['toy-bal"):
         model.load_replay_buffer(tmp_path / "replay")
     (tmp_path / "damaged.pkl").write_bytes((tmp_path / "replay.pkl").read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="holds no replay buffer that can be read"):
+    with pytest.raises(CheckpointError, match="does not hold a readable replay buffer"):
         model.load_replay_buffer(tmp_path / "damaged")
     assert model.replay_buffer is own
 
@@ -223,7 +223,7 @@ def test_running_means_outlast_the_episodes(tmp_path: Path) -> None:
     for name in ("obs_rms", "return_rms"):
         for figure in ("mean", "var", "count"):
             np.testing.assert_array_equal(*(getattr(it.get_wrapper_attr(name), figure) for it in (ours, theirs)))
-    with pytest.raises(CheckpointError, match=r"running means of \['NormalizeReward', 'NormalizeObservation'\], the env"):
+    with pytest.raises(CheckpointError, match=r"running means of \['NormalizeReward', 'NormalizeObservation'\], but the env"):
         EZM.resume(path, DummyVecEnv([lambda: gym.wrappers.NormalizeObservation(SpaceEnv())]))
 
 

@@ -239,9 +239,9 @@ def test_evaluations_make_environments_with_the_keywords_of_the_training() -> No
     callback = TaskEvalCallback([Scaled], eval_freq=5, n_eval_episodes=1, env_kwargs=keywords)
     model.learn(6, callback)
     assert callback.last_result is not None and callback.last_result["Scaled"].mean_return == 42.0
-    with pytest.raises(ConfigurationError, match="brings its own"):
+    with pytest.raises(ConfigurationError, match="has its own"):
         TaskEvalCallback(vec_env=make_multitask_env([Scaled]), env_kwargs=keywords)
-    with pytest.raises(ConfigurationError, match="brings its own"):
+    with pytest.raises(ConfigurationError, match="has its own"):
         evaluate_tasks(model, vec_env=make_multitask_env([Scaled]), env_kwargs=keywords)
 
 

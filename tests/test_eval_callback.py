@@ -211,7 +211,7 @@ def test_broken_lines_are_named(tmp_path: Path) -> None:
     append_evaluation(path, scripted_result(0.5), timesteps=10, seconds=1.0)
     text = path.read_text()
     path.write_text(text + "20,2.0,resp")
-    with pytest.raises(ConfigurationError, match=r"Line 3 of .*eval\.csv is no evaluation"):
+    with pytest.raises(ConfigurationError, match=r"Line 3 of .*eval\.csv is not an evaluation"):
         read_evaluations(path)
     path.write_text(text.replace("respected", "maybe"))
     with pytest.raises(ConfigurationError, match="unknown protocol 'maybe'"):
@@ -252,7 +252,7 @@ def test_normalized_training_needs_a_normalized_evaluation() -> None:
     with pytest.raises(ConfigurationError, match="VecNormalize"):
         model.learn(2, callback=TaskEvalCallback(TASKS, eval_freq=2))
     eval_env = VecNormalize(make_multitask_env(TASKS, max_episode_steps=3), norm_obs_keys=["observation"], training=False)
-    with pytest.raises(ConfigurationError, match="brings its own"):
+    with pytest.raises(ConfigurationError, match="has its own"):
         TaskEvalCallback(ignore_termination=True, vec_env=eval_env)
     with pytest.raises(ConfigurationError, match=r"both_protocols.*ignore_termination=True"):
         TaskEvalCallback(both_protocols=True, vec_env=eval_env)

@@ -108,7 +108,7 @@ def test_the_preset_of_tasks(tasks: str | list[str], preset: str | None) -> None
 
 @pytest.mark.parametrize(("name", "build", "prefix"), [("", tuple, "a-"), ("a", tuple, ""), ("a", tuple, ()), ("a", 3, "a-")])
 def test_impossible_suites(name: str, build: object, prefix: str | tuple[str, ...]) -> None:
-    with pytest.raises(ConfigurationError, match=r"need names|must be a function"):
+    with pytest.raises(ConfigurationError, match=r"needs a name|must be a function"):
         register_suite(name, build, prefix)  # type: ignore[arg-type]
 
 

@@ -150,7 +150,7 @@ def test_compatibility_names_the_first_difference() -> None:
     tasks.check_compatible(TaskSet((TaskSpec("small", 3, 1), TaskSpec("large", 5, 2))))  # scores may differ
     with pytest.raises(ConfigurationError, match="task sets differ"):
         tasks.check_compatible(TaskSet(tuple(reversed(tasks.specs))))
-    with pytest.raises(ConfigurationError, match="'large' has a different `action_size` in the two task sets: 2 against 3"):
+    with pytest.raises(ConfigurationError, match="'large' has a different `action_size` in the two task sets: 2 and 3"):
         tasks.check_compatible(TaskSet((TaskSpec("small", 3, 1), TaskSpec("large", 5, 3))))
     with pytest.raises(ConfigurationError, match="different `observation_index`"):
         tasks.check_compatible(TaskSet((TaskSpec("small", 3, 1, observation_index=(0, 1, 2)), TaskSpec("large", 5, 2))))

@@ -1,4 +1,4 @@
-"""Checkpoints that hold a whole training, and going on from them."""
+"""Checkpoints that hold a whole training, and resuming from them."""
 
 from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm
 from sb3_ezm.checkpoint.callback import FullCheckpointCallback

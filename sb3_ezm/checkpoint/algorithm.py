@@ -36,21 +36,21 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         super().__init__(*args, **kwargs)
         self.failure_handlers: list[Callable[[BaseException], None]] = []
         self.stop_signals = StopSignals()
-        self.run_id = secrets.token_hex(8)  # of the training, wherever it goes on
+        self.run_id = secrets.token_hex(8)  # identifies the training, wherever it continues
 
     def save_checkpoint(self, path: PathLike) -> Path:
         """
         Save the whole training: networks, optimizer, replay with priorities and open episodes, statistics, counters, every
-        random generator, and the running episodes of environments that can tell where they stand.
+        random generator, and the running episodes of environments that can save their state.
 
-        The file is written at once or not at all, has a checksum, and reading it runs no code from it. ``docs/checkpoints.md``
-        says what is guaranteed. Within ``learn`` this belongs between two steps: use
-        :class:`~sb3_ezm.checkpoint.FullCheckpointCallback`. In the middle of a step the running episodes are left out.
+        The file is written completely or not at all and has a checksum; reading it runs no code. ``docs/checkpoints.md``
+        says what is guaranteed. Within ``learn`` it must happen between two steps: use
+        :class:`~sb3_ezm.checkpoint.FullCheckpointCallback`. In the middle of a step, running episodes are left out.
 
         :param path: file; without a suffix it gets ``.ezm``
         :return: path of the file
         :raises CheckpointError: if something cannot be saved
-        :raises OSError: if the file cannot be written; an older one of that name then stays
+        :raises OSError: if the file cannot be written; an older one of that name is then kept
         """
         return save_checkpoint(cast(Resumable, self), path)
 
@@ -67,12 +67,12 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         """
         Continue a training where :meth:`save_checkpoint` left it, with ``learn(..., reset_num_timesteps=False)``.
 
-        :param path: file, or a folder of ``FullCheckpointCallback``, whose latest checkpoint is taken
+        :param path: file, or a folder of ``FullCheckpointCallback``, whose latest checkpoint is used
         :param env: environment made as before, with the same tasks and wrappers
-        :param reset_env: start new episodes instead of going on with the running ones
-        :param arguments: of the algorithm, instead of the saved ones; required for those that no checkpoint can hold, such as
-            functions as learning rates and policy classes of your own. Another ``seed`` restarts the generators with it
-        :return: the algorithm where it stood
+        :param reset_env: start new episodes instead of continuing the running ones
+        :param arguments: of the algorithm, in place of the saved ones; required for those that no checkpoint can hold, such as
+            your own functions as learning rates and your own policy classes. A new ``seed`` restarts the generators
+        :return: the algorithm as it was
         :raises CheckpointError: if the file is truncated, changed or of another version, or the environment does not fit
         """
         return cast(SelfT, resume_training(cast(Any, cls), path, env, reset_env, arguments))
@@ -83,7 +83,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """Save the model as in SB3, but at once or not at all: an older file stays until the new one is complete."""
+        """Save the model as in SB3, but completely or not at all: an older file stays until the new one is complete."""
         if isinstance(path, io.BufferedIOBase):
             super().save(path, exclude, include)
             return
@@ -91,7 +91,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
             super().save(temporary, exclude, include)
 
     def save_replay_buffer(self, path: str | Path | io.BufferedIOBase) -> None:
-        """Save as in SB3, with the names of the tasks, and at once or not at all."""
+        """Save as in SB3, with the names of the tasks, and completely or not at all."""
         if self.replay_buffer is not None:
             model = cast(Resumable, self)
             model.replay_buffer.task_names = model.policy.task_set.names
@@ -103,7 +103,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
 
     @property
     def remaining_timesteps(self) -> int:
-        """Environment steps that the ``learn`` call which a checkpoint or an error cut short had still to do."""
+        """Environment steps that remained of the ``learn`` call that a checkpoint or an error cut short."""
         return max(0, self._total_timesteps - self.num_timesteps)
 
     def learn(
@@ -116,15 +116,15 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> SelfT:
         """
-        Learn as in SB3. An error ends it after the callbacks have been told, which save what there is and close what they
+        Learn as in SB3. On an error the callbacks are told first, so that they can save what there is and close what they
         opened.
 
         :raises NonFiniteError: for NaN and infinity, naming task and tensor
         :raises SystemExit: after SIGTERM or SIGHUP, if a ``FullCheckpointCallback`` has saved the training
         """
-        self.failure_handlers = []  # callbacks register when the training starts
+        self.failure_handlers = []  # callbacks register when training starts
         if reset_num_timesteps and self.num_timesteps > 0:
-            self.run_id = secrets.token_hex(8)  # a training of its own
+            self.run_id = secrets.token_hex(8)  # a new training
         try:
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
             self.stop_signals.obey()
@@ -132,7 +132,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
             for handler in self.failure_handlers:
                 try:
                     handler(error)
-                except Exception as second:  # must not hide the first
+                except Exception as second:  # must not hide the first error
                     warnings.warn(str(second), stacklevel=2)
             self.stop_signals.obey()
             raise
@@ -151,12 +151,12 @@ def read_replay_buffer(path: str | Path | io.BufferedIOBase, verbose: int = 0) -
     :param path: file; the suffix ``.pkl`` may be left out
     :param verbose: of Stable-Baselines3
     :return: the content
-    :raises CheckpointError: if the file is damaged or no pickle
+    :raises CheckpointError: if the file is damaged or not a pickle
     """
     try:
         return load_from_pkl(path, verbose)
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} holds no replay buffer that can be read ({type(error).__name__}: {error}).") from error
+        raise CheckpointError(f"{path} does not hold a readable replay buffer ({type(error).__name__}: {error}).") from error
 
 
 def _with_suffix(path: str | Path, suffix: str) -> Path:

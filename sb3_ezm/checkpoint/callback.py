@@ -1,4 +1,4 @@
-"""Checkpoints in the course of a training."""
+"""Checkpoints during training."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class FullCheckpointCallback(BaseCallback):
     """
     Saves the whole training every ``save_freq`` environment steps and at its end, see ``EZM.save_checkpoint``.
 
-    It saves between two steps, as soon as one is due, into ``<save_path>/<name_prefix>_<steps>.ezm``. A save that fails, as on
-    a full disk, is a warning: the older checkpoints stay, and it is tried again after a tenth of ``save_freq``.
+    It saves between two steps, as soon as one is due, into ``<save_path>/<name_prefix>_<steps>.ezm``. A failed save, for
+    example on a full disk, is a warning: older checkpoints stay, and it is tried again after a tenth of ``save_freq``.
 
-    SIGTERM and SIGHUP (a preempted job, a closed terminal) save the training at the next point between two rollouts, or after
-    the next step where a rollout has several, and then end the process, with open environments closed as after an error. A
+    On SIGTERM or SIGHUP (a preempted job, a closed terminal) the training is saved before the next rollout, or after the
+    next step if a rollout has several; then the process ends, with open environments closed as after an error. A
     second signal ends it at once.
 
-    Should NaN or infinity stop the training, the state at that moment goes to ``<save_path>/emergency_<steps>.ezm``: to look
-    at or, if its numbers are finite, to go on from. It replaces no other checkpoint and does not count among the last ones.
+    If NaN or infinity stops the training, the state at that moment goes to ``<save_path>/emergency_<steps>.ezm``, to inspect
+    or, if its numbers are finite, to continue from. It replaces no other checkpoint and does not count towards ``keep_last``.
 
-    A folder that holds checkpoints of another training under this prefix is refused: they would be mixed up and overwritten.
+    A folder with another training's checkpoints under this prefix is refused: they would be mixed up and overwritten.
 
     :param save_freq: environment steps of all environments together between two checkpoints
     :param save_path: folder
-    :param keep_last: number of this training's checkpoints that stay, older ones are deleted once a newer one is on the disk;
+    :param keep_last: number of this training's checkpoints to keep; older ones are deleted once a newer one is on disk;
         None keeps all
     :param name_prefix: of the files
     :param verbose: 1 prints the name of each file
-    :raises ConfigurationError: if a number is no integer of at least 1, or the prefix makes no file name of its own
+    :raises ConfigurationError: if a number is not a positive integer, or the prefix is not the beginning of a file name
     """
 
     @checked(save_freq=COUNT, save_path=PATH, keep_last=optional(COUNT), name_prefix=TEXT, verbose=VERBOSE)
@@ -58,14 +58,14 @@ class FullCheckpointCallback(BaseCallback):
         if not name_prefix or Path(name_prefix).name != name_prefix or any(mark in name_prefix for mark in "*?["):
             raise ConfigurationError(f"`name_prefix` ({name_prefix!r}) must be the beginning of a file name.")
         if name_prefix == EMERGENCY:
-            raise ConfigurationError(f"`name_prefix` {EMERGENCY!r} is taken by the checkpoints of trainings that failed.")
+            raise ConfigurationError(f"`name_prefix` {EMERGENCY!r} is reserved for checkpoints of failed trainings.")
         self.save_freq = save_freq
         self.save_path = Path(save_path)
         self.keep_last = keep_last
         self.name_prefix = name_prefix
         self.last_path: Path | None = None
         self._next_save = self._last_saved = 0
-        self._runs: set[str] = set()  # whose checkpoints this callback writes
+        self._runs: set[str] = set()  # the training whose checkpoints this callback writes
 
     @property
     def _algorithm(self) -> ResumableAlgorithm:
@@ -90,15 +90,15 @@ class FullCheckpointCallback(BaseCallback):
     def _check_folder(self) -> None:
         self._runs.add(self._algorithm.run_id)
         for item in find_checkpoints(self.save_path, self.name_prefix):
-            # Files of version 0.1 name no training: one that goes on may be theirs.
+            # Files of version 0.1 name no training: a resumed one may be theirs.
             if item.run not in self._runs and (item.run is not None or self.model.num_timesteps == 0):
                 raise ConfigurationError(
-                    f"{item.path} belongs to another training: go on with that one by `EZM.resume`, choose another "
+                    f"{item.path} belongs to another training: continue that one with `EZM.resume`, choose another "
                     "`save_path` or `name_prefix`, or delete its checkpoints."
                 )
 
     def _remove_leftovers(self) -> None:
-        """What a killed process was writing."""
+        """Remove what a killed process was writing."""
         prefix = temporary_prefix(f"{self.name_prefix}_")[:-1]
         for path in self.save_path.iterdir():
             if path.name.startswith(prefix) and SUFFIX in path.suffixes and TEMPORARY in path.suffixes:
@@ -106,7 +106,7 @@ class FullCheckpointCallback(BaseCallback):
                     path.unlink()
 
     def _on_rollout_start(self) -> None:
-        # Between two steps: what `on_step` sees has not been stored yet.
+        # Between two steps: the step that `on_step` sees is not stored yet.
         stop = self._algorithm.stop_signals
         if stop.requested is not None:
             self._stop()
@@ -115,13 +115,13 @@ class FullCheckpointCallback(BaseCallback):
             self._try_to_save()
 
     def _on_step(self) -> bool:
-        # A rollout of many steps would take too long for what sent the signal; the training ends here, and is saved.
+        # The sender of the signal may not wait for a rollout of many steps; training ends here, and is saved.
         asked = self._algorithm.stop_signals.requested is not None
         return not (asked and self._has_long_rollouts())
 
     def _has_long_rollouts(self) -> bool:
         frequency = self._algorithm.train_freq
-        assert isinstance(frequency, TrainFreq)  # the algorithm has converted it
+        assert isinstance(frequency, TrainFreq)  # already converted by the algorithm
         return frequency != TrainFreq(1, TrainFrequencyUnit.STEP)
 
     def _on_training_end(self) -> None:
@@ -165,21 +165,21 @@ class FullCheckpointCallback(BaseCallback):
             warnings.warn(f"No checkpoint was written after {self.num_timesteps} steps ({error}); {kept}.", stacklevel=2)
 
     def _stop(self) -> None:
-        """Save what a signal would otherwise lose."""
+        """Save what a signal would otherwise destroy."""
         stop = self._algorithm.stop_signals
         self._try_to_save()
         if self.last_path is not None:
             print(f"{stop.requested.name if stop.requested else 'Stopped'}: the training is in {self.last_path}", flush=True)
 
     def _plan(self) -> None:
-        # Multiples of the frequency, wherever the training began.
+        # Multiples of the frequency, wherever training began.
         self._next_save = (self.model.num_timesteps // self.save_freq + 1) * self.save_freq
 
     def _on_failure(self, error: BaseException) -> None:
         if isinstance(error, NonFiniteError):
             self._save_emergency(error)
         elif isinstance(error, Exception) and self._algorithm.stop_signals.requested is not None:
-            self._stop()  # the signal went to the processes of the environments as well
+            self._stop()  # the environments' processes received the signal as well
 
     def _save_emergency(self, error: NonFiniteError) -> None:
         path = self.save_path / f"{EMERGENCY}_{self.model.num_timesteps}{SUFFIX}"
@@ -192,6 +192,6 @@ class FullCheckpointCallback(BaseCallback):
         print(f"The training stops: {error}\nIts state is in {path}.")
         if self.last_path is not None:
             print(
-                f"`EZM.resume({str(self.last_path)!r}, env, reset_env=True)` goes on from the last checkpoint with new "
-                "episodes. Without `reset_env` the same steps follow, and the same end unless the cause is removed."
+                f"`EZM.resume({str(self.last_path)!r}, env, reset_env=True)` continues from the last checkpoint with new "
+                "episodes. Without `reset_env` the same steps follow, and the same error unless its cause is removed."
             )
