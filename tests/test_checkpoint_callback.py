@@ -174,7 +174,7 @@ def test_a_full_disk_does_not_end_the_training(tmp_path: Path, monkeypatch: pyte
         ({"name_prefix": ""}, "name_prefix"),
         ({"name_prefix": "a/b"}, "'a/b'"),
         ({"name_prefix": "a*"}, "beginning of a file name"),
-        ({"name_prefix": "emergency"}, "taken by"),
+        ({"name_prefix": "emergency"}, "reserved for"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], words: str) -> None:
