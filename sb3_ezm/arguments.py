@@ -129,6 +129,12 @@ NESTED: dict[str, type[Settings]] = {
 
 KINDS = {name: argument.kind for name, argument in ARGUMENTS.items()}
 
+LEARN_KINDS = {
+    **{"total_timesteps": kinds.COUNT_FROM_0, "log_interval": kinds.optional(kinds.COUNT), "tb_log_name": kinds.TEXT},
+    **{"reset_num_timesteps": kinds.SWITCH, "progress_bar": kinds.SWITCH},
+}
+"""What the arguments of ``EZM.learn`` may be, but for callbacks."""
+
 
 class Configs(NamedTuple):
     """All settings of the algorithm except those of its policy and of SB3's training loop."""

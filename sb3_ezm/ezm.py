@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 
 from sb3_ezm import settings
 from sb3_ezm.acting import PlannerSwitch
-from sb3_ezm.arguments import KINDS, make_configs
+from sb3_ezm.arguments import KINDS, LEARN_KINDS, make_configs
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm, read_replay_buffer
 from sb3_ezm.collector import Collector
@@ -246,7 +246,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
 
         :param seed: ``None`` leaves everything as it is
         """
-        super().set_random_seed(seed)
+        super().set_random_seed(seed := KINDS["seed"]("seed", seed))
         self._seed_parts(seed)
 
     def _seed_parts(self, seed: int | None) -> None:
@@ -303,8 +303,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         super()._update_info_buffer(infos, dones)
         if dones is not None and np.any(dones):
             # By the task id in the observation: only environments made by this package name their task.
-            _, tasks = self.policy.layout.flatten(self._last_obs)
-            names = self.policy.task_set.names
+            (_, tasks), names = self.policy.layout.flatten(self._last_obs), self.policy.task_set.names
             named = [{**info, "task": names[task]} for info, task in zip(infos, tasks, strict=True)]
             monitored = np.array([bool(done) and "episode" in info for info, done in zip(infos, dones, strict=True)])
             self.task_statistics.update(named, monitored)
@@ -354,6 +353,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
             self.logger.record(f"time/{part}_seconds", seconds)
         super().dump_logs()
 
+    @checked(**LEARN_KINDS)
     def learn(
         self: SelfEZM,
         total_timesteps: int,

@@ -10,6 +10,8 @@ import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_ezm.arguments import check_arguments
+from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.settings import apply_changes, attribute_of, attributes, change_arguments, check_discounts
 
@@ -56,7 +58,18 @@ class LoadedWithChanges(OffPolicyAlgorithm):
         changes = self.__dict__.pop("_changes", None)
         if changes:
             saved = attributes(self)
+            if "policy" in changes:
+                changes = dict(changes)
+                self._check_policy(changes.pop("policy"))
             self._saved_policy_kwargs = saved["policy_kwargs"] or {}
             policy_class = cast("type[EZMPolicy]", self.policy_class)
             merged = change_arguments(type(self), saved, changes, policy_class, ("model",))
             vars(self).update({attribute_of(self, name): merged[name] for name in changes})
+
+    def _check_policy(self, wanted: Any) -> None:
+        wanted = check_arguments({"policy": wanted})["policy"]
+        if (self._get_policy_from_name(wanted) if isinstance(wanted, str) else wanted) is not self.policy_class:
+            known = getattr(self.policy_class, "__name__", self.policy_class)
+            raise ConfigurationError(
+                f"`policy` cannot change from {known} to {getattr(wanted, '__name__', wanted)}: the saved model goes with it."
+            )

@@ -76,7 +76,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         if reset_num_timesteps:
             self._rollout_steps = self._rollout_episodes = 0
         elif self.collector.is_disturbed and self._last_obs is not None:
-            warnings.warn(DISTURBED, stacklevel=3)
+            warnings.warn(DISTURBED, stacklevel=4)
         # A model loaded without its replay buffer is past its first steps but has nothing to learn from.
         missing = self.learning_starts - int(self.replay_buffer.total_added.sum())
         self._no_updates_until = (0 if reset_num_timesteps else self.num_timesteps) + missing if missing > 0 else -1

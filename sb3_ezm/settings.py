@@ -84,8 +84,17 @@ def change_arguments(
     if "policy_kwargs" in changes:
         _check_networks(saved["policy_kwargs"] or {}, merged["policy_kwargs"] or {}, policy_class)
     if "task_set" in changes and saved.get("task_set") is not None and merged["task_set"] is not None:
-        saved["task_set"].check_compatible(merged["task_set"])
+        _check_task_set(saved["task_set"], merged["task_set"])
     return merged
+
+
+def _check_task_set(saved: TaskSet, wanted: TaskSet) -> None:
+    saved.check_compatible(wanted)
+    if saved.embodiments() != wanted.embodiments():
+        before, after = ([spec.embodiment for spec in tasks] for tasks in (saved, wanted))
+        raise ConfigurationError(
+            f"`task_set`: the embodiments cannot change from {before} to {after}: the saved statistics are theirs."
+        )
 
 
 def _check_networks(saved: Mapping[str, Any], wanted: Mapping[str, Any], policy_class: type[EZMPolicy]) -> None:

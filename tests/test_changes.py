@@ -15,6 +15,7 @@ from torch import nn
 from sb3_ezm import EZM, CheckpointError, ConfigurationError
 from sb3_ezm.arguments import ARGUMENTS
 from sb3_ezm.errors import UnknownSettingError
+from sb3_ezm.policies import MultiInputPolicy
 from sb3_ezm.settings import attributes
 from tests.tiny import TINY_NETWORKS, tiny_model, toy_env
 
@@ -142,6 +143,38 @@ def test_discounts_of_tasks(saved: Path, how: str) -> None:
         np.testing.assert_allclose(network.discounts, 0.9)
     with pytest.raises(ConfigurationError, match=r"has a discount of 0\.9 in the model and of 0\.99"):
         model.set_env(env())
+
+
+def test_embodiments_of_tasks(tmp_path: Path) -> None:
+    spec = toy_env(TASKS[:1]).get_attr("task_set")[0][0]
+
+    def two(*embodiments: str) -> Any:
+        return toy_env([replace(spec, name=name, embodiment=robot) for name, robot in zip("xy", embodiments, strict=True)])
+
+    tiny_model(two("a", "b")).save(tmp_path / "model")
+    renamed, joined = two("c", "d"), two("e", "e")
+    EZM.load(tmp_path / "model", env=renamed, device="cpu", task_set=renamed.get_attr("task_set")[0]).learn(12)
+    with pytest.raises(ConfigurationError, match=r"embodiments cannot change from .*'a', 'b'.* to .*'e', 'e'"):
+        EZM.load(tmp_path / "model", env=joined, device="cpu", task_set=joined.get_attr("task_set")[0])
+
+
+@pytest.mark.parametrize("how", ["load", "resume"])
+def test_the_policy_stays(saved: Path, how: str) -> None:
+    assert type(again(saved, how, policy="MultiInputPolicy").policy) is MultiInputPolicy
+    with pytest.raises(
+        (ConfigurationError, CheckpointError), match=r"`policy` cannot change from .*MultiInput.* to .*MlpPolicy"
+    ):
+        again(saved, how, policy="MlpPolicy")
+
+
+def test_seeds_of_numpy(saved: Path) -> None:
+    plain, numpy = (again(saved, "resume", seed=seed) for seed in (4, np.int64(4)))
+    assert plain.replay_buffer.rng.random() == numpy.replay_buffer.rng.random()
+    numpy.set_random_seed(np.int64(4))
+    plain.set_random_seed(4)
+    assert plain.replay_buffer.rng.random() == numpy.replay_buffer.rng.random()
+    with pytest.raises(ConfigurationError, match=r"`seed` \(1\.5\) must be"):
+        plain.set_random_seed(1.5)  # type: ignore[arg-type]
 
 
 def test_a_model_in_memory_goes_on_with_other_settings() -> None:

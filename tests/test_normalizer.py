@@ -181,6 +181,14 @@ def test_embodiments_are_numbered_in_order_of_appearance() -> None:
     assert TaskSet.from_dict(tasks.to_dict()) == tasks
 
 
+def test_padding_is_no_reading_of_an_embodiment() -> None:
+    """An entry that one task of a robot has and another lacks would have the mean of readings and zeros."""
+    sizes = {"stand": 2, "walk": 2, "door": 3}
+    specs = [TaskSpec(name, size, 1, embodiment="h1") for name, size in sizes.items()]
+    moved = TaskSpec("moved", 2, 1, embodiment="h1", observation_index=(0, 2))
+    assert TaskSet((*specs, moved)).embodiments() == (0, 0, 1, 2)
+
+
 def test_statistics_of_version_0_1_serve_every_group() -> None:
     old = {"mean": th.tensor([1.0, 2.0]), "variance": th.tensor([4.0, 9.0]), "count": th.tensor(1_200.0)}
     normalizer = RunningNormalizer(2, groups=(0, 1))

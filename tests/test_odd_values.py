@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sb3_ezm import EZM, TaskSet, TaskSpec, make_multitask_env
@@ -20,7 +21,7 @@ from sb3_ezm.kinds import shown
 from sb3_ezm.policies import MlpPolicy
 from tests.odd_values import ODD_VALUES
 from tests.test_arguments import DEFAULTS
-from tests.tiny import TINY, toy_env
+from tests.tiny import TINY, tiny_model, toy_env
 
 PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
 # What they do with a value that they take is tested elsewhere.
@@ -130,3 +131,24 @@ def test_sizes_of_a_replay_buffer() -> None:
         for value in NONSENSE:
             with pytest.raises(ConfigurationError, match=f"`{name}`"):
                 PerTaskReplayBuffer(4, env.observation_space, env.action_space, layout=None, **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *(("total_timesteps", value) for value in ("5", 2.5, True, None, -3, float("nan"), float("inf"), [5])),
+        *(("log_interval", value) for value in (0, 2.5, "a", True)),
+        *(("reset_num_timesteps", "false"), ("progress_bar", 2), ("tb_log_name", None)),
+    ],
+)
+def test_arguments_of_learn(argument: str, value: Any) -> None:
+    model = tiny_model()
+    with pytest.raises(ConfigurationError, match=f"`{argument}` .* must be"):
+        model.learn(**{"total_timesteps": 3, argument: value})
+    assert model.num_timesteps == 0
+
+
+def test_numbers_of_numpy_and_whole_floats_for_learn() -> None:
+    model = tiny_model().learn(np.int64(2))  # type: ignore[arg-type]
+    more: dict[str, Any] = {"total_timesteps": 3.0, "reset_num_timesteps": np.False_, "log_interval": None}
+    assert model.learn(**more).num_timesteps == 5

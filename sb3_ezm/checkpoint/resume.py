@@ -98,7 +98,7 @@ def resume_training(
         run = (read_label(path) or {}).get("run")
         model.run_id = run if isinstance(run, str) else model.run_id
         if arguments.get("seed") is not None:  # asked for other random numbers than those that would have followed
-            model.set_random_seed(arguments["seed"])
+            model.set_random_seed(merged["seed"])
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}.") from error.__cause__
     except _UNFIT as error:

@@ -60,8 +60,8 @@ class TaskSpec:
     :param env_fn: creates the native environment; ``None`` for a set that only describes tasks
     :param observation_index: place of each native observation entry in the padded vector, so that entries with the same
         meaning in two tasks can share a place; ``None`` keeps their order and pads at the end
-    :param embodiment: name of the robot or system. Tasks that name the same one observe the same quantities and share the
-        running statistics that normalize them; with ``None`` a task has its own statistics
+    :param embodiment: name of the robot or system. Tasks that name the same one and have the same entries in the same
+        places share the running statistics that normalize them; with ``None`` a task has its own statistics
     :param discrete: an action is one of ``action_size`` instead of a vector
     :raises ConfigurationError: if a value is impossible
     """
@@ -246,10 +246,18 @@ class TaskSet:
 
     def embodiments(self) -> tuple[int, ...]:
         """
+        Which tasks share the statistics of observations: those of one embodiment whose entries lie in the same places. What is
+        an entry of one task and padding of another would have neither's scale.
+
         :return: number of each task's embodiment ``[T]``, in order of appearance; a task without one gets its own
         """
-        numbers: dict[tuple[str, str], int] = {}
-        keys = [("task", spec.name) if spec.embodiment is None else ("embodiment", spec.embodiment) for spec in self.specs]
+        numbers: dict[tuple[Any, ...], int] = {}
+        keys = [
+            ("task", spec.name)
+            if spec.embodiment is None
+            else ("embodiment", spec.embodiment, spec.observation_size, spec.observation_index)
+            for spec in self.specs
+        ]
         return tuple(numbers.setdefault(key, len(numbers)) for key in keys)
 
     def normalized_score(self, name: str, ret: float) -> float:
