@@ -1,5 +1,5 @@
 """
-What can happen in the course of a training: evaluations, a time budget, a callback of your own, curves at the end.
+What can happen during training: evaluations, a time budget, a callback of your own, curves at the end.
 
     python examples/callbacks_and_evaluation.py --steps-per-task 4000 --out runs/callbacks
 
@@ -30,17 +30,17 @@ class WorstTask(BaseCallback):
         if scores:
             worst = min(scores, key=scores.__getitem__)
             print(f"{self.num_timesteps} steps: the worst task is {worst} with a score of {scores[worst]:.2f}.")
-        return True  # False would end the training
+        return True  # False would stop training
 
 
 def main() -> None:
     """Train with callbacks, evaluate, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps-per-task", type=int, default=4_000, help="environment steps of each task (default 4000)")
-    parser.add_argument("--minutes", type=float, default=30.0, help="stop after so many minutes, if sooner (default 30)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="stop after this many minutes, if sooner (default 30)")
     parser.add_argument("--eval-episodes", type=int, default=5, help="episodes per task and evaluation (default 5)")
     parser.add_argument("--out", type=Path, default=Path("runs/callbacks"), help="folder (default runs/callbacks)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for everything (default 0)")
     args = parser.parse_args()
 
     th.set_num_threads(1)
@@ -60,7 +60,7 @@ def main() -> None:
     budget = TimeBudgetCallback(60.0 * args.minutes, verbose=1)
     model.learn(total, callback=CallbackList([evaluation, budget, EveryNTimesteps(total // 4, WorstTask())]))
 
-    # Returns of single episodes swing, so the last word is a larger evaluation of the best model, with other starts.
+    # Returns of single episodes vary, so end with a larger evaluation of the best model, from other starts.
     best = EZM.load(args.out / "best.zip")
     print(format_table(evaluate_tasks(best, tasks, 2 * args.eval_episodes, seed=args.seed + 10_000)))
     plot_learning_curves(args.out / "curves.png", tasks, load_monitor_curves(args.out / "monitor", tasks))

@@ -3,8 +3,8 @@ Networks of your own, in three steps: other sizes, another optimizer, another mo
 
     python examples/custom_networks.py --steps 3000
 
-Sizes and switches are ``policy_kwargs``: every field of ``ModelConfig``. What no switch offers goes into a subclass of
-``WorldModel``, which a subclass of the policy names; searching, learning, saving and loading need not know.
+Sizes and switches are ``policy_kwargs``: every field of ``ModelConfig``. Anything beyond that goes into a subclass of
+``WorldModel``, named by a subclass of the policy; searching, learning, saving and loading need no change.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class WideRepresentation(WorldModel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        first = self.representation[0][0]  # the layer that takes the observation; it knows the number of entries
+        first = self.representation[0][0]  # the layer that takes the observation and knows its number of entries
         hidden, latent = 256, self.config.latent_size
         self.representation = nn.Sequential(
             *(nn.Linear(first.in_features, hidden), nn.LayerNorm(hidden), nn.SiLU()),
@@ -41,7 +41,7 @@ class WideRepresentation(WorldModel):
 
 
 class WidePolicy(MlpPolicy):
-    """The small policy with that model."""
+    """The small policy with this model."""
 
     world_model_class = WideRepresentation
 

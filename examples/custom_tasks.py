@@ -3,7 +3,7 @@ A suite of your own: two masses on a rail, one agent.
 
     python examples/custom_tasks.py --steps-per-task 3000
 
-The tasks differ in observation size, action size and action bounds; padding, masks and task ids are taken care of.
+The tasks differ in observation size, action size and action bounds; padding, masks and task ids are handled automatically.
 A task is a function that returns a Gymnasium environment, or a TaskSpec if it should also have reference scores.
 """
 
@@ -27,7 +27,7 @@ STEPS_PER_EPISODE = 50
 
 class Rail(gym.Env[np.ndarray, np.ndarray]):
     """
-    A mass on a rail is pushed to a place that is drawn for each episode. Reward: 1 there, less with the squared distance.
+    A mass on a rail is pushed to a goal drawn for each episode. Reward: 1 at the goal, less with the squared distance.
 
     :param thrusters: how many of them push it, each with a force from -strength to strength
     :param strength: of a thruster
@@ -80,10 +80,10 @@ def make_heavy() -> gym.Env[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    """Train on both tasks and compare with before."""
+    """Train on both tasks and compare with the untrained agent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps-per-task", type=int, default=3_000, help="environment steps of each task (default 3000)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for everything (default 0)")
     args = parser.parse_args()
 
     tasks = make_task_set(

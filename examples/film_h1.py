@@ -1,10 +1,10 @@
 """
-All tasks of a trained H1 agent side by side in one small GIF. The picture of the README was made with it.
+All tasks of a trained H1 agent side by side in one small GIF. The picture in the README was made with this.
 
     python examples/film_h1.py runs/h1/model.zip --out h1.gif
 
 Every task is played by the same agent at the same time, with one search for all of them. A task whose episode ends (a fall)
-stays on its last picture, under a darker tone, until the film is over.
+keeps its last picture, darkened, until the film is over.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def play(args: argparse.Namespace) -> list[np.ndarray]:
     size = {"width": args.width, "height": args.height}
     env = make_multitask_env(
         args.tasks, seed=args.seed, vec_env_cls=DummyVecEnv, render_mode="rgb_array", env_kwargs=size
-    )  # pictures of one environment are all taken in the same thread
+    )  # all pictures of one environment must be taken in the same thread
     names = env.get_attr("task_set")[0].names
     model = EZM.load(args.model, env=env)
     observation = env.reset()

@@ -1,5 +1,5 @@
 """
-Train one agent on a suite of the real HumanoidBench. docs/humanoidbench.md tells how to install that package.
+Train one agent on a suite of the real HumanoidBench. docs/humanoidbench.md says how to install that package.
 
 The paper's setting (arXiv 2603.01452), on a GPU: a million steps per task, falls do not end episodes.
 
@@ -11,8 +11,8 @@ On two CPU cores, to see it learn:
     python examples/humanoidbench.py medium --preset humanoidbench-medium-cpu --steps 20000
     python examples/humanoidbench.py hard --preset humanoidbench-hard-cpu --steps 5000
 
-A stopped training goes on with the same command and ``--resume``. The folder ``--out`` gets checkpoints, the model, the scores
-(``evaluations.csv`` in the course of the training, ``results.json`` at its end), memory over time (``memory.csv``) and
+To continue a stopped training, add ``--resume`` to the command. The folder ``--out`` gets checkpoints, the model, the scores
+(``evaluations.csv`` during training, ``results.json`` at the end), memory over time (``memory.csv``) and
 TensorBoard's files.
 """
 
@@ -42,7 +42,7 @@ EVALUATION_SEED = 10_000  # added to --seed: evaluated episodes start from other
 def memory_mib(pid: int | str = "self") -> float:
     """
     :param pid: a process
-    :return: resident memory of the process and all that it started, from Linux's /proc, in MiB; nan elsewhere
+    :return: resident memory of the process and everything it started, from Linux's /proc, in MiB; nan elsewhere
     """
     folder = Path("/proc") / str(pid)
     try:
@@ -97,7 +97,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1_000_000, help="environment steps of each task (default 1,000,000)")
     parser.add_argument("--tasks", nargs="+", help="only these, for example h1-walk-v0 h1-stand-v0")
     parser.add_argument("--out", type=Path, help="folder for everything (default runs/humanoidbench-<suite>)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for everything (default 0)")
     parser.add_argument("--threads", type=int, help="PyTorch's threads (default: PyTorch's choice)")
     parser.add_argument("--device", default="auto", help="where the model is (default auto)")
     parser.add_argument(
@@ -106,12 +106,12 @@ def parse_arguments() -> argparse.Namespace:
         help="falls do not end training episodes, as in the paper (default: they do)",
     )
     parser.add_argument("--checkpoint-every", type=int, help="steps of each task between checkpoints (default: a tenth)")
-    parser.add_argument("--resume", action="store_true", help="go on from the latest checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="continue from the latest checkpoint in --out")
     parser.add_argument("--eval-every", type=int, help="steps of each task between evaluations (default: a tenth)")
     parser.add_argument(
         "--eval-episodes", type=int, default=5, help="episodes per task at the end, one in between (default 5)"
     )
-    parser.add_argument("--eval-steps", type=int, help="cut evaluated episodes, for a quick look: scores then mean little")
+    parser.add_argument("--eval-steps", type=int, help="cut evaluated episodes, for a quick look: scores do not compare")
     args = parser.parse_args()
     args.preset = args.preset or f"humanoidbench-{args.suite}"
     args.out = args.out or Path(f"runs/humanoidbench-{args.suite}")
@@ -119,13 +119,13 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(
             f"there is nothing to resume in {args.out}"
             if args.resume
-            else f"{args.out} holds a training: go on with --resume, or choose another --out"
+            else f"{args.out} holds a training: continue it with --resume, or choose another --out"
         )
     return args
 
 
 def main() -> None:
-    """Train, or go on training; evaluate under both protocols; save."""
+    """Train, or resume training; evaluate under both protocols; save."""
     args = parse_arguments()
     if args.threads is not None:
         set_num_threads(args.threads)

@@ -3,7 +3,7 @@ Learn to swing a rod up from pictures alone: three frames of 24 x 24 pixels, rea
 
     python examples/pixels.py --steps 6000
 
-A random policy earns about 0.1 an episode; EZM that sees angle and speed about 74 (docs/results.md).
+A random policy earns about 0.1 per episode; EZM with angle and speed as observations about 74 (docs/results.md).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ X, Y = np.meshgrid((np.arange(SIDE) + 0.5) * 2.0 / SIDE - 1.0, 1.0 - (np.arange(
 
 class RodPictures(gym.ObservationWrapper[np.ndarray, np.ndarray, np.ndarray]):
     """
-    Shows a toy task as a picture ``[24, 24, 1]``; speed can be told from several of them only.
+    Shows a toy task as a picture ``[24, 24, 1]``; speed shows only in several of them.
 
     :param env: one of the toy tasks
     """
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6_000, help="environment steps (default 6000, 1000 of them random)")
     parser.add_argument("--eval-episodes", type=int, default=10, help="evaluated episodes (default 10)")
     parser.add_argument("--out", type=Path, default=Path("runs/pixels"), help="where the model goes")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for everything (default 0)")
     args = parser.parse_args()
 
     th.set_num_threads(1)

@@ -1,11 +1,11 @@
 """
-A training that is interrupted, and goes on as if it had not been.
+A training that is interrupted, and continues as if it had not been.
 
     python examples/resume.py --steps 3000 --out runs/resume     # as often as you like; stop it with Ctrl-C in between
     python examples/resume.py --check                            # interrupt one training, compare it with another
 
 The first call starts a training; later calls find its latest checkpoint and continue until ``--steps`` are done. A checkpoint
-holds everything the future depends on: networks, optimizer, replay, priorities, random generators and running episodes.
+holds everything that the future depends on: networks, optimizer, replay, priorities, random generators and running episodes.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-One ordinary Gymnasium environment: EZM as any other Stable-Baselines3 algorithm.
+One ordinary Gymnasium environment: EZM used like any other Stable-Baselines3 algorithm.
 
     python examples/single_task.py --steps 4000
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4_000, help="environment steps (default 4000, 1000 of them random)")
     parser.add_argument("--eval-episodes", type=int, default=10, help="evaluated episodes (default 10)")
     parser.add_argument("--out", type=Path, default=Path("runs/single_task"), help="where the model goes")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for everything (default 0)")
     args = parser.parse_args()
 
     th.set_num_threads(1)  # the networks of the small preset are too small to share between cores

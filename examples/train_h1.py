@@ -4,7 +4,7 @@ Train one agent on the nine Unitree H1 tasks within a time budget, and show what
     python examples/train_h1.py --minutes 10 --out runs/h1
 
 Everything ends up in the folder ``--out``: the model, the learning curves, a video, the scores and TensorBoard's files.
-Evaluation, before and after training, comes on top of the minutes.
+Evaluation, before and after training, takes extra time.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import os
 import time
 from pathlib import Path
 
-# Read by PyTorch when it is imported. Threads that wait for work would otherwise spin, and take the cores from those that
-# step the environments and from everybody else on the machine.
+# Read by PyTorch when it is imported. Threads waiting for work would otherwise spin, and take the cores from those that
+# step the environments and from everything else on the machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from stable_baselines3.common.vec_env import VecEnv
@@ -39,16 +39,16 @@ def parse_arguments() -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="wall-clock budget of the training (default 10)")
-    parser.add_argument("--steps-per-task", type=int, help="stop after so many environment steps of each task, if sooner")
+    parser.add_argument("--steps-per-task", type=int, help="stop after this many environment steps of each task, if sooner")
     parser.add_argument("--out", type=Path, default=Path("runs/h1"), help="folder for everything (default runs/h1)")
     parser.add_argument("--tasks", nargs="+", default=["h1-medium"], help="suite or tasks (default h1-medium: all nine)")
     parser.add_argument("--preset", default="h1-cpu", choices=preset_names(), help="settings (default h1-cpu)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything (default 0)")
-    # Matrices this small gain nothing from a second thread: measured on two cores, one thread did 231 updates in the first
+    parser.add_argument("--seed", type=int, default=0, help="seed for everything (default 0)")
+    # Matrices this small gain nothing from a second thread: measured on two cores, one thread made 231 updates in the first
     # minute and two threads 138.
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's threads (default 1, the fastest for this preset)")
     parser.add_argument("--eval-episodes", type=int, default=3, help="episodes per task, before and after (default 3)")
-    parser.add_argument("--eval-steps", type=int, help="cut evaluated episodes, for a quick look: scores then mean little")
+    parser.add_argument("--eval-steps", type=int, help="cut evaluated episodes, for a quick look: scores do not compare")
     parser.add_argument("--no-video", action="store_true", help="record no video")
     parser.add_argument("--video-task", help="task of the video (default: the one with the best score)")
     return parser.parse_args()
@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def train(model: EZM, args: argparse.Namespace, n_tasks: int) -> None:
     """
-    Train until the time, or the steps, are used up. Ctrl-C ends the training early and keeps what was learned.
+    Train until the time or the steps are used up. Ctrl-C ends training early and keeps what was learned.
 
     :param model: to be trained
     :param args: the command line

@@ -149,7 +149,7 @@ def test_every_changed_byte_is_recognized(file: Path) -> None:
         with pytest.raises(CheckpointError, match=re.escape(str(file))) as error:
             read_checkpoint(file)
         if place < 8:
-            assert "is no checkpoint of this package" in str(error.value)
+            assert "is not a checkpoint of this package" in str(error.value)
         elif place < 12:
             assert "has the format version" in str(error.value)
         elif place >= PREFIX:
@@ -166,7 +166,7 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
         read_checkpoint(tmp_path)
     other = tmp_path / "other.pkl"
     other.write_bytes(pickle.dumps(list(range(100))))
-    with pytest.raises(CheckpointError, match=r"other.pkl is no checkpoint of this package: it begins with b"):
+    with pytest.raises(CheckpointError, match=r"other.pkl is not a checkpoint of this package: it begins with b"):
         read_checkpoint(other)
     other.write_bytes(struct.pack("<8sIQQ", container.MAGIC, 2, 0, 0) + bytes(32))
     with pytest.raises(CheckpointError, match="has the format version 2, this version of the package reads 1"):

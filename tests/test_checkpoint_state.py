@@ -116,7 +116,7 @@ def test_a_state_that_does_not_fit_is_refused(saved: Path, tmp_path: Path, name:
 def test_what_the_file_says_of_paths_is_not_followed(tmp_path: Path) -> None:
     model = tiny_model(toy_env(["toy-spin"]), tensorboard_log=str(tmp_path / "logs")).learn(4)
     path = model.save_checkpoint(tmp_path / "x")
-    with pytest.warns(UserWarning, match="pass `tensorboard_log` to go on"):
+    with pytest.warns(UserWarning, match="pass `tensorboard_log` to continue"):
         resumed = EZM.resume(path, toy_env(["toy-spin"]))
     assert resumed.tensorboard_log is None
     state = read_checkpoint(path)
@@ -149,7 +149,7 @@ def test_another_number_of_threads_is_said(saved: Path, tmp_path: Path) -> None:
     state = read_checkpoint(saved)
     assert state["threads"] == th.get_num_threads()
     state["threads"] += 3
-    with pytest.warns(UserWarning, match=rf"with {state['threads']} threads of PyTorch, now there are {state['threads'] - 3}"):
+    with pytest.warns(UserWarning, match=rf"with {state['threads']} PyTorch threads, now there are {state['threads'] - 3}"):
         EZM.resume(write_checkpoint(tmp_path / "x", state), make_env())
 
 

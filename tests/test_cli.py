@@ -132,7 +132,7 @@ def test_impossible_arguments(ezm: Any, tmp_path: Path, run_folder: Path) -> Non
     assert "usage: ezm" in ezm()
     assert "Did you mean 'tau'" in ezm("train", "toy", "--out", tmp_path, "--set", "tua=0.1", status=2)
     assert "takes KEY=VALUE" in ezm("train", "toy", "--out", tmp_path, "--set", "tau", status=2)
-    assert f"go on with `ezm resume {run_folder}`" in ezm("train", "toy", "--out", run_folder, status=2)
+    assert f"continue it with `ezm resume {run_folder}`" in ezm("train", "toy", "--out", run_folder, status=2)
     assert "choose one of them" in ezm("train", "--out", run_folder, "--resume", "--overwrite", status=2)
     assert "leave tasks, --preset out with --resume" in ezm(
         "train", "toy", "--preset", "toy", "--out", run_folder, "--resume", status=2
@@ -178,7 +178,7 @@ def test_settings_that_cannot_be_set(ezm: Any, tmp_path: Path) -> None:
         "seed=4": "'seed' follows from --seed",  # it would be overridden
         "env=3": "follows from the tasks",
         "_init_setup_model=false": "no argument '_init_setup_model'",
-        "learning_rate=[1": "is no YAML value",
+        "learning_rate=[1": "is not a YAML value",
         "gamma.x=3": "write gamma=VALUE",
         "policy_kwargs=3": "write policy_kwargs.NAME=VALUE",
         "batch_size=abc": "`batch_size` ('abc') must be an integer from 1 to",
@@ -280,7 +280,7 @@ def test_going_on_before_the_first_checkpoint_starts_from_the_beginning(ezm: Any
     assert "start again with" in ezm("resume", folder, status=2)  # what a model file holds would be lost
     (folder / "model.zip").unlink()  # as after a kill before the first checkpoint
     output = ezm("resume", folder, "--no-tensorboard")
-    assert "has no checkpoint yet: the training starts from its beginning" in output
+    assert "has no checkpoint yet: the training starts from the beginning" in output
     assert 60 <= EZM.load(folder / "model.zip").num_timesteps < 80
     assert not list(folder.glob(".replaced-*"))
 
@@ -300,7 +300,7 @@ def test_overwriting_replaces_a_run_once_the_new_one_stands(ezm: Any, tmp_path: 
 
 def test_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sb3_ezm.devices.available_cpus", lambda: 1)
-    with pytest.warns(UserWarning, match="10000 threads were asked for, and 1 are used"):
+    with pytest.warns(UserWarning, match="10000 threads were requested and 1 are used"):
         set_num_threads(10_000)
     assert th.get_num_threads() == 1
 

@@ -146,7 +146,7 @@ def test_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr("sb3_ezm.devices.available_cpus", lambda: 3)
     assert with_defaults(["--num-threads", "10000", "--seed", "10000"])[:4] == ["--num-threads", "3", "--seed", "10000"]
     assert with_defaults(["--num-threads=10000"])[0] == "--num-threads=3"
-    assert capsys.readouterr().err.count("10000 threads were asked for, and 3 are used") == 2
+    assert capsys.readouterr().err.count("10000 threads were requested and 3 are used") == 2
     assert with_defaults(["--num-threads", "2"])[:2] == ["--num-threads", "2"]
 
 
@@ -239,7 +239,7 @@ def test_environments_that_tasks_cannot_share(zoo: Any, folder: Path) -> None:
     error = zoo(
         "train", "--env", "MultiTask-Toy-v0", "-conf", "tiny.yml", "-params", "n_envs:6", "--eval-freq", "-1", status=2
     )
-    assert "6 environments cannot be shared equally by 4 tasks" in error and "n_envs:4" in error
+    assert "6 environments cannot be shared equally among 4 tasks" in error and "n_envs:4" in error
     assert not (folder / "logs" / "ezm" / "MultiTask-Toy-v0_2").exists()
 
 

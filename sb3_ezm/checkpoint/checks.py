@@ -1,4 +1,4 @@
-"""Looks at every part of a checkpoint before a model takes it: a file may be of another program, or written to do harm."""
+"""Checks every part of a checkpoint before a model takes it: a file may be from another program, or malicious."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _SECTIONS: dict[str, type[Any]] = {
 def check_sections(state: Any) -> None:
     """
     :param state: content of a file
-    :raises CheckpointError: if it has not the parts of a training
+    :raises CheckpointError: if it lacks the parts of a training
     """
     if not isinstance(state, dict):
-        raise CheckpointError(f"holds a {type(state).__name__} and no training")
+        raise CheckpointError(f"holds a {type(state).__name__}, not a training")
     wrong = [name for name, kind in _SECTIONS.items() if type(state.get(name)) is not kind]
     if wrong:
-        raise CheckpointError(f"holds no training: {wrong} are missing or of another type")
+        raise CheckpointError(f"holds no training: {wrong} are missing or of the wrong type")
 
 
 def check_arguments(arguments: Mapping[str, Any], known: list[str]) -> None:
@@ -52,9 +52,9 @@ def check_arguments(arguments: Mapping[str, Any], known: list[str]) -> None:
 
 def check_sizes(arguments: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """
-    Before memory is asked for: networks and buffers cannot be larger than what the file holds for them.
+    Check before allocating memory: networks and buffers cannot be larger than what the file holds for them.
 
-    :param arguments: with which the model is going to be made, as far as they come from the file
+    :param arguments: with which the model will be made, as far as they come from the file
     :param state: content of the file
     :raises CheckpointError: naming the argument
     """
@@ -138,9 +138,9 @@ def _is_batch(value: Any, space: spaces.Space[Any], n_envs: int) -> bool:
 
 def check_weights(weights: Mapping[str, Any], module: th.nn.Module) -> None:
     """
-    :param weights: state dict of another module; names and shapes are PyTorch's business
-    :param module: that is going to take it
-    :raises CheckpointError: for what is no tensor of the same kind of numbers
+    :param weights: state dict of another module; PyTorch checks names and shapes
+    :param module: that will take it
+    :raises CheckpointError: for anything that is not a tensor of the same kind of numbers
     """
     own = module.state_dict()
     for name, value in weights.items():
@@ -151,8 +151,8 @@ def check_weights(weights: Mapping[str, Any], module: th.nn.Module) -> None:
 def check_optimizer(state: Mapping[str, Any], optimizer: th.optim.Optimizer) -> None:
     """
     :param state: state dict of another optimizer
-    :param optimizer: that is going to take it
-    :raises CheckpointError: for other settings, and figures of another shape than their weights
+    :param optimizer: that will take it
+    :raises CheckpointError: for other settings, and values whose shape differs from their weights'
     """
     own = optimizer.state_dict()
     groups, figures = state.get("param_groups"), state.get("state")
@@ -169,7 +169,7 @@ def check_optimizer(state: Mapping[str, Any], optimizer: th.optim.Optimizer) -> 
         if type(index) is not int or not 0 <= index < len(weights) or not isinstance(entries, dict):
             raise CheckpointError(f"holds figures of the optimizer for a weight {index!r} that does not exist")
         for name, value in entries.items():
-            # One number, or one per weight.
+            # One number, or one for each weight.
             if isinstance(value, th.Tensor) and value.numel() != 1 and value.shape != weights[index].shape:
                 raise CheckpointError(f"holds `{name}` of the optimizer in the shape {tuple(value.shape)}")
 
@@ -186,7 +186,7 @@ def check_generators(generators: Mapping[str, Any], names: Mapping[str, th.Gener
     """
     :param generators: states by name
     :param names: generators of the model, whose states the file may hold
-    :raises CheckpointError: for what is no state of such a generator
+    :raises CheckpointError: for anything that is not a state of such a generator
     """
     try:
         check_global_states(dict(generators))
@@ -198,4 +198,4 @@ def check_generators(generators: Mapping[str, Any], names: Mapping[str, th.Gener
             if not isinstance(parts, list) or any(not isinstance(item, (np.random.Generator, type(None))) for item in parts):
                 raise ValueError(f"`{name}` has no generators")
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"holds no random generators that a training could go on with ({error})") from error
+        raise CheckpointError(f"holds no random generators that training could continue with ({error})") from error

@@ -1,8 +1,8 @@
 """
 Between nested Python values and JSON plus raw arrays.
 
-Decoding never runs code from a file: beyond plain values and arrays it can only create objects of the few classes listed here,
-and gives them attributes that are such values themselves.
+Decoding never runs code from a file: beyond plain values and arrays it can create only objects of the few classes listed here,
+and gives them only such values as attributes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OPTIMIZERS: dict[str, type[th.optim.Optimizer]] = {
     name: cls for name, cls in vars(th.optim).items() if isinstance(cls, type) and issubclass(cls, th.optim.Optimizer)
 }
 _ACTIVATIONS: dict[str, type[th.nn.Module]] = {name: getattr(th.nn, name) for name in th.nn.modules.activation.__all__}
-# Types that NumPy lacks travel as integers of their size.
+# Types that NumPy lacks are stored as integers of their size.
 _TORCH_ONLY = {"bfloat16": (th.bfloat16, th.int16)}
 # Keys beside the tag, and which of them may be missing.
 _FIELDS: dict[str, tuple[set[str], set[str]]] = {
@@ -43,7 +43,7 @@ def encode(value: Any, arrays: list[Array], path: str = "") -> Any:
 
     :param value: of None, bool, int, float, str, list, tuple, dict, deque, arrays, tensors, NumPy generators, task sets, and
         schedules and action noises of Stable-Baselines3
-    :param arrays: grows by the arrays, which are not copied where they lie in one piece
+    :param arrays: receives the arrays, which are not copied if they are contiguous
     :param path: name of the value, for errors
     :return: what ``json.dumps`` takes
     :raises CheckpointError: naming the first value of another type
@@ -110,8 +110,8 @@ def decode(value: Any, arrays: list[Array]) -> Any:
 
     :param value: parsed JSON
     :param arrays: the arrays in their places
-    :return: the nested value; tensors lie on the CPU, and nothing shares memory with another value
-    :raises ValueError, TypeError, OverflowError: for what :func:`encode` does not write
+    :return: the nested value; tensors are on the CPU, and no two values share memory
+    :raises ValueError, TypeError, OverflowError: for anything that :func:`encode` does not write
     """
     if isinstance(value, list):
         return [decode(item, arrays) for item in value]

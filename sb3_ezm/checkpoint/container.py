@@ -1,5 +1,5 @@
 """
-One file with a checksum, written at once or not at all.
+One file with a checksum, written completely or not at all.
 
 Layout, integers in little-endian order::
 
@@ -8,10 +8,10 @@ Layout, integers in little-endian order::
     8 bytes   size of the header
     8 bytes   size of the arrays
     header    JSON: the label, the value, and type and shape of each array
-    arrays    their raw bytes, one after the other
+    arrays    their raw bytes, one after another
     32 bytes  SHA-256 of everything before
 
-The checksum finds damage; it is no signature. Whoever can write the file can also write a matching checksum, but still no
+The checksum finds damage; it is not a signature. Whoever can write the file can also write a matching checksum, but no
 code: see :mod:`sb3_ezm.checkpoint.codec`. The label, a few plain values, comes first so that many files can be listed without
 reading them; version 0.1 wrote none.
 """
@@ -43,7 +43,7 @@ _CHUNK = 1 << 22
 _LABEL_START = b'{"label":'
 _MAX_LABEL = 4096  # bytes
 _MAX_AXES = 64  # of NumPy
-# What reading raises for content that this package does not write.
+# Errors that reading raises for content not written by this package.
 _NOT_OURS = (
     *(KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError),
     *(RecursionError, RuntimeError, MemoryError),
@@ -52,7 +52,7 @@ _NOT_OURS = (
 
 def write_checkpoint(path: PathLike, value: Any, label: dict[str, Any] | None = None) -> Path:
     """
-    Write a nested value. Until the last moment an older file of that name stays as it is, also if the process or the machine
+    Write a nested value. Until the last moment an older file of that name stays as it is, even if the process or the machine
     stops, see :func:`~sb3_ezm.files.replacing`.
 
     :param path: file; without a suffix it gets ``.ezm``, and missing folders are made
@@ -91,7 +91,7 @@ def checkpoint_path(path: PathLike) -> Path:
 def _write(file: BufferedWriter, header: bytes, arrays: list[Array]) -> None:
     digest = hashlib.sha256()
     prefix = _PREFIX.pack(MAGIC, FORMAT_VERSION, len(header), sum(array.nbytes for array in arrays))
-    # A view of the bytes, also of an array with no entries, which memoryview cannot cast.
+    # A view of the bytes, even for an array without entries, which memoryview cannot cast.
     parts = [array.reshape(-1).view(np.uint8) for array in arrays if array.nbytes]
     for part in (prefix, header, *parts):
         view = memoryview(cast(Any, part))
@@ -111,7 +111,7 @@ def find_checkpoint(path: PathLike) -> Path:
     if not path.is_file() and not path.suffix:
         path = path.with_suffix(SUFFIX)
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist or is no file.")
+        raise CheckpointError(f"{path} does not exist or is not a file.")
     return path
 
 
@@ -121,7 +121,7 @@ def read_checkpoint(path: PathLike) -> Any:
 
     :param path: file; the suffix ``.ezm`` may be left out
     :return: the nested value
-    :raises CheckpointError: if there is no such file, or it is no checkpoint, of another version, truncated or changed
+    :raises CheckpointError: if there is no such file, or it is not a checkpoint, of another version, truncated or changed
     """
     path = find_checkpoint(path)
     with path.open("rb") as file:
@@ -131,7 +131,7 @@ def read_checkpoint(path: PathLike) -> Any:
         try:
             parsed = json.loads(header)
             if not isinstance(parsed, dict) or not isinstance(parsed.get("arrays"), list):
-                raise ValueError("the header is no list of arrays and a value")
+                raise ValueError("the header does not hold a list of arrays and a value")
             arrays = list(_read_arrays(file, parsed["arrays"], arrays_size))
             return decode(parsed["value"], arrays)
         except _NOT_OURS as error:
@@ -146,7 +146,7 @@ def read_label(path: PathLike) -> dict[str, Any] | None:
     Read the label of a file without verifying the rest.
 
     :param path: file
-    :return: its label, without entries if it was written without one; None if the file is no checkpoint that can be read
+    :return: its label, empty if it was written without one; None if the file is not a readable checkpoint
     """
     try:
         with open(path, "rb") as file:
@@ -172,8 +172,8 @@ def _verify(path: Path, file: BufferedReader) -> tuple[int, int]:
     magic, version, header_size, arrays_size = _PREFIX.unpack(prefix)
     if magic != MAGIC:
         raise CheckpointError(
-            f"{path} is no checkpoint of this package: it begins with {magic!r}. Models saved by `model.save` are loaded by "
-            "`EZM.load`."
+            f"{path} is not a checkpoint of this package: it begins with {magic!r}. Load models saved by `model.save` "
+            "with `EZM.load`."
         )
     if version != FORMAT_VERSION:
         raise CheckpointError(
@@ -189,7 +189,7 @@ def _verify(path: Path, file: BufferedReader) -> tuple[int, int]:
     while remaining:
         chunk = file.read(min(_CHUNK, remaining))
         if not chunk:
-            raise CheckpointError(f"{path} became shorter while it was read.")
+            raise CheckpointError(f"{path} became shorter while it was being read.")
         digest.update(chunk)
         remaining -= len(chunk)
     if file.read(_DIGEST_SIZE) != digest.digest():
@@ -207,20 +207,20 @@ def _read_arrays(file: BufferedReader, layout: list[Any], total: int) -> Iterato
         if size:
             raw = array.reshape(-1).view(np.uint8)
             if file.readinto(raw.data) != size:
-                raise ValueError("the file became shorter while it was read")
+                raise ValueError("the file became shorter while it was being read")
             if dtype.kind == "b" and raw.max() > 1:
-                raise ValueError("a truth value is neither 0 nor 1")
+                raise ValueError("a boolean is neither 0 nor 1")
         yield array
 
 
 def _array_format(entry: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Type and shape of an array, before memory is asked for."""
+    """Type and shape of an array, before allocating memory."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape"}:
         raise ValueError(f"{entry!r} does not describe an array")
     name, shape = entry["dtype"], entry["shape"]
     dtype = np.dtype(name) if isinstance(name, str) else None
     if dtype is None or dtype.kind not in "biufc" or dtype.str != name:
-        raise ValueError(f"{name!r} is no type of numbers")
+        raise ValueError(f"{name!r} is not a numeric type")
     if not isinstance(shape, list) or len(shape) > _MAX_AXES or any(type(size) is not int or size < 0 for size in shape):
-        raise ValueError(f"{shape!r} is no shape")
+        raise ValueError(f"{shape!r} is not a shape")
     return dtype, tuple(shape)

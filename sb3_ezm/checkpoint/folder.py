@@ -1,8 +1,8 @@
 """
 The checkpoints of a folder, in the order in which they were written.
 
-Neither clocks nor names tell that order: clocks are set, copies have times of their own, and a training that was continued
-from an older checkpoint passes the same numbers of steps again. So each file is labelled with the training that it belongs to
+Neither clocks nor names tell that order: clocks are adjusted, copies have their own times, and a training resumed from
+an older checkpoint passes the same numbers of steps again. So each file is labeled with the training that it belongs to
 and with a number one above the largest in its folder.
 """
 
@@ -17,7 +17,7 @@ from sb3_ezm.checkpoint.container import SUFFIX, read_label
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.files import PathLike
 
-EMERGENCY = "emergency"  # prefix of the checkpoints of trainings that failed
+EMERGENCY = "emergency"  # prefix of checkpoints of failed trainings
 _NAME = re.compile(rf"(?P<prefix>.+)_(?P<steps>\d{{1,18}}){re.escape(SUFFIX)}", re.DOTALL)
 
 
@@ -28,9 +28,9 @@ class FoundCheckpoint(NamedTuple):
     :param path: of the file
     :param prefix: of its name
     :param steps: in its name
-    :param run: which training wrote it; None for version 0.1, and for what is no checkpoint
+    :param run: which training wrote it; None for version 0.1, and for anything that is not a checkpoint
     :param sequence: which of the folder's checkpoints it is, in the order of writing; -1 for version 0.1
-    :param is_readable: whether it begins like a checkpoint
+    :param is_readable: whether it starts like a checkpoint
     """
 
     path: Path
@@ -45,7 +45,7 @@ def find_checkpoints(folder: PathLike, name_prefix: str | None = None) -> list[F
     """
     :param folder: where ``FullCheckpointCallback`` saves
     :param name_prefix: of the files; None for all
-    :return: files named ``<prefix>_<steps>.ezm``, the one written last at the end; before them those of version 0.1 by steps
+    :return: files named ``<prefix>_<steps>.ezm``, the latest at the end; those of version 0.1 come first, by steps
     """
     found = []
     for path in Path(folder).iterdir() if Path(folder).is_dir() else ():
@@ -61,7 +61,7 @@ def find_checkpoints(folder: PathLike, name_prefix: str | None = None) -> list[F
 
 
 def _entries(label: dict[str, Any]) -> tuple[str | None, int]:
-    """Training and number of a label, which anybody may have written."""
+    """Training and number in a label, which anybody may have written."""
     run, sequence = label.get("run"), label.get("sequence")
     return run if isinstance(run, str) else None, sequence if type(sequence) is int and 0 <= sequence < 2**62 else -1
 
@@ -69,7 +69,7 @@ def _entries(label: dict[str, Any]) -> tuple[str | None, int]:
 def list_checkpoints(folder: PathLike, name_prefix: str | None = None) -> list[Path]:
     """
     :param folder: where ``FullCheckpointCallback`` saves
-    :param name_prefix: of its files; None for all but the checkpoints of trainings that failed
+    :param name_prefix: of its files; None for all but the checkpoints of failed trainings
     :return: its checkpoints in the order in which they were written
     """
     return [item.path for item in _regular(folder, name_prefix) if item.is_readable]
@@ -80,9 +80,9 @@ def latest_checkpoint(folder: PathLike, name_prefix: str | None = None) -> Path:
     Find the checkpoint of a folder that was written last.
 
     :param folder: where ``FullCheckpointCallback`` saves
-    :param name_prefix: of its files; None for any but the checkpoints of trainings that failed
+    :param name_prefix: of its files; None for any but the checkpoints of failed trainings
     :return: path of the checkpoint
-    :raises CheckpointError: if there is none, or there are some of several trainings
+    :raises CheckpointError: if there is none, or they belong to several trainings
     """
     regular = _regular(folder, name_prefix)
     readable = [item for item in regular if item.is_readable]
@@ -95,7 +95,7 @@ def latest_checkpoint(folder: PathLike, name_prefix: str | None = None) -> Path:
     by_prefix = {item.prefix: item for item in readable}
     if len({item.run for item in by_prefix.values()}) > 1:
         names = ", ".join(item.path.name for item in by_prefix.values())
-        raise CheckpointError(f"{folder} holds checkpoints of several trainings, the last ones are {names}: name the file.")
+        raise CheckpointError(f"{folder} holds checkpoints of several trainings, the latest are {names}: name the file.")
     damaged = [item.path.name for item in regular if not item.is_readable and item.steps > last.steps]
     if damaged:
         warnings.warn(

@@ -1,8 +1,8 @@
 """
 States of random generators, checked before a generator takes them.
 
-NumPy and PyTorch copy what they are given into C structures. Numbers beyond their ranges raise errors of many kinds there, and
-a position outside of the buffer of a Mersenne Twister ends the process.
+NumPy and PyTorch copy what they are given into C structures. Numbers out of range raise many kinds of errors there, and
+a position outside the buffer of a Mersenne Twister kills the process.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ def global_states() -> dict[str, Any]:
 def check_global_states(states: dict[str, Any]) -> None:
     """
     :param states: from :func:`global_states`
-    :raises ValueError: naming what is no state of its generator
+    :raises ValueError: naming anything that is not a state of its generator
     """
     random.Random().setstate(states["python"])  # checks everything itself
     legacy = states["numpy"]
     if not isinstance(legacy, tuple) or len(legacy) != 5 or legacy[0] != "MT19937":
-        raise ValueError("NumPy's global generator is no MT19937")
+        raise ValueError("NumPy's global generator is not MT19937")
     values = dict(zip(("key", "pos", "has_gauss", "cached_gaussian"), legacy[1:], strict=True))
     twister = {"key": _words(np.uint32, _TWISTER_WORDS), "pos": _integer(limit=_TWISTER_WORDS), "has_gauss": _integer(1)}
     _check("NumPy's global generator", values, **twister, cached_gaussian=lambda value: isinstance(value, float))
@@ -86,11 +86,11 @@ def check_torch_state(state: Any, like: th.Generator) -> None:
     :raises ValueError: if that generator could not take it
     """
     if not isinstance(state, th.Tensor) or state.dtype != th.uint8 or state.shape != like.get_state().shape:
-        raise ValueError("a state of PyTorch's generator has another size or type")
+        raise ValueError("a state of PyTorch's generator has the wrong size or type")
     try:
         th.Generator(like.device).set_state(state)
     except RuntimeError as error:
-        raise ValueError(f"a state of PyTorch's generator is none: {error}") from error
+        raise ValueError(f"a state of PyTorch's generator is not valid: {error}") from error
 
 
 def restore_global_states(states: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ def restore_global_states(states: dict[str, Any]) -> None:
 
 
 def _integer(bits: int | None = None, limit: int = 0) -> Callable[[Any], bool]:
-    """A check for whole numbers of so many bits, or up to a limit."""
+    """A check for whole numbers of a number of bits, or up to a limit."""
     largest = limit if bits is None else 2**bits - 1
     return lambda value: isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= int(value) <= largest
 
@@ -114,7 +114,7 @@ def _words(dtype: Any, count: int) -> Callable[[Any], bool]:
 
 def _check(name: str, values: Any, **checks: Callable[[Any], bool]) -> None:
     if not isinstance(values, dict) or values.keys() != checks.keys():
-        raise ValueError(f"the state of {name} has other entries than {sorted(checks)}")
+        raise ValueError(f"the state of {name} has entries other than {sorted(checks)}")
     for key, check in checks.items():
         if not check(values[key]):
-            raise ValueError(f"`{key}` in the state of {name} has another type, size or range")
+            raise ValueError(f"`{key}` in the state of {name} has the wrong type, size or range")

@@ -1,4 +1,4 @@
-"""What a training consists of, and how to put it back together."""
+"""What training consists of, and how to put it back together."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_ep
 _MEANS = ("_current_progress_remaining", "ep_info_buffer", "ep_success_buffer")
 PROGRESS = (*COUNTERS, "_rollout_steps", "_rollout_episodes", *_MEANS)
 OBSERVED = ("_last_obs", "_last_original_obs", "_last_episode_starts")
-# Arguments that a checkpoint says by itself, or that belong to the place where a training runs: no path comes from a file.
+# Arguments that a checkpoint holds elsewhere, or that depend on where training runs: no path comes from a file.
 _NOT_KEPT = ("self", "policy", "env", "device", "tensorboard_log", "_init_setup_model")
 _UNKNOWN = object()  # the value of an argument that a subclass does not keep as an attribute
 
 
 def capture(model: Resumable) -> dict[str, Any]:
     """
-    Collect everything that the future of a training depends on. Arrays are views: encode them before the training goes on.
+    Collect everything that the future of a training depends on. Arrays are views: encode them before training continues.
 
     :param model: the algorithm, with an environment
     :return: the state, which :func:`restore` takes
     :raises CheckpointError: if the model has no environment
     """
     if model.env is None:
-        raise CheckpointError("a model without an environment has no training to go on with; `model.save` keeps the model")
+        raise CheckpointError("a model without an environment has no training to continue; `model.save` keeps the model")
     return {
         "arguments": capture_arguments(model),
         "device": str(model.device),
@@ -62,7 +62,7 @@ def capture(model: Resumable) -> dict[str, Any]:
 
 def capture_arguments(model: Resumable) -> dict[str, Any]:
     """
-    Arguments with which the model was made, except for the policy class unless it has a name.
+    Arguments that the model was made with, except for a policy class without a name.
 
     :param model: the algorithm
     :return: values by name; an argument that no checkpoint can hold is wrapped as ``{"missing": reason}``, others as
@@ -114,7 +114,7 @@ def _bounds(values: np.ndarray[Any, Any]) -> str:
 
 def check_env(state: dict[str, Any], env: VecEnv) -> None:
     """
-    Make sure that a training can go on in an environment.
+    Make sure that training can continue in an environment.
 
     :param state: from :func:`capture`
     :param env: vector environment
@@ -141,7 +141,7 @@ def restore(model: Resumable, state: dict[str, Any], reset_env: bool) -> str:
     :param model: made with the same arguments
     :param state: from :func:`capture`
     :param reset_env: start new episodes even if the state of the environments is known
-    :return: why the running episodes end, or nothing if they go on
+    :return: why the running episodes end, or nothing if they continue
     :raises CheckpointError: if the environment does not fit
     """
     assert model.env is not None
@@ -159,7 +159,7 @@ def restore(model: Resumable, state: dict[str, Any], reset_env: bool) -> str:
         setattr(model, name, value)
     restore_wrappers(model.env, state["env"])
     episodes = state["env"]["episodes"]
-    why: str = "it was asked for" if reset_env else state["env"]["why"]
+    why: str = "it was requested" if reset_env else state["env"]["why"]
     if why or episodes is None:
         model.replay_buffer.close_streams()
         force_new_episodes(model.env, model.seed, model.num_timesteps)

@@ -17,7 +17,7 @@ Check = Callable[[Any], bool]
 def is_number(value: Any) -> bool:
     """
     :param value: any
-    :return: whether it is a number, and no truth value
+    :return: whether it is a number and not a boolean
     """
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
@@ -71,7 +71,7 @@ _CLASSES: dict[str, tuple[type[Any], dict[str, Check]]] = {
         {"n_envs": lambda value: type(value) is int, "_base_noise": _is_noise, "_noises": _is_noises},
     ),
     "RunningMeanStd": (RunningMeanStd, _MEANS),
-    # The same name in another package.
+    # The same class from another package.
     "gymnasium.RunningMeanStd": (gym.wrappers.utils.RunningMeanStd, _MEANS),
 }
 
@@ -90,7 +90,7 @@ def make_object(name: Any, attributes: Any) -> Any:
     :param name: from :func:`describe_object`
     :param attributes: of another object of that class
     :return: an object with these attributes
-    :raises ValueError: if there is no such class, or an attribute is none of its own or of another type
+    :raises ValueError: if there is no such class, or an attribute is unknown or of the wrong type
     """
     if not isinstance(name, str) or name not in _CLASSES:
         raise ValueError(f"no checkpoint holds an object {name!r}")
@@ -105,7 +105,7 @@ def make_object(name: Any, attributes: Any) -> Any:
 def _fault(name: str, attributes: Any) -> str:
     cls, checks = _CLASSES[name]
     if not isinstance(attributes, dict) or attributes.keys() != checks.keys():
-        return f"a {name} has other attributes than {sorted(checks)}"
+        return f"a {name} has attributes other than {sorted(checks)}"
     wrong = [key for key, check in checks.items() if not check(attributes[key])]
     if wrong:
         return f"the attributes {wrong} of a {name} have other types or values"

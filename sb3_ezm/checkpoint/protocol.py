@@ -1,4 +1,4 @@
-"""What an algorithm has to offer so that its trainings can be saved and continued."""
+"""What an algorithm must provide so that its training can be saved and continued."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class StatefulPart(Protocol):
 
 
 class EpisodeKeeper(Protocol):
-    """What collects, and knows where the episodes stand."""
+    """Collects data and tracks the running episodes."""
 
     generator: th.Generator
 
     def mark(self) -> None:
-        """Take it for known where the environments stand."""
+        """Accept the environments' current state as known."""
 
 
 class Resumable(Protocol):
     """
-    An algorithm whose trainings can be saved and continued. Its arguments are attributes of the same names, with or without
+    An algorithm whose training can be saved and continued. Its arguments are attributes of the same names, with or without
     an underscore; counters and last observations are those of Stable-Baselines3.
     """
 
@@ -58,7 +58,7 @@ class Resumable(Protocol):
 
     @property
     def env(self) -> VecEnv | None:
-        """Where it collects."""
+        """The environments in which it collects."""
 
     @property
     def learner(self) -> StatefulPart:

@@ -22,7 +22,7 @@ from sb3_ezm.files import PathLike
 from sb3_ezm.settings import apply_changes, change_arguments, check_discounts
 
 ModelT = TypeVar("ModelT", bound=Resumable)
-# What models and environments raise for a state that is not theirs, or for sizes that no memory holds.
+# Errors of models and environments for a state that is not theirs, or for sizes that do not fit into memory.
 _UNFIT = (
     *(KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError),
     *(ArithmeticError, RuntimeError, MemoryError),
@@ -31,13 +31,13 @@ _UNFIT = (
 
 def save_checkpoint(model: Resumable, path: PathLike) -> Path:
     """
-    Save a training with everything that its future depends on, at once or not at all.
+    Save a training with everything that its future depends on, completely or not at all.
 
     :param model: the algorithm
     :param path: file; without a suffix it gets ``.ezm``
     :return: path of the file
     :raises CheckpointError: for content that no checkpoint can hold
-    :raises OSError: if the file cannot be written; an older one of that name then stays
+    :raises OSError: if the file cannot be written; an older one of that name is then kept
     """
     try:
         state = capture(model)
@@ -63,11 +63,11 @@ def resume_training(
     Continue a training, see :meth:`~sb3_ezm.ezm.EZM.resume`.
 
     :param cls: class of the algorithm
-    :param path: file, or folder whose latest checkpoint is taken
+    :param path: file, or folder whose latest checkpoint is used
     :param env: environment made as before
     :param reset_env: start new episodes
-    :param arguments: of the algorithm, instead of the saved ones
-    :return: the algorithm where it stood
+    :param arguments: of the algorithm, in place of the saved ones
+    :return: the algorithm as it was
     :raises CheckpointError: if the file is damaged, or does not fit environment or arguments
     """
     path = latest_checkpoint(path) if Path(path).is_dir() else find_checkpoint(path)
@@ -97,7 +97,7 @@ def resume_training(
         apply_changes(model, arguments, saved["policy_kwargs"] or {})
         run = (read_label(path) or {}).get("run")
         model.run_id = run if isinstance(run, str) else model.run_id
-        if arguments.get("seed") is not None:  # asked for other random numbers than those that would have followed
+        if arguments.get("seed") is not None:  # the caller asked for different random numbers
             model.set_random_seed(merged["seed"])
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}.") from error.__cause__
@@ -110,19 +110,19 @@ def resume_training(
 
 
 def _differences(model: Resumable, state: dict[str, Any], why: str, was_logged: bool) -> Iterator[str]:
-    """What does not go on as before, in words."""
+    """A message about what does not continue as before."""
     if why:
         kept = sorted({label for env in state["env"].get("statistics") or () for label, *_ in env})
         means = f", except for the running means of {' and '.join(kept)}" if kept else ""
         yield (
-            f"The environments start new episodes: {why}. What they and their wrappers keep beyond an episode starts afresh"
-            f"{means}. Nothing else is lost."
+            f"The environments start new episodes: {why}. Anything they and their wrappers keep beyond an episode starts "
+            f"afresh{means}. Nothing else is lost."
         )
     if was_logged and model.tensorboard_log is None:
-        yield "The training wrote TensorBoard files, and no path is taken from a checkpoint: pass `tensorboard_log` to go on."
+        yield "The training wrote TensorBoard files, and no path is taken from a file: pass `tensorboard_log` to continue."
     threads, now = state.get("threads"), th.get_num_threads()
     if type(threads) is int and threads != now and model.device.type == "cpu":
         yield (
-            f"The checkpoint was written with {threads} threads of PyTorch, now there are {now}: sums are rounded "
-            f"differently, and the training does not go on bit for bit; with `torch.set_num_threads({threads})` it does."
+            f"The checkpoint was written with {threads} PyTorch threads, now there are {now}: sums are rounded "
+            f"differently, and training does not continue bit for bit; with `torch.set_num_threads({threads})` it does."
         )

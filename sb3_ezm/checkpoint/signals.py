@@ -1,4 +1,4 @@
-"""Signals that ask a process to end, put off until its training can be saved."""
+"""Signals that ask a process to end, deferred until its training can be saved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class StopSignals:
     """
     Remembers the first SIGTERM or SIGHUP instead of ending the process; a second one ends it at once.
 
-    A signal that is ignored (as by ``nohup``) stays so. Outside the main thread Python handles no signals: nothing happens.
+    A signal that is ignored (as with ``nohup``) stays ignored. Outside the main thread, where Python handles no signals, this
+    does nothing.
     """
 
     def __init__(self) -> None:
@@ -23,12 +24,12 @@ class StopSignals:
         self._previous: dict[signal.Signals, Any] = {}
 
     def watch(self) -> None:
-        """Begin to put off, until :meth:`release`. Calling again does nothing."""
+        """Start deferring, until :meth:`release`. Calling again does nothing."""
         if self._previous or threading.current_thread() is not threading.main_thread():
             return
         for name in _NAMES:
             number = getattr(signal, name, None)
-            # None: installed by other means than Python, and not to be restored.
+            # None: not installed from Python, and cannot be restored.
             if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
                 self._previous[number] = signal.signal(number, self._handle)
 
@@ -40,10 +41,10 @@ class StopSignals:
 
     def obey(self) -> None:
         """
-        Do what the signal asked for, once everything is saved.
+        Act on the signal, once everything is saved.
 
-        :raises SystemExit: with the status that a shell reports for the signal, unless a handler of the program's own had been
-            installed before: then that one is called and decides
+        :raises SystemExit: with the status that a shell reports for the signal, unless the program had its own handler
+            installed: then that one is called and decides
         """
         number, self.requested = self.requested, None
         if number is None:

@@ -1,4 +1,4 @@
-"""Where a vector environment stands: its wrappers with their statistics, and the running episode of every sub-environment."""
+"""State of a vector environment: its wrappers with their statistics, and the running episode of every sub-environment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sb3_ezm.multitask.env_state import (
 )
 
 _NORMALIZE = ("training", "norm_obs", "norm_reward", "norm_obs_keys", "clip_obs", "clip_reward", "gamma", "epsilon")
-# Attributes of wrappers. Statistics outlast an episode and are restored in any case, the others only together with it.
+# Attributes of wrappers. Statistics outlast an episode and are always restored, the others only together with it.
 _STATISTICS: dict[type[VecEnvWrapper], tuple[str, ...]] = {
     VecNormalize: ("obs_rms", "ret_rms", *_NORMALIZE),
     VecMonitor: ("episode_count",),
@@ -45,7 +45,7 @@ _RUNNING: dict[type[VecEnvWrapper], tuple[str, ...]] = {
 
 def capture_vec_env(env: VecEnv, between_steps: bool) -> dict[str, Any]:
     """
-    Record where a vector environment stands.
+    Record the state of a vector environment.
 
     :param env: vector environment
     :param between_steps: False while a step has been taken that the algorithm has not stored yet
@@ -70,7 +70,7 @@ def _capture_episodes(env: VecEnv) -> dict[str, Any]:
     running = []
     for wrapper in _wrappers(env):
         if type(wrapper) not in _RUNNING:
-            raise StateUnavailableError(f"the wrapper {type(wrapper).__name__} keeps what it knows to itself")
+            raise StateUnavailableError(f"the wrapper {type(wrapper).__name__} cannot give its state")
         running.append(_read(wrapper, _RUNNING[type(wrapper)]))
     native = env.unwrapped
     if not isinstance(native, DummyVecEnv):
@@ -85,11 +85,11 @@ def _capture_episodes(env: VecEnv) -> dict[str, Any]:
 
 def restore_wrappers(env: VecEnv, state: dict[str, Any]) -> None:
     """
-    Give the wrappers their statistics back, those of vector environments and those of single ones.
+    Restore the statistics of the wrappers, of vector environments and of single ones.
 
     :param env: vector environment with the same wrappers
     :param state: from :func:`capture_vec_env`
-    :raises CheckpointError: if the wrappers are others
+    :raises CheckpointError: if the wrappers differ
     """
     wrappers = _wrappers(env)
     found, saved = [type(wrapper).__name__ for wrapper in wrappers], [name for name, _ in state["wrappers"]]
@@ -112,7 +112,7 @@ def restore_episodes(env: VecEnv, episodes: dict[str, Any]) -> None:
 
     :param env: vector environment with the same sub-environments
     :param episodes: ``state["episodes"]`` of :func:`capture_vec_env`
-    :raises CheckpointError: if the sub-environments are others
+    :raises CheckpointError: if the sub-environments differ
     """
     native = env.unwrapped
     if not isinstance(native, DummyVecEnv):
@@ -147,16 +147,16 @@ def _naming(index: int) -> Iterator[None]:
 
 
 def _check_values(wrapper: VecEnvWrapper, values: Any, names: tuple[str, ...]) -> None:
-    """Only listed attributes are set, to values like those that they have."""
+    """Only listed attributes are set, to values of the kind that they have."""
     if not isinstance(values, dict) or not values.keys() <= set(names):
-        raise CheckpointError(f"sets other attributes of {type(wrapper).__name__} than {sorted(names)}")
+        raise CheckpointError(f"sets attributes of {type(wrapper).__name__} other than {sorted(names)}")
     wrong = [name for name, value in values.items() if not _is_like(value, vars(wrapper).get(name))]
     if wrong:
-        raise CheckpointError(f"holds other types or shapes for {wrong} of {type(wrapper).__name__}")
+        raise CheckpointError(f"holds the wrong types or shapes for {wrong} of {type(wrapper).__name__}")
 
 
 def _is_like(value: Any, present: Any) -> bool:
-    """Whether a value could take the place of the present one; None stands for arrays before the first reset."""
+    """Whether a value could replace the current one; None stands for arrays before the first reset."""
     if isinstance(present, dict) and isinstance(value, dict):
         return value.keys() == present.keys() and all(_is_like(value[key], item) for key, item in present.items())
     if isinstance(present, RunningMeanStd):
@@ -174,7 +174,7 @@ def _is_like(value: Any, present: Any) -> bool:
 
 def force_new_episodes(env: VecEnv, seed: int | None, num_timesteps: int) -> None:
     """
-    Let the next reset start episodes that are new: with its seed, an environment would repeat those from the beginning.
+    Let the next reset start new episodes: with its old seed, an environment would repeat those from the beginning.
 
     :param env: vector environment
     :param seed: of the algorithm

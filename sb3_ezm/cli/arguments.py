@@ -9,13 +9,13 @@ from typing import Any
 
 from sb3_ezm.presets import preset_names
 
-EVALUATION_SEED = 10_000  # evaluated episodes start from other states than those of a training with a small seed
+EVALUATION_SEED = 10_000  # evaluated episodes start from different states than training with a small seed
 EXAMPLES = """\
 examples:
   ezm train toy                                    the four toy tasks, a minute on one core
   ezm train h1-medium --steps-per-task 50000       nine humanoid tasks
   ezm train Pendulum-v1 MountainCarContinuous-v0   tasks of your own
-  ezm resume runs/h1-medium                        go on where a training stopped
+  ezm resume runs/h1-medium                        continue where a training stopped
   ezm eval runs/toy --episodes 20 --json -         scores as JSON
   ezm video runs/toy --task toy-swingup
   ezm check-env my_package.envs:make_env
@@ -54,7 +54,7 @@ def whole(least: int) -> Callable[[str], int]:
         try:
             value = float(text)
             number = int(text) if text.lstrip("+-").replace("_", "").isdecimal() else int(value)
-        except (ValueError, OverflowError):  # no number, or infinite
+        except (ValueError, OverflowError):  # not a number, or infinite
             raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
         if value != number:
             raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}")
@@ -80,7 +80,7 @@ def _add_parser(commands: Any, name: str, module: str, summary: str, examples: s
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a saved model (.zip), or the folder of `ezm train`")
-    parser.add_argument("--tasks", nargs="+", help="tasks, should those of the model not be found by their names")
+    parser.add_argument("--tasks", nargs="+", help="tasks, if those of the model cannot be found by their names")
     parser.add_argument("--device", default="auto", help="PyTorch device (default auto)")
 
 
@@ -96,11 +96,11 @@ def _add_train(commands: Any) -> None:
     add = parser.add_argument
     add("tasks", nargs="*", help="suites, tasks, or Gymnasium ids")
     add("--preset", choices=preset_names(), help="settings (default: h1-cpu for H1 tasks, toy for toy tasks, else small)")
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="arguments of EZM instead of the preset's, `a.b=1` in dicts")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="arguments of EZM, replacing the preset's; `a.b=1` in dicts")
     add("--envs-per-task", type=whole(1), help="environments of each task (default 1)")
-    add("--seed", type=whole(0), help="seed of everything (default 0)")
+    add("--seed", type=whole(0), help="seed for everything (default 0)")
     add("--out", type=Path, help="folder for everything (default runs/<first task>)")
-    add("--resume", action="store_true", help="go on from the latest checkpoint in the folder --out, as `ezm resume` does")
+    add("--resume", action="store_true", help="continue from the latest checkpoint in the folder --out, as `ezm resume` does")
     add("--overwrite", action="store_true", help="replace the run that the folder --out holds")
     _add_training(parser, "default {}")
 
@@ -110,10 +110,10 @@ def _add_resume(commands: Any) -> None:
   ezm resume runs/gaits
   ezm resume runs/gaits --steps-per-task 200000
 """
-    parser = _add_parser(commands, "resume", "train", "Go on with a training from its latest checkpoint.", examples)
+    parser = _add_parser(commands, "resume", "train", "Continue a training from its latest checkpoint.", examples)
     parser.add_argument("out", metavar="folder", type=Path, help="folder of `ezm train`")
     parser.set_defaults(resume=True, overwrite=False, tasks=[], preset=None, set=[], envs_per_task=None, seed=None)
-    _add_training(parser, "default: as the training began")
+    _add_training(parser, "default: as when the training began")
 
 
 def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
@@ -131,8 +131,8 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     )
     add("--eval-episodes", type=whole(1), help=f"episodes of each task in an evaluation ({default.format('5')})")
     add("--no-tensorboard", action="store_true", help="write no TensorBoard files")
-    add("--track", action="store_true", help="follow the run with Weights & Biases (pip install 'sb3-ezm[track]')")
-    add("--project", default="sb3-ezm", help="project there (default sb3-ezm)")
+    add("--track", action="store_true", help="log the run to Weights & Biases (pip install 'sb3-ezm[track]')")
+    add("--project", default="sb3-ezm", help="Weights & Biases project (default sb3-ezm)")
     add("--threads", type=whole(1), default=1, help="PyTorch's threads (default 1, the fastest for small networks)")
     add("--device", default="auto", help="PyTorch device (default auto)")
 
@@ -154,7 +154,7 @@ def _add_eval(commands: Any) -> None:
         help="whether a termination ends an episode (default respected; the paper's published scores ignore it)",
     )
     add("--stochastic", action="store_true", help="sample actions instead of taking the best")
-    add("--max-steps", type=whole(1), help="cut episodes, for a quick look: returns then compare with nothing")
+    add("--max-steps", type=whole(1), help="cut episodes, for a quick look: returns are then not comparable")
     add("--seed", type=whole(0), default=EVALUATION_SEED, help=f"of the episodes (default {EVALUATION_SEED})")
     add("--json", metavar="FILE", help="write all episodes as JSON, `-` for stdout (then without the table)")
 
@@ -201,11 +201,11 @@ def _add_video(commands: Any) -> None:
     parser = _add_parser(commands, "video", "video", "Film an episode of an agent.", examples)
     _add_model(parser)
     add = parser.add_argument
-    add("--task", nargs="+", help="tasks to film, or `all` (default: the first of the agent)")
+    add("--task", nargs="+", help="tasks to film, or `all` (default: the agent's first)")
     add("-o", "--output", type=Path, help="file, .mp4 or .gif, for one task, or folder (default: beside the model)")
     add("--seed", type=whole(0), default=EVALUATION_SEED, help=f"of the episode (default {EVALUATION_SEED})")
-    add("--max-steps", type=whole(1), help="stop after so many environment steps")
-    add("--frame-skip", type=whole(1), default=1, help="a picture every so many environment steps (default 1)")
+    add("--max-steps", type=whole(1), help="stop after this many environment steps")
+    add("--frame-skip", type=whole(1), default=1, help="environment steps between two pictures (default 1)")
     add("--ignore-termination", action="store_true", help="let the episode run to its time limit")
 
 
@@ -242,6 +242,6 @@ def _add_info(commands: Any) -> None:
   ezm info runs/toy
   ezm info runs/toy/best_model.zip
 """
-    summary = "Tell versions, devices, suites and presets, or what a model file holds."
+    summary = "Show versions, devices, suites and presets, or what a model file holds."
     parser = _add_parser(commands, "info", "info", summary, examples)
     parser.add_argument("model", type=Path, nargs="?", help="a saved model (.zip), or the folder of `ezm train`")

@@ -1,4 +1,4 @@
-"""``ezm check-env``: Stable-Baselines3's checks, and what learning several tasks asks of an environment besides."""
+"""``ezm check-env``: Stable-Baselines3's checks, and what else learning several tasks requires of an environment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         task = resolve_task(name)
         try:
             specs += make_task_set(task)
-        except (Exception, SystemExit) as error:  # whatever the environment does: the next one is to be checked as well
+        except (Exception, SystemExit) as error:  # whatever the environment does, the next one must be checked as well
             if isinstance(task, str) and task not in gym.registry:
                 raise  # misspelled
             failed = _fail(name, error, args.debug)
@@ -69,7 +69,7 @@ def _entries(observations: int, actions: int) -> str:
 def _check(tasks: TaskSet, name: str, steps: int, seed: int) -> list[str]:
     env = make_task_env(tasks, name)
     try:
-        notes = check_task(env, tasks, steps, seed)  # first, as its messages say more
+        notes = check_task(env, tasks, steps, seed)  # first, since its messages say more
         sb3_check_env(env, skip_render_check=True)
         return notes
     finally:
@@ -78,13 +78,13 @@ def _check(tasks: TaskSet, name: str, steps: int, seed: int) -> list[str]:
 
 def check_task(env: PaddedTaskEnv, tasks: TaskSet, steps: int, seed: int) -> list[str]:
     """
-    Play random actions and look at what comes back. The padding wrapper itself refuses what is not finite or has a wrong size.
+    Play random actions and check what comes back. The padding wrapper itself refuses infinities and wrong sizes.
 
     :param env: one task
     :param tasks: all of them
     :param steps: how many
     :param seed: of environment and actions
-    :return: what a user should know though it is no error
+    :return: what a user should know although it is not an error
     :raises ConfigurationError: if a padded entry is not zero or actions reach the environment wrongly
     """
     first, rewards, lengths = _play(env, steps, seed)
@@ -95,7 +95,7 @@ def check_task(env: PaddedTaskEnv, tasks: TaskSet, steps: int, seed: int) -> lis
         raise ConfigurationError(f"Padded observation entries must be zero, got up to {np.abs(padding).max()}.")
     notes = _bounds(first[:, list(places)], env.env.observation_space)
     if not np.array_equal(first, again):
-        notes.append("the same seed and actions gave other observations: runs will not repeat")
+        notes.append("the same seed and actions gave different observations: runs will not repeat")
     if not lengths:
         notes.append(f"no episode ended within {steps} steps: does it have a time limit?")
     if np.ptp(rewards) == 0.0:
@@ -106,7 +106,7 @@ def check_task(env: PaddedTaskEnv, tasks: TaskSet, steps: int, seed: int) -> lis
 
 
 def _bounds(rows: np.ndarray, space: spaces.Space[Any]) -> list[str]:
-    """A note where observations [N, O] of a space leave its bounds."""
+    """A note if observations [N, O] of a space leave its bounds."""
     flat = spaces.flatten_space(space)
     if not isinstance(flat, spaces.Box):
         return []

@@ -21,12 +21,12 @@ from sb3_ezm.tasks.task_set import TaskSet
 
 MODEL, BEST_MODEL, RUN, EVALUATIONS = "model.zip", "best_model.zip", "run.json", "evaluations.csv"
 MONITOR, CHECKPOINTS, TENSORBOARD, CURVES = "monitor", "checkpoints", "tensorboard", "curves.png"
-RESUMED = "resumed-at-"  # then the steps: monitor files of a part of a training
+RESUMED = "resumed-at-"  # followed by the steps: monitor files of a part of a training
 
 
 def check_device(name: str) -> None:
     """
-    :param name: of ``--device``; SB3 would take the CPU in place of CUDA that is not there
+    :param name: of ``--device``; SB3 would use the CPU if CUDA is missing
     :raises ConfigurationError: if PyTorch does not know it or cannot use it
     """
     try:
@@ -54,7 +54,7 @@ def resolve_task(name: str) -> TaskLike:
     module, _, attribute = name.partition(":")
     if not attribute.isidentifier():
         return name
-    sys.path.insert(0, os.getcwd())  # a console script does not look there by itself
+    sys.path.insert(0, os.getcwd())  # a console script does not look there on its own
     try:
         found: TaskLike = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever the module raises
@@ -69,13 +69,13 @@ def load_model(path: Path, device: str) -> EZM:
     :param path: a saved model, or the folder of ``ezm train``
     :param device: PyTorch device
     :return: the model
-    :raises ConfigurationError: if there is no such file or it is no model of EZM
+    :raises ConfigurationError: if there is no such file or it is not a model of EZM
     """
     folder, path = path, path / MODEL if path.is_dir() else path
     if not path.exists():
         hint = "give a file that `model.save` wrote, or the folder of a run."
         if (folder / RUN).exists():
-            hint = f"the training in {folder} has not ended. `ezm resume {folder}` goes on with it."
+            hint = f"the training in {folder} has not ended. `ezm resume {folder}` continues it."
             if (folder / BEST_MODEL).exists():
                 hint += f" Its best model so far is {folder / BEST_MODEL}."
         raise ConfigurationError(f"There is no model {path}: {hint}")
@@ -84,10 +84,10 @@ def load_model(path: Path, device: str) -> EZM:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if "data" not in names or "policy.pth" not in names:
-            raise ConfigurationError(f"{path} is no saved model: give a file that `model.save` wrote.")
+            raise ConfigurationError(f"{path} is not a saved model: give a file that `model.save` wrote.")
         return EZM.load(path, device=device)
     except zipfile.BadZipFile as error:
-        raise ConfigurationError(f"{path} is no saved model or damaged: give a file that `model.save` wrote.") from error
+        raise ConfigurationError(f"{path} is damaged or not a saved model: give a file that `model.save` wrote.") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ConfigurationError(f"{path} cannot be loaded as a model of EZM ({type(error).__name__}: {error}).") from error
 
@@ -107,7 +107,7 @@ def load_agent(args: argparse.Namespace) -> tuple[EZM, TaskSet]:
         )
     folder = args.model if args.model.is_dir() else args.model.parent
     names = args.tasks
-    if names is None:  # as the training named them, which may have been by functions
+    if names is None:  # as named in training, which may have been by functions
         names = read_run(folder)["tasks"] if (folder / RUN).exists() else list(model.policy.task_set.names)
     return model, resolve_tasks(names)
 
@@ -115,12 +115,12 @@ def load_agent(args: argparse.Namespace) -> tuple[EZM, TaskSet]:
 def read_run(folder: Path) -> dict[str, Any]:
     """
     :param folder: of a training
-    :return: what ``ezm train`` noted about it
-    :raises ConfigurationError: if it is no such folder
+    :return: what ``ezm train`` recorded about it
+    :raises ConfigurationError: if it is not such a folder
     """
     path = folder / RUN
     if not path.exists():
-        raise ConfigurationError(f"{folder} is no folder of `ezm train`: it has no {RUN}.")
+        raise ConfigurationError(f"{folder} is not a folder of `ezm train`: it has no {RUN}.")
     try:
         noted: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         missing = {"tasks", "preset", "changes", "steps_per_task", "envs_per_task", "seed"} - set(noted)

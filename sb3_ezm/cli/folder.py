@@ -1,4 +1,4 @@
-"""The folder of a training: what it holds, and how a new training takes the place of an old one."""
+"""The folder of a training: what it holds, and how a new training replaces an old one."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from sb3_ezm.cli.common import (
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.paths import check_can_write_into
 
-_WRITTEN = (RUN, MODEL, BEST_MODEL, EVALUATIONS, MONITOR, CHECKPOINTS, TENSORBOARD, CURVES)  # by a training and its plot
+_WRITTEN = (RUN, MODEL, BEST_MODEL, EVALUATIONS, MONITOR, CHECKPOINTS, TENSORBOARD, CURVES)  # files of a training and its plot
 
 
 def can_resume(folder: Path) -> bool:
     """
     :param folder: of a training
-    :return: whether it has a checkpoint; without one, a training that was interrupted starts from its beginning
-    :raises ConfigurationError: if there is none but results that a new start would replace
+    :return: whether it has a checkpoint; without one, an interrupted training starts from the beginning
+    :raises ConfigurationError: if there is none, but results that a new start would replace
     """
     if list_checkpoints(folder / CHECKPOINTS):
         return True
     kept = [path for path in (folder / MODEL, *(folder / CHECKPOINTS).glob(f"*{SUFFIX}")) if path.exists()]
     if kept:
         raise ConfigurationError(
-            f"{folder} has no checkpoint to go on from, but results ({', '.join(map(str, kept))}): start again with "
+            f"{folder} has no checkpoint to continue from, but results ({', '.join(map(str, kept))}): start again with "
             "`ezm train ... --overwrite`, or in another folder."
         )
     return False
@@ -47,7 +47,7 @@ def monitor_folder(folder: Path, resumes: bool) -> Path:
     """
     :param folder: of a training
     :param resumes: whether the training is continued from its latest checkpoint
-    :return: folder of the monitor files; a continued training does not replace those from before
+    :return: folder of the monitor files; a continued training does not replace earlier ones
     """
     if not resumes:
         return folder / MONITOR
@@ -57,11 +57,11 @@ def monitor_folder(folder: Path, resumes: bool) -> Path:
 @contextmanager
 def fresh_folder(folder: Path) -> Iterator[None]:
     """
-    Put what an earlier training wrote out of the way. It is deleted once the new one stands; should anything fail before
-    that, what the new one wrote is deleted and the old files come back. Other files in the folder are left alone.
+    Move the files of an earlier training out of the way. They are deleted once the new one is set up; if anything fails
+    before that, the new files are deleted and the old ones come back. Other files in the folder are left alone.
 
     :param folder: of the training, created if it is missing
-    :raises ConfigurationError: if it cannot be written into
+    :raises ConfigurationError: if it is not writable
     """
     is_new = not folder.exists()
     check_can_write_into(folder)
@@ -79,7 +79,7 @@ def fresh_folder(folder: Path) -> Iterator[None]:
         _move(aside, folder)
         aside.rmdir()
         if is_new:
-            with suppress(OSError):  # not empty: something else writes into it
+            with suppress(OSError):  # not empty: something else is writing into it
                 folder.rmdir()
         raise
     shutil.rmtree(aside)

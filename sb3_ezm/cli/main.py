@@ -1,4 +1,4 @@
-"""The command line, and what the shell sees of its errors."""
+"""The command line, and how its errors reach the shell."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Run a command. Errors are a message on stderr, with ``--debug`` also a traceback.
 
     :param argv: arguments, by default those of the process
-    :return: exit status: 0, 1 where a check or something unexpected failed, 2 for impossible arguments or files, 130 after
-        an interrupt, 141 where nobody reads the output any more, as with ``ezm info | head -1``
+    :return: exit status: 0, 1 if a check or something unexpected failed, 2 for impossible arguments or files, 130 after
+        an interrupt, 141 if nobody reads the output any longer, as with ``ezm info | head -1``
     """
     try:
         try:
             return _run(argv)
         finally:
-            sys.stdout.flush()  # here, where a reader that has gone is no error yet
+            sys.stdout.flush()  # here, where a reader that has left is not an error yet
     except BrokenPipeError:
-        with suppress(OSError):  # what is still buffered goes nowhere, or Python complains when it ends
+        with suppress(OSError):  # discard what is still buffered, or Python complains when it exits
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
 

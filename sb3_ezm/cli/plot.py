@@ -38,7 +38,7 @@ def _plot_training(args: argparse.Namespace) -> int:
     csv_path = args.folder / EVALUATIONS
     evaluation = load_evaluation_curves(csv_path) if csv_path.exists() else None
     if not training and not evaluation:
-        raise ConfigurationError(f"{args.folder} holds no finished episode and no evaluation yet: there is nothing to draw.")
+        raise ConfigurationError(f"{args.folder} has no finished episode and no evaluation yet: there is nothing to draw.")
     path = plot_learning_curves(output, tasks, training, evaluation, title=args.folder.resolve().name)
     print(f"curves: {path}")
     return 0
@@ -64,7 +64,7 @@ def _plot_published(args: argparse.Namespace) -> int:
 
 def load_training(folder: Path, tasks: TaskSet) -> dict[str, Curve]:
     """
-    Join the parts of a training that was resumed. What came after the checkpoint from which the next part began was undone.
+    Join the parts of a resumed training. Anything after the checkpoint from which the next part started was undone.
 
     :param folder: of monitor files, with a folder in it for each resumed part
     :param tasks: the tasks

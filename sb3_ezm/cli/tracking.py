@@ -1,4 +1,4 @@
-"""Weights & Biases: what TensorBoard gets, and the settings of the run."""
+"""Weights & Biases: everything that TensorBoard gets, and the settings of the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def start_tracking(project: str, name: str, folder: Path, settings: dict[str, An
     :param project: of Weights & Biases
     :param name: of the run
     :param folder: for its files
-    :param settings: to be kept with it
+    :param settings: stored with it
     :return: the run, to be finished, and the callback for ``learn``
     :raises ConfigurationError: if wandb is not installed
     """

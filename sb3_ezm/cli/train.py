@@ -42,7 +42,7 @@ from sb3_ezm.progress import TaskProgressBarCallback
 from sb3_ezm.tasks.registry import default_preset
 from sb3_ezm.tasks.task_set import TaskSet
 
-# What `--set` may change; the others follow from what is named here.
+# What `--set` may not change, and what it follows from.
 _OWN = {
     "policy": "--preset",
     "env": "the tasks",
@@ -51,7 +51,7 @@ _OWN = {
     "tensorboard_log": "--out and --no-tensorboard",
 }
 _ARGUMENTS = tuple(name for name in inspect.signature(EZM).parameters if name not in _OWN and not name.startswith("_"))
-# What a continued training takes over unless it is given again.
+# What a continued training keeps unless it is given again.
 _RENEWABLE = {"steps_per_task": 5_000, "checkpoint_every": 10_000, "eval_every": 10_000, "eval_episodes": 5}
 
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     noted = _continued(args) if args.resume else _new(args)
     resumes = args.resume and can_resume(args.out)
     if args.resume and not resumes:
-        print(f"{args.out} has no checkpoint yet: the training starts from its beginning.")
+        print(f"{args.out} has no checkpoint yet: the training starts from the beginning.")
     set_num_threads(args.threads)
     tasks = resolve_tasks(noted["tasks"])
     with ExitStack() as stack:
@@ -92,12 +92,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _new(args: argparse.Namespace) -> dict[str, Any]:
     if not args.tasks:
-        raise ConfigurationError("Which tasks? For example: `ezm train toy`, or `ezm resume FOLDER` to go on with a training.")
+        raise ConfigurationError("Which tasks? For example: `ezm train toy`, or `ezm resume FOLDER` to continue a training.")
     if args.out is None:
         args.out = Path("runs") / args.tasks[0].replace("/", "-").replace(":", "-")
     if (args.out / RUN).exists() and not args.overwrite:
         raise ConfigurationError(
-            f"{args.out} holds a run: go on with `ezm resume {args.out}`, replace it with --overwrite, or choose "
+            f"{args.out} holds a run: continue it with `ezm resume {args.out}`, replace it with --overwrite, or choose "
             "another --out."
         )
     names = resolve_tasks(args.tasks).names
@@ -118,9 +118,9 @@ def _continued(args: argparse.Namespace) -> dict[str, Any]:
     fixed = {"tasks": args.tasks, "--preset": args.preset, "--envs-per-task": args.envs_per_task, "--set": args.set}
     given = [name for name, value in {**fixed, "--seed": args.seed}.items() if value not in (None, [])]
     if given:
-        raise ConfigurationError(f"A training goes on with what it began with: leave {', '.join(given)} out with --resume.")
+        raise ConfigurationError(f"A training continues with its own settings: leave {', '.join(given)} out with --resume.")
     if args.overwrite:
-        raise ConfigurationError("--resume goes on with a run and --overwrite replaces it: choose one of them.")
+        raise ConfigurationError("--resume continues a run and --overwrite replaces it: choose one of them.")
     if args.out is None:
         raise ConfigurationError("Which training? Name its folder: `ezm resume FOLDER`.")
     noted = read_run(args.out)
@@ -140,7 +140,7 @@ def _parse_changes(pairs: list[str]) -> dict[str, Any]:
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigurationError(f"--set {pair}: {text!r} is no YAML value.") from error
+            raise ConfigurationError(f"--set {pair}: {text!r} is not a YAML value.") from error
         if isinstance(value, str):
             try:
                 value = float(value)
@@ -170,7 +170,7 @@ def _resume(args: argparse.Namespace, env: VecEnv) -> EZM:
 
 def _start(args: argparse.Namespace, noted: dict[str, Any], env: VecEnv) -> EZM:
     policy = get_preset(noted["preset"]).policy
-    if policy == "MlpPolicy":  # SB3's name for observations that are no dictionary; the network is the same
+    if policy == "MlpPolicy":  # SB3's name for observations that are not a dictionary; the network is the same
         policy = "MultiInputPolicy"
     settings = {**load_preset(noted["preset"], **noted["changes"]), "seed": noted["seed"], "device": args.device}
     try:
@@ -212,7 +212,7 @@ def _evaluation(folder: Path, noted: dict[str, Any], tasks: TaskSet) -> TaskEval
 
 
 def _progress() -> BaseCallback:
-    """A bar with a line for the tasks on a terminal, else a line now and then."""
+    """A bar with a line for the tasks on a terminal, otherwise a line now and then."""
     return TaskProgressBarCallback() if sys.stdout.isatty() else TimedProgressCallback(math.inf)
 
 
@@ -224,9 +224,9 @@ def _learn(model: EZM, total: int, callbacks: list[BaseCallback], folder: Path, 
     try:
         model.learn(remaining, callback=callbacks, reset_num_timesteps=not resumes)
     except NonFiniteError:
-        raise  # the checkpoint callback has kept the state for a look at it: there is nothing sound to go on from
+        raise  # the checkpoint callback has kept the state for inspection: there is nothing sound to continue from
     except SystemExit:  # a signal, after which the checkpoint callback has saved the training
-        print(f"Go on with: ezm resume {folder}", file=sys.stderr)
+        print(f"Continue with: ezm resume {folder}", file=sys.stderr)
         raise
     except BaseException as error:
         what = "Interrupted" if isinstance(error, KeyboardInterrupt) else f"Stopped by {type(error).__name__}"
@@ -240,7 +240,7 @@ def _save(model: EZM, folder: Path) -> str:
         _save_model(model, folder)
     except (EZMError, OSError) as error:
         return f"Nothing could be saved: {error}"
-    return f"Saved: {path}, {folder / MODEL}\nGo on with: ezm resume {folder}"
+    return f"Saved: {path}, {folder / MODEL}\nContinue with: ezm resume {folder}"
 
 
 def _save_model(model: EZM, folder: Path) -> None:

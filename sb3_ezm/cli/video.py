@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     stems = file_stems(tasks.names)
     paths = {}
     for name in names:
-        stem = stems[tasks.index(name)]  # also before anything is filmed: misspelled names
+        stem = stems[tasks.index(name)]  # before anything is filmed: misspelled names too
         paths[name] = check_video_path(file or free_path(folder / f"{stem}.mp4"))
     for name, path in paths.items():
         options = {"ignore_termination": args.ignore_termination, "max_steps": args.max_steps, "frame_skip": args.frame_skip}

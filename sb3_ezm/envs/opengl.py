@@ -1,4 +1,4 @@
-"""Opening OpenGL, with an error that tells what to do where there is none."""
+"""Opening OpenGL, with an error that says what to do if there is none."""
 
 from __future__ import annotations
 

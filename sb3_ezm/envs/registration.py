@@ -1,4 +1,4 @@
-"""Makes the environments and suites of the package known."""
+"""Registers the environments and suites of the package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def register_envs() -> None:
     Register the suites of the package with the Gymnasium ids of their tasks, ``MultiTask-Humanoid-v0`` (all nine tasks of
     ``h1-medium``) and ``MultiTask-Toy-v0``, these two with and without namespace.
 
-    Ids that are registered already are left alone, so calling this again does nothing. Only names are recorded: neither
+    Ids that are already registered are left alone, so calling this again does nothing. Only names are recorded: neither
     MuJoCo nor the rest of the package is imported before an environment is made.
     """
     for suite in (h1, toy, humanoid_bench):

@@ -1,8 +1,8 @@
 """
 Toy suite: four tasks on one torque-limited pendulum, in plain Python, for tests, tutorials and quick experiments.
 
-The tasks differ in what a multi-task algorithm has to cope with: observation and action sizes, the sign and scale of rewards,
-sparseness, termination and episode length.
+The tasks differ in what challenges a multi-task algorithm: observation and action sizes, sign and scale of rewards,
+sparsity, termination and episode length.
 
 ===========  ===  ===  =====  ============================================  ====================
 Task         obs  act  steps  Reward per step                               Ends early
@@ -14,7 +14,7 @@ hold         3    1    100    sparse: 1 inside a small box of states        neve
 ===========  ===  ===  =====  ============================================  ====================
 
 The reference scores are means over 200 episodes (uniform random actions; ``reference_action``, a hand-derived controller),
-printed by ``python conformance/toy_reference_scores.py``. The success bar is nine tenths of the way from the one to the other.
+printed by ``python conformance/toy_reference_scores.py``. The success bar is nine tenths of the way between the two.
 SB3's SAC (two layers of 64, learning rate 1e-3, gamma 0.98, one seed) passes every bar within 10,000 steps.
 """
 
@@ -38,7 +38,7 @@ DAMPING = 0.25  # 1/s
 DT = 0.08  # s
 SPEED_SCALE = 8.0  # rad/s, what the speed is divided by in observations
 PICTURE, ROD_LENGTH, ROD_WIDTH = 320, 130, 18  # pixels
-# |w'| <= (1 - DAMPING * DT) |w| + DT (GRAVITY + torque), whose fixed point no speed exceeds.
+# |w'| <= (1 - DAMPING * DT) |w| + DT (GRAVITY + torque), whose fixed point bounds the speed.
 MAX_SPEED = (GRAVITY + 2.5 * TORQUE) / DAMPING  # 2.5: the motors of `spin` together
 
 
@@ -136,12 +136,12 @@ class ToyEnv(gym.Env[np.ndarray, np.ndarray]):
         return np.array(entries, dtype=np.float32)
 
     def _start(self) -> None:
-        """Hang at rest, nearly."""
+        """Hang nearly at rest."""
         self.angle = math.remainder(math.pi + self.np_random.uniform(-0.1, 0.1), 2 * math.pi)
         self.speed = self.np_random.uniform(-0.1, 0.1)
 
     def _advance(self) -> None:
-        """Advance what is not the pendulum."""
+        """Advance everything but the pendulum."""
 
     def _extra_observation(self) -> tuple[float, ...]:
         return ()
@@ -279,7 +279,7 @@ def register() -> None:
 
 def build_toy() -> tuple[TaskSpec, ...]:
     """
-    :return: the four tasks, each a system of its own
+    :return: the four tasks, each its own system
     """
     return tuple(
         TaskSpec(

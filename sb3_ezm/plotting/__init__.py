@@ -1,4 +1,4 @@
-"""Figures: learning curves of a training, and both curves and final scores beside published ones."""
+"""Figures: learning curves of a run, and curves and final scores beside published ones."""
 
 from sb3_ezm.plotting.curves import Curve, load_evaluation_curves, load_monitor_curves, running_mean
 from sb3_ezm.plotting.learning import plot_learning_curves

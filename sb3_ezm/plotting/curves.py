@@ -25,7 +25,7 @@ class Curve:
     Returns of one task over the environment steps of that task.
 
     :param steps: environment steps of the task
-    :param returns: returns, as many
+    :param returns: returns, equally many
     :param spread: half width of a band around the returns, or None
     :raises ConfigurationError: if the lengths differ
     """
@@ -37,7 +37,7 @@ class Curve:
     def __post_init__(self) -> None:
         lengths = {len(self.steps), len(self.returns), len(self.steps if self.spread is None else self.spread)}
         if len(lengths) > 1:
-            raise ConfigurationError(f"Steps, returns and spread of a curve must be equally many, got {sorted(lengths)}.")
+            raise ConfigurationError(f"Steps, returns and spread of a curve must have equal lengths, got {sorted(lengths)}.")
 
 
 def load_monitor_curves(monitor_dir: str | os.PathLike[str], tasks: TaskSet | Iterable[str]) -> dict[str, Curve]:
@@ -46,15 +46,15 @@ def load_monitor_curves(monitor_dir: str | os.PathLike[str], tasks: TaskSet | It
 
     :param monitor_dir: the folder
     :param tasks: task set, or task names
-    :return: one point per finished episode; the steps are those of all sub-environments of the task, one run after the other
-        where the folder holds several. Tasks without a finished episode are left out
+    :return: one point per finished episode; the steps are those of all sub-environments of the task, one run after another
+        if the folder holds several. Tasks without a finished episode are left out
     :raises ConfigurationError: if the folder has no file of any of the tasks
     """
     folder = Path(monitor_dir)
     names = tasks.names if isinstance(tasks, TaskSet) else tuple(tasks)
     curves = {}
     files_found = 0
-    for name, stem in zip(names, file_stems(names), strict=True):  # as make_multitask_env names the files
+    for name, stem in zip(names, file_stems(names), strict=True):  # make_multitask_env's file names
         pattern = re.compile(rf"{re.escape(stem)}_\d+(-\d+)?\.monitor\.csv")
         files = [path for path in sorted(folder.glob("*.monitor.csv")) if pattern.fullmatch(path.name)]
         files_found += len(files)
@@ -81,9 +81,9 @@ def load_evaluation_curves(csv_path: str | os.PathLike[str], protocol: Protocol 
     Read the CSV file of :class:`~sb3_ezm.callbacks.TaskEvalCallback`.
 
     :param csv_path: the file
-    :param protocol: which evaluations; may be left out where the file has those of one protocol
+    :param protocol: which evaluations; may be left out if the file has only one protocol
     :return: mean and standard deviation of the returns of each task; its steps are an equal share of all tasks' steps
-    :raises ConfigurationError: if the file is missing or no evaluation file, or lacks the protocol, or leaves it open
+    :raises ConfigurationError: if the file is missing or not an evaluation file, lacks the protocol, or has several
     """
     rows = read_evaluations(csv_path)
     found = sorted({row.protocol for row in rows})

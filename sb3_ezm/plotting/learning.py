@@ -37,8 +37,8 @@ def plot_learning_curves(
     Draw a small panel for each task, three in a row.
 
     Dots are training episodes and the line their running mean over a tenth of them; evaluations are points with error bars.
-    The random policy's return and the success bar, where the task has them, are grey lines, the bar only if it is in reach
-    of what is shown; published curves are cut at the last step of the others.
+    The random policy's return and the success bar, if the task has them, are gray lines, the bar only if it is close to
+    what is shown; published curves are cut at the last step of the others.
 
     :param path: where to write the picture; the suffix (``.png``, ``.svg``, ``.pdf``) decides the format
     :param tasks: task set, or task names
@@ -48,13 +48,13 @@ def plot_learning_curves(
     :param published_label: what the legend calls them
     :param title: above the panels
     :return: the path
-    :raises ConfigurationError: if no picture has that suffix
+    :raises ConfigurationError: if the suffix is unknown
     """
     names = tasks.names if isinstance(tasks, TaskSet) else tuple(tasks)
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(4.0 * columns, 2.7 * rows + 0.7), layout="constrained")
-    FigureCanvasAgg(figure)  # a canvas of its own: pyplot's global state and its windows stay out of this
+    FigureCanvasAgg(figure)  # a separate canvas, without pyplot's global state and windows
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, name in zip(panels, names, strict=False):
         _draw_published(panel, (published or {}).get(name), _last_step(name, training, evaluation), published_label)
@@ -82,7 +82,7 @@ def plot_learning_curves(
 
 
 def _last_step(name: str, *sources: Mapping[str, Curve] | None) -> float | None:
-    """Where the own curves of a task end; None if there are none."""
+    """Where a task's own curves end; None if there are none."""
     lasts = [max(source[name].steps) for source in sources if source and name in source and len(source[name].steps)]
     return max(lasts) if lasts else None
 
@@ -125,7 +125,7 @@ def _draw_published(panel: Axes, curve: Curve | None, last_step: float | None, l
 
 
 def _draw_references(panel: Axes, tasks: TaskSet | Iterable[str], name: str) -> None:
-    """Grey lines for the random policy and, where it does not squeeze everything else, for the success bar."""
+    """Gray lines for the random policy and, unless it squeezes everything else, for the success bar."""
     if not isinstance(tasks, TaskSet):
         return
     spec = tasks[name]

@@ -33,7 +33,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int) -> Path:
     :param path: its suffix (``.png``, ``.svg``, ``.pdf``) decides the format; missing folders are created
     :param dpi: dots per inch
     :return: the path
-    :raises ConfigurationError: if no picture has that suffix
+    :raises ConfigurationError: if the suffix is unknown
     """
     path = Path(path)
     formats = figure.canvas.get_supported_filetypes()
@@ -50,7 +50,7 @@ class SuiteFigure:
 
     :param n_panels: how many panels
     :param title: above them
-    :param notes: below them; long ones are broken into lines
+    :param notes: below them; long ones are wrapped
     """
 
     def __init__(self, n_panels: int, title: str, notes: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ class SuiteFigure:
         footer = notes_height + LEGEND_HEIGHT
         height = PANEL_SIZE[1] * rows + TITLE_HEIGHT + footer
         self.figure = Figure(figsize=(PANEL_SIZE[0] * COLUMNS, height))
-        FigureCanvasAgg(self.figure)  # a canvas of its own: pyplot's global state and its windows stay out of this
+        FigureCanvasAgg(self.figure)  # a separate canvas, without pyplot's global state and windows
         self.figure.set_layout_engine("constrained", rect=(0.0, footer / height, 1.0, 1.0 - footer / height))
         panels = np.ravel(self.figure.subplots(rows, COLUMNS, squeeze=False))
         for panel in panels[n_panels:]:
@@ -92,6 +92,6 @@ class SuiteFigure:
         """
         :param path: its suffix (``.png``, ``.svg``, ``.pdf``) decides the format; missing folders are created
         :return: the path
-        :raises ConfigurationError: if no picture has that suffix
+        :raises ConfigurationError: if the suffix is unknown
         """
         return save_figure(self.figure, path, dpi=100)

@@ -1,7 +1,7 @@
 """
-Published scores and learning curves on HumanoidBench, to be drawn beside one's own.
+Published scores and learning curves on HumanoidBench, to be drawn beside your own.
 
-The numbers lie in ``sb3_ezm/data`` with where they come from and what keeps them from being compared one to one.
+The numbers are in ``sb3_ezm/data``, with their sources and the reasons why they cannot be compared one to one.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class PublishedScore:
     Return of a method on a task.
 
     :param mean: over seeds
-    :param low: lower end of the error bar: a standard deviation over seeds below the mean, or a published bound; None where
-        nothing is known
+    :param low: lower end of the error bar: a standard deviation over seeds below the mean, or a published bound; None if
+        unknown
     :param high: its upper end
-    :param seeds: how many, None where not stated
+    :param seeds: how many, None if not stated
     """
 
     mean: float
@@ -45,7 +45,7 @@ class PublishedMethod:
     """
     A method with its scores.
 
-    :param name: as the figures call it
+    :param name: label in the figures
     :param protocol: whether a termination ended its episodes
     :param source: where the numbers come from
     :param note: what to know before comparing: steps, kind of agent, how the numbers were picked
@@ -128,7 +128,7 @@ def _score(row: Mapping[str, Any]) -> PublishedScore:
 
 def score_notes() -> dict[str, str]:
     """
-    :return: what the score file says about itself: ``normalization``, ``random``, ``success_bar``, ``protocols``
+    :return: metadata of the score file: ``normalization``, ``random``, ``success_bar``, ``protocols``
     """
     return dict(_read("published_scores.json")["notes"])
 
@@ -152,6 +152,6 @@ def published_curves(suite: str, method: str = MULTI_TASK) -> list[dict[str, Cur
 
 def curve_note() -> str:
     """
-    :return: what the curve file says about its axes and episodes
+    :return: metadata of the curve file about its axes and episodes
     """
     return str(_read("published_curves.json")["note"])

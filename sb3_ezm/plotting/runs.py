@@ -46,7 +46,7 @@ class Seeds:
     """
     Seeds of one kind of agent under one protocol.
 
-    :param label: as the legend calls them
+    :param label: label in the legend
     :param protocol: of the evaluations
     :param curves: by seed, then by task
     :param embedded: whether any of the tasks is one of the embedded H1 suite instead of HumanoidBench's own
@@ -67,7 +67,7 @@ class Seeds:
     def band(self, task: str) -> Band | None:
         """
         :param task: its name
-        :return: mean and range over the seeds, as far as all of them go; None without any
+        :return: mean and range over the seeds, up to where all of them have points; None without any
         """
         curves = self.of_task(task)
         if not curves:
@@ -151,7 +151,7 @@ def load_runs(csv_paths: Sequence[str | os.PathLike[str]], suite: str, label: st
     :param suite: ``"medium"`` or ``"hard"``; other tasks in the files are left out
     :param label: of the legend; the protocol is added
     :return: the seeds by protocol, those that respect termination first
-    :raises ConfigurationError: if a file is missing, no evaluation file, or has no task of the suite
+    :raises ConfigurationError: if a file is missing, not an evaluation file, or has no task of the suite
     """
     references = suite_references(suite)
     by_protocol: dict[Protocol, list[dict[str, Curve]]] = {protocol: [] for protocol in PROTOCOL_LABELS}

@@ -1,4 +1,4 @@
-"""Own learning curves on the published ones of the paper, task by task and on average."""
+"""Your own learning curves over the paper's, task by task and on average."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OWN_LOOKS: dict[Protocol, Look] = {
     "ignored": {"color": OWN_COLORS["ignored"], "linewidth": 2.6},
     "respected": {"color": OWN_COLORS["respected"], "linewidth": 1.3},
 }
-NEAR_BAR = 0.5  # the success bar is drawn if it lies at most so far above what is shown, in heights of the panel
+NEAR_BAR = 0.5  # the success bar is drawn if it is at most this far above what is shown, in panel heights
 
 
 def plot_curves(
@@ -32,7 +32,7 @@ def plot_curves(
     max_steps: float | None = None,
 ) -> Path:
     """
-    Draw the evaluations of one's own runs on the published curves of EZ-M and single-task EZ-M.
+    Draw the evaluations of your own runs over the published curves of EZ-M and single-task EZ-M.
 
     A panel shows mean and range over the seeds; the last one shows the mean normalized score over all tasks with its 95 %
     stratified bootstrap interval, of the agents that learn all tasks. The notes below say what keeps the curves from being
@@ -41,7 +41,7 @@ def plot_curves(
     :param runs: CSV files of :class:`~sb3_ezm.callbacks.TaskEvalCallback`, one per seed; none draws the published curves alone
     :param suite: ``"medium"`` or ``"hard"``
     :param path: of the picture
-    :param max_steps: steps per task at which the panels end; by default where one's own curves end
+    :param max_steps: steps per task at which the panels end; by default where your own curves end
     :return: the path
     :raises ConfigurationError: if the suite is unknown or a file cannot be used
     """
@@ -50,9 +50,9 @@ def plot_curves(
 
 def curves_figure(own: Sequence[Seeds], suite: str, max_steps: float | None = None) -> SuiteFigure:
     """
-    :param own: one's own seeds by protocol
+    :param own: your own seeds by protocol
     :param suite: ``"medium"`` or ``"hard"``
-    :param max_steps: steps per task at which the panels end; by default where one's own curves end
+    :param max_steps: steps per task at which the panels end; by default where your own curves end
     :return: the figure of :func:`plot_curves`
     """
     references = suite_references(suite)
@@ -62,7 +62,7 @@ def curves_figure(own: Sequence[Seeds], suite: str, max_steps: float | None = No
         max_steps = max(seeds.last_step() for seeds in own)
     sheet = SuiteFigure(len(references) + 1, f"Learning curves, HumanoidBench {suite}", curve_notes(own))
     drawn = [(single, SINGLE_TASK_LOOK), (multi, MULTI_TASK_LOOK)]
-    # Where nothing ever terminates both of one's own lines are the same: the broad one stays visible behind the other.
+    # If nothing ever terminates, both own lines are the same: the broad one stays visible behind the other.
     drawn += [(seeds, OWN_LOOKS[seeds.protocol]) for seeds in sorted(own, key=lambda seeds: seeds.protocol)]
     for panel, (task, row) in zip(sheet.panels, references.items(), strict=False):
         for seeds, look in drawn:
@@ -79,8 +79,8 @@ def curves_figure(own: Sequence[Seeds], suite: str, max_steps: float | None = No
 
 def curve_notes(own: Sequence[Seeds]) -> list[str]:
     """
-    :param own: one's own seeds by protocol
-    :return: what is to be known before comparing the curves
+    :param own: your own seeds by protocol
+    :return: what to know before comparing the curves
     """
     notes = [
         "Panels: mean and range over seeds. Average: mean normalized score (random policy 0, success bar 1) over tasks and "
@@ -112,7 +112,7 @@ def _draw(panel: Axes, band: Band | None, label: str, look: Look, max_steps: flo
 
 
 def _finish(panel: Axes, title: str, unit: str, random: float, bar: float) -> None:
-    """Reference lines, as far as they do not squeeze the curves, and the words of a panel."""
+    """Reference lines, unless they squeeze the curves, and the texts of a panel."""
     low, high = panel.get_ylim()
     panel.axhline(random, color=REFERENCE_COLOR, linewidth=1.0, linestyle=":", label="random policy")
     if bar <= high + NEAR_BAR * (high - low):

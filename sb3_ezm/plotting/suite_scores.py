@@ -1,4 +1,4 @@
-"""Own final scores beside those of EZ-M, BRC, TD-MPC2, SimbaV2, BMPC and FastTD3, task by task and on average."""
+"""Your own final scores beside those of EZ-M, BRC, TD-MPC2, SimbaV2, BMPC and FastTD3, task by task and on average."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class Bar:
 
 def plot_scores(runs: Sequence[str | os.PathLike[str]], suite: str, path: str | os.PathLike[str]) -> Path:
     """
-    Draw the last evaluation of one's own runs beside published final scores.
+    Draw the last evaluation of your own runs beside published final scores.
 
     A panel shows returns with standard deviations over seeds (or what was published instead); the last one shows the mean
-    normalized score over all tasks, with a 95 % stratified bootstrap interval for one's own. The notes below say at how many
+    normalized score over all tasks, with a 95 % stratified bootstrap interval for your own. The notes below say at how many
     steps and under which protocol each number was taken.
 
     :param runs: CSV files of :class:`~sb3_ezm.callbacks.TaskEvalCallback`, one per seed; none draws the published scores alone
@@ -61,7 +61,7 @@ def plot_scores(runs: Sequence[str | os.PathLike[str]], suite: str, path: str | 
 
 def scores_figure(own: Sequence[Seeds], suite: str) -> SuiteFigure:
     """
-    :param own: one's own seeds by protocol
+    :param own: your own seeds by protocol
     :param suite: ``"medium"`` or ``"hard"``
     :return: the figure of :func:`plot_scores`
     """
@@ -82,10 +82,10 @@ def scores_figure(own: Sequence[Seeds], suite: str) -> SuiteFigure:
 
 def task_bars(own: Sequence[Seeds], methods: Sequence[PublishedMethod], task: str) -> list[Bar]:
     """
-    :param own: one's own seeds by protocol
+    :param own: your own seeds by protocol
     :param methods: published ones
     :param task: name of a task
-    :return: a bar for everybody who has a score on the task, in units of return
+    :return: a bar for every method with a score on the task, in units of return
     """
     bars = []
     for seeds in own:
@@ -104,10 +104,10 @@ def task_bars(own: Sequence[Seeds], methods: Sequence[PublishedMethod], task: st
 
 def average_bars(own: Sequence[Seeds], methods: Sequence[PublishedMethod], references: Mapping[str, Reference]) -> list[Bar]:
     """
-    :param own: one's own seeds by protocol
+    :param own: your own seeds by protocol
     :param methods: published ones
     :param references: reference scores of all tasks of the suite
-    :return: a bar of the mean normalized score for everybody who has scores on all tasks
+    :return: a bar of the mean normalized score for every method with scores on all tasks
     """
     bars = []
     for seeds in own:
@@ -123,9 +123,9 @@ def average_bars(own: Sequence[Seeds], methods: Sequence[PublishedMethod], refer
 
 def final_notes(own: Sequence[Seeds], methods: Sequence[PublishedMethod]) -> list[str]:
     """
-    :param own: one's own seeds by protocol
+    :param own: your own seeds by protocol
     :param methods: published ones
-    :return: what is to be known before comparing the scores
+    :return: what to know before comparing the scores
     """
     notes = []
     for seeds in own:

@@ -25,7 +25,7 @@ CITATION = """\
 @dataclass(frozen=True)
 class CardFacts:
     """
-    What a model card tells.
+    The facts on a model card.
 
     :param env_id: Gymnasium id that the agent was trained on
     :param repo_id: ``organization/name`` on the hub
@@ -53,7 +53,7 @@ class CardFacts:
 
 def model_card(facts: CardFacts) -> str:
     """
-    :param facts: what it tells
+    :param facts: what to report
     :return: Markdown with the hub's metadata in front
     """
     tasks = [task.spec.name for task in facts.result]
@@ -109,7 +109,7 @@ Trained with {", ".join(f"{name} {version}" for name, version in facts.versions.
 
 
 def _metadata(facts: CardFacts) -> dict[str, Any]:
-    """Front matter as the hub reads it; the first result is about the whole environment, where RL Zoo looks for its name."""
+    """Front matter for the hub; the first result is about the whole environment, whose name RL Zoo looks for."""
     score = facts.result.mean_score
     several = len(facts.result.tasks) > 1
     results = []

@@ -35,7 +35,7 @@ def push_to_hub() -> None:
     """
     The program ``python -m sb3_ezm.zoo push_to_hub``.
 
-    RL Zoo's own cannot take its place: it knows nothing of tasks, and RL Zoo 2.9.2 imports a name that its current
+    RL Zoo's own does not do: it knows nothing about tasks, and RL Zoo 2.9.2 imports a name that its current
     Hugging Face package no longer has.
     """
     args = _parse()
@@ -82,10 +82,10 @@ def _parse() -> argparse.Namespace:
 
 def package(args: argparse.Namespace) -> Path:
     """
-    Evaluate an agent and collect what belongs to it, with the file names that RL Zoo's ``load_from_hub`` looks for.
+    Evaluate an agent and collect its files, with the names that RL Zoo's ``load_from_hub`` looks for.
 
     :param args: the command line
-    :return: folder: model, model card, results, settings, curves of the training, and a video where one can be drawn
+    :return: folder: model, model card, results, settings, curves of the training, and a video if one can be drawn
     :raises ConfigurationError: if there is no such agent
     """
     checkpoint = (args.load_best, args.load_checkpoint, args.load_last_checkpoint)
@@ -160,7 +160,7 @@ def evaluate(
 
 def upload(folder: Path, repo_id: str, commit_message: str, private: bool = False) -> str:
     """
-    Upload a folder into a model repository, which is created if it is missing.
+    Upload a folder to a model repository, which is created if it is missing.
 
     :param folder: from :func:`package`
     :param repo_id: ``organization/name``
@@ -175,7 +175,7 @@ def upload(folder: Path, repo_id: str, commit_message: str, private: bool = Fals
 
 
 def _env_kwargs(folder: Path, settings: dict[str, Any], given: dict[str, Any] | None) -> dict[str, Any]:
-    """As RL Zoo's programs do: of the settings, else those of the training's command line, and these of the own one."""
+    """As in RL Zoo's programs: from the settings, else from the training's command line, plus those of this command line."""
     saved = yaml.unsafe_load((folder / "args.yml").read_text())["env_kwargs"]
     return {**(settings.pop("env_kwargs", None) or {}), **(saved or {}), **(given or {})}
 

@@ -1,4 +1,4 @@
-"""Settings files of RL Zoo in which an entry may name a preset and say only what differs."""
+"""RL Zoo's settings files, in which an entry may name a preset and list only what differs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ALGORITHM = "ezm"
 CONFIG_FILE = Path(__file__).parent.parent / "hyperparams" / "ezm.yml"
 
 hyperparams: dict[str, Settings] = {}
-"""What RL Zoo reads when this module is its configuration, see :func:`use_file`."""
+"""What RL Zoo reads if this module is its configuration, see :func:`use_file`."""
 
 
 class Settings(dict[str, Any]):
     """
     Settings of one environment. An update reaches into nested settings instead of replacing them, so that a trial that samples
     one loss weight, or ``-params policy_kwargs:"dict(latent_size=64)"``, leaves their other entries alone. ``preset`` in an
-    update takes policy and settings of that preset first.
+    update first applies the policy and settings of that preset.
     """
 
     def update(self, changes: dict[str, Any]) -> None:  # type: ignore[override]
@@ -38,7 +38,7 @@ class Settings(dict[str, Any]):
 
     def take_preset(self, preset: str) -> None:
         """
-        Take over a preset; what belongs to the environment and the length of the run stays.
+        Apply a preset; what belongs to the environment and the length of the run is kept.
 
         :param preset: its name
         """
@@ -91,7 +91,7 @@ def use_file(path: str | Path) -> str:
     Let RL Zoo read a file through this module, which it can import as a configuration.
 
     :param path: YAML file
-    :return: what to give RL Zoo as the configuration
+    :return: what to pass to RL Zoo as the configuration
     """
     hyperparams.clear()
     hyperparams.update(read_settings(path))

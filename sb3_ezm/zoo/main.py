@@ -57,12 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"There is no command {command!r}. {did_you_mean(command, COMMANDS)}", file=sys.stderr)
         return 2
-    # Here, as the help above needs neither PyTorch nor RL Zoo.
+    # Here, since the help above needs neither PyTorch nor RL Zoo.
     from sb3_ezm.video import prefer_egl
     from sb3_ezm.zoo.registration import register
 
     argv = sys.argv
-    prefer_egl()  # before RL Zoo imports what may import MuJoCo
+    prefer_egl()  # before RL Zoo imports anything that may import MuJoCo
     try:
         register()
         sys.argv = [f"python -m sb3_ezm.zoo {command}", *with_defaults(options)]
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def with_defaults(options: Sequence[str]) -> list[str]:
     """
-    Add what RL Zoo's programs need and this package knows.
+    Add options that RL Zoo's programs need and this package knows.
 
     :param options: as given
     :return: with the algorithm ``ezm`` and the folder ``logs`` unless others are given
@@ -101,7 +101,7 @@ def with_defaults(options: Sequence[str]) -> list[str]:
 
 
 def _with_bounded_threads(options: Sequence[str]) -> list[str]:
-    """``--num-threads 10000`` would stall the machine: no more than there are cores."""
+    """``--num-threads 10000`` would stall the machine: allow no more than there are cores."""
     from sb3_ezm.devices import available_cpus
 
     bounded, cores = list(options), available_cpus()
@@ -110,13 +110,13 @@ def _with_bounded_threads(options: Sequence[str]) -> list[str]:
         place = index if equals else index + 1
         value = value if equals or place >= len(options) else options[place]
         if name == "--num-threads" and value.isdecimal() and int(value) > cores:
-            print(f"warning: {value} threads were asked for, and {cores} are used: there are no more cores.", file=sys.stderr)
+            print(f"warning: {value} threads were requested and {cores} are used: there are no more cores.", file=sys.stderr)
             bounded[place] = f"{name}={cores}" if equals else str(cores)
     return bounded
 
 
 def _raised_by_rl_zoo(error: Exception) -> bool:
-    """RL Zoo itself refuses arguments with these exceptions: an unknown environment, a model that is not there."""
+    """RL Zoo itself refuses arguments with these exceptions: an unknown environment, a missing model."""
     frame, _ = list(traceback.walk_tb(error.__traceback__))[-1]
     return str(frame.f_globals.get("__name__")).startswith("rl_zoo3.")
 

@@ -19,7 +19,7 @@ from sb3_ezm.zoo.tasks import ScoredEpisodes, TaskReturnsCallback, assign_tasks,
 class EZMExperimentManager(ExperimentManager):
     """
     For the algorithm ``ezm``: the package's settings file, in which entries name presets; with several tasks one training
-    environment and one evaluation environment per task, and evaluation by normalized scores. Other algorithms see no change.
+    environment and one evaluation environment per task, and evaluation by normalized scores. Other algorithms are unaffected.
 
     :param args: the command line
     :param algo: name of the algorithm
@@ -52,9 +52,9 @@ class EZMExperimentManager(ExperimentManager):
 
     def create_log_folder(self) -> None:
         """
-        Look at the tasks of the environment, then create the folder: what cannot be trained leaves none behind.
+        Check the tasks of the environment, then create the folder: a training that cannot start leaves none behind.
 
-        :raises ConfigurationError: if the environments cannot be shared equally by the tasks
+        :raises ConfigurationError: if the environments cannot be shared equally among the tasks
         """
         self.tasks = find_tasks(self.env_name.gym_id, self.env_kwargs) if self.is_ezm else ()
         if self.tasks:
@@ -63,7 +63,7 @@ class EZMExperimentManager(ExperimentManager):
         super().create_log_folder()
 
     def create_callbacks(self) -> None:
-        """Create RL Zoo's callbacks, fit for the tasks of the environment."""
+        """Create RL Zoo's callbacks, adapted to the tasks of the environment."""
         super().create_callbacks()
         for index, callback in enumerate(self.callbacks):
             if self.is_ezm and type(callback) is ProgressBarCallback:
@@ -98,7 +98,7 @@ class EZMExperimentManager(ExperimentManager):
         instead = "" if asked == (self.n_eval_envs, self.n_eval_episodes) else f", instead of {asked[1]} in {asked[0]},"
         print(
             f"{count} tasks: evaluation plays {self.n_eval_episodes} episodes in {self.n_eval_envs} environments{instead} so "
-            "that every task has as many (--eval-episodes, --n-eval-envs). Where all tasks have reference scores, its mean "
+            "that every task has as many (--eval-episodes, --n-eval-envs). If all tasks have reference scores, its mean "
             "reward is the mean normalized score."
         )
 

@@ -37,7 +37,7 @@ def plot() -> None:
 def load_run(run: Path, env_id: str) -> dict[str, Curve]:
     """
     :param run: folder of a training
-    :param env_id: what to call the task of a training with only one
+    :param env_id: name of the task if there is only one
     :return: training episodes by task
     :raises ConfigurationError: if the folder has no finished episode
     """
@@ -57,7 +57,7 @@ def load_run(run: Path, env_id: str) -> dict[str, Curve]:
 
 
 def _load_evaluations(run: Path, env_id: str) -> dict[str, Curve]:
-    """Of one task: with several, RL Zoo's file mixes their scores."""
+    """For one task: with several, RL Zoo's file mixes their scores."""
     if not (run / "evaluations.npz").exists():
         return {}
     with np.load(run / "evaluations.npz") as saved:

@@ -16,7 +16,7 @@ class MissingZooError(EZMError, ImportError):
 def register() -> None:
     """
     Give RL Zoo the algorithm ``ezm``, its Optuna sampler and converter, and an experiment manager that knows environments with
-    several tasks. Call it before RL Zoo reads its command line, which is when it looks for the names of the algorithms.
+    several tasks. Call it before RL Zoo reads its command line, when it looks up the names of the algorithms.
 
     :raises MissingZooError: if RL Zoo, or something that it needs, is not installed
     """

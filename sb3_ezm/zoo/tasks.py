@@ -1,4 +1,4 @@
-"""Several tasks in RL Zoo, which makes all sub-environments alike: each gets its task, and evaluation its scores."""
+"""Several tasks in RL Zoo, whose sub-environments are all alike: each gets its task, and evaluation its scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def find_tasks(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
     """
     :param env_id: Gymnasium id
     :param env_kwargs: its keywords
-    :return: names of the tasks if the environment takes turns between several, such as ``MultiTask-Humanoid-v0``; else empty
+    :return: names of the tasks if the environment alternates between some, such as ``MultiTask-Humanoid-v0``; otherwise empty
     :raises ConfigurationError: if its actions are neither continuous nor one of several
     """
     env = gym.make(env_id, **env_kwargs)
@@ -29,7 +29,7 @@ def find_tasks(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
             raise ConfigurationError(
                 f"{env_id} has the actions {env.action_space}, EZM needs Box or Discrete: choose another with --env."
             )
-        # Others may have an attribute `tasks` of their own.
+        # Others may have their own attribute `tasks`.
         tasks = env.unwrapped.tasks if isinstance(env.unwrapped, CyclingTaskEnv) else ()
     finally:
         env.close()
@@ -40,18 +40,18 @@ def check_share(n_envs: int, tasks: Sequence[str]) -> None:
     """
     :param n_envs: number of sub-environments
     :param tasks: names
-    :raises ConfigurationError: if that is no multiple of the number of tasks; a single one takes turns
+    :raises ConfigurationError: if that is not a multiple of the number of tasks; a single one alternates
     """
     if n_envs > 1 and n_envs % len(tasks):
         raise ConfigurationError(
-            f"{n_envs} environments cannot be shared equally by {len(tasks)} tasks: "
-            f"set n_envs to a multiple of {len(tasks)} (-params n_envs:{len(tasks)}), or to 1 to let one take turns."
+            f"{n_envs} environments cannot be shared equally among {len(tasks)} tasks: "
+            f"set n_envs to a multiple of {len(tasks)} (-params n_envs:{len(tasks)}), or to 1 to alternate between tasks."
         )
 
 
 def assign_tasks(vec_env: VecEnv, tasks: Sequence[str]) -> None:
     """
-    Let sub-environment ``i`` stay on task ``i % len(tasks)``. A single one goes on taking turns.
+    Let sub-environment ``i`` stay on task ``i % len(tasks)``. A single one keeps alternating.
 
     :param vec_env: of environments with ``set_tasks``
     :param tasks: names
@@ -62,8 +62,8 @@ def assign_tasks(vec_env: VecEnv, tasks: Sequence[str]) -> None:
 
 class ScoredEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     """
-    For evaluation: ``info["episode"]["r"]`` is the normalized score, because a mean of raw returns would be that of the task
-    with the largest rewards. Tasks without reference scores keep their returns, and so do all if one has none.
+    For evaluation: ``info["episode"]["r"]`` is the normalized score, because the largest rewards would dominate a mean of raw
+    returns. Tasks without reference scores keep their returns, and so do all if one has none.
 
     :param env: monitored environment of a task set
     """
@@ -100,7 +100,7 @@ class TaskReturnsCallback(BaseCallback):
     Logs ``eval/<task>``, the mean return of each task, after each evaluation.
 
     :param eval_env: vector environment of :class:`ScoredEpisodes`
-    :param episodes_per_env: episodes of each that the evaluation asked for; the others ran on while it waited for the rest
+    :param episodes_per_env: requested episodes of each; further ones ran while the evaluation waited for the rest
     """
 
     def __init__(self, eval_env: VecEnv, episodes_per_env: int) -> None:

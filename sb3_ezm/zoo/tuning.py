@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import optuna
 
-# Samples that belong into one of EZM's dictionaries.
+# Samples that belong in one of EZM's dictionaries.
 _NESTED = {
     "entropy": "loss_kwargs",
     "consistency": "loss_kwargs",
@@ -20,10 +20,10 @@ def sample_ezm_params(trial: optuna.Trial, n_actions: int, n_envs: int, addition
     """
     Sample the settings of a trial. Sizes stay moderate, so that a trial fits a CPU.
 
-    What depends on the environment's scale (``reward_range``, ``value_range``) is not sampled: it is known beforehand.
+    What depends on the environment's scale (``reward_range``, ``value_range``) is not sampled: it is known in advance.
 
     :param trial: Optuna's trial
-    :param n_actions: entries of an action (not used: candidates are sampled whatever its size)
+    :param n_actions: entries of an action (not used: candidates are sampled for any size)
     :param n_envs: sub-environments (not used)
     :param additional_args: RL Zoo's facts about other algorithms (not used)
     :return: arguments of EZM

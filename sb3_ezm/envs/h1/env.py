@@ -41,7 +41,7 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
     :param render_mode: ``"rgb_array"`` to allow :meth:`render`, or None
     :param width: width of pictures in pixels
     :param height: height of pictures in pixels
-    :param camera: ``"front"``, ``"side"``, ``"back"`` or ``"above"``; None for the one that suits the task
+    :param camera: ``"front"``, ``"side"``, ``"back"`` or ``"above"``; None for the one that suits the task best
     :param ignore_termination: a fall does not end the episode (protocol of EfficientZero-Multitask, arXiv 2603.01452)
     :param reset_noise: half width of the uniform noise on every entry of the start position (m, rad, quaternion entries)
     :param share_model: use the process-wide compiled model, which must not be changed; False compiles a private one
@@ -115,11 +115,11 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
         :raises ConfigurationError: if the action has the wrong shape, is outside [-1, 1] or not finite, or before a reset
         """
         if not self._ready:
-            raise ConfigurationError("step() needs a reset() first, at the start and after a simulation that diverged.")
+            raise ConfigurationError("step() needs a reset() first, at the start and after a simulation has diverged.")
         self._ctrl[:] = self._position_targets(action)
         mujoco.mj_step(self.model, self.data, FRAME_SKIP)
         if any(self._warnings[kind] for kind in _DIVERGED):
-            # MuJoCo met a number that is not finite or beyond 1e10 and silently went on from its zero pose.
+            # MuJoCo met a value that is not finite or beyond 1e10 and silently continued from its zero pose.
             return self._diverged()
         reward, terms = self._objective.reward(self._robot)
         terminated = not self.ignore_termination and self._objective.terminated(self._robot)
@@ -144,7 +144,7 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
 
     def get_state(self) -> dict[str, Any]:
         """
-        Everything the future depends on, for checkpoints and for planning with the true dynamics.
+        Everything that the future depends on, for checkpoints and for planning with the true dynamics.
 
         :return: task name, full physics state, memory of the task and state of the random generator
         """
@@ -160,7 +160,7 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
 
     def set_state(self, state: dict[str, Any]) -> Observation:
         """
-        Continue from a state of :meth:`get_state`: the same actions then give the same transitions, bit for bit.
+        Continue from a state of :meth:`get_state`: afterwards the same actions give the same transitions, bit for bit.
 
         :param state: state of any instance of the same task
         :return: observation [51] of that state
@@ -171,7 +171,7 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
                 f"A state of task {state['task']!r} cannot be loaded into an environment of task {self.task!r}."
             )
         mujoco.mj_setState(self.model, self.data, state["physics"], _STATE)
-        # Positions of bodies and sites, for pictures; then once more the state, whose solver warm start that may have moved.
+        # Positions of bodies and sites, for pictures; then the state again, since that may have moved the solver's warm start.
         mujoco.mj_forward(self.model, self.data)
         mujoco.mj_setState(self.model, self.data, state["physics"], _STATE)
         self._warnings[:] = 0

@@ -2,7 +2,7 @@
 The MuJoCo model of a task, written out from numbers: robot (``h1_model.json``), scene and, for pictures, decoration.
 
 No mesh is involved. Physics runs on a bare model (collision primitives only); a second one with the drawn shapes exists
-only where pictures are rendered, so looks cost nothing per step.
+only if pictures are rendered, so appearance costs nothing per step.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def model_xml(task: str, decorated: bool = False) -> str:
 
 def compile_model(task: str, decorated: bool = False) -> mujoco.MjModel:
     """
-    Compile a model of your own, free to be changed.
+    Compile a private model, which may be changed.
 
     :param task: task name
     :param decorated: see :func:`model_xml`
@@ -96,7 +96,7 @@ def compile_model(task: str, decorated: bool = False) -> mujoco.MjModel:
 
 def shared_model(task: str) -> mujoco.MjModel:
     """
-    The bare model of a task, compiled once per process and shared by all environments: nobody may change it.
+    The bare model of a task, compiled once per process and shared by all environments: it must not be changed.
 
     :param task: task name
     :return: the shared model
@@ -126,7 +126,7 @@ def _add_looks(root: ET.Element) -> None:
     ET.SubElement(visual, "global", offwidth="1920", offheight="1080", fovy="45")
     ET.SubElement(visual, "quality", shadowsize="0", offsamples="0")
     ET.SubElement(visual, "headlight", ambient="0.38 0.38 0.40", diffuse="0.42 0.42 0.42", specular="0.1 0.1 0.1")
-    # Distances of the next line are in units of the extent, which is therefore fixed to 1 m.
+    # Distances in the next line are in units of the extent, which is therefore fixed at 1 m.
     ET.SubElement(root, "statistic", extent="1", center="0 0 1")
     ET.SubElement(visual, "map", znear="0.05", zfar="150", fogstart="10", fogend="45", shadowclip="6")
     ET.SubElement(visual, "rgba", haze="0.90 0.93 0.97 1", fog="0.90 0.93 0.97 1")

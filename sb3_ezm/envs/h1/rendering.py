@@ -19,7 +19,7 @@ LATER_RGBA = (0.20, 0.75, 0.45, 1.0)
 
 class H1Painter:
     """
-    Draws a simulation with a decorated model of its own: the simulated model stays bare and is never touched.
+    Draws a simulation with its own decorated model: the simulated model stays bare and is never touched.
 
     :param task: task name
     :param width: width of the pictures in pixels

@@ -80,10 +80,10 @@ def small_control(forces: NDArray[np.float64]) -> float:
 
 def move_forward(velocity_x: float, speed: float) -> float:
     """
-    Credit for moving along +x, proportional to the speed up to the wanted one.
+    Credit for moving along +x, proportional to the speed up to the target.
 
     :param velocity_x: center-of-mass velocity along x in m/s
-    :param speed: wanted speed in m/s, positive
+    :param speed: target speed in m/s, positive
     :return: a number in [1/6, 1]
     """
     # (5 max(0, min(1, vx / c)) + 1) / 6
@@ -154,7 +154,7 @@ def locomotion_reward(
     :param torso_up: world z component of the torso's z axis
     :param velocity_x: center-of-mass velocity along x in m/s
     :param forces: actuator forces [A] in N m
-    :param speed: wanted speed in m/s
+    :param speed: target speed in m/s
     :return: reward and its terms
     """
     # r = control * (standing * upright) * move

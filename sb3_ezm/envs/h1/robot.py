@@ -1,4 +1,4 @@
-"""Read-only view of a running simulation: the few quantities rewards and terminations are made of."""
+"""Read-only view of a running simulation: the few quantities that rewards and terminations consist of."""
 
 from __future__ import annotations
 

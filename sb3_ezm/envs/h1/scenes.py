@@ -1,7 +1,7 @@
 """
-What stands around the robot in each task: walls, poles, hurdles, stairs, slopes, a tunnel, a maze.
+The surroundings of the robot in each task: walls, poles, hurdles, stairs, slopes, a tunnel, a maze.
 
-Dimensions in metres, as in HumanoidBench. Every obstacle hangs on the world body: MuJoCo sorts those once, when it compiles
+Dimensions in meters, as in HumanoidBench. Obstacles belong to the world body: MuJoCo sorts those once, when it compiles
 the model, into a tree of bounding volumes.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 Vector = tuple[float, float, float]
 
-FORBIDDEN = "forbidden_"  # name prefix of the obstacles whose touch lowers the reward
+FORBIDDEN = "forbidden_"  # name prefix of obstacles that lower the reward when touched
 CHECKPOINT = "checkpoint_"  # name prefix of the markers in the maze
 
 
@@ -24,7 +24,7 @@ class SceneGeom:
 
     :param name: unique name
     :param kind: MuJoCo geom type, ``"box"``, ``"capsule"`` or ``"cylinder"``
-    :param pos: centre in m
+    :param pos: center in m
     :param size: MuJoCo half sizes in m
     :param material: name of a material of the model
     :param pitch: rotation about the y axis in radians
@@ -78,7 +78,7 @@ def slopes() -> list[SceneGeom]:
     run, rise, thickness = 5.0, 1.75, 1.0
     angle = math.atan2(rise, run)
     length = math.hypot(run, rise)
-    # Centre of a slab: half its thickness below the middle of the slope, along the surface normal.
+    # Center of a slab: half its thickness below the middle of the slope, along the surface normal.
     sink_x, sink_z = math.sin(angle) * thickness / 2.0, math.cos(angle) * thickness / 2.0
     geoms = []
     for roof in range(9):
@@ -165,7 +165,7 @@ def maze() -> list[SceneGeom]:
         y = cell * (5 - row)
         column = 0
         while column < len(line):
-            length = len(line[column:]) - len(line[column:].lstrip("#"))  # neighbouring blocks become one box
+            length = len(line[column:]) - len(line[column:].lstrip("#"))  # neighboring blocks become one box
             if length:
                 x = cell * (column - 1 + (length - 1) / 2.0)
                 size = (cell * length / 2.0, cell / 2.0, height / 2.0)

@@ -22,7 +22,7 @@ _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _DIVERGED = tuple(int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{kind}")) for kind in ("QPOS", "QVEL", "QACC"))
 # What tasks change in the model at a reset (places of goals) or in passing (colors of reached checkpoints).
 _MODEL_FIELDS = ("body_pos", "body_quat", "geom_rgba")
-_REFERENCES = ("robot", "_env", "unwrapped")  # attributes of a task that lead back to the environment
+_REFERENCES = ("robot", "_env", "unwrapped")  # attributes of a task that refer back to the environment
 
 
 class HumanoidBenchEnv(gym.Env[Observation, NDArray[np.float32]]):
@@ -52,7 +52,7 @@ class HumanoidBenchEnv(gym.Env[Observation, NDArray[np.float32]]):
             raise ConfigurationError(f"render_mode={render_mode!r} is not supported: use 'rgb_array' or None.")
         facts = TASKS[task]
         control = ROBOTS[facts.robot].control
-        if not facts.has_reset_noise:  # the package finds these tasks by their classes, and ours are copies
+        if not facts.has_reset_noise:  # the package identifies these tasks by their classes, and ours are copies
             kwargs.setdefault("randomness", 0)
         self.humanoid = load().HumanoidEnv(
             robot=facts.robot,
@@ -100,12 +100,12 @@ class HumanoidBenchEnv(gym.Env[Observation, NDArray[np.float32]]):
 
         :param action: [A] in [-1, 1]
         :return: observation, reward, terminated, truncated, terms of the reward. If the simulation diverges the step is
-            ``truncated`` with reward 0, the last observation and ``info["diverged"] = 1.0``: MuJoCo itself would go on from
+            ``truncated`` with reward 0, the last observation and ``info["diverged"] = 1.0``: MuJoCo itself would continue from
             its zero pose as if nothing had happened.
         :raises ConfigurationError: before a reset
         """
         if not self._ready:
-            raise ConfigurationError("step() needs a reset() first, at the start and after a simulation that diverged.")
+            raise ConfigurationError("step() needs a reset() first, at the start and after a simulation has diverged.")
         with RANDOM.use(self._random):
             observation, reward, terminated, _, info = self.humanoid.step(action)
         warnings = self.data.warning.number
@@ -140,7 +140,7 @@ class HumanoidBenchEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     def get_state(self) -> dict[str, Any]:
         """
-        Everything the future depends on, for checkpoints.
+        Everything that the future depends on, for checkpoints.
 
         :return: task name, physics, memory of the task, what it changed in the model, and its random generator
         :raises EZMError: if the task remembers something that cannot be saved
@@ -162,7 +162,7 @@ class HumanoidBenchEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """
-        Continue from a state of :meth:`get_state`: the same actions then give the same transitions, bit for bit.
+        Continue from a state of :meth:`get_state`: afterwards the same actions give the same transitions, bit for bit.
 
         :param state: state of any instance of the same task
         :raises ConfigurationError: if the state belongs to another task
@@ -174,7 +174,7 @@ class HumanoidBenchEnv(gym.Env[Observation, NDArray[np.float32]]):
         for name, value in state["model"].items():
             getattr(self.model, name)[:] = value
         mujoco.mj_setState(self.model, self.data, state["physics"], _STATE)
-        # Positions of bodies and sites, for pictures; then once more the state, whose solver warm start that may have moved.
+        # Positions of bodies and sites, for pictures; then the state again, since that may have moved the solver's warm start.
         mujoco.mj_forward(self.model, self.data)
         mujoco.mj_setState(self.model, self.data, state["physics"], _STATE)
         self.data.warning.number[:] = 0

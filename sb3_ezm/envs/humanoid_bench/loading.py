@@ -1,5 +1,5 @@
 """
-The optional package: import it, make it run on the installed MuJoCo, and take task classes that share no state.
+The optional package: import it, make it run on the installed MuJoCo, and give it task classes that share no state.
 
 HumanoidBench (its main branch) pins versions that exclude Stable-Baselines3 2.9, and some of its code needs help:
 
@@ -30,7 +30,7 @@ REPOSITORY = "https://github.com/carlosferrazza/humanoid-bench"
 
 INSTALL_HELP = (
     "HumanoidBench is not on PyPI, and its own pins exclude current versions of PyTorch, Gymnasium and MuJoCo. "
-    "Install it so:\n"
+    "Install it like this:\n"
     f"    git clone {REPOSITORY}\n"
     "    pip install --no-deps -e humanoid-bench\n"
     "    pip install --no-deps dm_control\n"
@@ -45,7 +45,7 @@ class HumanoidBenchUnavailableError(EZMError, ImportError):
 
 def drop_missing_fields(array_sizes: dict[str, dict[str, Any]]) -> list[str]:
     """
-    Remove what the installed MuJoCo does not have from HumanoidBench's table of array fields (made for MuJoCo 3.1.6).
+    Remove fields that the installed MuJoCo lacks from HumanoidBench's table of arrays (made for MuJoCo 3.1.6).
 
     :param array_sizes: ``humanoid_bench.dmc_deps.dmc_sizes.array_sizes``, changed in place
     :return: the removed fields, as ``"mjmodel.tex_rgb"``
@@ -110,7 +110,7 @@ RANDOM = RandomSource()
 
 @cache
 def _numpy_with_own_random() -> ModuleType:
-    """NumPy, but for ``random``. A module of its own, so that other attributes are found as fast as in NumPy."""
+    """NumPy, except for ``random``. A separate module, so that other attributes are found as fast as in NumPy."""
     module = ModuleType("numpy")
     vars(module).update({name: value for name, value in vars(np).items() if name != "random"})
     vars(module)["random"] = RANDOM
@@ -119,7 +119,7 @@ def _numpy_with_own_random() -> ModuleType:
 
 @cache
 def _copy_for(robot: str, module_name: str) -> ModuleType:
-    """Execute a module of the package once more, as one that nobody else can see."""
+    """Execute a module of the package again, as a copy that nobody else can see."""
     original = importlib.util.find_spec(module_name)
     assert original is not None and original.origin is not None
     spec = importlib.util.spec_from_file_location(f"{module_name}[{robot}]", original.origin)

@@ -1,4 +1,4 @@
-"""HumanoidBench's suites and Gymnasium ids; only making an environment needs that package."""
+"""HumanoidBench's suites and Gymnasium ids; only creating an environment needs that package."""
 
 from __future__ import annotations
 

@@ -50,10 +50,10 @@ class _Kind:
     :param objects: position and velocity entries of movable objects in the observation
     :param extra: further entries at its end (hands, goals, ...)
     :param max_episode_steps: time limit
-    :param may_terminate: whether an episode can end before
+    :param may_terminate: whether an episode can end earlier
     :param randomness: False where the start position is not disturbed
-    :param steady: most that a step can pay again and again
-    :param bonuses: what is paid once, on top of it
+    :param steady: most that every step can pay
+    :param bonuses: what is paid once, on top of that
     """
 
     success_bar: float
@@ -103,8 +103,8 @@ _KINDS = {
 }
 
 _WITH_HANDS = tuple(task for task in _KINDS if not task.startswith("highbar"))
-# Those with a model in the package. Its kitchen is left out, as MuJoCo 4 rejects the XML file, and g1-truck, whose code asks
-# for a joint that the G1 does not have.
+# Those with a model in the package. Its kitchen is left out, as MuJoCo 4 rejects the XML file, and g1-truck, whose code
+# expects a joint that the G1 does not have.
 _ROBOT_TASKS = {
     "h1": (*HARD_TASKS, "push", "package", "truck", "door", "basketball", "highbar_simple"),
     "h1hand": _WITH_HANDS,
@@ -220,7 +220,7 @@ class HumanoidBenchTask:
 
     @property
     def random_score(self) -> float | None:
-        """Return of a uniformly random policy, None where it is not known."""
+        """Return of a uniformly random policy, None if it is not known."""
         return _RANDOM_SCORES.get(f"{self.robot}-{self.task}")
 
     @property
@@ -246,7 +246,7 @@ class HumanoidBenchTask:
 
     def largest_value(self, gamma: float) -> float:
         """
-        Upper bound of the discounted return: the steady reward for ever, ``steady / (1 - gamma)``, and all bonuses at once.
+        Upper bound of the discounted return: the steady reward forever, ``steady / (1 - gamma)``, and all bonuses at once.
 
         :param gamma: discount below 1
         :return: the bound
