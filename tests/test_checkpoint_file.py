@@ -162,7 +162,7 @@ def test_every_changed_byte_is_recognized(file: Path) -> None:
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"missing.ezm does not exist"):
         read_checkpoint(tmp_path / "missing")
-    with pytest.raises(CheckpointError, match="is no file"):
+    with pytest.raises(CheckpointError, match="is not a file"):
         read_checkpoint(tmp_path)
     other = tmp_path / "other.pkl"
     other.write_bytes(pickle.dumps(list(range(100))))

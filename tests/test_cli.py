@@ -137,8 +137,8 @@ def test_impossible_arguments(ezm: Any, tmp_path: Path, run_folder: Path) -> Non
     assert "leave tasks, --preset out with --resume" in ezm(
         "train", "toy", "--preset", "toy", "--out", run_folder, "--resume", status=2
     )
-    assert "is no folder of `ezm train`" in ezm("train", "--out", tmp_path, "--resume", status=2)
-    assert "is no folder of `ezm train`" in ezm("resume", tmp_path, status=2)
+    assert "is not a folder of `ezm train`" in ezm("train", "--out", tmp_path, "--resume", status=2)
+    assert "is not a folder of `ezm train`" in ezm("resume", tmp_path, status=2)
     assert "There is no model" in ezm("eval", tmp_path, status=2)
     assert "do not fit into one file" in ezm("video", run_folder, "--task", *TASKS, "-o", "a.mp4", status=2)
     assert not (tmp_path / "run.json").exists()
@@ -192,9 +192,9 @@ def test_impossible_numbers_devices_and_files(ezm: Any, tmp_path: Path, run_fold
     if not th.cuda.is_available():  # SB3 would take the CPU without a word
         assert "--device cuda cannot be used" in ezm("train", "toy", "--out", tmp_path, "--device", "cuda", status=2)
     shutil.copy(run_folder / "checkpoints" / "checkpoint_240.ezm", tmp_path / "renamed.zip")
-    assert "renamed.zip is no saved model" in ezm("eval", tmp_path / "renamed.zip", status=2)
+    assert "renamed.zip is damaged or not a saved model" in ezm("eval", tmp_path / "renamed.zip", status=2)
     for command in ("eval", "video", "info"):
-        assert "run.json is no saved model" in ezm(command, run_folder / "run.json", status=2)
+        assert "run.json is damaged or not a saved model" in ezm(command, run_folder / "run.json", status=2)
     assert "A picture is written as .png" in ezm("plot", "training", run_folder, "-o", tmp_path / "curves.xyz", status=2)
 
 
@@ -354,7 +354,7 @@ def test_plot(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
     ezm("plot", "scores", "--suite", "medium", "--out", tmp_path / "published.png")
     assert (tmp_path / "published.png").stat().st_size > 10_000
     assert "error: " in ezm("plot", "curves", "--runs", tmp_path / "none.csv", "--out", tmp_path / "a.png", status=2)
-    assert "is no folder of `ezm train`" in ezm("plot", "training", tmp_path, status=2)
+    assert "is not a folder of `ezm train`" in ezm("plot", "training", tmp_path, status=2)
 
 
 @pytest.mark.render

@@ -97,5 +97,5 @@ def test_the_picture_has_a_row_of_panels_for_three_tasks(tmp_path: Path) -> None
 
 
 def test_unequal_lengths_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="equally many"):
+    with pytest.raises(ConfigurationError, match="equal lengths"):
         Curve([0, 1], [0.0])
