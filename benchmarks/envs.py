@@ -23,7 +23,7 @@ CONTENDERS: dict[str, tuple[type[VecEnv], dict[str, Any]]] = {
     "dummy": (DummyVecEnv, {}),
     "threaded": (ThreadedVecEnv, {}),
     "subproc": (SubprocVecEnv, {"start_method": "fork"}),
-    "forkserver": (SubprocVecEnv, {"start_method": "forkserver"}),  # every worker imports everything anew
+    "forkserver": (SubprocVecEnv, {"start_method": "forkserver"}),  # every worker imports everything again
 }
 DEFAULT = ("dummy", "threaded", "subproc")
 
@@ -49,7 +49,7 @@ def measure(
     names: Sequence[str], suite: str, n_envs_per_task: int, steps: int, num_threads: int | None, repeats: int
 ) -> list[dict[str, Any]]:
     """
-    :param names: keys of ``CONTENDERS``. Their timings take turns: what else the machine does then slows all of them alike
+    :param names: keys of ``CONTENDERS``. Their timings take turns, so that other load on the machine slows all of them equally
     :param suite: suite or environment id
     :param n_envs_per_task: sub-environments of each task
     :param steps: vector steps of one timing

@@ -20,7 +20,7 @@ Row = dict[str, Any]
 def clock(device: th.device) -> Callable[[], float]:
     """
     CPU seconds of this process on a CPU, so that other programs disturb little (with one thread that is the wall clock of an
-    idle machine); the wall clock behind a synchronization on an accelerator.
+    idle machine); the wall clock after a synchronization on an accelerator.
 
     :param device: where the work is done
     :return: a function that gives the seconds since some moment
@@ -42,13 +42,13 @@ def interleave(
     contenders: Mapping[str, Task], device: th.device, seconds: float, least: int = 3, most: int = 200
 ) -> dict[str, list[float]]:
     """
-    Time several functions in turn, after each has run once unmeasured. Every round has an order of its own, drawn at random:
+    Time several functions in turn, after each has run once unmeasured. Every round has its own random order:
     what one leaves in the caches would else always be found by the same other one.
 
     :param contenders: functions by name
     :param device: where they work
-    :param seconds: begin no round after so many seconds of wall clock ...
-    :param least: ... but run at least so many rounds
+    :param seconds: begin no round after this many seconds of wall clock ...
+    :param least: ... but run at least this many rounds
     :param most: and never more than these
     :return: seconds of each round by name
     """

@@ -8,8 +8,8 @@ Per number of roots ``B`` all contenders take turns in one run; a ratio is the m
 * ``search``: what acting and reanalysis do: draw the noise, gather the task rows, search with the two value heads in use.
 * ``/ calls``: the same over its own network calls alone (root and one call per halving level, same shapes).
 * ``host``: the search with a network of width 8: what remains is dispatch and the tree.
-* ``plain``: without packed weights (``sb3_ezm/runtime``); ``packing``: what the first search in float32 after a change of
-  the weights takes longer.
+* ``plain``: without packed weights (``sb3_ezm/runtime``); ``packing``: how much longer the first search in float32 takes after
+  a change of the weights.
 * ``sequential``: one network call per simulation (``sequential_search.py``), with the full network and with width 8.
 * ``mctx``: Gumbel MuZero of mctx, jitted, same layers and weights, all five value heads, float32; over the search with all
   heads (the same FLOPs), with two heads, and with two heads in bfloat16. Needs the extra ``bench``.
@@ -160,7 +160,7 @@ def measure(
     :return: one row of the table
     """
     wide, narrow = Problem(size, rows, device, **model_settings), Problem(size, rows, device, **NARROW)
-    changing = Problem(size, rows, device, **model_settings)  # of its own: the others keep what they have packed
+    changing = Problem(size, rows, device, **model_settings)  # a separate one, so that the others keep their packed weights
     every_head = tuple(range(len(wide.model.value_heads)))
     contenders: dict[str, Task] = {
         "search": wide.search,

@@ -74,7 +74,7 @@ def measure(task_set: TaskSet, envs_per_task: int, preset: str, steps: int, devi
     model.set_logger(Logger(None, [writer]))
     never = 10**9
     model.learn(warm_up + 5 * env.num_envs, log_interval=never)
-    model.dump_logs()  # start the clocks anew
+    model.dump_logs()  # restart the clocks
     updates, done, began = model._n_updates, model.num_timesteps, time.perf_counter()
     model.learn(steps * env.num_envs, log_interval=never, reset_num_timesteps=False)
     seconds = time.perf_counter() - began

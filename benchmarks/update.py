@@ -6,7 +6,7 @@ Time and floating-point operations of everything that one update consists of.
 
 An update is a gradient step with all that comes with it: the acting between two updates (``train_freq`` searches for all
 environments), drawing a prioritized batch, reanalyzing it, the gradient step, the new priorities, and at times moving the
-target network, whose weights are then packed anew. Segments are taken to be complete, which is the full cost. Operations are
+target network, whose weights are then packed again. Segments are assumed complete, which is the full cost. Operations are
 counted on paper (``benchmarks/flops.py``); the ceiling is a bare matrix product in the precision of that part, measured in
 the same run. Environments are not included: see ``throughput.py``.
 
@@ -137,7 +137,7 @@ def table(model: EZM, seconds: float) -> list[Row]:
     ceilings = {dtype: matmul_ceiling(device, dtype, seconds / 20) for dtype in {th.float32, reduced}}
     durations = {name: float(np.median(values)) for name, values in times.items()}
     durations["acting"] *= frequency
-    # The first searches with a target network that has moved may lay out its weights anew.
+    # The first searches with a target network that has moved may pack its weights again.
     moved = durations["target network"] - durations.pop("one root")
     durations["target network"] = max(0.0, moved) / learner.update_config.target_update_interval
     total_time, total_flops = sum(durations.values()), sum(operations.values())

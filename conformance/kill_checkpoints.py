@@ -1,5 +1,5 @@
 """
-Kills trainings with SIGKILL and looks at what they left: ``python conformance/kill_checkpoints.py --kills 20``.
+Kills trainings with SIGKILL and checks what they left: ``python conformance/kill_checkpoints.py --kills 20``.
 
 A child process collects transitions and saves as often as it can. It is killed at a random moment, which often lies within a
 save; every checkpoint in the folder must then load, and the next child resumes the latest one. Before that, one child each
@@ -111,7 +111,7 @@ def in_child(function: Callable[[], None]) -> int:
 
 def inspect(folder: Path) -> tuple[int, int]:
     """
-    Load all that a killed process left.
+    Load everything that a killed process left.
 
     :param folder: of the checkpoints
     :return: steps of the latest checkpoint, number of unfinished files beside it
@@ -139,7 +139,7 @@ def kill_at_every_stage(folder: Path, save: int = 2) -> dict[str, tuple[int, int
         _, status = os.waitpid(in_child(lambda stage=stage, own=own: (die_at(stage, save), train(own, 40))[1]), 0)
         assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, f"{stage}: the child lived on ({status})"
         results[stage] = inspect(own)
-        # Whatever the state, the training goes on and tidies up.
+        # Whatever the state, training continues and cleans up.
         _, status = os.waitpid(in_child(lambda own=own: train(own, 3 * SAVE_FREQ)), 0)
         assert status == 0, f"{stage}: the training could not be resumed"
         steps, unfinished = inspect(own)
@@ -168,7 +168,7 @@ def kill_at_random(folder: Path, kills: int, seed: int = 0, longest: float = 1.0
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
-        assert os.WIFSIGNALED(status), "the child ended by itself"
+        assert os.WIFSIGNALED(status), "the child ended on its own"
         results.append(inspect(folder))
     progress = [steps for steps, _ in results]
     assert progress == sorted(set(progress)), progress

@@ -26,7 +26,7 @@ _BY_JOINT = (
 )
 _BY_ACTUATOR = ("trnid", "gainprm", "biasprm", "ctrlrange", "forcerange", "gear", "gaintype", "biastype", "dyntype")
 _BY_CONTACT = ("condim", "friction", "solref", "solimp", "margin", "gap", "priority", "solmix")
-# Rays begin outside of all obstacles. The slopes are hollow here and solid there: only their upper sides can be met.
+# Rays start outside all obstacles. The slopes are hollow here and solid there: only their upper sides can be hit.
 _EYE_ABOVE = {"slide": 1.76}  # [m]
 _HIDDEN = 5  # geom group that rays do not see
 _SEEN = np.array([1, 1, 1, 1, 1, 0], np.uint8)

@@ -56,7 +56,7 @@ def actions(policy: str, env: Any, seed: int, steps: int) -> NDArray[np.float32]
 
 def play(env: Any, policy: str, seeds: Sequence[int], steps: int = MAX_EPISODE_STEPS, full: bool = True) -> Episodes:
     """
-    :param env: an environment without wrappers that goes on after an episode ended
+    :param env: an environment without wrappers that continues after the end of an episode
     :param policy: one of ``POLICIES``
     :param seeds: one episode for each; the seed gives the noise on the start pose and the random actions
     :param steps: control steps of an episode that nothing ends

@@ -31,7 +31,7 @@ Result = dict[str, Any]
 
 def run_file(source: Path, name: str, expensive: bool) -> list[Result]:
     """
-    Run one file in a process of its own: some tests reload modules or change global settings.
+    Run one file in a separate process: some tests reload modules or change global settings.
 
     :param source: unpacked source distribution of Stable-Baselines3
     :param name: of the file, without ``test_``

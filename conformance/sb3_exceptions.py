@@ -45,7 +45,7 @@ NOT_APPLICABLE: dict[str, str] = {
         "Compares the arrays of SB3's replay buffer; EZM's has a ring per task. Its own round trips: tests/test_save_load.py"
     ),
     r"test_save_load.py::test_warn_buffer\[True.*": "`optimize_memory_usage`: EZM stores every observation once anyway",
-    r"test_save_load.py::test_save_load_net_arch_none": "`net_arch=None`: EZM's networks have sizes of their own",
+    r"test_save_load.py::test_save_load_net_arch_none": "`net_arch=None`: EZM's networks have their own sizes",
     r"test_save_load.py::test_save_load_(backward_compatible|clip_range_portable).*": _ON_POLICY,
     r"test_predict.py::test_dqn_epsilon_greedy": _DQN_PARTS,
     r"test_run.py::test_sac\[auto.*": "SAC's automatic entropy coefficient: EZM's is a fixed weight",

@@ -94,7 +94,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> No
         if reason := why_not_applicable(title(item)):
             item.add_marker(pytest.mark.skip(reason=reason))
         if item.stands_for not in (None, "SAC"):
-            # A class of its own: what the test does for SAC alone is not meant.
+            # A separate class: what the test does only for SAC does not apply.
             parameters[id(item)][found[id(item)][item.stands_for]] = type("SAC", (SAC,), {})
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept

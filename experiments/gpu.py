@@ -42,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
         "--eval-every", type=int, default=25_000, help="steps of each task between evaluations (default 25,000)"
     )
     parser.add_argument("--episodes", type=int, default=2, help="evaluated episodes of each task (default 2)")
-    parser.add_argument("--steps-per-task", type=int, default=0, help="end the training after so many steps of each task")
+    parser.add_argument("--steps-per-task", type=int, default=0, help="end the training after this many steps of each task")
     parser.add_argument("--max-file-mb", type=float, default=16.0, help="largest file of the results (default 16)")
     parser.add_argument("--seed", type=int, default=0, help="of everything (default 0)")
     parser.add_argument("--scratch", type=Path, help="folder for logs and snapshots, kept (default: one that is removed)")

@@ -5,7 +5,7 @@ What a trained world model knows, measured against the true physics of the embed
         [--calibration 400]
 
 For states that the agent visits, sixteen actions around the policy's mean are executed in copies of the simulation, and the
-policy's mean goes on from there for ``--horizon`` steps. The last columns compare actions by that, the first value by
+policy's mean continues from there for ``--horizon`` steps. The last columns compare actions by that, the first value by
 all that follows. Columns:
 
 * ``dynamics``: cosine between predicted and encoded next latents after subtracting the mean over the actions of a state:
@@ -13,7 +13,7 @@ all that follows. Columns:
 * ``reward``: mean absolute error of the predicted one-step reward.
 * ``Q corr``: correlation over the actions of a state between ``r + gamma V`` of the model and the true return.
 * ``value``, ``return``: mean predicted value of the states, and the mean true discounted return of the policy's mean from
-  there over ``--calibration`` steps (what lies behind 400 of them is discounted to below 2 %); ``error``: the mean absolute
+  there over ``--calibration`` steps (anything after 400 of them is discounted to below 2 %); ``error``: the mean absolute
   difference of the two, ``V corr``: their correlation over the states.
 * ``search``, ``oracle``: true return of the searched action, and of the best of the sixteen by true return, minus that of
   the policy's mean action.
@@ -94,7 +94,7 @@ class Agent:
 
 def true_returns(agent: Agent, envs: list[Any], state: Any, actions: th.Tensor, horizon: int) -> tuple[Any, Any, list[Any]]:
     """
-    Execute each action in a copy of the state and go on with the policy's mean.
+    Execute each action in a copy of the state and continue with the policy's mean.
 
     :param agent: the agent
     :param envs: one environment per action

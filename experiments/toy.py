@@ -159,7 +159,7 @@ def main() -> None:
     }
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "results.json"
-    # Runs of other kinds that are there already stay: the parts can be run one after the other.
+    # Existing runs of other kinds are kept: the parts can be run one after another.
     results = [result for result in json.loads(path.read_text()) if result["kind"] not in args.kinds] if path.exists() else []
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
         for result in pool.imap_unordered(run, [job for kind in args.kinds for job in kinds[kind]]):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 # Before anything imports NumPy, PyTorch or MuJoCo, which read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# What terminals and users set: colours, widths, a style of pictures.
+# What terminals and users set: colors, widths, a style of pictures.
 for name in ("COLUMNS", "LINES", "FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(name, None)
 os.environ["MPLBACKEND"] = "Agg"

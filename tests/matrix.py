@@ -71,7 +71,7 @@ ROWS = {
     "four-workers": Row("four processes", {}, ("-n", "4")),
     "examples": Row("new random examples of the properties", {}, ("--hypothesis-profile=explore",), True),
     "surroundings": Row(
-        "another user: an empty home, an ASCII terminal of 30 columns with colours, a temporary folder with odd characters",
+        "another user: an empty home, an ASCII terminal of 30 columns with colors, a temporary folder with odd characters",
         {
             **{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "TZ": "Asia/Kathmandu", "PYTHONHASHSEED": "7"},
             **{"COLUMNS": "30", "FORCE_COLOR": "1", "MPLBACKEND": "TkAgg", "CI": "true", "HOME": "{scratch}/home"},

@@ -22,7 +22,7 @@ from sb3_ezm.checkpoint import read_checkpoint
 from sb3_ezm.multitask import CyclingTaskEnv, ThreadedVecEnv
 from tests.tiny import tiny_model, toy_env
 
-#: Environment steps before the interruption, and as many behind it: no multiple of the episodes' lengths.
+#: Environment steps before the interruption, and as many after it: no multiple of the episodes' lengths.
 STEPS = 48
 
 #: Wall-clock times, and where the present call of ``learn`` began.

@@ -1,5 +1,5 @@
 """
-Targets and losses once more, slowly: whole episodes instead of segments, and one loop for each sum.
+Targets and losses again, slowly: whole episodes instead of segments, and one loop for each sum.
 
 Nothing here looks at masks or padding to find out what a target is. A target is a property of an episode, and a segment is a
 window on it; the package has to arrive at the same numbers from the window alone.
@@ -74,7 +74,7 @@ def windows(episodes: Sequence[Episode], starts: Sequence[int], horizon: int) ->
     :param episodes: one for each row
     :param starts: first transition of each segment
     :param horizon: ``H``
-    :return: segments that repeat the last state of an episode and are zero behind it
+    :return: segments that repeat the last state of an episode and are zero after it
     """
     rewards, valid, terminated, states = [], [], [], []
     for episode, start in zip(episodes, starts, strict=True):

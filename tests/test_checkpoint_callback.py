@@ -244,7 +244,7 @@ def test_an_environment_that_is_not_finite_stops_the_training(
     state = read_checkpoint(emergency)
     assert state["progress"]["num_timesteps"] == steps
     # What made it fail is not in the replay.
-    # (A reward stops the step itself, observations are looked at when it is over and counted.)
+    # (A reward stops the step itself; observations are checked once it is over and counted.)
     assert state["replay"]["replays"][0]["ring"]["counts"].tolist() == [steps if settings["what"] == "reward" else steps - 2]
     assert latest_checkpoint(tmp_path).name == f"checkpoint_{steps // 10 * 10}.ezm"
     with pytest.warns(UserWarning, match="in the middle of a step"):

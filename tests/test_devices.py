@@ -47,7 +47,7 @@ class Reads(TorchDispatchMode):
 class Sends(TorchDispatchMode):
     """
     Notes how a host sends numbers to a device (here: "meta") other than by :func:`to_device`: from pageable memory, so that it
-    waits for everything that the device has to do, and no CUDA graph can be recorded.
+    waits foreverything that the device has to do, and no CUDA graph can be recorded.
 
     A number that is assigned to indexed entries is among them: for CUDA, PyTorch puts it into a tensor of the host.
     """

@@ -1,4 +1,4 @@
-"""Evaluation in the course of a training: when, what is logged and written, which model is kept."""
+"""Evaluation during training: when, what is logged and written, which model is kept."""
 
 from __future__ import annotations
 

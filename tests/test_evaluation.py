@@ -130,7 +130,7 @@ def test_both_protocols_in_a_normalizing_environment_are_in_raw_rewards() -> Non
     env = make_multitask_env(ramp_tasks(), n_envs_per_task=2, ignore_termination=True)
     normalizing = VecNormalize(env, norm_obs_keys=["observation"])
     both = evaluate_protocols(Scripted(), n_eval_episodes=3, vec_env=normalizing)
-    # Three episodes over two sub-environments: the sums start anew for the second episode of the first.
+    # Three episodes over two sub-environments: the sums start over for the second episode of the first.
     assert both["respected"]["short"].returns == (3.0,) * 3 and both["ignored"]["short"].returns == (10.0,) * 3
     assert evaluate_tasks(Scripted(), n_eval_episodes=3, vec_env=normalizing) == both["ignored"]
     normalizing.close()

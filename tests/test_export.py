@@ -1,4 +1,4 @@
-"""The policy head outside of Python acts as inside; the search refuses to be recorded."""
+"""The policy head outside Python acts as inside; the search refuses to be recorded."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ def test_an_environment_that_cycles_through_tasks() -> None:
     model.learn(8)
     assert model._n_updates == 0  # the second task has not been seen yet
     model.learn(16, reset_num_timesteps=False)
-    assert model._n_updates == 16  # behind the steps 9 to 24
+    assert model._n_updates == 16  # after steps 9 to 24
     assert model.task_statistics.episodes == {"a": 2, "b": 1}
     assert model.replay_buffer.task_sizes().tolist() == [16, 8]
 

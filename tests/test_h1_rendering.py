@@ -54,7 +54,7 @@ def test_cameras_differ_and_a_closed_environment_can_draw_again() -> None:
 
 
 @pytest.mark.render
-def test_the_next_checkpoint_of_the_maze_changes_colour() -> None:
+def test_the_next_checkpoint_of_the_maze_changes_color() -> None:
     env = H1Env("maze", render_mode="rgb_array", width=96, height=64)
     env.reset(seed=0)
     before = env.render()

@@ -234,7 +234,7 @@ def test_penalties_of_reach_stay_within_the_supports() -> None:
     env.reset(seed=0)
     rewards = [env.step(np.full(61, 1.0 if step % 2 else -1.0, dtype=np.float32))[1] for step in range(150)]
     assert min(rewards) > -420.0
-    assert np.mean(rewards) / (1 - 0.99) > -2200.0  # as if it went on like this for ever
+    assert np.mean(rewards) / (1 - 0.99) > -2200.0  # as if it went on like this forever
 
 
 def test_the_example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,7 @@ def test_the_keys_of_a_single_task() -> None:
     assert line["rollout/length"] == line["rollout/ep_len_mean"] == 6.0
     assert line["rollout/episodes"] == line["time/episodes"] == 4
     assert line["rollout/buffer_size"] == 24
-    assert line["train/n_updates"] == 13  # behind the steps 11 to 23: SB3 logs before it trains
+    assert line["train/n_updates"] == 13  # after steps 11 to 23: SB3 logs before it trains
     assert line["train/learning_rate"] == 1e-4
     losses = {"reward_loss", "value_loss", "policy_loss", "consistency_loss", "path_consistency_loss", "entropy_loss", "loss"}
     health = {"grad_norm", "value_error", "value_target", "policy_entropy", "search_improvement", "acting_value"}
@@ -82,7 +82,7 @@ def test_means_are_of_the_time_since_the_last_line() -> None:
     assert [line["step"] for line in lines] == [6, 12, 18, 24]
     assert "train/loss" not in lines[0]  # no update yet
     assert "train/loss" in lines[1]
-    assert model.learner.metrics.pop().keys() >= {"loss"}  # the update behind the last line
+    assert model.learner.metrics.pop().keys() >= {"loss"}  # the update after the last line
 
 
 def test_the_keys_of_several_tasks() -> None:

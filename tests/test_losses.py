@@ -207,7 +207,7 @@ def test_path_consistency_by_hand() -> None:
     values = th.stack([logs(1, 2, 1), th.tensor([0.0, 50.0, 0.0])]).view(1, 2, 1, 3)
     unroll, targets = tiny(reward_logits=th.tensor([[[0.0, 0.0, 50.0]]]), value_logits=values)
     assert path_consistency_loss(unroll, targets, THREE, THREE).tolist() == pytest.approx([math.log(4.0)], abs=1e-5)
-    # Next value -3 at discount 1 makes the goal 0 (probability 1/2); behind a termination it does not count.
+    # Next value -3 at discount 1 makes the goal 0 (probability 1/2); after a termination it does not count.
     bad = th.stack([logs(1, 2, 1), th.tensor([50.0, 0.0, 0.0])]).view(1, 2, 1, 3)
     unroll = unroll._replace(prediction=unroll.prediction._replace(value_logits=bad), discount=th.ones(1))
     assert path_consistency_loss(unroll, targets, THREE, THREE).tolist() == pytest.approx([math.log(2.0)], abs=1e-5)

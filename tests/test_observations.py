@@ -104,7 +104,7 @@ def test_every_space_can_be_learned(name: str) -> None:
     space, size = SPACES[name]
     model = tiny_model(DummyVecEnv([lambda: SpaceEnv(space), lambda: SpaceEnv(space)]), learning_starts=4)
     model.learn(8)
-    assert model._n_updates == 2  # behind the steps 6 and 8
+    assert model._n_updates == 2  # after steps 6 and 8
     segments = model.replay_buffer.sample_segments(4)
     assert segments.observations.shape[-1] == size
     single = space.sample()

@@ -427,7 +427,7 @@ def step_of(make: Callable[..., th.optim.Optimizer], model: WorldModel) -> None:
 
 
 def step_fused(model: WorldModel) -> None:
-    step_of(partial(th.optim.Adam, fused=True), model)  # PyTorch does not count this change: it has to be said
+    step_of(partial(th.optim.Adam, fused=True), model)  # PyTorch does not count this change: it must be reported
     model.mark_changed()
 
 
@@ -443,7 +443,7 @@ def load_others(model: WorldModel, assign: bool) -> None:
 
 def write_data(model: WorldModel) -> None:
     for parameter in model.parameters():
-        parameter.data.mul_(0.5)  # PyTorch does not count this one: it has to be said
+        parameter.data.mul_(0.5)  # PyTorch does not count this one: it must be reported
     model.mark_changed()
 
 
@@ -492,10 +492,10 @@ def test_changed_weights_are_packed_anew(name: str) -> None:
     assert twin is not None
     before = verbs(twin)
     CHANGES[name](model)
-    anew = packed_world_model(model, th.float32)
-    assert anew is not None and anew is not twin
-    th.testing.assert_close(verbs(anew), verbs(model), rtol=1e-3, atol=1e-4)
-    assert any(not th.equal(a, b) for a, b in zip(before, verbs(anew), strict=True))
+    rebuilt = packed_world_model(model, th.float32)
+    assert rebuilt is not None and rebuilt is not twin
+    th.testing.assert_close(verbs(rebuilt), verbs(model), rtol=1e-3, atol=1e-4)
+    assert any(not th.equal(a, b) for a, b in zip(before, verbs(rebuilt), strict=True))
 
 
 @pytest.mark.parametrize(

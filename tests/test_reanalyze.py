@@ -66,7 +66,7 @@ class Scene:
             rewards=window.rewards.float(),
             terminated=window.terminated,
             valid=window.valid,
-            searched=searched,  # also behind the end, where it must not matter
+            searched=searched,  # even after the end, where it must not matter
             search_values=th.randn(rows, HORIZON, generator=generator) * searched,
             tasks=self.tasks,
             weights=th.ones(rows),
@@ -96,7 +96,7 @@ def state_values(
 
 def every_ending() -> Scene:
     # Inside an episode; truncated (or open) after 2 of the steps; terminated after 2; terminated at once; truncated exactly at
-    # the last position; terminated on the way into it; terminated within the TD window behind it.
+    # the last position; terminated on the way into it; terminated within the TD window after it.
     return Scene(
         lengths=[20, 6, 6, 5, 7, 7, 8],
         terminated=[False, False, True, True, False, True, True],
@@ -129,7 +129,7 @@ def test_td_targets_and_masks_for_every_ending(absorbing: bool) -> None:
 
 
 def test_the_scene_has_every_kind_of_position() -> None:
-    # Guards the test above: terminated states at and behind the end, and truncated last states, are really there.
+    # Guards the test above: terminated states at and after the end, and truncated last states, are really there.
     scene = every_ending()
     ends = [(scene.episodes[b].terminated, state - scene.episodes[b].length) for b, _, state in scene.positions()]
     assert {(True, 0), (True, 1), (True, 2), (False, 0), (False, 1), (False, -1)} <= set(ends)
@@ -356,7 +356,7 @@ def test_the_improved_policy_keeps_all_candidates(monkeypatch: pytest.MonkeyPatc
             assert th.equal(targets.policy_actions[b, j, 0], scene.batch.actions[b, j])
             assert targets.policy_weights[b, j].tolist() == [1.0, 0.0, 0.0, 0.0]
             assert targets.policy_scales[b, j].tolist() == [1.0] * 4
-    assert searched == 10  # of 21: round(10.5), to the even neighbour
+    assert searched == 10  # of 21: round(10.5), to the even neighbor
     assert targets.policy_weights.sum(dim=2).flatten().tolist() == pytest.approx([1.0] * 28, rel=1e-5)
 
 

@@ -1,7 +1,7 @@
 """
 Files: what a saved model keeps, what a loaded one does, and that saving, loading and going on changes nothing.
 
-What Stable-Baselines3's files do not hold, and these tests therefore set anew: the state of the environments (they are
+What Stable-Baselines3's files do not hold, and these tests therefore restore: the state of the environments (they are
 reset), the random generators (loading reseeds them), and the running episodes, which end in the replay as by truncation.
 """
 
@@ -153,7 +153,7 @@ def test_the_counters_and_settings_come_back() -> None:
     model = trained(**settings)
     loaded = reloaded(model)
     assert (loaded.num_timesteps, loaded._n_updates, loaded._episode_num) == (16, model._n_updates, 2)
-    assert model._n_updates == 9  # three behind each of the steps 12, 14 and 16
+    assert model._n_updates == 9  # three after each of steps 12, 14 and 16
     same = ["search_kwargs", "target_kwargs", "loss_kwargs", "gradient_steps", "tau", "target_update_interval", "train_freq"]
     same += ["value_target", "policy_target", "independent_replay", "act_with_target", "gamma", "seed", "batch_size"]
     assert {name: getattr(loaded, name) for name in same} == {name: getattr(model, name) for name in same}
@@ -391,7 +391,7 @@ def test_checkpoints_hold_model_replay_and_normalization(tmp_path: Path) -> None
     assert loaded.replay_buffer.size() == 19  # SB3 calls back before it stores the step
     loaded.learn(10, reset_num_timesteps=False)
     assert loaded.num_timesteps == 30
-    assert loaded._n_updates == 9 + 10  # behind the steps 11 to 19, and 21 to 30
+    assert loaded._n_updates == 9 + 10  # after steps 11 to 19, and 21 to 30
 
 
 # ------------------------------------------------------------------------------------------------------------- going on
@@ -401,7 +401,7 @@ def go_on(model: EZM, env: Any) -> EZM:
     """
     :param model: trained so far
     :param env: a new environment
-    :return: the model after more training, with everything set anew that SB3's files do not hold
+    :return: the model after more training, with everything restored that SB3's files do not hold
     """
     model.set_env(env)
     model.set_random_seed(77)

@@ -69,7 +69,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow  # a process that imports everything anew
+@pytest.mark.slow  # a process that imports everything again
 def test_every_test_is_counted_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(CONFORMANCE))
     from sb3_conformance import exceptions, run_file, table

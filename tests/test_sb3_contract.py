@@ -256,7 +256,7 @@ def test_stacked_frames_of_a_dict_can_be_learned() -> None:
     env = VecFrameStack(DummyVecEnv([lambda: SpaceEnv(space)] * 2), n_stack=3)
     model = tiny_model(env).learn(20)
     assert model.policy.layout.size == 3 * (2 + 2)
-    assert model._n_updates == 5  # behind the steps 12, 14, ... 20
+    assert model._n_updates == 5  # after steps 12, 14, ... 20
     actions, _ = model.predict(env.reset())
     assert actions.shape == (2, 2)
 
@@ -287,11 +287,11 @@ def test_learning_can_begin_before_the_first_episode_ends() -> None:
         ({"gradient_steps": 0}, 1, 20, 0),
         ({"learning_starts": 20}, 1, 20, 0),
         ({"learning_starts": 19}, 1, 20, 1),
-        ({"train_freq": 4, "gradient_steps": -1}, 1, 20, 12),  # behind the steps 12, 16 and 20: 4 each
+        ({"train_freq": 4, "gradient_steps": -1}, 1, 20, 12),  # after steps 12, 16 and 20: 4 each
         ({"train_freq": (4, "step"), "gradient_steps": 1}, 1, 20, 3),
-        ({"train_freq": (1, "episode"), "gradient_steps": -1}, 1, 24, 18),  # behind the steps 12, 18 and 24: 6 each
-        ({"train_freq": (2, "episode")}, 1, 24, 2),  # behind the steps 12 and 24
-        ({"train_freq": 2, "gradient_steps": -1}, 3, 24, 18),  # behind the steps 12, 18 and 24: 6 each
+        ({"train_freq": (1, "episode"), "gradient_steps": -1}, 1, 24, 18),  # after steps 12, 18 and 24: 6 each
+        ({"train_freq": (2, "episode")}, 1, 24, 2),  # after steps 12 and 24
+        ({"train_freq": 2, "gradient_steps": -1}, 3, 24, 18),  # after steps 12, 18 and 24: 6 each
     ],
 )
 def test_how_many_updates_are_made(settings: dict[str, Any], n_envs: int, steps: int, updates: int) -> None:
@@ -500,7 +500,7 @@ def test_the_learning_rate_follows_its_schedule(schedule: Any) -> None:
         return True
 
     model.learn(20, callback=callback)
-    # At step 12 the update behind step 11 has been made, when 9 of 20 steps were left.
+    # At step 12 the update after step 11 has been made, when 9 of 20 steps were left.
     assert rates[11] == pytest.approx(1e-4 + 9 / 20 * 9e-4)
     assert model.policy.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
 

@@ -141,7 +141,7 @@ def test_a_level_is_one_model_call() -> None:
     search(model, config, draw_noise(config, 3, 2, th.Generator().manual_seed(0)))
     levels = halving_levels(12, 33)
     assert [tuple(latents.shape) for latents, _ in model.calls] == [(3, m, 1) for m in levels]
-    assert model.policies_wanted == [True] * (len(levels) - 1) + [False]  # nobody looks into the last level's states
+    assert model.policies_wanted == [True] * (len(levels) - 1) + [False]  # the last level's states are never expanded
 
 
 def test_rewards_and_values_in_other_units_give_the_same_search() -> None:

@@ -58,7 +58,7 @@ def step(env: SubprocVecEnv, times: int) -> None:
         env.step(np.zeros((env.num_envs, 2), dtype=np.float32))
 
 
-# Other workers hold copies of its pipe's other end: the case in which Stable-Baselines3 waits for ever.
+# Other workers hold copies of its pipe's other end: the case in which Stable-Baselines3 waits forever.
 def test_a_killed_worker_is_named_and_the_rest_is_ended() -> None:
     env = subproc(SpaceEnv, FailingEnv, SpaceEnv)
     env.reset()

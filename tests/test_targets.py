@@ -66,7 +66,7 @@ def test_the_last_state_of_an_open_episode_has_the_value_of_its_observation() ->
 
 
 def test_one_step_targets() -> None:
-    # n = 1, H = K + 1 = 3: r + bootstrap / 2, and no bootstrap behind the termination.
+    # n = 1, H = K + 1 = 3: r + bootstrap / 2, and no bootstrap after the termination.
     assert n_step([1, 2, 4], [1, 1, 1], [0, 0, 0], [10, 20, 40], n=1) == [6.0, 12.0, 24.0]
     assert n_step([1, 2, 0], [1, 1, 0], [0, 1, 0], [10, 99, 99], n=1) == [6.0, 2.0, 0.0]
 

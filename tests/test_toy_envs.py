@@ -132,7 +132,7 @@ def test_set_state_replays_the_future(name: str) -> None:
 def test_states_stay_finite_and_inside_the_space_under_worst_actions(name: str) -> None:
     env = TOY_TASKS[name]()
     env.reset(seed=0)
-    for _ in range(2000):  # push along the motion, for ever
+    for _ in range(2000):  # push along the motion, forever
         observation, *_ = env.step(np.full(env.action_space.shape, 1.0 if env.speed > 0 else -1.0, dtype=np.float32))
         assert env.observation_space.contains(observation)
 

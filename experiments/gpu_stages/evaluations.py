@@ -4,7 +4,7 @@ Beside stage 3: evaluates the snapshots of the training on CPU cores, falls igno
     python -m gpu_stages.evaluations REQUEST THREADS
 
 If a snapshot comes before the last evaluation is done, it waits; if several wait, the newest is taken and the others are
-left out, which ``evaluation.json`` says. When the training ends, the evaluation under way is given up for that of the end.
+left out, which ``evaluation.json`` says. When training ends, the running evaluation is dropped in favor of the final one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gpu_stages.files import CURVES, Request, read_json, write_json
 from sb3_ezm import EZM
 from sb3_ezm.evaluation import append_evaluation, evaluate_protocols
 
-SEED = 10_000  # other starts than those of the training
+SEED = 10_000  # starts different from those of training
 
 
 def waiting(folder: Path) -> list[tuple[int, float, Path]]:
@@ -91,11 +91,11 @@ def main() -> None:
     request = Request.load(sys.argv[1])
     th.set_num_threads(int(sys.argv[2]))
     with contextlib.suppress(OSError):
-        os.nice(5)  # the training comes first
+        os.nice(5)  # training comes first
     folder, parent = request.scratch / "snapshots", os.getppid()
     durations, left_out = [], []
     while True:
-        ended = (folder / "end").exists()  # before looking: what comes in between is seen in the next round
+        ended = (folder / "end").exists()  # before checking: anything that arrives in between is seen in the next round
         *older, newest = waiting(folder) or [None]
         for skipped in older:
             assert skipped is not None

@@ -1,4 +1,4 @@
-"""What the stages leave behind, and how they tell each other what they were asked for. Imports neither PyTorch nor NumPy."""
+"""Files of the stages, and how they pass on what was requested. Imports neither PyTorch nor NumPy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# All that a run leaves in its folder: eight files.
+# Everything that a run leaves in its folder: eight files.
 SUMMARY, SANITY, LADDER, TRAINING = "summary.md", "sanity.json", "ladder.json", "training.json"
 CURVES, METRICS, MODEL, FILM = "evaluations.csv", "metrics.csv", "model.zip", "film.gif"
 
@@ -22,21 +22,21 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class Request:
     """
-    What a run was asked for.
+    What was requested of a run.
 
     :param out: folder of the results
-    :param scratch: folder for everything that nobody needs afterwards
+    :param scratch: folder for everything that is not needed afterwards
     :param device: of the networks
     :param minutes: for everything together
-    :param quick: do as little as possible of everything: a rehearsal
+    :param quick: do as little as possible of everything, as a rehearsal
     :param preset: settings of the training
     :param suite: tasks of the training
     :param eval_every: environment steps of each task between two evaluations
     :param episodes: evaluated episodes of each task
-    :param steps_per_task: end the training after so many environment steps of each task, 0 for never
+    :param steps_per_task: end the training after this many environment steps of each task, 0 for never
     :param max_file_mb: largest file that may be left in ``out``
     :param seed: of everything
-    :param began: when the run began, in seconds since 1970
+    :param began: start of the run, in seconds since 1970
     """
 
     out: Path
@@ -84,7 +84,7 @@ class Request:
 
 def write_json(path: Path, value: Any) -> None:
     """
-    Write a file that is there completely or not at all.
+    Write a file completely or not at all.
 
     :param path: the file
     :param value: its contents

@@ -1,4 +1,4 @@
-"""Processes with a time limit: whatever happens in one, a crash or a hang, the others go on."""
+"""Processes with a time limit: whatever happens in one, a crash or a hang, the others continue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpu_stages.files import Request
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE = 15.0  # seconds between the request to stop and the end
-TAIL = 4000  # characters of output that are kept of a process that failed
+TAIL = 4000  # characters of output kept from a failed process
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Child:
     A running stage.
 
     :param name: for the log
-    :param process: the process, which leads a group of its own
+    :param process: the process, which leads its own group
     :param log: file of its output
     :param started: when
     """
@@ -36,7 +36,7 @@ class Child:
 
     def stop(self, grace: float = GRACE) -> None:
         """
-        End the process and all that it started; it may save its work first.
+        End the process and everything that it started; it may save its work first.
 
         :param grace: seconds for that
         """
@@ -73,14 +73,14 @@ def environment(request: Request) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYTHONFAULTHANDLER": "1",
         "PYTHONUNBUFFERED": "1",
-        # One stage compiles, the next finds what it compiled.
+        # One stage compiles, the next reuses the result.
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor")),
         "TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR", str(cache / "triton")),
         # Two stages may compile at once, beside one that works.
         "TORCHINDUCTOR_COMPILE_THREADS": str(max(1, (os.cpu_count() or 1) // 3)),
         # JAX would take three quarters of the memory at once.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        # Threads that wait would otherwise spin, and take the cores from those that step the environments.
+        # Waiting threads would otherwise spin, and take the cores from those that step the environments.
         "OMP_WAIT_POLICY": "PASSIVE",
     }
 
@@ -106,7 +106,7 @@ def start(request: Request, name: str, module: str, *arguments: str, variables: 
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            preexec_fn=os.setpgrp,  # a group of its own, to be stopped with all that it starts; not a session of its own
+            preexec_fn=os.setpgrp,  # its own group, so that it can be stopped with everything it starts; not its own session
         )
     return Child(name, process, log, time.time())
 
@@ -119,10 +119,10 @@ def finish(
 
     :param child: the stage
     :param limit: seconds since 1970 at which it is stopped
-    :param stopping: whether the whole run is asked to end
+    :param stopping: whether the whole run has been asked to end
     :param heartbeat: file that the stage touches as long as it works
     :param patience: seconds without a touch after which it counts as hung
-    :return: ``"done"``, or what became of it
+    :return: ``"done"``, or what happened to it
     """
     while child.process.poll() is None:
         now = time.time()
@@ -137,6 +137,6 @@ def finish(
             child.stop()
             return f"hung: no sign of life for {patience:.0f} s"
         time.sleep(0.1)
-    child.stop(0.0)  # whatever it started and left
+    child.stop(0.0)  # anything that it started and left running
     code = child.process.returncode
     return "done" if code == 0 else f"failed with exit status {code}"

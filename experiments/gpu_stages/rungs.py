@@ -3,8 +3,8 @@ Stage 2: one model size computed in one way (a rung), timed: updates, their part
 
     python -m gpu_stages.rungs REQUEST DEADLINE h1-gpu/graphs paper/graphs ...
 
-Every rung adds a line to ``rungs.jsonl`` when it begins and another with its figures, so that a rung which takes the process
-along is known by its missing second line.
+Every rung adds a line to ``rungs.jsonl`` when it begins and another with its figures, so that a rung that kills the process
+is known by its missing second line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sb3_ezm import EZM, load_preset, make_multitask_env
 from sb3_ezm.presets import get_preset
 
 ROWS = "rungs.jsonl"
-LAG = 2  # updates that may be under way, as in the training
+LAG = 2  # updates that may still be running, as in training
 ROOTS = (9, 36, 72, 144, 288)
 SIZES: dict[str, dict[str, Any]] = {"h1-cpu": {}, "h1-gpu": {}, "paper": {"batch_size": 504}}
 GRAPHS, COMPILED = {"cuda_graphs": True}, {"compile": True}
@@ -49,7 +49,7 @@ def settings_of(rung: str, device: str, quick: bool = False) -> dict[str, Any]:
     """
     :param rung: key of ``RUNGS``
     :param device: of the networks
-    :param quick: compile by a backend that only captures
+    :param quick: compile with a backend that only captures
     :return: keywords of ``EZM``
     """
     changes = {name: value for name, value in RUNGS[rung].items() if name not in ("tf32", "device_replay")}
@@ -78,7 +78,7 @@ def make_model(size: str, rung: str, request: Request) -> EZM:
     """
     steps = 40 if request.quick else 200
     changes: dict[str, Any] = {**SIZES[size], **settings_of(rung, request.device, request.device == "cpu")}
-    if request.device == "cpu":  # a rehearsal: the same work on less
+    if request.device == "cpu":  # a rehearsal: the same work on less data
         changes["batch_size"] = 18
     env = make_multitask_env(request.suite, seed=request.seed, ignore_termination=True)
     settings = load_preset(size, learning_starts=10**9, buffer_size=1000, device=request.device, seed=request.seed, **changes)
@@ -152,7 +152,7 @@ def measure(size: str, rung: str, request: Request, deadline: float) -> Row:
 
 
 def _parts(model: EZM, device: th.device, seconds: float) -> Row:
-    """What an update consists of, each part waited for: their sum is more than an update, in which nobody waits."""
+    """The parts of an update, each waited for: their sum exceeds the time of an update, which does not wait."""
     update = Update(model)
     parts = {"draw": update.draw, "reanalyze": update.reanalyze, "learn": update.learn, "priorities": update.set_priorities}
     for part in parts.values():
@@ -168,7 +168,7 @@ def _parts(model: EZM, device: th.device, seconds: float) -> Row:
 
 
 def main() -> None:
-    """Measure the rungs that were asked for; one that fails is reported, and the next one begins."""
+    """Measure the requested rungs; one that fails is reported, and the next one starts."""
     request, deadline = Request.load(sys.argv[1]), float(sys.argv[2])
     th.set_num_threads(1)
     for name in sys.argv[3:]:
@@ -189,7 +189,7 @@ def main() -> None:
         with contextlib.suppress(Exception):
             if request.device != "cpu":
                 th.cuda.empty_cache()
-        if "CUDA error" in row.get("error", ""):  # nothing works on this device any more in this process
+        if "CUDA error" in row.get("error", ""):  # nothing works on this device in this process any longer
             raise SystemExit(3)
 
 

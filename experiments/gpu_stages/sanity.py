@@ -1,5 +1,5 @@
 """
-Stage 1: which machine and versions, do the tests for an accelerator pass, does the device train as a CPU does.
+Stage 1: which machine and versions, whether the tests for an accelerator pass, and whether the device trains like a CPU.
 
     python -m gpu_stages.sanity REQUEST
 """
@@ -181,7 +181,7 @@ def main() -> None:
         began = time.perf_counter()
         try:
             findings[name] = part()
-        except Exception:  # reported, and the next part has its chance
+        except Exception:  # reported, and the next part gets its chance
             findings[name] = {"error": traceback.format_exc()}
         findings[name]["seconds"] = round(time.perf_counter() - began, 2)
         write_json(request.out / SANITY, findings)

@@ -3,7 +3,7 @@ Stage 2: searches of the paper's network beside mctx on the same device.
 
     python -m gpu_stages.searching REQUEST DEADLINE [no-mctx]
 
-JAX multiplies float32 matrices in TensorFloat-32 unless told otherwise, PyTorch in float32: both are compared with.
+JAX multiplies float32 matrices in TensorFloat-32 unless told otherwise, PyTorch in float32: the comparison includes both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The summary of a run, written again after every stage from what lies in its folder. Imports neither PyTorch nor NumPy."""
+"""The summary of a run, rewritten after every stage from the files in its folder. Imports neither PyTorch nor NumPy."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _section(title: str, text: str) -> list[str]:
 def training_text(training: Row) -> str:
     """
     :param training: contents of ``training.json``
-    :return: what was chosen, why, and what came of it
+    :return: what was chosen, why, and the outcome
     """
     if "choice" not in training:
         return ""

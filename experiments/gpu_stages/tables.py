@@ -100,7 +100,7 @@ def targets_table(ladder: Row, training: Row, device: str) -> str:
     :param ladder: contents of ``ladder.json``
     :param training: contents of ``training.json``
     :param device: name of the device
-    :return: what was aimed at, and what was found
+    :return: targets and measurements
     """
     rows: list[Row] = []
     paper = [row for row in ladder.get("rungs", []) if row["size"] == "paper" and "update ms" in row]

@@ -1,5 +1,5 @@
 """
-Stage 3: the training that stage 2's figures allow, with evaluations in a process of their own beside it.
+Stage 3: the training that stage 2's measurements allow, with evaluations in a separate process beside it.
 
     python -m gpu_stages.training REQUEST DEADLINE [--without RUNG ...]
 
@@ -83,14 +83,14 @@ class Conductor(BaseCallback):
 
     def reserve(self) -> float:
         """
-        :return: seconds that the end takes: the last evaluation, one under way, and saving
+        :return: seconds that the end takes: the last evaluation, a running one, and saving
         """
         known = read_json(self.request.scratch / "evaluation.json").get("seconds", [])
         expected = 1.3 * max(known) if known else 30.0
         return 5.0 + min(expected, 0.25 * (self.deadline - self.started))
 
     def snapshot(self) -> None:
-        """Hand the model as it is to the evaluation."""
+        """Pass a snapshot of the model to the evaluation."""
         folder = self.request.scratch / SNAPSHOTS
         folder.mkdir(exist_ok=True)
         partial = folder / ".partial.zip"
@@ -98,7 +98,7 @@ class Conductor(BaseCallback):
         partial.replace(folder / f"{self.num_timesteps}-{time.time() - self.started:.0f}.zip")
 
     def report(self) -> None:
-        """Write how far the training is."""
+        """Record progress."""
         seconds = time.time() - self.started
         model: Any = self.model
         device = model.device
@@ -129,7 +129,7 @@ def decide(request: Request, deadline: float, without: list[str]) -> Choice:
     """
     :param request: what was asked for
     :param deadline: of this stage
-    :param without: rungs that are not to be used
+    :param without: rungs that must not be used
     :return: how to train
     """
     ladder = read_json(request.out / LADDER)
@@ -215,7 +215,7 @@ def main() -> None:
     failure = None
     try:
         model.learn(NO_LIMIT, callback=conductor, log_interval=None)  # type: ignore[arg-type]
-    except Exception:  # what was learned until then is saved
+    except Exception:  # what was learned so far is saved
         failure = traceback.format_exc()
         conductor.stopped = "an error"
     known = read_json(request.out / TRAINING)
