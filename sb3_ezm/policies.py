@@ -245,10 +245,11 @@ class EZMPolicy(BasePolicy):
             return vectors.argmax(dim=-1) + int(self.action_space.start)
         return vectors
 
+    @th.no_grad()
     def update_statistics(self, observations: th.Tensor, tasks: th.Tensor, weights: th.Tensor) -> None:
         """
-        Add observations to the running statistics. The target network normalizes with the same ones (deviation from the
-        released code, where it has an average of earlier ones, which lags by thousands of updates).
+        Take observations into the running statistics of the learner. The target network begins with the first ones of each
+        embodiment, and follows with :meth:`update_target`.
 
         :param observations: ``[N, O]``
         :param tasks: integer ids ``[N]``
@@ -258,16 +259,18 @@ class EZMPolicy(BasePolicy):
         if ours is None or theirs is None:  # pictures are not normalized
             return
         ours.update(observations, tasks, weights)
-        for kept, new in zip(theirs.buffers(), ours.buffers(), strict=True):
-            kept.copy_(new)
+        unseen = (theirs.count == 0).unsqueeze(1)
+        theirs.mean.copy_(th.where(unseen, ours.mean, theirs.mean))
+        theirs.variance.copy_(th.where(unseen, ours.variance, theirs.variance))
+        theirs.count.copy_(th.where(unseen.squeeze(1), ours.count, theirs.count))
 
     @th.no_grad()
     def update_target(self, tau: float) -> None:
         """
         Move the target network towards the learner: ``target <- (1 - tau) target + tau learner``.
 
-        This includes running statistics of batch normalization. Those of observations are always the learner's, see
-        :meth:`update_statistics`.
+        This includes running statistics, those of observations and of batch normalization: weights that lag want statistics
+        that lag with them.
 
         :param tau: step size
         """
@@ -330,9 +333,8 @@ class MultiTaskHumanoidPolicy(EZMPolicy):
 
 
 def _averaged(model: WorldModel) -> list[th.Tensor]:
-    """What the target network averages: everything but the normalizer's statistics."""
-    buffers = (buffer for name, buffer in model.named_buffers() if not name.startswith("normalizer."))
-    return [*model.parameters(), *buffers]
+    """What the target network averages."""
+    return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
 
 
 def default_task_set(layout: ObservationLayout, action_space: spaces.Space[Any]) -> TaskSet:

@@ -231,7 +231,7 @@ def test_the_target_network_moves_when_it_is_due() -> None:
         assert now[name].double().numpy() == pytest.approx(expected.numpy(), rel=1e-5, abs=1e-6), name
         if not th.equal(now[name], start[name]):
             moved.add(name)
-    # Parameters and buffers alike, down to the statistics of batch norm.
+    # Parameters and buffers alike, down to the statistics of batch norm; those of observations have not moved in between.
     assert set(start) - moved == {"normalizer.mean", "normalizer.variance", "normalizer.count"}
     for update in (3, 4):
         learner.update(batch, targets, update)
@@ -253,12 +253,20 @@ def test_the_target_network_by_hand() -> None:
     assert set(policy.target_model.trunk[1].bias.tolist()) == {3.0}  # type: ignore[operator, union-attr]
 
 
-def test_the_target_network_normalizes_with_the_learners_statistics() -> None:
+def test_the_target_network_begins_with_the_first_statistics_and_follows_like_a_weight() -> None:
     learner = make_learner()
     ours, theirs = learner.policy.world_model.normalizer, learner.policy.target_model.normalizer
+    assert ours is not None and theirs is not None
     prepare(learner)  # before the first targets, and whatever the target network's step
     assert all(th.equal(mine, other) for mine, other in zip(ours.buffers(), theirs.buffers(), strict=True))
     assert ours.count.sum() > 0 and theirs is not ours
+    first = theirs.mean.clone()
+    with th.no_grad():
+        ours.mean.add_(8.0)
+    prepare(learner)  # later ones reach it by its own steps only
+    assert th.equal(theirs.mean, first)
+    learner.policy.update_target(0.25)
+    th.testing.assert_close(theirs.mean, 0.75 * first + 0.25 * ours.mean)
 
 
 def test_targets_come_from_the_target_network() -> None:

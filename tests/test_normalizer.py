@@ -251,7 +251,7 @@ def test_observations_with_an_offset_and_in_any_unit_are_learned(offset: float, 
     model.learn(600)
     ours, targets = model.policy.world_model.normalizer, model.policy.target_model.normalizer
     assert ours.mean.item() == pytest.approx(offset, abs=0.3 * unit)
-    assert targets.mean.item() == ours.mean.item() and targets.variance.item() == ours.variance.item()
+    assert targets.mean.item() == pytest.approx(offset, abs=0.3 * unit)
     test, rewards = Follow(offset, unit), []
     observation, _ = test.reset(seed=7)
     for _ in range(150):
