@@ -71,5 +71,5 @@ class LoadedWithChanges(OffPolicyAlgorithm):
         if (self._get_policy_from_name(wanted) if isinstance(wanted, str) else wanted) is not self.policy_class:
             known = getattr(self.policy_class, "__name__", self.policy_class)
             raise ConfigurationError(
-                f"`policy` cannot change from {known} to {getattr(wanted, '__name__', wanted)}: the saved model goes with it."
+                f"`policy` cannot change from {known} to {getattr(wanted, '__name__', wanted)}: the saved model depends on it."
             )
