@@ -97,7 +97,7 @@ def test_changes_take_effect(saved: Path, how: str) -> None:
 
 @pytest.mark.parametrize("name", FIXED)
 def test_what_a_replay_buffer_depends_on(saved: Path, name: str) -> None:
-    with pytest.raises(CheckpointError, match=f"`{name}` cannot change from .*: the saved replay buffer goes with it"):
+    with pytest.raises(CheckpointError, match=f"`{name}` cannot change from .*: the saved replay buffer depends on it"):
         again(saved, "resume", **{name: FIXED[name]})
     assert getattr(again(saved, "load", **{name: FIXED[name]}), name) == FIXED[name]  # no replay buffer is in that file
 

@@ -270,7 +270,7 @@ def test_other_settings(half: Path) -> None:
     assert (model.batch_size, model.tau, model.independent_replay) == (8, 0.3, False)
     for settings, words in (
         ({"policy_kwargs": {**TINY_NETWORKS, "latent_size": 8}}, r"\['latent_size'\] cannot change from \[16\] to \[8\]"),
-        ({"buffer_size": 500}, "`buffer_size` cannot change from 1000 to 500: the saved replay buffer goes with it"),
+        ({"buffer_size": 500}, "`buffer_size` cannot change from 1000 to 500: the saved replay buffer depends on it"),
         ({"independent_replay": True}, "`independent_replay` cannot change from False to True"),
         ({"batchsize": 4}, r"no argument 'batchsize'\. Did you mean 'batch_size'"),
     ):
