@@ -247,7 +247,7 @@ def plain(*tasks: str, **settings: Any) -> Any:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: plain("toy-spin", "toy-balance"), r"other tasks.*'toy-balance', 'toy-spin'\] against \['toy-spin'"),
+        (lambda: plain("toy-spin", "toy-balance"), r"other tasks.*'toy-balance', 'toy-spin'\] and \['toy-spin'"),
         (lambda: plain("toy-spin"), "was written with 4 environments, this one has 2"),
         (lambda: plain("toy-balance", "toy-spin", n_envs_per_task=1), "4 environments, this one has 2"),
         (lambda: DummyVecEnv([CountEnv] * 4), r"observation space Dict\(observation: Box\(-inf, inf, \(4,\), float32\)"),
