@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,6 @@ LEVELS = {
     "sb3_ezm.normalizer": 1,
     "sb3_ezm.image_features": 1,
     "sb3_ezm.world_model": 2,
-    "sb3_ezm.unroll": 2,
     "sb3_ezm.search": 3,
     "sb3_ezm.targets": 4,
     "sb3_ezm.losses": 4,
@@ -66,7 +65,6 @@ LEVELS = {
     "sb3_ezm.loading": 8,
     "sb3_ezm.callbacks": 9,
     "sb3_ezm.evaluation": 9,
-    "sb3_ezm.analysis": 9,
     "sb3_ezm.zoo": 9,
     "sb3_ezm.cli": 9,
     "sb3_ezm.plotting": 9,
@@ -194,6 +192,50 @@ def undocumented(module: object, name: str) -> list[str]:
 def test_every_module_has_a_level() -> None:
     unknown = [module for module in MODULES if level_of(module) is None]
     assert not unknown, f"Give {unknown} a level in LEVELS (tests/test_layout.py) and a line in docs/architecture.md."
+
+
+def test_levels_name_modules_that_exist() -> None:
+    gone = [name for name in LEVELS if not any(module == name or module.startswith(f"{name}.") for module in MODULES)]
+    assert not gone
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """
+    :param arrows: what each name leads to
+    :return: groups of names that lead to each other
+    """
+    reached = {name: set(targets) for name, targets in arrows.items()}
+    for _ in arrows:
+        grown = {name: targets.union(*(reached.get(target, set()) for target in targets)) for name, targets in reached.items()}
+        if grown == reached:
+            break
+        reached = grown
+    inside = {name: {other for other in reached[name] if name in reached.get(other, ())} for name in reached}
+    return [list(group) for group in sorted({tuple(sorted(group)) for group in inside.values() if group})]
+
+
+def room(module: str) -> str:
+    """
+    :param module: dotted name
+    :return: the folder or file of the package that it belongs to
+    """
+    return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize("place", [str, room], ids=["modules", "folders"])
+def test_no_imports_run_in_circles(place: Callable[[str], str]) -> None:
+    arrows: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        found = imported_modules(module, ast.parse(path.read_text()), path.name == "__init__.py")
+        arrows.setdefault(place(module), set()).update(place(name) for _, name in found)
+    for name, targets in arrows.items():
+        targets.discard(name)
+    assert circles(arrows) == []
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == [["b", "c"]]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
 @pytest.mark.parametrize("module", MODULES)
