@@ -248,7 +248,7 @@ class EZMPolicy(BasePolicy):
     @th.no_grad()
     def update_statistics(self, observations: th.Tensor, tasks: th.Tensor, weights: th.Tensor) -> None:
         """
-        Take observations into the running statistics of the learner. The target network begins with the first ones of each
+        Add observations to the running statistics of the learner. The target network starts with the first ones of each
         embodiment, and follows with :meth:`update_target`.
 
         :param observations: ``[N, O]``

@@ -202,7 +202,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         return bool((self.task_sizes() >= min_transitions).all())
 
     def reset(self) -> None:
-        """Forget all transitions; the generator goes on."""
+        """Forget all transitions; the generator keeps its state."""
         super().reset()
         for replay in self.replays:
             replay.clear()

@@ -53,7 +53,7 @@ def check_leaves(leaves: Any, capacity: int, holds: Any) -> None:
     :param leaves: priorities of the first rows
     :param capacity: of the ring
     :param holds: whether a row holds a transition, for the used rows
-    :raises ConfigurationError: if they are no priorities of these rows
+    :raises ConfigurationError: if they are not priorities of these rows
     """
     if not isinstance(leaves, np.ndarray) or leaves.dtype != np.float64 or leaves.ndim != 1 or len(leaves) > capacity:
         raise ConfigurationError("the priorities have a different type or size.")

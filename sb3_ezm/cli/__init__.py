@@ -1,4 +1,4 @@
-"""The console script ``ezm``, for people who need no program of their own, see ``docs/cli.md``."""
+"""The console script ``ezm``, for use without writing a program, see ``docs/cli.md``."""
 
 from sb3_ezm.cli.main import main
 

@@ -129,8 +129,8 @@ def format_table(after: EvaluationResult, before: EvaluationResult | None = None
     Table of mean returns: task, random policy, before training, after training, normalized score after training.
 
     :param after: evaluation of the trained model
-    :param before: evaluation of the untrained one, for a column of its own
-    :return: lines for a terminal, the last with the mean normalized score where every task has one
+    :param before: evaluation of the untrained one, for a separate column
+    :return: lines for a terminal, the last with the mean normalized score if every task has one
     """
     header = ["task", "random", *(["before"] if before else []), "after", "normalized"]
     rows = []

@@ -9,7 +9,7 @@ import gymnasium as gym
 
 class StandBy(gym.Wrapper[Any, Any, Any, Any]):
     """
-    Plays a number of episodes, then stands still: simulating what nobody looks at would be half of the work.
+    Plays a number of episodes, then stands still: simulating unused episodes would be half of the work.
 
     :param env: a sub-environment
     :param episodes: how many
@@ -21,7 +21,7 @@ class StandBy(gym.Wrapper[Any, Any, Any, Any]):
         self._observation: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset, and remember the observation for the time after the last episode."""
+        """Reset, and keep the observation for the time after the last episode."""
         self._observation, info = self.env.reset(seed=seed, options=options)
         return self._observation, info
 

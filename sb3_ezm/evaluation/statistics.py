@@ -101,7 +101,7 @@ def median_score(scores: FloatArray) -> FloatArray:
 def optimality_gap(scores: FloatArray) -> FloatArray:
     """
     :param scores: ``[..., S, T]``
-    :return: ``[...]`` mean shortfall to a score of 1; what exceeds 1 makes up for nothing
+    :return: ``[...]`` mean shortfall to a score of 1; scores above 1 do not compensate
     """
     return np.asarray((1.0 - np.minimum(scores, 1.0)).mean(axis=(-2, -1)))
 
@@ -115,7 +115,7 @@ def resample_scores(
     :param scores: ``[S, T]``
     :param n_resamples: R, how often
     :param rng: random numbers
-    :param resample: ``"stratified"`` draws S seeds for each task by itself, as ``rliable`` does; it takes the tasks of a seed
+    :param resample: ``"stratified"`` draws S seeds per task, as ``rliable`` does; it treats the tasks of a seed
         as independent runs. ``"seeds"`` draws whole seeds with all their tasks, for agents that learn all tasks together
         and may do well or badly on all of them; its intervals of means over tasks are wider if they do
     :return: ``[R, S, T]``
