@@ -46,7 +46,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!sb3_ezm\.).*"),
     ("py:class", r".*\._\w+"),
-    ("py:class", r".*\.(Self\w+|\w+T)"),  # type variables
+    ("py:class", r".*\.(Self\w+|\w+T|R)"),  # type variables
     ("py:data", r".*\.[A-Z0-9_]+"),  # constants are listed only where they have a docstring
 ]
 
