@@ -133,7 +133,7 @@ def test_bad_input_is_named() -> None:
     tree = SumTree(4)
     with pytest.raises(ValueError, match="without any positive priority"):
         tree.draw(1, np.random.default_rng(0))
-    with pytest.raises(IndexError, match=r"outside of \[0, 4\)"):
+    with pytest.raises(IndexError, match=r"outside \[0, 4\)"):
         tree.set(np.array([4]), 1.0)  # leaf 4 exists in the padding, but not for the user
     with pytest.raises(IndexError):
         tree.set(np.array([-1]), 1.0)
