@@ -8,8 +8,9 @@ from typing import Any
 import torch as th
 from torch import nn
 
-# In any distribution, at most 1 % lies further than ten standard deviations from the mean (Chebyshev).
-CUT = 10.0
+# A reading so many standard deviations from the mean is a glitch. Ranges that really grow stay far below: where the warm-up
+# only ever saw a robot hang or fall, the first success lies at some ten to a thousand.
+CUT = 10_000.0
 # Deviations smaller than this, absolute and as a share of the mean, are rounding: such an entry counts as constant.
 RESOLUTION = 1e-6
 
@@ -20,13 +21,13 @@ class RunningNormalizer(nn.Module):
 
     Tasks of one group (one robot) share statistics; another group's observations, or its padding, do not count towards them.
     An entry that has been constant so far is centered, not scaled. A value further than :data:`CUT` standard deviations from
-    the mean counts as if it were that far: a single reading of 1e12 does not move the scale, while an entry whose range really
-    grows is followed within a few hundred updates. Normalized values are never clipped.
+    the mean counts as if it were the mean: a single reading of 1e12 does not move the scale, while an entry whose range really
+    grows is followed at once. Normalized values are never clipped.
 
     Deviations from the released code: updated once per learner step by an explicit call with all real observations of the
     batch, not inside every forward pass. The first batch sets the scale, where the released code starts from 1,000 imagined
-    observations of mean 0 and variance 1, under which an offset hides what varies for thousands of updates. Outliers count
-    less. The count is part of the state dict, so that a resumed run continues.
+    observations of mean 0 and variance 1, under which an offset hides what varies for thousands of updates. Glitches do
+    not count. The count is part of the state dict, so that a resumed run continues.
 
     :param size: observation entries ``O``
     :param groups: group of each task, from 0 (default: all tasks in one)
@@ -66,7 +67,7 @@ class RunningNormalizer(nn.Module):
         if not self._started:
             center, limit = self._first_center_and_limit(observations, member, center, limit)
         deviation = observations - center[group]
-        deviation = th.minimum(th.maximum(deviation, -limit[group]), limit[group])
+        deviation = th.where(deviation.abs() <= limit[group], deviation, 0.0)
 
         added = member.sum(dim=1, keepdim=True)  # [G, 1]
         per_row = member / added.clamp(min=1.0)

@@ -111,20 +111,22 @@ def test_one_glitch_moves_no_scale_in_whichever_batch_it_comes() -> None:
             if index == bad_batch:
                 rows[17] = 1e12
             normalizer.update(rows)
-        # At most one row in 300 counts as 20 deviations away (10 later on): a seventh of the variance of a first batch.
         assert normalizer.mean.item() == pytest.approx(20.0, abs=0.6)
-        assert 2.5 < normalizer.variance.sqrt().item() < 6.0
+        assert normalizer.variance.sqrt().item() == pytest.approx(3.0, abs=0.5)
         assert th.isfinite(normalizer(th.tensor([[1e12]]))).all()
 
 
-def test_a_range_that_grows_is_followed() -> None:
+def test_a_range_that_grows_is_followed_at_once() -> None:
+    # What is rare and far is not yet a glitch: a robot that hangs still for fifty batches swings up in the next.
     normalizer = RunningNormalizer(1)
     generator = th.Generator().manual_seed(0)
     for _ in range(50):
         normalizer.update(0.1 * th.randn(200, 1, generator=generator))
-    for _ in range(200):
-        normalizer.update(30.0 * th.randn(200, 1, generator=generator))
-    assert normalizer.variance.sqrt().item() > 15.0  # 300 times the old deviation
+    rows = 0.1 * th.randn(200, 1, generator=generator)
+    rows[:20] = 100.0  # 1,000 standard deviations away
+    normalizer.update(rows)
+    share = 20 / (51 * 200)
+    assert normalizer.variance.item() == pytest.approx(share * (1.0 - share) * 100.0**2, rel=0.01)
 
 
 def test_a_constant_entry_is_centered_and_not_scaled() -> None:
@@ -205,8 +207,8 @@ def test_copies_and_saved_states_go_on_alike() -> None:
     loaded = RunningNormalizer(2)
     loaded.load_state_dict(first.state_dict())
     for normalizer in (loaded, copy.deepcopy(first), first):
-        normalizer.update(th.linspace(-100.0, 100.0, 60).view(30, 2))  # some of it is cut, in all three alike
-    assert loaded.variance.tolist() == first.variance.tolist() and CUT == 10.0
+        normalizer.update(th.linspace(-1e6, 1e6, 60).view(30, 2))  # some of it is left out, in all three alike
+    assert loaded.variance.tolist() == first.variance.tolist() and CUT == 10_000.0
 
 
 # --- in a training -----------------------------------------------------------------------------------------------------
