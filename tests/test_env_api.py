@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from sb3_ezm import ConfigurationError, EZMError, NonFiniteError, make_multitask_env, make_task_set
 from sb3_ezm.cli import main
 from sb3_ezm.multitask import ThreadedVecEnv, make_task_env
+from sb3_ezm.tasks.api import explain
 from tests.tiny import tiny_model
 
 BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -173,6 +174,18 @@ def test_answers_of_a_step(name: str, ignore_termination: bool) -> None:
         assert message in str(caught.value) and str(caught.value).startswith("Task 'bad'")
     elif "It must return five" not in str(caught.value):  # where the time limit has not stumbled over it first
         assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("module", ["gymnasium.wrappers.common", "rl_zoo3.gym_patches"])
+def test_wrappers_that_stumble_over_an_answer(module: str) -> None:
+    scope: dict[str, Any] = {"__name__": module}
+    exec("def step(answer):\n    a, b, c, d, e = answer\n", scope)
+    with pytest.raises(ConfigurationError, match=r"Task 'bad': .*It must return five") as caught:
+        try:
+            scope["step"]((1, 2))
+        except ValueError as error:
+            explain(error, "Task 'bad'")
+    assert isinstance(caught.value.__cause__, ValueError)
 
 
 @pytest.mark.parametrize("name", RESETS)

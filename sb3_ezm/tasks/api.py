@@ -235,6 +235,10 @@ def _long_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(length for length in shape if length != 1)
 
 
+# RL Zoo replaces Gymnasium's time limit by its own.
+_WRAPPERS = ("gymnasium.wrappers.", "gymnasium.utils.passive_env_checker", "rl_zoo3.gym_patches")
+
+
 def explain(error: Exception, who: str) -> None:
     """
     Note in an environment's exception where it comes from (from Python 3.11 on). Call this while handling it.
@@ -246,7 +250,7 @@ def explain(error: Exception, who: str) -> None:
     if isinstance(error, (EZMError, gym.error.Error)):
         return
     frame, _ = list(traceback.walk_tb(error.__traceback__))[-1]
-    if str(frame.f_globals.get("__name__")).startswith(("gymnasium.wrappers.", "gymnasium.utils.passive_env_checker")):
+    if str(frame.f_globals.get("__name__")).startswith(_WRAPPERS):
         must = MUST_RETURN["reset" if "reset" in frame.f_code.co_name else "step"]
         raise ConfigurationError(
             f"{who}: Gymnasium cannot use what the environment returned ({type(error).__name__}: {error}). {must}"
