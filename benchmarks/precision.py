@@ -19,9 +19,9 @@ import torch as th
 from measuring import Row, report
 
 from sb3_ezm import EZM, load_preset, make_multitask_env
-from sb3_ezm.search import SearchOutput, BoundWorldModel, draw_noise, search
-from sb3_ezm.search.model import choose_heads
 from sb3_ezm.runtime.packed_model import network_for_search
+from sb3_ezm.search import BoundWorldModel, SearchOutput, draw_noise, search
+from sb3_ezm.search.model import choose_heads
 
 
 def collect(model: EZM, vector_steps: int) -> None:

@@ -24,8 +24,8 @@ from replay import ACTION_SIZE, NUM_TASKS, OBSERVATION_SIZE, make_buffer
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from sb3_ezm import EZM, load_preset, make_multitask_env, make_task_set
-from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.presets import get_preset
+from sb3_ezm.tasks.task_set import TaskSet
 
 PARTS = ("search", "env", "store", "sample", "reanalyze", "update")
 MEBI = 2**20

@@ -26,8 +26,8 @@ from measuring import Row, Task, interleave, matmul_ceiling, report
 
 from sb3_ezm import EZM, load_preset, make_multitask_env
 from sb3_ezm.presets import get_preset
-from sb3_ezm.search import BoundWorldModel, draw_noise, search
 from sb3_ezm.runtime.packed_model import network_for_search
+from sb3_ezm.search import BoundWorldModel, draw_noise, search
 from sb3_ezm.types import SegmentBatch, TargetBatch
 
 STEPS_PER_ENV = 60  # random ones, for something to draw from

@@ -108,7 +108,7 @@ def test_checkpoints_of_another_training_stay(tmp_path: Path) -> None:
     # Under another prefix they do not meet, and neither deletes the other's.
     other.learn(8, callback=FullCheckpointCallback(4, tmp_path, keep_last=1, name_prefix="other"))
     assert names(tmp_path) == ["checkpoint_4.ezm", "checkpoint_8.ezm", "other", "other_8.ezm"]
-    with pytest.raises(CheckpointError, match=r"several trainings, the last ones are checkpoint_8\.ezm, other_8\.ezm"):
+    with pytest.raises(CheckpointError, match=r"several trainings, the latest are checkpoint_8\.ezm, other_8\.ezm"):
         EZM.resume(tmp_path, CountEnv())
 
 

@@ -20,8 +20,8 @@ from sb3_ezm.checkpoint import read_checkpoint
 from sb3_ezm.config import LossConfig, RuntimeConfig
 from sb3_ezm.devices import Readback, to_device
 from sb3_ezm.learner import Learner, NonFiniteLossError
-from sb3_ezm.search import draw_noise
 from sb3_ezm.runtime.static_search import StaticSearch
+from sb3_ezm.search import draw_noise
 from tests.resume_cases import differences
 from tests.test_learner import SEARCH, make_learner, make_policy, make_segments, prepare, snapshot
 from tests.tiny import tiny_model, toy_env

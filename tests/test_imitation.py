@@ -15,8 +15,8 @@ from sb3_ezm.planner import Planner
 from sb3_ezm.reanalyze import Reanalyzer
 from sb3_ezm.types import SegmentBatch
 from sb3_ezm.world_model import WorldModel
-from tests.tiny import log_std_of, mean_of
 from tests.target_oracle import make_model
+from tests.tiny import log_std_of, mean_of
 
 UNROLL, TD = 3, 2
 HORIZON = UNROLL + TD

@@ -25,8 +25,8 @@ from sb3_ezm.losses import (
 from sb3_ezm.supports import CategoricalSupport
 from sb3_ezm.types import Prediction, TargetBatch
 from sb3_ezm.world_model import Unroll
-from tests.tiny import GAUSSIAN, log_std_of, mean_of
 from tests.target_oracle import SlowLosses, SlowSupport, make_targets, make_unroll, requiring_gradients
+from tests.tiny import GAUSSIAN, log_std_of, mean_of
 
 NAMES = ("reward", "value", "policy", "consistency", "path_consistency", "entropy")
 ADDITIONS = ("policy_gradient", "observation")  # not the paper's: off by default

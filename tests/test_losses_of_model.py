@@ -11,8 +11,8 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.losses import all_losses, consistency_loss, observation_loss, policy_gradient_loss, total_loss
 from sb3_ezm.types import TargetBatch
 from sb3_ezm.world_model import WorldModel
-from tests.tiny import log_std_of, mean_of
 from tests.target_oracle import make_model, make_targets, requiring_gradients
+from tests.tiny import log_std_of, mean_of
 
 NAMES = ("reward", "value", "policy", "consistency", "path_consistency", "entropy")
 ADDITIONS = ("policy_gradient", "observation")  # not the paper's: off by default

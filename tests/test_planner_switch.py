@@ -12,7 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_ezm import EZM
 from sb3_ezm.errors import ConfigurationError
-from tests.tiny import TINY_NETWORKS, CountEnv, assert_same_weights, randomize, tiny_model, weights_of, mean_of
+from tests.tiny import TINY_NETWORKS, CountEnv, assert_same_weights, mean_of, randomize, tiny_model, weights_of
 
 
 def opinionated(**changes: Any) -> EZM:

@@ -17,7 +17,7 @@ from sb3_ezm.config import RuntimeConfig, SearchConfig, TargetConfig
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.planner import Planner
 from sb3_ezm.reanalyze import Reanalyzer
-from sb3_ezm.search import SearchNoise, SearchOutput, BoundWorldModel, draw_noise
+from sb3_ezm.search import BoundWorldModel, SearchNoise, SearchOutput, draw_noise
 from sb3_ezm.search.model import reduce_values
 from sb3_ezm.types import SegmentBatch, TargetBatch
 from sb3_ezm.world_model import WorldModel

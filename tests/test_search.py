@@ -13,9 +13,9 @@ from hypothesis import assume, given, settings
 
 from sb3_ezm.config import ModelConfig, SearchConfig
 from sb3_ezm.search import (
+    BoundWorldModel,
     SearchNoise,
     SearchOutput,
-    BoundWorldModel,
     deterministic_noise,
     draw_noise,
     halving_levels,

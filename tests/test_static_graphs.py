@@ -16,10 +16,10 @@ import torch as th
 from sb3_ezm import ConfigurationError
 from sb3_ezm import learner as learner_module
 from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig
-from sb3_ezm.runtime.graphs import CudaGraphs, StaticFunction, Tensors, compiled, padded_rows
 from sb3_ezm.learner import Learner
-from sb3_ezm.search import SearchOutput, BoundWorldModel, draw_noise, search
+from sb3_ezm.runtime.graphs import CudaGraphs, StaticFunction, Tensors, compiled, padded_rows
 from sb3_ezm.runtime.static_search import SearchModule, StaticSearch, fill_up
+from sb3_ezm.search import BoundWorldModel, SearchOutput, draw_noise, search
 from tests.test_learner import SEARCH, make_learner, make_policy, make_segments
 from tests.tiny import assert_same_weights, randomize, tiny_model, toy_env, weights_of
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
-from gpu_stages.files import CURVES, Request, read_json, write_json
 
+from gpu_stages.files import CURVES, Request, read_json, write_json
 from sb3_ezm import EZM
 from sb3_ezm.evaluation import append_evaluation, evaluate_protocols
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gpu_stages.files import Request, Row, append_row, turn
-from gpu_stages.tables import NO_TIME
 from measuring import clock, interleave
 from update import Update
 
+from gpu_stages.files import Request, Row, append_row, turn
+from gpu_stages.tables import NO_TIME
 from sb3_ezm import EZM, load_preset, make_multitask_env
 from sb3_ezm.presets import get_preset
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch as th
+
 from gpu_stages.files import SANITY, Request, Row, write_json
 from gpu_stages.processes import ROOT
-
 from sb3_ezm import EZM, load_preset, make_multitask_env
 
 PACKAGES = (

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gpu_stages.files import Request, Row, append_row, turn
 from measuring import Task, interleave, ratio
 from search import NARROW, SIZES, TWO_HEADS, Problem, mctx_contender
 
+from gpu_stages.files import Request, Row, append_row, turn
 from sb3_ezm.config import RuntimeConfig
 from sb3_ezm.runtime.graphs import CudaGraphs
-from sb3_ezm.search import draw_noise
 from sb3_ezm.runtime.static_search import StaticSearch
+from sb3_ezm.search import draw_noise
 
 ROWS = "searching.jsonl"
 ROOTS = (9, 56, 256, 3024)

@@ -11,8 +11,8 @@ import sys
 import time
 
 import numpy as np
-from gpu_stages.files import Request, append_row, turn
 
+from gpu_stages.files import Request, append_row, turn
 from sb3_ezm import make_multitask_env
 
 ROWS = "stepping.jsonl"

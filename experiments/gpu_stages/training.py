@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+
 from gpu_stages.agent_file import slim
 from gpu_stages.choice import Choice, choose
 from gpu_stages.files import LADDER, METRICS, MODEL, TRAINING, Request, Row, read_json, write_json
 from gpu_stages.processes import Child, finish, start
 from gpu_stages.rungs import set_tf32, settings_of
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
-
 from sb3_ezm import EZM, load_preset, make_multitask_env
 from sb3_ezm.presets import get_preset
 

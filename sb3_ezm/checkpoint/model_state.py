@@ -14,7 +14,7 @@ from sb3_ezm.checkpoint.checks import check_generators, check_observed, check_op
 from sb3_ezm.checkpoint.codec import encode
 from sb3_ezm.checkpoint.generators import global_states, restore_global_states
 from sb3_ezm.checkpoint.protocol import Resumable
-from sb3_ezm.checkpoint.vec_env_state import capture_vec_env, restore_episodes, restore_wrappers, force_new_episodes
+from sb3_ezm.checkpoint.vec_env_state import capture_vec_env, force_new_episodes, restore_episodes, restore_wrappers
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.multitask.env_state import set_space_generators, space_generators
 from sb3_ezm.multitask.inspection import find_task_set
