@@ -159,7 +159,7 @@ def test_only_the_running_episode_is_lost(tmp_path: Path) -> None:
 def test_vector_environments_that_keep_their_state_to_themselves(tmp_path: Path, wrap: Any) -> None:
     native = DummyVecEnv([SpaceEnv])
     env = wrap(native)
-    words = "the wrapper VecFrameStack cannot give its state" if env is not native else "environment SpaceEnv has no `get_state`"
+    words = "VecFrameStack cannot give its state" if env is not native else "environment SpaceEnv has no `get_state`"
     model = tiny_model(env).learn(14)
     model.save_checkpoint(tmp_path / "half")
     other = resume_with_warning(tmp_path / "half", wrap(DummyVecEnv([SpaceEnv])), words)
