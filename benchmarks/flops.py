@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from sb3_ezm.config import LossConfig, SearchConfig, TargetConfig
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.search import halving_levels
-from sb3_ezm.world_model import WorldModel
 
 
 def linear_flops(*modules: nn.Module | None) -> int:

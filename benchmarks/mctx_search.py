@@ -19,9 +19,9 @@ from jax import numpy as jnp
 from torch import nn
 
 from sb3_ezm.config import SearchConfig
-from sb3_ezm.networks import ResidualBlock, ResidualInput
-from sb3_ezm.supports import EPSILON, CategoricalSupport
-from sb3_ezm.world_model import WorldModel
+from sb3_ezm.model.networks import ResidualBlock, ResidualInput
+from sb3_ezm.model.supports import EPSILON, CategoricalSupport
+from sb3_ezm.model.world_model import WorldModel
 
 NO_ACTION = -1e9  # prior logit of actions that a node does not have
 

@@ -33,9 +33,9 @@ from measuring import Row, Task, interleave, ratio, report
 from sequential_search import sequential_search
 
 from sb3_ezm.config import ModelConfig, SearchConfig
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.runtime.packed_model import network_for_search
 from sb3_ezm.search import BoundWorldModel, draw_noise, halving_levels, search
-from sb3_ezm.world_model import WorldModel
 
 TWO_HEADS = (0, 1)
 NARROW: dict[str, Any] = {

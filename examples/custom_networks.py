@@ -17,8 +17,8 @@ import torch as th
 from torch import nn
 
 from sb3_ezm import EZM, load_preset
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.policies import MlpPolicy
-from sb3_ezm.world_model import WorldModel
 
 
 class WideRepresentation(WorldModel):

@@ -34,7 +34,7 @@ from sb3_ezm.config import (
 )
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.kinds import checked
-from sb3_ezm.learner import Learner
+from sb3_ezm.learning.learner import Learner
 from sb3_ezm.loading import LoadedWithChanges
 from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.observations import ObservationLayout

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch as th
 
 from sb3_ezm.config import RuntimeConfig, SearchConfig
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.runtime.graphs import GraphRecorder
 from sb3_ezm.runtime.packed_model import network_for_search
 from sb3_ezm.runtime.static_search import StaticSearch
 from sb3_ezm.search import BoundWorldModel, SearchNoise, SearchOutput, deterministic_noise, draw_noise, search
 from sb3_ezm.search.model import Evaluation, choose_heads
-from sb3_ezm.world_model import WorldModel
 
 
 class Planner:

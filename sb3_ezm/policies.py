@@ -17,12 +17,12 @@ from sb3_ezm.action_layout import ActionLayout, action_size
 from sb3_ezm.config import ModelConfig, SearchConfig, TargetConfig, build_config
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import SIZES
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.optimizers import check_optimizer, default_options
 from sb3_ezm.planner import Planner
 from sb3_ezm.search import SearchOutput
 from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
-from sb3_ezm.world_model import WorldModel
 
 SMALL_MODEL: dict[str, Any] = {
     "latent_size": 128,

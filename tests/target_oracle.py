@@ -17,8 +17,8 @@ import numpy as np
 import torch as th
 
 from sb3_ezm.config import ModelConfig
+from sb3_ezm.model.world_model import Unroll, WorldModel
 from sb3_ezm.types import Prediction, TargetBatch
-from sb3_ezm.world_model import Unroll, WorldModel
 from tests.tiny import log_std_of, mean_of
 
 # --- episodes ---------------------------------------------------------------------------------------------------------

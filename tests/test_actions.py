@@ -19,9 +19,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ezm import EZM, TaskSet, TaskSpec, make_multitask_env, make_task_set
 from sb3_ezm.action_layout import ActionLayout
-from sb3_ezm.actions import Categorical
 from sb3_ezm.config import SearchConfig
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.model.actions import Categorical
 from sb3_ezm.multitask import GymEnvFactory, make_task_env
 from sb3_ezm.search import Evaluation, draw_noise, search
 from sb3_ezm.search.qvalues import complete

@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sb3_ezm.config import LossConfig, ModelConfig, SearchConfig, TargetConfig
 from sb3_ezm.evaluation import read_evaluations
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.runtime import packed_model
 from sb3_ezm.runtime.packing import can_pack
 from sb3_ezm.search import BoundWorldModel, draw_noise, search
-from sb3_ezm.world_model import WorldModel
 from tests.search_oracle import SmoothModel
 from tests.search_oracle import sequential_search as slow_search
 from tests.tiny import log_std_of, mean_of, randomize, tiny_model, toy_env

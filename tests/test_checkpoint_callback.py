@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ezm import EZM, CheckpointError, ConfigurationError, FullCheckpointCallback, NonFiniteError, TaskSpec
 from sb3_ezm.checkpoint import latest_checkpoint, list_checkpoints, read_checkpoint
-from sb3_ezm.learner import NonFiniteLossError
+from sb3_ezm.learning.learner import NonFiniteLossError
 from tests.tiny import CountEnv, assert_same_weights, tiny_model, toy_env, weights_of
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_leaves
 
 from sb3_ezm import EZM, NonFiniteError
 from sb3_ezm import collector as collector_module
-from sb3_ezm import learner as learner_module
 from sb3_ezm.checkpoint import read_checkpoint
 from sb3_ezm.config import LossConfig, RuntimeConfig
 from sb3_ezm.devices import Readback, to_device
-from sb3_ezm.learner import Learner, NonFiniteLossError
+from sb3_ezm.learning import learner as learner_module
+from sb3_ezm.learning.learner import Learner, NonFiniteLossError
 from sb3_ezm.runtime.static_search import StaticSearch
 from sb3_ezm.search import draw_noise
 from tests.resume_cases import differences

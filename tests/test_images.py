@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 from sb3_ezm import EZM
 from sb3_ezm.buffers.segments import TransitionRing, Transitions
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.image_features import ImageFeatures, channels_first
+from sb3_ezm.model.image_features import ImageFeatures, channels_first
 from sb3_ezm.observations import ObservationLayout
 from tests.tiny import TINY
 

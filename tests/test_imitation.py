@@ -10,11 +10,11 @@ import pytest
 import torch as th
 
 from sb3_ezm.config import SearchConfig, TargetConfig
-from sb3_ezm.losses import policy_loss
+from sb3_ezm.learning.losses import policy_loss
+from sb3_ezm.learning.reanalyze import Reanalyzer
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.planner import Planner
-from sb3_ezm.reanalyze import Reanalyzer
 from sb3_ezm.types import SegmentBatch
-from sb3_ezm.world_model import WorldModel
 from tests.target_oracle import make_model
 from tests.tiny import log_std_of, mean_of
 

@@ -26,23 +26,14 @@ LEVELS = {
     "sb3_ezm.lazy": 0,
     "sb3_ezm.paths": 0,
     "sb3_ezm.presets": 0,
-    "sb3_ezm.supports": 1,
-    "sb3_ezm.distributions": 1,
-    "sb3_ezm.actions": 1,
     "sb3_ezm.action_layout": 1,
-    "sb3_ezm.networks": 1,
+    "sb3_ezm.model": 2,
     "sb3_ezm.devices": 0,
     "sb3_ezm.optimizers": 1,
     "sb3_ezm.runtime": 3,
     "sb3_ezm.planner": 4,
-    "sb3_ezm.normalizer": 1,
-    "sb3_ezm.image_features": 1,
-    "sb3_ezm.world_model": 2,
     "sb3_ezm.search": 3,
-    "sb3_ezm.targets": 4,
-    "sb3_ezm.losses": 4,
     "sb3_ezm.buffers": 5,
-    "sb3_ezm.reanalyze": 5,
     "sb3_ezm.tasks": 1,
     "sb3_ezm.envs": 2,
     "sb3_ezm.multitask": 6,
@@ -53,9 +44,8 @@ LEVELS = {
     "sb3_ezm.collector": 8,
     "sb3_ezm.rollouts": 8,
     "sb3_ezm.ezm": 8,
+    "sb3_ezm.learning": 8,
     "sb3_ezm.finite": 8,
-    "sb3_ezm.gradients": 5,
-    "sb3_ezm.learner": 8,
     "sb3_ezm.tensorboard": 8,
     "sb3_ezm.train_logging": 8,
     "sb3_ezm.progress": 8,
@@ -120,7 +110,7 @@ def imported_modules(module: str, tree: ast.Module, is_package: bool) -> Iterato
             base = package[: len(package) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
             if source.split(".")[0] == "sb3_ezm":
-                # `from sb3_ezm import targets` names a module, `from sb3_ezm.targets import n_step` something inside one.
+                # `from sb3_ezm import types` names a module, `from sb3_ezm.types import X` something inside one.
                 candidates = (f"{source}.{alias.name}" for alias in node.names)
                 yield from ((node.lineno, name if name in MODULES else source) for name in candidates)
 
@@ -248,13 +238,13 @@ def test_imports_point_downwards(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source", "upward"),
     [
-        ("sb3_ezm.losses", "from sb3_ezm.policies import EZMPolicy", True),
-        ("sb3_ezm.losses", "import sb3_ezm.policies", True),
-        ("sb3_ezm.losses", "from .policies import EZMPolicy", True),
-        ("sb3_ezm.losses", "def f():\n    from sb3_ezm import EZM", True),
+        ("sb3_ezm.model.networks", "from sb3_ezm.policies import EZMPolicy", True),
+        ("sb3_ezm.model.networks", "import sb3_ezm.policies", True),
+        ("sb3_ezm.model.networks", "from ..policies import EZMPolicy", True),
+        ("sb3_ezm.model.networks", "def f():\n    from sb3_ezm import EZM", True),
         ("sb3_ezm.buffers.per_task", "from ..multitask.task_set import TaskSet", True),
         ("sb3_ezm.buffers.per_task", "from .sum_tree import SumTree\nfrom ..errors import EZMError", False),
-        ("sb3_ezm.policies", "import torch\nfrom sb3_ezm.losses import value_loss", False),
+        ("sb3_ezm.policies", "import torch\nfrom sb3_ezm.model.world_model import WorldModel", False),
         ("sb3_ezm.policies", "from sb3_ezm import errors", False),
     ],
 )

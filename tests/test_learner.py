@@ -12,13 +12,13 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig, TargetConfig, UpdateConfig
-from sb3_ezm.learner import Learner, NonFiniteLossError
-from sb3_ezm.losses import all_losses, total_loss
+from sb3_ezm.learning.learner import Learner, NonFiniteLossError
+from sb3_ezm.learning.losses import all_losses, total_loss
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 from sb3_ezm.train_logging import MetricMeans
 from sb3_ezm.types import SegmentBatch, TargetBatch
-from sb3_ezm.world_model import WorldModel
 
 UNROLL, TD = 2, 2
 HORIZON = UNROLL + TD

@@ -12,7 +12,7 @@ import torch as th
 from hypothesis import given, settings
 
 from sb3_ezm.config import LossConfig
-from sb3_ezm.losses import (
+from sb3_ezm.learning.losses import (
     all_losses,
     consistency_loss,
     entropy_loss,
@@ -22,9 +22,9 @@ from sb3_ezm.losses import (
     total_loss,
     value_loss,
 )
-from sb3_ezm.supports import CategoricalSupport
+from sb3_ezm.model.supports import CategoricalSupport
+from sb3_ezm.model.world_model import Unroll
 from sb3_ezm.types import Prediction, TargetBatch
-from sb3_ezm.world_model import Unroll
 from tests.target_oracle import SlowLosses, SlowSupport, make_targets, make_unroll, requiring_gradients
 from tests.tiny import GAUSSIAN, log_std_of, mean_of
 

@@ -8,7 +8,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_ezm.networks import (
+from sb3_ezm.model.networks import (
     CounterlessBatchNorm,
     ResidualBlock,
     ResidualInput,

@@ -18,16 +18,16 @@ import torch as th
 from torch import nn
 
 from sb3_ezm import EZM
-from sb3_ezm.actions import SquashedGaussian
 from sb3_ezm.config import ModelConfig, SearchConfig
-from sb3_ezm.networks import CounterlessBatchNorm, ResidualBlock, ResidualInput, mlp_head, residual_tower, tanh_layer
+from sb3_ezm.model.actions import SquashedGaussian
+from sb3_ezm.model.networks import CounterlessBatchNorm, ResidualBlock, ResidualInput, mlp_head, residual_tower, tanh_layer
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.planner import Planner
 from sb3_ezm.runtime import packed_model, packing
 from sb3_ezm.runtime.packed_model import PackedWorldModel, network_for_search, packed_world_model
 from sb3_ezm.runtime.packing import PackedLinear, can_pack, pack
 from sb3_ezm.search import BoundWorldModel, SearchOutput, draw_noise, search
 from sb3_ezm.search import model as search_model
-from sb3_ezm.world_model import WorldModel
 from tests.search_oracle import level_search
 from tests.test_search import assert_same, small_world
 from tests.tiny import TINY_NETWORKS, CountEnv, randomize, tiny_model, toy_env

@@ -14,13 +14,13 @@ from gymnasium import spaces
 import sb3_ezm.planner as planner_module
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.config import RuntimeConfig, SearchConfig, TargetConfig
+from sb3_ezm.learning.reanalyze import Reanalyzer
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.planner import Planner
-from sb3_ezm.reanalyze import Reanalyzer
 from sb3_ezm.search import BoundWorldModel, SearchNoise, SearchOutput, draw_noise
 from sb3_ezm.search.model import reduce_values
 from sb3_ezm.types import SegmentBatch, TargetBatch
-from sb3_ezm.world_model import WorldModel
 from tests.target_oracle import Episode, make_model, windows
 
 UNROLL, TD = 3, 2

@@ -31,7 +31,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMoni
 from sb3_ezm import EZM, ConfigurationError
 from sb3_ezm.action_layout import check_action_space
 from sb3_ezm.buffers import PerTaskReplayBuffer
-from sb3_ezm.learner import NonFiniteLossError
+from sb3_ezm.learning.learner import NonFiniteLossError
 from sb3_ezm.policies import MlpPolicy
 from tests.tiny import (
     TINY,

@@ -12,6 +12,7 @@ import torch as th
 from hypothesis import assume, given, settings
 
 from sb3_ezm.config import ModelConfig, SearchConfig
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.search import (
     BoundWorldModel,
     SearchNoise,
@@ -23,7 +24,6 @@ from sb3_ezm.search import (
 )
 from sb3_ezm.search.model import choose_heads, reduce_values
 from sb3_ezm.search.qvalues import complete, normalize, transform, value_range
-from sb3_ezm.world_model import WorldModel
 from tests.search_oracle import OracleResult, ScriptedModel, SmoothModel, level_search, noise_for, sequential_search
 
 LEAF_ACTION = 0.5

@@ -14,9 +14,9 @@ import pytest
 import torch as th
 
 from sb3_ezm import ConfigurationError
-from sb3_ezm import learner as learner_module
 from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig
-from sb3_ezm.learner import Learner
+from sb3_ezm.learning import learner as learner_module
+from sb3_ezm.learning.learner import Learner
 from sb3_ezm.runtime.graphs import CudaGraphs, StaticFunction, Tensors, compiled, padded_rows
 from sb3_ezm.runtime.static_search import SearchModule, StaticSearch, fill_up
 from sb3_ezm.search import BoundWorldModel, SearchOutput, draw_noise, search

@@ -9,7 +9,7 @@ import pytest
 import torch as th
 from hypothesis import given
 
-from sb3_ezm.supports import CategoricalSupport, squash, unsquash
+from sb3_ezm.model.supports import CategoricalSupport, squash, unsquash
 from tests.test_world_model import small_model
 
 # H(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x at places where the root is easy.

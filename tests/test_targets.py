@@ -7,7 +7,7 @@ import pytest
 import torch as th
 from hypothesis import given
 
-from sb3_ezm.targets import mix_value_targets, n_step_targets, segment_masks
+from sb3_ezm.learning.targets import mix_value_targets, n_step_targets, segment_masks
 from tests.target_oracle import Episode, windows
 
 DISCOUNT = 0.5  # every product below is exact

@@ -10,8 +10,8 @@ import torch as th
 from torch import nn
 
 from sb3_ezm.config import ModelConfig
+from sb3_ezm.model.world_model import Unroll, WorldModel, cosine_consistency
 from sb3_ezm.types import TaskContext
-from sb3_ezm.world_model import Unroll, WorldModel, cosine_consistency
 from tests.tiny import log_std_of, mean_of
 
 TASKS, OBSERVATIONS, ACTIONS, LATENT, STEPS = 3, 6, 4, 16, 3

@@ -11,7 +11,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_ezm import EZM, make_multitask_env
-from sb3_ezm.actions import SquashedGaussian
+from sb3_ezm.model.actions import SquashedGaussian
 from sb3_ezm.policies import EZMPolicy
 
 TINY_NETWORKS: dict[str, Any] = {

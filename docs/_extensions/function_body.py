@@ -2,7 +2,7 @@
 The directive ``function-body``: the code of a function without its docstring, with a link to its documentation.
 
     ```function-body
-    sb3_ezm.targets.n_step_targets
+    sb3_ezm.learning.targets.n_step_targets
     ```
 
 Where the page is read as plain Markdown the block shows the function's name. A name that does not exist fails the build.

@@ -11,12 +11,12 @@ from torch import nn
 
 from sb3_ezm.config import SearchConfig
 from sb3_ezm.devices import bfloat16_where
-from sb3_ezm.networks import CounterlessBatchNorm, ResidualBlock, ResidualInput, TaskEmbedding
-from sb3_ezm.normalizer import RunningNormalizer
+from sb3_ezm.model.networks import CounterlessBatchNorm, ResidualBlock, ResidualInput, TaskEmbedding
+from sb3_ezm.model.normalizer import RunningNormalizer
+from sb3_ezm.model.supports import CategoricalSupport
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.runtime.packing import can_pack, pack
-from sb3_ezm.supports import CategoricalSupport
 from sb3_ezm.types import TaskContext
-from sb3_ezm.world_model import WorldModel
 
 # With narrower latents the time goes into calls, not products, and packing costs more than it saves
 # (docs/performance.md).

@@ -16,7 +16,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional
 
-from sb3_ezm.networks import CounterlessBatchNorm, ResidualBlock, ResidualInput
+from sb3_ezm.model.networks import CounterlessBatchNorm, ResidualBlock, ResidualInput
 
 WeightAndBias = tuple[th.Tensor, th.Tensor]
 
@@ -85,7 +85,7 @@ class PackedLinear(nn.Module):
 
 class PackedResidual(nn.Module):
     """
-    :class:`~sb3_ezm.networks.ResidualBlock` or :class:`~sb3_ezm.networks.ResidualInput` for inference.
+    :class:`~sb3_ezm.model.networks.ResidualBlock` or :class:`~sb3_ezm.model.networks.ResidualInput` for inference.
 
     :param block: whose weights to use
     :param dtype: of products and residual sums
@@ -116,7 +116,7 @@ def pack(module: nn.Module, dtype: th.dtype) -> nn.Module:
     Rebuild a network from packed layers. It shares the memory of everything else; packed weights are copies made at their
     first use.
 
-    :param module: one of :mod:`sb3_ezm.networks`, in evaluation mode; unknown ones are returned unchanged
+    :param module: one of :mod:`sb3_ezm.model.networks`, in evaluation mode; unknown ones are returned unchanged
     :param dtype: of the products
     :return: the same function of its inputs
     """

@@ -10,11 +10,11 @@ from torch import nn
 
 from sb3_ezm.config import RuntimeConfig, SearchConfig
 from sb3_ezm.devices import bfloat16_where
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.runtime.graphs import GraphRecorder, StaticFunction, compiled, padded_rows
 from sb3_ezm.search.gumbel import SearchOutput, search
 from sb3_ezm.search.model import BoundWorldModel
 from sb3_ezm.search.noise import SearchNoise
-from sb3_ezm.world_model import WorldModel
 
 
 class SearchModule(nn.Module):

@@ -8,10 +8,10 @@ from typing import NamedTuple, Protocol
 import torch as th
 from torch import nn
 
-from sb3_ezm.actions import ActionHead
 from sb3_ezm.config import SearchConfig
+from sb3_ezm.model.actions import ActionHead
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.types import TaskContext
-from sb3_ezm.world_model import WorldModel
 
 # With more rows in one call, their activations no longer fit into a CPU's cache between two layers.
 MAX_CPU_ROWS = 4096

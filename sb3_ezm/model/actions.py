@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import torch as th
 
-from sb3_ezm.distributions import ACTION_LIMIT, bound_log_std, entropy, log_prob, squash_action
+from sb3_ezm.model.distributions import ACTION_LIMIT, bound_log_std, entropy, log_prob, squash_action
 
 _SQRT_HALF = math.sqrt(0.5)
 

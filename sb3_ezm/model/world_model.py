@@ -17,11 +17,11 @@ import torch as th
 from torch import nn
 from torch.nn import functional
 
-from sb3_ezm.actions import ActionHead, Categorical, SquashedGaussian
 from sb3_ezm.config import ModelConfig
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.image_features import ImageFeatures
-from sb3_ezm.networks import (
+from sb3_ezm.model.actions import ActionHead, Categorical, SquashedGaussian
+from sb3_ezm.model.image_features import ImageFeatures
+from sb3_ezm.model.networks import (
     ResidualInput,
     TaskEmbedding,
     mlp_head,
@@ -29,8 +29,8 @@ from sb3_ezm.networks import (
     scale_gradient,
     tanh_layer,
 )
-from sb3_ezm.normalizer import RunningNormalizer
-from sb3_ezm.supports import CategoricalSupport
+from sb3_ezm.model.normalizer import RunningNormalizer
+from sb3_ezm.model.supports import CategoricalSupport
 from sb3_ezm.types import Prediction, TaskContext
 
 

@@ -6,12 +6,12 @@ import dataclasses
 
 import torch as th
 
-from sb3_ezm.actions import ActionHead
 from sb3_ezm.config import LossConfig
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.supports import CategoricalSupport
+from sb3_ezm.model.actions import ActionHead
+from sb3_ezm.model.supports import CategoricalSupport
+from sb3_ezm.model.world_model import Unroll, WorldModel, cosine_consistency
 from sb3_ezm.types import TargetBatch
-from sb3_ezm.world_model import Unroll, WorldModel, cosine_consistency
 
 
 def reward_loss(unroll: Unroll, targets: TargetBatch, support: CategoricalSupport) -> th.Tensor:

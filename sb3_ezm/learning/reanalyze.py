@@ -8,12 +8,12 @@ import torch as th
 
 from sb3_ezm.config import TargetConfig
 from sb3_ezm.devices import to_device
+from sb3_ezm.learning.targets import SegmentMasks, mix_value_targets, n_step_targets, segment_masks
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.planner import Planner
 from sb3_ezm.search import SearchOutput
 from sb3_ezm.search.model import choose_heads
-from sb3_ezm.targets import SegmentMasks, mix_value_targets, n_step_targets, segment_masks
 from sb3_ezm.types import SegmentBatch, TargetBatch
-from sb3_ezm.world_model import WorldModel
 
 
 class SearchTargets(NamedTuple):

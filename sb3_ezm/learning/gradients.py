@@ -11,10 +11,10 @@ from torch.nn.utils import clip_grads_with_norm_
 
 from sb3_ezm.config import LossConfig, RuntimeConfig
 from sb3_ezm.devices import bfloat16_where
-from sb3_ezm.losses import all_losses, total_loss
+from sb3_ezm.learning.losses import all_losses, total_loss
+from sb3_ezm.model.world_model import Unroll, WorldModel, cosine_consistency
 from sb3_ezm.runtime.graphs import GraphRecorder, StaticFunction, compiled
 from sb3_ezm.types import SegmentBatch, TargetBatch
-from sb3_ezm.world_model import Unroll, WorldModel, cosine_consistency
 
 
 class GradientOutput(NamedTuple):

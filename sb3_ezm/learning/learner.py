@@ -18,10 +18,10 @@ from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig, TargetConfig
 from sb3_ezm.devices import Readback
 from sb3_ezm.errors import NonFiniteError
 from sb3_ezm.finite import describe_gradient
-from sb3_ezm.gradients import GradientStep, UnrollLoss
+from sb3_ezm.learning.gradients import GradientStep, UnrollLoss
+from sb3_ezm.learning.reanalyze import Reanalyzer
 from sb3_ezm.planner import Planner
 from sb3_ezm.policies import EZMPolicy
-from sb3_ezm.reanalyze import Reanalyzer
 from sb3_ezm.runtime.graphs import CudaGraphs, check_backend
 from sb3_ezm.train_logging import MetricMeans
 from sb3_ezm.types import FloatArray, IntArray, SegmentBatch, TargetBatch
