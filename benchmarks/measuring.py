@@ -84,7 +84,7 @@ def matmul_ceiling(device: th.device, dtype: th.dtype, seconds: float = 1.0) -> 
     Best rate of a bare matrix product, over the shapes that the networks have and a large square.
 
     :param device: where
-    :param dtype: of the factors
+    :param dtype: dtype of the factors
     :param seconds: for all shapes together
     :return: FLOP/s
     """
@@ -147,7 +147,7 @@ def report(title: str, device: th.device, tables: Mapping[str, Sequence[Row]], p
     """
     Print tables and write them to a file.
 
-    :param title: of the benchmark
+    :param title: title of the benchmark
     :param device: where it ran
     :param tables: rows by heading
     :param path: JSON file, or None

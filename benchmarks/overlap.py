@@ -23,7 +23,7 @@ def table(model: EZM, rows: list[int], seconds: float) -> list[Row]:
     """
     :param model: with an environment of one copy per task
     :param rows: numbers of environments, even multiples of the tasks
-    :param seconds: how long to measure
+    :param seconds: time to measure for
     :return: one line for each number
     """
     model.policy.set_training_mode(False)

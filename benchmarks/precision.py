@@ -55,7 +55,7 @@ def run(model: EZM, observations: th.Tensor, tasks: th.Tensor, bf16: bool, seed:
     :param observations: ``[B, O]``
     :param tasks: ``[B]``
     :param bf16: precision of the networks
-    :param seed: of the draws
+    :param seed: seed of the draws
     :return: outcome of the exploring search
     """
     world, config = model.policy.target_model, model.policy.search_config

@@ -62,7 +62,7 @@ class Problem:
     """
     Roots to search, with one world model.
 
-    :param size: of observations and actions
+    :param size: size of observations and actions
     :param rows: roots
     :param device: where
     :param model_settings: fields of ``ModelConfig`` (default: the paper's)
@@ -150,7 +150,7 @@ def measure(
     size: Size, rows: int, device: th.device, skip: set[str], seconds: float, rounds: int, **model_settings: Any
 ) -> Row:
     """
-    :param size: of observations and actions
+    :param size: size of observations and actions
     :param rows: roots
     :param device: where
     :param skip: contenders to leave out

@@ -64,7 +64,7 @@ def measure(task_set: TaskSet, envs_per_task: int, preset: str, steps: int, devi
     :param envs_per_task: environments of each
     :param preset: settings
     :param steps: steps of the vector environment to time
-    :param device: of the networks
+    :param device: device the networks run on
     :return: one row of the table
     """
     env = make_multitask_env(task_set, envs_per_task, seed=0)

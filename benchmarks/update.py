@@ -94,7 +94,7 @@ def make_model(preset: str, suite: str, device: str, changes: dict[str, Any]) ->
     """
     :param preset: settings
     :param suite: suite or environment id
-    :param device: of the networks
+    :param device: device the networks run on
     :param changes: settings that replace the preset's
     :return: an algorithm that has collected a little, with random actions
     """
@@ -109,7 +109,7 @@ def make_model(preset: str, suite: str, device: str, changes: dict[str, Any]) ->
 def table(model: EZM, seconds: float) -> list[Row]:
     """
     :param model: from :func:`make_model`
-    :param seconds: how long to measure
+    :param seconds: time to measure for
     :return: one row for each part and one for the whole
     """
     device, update, flops = model.device, Update(model), ModelFlops(model.policy.world_model)

@@ -45,7 +45,7 @@ def functions(tasks: Sequence[str], steps: int, model: str | None, seed: int) ->
     :param tasks: task names
     :param steps: states of each kind
     :param model: saved agent whose states are compared too, or None
-    :param seed: of everything
+    :param seed: random seed
     :return: differences of our functions on the package's states
     """
     rows = []
@@ -69,7 +69,7 @@ def physics(tasks: Sequence[str], rays: int, seed: int) -> dict[str, list[Row]]:
     """
     :param tasks: task names
     :param rays: looks at each scene
-    :param seed: of actions and rays
+    :param seed: seed of actions and rays
     :return: differences of the models' numbers, of the motion without contacts, of the surfaces, and of the motion with the
         same collision shapes
     """

@@ -50,7 +50,7 @@ def train(folder: Path, steps: int) -> None:
     """
     Resume the latest checkpoint of a folder, or begin, and save all the time.
 
-    :param folder: of the checkpoints
+    :param folder: folder of the checkpoints
     :param steps: environment steps to go
     """
     env = make_multitask_env(TASKS, seed=0, max_episode_steps=10)
@@ -113,7 +113,7 @@ def inspect(folder: Path) -> tuple[int, int]:
     """
     Load everything that a killed process left.
 
-    :param folder: of the checkpoints
+    :param folder: folder of the checkpoints
     :return: steps of the latest checkpoint, number of unfinished files beside it
     :raises CheckpointError: if one of them is damaged
     :raises AssertionError: if there is none
@@ -128,7 +128,7 @@ def inspect(folder: Path) -> tuple[int, int]:
 
 def kill_at_every_stage(folder: Path, save: int = 2) -> dict[str, tuple[int, int]]:
     """
-    :param folder: of the checkpoints
+    :param folder: folder of the checkpoints
     :param save: the save that is interrupted, with older ones before it
     :return: by stage: steps of the latest checkpoint, unfinished files
     """
@@ -149,9 +149,9 @@ def kill_at_every_stage(folder: Path, save: int = 2) -> dict[str, tuple[int, int
 
 def kill_at_random(folder: Path, kills: int, seed: int = 0, longest: float = 1.0) -> list[tuple[int, int]]:
     """
-    :param folder: of the checkpoints
+    :param folder: folder of the checkpoints
     :param kills: number of them
-    :param seed: of the moments
+    :param seed: seed of the moments
     :param longest: seconds that a child lives at most after its first checkpoint
     :return: for each kill: steps of the latest checkpoint, unfinished files
     """

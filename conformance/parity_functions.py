@@ -154,8 +154,8 @@ def compare_episodes(task: str, env: Any, steps: int, seed: int, noise: float, h
 
     :param task: task name
     :param env: HumanoidBench's environment, without wrappers
-    :param steps: how many states
-    :param seed: of resets and actions
+    :param steps: number of states
+    :param seed: seed of resets and actions
     :param noise: half width of the uniform noise
     :param hold: whether the noise is on top of the start pose
     :return: the differences
@@ -183,8 +183,8 @@ def compare_scattered(task: str, env: Any, steps: int, seed: int) -> Comparison:
 
     :param task: task name
     :param env: HumanoidBench's environment, without wrappers
-    :param steps: how many states
-    :param seed: of everything
+    :param steps: number of states
+    :param seed: random seed
     :return: the differences
     """
     comparison, judge, generator = Comparison(), EmbeddedJudge(task, env), np.random.default_rng(seed)
@@ -221,7 +221,7 @@ def compare_trained(envs: dict[str, list[Any]], model: Any, steps: int, seed: in
     :param envs: several of HumanoidBench's environments for each task, without wrappers
     :param model: a saved :class:`~sb3_ezm.EZM` of the nine tasks
     :param steps: states of each task
-    :param seed: of resets
+    :param seed: seed of resets
     :return: the differences by task
     """
     pairs = [(task, env, EmbeddedJudge(task, env)) for task in envs for env in envs[task]]

@@ -82,7 +82,7 @@ def motion_differences(task: str, real: Any, steps: int, seed: int) -> dict[str,
     :param task: task name
     :param real: HumanoidBench's environment, without wrappers
     :param steps: control steps of random actions
-    :param seed: of the reset and the actions
+    :param seed: seed of the reset and the actions
     :return: largest difference of position targets, of positions and velocities at the reset, after all steps, and with the
         same targets
     """
@@ -123,8 +123,8 @@ def surface_differences(task: str, real: mujoco.MjModel, ours: mujoco.MjModel, r
     :param task: task name
     :param real: HumanoidBench's model
     :param ours: the embedded model
-    :param rays: how many
-    :param seed: of origins and directions
+    :param rays: number of rays
+    :param seed: seed of origins and directions
     :return: share of rays that hit something, of rays that disagree by more than 10 micrometers on whether and where, and the
         largest difference of distance among the rays that hit in both
     """
@@ -227,7 +227,7 @@ class Simulation:
 
     def reset(self, seed: int) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """
-        :param seed: of the noise on the start pose
+        :param seed: seed of the noise on the start pose
         :return: observation and an empty info
         """
         mujoco.mj_resetDataKeyframe(self.model, self.data, 0)

@@ -44,8 +44,8 @@ def actions(policy: str, env: Any, seed: int, steps: int) -> NDArray[np.float32]
     """
     :param policy: one of ``POLICIES``
     :param env: an environment without wrappers
-    :param seed: of the random policy
-    :param steps: how many
+    :param seed: seed of the random policy
+    :param steps: number of steps
     :return: actions [steps, 19]: uniformly random, zero, or those that hold the start pose
     """
     if policy == "random":
@@ -86,7 +86,7 @@ def play_trained(task: str, envs: Sequence[Any], model: Any, seeds: Sequence[int
     :param task: task name
     :param envs: as many environments of it as seeds, without wrappers
     :param model: a saved :class:`~sb3_ezm.EZM` of the nine tasks
-    :param seeds: of the resets
+    :param seeds: seeds of the resets
     :param steps: control steps of an episode that nothing ends
     :return: the scores
     """
@@ -117,7 +117,7 @@ def permutation_test(first: NDArray[np.float64], second: NDArray[np.float64], se
 
     :param first: scores of one sample
     :param second: scores of the other
-    :param seed: of the permutations
+    :param seed: seed of the permutations
     :return: p value, at least 1 / (``PERMUTATIONS`` + 1)
     """
     both, generator = np.concatenate([first, second]), np.random.default_rng(seed)

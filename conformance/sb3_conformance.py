@@ -34,7 +34,7 @@ def run_file(source: Path, name: str, expensive: bool) -> list[Result]:
     Run one file in a separate process: some tests reload modules or change global settings.
 
     :param source: unpacked source distribution of Stable-Baselines3
-    :param name: of the file, without ``test_``
+    :param name: name of the file, without ``test_``
     :param expensive: whether to run the tests marked so
     :return: how each test ended; a file that cannot be imported counts as one failed test
     """

@@ -195,7 +195,7 @@ class WithoutImage(gym.ObservationWrapper[Any, Any, Any]):
 
     def seed(self, seed: int | None = None) -> None:
         """
-        :param seed: of the wrapped environment's observations
+        :param seed: seed of the wrapped environment's observations
         """
         self.env.unwrapped.seed(seed)  # type: ignore[attr-defined]
 

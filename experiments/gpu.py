@@ -1,12 +1,12 @@
 """
-One command for one GPU: is everything sound, how fast is what, and the best training that the rest of the time allows.
+One command for one GPU: check that everything works, time each part, and spend the remaining time on the best training run.
 
     python experiments/gpu.py --out runs/gpu --minutes 9
-    python experiments/gpu.py --out runs/rehearsal --minutes 2 --device cpu      # the same on two cores, to see that it works
+    python experiments/gpu.py --out runs/rehearsal --minutes 2 --device cpu      # a rehearsal on two cores
 
-Three stages, each in processes of its own with a time limit, so that a crash or a hang costs that stage alone: sanity (45 s),
-ladder (60 s), training (what is left, and what the others did not need). Each writes what it finds at once; ``summary.md`` is
-written again after each. ``python experiments/gpu_report.py runs/gpu`` makes tables and curves of it. docs/gpu.md says more.
+Three stages run in separate processes with time limits, so that a crash or a hang costs only that stage: sanity (45 s),
+ladder (60 s) and training (the time that remains). Each writes its findings immediately, and ``summary.md`` is rewritten after
+each. ``python experiments/gpu_report.py runs/gpu`` turns them into tables and curves. See docs/gpu.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gpu_stages.processes import Child, finish, start
 from gpu_stages.summary import summarize
 
 SANITY_SECONDS, LADDER_SECONDS, FILM_SECONDS = 45.0, 60.0, 25.0
-# In this order, as far as the time goes; the first of them is what a training falls back on.
+# Tried in this order until time runs out; training falls back on the first.
 FAST_RUNGS = ("bf16", "graphs", "graphs, replay on device", "eager", "tf32")
 SIZES = ("h1-gpu", "paper", "h1-cpu")
 
@@ -34,19 +34,19 @@ def parse_arguments() -> argparse.Namespace:
     :return: the command line
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results, eight files at most")
-    parser.add_argument("--minutes", type=float, default=9.0, help="for everything (default 9)")
-    parser.add_argument("--device", default="cuda", help="of the networks (default cuda); cpu rehearses")
-    parser.add_argument("--preset", default="h1-gpu", choices=SIZES, help="settings of the training (default h1-gpu)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results (at most eight files)")
+    parser.add_argument("--minutes", type=float, default=9.0, help="total time (default 9)")
+    parser.add_argument("--device", default="cuda", help="device of the networks (default cuda); cpu for a rehearsal")
+    parser.add_argument("--preset", default="h1-gpu", choices=SIZES, help="training settings (default h1-gpu)")
+    parser.add_argument("--eval-every", type=int, default=25_000, help="steps per task between evaluations (default 25,000)")
+    parser.add_argument("--episodes", type=int, default=2, help="evaluation episodes per task (default 2)")
+    parser.add_argument("--steps-per-task", type=int, default=0, help="stop training after this many steps per task")
+    parser.add_argument("--max-file-mb", type=float, default=16.0, help="size limit of each result file (default 16)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     parser.add_argument(
-        "--eval-every", type=int, default=25_000, help="steps of each task between evaluations (default 25,000)"
+        "--scratch", type=Path, help="folder for logs and snapshots, kept afterwards (default: a temporary one)"
     )
-    parser.add_argument("--episodes", type=int, default=2, help="evaluated episodes of each task (default 2)")
-    parser.add_argument("--steps-per-task", type=int, default=0, help="end the training after this many steps of each task")
-    parser.add_argument("--max-file-mb", type=float, default=16.0, help="largest file of the results (default 16)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything (default 0)")
-    parser.add_argument("--scratch", type=Path, help="folder for logs and snapshots, kept (default: one that is removed)")
-    parser.add_argument("--quick", action="store_true", help="do as little as possible of everything, for tests")
+    parser.add_argument("--quick", action="store_true", help="do the bare minimum of everything, for tests")
     return parser.parse_args()
 
 
@@ -54,7 +54,7 @@ class Driver:
     """
     Runs the stages.
 
-    :param request: what was asked for
+    :param request: settings of the run
     """
 
     def __init__(self, request: Request) -> None:
@@ -69,21 +69,21 @@ class Driver:
 
     def budget(self, seconds: float) -> float:
         """
-        :param seconds: that a stage may take of nine minutes
-        :return: when it has to be done, in seconds since 1970: less of it in a shorter run
+        :param seconds: time a stage may take in a run of nine minutes; shorter runs get proportionally less
+        :return: when it must be done, in seconds since 1970
         """
-        if self.request.quick:  # whose work is bounded, on machines of any speed
+        if self.request.quick:  # does a fixed amount of work, however slow the machine
             return time.time() + 0.6 * self.request.left()
         return time.time() + min(seconds, seconds / 240.0 * 60.0 * self.request.minutes, max(0.0, self.request.left()))
 
     def wait(self, child: Child, limit: float, heartbeat: Path | None = None, patience: float = 0.0) -> str:
         """
-        Wait for a stage, note how it went, and write the summary again.
+        Wait for a stage, note how it went, and rewrite the summary.
 
         :param child: the stage
-        :param limit: when it is stopped, in seconds since 1970
-        :param heartbeat: file that it touches as long as it works
-        :param patience: seconds without a touch
+        :param limit: when to stop it, in seconds since 1970
+        :param heartbeat: file it touches while it is working
+        :param patience: seconds without a touch before it counts as hung
         :return: how it went
         """
         status = finish(child, limit, lambda: self.stopping, heartbeat, patience)
@@ -111,9 +111,9 @@ class Driver:
 
     def compile_beside(self) -> list[Child]:
         """
-        What takes minutes to compile begins at once: the training's size, first cold, then from the cache, and the paper's.
+        Start early on what takes minutes to compile: the model to be trained (cold, then from the cache) and the paper's.
 
-        :return: the processes
+        :return: the compiling processes
         """
         if self.request.quick:
             return []
@@ -125,9 +125,9 @@ class Driver:
 
     def ladder(self, compiling: list[Child]) -> None:
         """
-        Measure. A process that dies is started again without the rungs that it has tried.
+        Measure. If a process dies, restart it without the rungs it has tried.
 
-        :param compiling: processes that compile since the beginning
+        :param compiling: the processes from :meth:`compile_beside`
         """
         limit = self.budget(LADDER_SECONDS)
         stepping = start(self.request, "stepping", "stepping", str(limit - 3.0))
@@ -144,13 +144,13 @@ class Driver:
                 break
             wanted = left
         self.wait(stepping, limit)
-        if self.wait(searching, limit).startswith("failed"):  # two libraries on one device: without JAX, then
+        if self.wait(searching, limit).startswith("failed"):  # perhaps two libraries cannot share the device: omit JAX
             self.wait(start(self.request, "searching without mctx", "searching", str(limit - 5.0), "no-mctx"), limit)
         for child in compiling:
             self.wait(child, limit)
 
     def training(self) -> None:
-        """Train; if one way of computing fails at once or hangs, try again without it."""
+        """Train; if a rung fails immediately or hangs, try again without it."""
         without: list[str] = []
         heartbeat = self.request.scratch / "heartbeat"
         while not self.stopping:
@@ -172,7 +172,7 @@ class Driver:
         self.wait(child, self.request.ends)
 
     def run(self) -> None:
-        """Run all stages, as long as nobody asks to stop and time is left."""
+        """Run all stages until told to stop or out of time."""
         compiling = self.compile_beside()
         try:
             self.wait(start(self.request, "sanity", "sanity"), self.budget(SANITY_SECONDS))
@@ -189,12 +189,12 @@ class Driver:
 
 
 def _finished(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The last line of each rung: the first one stands for a rung that took its process along."""
+    """The last line of each rung; a rung that killed its process has only the first."""
     return list({(row["size"], row["rung"]): row for row in rows}.values())
 
 
 def main() -> None:
-    """Run everything in a folder that holds nothing yet."""
+    """Run everything; the output folder must be empty."""
     args = parse_arguments()
     args.out.mkdir(parents=True, exist_ok=True)
     if any(args.out.iterdir()):

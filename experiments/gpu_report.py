@@ -1,9 +1,9 @@
 """
-Tables and curves of a run of ``experiments/gpu.py``, as sections for docs/performance.md and docs/results.md.
+Turn a run of ``experiments/gpu.py`` into tables and curves for docs/performance.md and docs/results.md.
 
     python experiments/gpu_report.py runs/gpu [--images docs/images] [--out section.md]
 
-The curve is drawn beside the published ones (needs matplotlib). A training that was cut off is reported as far as it came.
+The curve is drawn next to the published ones (needs matplotlib). A training run that was cut short is reported up to that point.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TASKS = 9
 
 def performance_section(folder: Path) -> str:
     """
-    :param folder: of the run
+    :param folder: folder of the run
     :return: Markdown for docs/performance.md
     """
     sanity, ladder, training = (read_json(folder / name) for name in (SANITY, LADDER, TRAINING))
@@ -45,8 +45,8 @@ def performance_section(folder: Path) -> str:
 
 def results_section(folder: Path, picture: str | None) -> str:
     """
-    :param folder: of the run
-    :param picture: path of the drawn curves, as the page names it
+    :param folder: folder of the run
+    :param picture: path of the drawn curves, relative to the page
     :return: Markdown for docs/results.md
     """
     parts = ["## Nine H1 tasks on one GPU", training_text(read_json(folder / TRAINING))]
@@ -55,14 +55,14 @@ def results_section(folder: Path, picture: str | None) -> str:
     if picture is not None:
         parts.append(f"![returns of nine tasks against steps, beside the published curves]({picture})")
     if not (folder / FILM).exists():
-        parts.append("No film was made there: `python examples/film_h1.py model.zip --out film.gif` makes one anywhere.")
+        parts.append("That machine made no film; `python examples/film_h1.py model.zip --out film.gif` makes one anywhere.")
     return "\n\n".join(part for part in parts if part)
 
 
 def last_evaluation(path: Path) -> str:
     """
     :param path: file of the evaluations
-    :return: the last returns under both protocols, beside the published ones at as many steps
+    :return: the last returns under both protocols, next to the published ones after the same number of steps
     """
     rows = read_evaluations(path)
     last = [row for row in rows if row.timesteps == rows[-1].timesteps]
@@ -93,7 +93,7 @@ def _normalized(lines: list[Row], column: str, references: dict[str, Reference])
 def main() -> None:
     """Print both sections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of `experiments/gpu.py`")
+    parser.add_argument("run", type=Path, help="output folder of `experiments/gpu.py`")
     parser.add_argument("--images", type=Path, help="folder for the drawn curves (default: none is drawn)")
     parser.add_argument("--out", type=Path, help="also write the sections to this file")
     args = parser.parse_args()

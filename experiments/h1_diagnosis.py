@@ -1,22 +1,21 @@
 """
-What a trained world model knows, measured against the true physics of the embedded H1 tasks.
+Measure what a trained world model knows, against the true physics of the embedded H1 tasks.
 
     python experiments/h1_diagnosis.py runs/h1_medium/0/model.zip [--tasks stand walk crawl] [--states 16] [--horizon 40]
         [--calibration 400]
 
-For states that the agent visits, sixteen actions around the policy's mean are executed in copies of the simulation, and the
-policy's mean continues from there for ``--horizon`` steps. The last columns compare actions by that, the first value by
-all that follows. Columns:
+In states that the agent visits, sixteen actions around the policy's mean are executed in copies of the simulation, followed by
+the policy's mean for ``--horizon`` steps; the last columns compare actions by these returns. Columns:
 
-* ``dynamics``: cosine between predicted and encoded next latents after subtracting the mean over the actions of a state:
+* ``dynamics``: cosine between predicted and encoded next latents after subtracting the mean over a state's actions:
   whether the model knows what the *action* does (1 = exactly, 0 = not at all).
 * ``reward``: mean absolute error of the predicted one-step reward.
-* ``Q corr``: correlation over the actions of a state between ``r + gamma V`` of the model and the true return.
-* ``value``, ``return``: mean predicted value of the states, and the mean true discounted return of the policy's mean from
-  there over ``--calibration`` steps (anything after 400 of them is discounted to below 2 %); ``error``: the mean absolute
-  difference of the two, ``V corr``: their correlation over the states.
-* ``search``, ``oracle``: true return of the searched action, and of the best of the sixteen by true return, minus that of
-  the policy's mean action.
+* ``Q corr``: correlation over a state's actions between the model's ``r + gamma V`` and the true return.
+* ``value``, ``return``: mean predicted value of the states, and the mean discounted return that the policy's mean truly earns
+  from there over ``--calibration`` steps (whatever comes after 400 steps is discounted to below 2 %); ``error``: their mean
+  absolute difference; ``V corr``: their correlation over the states.
+* ``search``, ``oracle``: true return of the searched action, and of the truly best of the sixteen, minus that of the policy's
+  mean action.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ ACTIONS, SPREAD, GAMMA, WALK = 16, 0.2, 0.99, 9
 
 class Agent:
     """
-    Policy head, planner and model of one task, on native observations.
+    The policy head, planner and model, applied to native observations of one task.
 
     :param model: a loaded agent
     :param task: name of the H1 task
@@ -63,7 +62,7 @@ class Agent:
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor, float]:
         """
         :param observation: native observation
-        :param actions: tried there ``[N, A]``
+        :param actions: actions to try there ``[N, A]``
         :param following: the true next observations
         :return: Q ``[N]``, predicted rewards ``[N]``, centered cosine of next latents, value of the observation
         """
@@ -94,7 +93,7 @@ class Agent:
 
 def true_returns(agent: Agent, envs: list[Any], state: Any, actions: th.Tensor, horizon: int) -> tuple[Any, Any, list[Any]]:
     """
-    Execute each action in a copy of the state and continue with the policy's mean.
+    Execute each action from the same state, then continue with the policy's mean.
 
     :param agent: the agent
     :param envs: one environment per action
@@ -127,10 +126,10 @@ def diagnose(model: EZM, task: str, states: int, horizon: int, calibration: int)
     """
     :param model: the agent
     :param task: name of the H1 task
-    :param states: states to look at
-    :param horizon: steps of the true returns that compare actions
-    :param calibration: steps of the true return that is compared with the value
-    :return: means of the columns
+    :param states: number of states
+    :param horizon: steps of the true returns used to compare actions
+    :param calibration: steps of the true return compared with the value
+    :return: mean of each column
     """
     agent, rng = Agent(model, task), np.random.default_rng(0)
     generator = th.Generator().manual_seed(0)

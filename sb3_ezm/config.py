@@ -44,7 +44,7 @@ def setting(default: Any, kind: Kind) -> Any:
 def kind_of(cls: type[Settings], name: str) -> Kind:
     """
     :param cls: a configuration
-    :param name: of one of its fields
+    :param name: name of one of its fields
     :return: what the field may be
     """
     kind: Kind = cls.__dataclass_fields__[name].metadata["kind"]

@@ -68,7 +68,7 @@ class PolicyHead(nn.Module):
 
     def example(self, rows: int = 2) -> tuple[th.Tensor, ...]:
         """
-        :param rows: how many
+        :param rows: number of rows
         :return: an input of :meth:`forward`
         """
         space = self.layout.space

@@ -24,7 +24,7 @@ def replacing(path: PathLike) -> Iterator[Path]:
     temporary file is removed. Its name is random and the file new, so that writers cannot collide and no link is followed.
     If ``path`` is a symbolic link, the file that it points to is replaced.
 
-    :param path: of the file; missing folders are made
+    :param path: path of the file; missing folders are made
     :return: context with the path of the temporary file, empty and with the same suffix
     :raises OSError: if the disk is full, the folder cannot be written, or the path is a folder
     """
@@ -53,7 +53,7 @@ def write_text(path: PathLike, text: str) -> None:
     """
     Write a text file completely or not at all, see :func:`replacing`.
 
-    :param path: of the file
+    :param path: path of the file
     :param text: written as UTF-8, line ends as they are
     :raises OSError: see :func:`replacing`
     """
@@ -63,7 +63,7 @@ def write_text(path: PathLike, text: str) -> None:
 
 def temporary_prefix(stem: str) -> str:
     """
-    :param stem: of a file name
+    :param stem: stem of a file name
     :return: what the names of its temporary files begin with
     """
     return f".{stem[:40]}."
@@ -71,7 +71,7 @@ def temporary_prefix(stem: str) -> str:
 
 def free_path(path: PathLike) -> Path:
     """
-    :param path: of a file to be written
+    :param path: path of a file to be written
     :return: the path if that name is free, otherwise one with the first free number: ``walk-2.mp4``
     """
     path = Path(path)

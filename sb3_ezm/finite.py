@@ -29,7 +29,7 @@ def check_rows(
     :param tensor: what they are, for the message
     :param values: one row per environment ``[N, ...]``
     :param tasks: task of each environment ``[N]``
-    :param names: of the tasks
+    :param names: task names
     :param envs: numbers of the environments, by default from 0
     :raises NonFiniteError: naming tensor, tasks, environments and the first bad entries
     """
@@ -66,7 +66,7 @@ def describe_gradient(
     :param losses: by name ``[B]``
     :param weights: importance weights ``[B]``
     :param tasks: of the samples ``[B]``
-    :param names: of the tasks
+    :param names: task names
     :param parameter_norms: norm of each parameter's gradient, before clipping
     :return: mean losses, tasks whose samples have losses or weights that are not finite, parameters
     """

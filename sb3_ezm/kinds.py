@@ -50,7 +50,7 @@ class Kind:
         """
         Check a value.
 
-        :param name: of the argument, for the message
+        :param name: name of the argument, for the message
         :param value: what the user gave
         :return: the plain value that it stands for
         :raises ConfigurationError: naming argument, value and what is allowed

@@ -36,7 +36,7 @@ class LoadedWithChanges(OffPolicyAlgorithm):
         Load as in SB3. All arguments of the algorithm may be given in place of the saved ones, except those that the networks
         depend on; a dictionary changes only the entries that it names.
 
-        :param path: of the file
+        :param path: path of the file
         :param env: environment, with the tasks of the model; may be left out for predictions
         :param device: where it runs
         :param custom_objects: see SB3

@@ -272,7 +272,7 @@ def check_replay_buffer(loaded: Any, expected: PerTaskReplayBuffer, names: tuple
 
     :param loaded: from a file
     :param expected: what the algorithm made for its environment
-    :param names: of its tasks
+    :param names: names of its tasks
     :return: the loaded buffer
     :raises ConfigurationError: naming the numbers that disagree
     """

@@ -24,7 +24,7 @@ def task_layout(names: Sequence[str]) -> Layout:
     """
     Group the scalars that :class:`~sb3_ezm.ezm.EZM` and :class:`~sb3_ezm.callbacks.TaskEvalCallback` log.
 
-    :param names: of the tasks
+    :param names: task names
     :return: charts by category, as ``SummaryWriter.add_custom_scalars`` takes them: regular expressions of tags
     """
     labels = task_labels(names) if len(names) > 1 else ["rollout"]
@@ -50,7 +50,7 @@ def add_layout(logger: Logger, names: Sequence[str]) -> None:
     Write the layout into the event files of a logger, if it has any.
 
     :param logger: SB3's logger
-    :param names: of the tasks
+    :param names: task names
     """
     for output in logger.output_formats:
         if isinstance(output, TensorBoardOutputFormat):

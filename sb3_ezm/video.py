@@ -66,7 +66,7 @@ def record_video(
     :param tasks: anything :func:`make_task_set` takes; all tasks of the model, so that task ids are right
     :param task: name or id of the one to play
     :param path: file to write: ``.mp4`` (H.264, needs the ffmpeg of ``imageio-ffmpeg``) or ``.gif``
-    :param seed: of the episode
+    :param seed: seed of the episode
     :param deterministic: passed to ``predict``
     :param ignore_termination: let the episode run to its time limit
     :param max_steps: stop after this many environment steps
@@ -115,7 +115,7 @@ def record_episode(
     :param model: anything with SB3's ``predict``
     :param env: environment made with ``render_mode="rgb_array"``; it stays open
     :param path: file to write: ``.mp4`` (H.264, needs the ffmpeg of ``imageio-ffmpeg``) or ``.gif``
-    :param seed: of the episode
+    :param seed: seed of the episode
     :param deterministic: passed to ``predict``
     :param max_steps: stop after this many environment steps
     :param frame_skip: environment steps between two pictures

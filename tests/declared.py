@@ -16,7 +16,7 @@ REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[[\w,.-]+\])?(?P<versions>[^;]*)
 
 def normalized(name: str) -> str:
     """
-    :param name: of a distribution, e.g. ``rl_zoo3``
+    :param name: name of a distribution, e.g. ``rl_zoo3``
     :return: what indexes and metadata compare, e.g. ``rl-zoo3`` (PEP 503)
     """
     return re.sub(r"[-_.]+", "-", name).lower()

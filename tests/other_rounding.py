@@ -37,7 +37,7 @@ class OtherRounding(TorchDispatchMode):
     """
     Moves last bits.
 
-    :param seed: of the processor
+    :param seed: seed of the processor
     """
 
     def __init__(self, seed: int) -> None:

@@ -72,7 +72,7 @@ def differences(first: Any, second: Any, path: str = "") -> list[str]:
 
     :param first: nested value
     :param second: nested value
-    :param path: of both
+    :param path: path of both
     :return: paths where they differ
     """
     if type(first) is not type(second):

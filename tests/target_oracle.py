@@ -225,7 +225,7 @@ def make_unroll(
     seed: int, steps: int, rows: int, heads: int = 2, atoms: int = 5, entries: int = 3, size: int = 4, spread: float = 1.0
 ) -> Unroll:
     """
-    :param seed: of the draws
+    :param seed: seed of the draws
     :param steps: ``K``
     :param rows: ``B``
     :param heads: ``V``
@@ -271,7 +271,7 @@ def requiring_gradients(unroll: Unroll) -> Unroll:
 
 def make_targets(seed: int, unroll: Unroll, candidates: int = 2, scale: float = 5.0) -> TargetBatch:
     """
-    :param seed: of the draws
+    :param seed: seed of the draws
     :param unroll: for the shapes
     :param candidates: ``P``
     :param scale: of rewards and values
@@ -327,7 +327,7 @@ def make_model(seed: int = 0, **changes: Any) -> WorldModel:
     Three tasks with one, two and three of three action entries and discounts 0.9, 0.95, 0.99. Every parameter differs from
     its initial value.
 
-    :param seed: of the parameters
+    :param seed: seed of the parameters
     :param changes: fields of ModelConfig
     :return: the model, in training mode
     """

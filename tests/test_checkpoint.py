@@ -238,7 +238,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(*tasks: str, **settings: Any) -> Any:
     """
     :param tasks: names
-    :param settings: of the environments
+    :param settings: settings of the environments
     :return: vector environment
     """
     return toy_env(list(tasks), **{"n_envs_per_task": 2, "max_episode_steps": 9, **settings})

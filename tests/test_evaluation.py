@@ -143,7 +143,7 @@ def test_a_shorter_time_limit() -> None:
 
 def lottery_oracle(seed: int, episodes: list[int]) -> list[int]:
     """
-    :param seed: of the first sub-environment
+    :param seed: seed of the first sub-environment
     :param episodes: number of episodes of each sub-environment
     :return: their lengths, one sub-environment after the other
     """

@@ -39,7 +39,7 @@ def trained(name: str) -> EZM:
 def some_observations(model: EZM, rows: int) -> tuple[Any, tuple[th.Tensor, ...]]:
     """
     :param model: whose observation space
-    :param rows: how many
+    :param rows: number of rows
     :return: random observations for ``predict``, and the same for an exported policy
     """
     drawn = [model.observation_space.sample() for _ in range(rows)]

@@ -70,7 +70,7 @@ def test_joints_keep_their_places() -> None:
 
 def numbered(size: int, actions: int) -> gym.Env[Any, Any]:
     """
-    :param size: of the observation
+    :param size: size of the observation
     :param actions: of the action
     :return: an environment whose observation is 1, 2, 3, ...
     """

@@ -50,7 +50,7 @@ def rollout(env: gym.Env[Any, Any], steps: int, seed: int = 0) -> np.ndarray:
     """
     :param env: after a reset
     :param steps: number of steps with random actions
-    :param seed: of the actions
+    :param seed: seed of the actions
     :return: observations and rewards, [steps, O + 1]
     """
     actions = np.random.default_rng(seed).uniform(-1, 1, (steps, *env.action_space.shape)).astype(np.float32)

@@ -143,7 +143,7 @@ def test_labels_are_short_plain_and_different(names: list[str]) -> None:
 
 def statistics_of(names: tuple[str, ...]) -> TaskStatistics:
     """
-    :param names: of tasks
+    :param names: task names
     :return: statistics in which task number ``i`` has one episode with return ``i``
     """
     tasks = TaskSet(tuple(TaskSpec(name, 1, 1, success_bar=1000.0, random_score=0.0) for name in names))

@@ -33,7 +33,7 @@ SPACES: dict[str, tuple[spaces.Space[Any], int]] = {
 def batch_of(space: spaces.Space[Any], rows: int) -> Any:
     """
     :param space: observation space
-    :param rows: how many
+    :param rows: number of rows
     :return: observations as a vector environment returns them
     """
     samples = [space.sample() for _ in range(rows)]

@@ -44,7 +44,7 @@ NONSENSE = (object(), 1.5, b"x", {2}, 2j, [2])
 
 def refused_or_plain(name: str, value: Any, make: Callable[[], Any], read: Callable[[Any], Any]) -> None:
     """
-    :param name: of an argument
+    :param name: name of an argument
     :param value: odd
     :param make: gives it to what it is an argument of
     :param read: gets the value that was taken from the result

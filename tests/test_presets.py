@@ -52,7 +52,7 @@ def with_stand_ins(tasks: TaskSet) -> TaskSet:
 
 def build(name: str, **changes: Any) -> EZM:
     """
-    :param name: of a preset
+    :param name: name of a preset
     :param changes: settings that replace the preset's
     :return: a model of the preset
     """

@@ -42,7 +42,7 @@ class Scene:
     :param lengths: transitions of each episode
     :param terminated: which of them truly end
     :param starts: first transition of each segment
-    :param seed: of everything
+    :param seed: random seed
     """
 
     def __init__(self, lengths: list[int], terminated: list[bool], starts: list[int], seed: int = 0) -> None:

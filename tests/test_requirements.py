@@ -89,7 +89,7 @@ OWN = TOP | {part for parts in SCRIPTS for part in parts}
 
 def third_party(source: str) -> set[tuple[str, bool]]:
     """
-    :param source: of a module
+    :param source: source of a module
     :return: normalized names of the distributions that it imports, each with whether loading the module imports it
     """
     found = imports(ast.parse(source))
@@ -99,7 +99,7 @@ def third_party(source: str) -> set[tuple[str, bool]]:
 
 def undeclared(path: str, source: str) -> list[str]:
     """
-    :param path: of a source file, from the root of the repository
+    :param path: path of a source file, from the root of the repository
     :param source: its text
     :return: one sentence for each import whose distribution ``setup.cfg`` does not name where this file may use it
     """

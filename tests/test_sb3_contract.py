@@ -443,7 +443,7 @@ def test_evaluating_on_the_way_changes_nothing() -> None:
 
 def run(seed: int, env: Any = "Pendulum-v1", **settings: Any) -> tuple[dict[str, th.Tensor], np.ndarray]:
     """
-    :param seed: of the model
+    :param seed: seed of the model
     :param env: environment
     :param settings: further arguments
     :return: weights and actions after a short training

@@ -46,7 +46,7 @@ def send(number: int, steps: int) -> Any:
 
 def with_saves(folder: Path, callback: Any) -> Any:
     """
-    :param folder: of the checkpoints
+    :param folder: folder of the checkpoints
     :param callback: a function
     :return: callbacks
     """

@@ -20,7 +20,7 @@ from sb3_ezm.plotting.suite_scores import average_bars, scores_figure, task_bars
 
 def write_run(path: Path, returns: float, protocols: tuple[Protocol, ...], suite: str = "medium", version: str = "") -> Path:
     """
-    :param path: of the file
+    :param path: path of the file
     :param returns: of every task at the end; half of it on the way
     :param protocols: of the evaluations
     :param suite: whose tasks

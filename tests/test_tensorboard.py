@@ -15,7 +15,7 @@ from tests.tiny import tiny_model, toy_env
 
 def read_events(folder: Path) -> tuple[layout_pb2.Layout, set[str]]:
     """
-    :param folder: of one run
+    :param folder: folder of one run
     :return: the layout, and the tags of the scalars
     """
     events = EventAccumulator(str(folder))

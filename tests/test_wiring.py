@@ -170,7 +170,7 @@ KNOWN: dict[str, dict[str, Any]] = {}
 
 def nested(name: str, value: Any) -> dict[str, Any]:
     """
-    :param name: of an argument, or of an entry as in ``"loss_kwargs.value"``
+    :param name: name of an argument, or of an entry as in ``"loss_kwargs.value"``
     :param value: its value
     :return: as keywords
     """

@@ -140,7 +140,7 @@ def toy_env(tasks: Any = "toy", n_envs_per_task: int = 1, seed: int | None = 0, 
     """
     :param tasks: the toy suite or some of it
     :param n_envs_per_task: copies
-    :param seed: of the environments
+    :param seed: seed of the environments
     :param kwargs: further keywords of ``make_multitask_env``
     :return: vector environment
     """
@@ -152,7 +152,7 @@ def randomize(policy: EZMPolicy, seed: int = 0) -> None:
     Make a fresh policy opinionated: its zero-initialized heads would value all actions alike.
 
     :param policy: changed in place
-    :param seed: of the weights
+    :param seed: seed of the weights
     """
     generator = th.Generator().manual_seed(seed)
     with th.no_grad():

@@ -44,7 +44,7 @@ def find(dotted: str) -> Any:
 
 def without_docstring(source: str) -> str:
     """
-    :param source: of one function or class
+    :param source: source of one function or class
     :return: the same without its docstring
     """
     source = textwrap.dedent(source)

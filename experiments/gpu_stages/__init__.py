@@ -1,1 +1,1 @@
-"""The stages of ``experiments/gpu.py``: each module is a process of its own, ``choice``, ``files`` and ``processes`` aside."""
+"""The stages of ``experiments/gpu.py``; apart from a few helpers, each module is run as a separate process."""

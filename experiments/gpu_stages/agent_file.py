@@ -1,4 +1,4 @@
-"""A trained model as a small file: what playing needs, without what only going on with the training needs."""
+"""Shrink a saved model to what acting needs, leaving out what only continued training needs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch as th
 
 def slim(source: Path, target: Path, max_mb: float) -> str:
     """
-    Copy a saved model, as small as it has to be. Every copy loads with ``EZM.load`` and plays the same.
+    Copy a saved model, leaving out only as much as the size limit demands. Every copy loads with ``EZM.load``, ready to act.
 
     :param source: from ``EZM.save``
     :param target: file to write
-    :param max_mb: largest size
+    :param max_mb: size limit
     :return: what was left out
     """
     target.write_bytes(source.read_bytes())
@@ -42,7 +42,7 @@ def _rewrite(source: Path, target: Path, half: bool) -> None:
 
 
 def _weights(state: dict[str, Any], half: bool) -> dict[str, Any]:
-    """Play is the learner's: the target network's place is taken by the same tensors, which are stored once."""
+    """Only the learner's network acts, so the target network is replaced by the same tensors, which are stored once."""
     kept = {name: state[name.replace("target_model.", "world_model.", 1)] for name in state}
     if not half:
         return kept
@@ -51,5 +51,5 @@ def _weights(state: dict[str, Any], half: bool) -> dict[str, Any]:
 
 
 def _halved(name: str, tensor: th.Tensor) -> th.Tensor:
-    """Statistics of observations keep their bits: differences of large numbers are taken of them."""
+    """Halve the precision, except for observation statistics: large numbers are subtracted from each other there."""
     return tensor if "normalizer" in name or tensor.dtype != th.float32 else tensor.half()

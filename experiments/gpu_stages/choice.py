@@ -1,13 +1,13 @@
 """
-How to train, chosen from what stage 2 measured: the most environment steps of each task in the time that is left, at the
-preset's ratio of replayed to collected data. Plain arithmetic; imports neither PyTorch nor NumPy.
+Use stage 2's measurements to choose how to train: whatever gives the most environment steps in the time left at the preset's
+ratio of replayed to collected data. Plain arithmetic; imports neither PyTorch nor NumPy.
 
 A step of the vector environment with ``E`` environments of each of ``T`` tasks takes
 
     T·E / (environment steps per second)  +  acting with T·E roots  +  T·E · (storing one step)  +  (updates per step) · update
 
-and the ratio says how many updates that is: with ``P`` segments of each task per update and ``r`` segments replayed for every
-step of a task, ``E · r / P``.
+where, with ``P`` segments of each task per update and ``r`` segments replayed per step of a task, updates per step are
+``E · r / P``.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from typing import Any
 Row = dict[str, Any]
 
 ENVS_PER_TASK = (1, 2, 4, 8, 16, 32)
-STORE_SECONDS = 40e-6  # per environment step: storing it, and what Stable-Baselines3 does for it (38 to 48 on a CPU)
-SAFE = "bf16"  # what is chosen where nothing was measured
+STORE_SECONDS = 40e-6  # per environment step, for storing it and Stable-Baselines3's overhead (38 to 48 on a CPU)
+SAFE = "bf16"  # the choice if nothing was measured
 SAFE_ENVS = 16
 
 
 @dataclass(frozen=True)
 class Choice:
     """
-    How a training is run.
+    How to run the training.
 
-    :param rung: how it is computed, see ``rungs.RUNGS``
+    :param rung: key of ``rungs.RUNGS``
     :param envs_per_task: environments of each task
-    :param threads: that step them
-    :param evaluation_threads: of the evaluations beside the training
-    :param train_freq: steps of the vector environment between two trainings
-    :param gradient_steps: updates of a training
+    :param threads: threads that step them
+    :param evaluation_threads: threads for the concurrent evaluations
+    :param train_freq: steps of the vector environment between two calls of ``train``
+    :param gradient_steps: updates per call
     :param ratio: segments replayed per environment step of a task
-    :param steps_per_second: environment steps per second of all tasks together, as expected; None where nothing was measured
-    :param first_calls: seconds that the first calls are expected to take
-    :param reason: in a sentence
+    :param steps_per_second: expected environment steps per second of all tasks together; None if nothing was measured
+    :param first_calls: expected duration of the first calls in seconds
+    :param reason: one sentence
     """
 
     rung: str
@@ -55,15 +55,15 @@ class Choice:
 
     def to_dict(self) -> Row:
         """
-        :return: for a JSON file
+        :return: JSON-serializable fields
         """
         return asdict(self)
 
 
 def share_cpus(cpus: int) -> tuple[int, int]:
     """
-    :param cpus: cores of the machine
-    :return: most threads that step environments, and threads of the evaluations; one core stays for the main thread
+    :param cpus: number of cores
+    :return: maximum number of threads that step environments, and threads for evaluations; one core is left for the main thread
     """
     evaluation = max(1, min(4, cpus // 4))
     return max(1, cpus - evaluation - (cpus > 2)), evaluation
@@ -71,7 +71,7 @@ def share_cpus(cpus: int) -> tuple[int, int]:
 
 def updates_per_step(envs_per_task: int, ratio: float, segments_per_task: int) -> tuple[int, int]:
     """
-    Whole numbers whose ratio is no worse than the one wanted.
+    Integers that replay at least as often as requested.
 
     :param envs_per_task: environments of each task
     :param ratio: segments to be replayed per environment step of a task
@@ -88,16 +88,16 @@ def choose(
     rungs: list[Row], stepping: list[Row], cpus: int, seconds: float, ratio: float, segments_per_task: int, tasks: int = 9
 ) -> Choice:
     """
-    Look at every measured way of computing with every number of environments.
+    Compare every measured rung with every number of environments.
 
-    :param rungs: figures of the size that will be trained, one row for each rung that worked
+    :param rungs: measurements of the model size to be trained, one row per rung that worked
     :param stepping: environment steps per second by number of threads
-    :param cpus: cores of the machine
-    :param seconds: of the training
+    :param cpus: number of cores
+    :param seconds: training time
     :param ratio: segments to be replayed per environment step of a task
     :param segments_per_task: segments of each task in a batch
     :param tasks: number of tasks
-    :return: the one with the most environment steps
+    :return: the combination with the most environment steps
     """
     most, evaluation = share_cpus(cpus)
     rates = {row["threads"]: row["steps/s"] for row in stepping if row["threads"] <= most}
@@ -117,20 +117,18 @@ def choose(
             options.append((total, row["rung"], envs, frequency, updates, tasks * envs / step, first))
     if not options:
         frequency, updates = updates_per_step(SAFE_ENVS, ratio, segments_per_task)
-        reason = "nothing was measured that a choice could rest on"
+        reason = "a default: no usable measurements"
         return Choice(SAFE, SAFE_ENVS, threads, evaluation, frequency, updates, ratio, None, 60.0, reason)
     total, rung, envs, frequency, updates, rate, first = max(options)
-    reason = (
-        f"the most of {len(options)} ways: {total / tasks:,.0f} environment steps of each task in {seconds:.0f} s are expected"
-    )
+    reason = f"the best of {len(options)} options: {total / tasks:,.0f} steps of each task expected in {seconds:.0f} s"
     return Choice(rung, envs, threads, evaluation, frequency, updates, ratio, rate, first, reason)
 
 
 def acting_seconds(row: Row, roots: int) -> float | None:
     """
-    :param row: figures of a rung
-    :param roots: how many
-    :return: seconds of acting, between the measured numbers of roots on a straight line; None beyond them
+    :param row: measurements of a rung
+    :param roots: number of roots
+    :return: seconds of acting, interpolated linearly between the measured numbers of roots; None outside their range
     """
     known = sorted(
         (int(name.split()[1]), row[name] / 1000) for name in row if name.startswith("acting ") and name.endswith(" ms")
@@ -143,8 +141,8 @@ def acting_seconds(row: Row, roots: int) -> float | None:
 
 def first_calls(row: Row) -> float:
     """
-    :param row: figures of a rung
-    :return: seconds that a process needs before it works at full speed
+    :param row: measurements of a rung
+    :return: seconds before a process works at full speed
     """
     acting = [row[name] for name in row if name.startswith("first acting ")]
     return float(row.get("first updates s", 0.0)) + (max(acting) if acting else 0.0)

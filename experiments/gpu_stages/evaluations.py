@@ -1,10 +1,10 @@
 """
-Beside stage 3: evaluates the snapshots of the training on CPU cores, falls ignored and respected, from one roll-out.
+Alongside stage 3: evaluate snapshots of the training on CPU cores, with falls ignored and respected, in one rollout each.
 
     python -m gpu_stages.evaluations REQUEST THREADS
 
-If a snapshot comes before the last evaluation is done, it waits; if several wait, the newest is taken and the others are
-left out, which ``evaluation.json`` says. When training ends, the running evaluation is dropped in favor of the final one.
+Snapshots that arrive during an evaluation wait; then only the newest is evaluated, and ``evaluation.json`` lists those skipped.
+When training ends, the running evaluation is abandoned in favor of the final one.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from gpu_stages.files import CURVES, Request, read_json, write_json
 from sb3_ezm import EZM
 from sb3_ezm.evaluation import append_evaluation, evaluate_protocols
 
-SEED = 10_000  # starts different from those of training
+SEED = 10_000  # initial states different from those in training
 
 
 def waiting(folder: Path) -> list[tuple[int, float, Path]]:
     """
-    :param folder: of the snapshots
-    :return: steps, seconds of training and file of those that wait, oldest first
+    :param folder: folder of the snapshots
+    :return: steps, seconds of training and file of the waiting snapshots, oldest first
     """
     found = []
     for path in folder.glob("[0-9]*.zip"):
@@ -40,26 +40,26 @@ def waiting(folder: Path) -> list[tuple[int, float, Path]]:
 
 
 class SupersededError(Exception):
-    """There is a newer snapshot, and no time for this one."""
+    """A newer snapshot should be evaluated instead."""
 
 
 def episode_limit(request: Request) -> int | None:
     """
-    :param request: what was asked for
-    :return: time limit of evaluated episodes, None for the tasks' own: a rehearsal on a CPU cuts them, and its returns
-        compare with none
+    :param request: settings of the run
+    :return: time limit of evaluation episodes, None for the tasks' own; rehearsals on a CPU cut episodes short, so their
+        returns are not comparable
     """
     return 20 if request.quick else 100 if request.device == "cpu" else None
 
 
 def evaluate(request: Request, path: Path, steps: int, seconds: float, superseded: Callable[[], bool]) -> None:
     """
-    :param request: what was asked for
-    :param path: of the snapshot
+    :param request: settings of the run
+    :param path: path of the snapshot
     :param steps: environment steps of all tasks together when it was taken
-    :param seconds: of training until then
-    :param superseded: whether to give up
-    :raises SupersededError: if it gave up
+    :param seconds: training time until then
+    :param superseded: returns whether to give up
+    :raises SupersededError: if ``superseded`` returned True
     """
     model = EZM.load(path, device="cpu")
     predict = model.predict
@@ -79,15 +79,15 @@ def evaluate(request: Request, path: Path, steps: int, seconds: float, supersede
 
 def is_superseded(folder: Path, steps: int) -> bool:
     """
-    :param folder: of the snapshots
-    :param steps: of the snapshot that is being evaluated
-    :return: whether the training has ended, later than that
+    :param folder: folder of the snapshots
+    :param steps: steps of the snapshot being evaluated
+    :return: whether training has ended and there is a later snapshot
     """
     return (folder / "end").exists() and waiting(folder)[-1][0] > steps
 
 
 def main() -> None:
-    """Evaluate until no snapshot will follow."""
+    """Evaluate until no more snapshots will come."""
     request = Request.load(sys.argv[1])
     th.set_num_threads(int(sys.argv[2]))
     with contextlib.suppress(OSError):
@@ -95,7 +95,7 @@ def main() -> None:
     folder, parent = request.scratch / "snapshots", os.getppid()
     durations, left_out = [], []
     while True:
-        ended = (folder / "end").exists()  # before checking: anything that arrives in between is seen in the next round
+        ended = (folder / "end").exists()  # read before listing: a snapshot that arrives in between is seen next time
         *older, newest = waiting(folder) or [None]
         for skipped in older:
             assert skipped is not None

@@ -1,4 +1,4 @@
-"""Files of the stages, and how they pass on what was requested. Imports neither PyTorch nor NumPy."""
+"""Files of the stages, and the request that is passed to each. Imports neither PyTorch nor NumPy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# Everything that a run leaves in its folder: eight files.
+# The eight files that a run leaves in its folder.
 SUMMARY, SANITY, LADDER, TRAINING = "summary.md", "sanity.json", "ladder.json", "training.json"
 CURVES, METRICS, MODEL, FILM = "evaluations.csv", "metrics.csv", "model.zip", "film.gif"
 
@@ -22,20 +22,20 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class Request:
     """
-    What was requested of a run.
+    Settings of a run.
 
     :param out: folder of the results
-    :param scratch: folder for everything that is not needed afterwards
-    :param device: of the networks
-    :param minutes: for everything together
-    :param quick: do as little as possible of everything, as a rehearsal
-    :param preset: settings of the training
-    :param suite: tasks of the training
+    :param scratch: folder for temporary files
+    :param device: device the networks run on
+    :param minutes: total time
+    :param quick: do the bare minimum of everything, as a rehearsal
+    :param preset: training settings
+    :param suite: training tasks
     :param eval_every: environment steps of each task between two evaluations
-    :param episodes: evaluated episodes of each task
-    :param steps_per_task: end the training after this many environment steps of each task, 0 for never
-    :param max_file_mb: largest file that may be left in ``out``
-    :param seed: of everything
+    :param episodes: evaluation episodes per task
+    :param steps_per_task: stop training after this many environment steps of each task; 0 for no limit
+    :param max_file_mb: size limit of each file in ``out``
+    :param seed: random seed
     :param began: start of the run, in seconds since 1970
     """
 
@@ -66,7 +66,7 @@ class Request:
 
     def save(self) -> Path:
         """
-        :return: file from which a stage reads the request
+        :return: file for :meth:`load`
         """
         path = self.scratch / "request.json"
         write_json(path, {**asdict(self), "out": str(self.out), "scratch": str(self.scratch)})
@@ -84,7 +84,7 @@ class Request:
 
 def write_json(path: Path, value: Any) -> None:
     """
-    Write a file completely or not at all.
+    Write a file atomically.
 
     :param path: the file
     :param value: its contents
@@ -116,7 +116,7 @@ def append_row(path: Path, row: Row) -> None:
 def read_rows(path: Path) -> list[Row]:
     """
     :param path: a file from :func:`append_row`
-    :return: its complete lines, none if there is no such file
+    :return: its complete lines, an empty list if there is no such file
     """
     if not path.exists():
         return []
@@ -126,10 +126,10 @@ def read_rows(path: Path) -> list[Row]:
 @contextmanager
 def turn(scratch: Path) -> Iterator[None]:
     """
-    Wait until no other process measures. The system ends the turn of a process that dies.
+    Wait until no other process is measuring. A process that dies gives up its turn, because the system releases the lock.
 
-    :param scratch: folder that the processes share
-    :return: a context to measure in
+    :param scratch: folder shared by the processes
+    :return: context in which to measure
     """
     with (scratch / "turn").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

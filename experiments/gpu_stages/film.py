@@ -1,5 +1,5 @@
 """
-After stage 3: all tasks of the trained model in one small film, by ``examples/film_h1.py``.
+After stage 3: film the trained model on all tasks with ``examples/film_h1.py``.
 
     python -m gpu_stages.film REQUEST MODEL FILE
 """
@@ -15,7 +15,7 @@ from gpu_stages.processes import ROOT
 
 
 def main() -> None:
-    """Draw."""
+    """Make the film."""
     request = Request.load(sys.argv[1])
     seconds = "0.5" if request.quick else "1" if request.device == "cpu" else "4"
     sys.argv = ["film_h1.py", sys.argv[2], "--out", sys.argv[3], "--seconds", seconds]

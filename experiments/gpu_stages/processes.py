@@ -1,4 +1,4 @@
-"""Processes with a time limit: whatever happens in one, a crash or a hang, the others continue."""
+"""Processes with a time limit: if one crashes or hangs, the others continue."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Child:
     """
     A running stage.
 
-    :param name: for the log
+    :param name: name in the log
     :param process: the process, which leads its own group
     :param log: file of its output
-    :param started: when
+    :param started: start time in seconds since 1970
     """
 
     name: str
@@ -36,9 +36,9 @@ class Child:
 
     def stop(self, grace: float = GRACE) -> None:
         """
-        End the process and everything that it started; it may save its work first.
+        End the process and everything it started, after giving it time to save its work.
 
-        :param grace: seconds for that
+        :param grace: seconds it is given
         """
         self._signal(signal.SIGTERM)
         try:
@@ -56,14 +56,14 @@ class Child:
 
     def tail(self) -> str:
         """
-        :return: end of its output
+        :return: the end of its output
         """
         return self.log.read_text(encoding="utf-8", errors="replace")[-TAIL:] if self.log.exists() else ""
 
 
 def environment(request: Request) -> dict[str, str]:
     """
-    :param request: what was asked for
+    :param request: settings of the run
     :return: environment variables of a stage
     """
     paths = [str(ROOT), str(ROOT / "experiments"), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
@@ -76,11 +76,11 @@ def environment(request: Request) -> dict[str, str]:
         # One stage compiles, the next reuses the result.
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor")),
         "TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR", str(cache / "triton")),
-        # Two stages may compile at once, beside one that works.
+        # Two stages may compile at once while a third is running.
         "TORCHINDUCTOR_COMPILE_THREADS": str(max(1, (os.cpu_count() or 1) // 3)),
-        # JAX would take three quarters of the memory at once.
+        # JAX would otherwise reserve three quarters of the memory.
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        # Waiting threads would otherwise spin, and take the cores from those that step the environments.
+        # Waiting threads would otherwise spin on the cores that step the environments.
         "OMP_WAIT_POLICY": "PASSIVE",
     }
 
@@ -89,11 +89,11 @@ def start(request: Request, name: str, module: str, *arguments: str, variables: 
     """
     Start a stage.
 
-    :param request: what was asked for
-    :param name: for the log
-    :param module: of this package, with a ``main`` that is run by ``python -m``
-    :param arguments: of the command line, following the request
-    :param variables: further environment variables
+    :param request: settings of the run
+    :param name: name in the log
+    :param module: module of this package, run by ``python -m``
+    :param arguments: command-line arguments after the request
+    :param variables: additional environment variables
     :return: the running stage
     """
     log = request.scratch / f"{name.replace(' ', '-')}.log"
@@ -106,7 +106,7 @@ def start(request: Request, name: str, module: str, *arguments: str, variables: 
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            preexec_fn=os.setpgrp,  # its own group, so that it can be stopped with everything it starts; not its own session
+            preexec_fn=os.setpgrp,  # stop it together with everything it starts; not a session of its own
         )
     return Child(name, process, log, time.time())
 
@@ -118,10 +118,10 @@ def finish(
     Wait for a stage.
 
     :param child: the stage
-    :param limit: seconds since 1970 at which it is stopped
+    :param limit: when to stop it, in seconds since 1970
     :param stopping: whether the whole run has been asked to end
-    :param heartbeat: file that the stage touches as long as it works
-    :param patience: seconds without a touch after which it counts as hung
+    :param heartbeat: file it touches while it is working
+    :param patience: seconds without a touch before it counts as hung
     :return: ``"done"``, or what happened to it
     """
     while child.process.poll() is None:
@@ -137,6 +137,6 @@ def finish(
             child.stop()
             return f"hung: no sign of life for {patience:.0f} s"
         time.sleep(0.1)
-    child.stop(0.0)  # anything that it started and left running
+    child.stop(0.0)  # whatever it started and left running
     code = child.process.returncode
     return "done" if code == 0 else f"failed with exit status {code}"

@@ -1,10 +1,10 @@
 """
-Stage 2: one model size computed in one way (a rung), timed: updates, their parts, acting with many roots, memory.
+Stage 2: for each rung (one way of computing one model size), measure updates, their parts, acting with many roots, and memory.
 
     python -m gpu_stages.rungs REQUEST DEADLINE h1-gpu/graphs paper/graphs ...
 
-Every rung adds a line to ``rungs.jsonl`` when it begins and another with its figures, so that a rung that kills the process
-is known by its missing second line.
+Every rung adds a line to ``rungs.jsonl`` when it begins and another with its measurements, so a missing second line identifies
+a rung that killed the process.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from sb3_ezm import EZM, load_preset, make_multitask_env
 from sb3_ezm.presets import get_preset
 
 ROWS = "rungs.jsonl"
-LAG = 2  # updates that may still be running, as in training
+LAG = 2  # updates that may still be in flight, as in training
 ROOTS = (9, 36, 72, 144, 288)
 SIZES: dict[str, dict[str, Any]] = {"h1-cpu": {}, "h1-gpu": {}, "paper": {"batch_size": 504}}
 GRAPHS, COMPILED = {"cuda_graphs": True}, {"compile": True}
 
-# What a rung changes in the settings of a preset; `tf32` is PyTorch's own switch.
+# Changes to the preset's settings; `tf32` is a global switch of PyTorch.
 RUNGS: dict[str, dict[str, Any]] = {
     "eager": {"mixed_precision": False},
     "tf32": {"mixed_precision": False, "tf32": True},
@@ -42,13 +42,13 @@ RUNGS: dict[str, dict[str, Any]] = {
     "compiled": {"mixed_precision": True, "runtime_kwargs": COMPILED},
     "compiled and graphs": {"mixed_precision": True, "runtime_kwargs": {**GRAPHS, **COMPILED}},
 }
-SLOW = ("compiled", "compiled and graphs")  # whose first calls take a minute or more
+SLOW = ("compiled", "compiled and graphs")  # their first calls take a minute or more
 
 
 def settings_of(rung: str, device: str, quick: bool = False) -> dict[str, Any]:
     """
     :param rung: key of ``RUNGS``
-    :param device: of the networks
+    :param device: device the networks run on
     :param quick: compile with a backend that only captures
     :return: keywords of ``EZM``
     """
@@ -73,12 +73,12 @@ def make_model(size: str, rung: str, request: Request) -> EZM:
     """
     :param size: key of ``SIZES``
     :param rung: key of ``RUNGS``
-    :param request: what was asked for
-    :return: an algorithm with random steps in its replay; nothing ends an episode, so that segments are complete
+    :param request: settings of the run
+    :return: an algorithm with random steps in its replay; falls do not end episodes, so segments are complete
     """
     steps = 40 if request.quick else 200
     changes: dict[str, Any] = {**SIZES[size], **settings_of(rung, request.device, request.device == "cpu")}
-    if request.device == "cpu":  # a rehearsal: the same work on less data
+    if request.device == "cpu":  # a rehearsal needs less data
         changes["batch_size"] = 18
     env = make_multitask_env(request.suite, seed=request.seed, ignore_termination=True)
     settings = load_preset(size, learning_starts=10**9, buffer_size=1000, device=request.device, seed=request.seed, **changes)
@@ -88,8 +88,8 @@ def make_model(size: str, rung: str, request: Request) -> EZM:
 def acting(model: EZM, roots: int) -> Callable[[], Any]:
     """
     :param model: the algorithm
-    :param roots: how many environments act
-    :return: a function that chooses the actions of all of them, and has them on the host
+    :param roots: number of environments
+    :return: a function that chooses actions for all of them and copies these to the host
     """
     assert isinstance(model._last_obs, dict)
     repeated = {name: np.resize(values, (roots, *values.shape[1:])) for name, values in model._last_obs.items()}
@@ -102,8 +102,8 @@ def acting(model: EZM, roots: int) -> Callable[[], Any]:
 
 def memory(device: th.device) -> Row:
     """
-    :param device: of the networks
-    :return: the most that PyTorch has taken, in MiB; nothing on a CPU
+    :param device: device the networks run on
+    :return: peak memory taken by PyTorch in MiB; nothing on a CPU
     """
     if device.type != "cuda":
         return {}
@@ -117,9 +117,9 @@ def measure(size: str, rung: str, request: Request, deadline: float) -> Row:
     """
     :param size: key of ``SIZES``
     :param rung: key of ``RUNGS``
-    :param request: what was asked for
-    :param deadline: seconds since 1970 at which no further part is begun
-    :return: figures of the rung; milliseconds are medians
+    :param request: settings of the run
+    :param deadline: when to stop starting new parts, in seconds since 1970
+    :return: measurements of the rung; milliseconds are medians
     """
     device = th.device(request.device)
     set_tf32(rung)
@@ -152,7 +152,7 @@ def measure(size: str, rung: str, request: Request, deadline: float) -> Row:
 
 
 def _parts(model: EZM, device: th.device, seconds: float) -> Row:
-    """The parts of an update, each waited for: their sum exceeds the time of an update, which does not wait."""
+    """Time the parts of an update. Each is waited for, so they add up to more than an update, which does not wait."""
     update = Update(model)
     parts = {"draw": update.draw, "reanalyze": update.reanalyze, "learn": update.learn, "priorities": update.set_priorities}
     for part in parts.values():
@@ -168,7 +168,7 @@ def _parts(model: EZM, device: th.device, seconds: float) -> Row:
 
 
 def main() -> None:
-    """Measure the requested rungs; one that fails is reported, and the next one starts."""
+    """Measure the requested rungs, reporting failures and moving on."""
     request, deadline = Request.load(sys.argv[1]), float(sys.argv[2])
     th.set_num_threads(1)
     for name in sys.argv[3:]:
@@ -177,7 +177,7 @@ def main() -> None:
         if time.time() > deadline:
             append_row(request.scratch / ROWS, {**row, "error": NO_TIME})
             continue
-        append_row(request.scratch / ROWS, {**row, "error": "the process died, or was out of time"})
+        append_row(request.scratch / ROWS, {**row, "error": "the process died or ran out of time"})
         if request.device != "cpu":
             th.cuda.reset_peak_memory_stats()
         try:
@@ -189,7 +189,7 @@ def main() -> None:
         with contextlib.suppress(Exception):
             if request.device != "cpu":
                 th.cuda.empty_cache()
-        if "CUDA error" in row.get("error", ""):  # nothing works on this device in this process any longer
+        if "CUDA error" in row.get("error", ""):  # this process can no longer use the device
             raise SystemExit(3)
 
 

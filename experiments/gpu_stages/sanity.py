@@ -1,5 +1,5 @@
 """
-Stage 1: which machine and versions, whether the tests for an accelerator pass, and whether the device trains like a CPU.
+Stage 1: record the machine and versions, run the tests that need an accelerator, and compare training with a CPU.
 
     python -m gpu_stages.sanity REQUEST
 """
@@ -28,14 +28,15 @@ PACKAGES = (
     *("triton", "jax", "mctx", "pytest", "hypothesis", "imageio", "pillow", "tqdm", "rich", "sb3-contrib"),
 )
 UPDATES = 20
-FIRST_BOUND = 2e-4  # relative difference of the first loss in float32: the order of summation
-LAST_BOUND = 0.02  # of each of the twenty: every update adds its rounding to the weights
-BFLOAT16_BOUND = 0.10  # of each of the twenty in bfloat16, whose numbers have eight bits
+# Bounds on the relative difference of losses.
+FIRST_BOUND = 2e-4  # the first loss in float32: only the order of summation differs
+LAST_BOUND = 0.02  # each of the twenty: rounding errors build up in the weights
+BFLOAT16_BOUND = 0.10  # each of the twenty in bfloat16, which has eight significant bits
 
 
 def machine(device: th.device) -> Row:
     """
-    :param device: of the networks
+    :param device: device the networks run on
     :return: versions and hardware
     """
     versions = {}
@@ -69,10 +70,10 @@ def _processor() -> str:
 
 def run_tests(seconds: float) -> Row:
     """
-    Run all tests that need an accelerator; one that fails does not stop the others.
+    Run all tests that need an accelerator; failures do not stop the others.
 
-    :param seconds: for all of them
-    :return: the last lines of pytest, which name failures and durations
+    :param seconds: time limit for all of them
+    :return: the last lines of pytest's output, with failures and durations
     """
     files = sorted(str(path) for path in (ROOT / "tests").glob("test_*.py") if "mark.gpu" in path.read_text(encoding="utf-8"))
     options = ("-m", "gpu", "-q", "--tb=short", "--durations=10", "-p", "no:cacheprovider", "--continue-on-collection-errors")
@@ -89,16 +90,16 @@ def run_tests(seconds: float) -> Row:
 
 def small_training(device: str, mixed_precision: bool, seed: int) -> EZM:
     """
-    :param device: of the networks
-    :param mixed_precision: networks in bfloat16
-    :param seed: of everything
-    :return: an untrained algorithm with some random steps in its replay; equal seeds hold equal steps and weights
+    :param device: device the networks run on
+    :param mixed_precision: whether networks run in bfloat16
+    :param seed: random seed
+    :return: an untrained algorithm with some random steps in its replay; equal seeds give equal steps and weights
     """
     env = make_multitask_env(["h1-stand", "h1-walk", "h1-crawl"], seed=seed)
     changes: dict[str, Any] = {"learning_starts": 10**9, "batch_size": 48, "buffer_size": 1000, "per_alpha": 0.0}
     settings = load_preset("h1-cpu", **changes, mixed_precision=mixed_precision, device=device, seed=seed)
     model = EZM("MultiTask-Humanoid", env, **settings).learn(60 * env.num_envs)
-    # Searches draw on the device where they run. One source for all, on the CPU, gives all of them the same candidates.
+    # Searches normally draw on their own device. Drawing on the CPU gives all of them the same candidates.
     model.learner.reanalyzer.noise_generator = model.learner.reanalyzer.generator
     return model
 
@@ -106,8 +107,8 @@ def small_training(device: str, mixed_precision: bool, seed: int) -> EZM:
 def losses_of(model: EZM, updates: int) -> list[float]:
     """
     :param model: from :func:`small_training`
-    :param updates: how many
-    :return: loss of each
+    :param updates: number of updates
+    :return: loss of each update
     """
     losses = []
     for _ in range(updates):
@@ -118,12 +119,12 @@ def losses_of(model: EZM, updates: int) -> list[float]:
 
 def compare_training(device: str, seed: int, updates: int) -> Row:
     """
-    Train from one seed on a CPU and on the device.
+    Train on a CPU and on the device from the same seed.
 
-    :param device: to be compared
-    :param seed: of both
-    :param updates: how many
-    :return: losses, differences and whether these are within their bounds
+    :param device: device to compare with the CPU
+    :param seed: seed of both
+    :param updates: number of updates
+    :return: losses, differences, and whether these are within bounds
     """
     reference = np.array(losses_of(small_training("cpu", False, seed), updates))
     rows: Row = {"updates": updates, "CPU losses": reference.tolist(), "bounds": [FIRST_BOUND, LAST_BOUND, BFLOAT16_BOUND]}
@@ -142,10 +143,10 @@ def compare_training(device: str, seed: int, updates: int) -> Row:
 
 def save_and_load(device: str, request: Request) -> Row:
     """
-    Save on the device, load on a CPU, and let both predict.
+    Save on the device, load on a CPU, and compare predictions.
 
-    :param device: to save on
-    :param request: what was asked for
+    :param device: device to save on
+    :param request: settings of the run
     :return: largest differences of the actions
     """
     model = small_training(device, False, request.seed)
@@ -164,7 +165,7 @@ def save_and_load(device: str, request: Request) -> Row:
 
 
 def main() -> None:
-    """Run all parts, and write the findings after each."""
+    """Run all parts, writing the findings after each."""
     request = Request.load(sys.argv[1])
     device = th.device(request.device)
     th.set_num_threads(1)
@@ -181,7 +182,7 @@ def main() -> None:
         began = time.perf_counter()
         try:
             findings[name] = part()
-        except Exception:  # reported, and the next part gets its chance
+        except Exception:  # reported; the next part still runs
             findings[name] = {"error": traceback.format_exc()}
         findings[name]["seconds"] = round(time.perf_counter() - began, 2)
         write_json(request.out / SANITY, findings)

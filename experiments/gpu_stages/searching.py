@@ -1,9 +1,9 @@
 """
-Stage 2: searches of the paper's network beside mctx on the same device.
+Stage 2: compare searches with the paper's network against mctx on the same device.
 
     python -m gpu_stages.searching REQUEST DEADLINE [no-mctx]
 
-JAX multiplies float32 matrices in TensorFloat-32 unless told otherwise, PyTorch in float32: the comparison includes both.
+By default JAX multiplies float32 matrices in TensorFloat-32 and PyTorch in float32, so both are compared.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def recorded(problem: Problem, bf16: bool) -> Task:
     """
     :param problem: what to search
     :param bf16: networks in bfloat16
-    :return: the search as a CUDA graph, recorded in its first call
+    :return: the search as a CUDA graph, recorded by the first call
     """
     made: list[StaticSearch] = []
 
@@ -64,9 +64,9 @@ def recorded(problem: Problem, bf16: bool) -> Task:
 
 def measure(roots: int, request: Request, seconds: float, with_mctx: bool) -> Row:
     """
-    :param roots: of one search
-    :param request: what was asked for
-    :param seconds: for all contenders
+    :param roots: number of roots
+    :param request: settings of the run
+    :param seconds: time for all contenders together
     :param with_mctx: whether JAX may be loaded
     :return: milliseconds and ratios
     """
@@ -108,7 +108,7 @@ def _works(name: str, task: Task, row: Row) -> bool:
 
 
 def main() -> None:
-    """Measure with more and more roots."""
+    """Measure with increasing numbers of roots."""
     request, deadline = Request.load(sys.argv[1]), float(sys.argv[2])
     th.set_num_threads(1)
     for roots in ROOTS[:1] if request.quick else ROOTS[:2] if request.device == "cpu" else ROOTS:

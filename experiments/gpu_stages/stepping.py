@@ -21,11 +21,11 @@ THREADS = (1, 2, 4, 8, 11, 16)
 
 def steps_per_second(request: Request, envs_per_task: int, threads: int, seconds: float) -> float:
     """
-    :param request: what was asked for
-    :param envs_per_task: sub-environments of each
-    :param threads: that step them
-    :param seconds: how long to measure
-    :return: steps of all environments together, per second of wall clock, under random actions
+    :param request: settings of the run
+    :param envs_per_task: sub-environments of each task
+    :param threads: threads that step them
+    :param seconds: time to measure for
+    :return: steps of all environments per second of wall-clock time, with random actions
     """
     env = make_multitask_env(request.suite, envs_per_task, seed=request.seed, vec_env_kwargs={"num_threads": threads})
     assert env.action_space.shape is not None
@@ -45,7 +45,7 @@ def steps_per_second(request: Request, envs_per_task: int, threads: int, seconds
 
 
 def main() -> None:
-    """Measure with more and more threads."""
+    """Measure with increasing numbers of threads."""
     request, deadline = Request.load(sys.argv[1]), float(sys.argv[2])
     cpus = len(os.sched_getaffinity(0))
     envs_per_task = 2 if request.quick else 16

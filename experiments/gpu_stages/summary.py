@@ -13,7 +13,7 @@ from gpu_stages.files import CURVES, LADDER, SANITY, TRAINING, Row, read_json
 def device_name(sanity: Row) -> str:
     """
     :param sanity: contents of ``sanity.json``
-    :return: name of the device and versions
+    :return: the device's name, with versions
     """
     machine = sanity.get("machine", {})
     packages = machine.get("packages", {})
@@ -80,7 +80,7 @@ def curve_table(path: Path, tasks: int = 9) -> str:
     """
     :param path: file of the evaluations
     :param tasks: number of tasks
-    :return: returns of each task with falls ignored, by steps of each task
+    :return: each task's returns with falls ignored, by steps per task
     """
     if not path.exists():
         return ""

@@ -1,4 +1,4 @@
-"""Tables of what a run found, as Markdown. Imports neither PyTorch nor NumPy."""
+"""Markdown tables of a run's findings. Imports neither PyTorch nor NumPy."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from gpu_stages.files import Row
 
-UPDATE_TARGET_MS = 16.0  # a full medium update on one H100: the 220,000 updates of the paper within an hour
+UPDATE_TARGET_MS = 16.0  # for a full medium update on one H100: the paper's 220,000 updates then take an hour
 STEPS_PER_HOUR = 1_000_000  # of each task
 NO_TIME = "no time left"
 
 
 def markdown(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """
-    :param rows: of the table
-    :param columns: keys, which are the header
-    :return: a Markdown table, empty without rows; a cell that a row lacks is a dash
+    :param rows: rows of the table
+    :param columns: keys, also used as the header
+    :return: a Markdown table, empty without rows; missing cells are dashes
     """
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     body = ["| " + " | ".join(_cell(row.get(column)) for column in columns) + " |" for row in rows]
@@ -48,7 +48,7 @@ def update_table(ladder: Row) -> str:
 def acting_table(ladder: Row) -> str:
     """
     :param ladder: contents of ``ladder.json``
-    :return: milliseconds of acting by number of roots
+    :return: milliseconds of acting, by number of roots
     """
     rows = [row for row in ladder.get("rungs", []) if "acting 9 ms" in row]
     return markdown(rows, ("size", "rung", *(f"acting {roots} ms" for roots in (9, 36, 72, 144, 288))))
@@ -57,7 +57,7 @@ def acting_table(ladder: Row) -> str:
 def stepping_table(ladder: Row) -> str:
     """
     :param ladder: contents of ``ladder.json``
-    :return: environment steps per second by number of threads
+    :return: environment steps per second, by number of threads
     """
     return markdown(ladder.get("stepping", []), ("threads", "envs", "steps/s"))
 
@@ -65,7 +65,7 @@ def stepping_table(ladder: Row) -> str:
 def search_table(ladder: Row) -> str:
     """
     :param ladder: contents of ``ladder.json``
-    :return: searches beside mctx
+    :return: times of searches, compared with mctx
     """
     names = ("float32", "float32, five heads", "tf32, five heads", "bf16", "graphs", "graphs, bf16")
     columns = ("B", *(f"{name} ms" for name in names), "mctx ms", *(f"mctx / {name}" for name in names), "error")

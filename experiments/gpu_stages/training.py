@@ -1,9 +1,9 @@
 """
-Stage 3: the training that stage 2's measurements allow, with evaluations in a separate process beside it.
+Stage 3: train as stage 2's measurements suggest, while a separate process evaluates.
 
     python -m gpu_stages.training REQUEST DEADLINE [--without RUNG ...]
 
-It ends with the time, after a number of steps, or with SIGTERM, and saves in each case.
+It ends when time is up, after a number of steps, or on SIGTERM, and always saves.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from sb3_ezm import EZM, load_preset, make_multitask_env
 from sb3_ezm.presets import get_preset
 
 HEARTBEAT = "heartbeat"
-SNAPSHOTS = "snapshots"  # folder of models to evaluate; a file `end` there says that none follows
+SNAPSHOTS = "snapshots"  # folder of models to evaluate; a file `end` there means that no more will follow
 LOG_SECONDS = 10.0
 NO_LIMIT = 10**10
 
 
 class Conductor(BaseCallback):
     """
-    Ends the training in time, hands snapshots to the evaluation, and writes the figures of the log.
+    Ends training in time, passes snapshots on for evaluation, and writes the log.
 
-    :param request: what was asked for
-    :param deadline: seconds since 1970 at which everything of this stage has to be done
+    :param request: settings of the run
+    :param deadline: when this stage must be done, in seconds since 1970
     :param tasks: number of tasks
     """
 
@@ -83,14 +83,14 @@ class Conductor(BaseCallback):
 
     def reserve(self) -> float:
         """
-        :return: seconds that the end takes: the last evaluation, a running one, and saving
+        :return: seconds to reserve at the end for saving and the last evaluations
         """
         known = read_json(self.request.scratch / "evaluation.json").get("seconds", [])
         expected = 1.3 * max(known) if known else 30.0
         return 5.0 + min(expected, 0.25 * (self.deadline - self.started))
 
     def snapshot(self) -> None:
-        """Pass a snapshot of the model to the evaluation."""
+        """Pass a snapshot of the model on for evaluation."""
         folder = self.request.scratch / SNAPSHOTS
         folder.mkdir(exist_ok=True)
         partial = folder / ".partial.zip"
@@ -127,8 +127,8 @@ class Conductor(BaseCallback):
 
 def decide(request: Request, deadline: float, without: list[str]) -> Choice:
     """
-    :param request: what was asked for
-    :param deadline: of this stage
+    :param request: settings of the run
+    :param deadline: when this stage must be done, in seconds since 1970
     :param without: rungs that must not be used
     :return: how to train
     """
@@ -143,12 +143,12 @@ def decide(request: Request, deadline: float, without: list[str]) -> Choice:
     return choose(rungs, ladder.get("stepping", []), cpus, deadline - time.time() - 40.0, ratio, per_task, tasks)
 
 
-PRESET_ENVS = {"h1-gpu": 16}  # environments of each task that `train_freq` of a preset is meant for; 1 for the others
+PRESET_ENVS = {"h1-gpu": 16}  # environments per task that the preset's `train_freq` assumes; 1 for the others
 
 
 def build(request: Request, choice: Choice) -> EZM:
     """
-    :param request: what was asked for
+    :param request: settings of the run
     :param choice: how to train
     :return: the algorithm
     """
@@ -167,9 +167,9 @@ def build(request: Request, choice: Choice) -> EZM:
 
 def begin_evaluations(request: Request, choice: Choice) -> Child:
     """
-    :param request: what was asked for
+    :param request: settings of the run
     :param choice: how to train
-    :return: the process that evaluates
+    :return: the evaluating process
     """
     hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(choice.evaluation_threads)}
     return start(request, "evaluations", "evaluations", str(choice.evaluation_threads), variables=hidden)
@@ -179,10 +179,10 @@ def conclude(request: Request, model: EZM, conductor: Conductor, evaluations: Ch
     """
     Save the model, then wait for the last evaluation.
 
-    :param request: what was asked for
-    :param model: what was trained
-    :param conductor: of the training
-    :param evaluations: process that evaluates
+    :param request: settings of the run
+    :param model: the trained model
+    :param conductor: the training's callback
+    :param evaluations: the evaluating process
     """
     conductor.snapshot()
     (request.scratch / SNAPSHOTS / "end").touch()
@@ -215,7 +215,7 @@ def main() -> None:
     failure = None
     try:
         model.learn(NO_LIMIT, callback=conductor, log_interval=None)  # type: ignore[arg-type]
-    except Exception:  # what was learned so far is saved
+    except Exception:  # save what was learned so far
         failure = traceback.format_exc()
         conductor.stopped = "an error"
     known = read_json(request.out / TRAINING)
@@ -223,7 +223,7 @@ def main() -> None:
         attempt = {"rung": choice.rung, "updates": model._n_updates, "error": failure[-3000:]}
         write_json(request.out / TRAINING, {**known, "failed attempts": [*known["failed attempts"], attempt]})
         print(failure, flush=True)
-        if model._n_updates < 100:  # nothing worth keeping: the driver tries again in another way
+        if model._n_updates < 100:  # nothing worth keeping: let the driver try another rung
             evaluations.stop(0.0)
             raise SystemExit(1)
     conclude(request, model, conductor, evaluations)

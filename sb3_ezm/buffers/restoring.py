@@ -16,7 +16,7 @@ _FLOATS = ("observation", "action", "reward", "search_value")
 def check_ring(state: Mapping[str, Any], sizes: Mapping[str, int], dtypes: Mapping[str, Any]) -> None:
     """
     :param state: from ``TransitionRing.state_dict``
-    :param sizes: of the ring that will take it
+    :param sizes: sizes of the ring that will take it
     :param dtypes: of its columns
     :raises ConfigurationError: naming the first thing that does not fit
     """

@@ -21,7 +21,7 @@ class TensorColumn:
 
     :param shape: rows first
     :param device: where it is kept
-    :param dtype: of its numbers
+    :param dtype: dtype of its numbers
     """
 
     def __init__(self, shape: tuple[int, ...], device: th.device, dtype: npt.DTypeLike = np.float32) -> None:
@@ -61,7 +61,7 @@ def make_column(shape: tuple[int, ...], device: str | None, dtype: npt.DTypeLike
     """
     :param shape: rows first
     :param device: where to keep it, None for a NumPy array
-    :param dtype: of its numbers
+    :param dtype: dtype of its numbers
     :return: a column of zeros, :class:`TensorColumn` or a NumPy array
     """
     return np.zeros(shape, dtype=dtype) if device is None else TensorColumn(shape, th.device(device), dtype)

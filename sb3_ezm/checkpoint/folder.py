@@ -25,7 +25,7 @@ class FoundCheckpoint(NamedTuple):
     """
     A file that is named like a checkpoint.
 
-    :param path: of the file
+    :param path: path of the file
     :param prefix: of its name
     :param steps: in its name
     :param run: which training wrote it; None for version 0.1, and for anything that is not a checkpoint

@@ -74,5 +74,5 @@ class Resumable(Protocol):
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
-        :param seed: of all generators
+        :param seed: seed of all generators
         """

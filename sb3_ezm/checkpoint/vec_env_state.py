@@ -177,7 +177,7 @@ def force_new_episodes(env: VecEnv, seed: int | None, num_timesteps: int) -> Non
     Let the next reset start new episodes: with its old seed, an environment would repeat those from the beginning.
 
     :param env: vector environment
-    :param seed: of the algorithm
+    :param seed: seed of the algorithm
     :param num_timesteps: so far
     """
     entropy = [0 if seed is None else seed, num_timesteps]

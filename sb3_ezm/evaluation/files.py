@@ -27,7 +27,7 @@ class EvaluationRow(NamedTuple):
     :param mean_length: mean steps of an episode
     :param score: normalized score; None without reference scores
     :param success_rate: share of the episodes that reach the success bar; None without a bar
-    :param episodes: how many
+    :param episodes: number of episodes
     """
 
     timesteps: int

@@ -12,7 +12,7 @@ class StandBy(gym.Wrapper[Any, Any, Any, Any]):
     Plays a number of episodes, then stands still: simulating unused episodes would be half of the work.
 
     :param env: a sub-environment
-    :param episodes: how many
+    :param episodes: number of episodes
     """
 
     def __init__(self, env: gym.Env[Any, Any], episodes: int) -> None:

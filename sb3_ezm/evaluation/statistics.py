@@ -166,7 +166,7 @@ def aggregate_scores(
     :param confidence: of the intervals
     :param n_resamples: how many tables are resampled
     :param resample: ``"stratified"`` or ``"seeds"``, see :func:`resample_scores`
-    :param seed: of the resampling
+    :param seed: seed of the resampling
     :param protocol: passed on
     :return: the aggregates; without intervals if there is one seed
     :raises ConfigurationError: if the table is empty, not finite or does not fit the names, or a number is out of range
@@ -217,7 +217,7 @@ def aggregate(
     :param confidence: of the intervals
     :param n_resamples: how many tables are resampled
     :param resample: ``"stratified"`` or ``"seeds"``, see :func:`resample_scores`
-    :param seed: of the resampling
+    :param seed: seed of the resampling
     :return: mean, interquartile mean, median and optimality gap of the normalized scores
     :raises ConfigurationError: if the evaluations differ in tasks, reference scores or protocol, or lack reference scores
     """

@@ -15,7 +15,7 @@ SMALLEST_MAP = 8  # convolutions halve the picture until no side is longer
 
 def channels_first(shape: Sequence[int]) -> tuple[int, int, int]:
     """
-    :param shape: of a picture: ``[C, H, W]``, ``[H, W, C]`` or ``[H, W]``
+    :param shape: shape of a picture: ``[C, H, W]``, ``[H, W, C]`` or ``[H, W]``
     :return: channels, height and width; the channels are the smallest of three axes, as in Stable-Baselines3
     :raises ConfigurationError: if it is not a picture's shape
     """
@@ -32,7 +32,7 @@ class ImageFeatures(nn.Module):
     A small convolutional network: 3 x 3 with stride 2 until no side is longer than :data:`SMALLEST_MAP` (not in the paper,
     which learns from states).
 
-    :param shape: of a picture, channels first or last
+    :param shape: shape of a picture, channels first or last
     :param channels: of every layer
     :param activation_fn: after every layer
     """

@@ -12,7 +12,7 @@ from sb3_ezm.tasks.task_set import TaskSet
 def read_attribute(env: VecEnv, name: str) -> list[Any] | None:
     """
     :param env: vector environment, of any kind
-    :param name: of an attribute of its sub-environments
+    :param name: name of an attribute of its sub-environments
     :return: its values, or None if they have none or cannot be asked
     """
     try:

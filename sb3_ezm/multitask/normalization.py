@@ -17,7 +17,7 @@ def copy_normalization(source: VecEnv, target: VecEnv) -> None:
     """
     Let environments normalize as others of the same tasks do, and no longer with their own statistics.
 
-    :param source: of the training
+    :param source: environment used in training
     :param target: of an evaluation; it is left alone where the training does not normalize by that wrapper
     """
     try:

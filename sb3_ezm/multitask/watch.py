@@ -47,7 +47,7 @@ class MethodExtension:
         Extend a method, once.
 
         :param owner: object that has it
-        :param name: of the method
+        :param name: name of the method
         :return: the extension, which may have been there already; None if the object does not accept attributes
         """
         layer = getattr(owner, name)

@@ -40,7 +40,7 @@ def plot_curves(
 
     :param runs: CSV files of :class:`~sb3_ezm.callbacks.TaskEvalCallback`, one per seed; none draws the published curves alone
     :param suite: ``"medium"`` or ``"hard"``
-    :param path: of the picture
+    :param path: path of the picture
     :param max_steps: steps per task at which the panels end; by default where your own curves end
     :return: the path
     :raises ConfigurationError: if the suite is unknown or a file cannot be used

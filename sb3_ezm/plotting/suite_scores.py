@@ -52,7 +52,7 @@ def plot_scores(runs: Sequence[str | os.PathLike[str]], suite: str, path: str | 
 
     :param runs: CSV files of :class:`~sb3_ezm.callbacks.TaskEvalCallback`, one per seed; none draws the published scores alone
     :param suite: ``"medium"`` or ``"hard"``
-    :param path: of the picture
+    :param path: path of the picture
     :return: the path
     :raises ConfigurationError: if the suite is unknown or a file cannot be used
     """

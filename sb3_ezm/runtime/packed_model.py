@@ -34,7 +34,7 @@ class PackedWorldModel(WorldModel):
     A world model whose verbs run on packed copies of its networks, for inference.
 
     :param model: in evaluation mode; anything not packed is shared with it
-    :param dtype: of products and latents
+    :param dtype: dtype of products and latents
     """
 
     def __init__(self, model: WorldModel, dtype: th.dtype) -> None:
@@ -85,7 +85,7 @@ def packed_world_model(model: WorldModel, dtype: th.dtype) -> PackedWorldModel |
     Pack a model, or reuse the packed one if its weights have not changed since.
 
     :param model: any world model
-    :param dtype: of products and latents
+    :param dtype: dtype of products and latents
     :return: the model to search with now (when the weights change, ask again); None where packing does not work or does not
         pay off: it takes a large float32 model on an x86 CPU, entirely in evaluation mode, not of a subclass, without hooks,
         other kinds of layers or layers without a bias

@@ -26,7 +26,7 @@ def can_pack(dtype: th.dtype) -> bool:
     """
     Try the product used here, which PyTorch offers only under names meant for its compiler.
 
-    :param dtype: of the products
+    :param dtype: dtype of the products
     :return: whether it works on this machine and with this PyTorch
     """
     if not (th.backends.mkl.is_available() and th.backends.mkldnn.is_available()):  # not an x86 CPU: never measured
@@ -49,7 +49,7 @@ class PackedLinear(nn.Module):
     Linear layer for inference; its weights are packed when it is first called.
 
     :param source: gives weight ``[out, in]`` and bias ``[out]``
-    :param dtype: of the product, its inputs and outputs
+    :param dtype: dtype of the product, its inputs and outputs
     :param rectify: apply ``max(0, .)`` to the outputs (NaN stays NaN)
     """
 
@@ -88,7 +88,7 @@ class PackedResidual(nn.Module):
     :class:`~sb3_ezm.model.networks.ResidualBlock` or :class:`~sb3_ezm.model.networks.ResidualInput` for inference.
 
     :param block: whose weights to use
-    :param dtype: of products and residual sums
+    :param dtype: dtype of products and residual sums
     """
 
     def __init__(self, block: ResidualBlock | ResidualInput, dtype: th.dtype) -> None:
@@ -117,7 +117,7 @@ def pack(module: nn.Module, dtype: th.dtype) -> nn.Module:
     first use.
 
     :param module: one of :mod:`sb3_ezm.model.networks`, in evaluation mode; unknown ones are returned unchanged
-    :param dtype: of the products
+    :param dtype: dtype of the products
     :return: the same function of its inputs
     """
     if isinstance(module, ResidualBlock | ResidualInput):  # packed ones rectify

@@ -99,7 +99,7 @@ def suite_names() -> tuple[str, ...]:
 
 def find_task(name: str) -> TaskSpec | None:
     """
-    :param name: of a task of any suite, for example ``"h1-walk"``
+    :param name: name of a task of any suite, for example ``"h1-walk"``
     :return: the task, or ``None`` if no suite has it
     """
     for suite in suites().values():
@@ -112,7 +112,7 @@ def find_task(name: str) -> TaskSpec | None:
 
 def default_preset(names: Iterable[str]) -> str | None:
     """
-    :param names: of tasks
+    :param names: task names
     :return: the preset of the first suite that has all of them, ``None`` if there is none
     """
     names = set(names)

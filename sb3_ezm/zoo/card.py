@@ -31,7 +31,7 @@ class CardFacts:
     :param repo_id: ``organization/name`` on the hub
     :param filename: of the model in the repository
     :param result: evaluation; a single entry for an ordinary environment
-    :param settings: of the training, plain values
+    :param settings: settings of the training, plain values
     :param env_kwargs: keywords of the environment
     :param timesteps: environment steps of the training, all environments together
     :param parameters: of the world model

@@ -133,7 +133,7 @@ def evaluate(
     :param model: the agent
     :param args: the command line
     :param run: folder of the training
-    :param settings: of the training
+    :param settings: settings of the training
     :param env_kwargs: keywords of the environment
     :return: the episodes
     """

@@ -77,7 +77,7 @@ def read_settings(path: str | Path) -> dict[str, Settings]:
 
 def check_names(names: Iterable[str]) -> None:
     """
-    :param names: of the settings that RL Zoo passes on to EZM
+    :param names: names of the settings that RL Zoo passes on to EZM
     :raises UnknownSettingError: if EZM has no such argument
     """
     known = {*public_arguments(), "noise_type", "noise_std"}  # RL Zoo turns noise into an argument

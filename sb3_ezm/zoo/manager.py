@@ -24,7 +24,7 @@ class EZMExperimentManager(ExperimentManager):
     :param args: the command line
     :param algo: name of the algorithm
     :param env_id: Gymnasium id
-    :param settings: of ``ExperimentManager``, by position
+    :param settings: settings of ``ExperimentManager``, by position
     :param named_settings: of ``ExperimentManager``, by name
     """
 
