@@ -1,7 +1,8 @@
 """
-Returns of the random and the zero-action policy on the nine H1 tasks, beside those of HumanoidBench.
+Compare returns of the random and the zero-action policy on the nine H1 tasks with HumanoidBench's.
 
-Every episode runs for 1000 steps; its return up to the first termination is the score with termination, the whole one without.
+Every episode runs for 1000 steps. Its return up to the first termination is the score with termination, its full return the
+one without.
 
     python conformance/h1_reference.py --json h1_reference.json
 """
@@ -22,11 +23,11 @@ from sb3_ezm.envs.h1.tasks import ACTION_SIZE, MAX_EPISODE_STEPS
 @dataclass(frozen=True)
 class Reference:
     """
-    What HumanoidBench's own environments returned (MuJoCo 3.1.6, 10 random and 5 zero-action episodes).
+    Scores measured in HumanoidBench's own environments (MuJoCo 3.1.6, 10 random and 5 zero-action episodes).
 
-    :param random_terminated: mean return of random actions, a fall ends the episode
+    :param random_terminated: mean return of random actions if a fall ends the episode
     :param random_full: the same over the full 1000 steps
-    :param zero_terminated: mean return of zero actions, a fall ends the episode
+    :param zero_terminated: mean return of zero actions if a fall ends the episode
     :param zero_length: length of those episodes
     """
 
@@ -76,8 +77,8 @@ def measure(task: str, episodes: int, scale: float, seed: int) -> Score:
 
     :param task: task name
     :param episodes: number of episodes
-    :param scale: half width of the uniform actions: 1 for the random policy, 0 for the zero-action policy
-    :param seed: seed of environment and actions
+    :param scale: half-width of the uniform actions: 1 for the random policy, 0 for the zero-action policy
+    :param seed: seed of the environment and the actions
     :return: mean scores
     """
     env = H1Env(task)
@@ -105,7 +106,7 @@ def measure(task: str, episodes: int, scale: float, seed: int) -> Score:
 
 def table(scores: dict[str, dict[str, Score]]) -> str:
     """
-    Lay the scores out beside the references.
+    Tabulate the scores next to the references.
 
     :param scores: task -> policy ("random", "zero") -> score
     :return: Markdown table
@@ -133,7 +134,7 @@ def table(scores: dict[str, dict[str, Score]]) -> str:
 
 
 def main() -> None:
-    """Measure, print the table and write the JSON file if one is asked for."""
+    """Measure, print the table, and write the JSON file if requested."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--random-episodes", type=int, default=20)
     parser.add_argument("--zero-episodes", type=int, default=5)

@@ -1,7 +1,7 @@
 """
-Compare the embedded H1 suite with the HumanoidBench package, task by task; needs that package (docs/humanoidbench.md).
+Compare the embedded H1 suite with the HumanoidBench package, task by task; needs the package (docs/humanoidbench.md).
 
-Five parts: our reward, termination and observation functions on the package's physics states; numbers and surfaces of the
+Five parts: our reward, termination and observation functions on the package's physics states; parameters and surfaces of the
 models; which shapes matter; returns and lengths of simple policies; speed.
 
     python conformance/humanoidbench_parity.py --json parity.json
@@ -35,16 +35,16 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from benchmarks.measuring import Row, interleave, ratio, report
 
 PARTS = ("functions", "physics", "shapes", "returns", "speed")
-FULL_TASKS = ("pole", "maze")  # elsewhere the reward after a fall is close to 0, or nothing ends the episode
-ENVS_PER_TASK = 10  # of the trained agent, whose search takes all of them at once
-ROUND = 200  # control steps of one timing
+FULL_TASKS = ("pole", "maze")  # elsewhere the reward after a fall is near 0, or nothing ends the episode
+ENVS_PER_TASK = 10  # for the trained agent, which searches for all of them at once
+ROUND = 200  # control steps per timing
 
 
 def functions(tasks: Sequence[str], steps: int, model: str | None, seed: int) -> list[Row]:
     """
     :param tasks: task names
     :param steps: states of each kind
-    :param model: saved agent whose states are compared too, or None
+    :param model: saved agent whose states are also compared, or None
     :param seed: random seed
     :return: differences of our functions on the package's states
     """
@@ -68,10 +68,10 @@ def functions(tasks: Sequence[str], steps: int, model: str | None, seed: int) ->
 def physics(tasks: Sequence[str], rays: int, seed: int) -> dict[str, list[Row]]:
     """
     :param tasks: task names
-    :param rays: looks at each scene
+    :param rays: rays cast in each scene
     :param seed: seed of actions and rays
-    :return: differences of the models' numbers, of the motion without contacts, of the surfaces, and of the motion with the
-        same collision shapes
+    :return: differences in the models' parameters, in motion without contacts, in surfaces, and in motion with the same
+        collision shapes
     """
     numbers, motion, surfaces, same_shapes = [], [], [], []
     for task in tasks:
@@ -97,9 +97,9 @@ def returns(tasks: Sequence[str], policies: Sequence[str], seeds: int, steps: in
     :param tasks: task names
     :param policies: some of ``POLICIES``
     :param seeds: episodes of each policy
-    :param steps: control steps of an episode that nothing ends
-    :param model: saved agent that plays too, or None
-    :return: returns, lengths and returns with falls ignored, each with tests
+    :param steps: control steps of an episode that is not terminated
+    :param model: saved agent to include, or None
+    :return: returns, lengths, and returns with falls ignored, each with significance tests
     """
     played: dict[tuple[str, str], dict[str, Episodes]] = {}
     for task in tasks:
@@ -125,11 +125,11 @@ def returns(tasks: Sequence[str], policies: Sequence[str], seeds: int, steps: in
 
 def shapes(seeds: int, steps: int) -> list[Row]:
     """
-    Whose shapes explain what, on the flat floor.
+    Find out which collision shapes explain the differences, on a flat floor.
 
     :param seeds: episodes of each policy
-    :param steps: control steps of an episode that nothing ends
-    :return: return and length until the fall, how far both are from HumanoidBench's on the same seed
+    :param steps: control steps of an episode that is not terminated
+    :return: return and length until the fall, and their distance from HumanoidBench's with the same seed
     """
     real = real_env("stand")
     feet_replaced = transplant("stand", real.fullpath, is_foot)
@@ -166,8 +166,8 @@ def _contenders() -> dict[str, Callable[[str], Any]]:
 def speed(tasks: Sequence[str], seconds: float) -> list[Row]:
     """
     :param tasks: task names
-    :param seconds: for each task
-    :return: control steps per second of one thread under random actions, episodes restarted when they end
+    :param seconds: time for each task
+    :return: control steps per second of one thread with random actions, including resets
     """
     rows = []
     for task in tasks:
@@ -180,7 +180,7 @@ def speed(tasks: Sequence[str], seconds: float) -> list[Row]:
 
 
 class _Walker:
-    """Takes ``ROUND`` random steps at every call."""
+    """Takes ``ROUND`` random steps per call."""
 
     def __init__(self, env: Any) -> None:
         self._env, self._generator = env, np.random.default_rng(0)
@@ -193,24 +193,24 @@ class _Walker:
 
 
 def _progress(what: str) -> None:
-    # HumanoidBench's environments refer to themselves: without this, dozens of models of 50 MB pile up.
+    # HumanoidBench's environments contain reference cycles: without this, dozens of 50 MB models pile up.
     gc.collect()
     print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
 
 
 def main() -> None:
-    """Measure, print the tables and write the JSON file if one is asked for."""
+    """Measure, print the tables, and write the JSON file if requested."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--tasks", nargs="+", choices=H1_MEDIUM_TASKS, default=list(H1_MEDIUM_TASKS))
     parser.add_argument("--steps", type=int, default=10_000, help="states of each kind and task")
-    parser.add_argument("--rays", type=int, default=5_000, help="looks at each scene")
+    parser.add_argument("--rays", type=int, default=5_000, help="rays cast in each scene")
     parser.add_argument("--seeds", type=int, default=20, help="episodes of each policy and task")
-    parser.add_argument("--policies", nargs="*", choices=POLICIES, default=list(POLICIES), help="of the returns")
+    parser.add_argument("--policies", nargs="*", choices=POLICIES, default=list(POLICIES), help="for the returns")
     parser.add_argument("--episode-steps", type=int, default=1_000)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of timing for each task")
+    parser.add_argument("--seconds", type=float, default=10.0, help="time spent timing each task")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model", type=Path, metavar="FILE", help="saved agent of the nine tasks, for states on its policy")
+    parser.add_argument("--model", type=Path, metavar="FILE", help="saved agent of the nine tasks, to visit states with")
     parser.add_argument("--json", metavar="FILE", help="also write the tables as JSON")
     args = parser.parse_args()
     th.set_num_threads(1)

@@ -1,10 +1,10 @@
 """
-Kills trainings with SIGKILL and checks what they left: ``python conformance/kill_checkpoints.py --kills 20``.
+Kill training runs with SIGKILL and check the checkpoints they leave: ``python conformance/kill_checkpoints.py --kills 20``.
 
-A child process collects transitions and saves as often as it can. It is killed at a random moment, which often lies within a
-save; every checkpoint in the folder must then load, and the next child resumes the latest one. Before that, one child each
-kills itself at every stage of a save: while it writes, before and after the bytes reach the disk, after the file has got its
-name, before old ones are deleted. Needs ``os.fork`` and ``/proc``.
+A child process collects transitions and saves as often as it can. It is killed at a random moment, often during a save; then
+every checkpoint in the folder must load, and the next child resumes from the latest. Before that, children kill themselves at
+each stage of a save: while writing, before and after the bytes reach the disk, after the file is renamed, and before old files
+are deleted. Needs ``os.fork`` and ``/proc``.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ SETTINGS: dict[str, Any] = {
     "unroll_steps": 2,
     "td_steps": 2,
     "batch_size": 8,
-    "learning_starts": 10**9,  # the time goes into saving, not into updates
+    "learning_starts": 10**9,  # spend the time on saving, not on updates
     "buffer_size": 5000,
     "device": "cpu",
     "seed": 0,
     "policy_kwargs": {"latent_size": 16, "num_blocks": 1, "head_layers": (16,), "projector_size": 16},
 }
-#: Before what a child can die, in the order of a save.
+#: Calls before which a child can die, in the order of a save.
 STAGES = ("write", "fsync file", "replace", "fsync folder", "unlink")
 
 
 def train(folder: Path, steps: int) -> None:
     """
-    Resume the latest checkpoint of a folder, or begin, and save all the time.
+    Resume from the latest checkpoint of a folder, if any, and save continually.
 
     :param folder: folder of the checkpoints
-    :param steps: environment steps to go
+    :param steps: environment steps to take
     """
     env = make_multitask_env(TASKS, seed=0, max_episode_steps=10)
     model = EZM.resume(folder, env) if list_checkpoints(folder) else EZM("MultiInputPolicy", env, **SETTINGS)
@@ -59,16 +59,16 @@ def train(folder: Path, steps: int) -> None:
 
 
 def die() -> None:
-    """End this process as a crash would: nothing is cleaned up, no buffer is flushed."""
+    """End this process as a crash would, without cleaning up or flushing buffers."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_at(stage: str, save: int) -> None:
     """
-    Make this process kill itself.
+    Arrange for this process to kill itself.
 
-    :param stage: one of :data:`STAGES`; it dies before the call of that name, or for ``"write"`` after half the bytes
-    :param save: within which save, from 0
+    :param stage: one of :data:`STAGES`; it dies before the call of that name, or for ``"write"`` after half of the bytes
+    :param save: index of the save during which it dies
     """
     seen = {name: 0 for name in STAGES}
 
@@ -93,8 +93,8 @@ def die_at(stage: str, save: int) -> None:
 
 def in_child(function: Callable[[], None]) -> int:
     """
-    :param function: run in a new process, which ends with it
-    :return: process id
+    :param function: function to run in a new process, which then ends
+    :return: process ID
     """
     pid = os.fork()
     if pid == 0:
@@ -111,11 +111,11 @@ def in_child(function: Callable[[], None]) -> int:
 
 def inspect(folder: Path) -> tuple[int, int]:
     """
-    Load everything that a killed process left.
+    Load everything a killed process left behind.
 
     :param folder: folder of the checkpoints
-    :return: steps of the latest checkpoint, number of unfinished files beside it
-    :raises CheckpointError: if one of them is damaged
+    :return: steps of the latest checkpoint, and the number of unfinished files
+    :raises CheckpointError: if a checkpoint is damaged
     :raises AssertionError: if there is none
     """
     found = list_checkpoints(folder)
@@ -129,8 +129,8 @@ def inspect(folder: Path) -> tuple[int, int]:
 def kill_at_every_stage(folder: Path, save: int = 2) -> dict[str, tuple[int, int]]:
     """
     :param folder: folder of the checkpoints
-    :param save: the save that is interrupted, with older ones before it
-    :return: by stage: steps of the latest checkpoint, unfinished files
+    :param save: index of the save to interrupt; there must be earlier ones
+    :return: for each stage, the steps of the latest checkpoint and the number of unfinished files
     """
     results = {}
     for stage in STAGES:
@@ -139,7 +139,7 @@ def kill_at_every_stage(folder: Path, save: int = 2) -> dict[str, tuple[int, int
         _, status = os.waitpid(in_child(lambda stage=stage, own=own: (die_at(stage, save), train(own, 40))[1]), 0)
         assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, f"{stage}: the child lived on ({status})"
         results[stage] = inspect(own)
-        # Whatever the state, training continues and cleans up.
+        # Whatever is left, training must continue and clean up.
         _, status = os.waitpid(in_child(lambda own=own: train(own, 3 * SAVE_FREQ)), 0)
         assert status == 0, f"{stage}: the training could not be resumed"
         steps, unfinished = inspect(own)
@@ -150,10 +150,10 @@ def kill_at_every_stage(folder: Path, save: int = 2) -> dict[str, tuple[int, int
 def kill_at_random(folder: Path, kills: int, seed: int = 0, longest: float = 1.0) -> list[tuple[int, int]]:
     """
     :param folder: folder of the checkpoints
-    :param kills: number of them
-    :param seed: seed of the moments
-    :param longest: seconds that a child lives at most after its first checkpoint
-    :return: for each kill: steps of the latest checkpoint, unfinished files
+    :param kills: number of kills
+    :param seed: seed of the random moments
+    :param longest: the most seconds a child lives after its first checkpoint
+    :return: for each kill, the steps of the latest checkpoint and the number of unfinished files
     """
     moments = random.Random(seed)
     results: list[tuple[int, int]] = []
@@ -162,7 +162,7 @@ def kill_at_random(folder: Path, kills: int, seed: int = 0, longest: float = 1.0
         pid = in_child(lambda: train(folder, 10**9))
         deadline = time.monotonic() + 600
         while set(list_checkpoints(folder)) <= before:
-            assert time.monotonic() < deadline, "the child saves nothing"
+            assert time.monotonic() < deadline, "the child has not saved anything"
             time.sleep(0.01)
         time.sleep(moments.uniform(0.0, longest))
         with contextlib.suppress(ProcessLookupError):
@@ -178,10 +178,10 @@ def kill_at_random(folder: Path, kills: int, seed: int = 0, longest: float = 1.0
 def main() -> None:
     """Kill and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="at random moments")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--longest", type=float, default=1.0, help="seconds that a child lives after its first checkpoint")
-    parser.add_argument("--skip-stages", action="store_true", help="only at random moments")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills at random moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
+    parser.add_argument("--longest", type=float, default=1.0, help="the most seconds a child lives after its first checkpoint")
+    parser.add_argument("--skip-stages", action="store_true", help="only kill at random moments")
     arguments = parser.parse_args()
     th.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:

@@ -1,4 +1,4 @@
-"""The embedded reward, termination and observation functions on the physics states of HumanoidBench's own environments."""
+"""Evaluate the embedded reward, termination and observation functions on physics states of HumanoidBench's environments."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from sb3_ezm.envs.h1.tasks import ACTION_SIZE, MAX_EPISODE_STEPS
 from sb3_ezm.envs.humanoid_bench.env import HumanoidBenchEnv
 
 COM_VELOCITY = "pelvis_subtreelinvel"  # HumanoidBench's name of the sensor
-# What HumanoidBench's reward functions call an obstacle that must not be touched.
+# How HumanoidBench's reward functions recognize obstacles that must not be touched.
 FORBIDDEN_GEOMS: dict[str, Callable[[str], bool]] = {
     "hurdle": lambda name: name.endswith("barrier_collision"),
     "pole": lambda name: "pole_r" in name,
     "maze": lambda name: name.startswith("block_collision_"),
 }
-# Terms of the reward that HumanoidBench calls otherwise.
+# Reward terms that have other names in HumanoidBench.
 TERMS = {
     "stage": "success_subtasks",
     "stage_bonus": "stage_convert_reward",
     "checkpoint_proximity": "checkpoint_proximity_reward",
 }
-# Where scattered states put the pelvis: ranges of x and y in m.
+# Ranges of x and y [m] for the pelvis in scattered states.
 PLACES = {
     "stair": ((-1.5, 26.0), (-4.8, 4.8)),
     "slide": ((-3.5, 40.0), (-4.8, 4.8)),
@@ -40,14 +40,14 @@ PLACES = {
 }
 ANYWHERE = ((-3.0, 3.0), (-3.0, 3.0))  # the flat tasks
 SCATTER_EVERY = 8  # control steps between two scattered states
-STANCE_NOISE = 0.2  # half width of the noise on the actions that hold the start pose
+STANCE_NOISE = 0.2  # half-width of the noise on the actions that hold the initial pose
 
 
 def real_env(task: str) -> Any:
     """
     :param task: task name
-    :return: the package's own environment of the H1, without any wrapper
-    :raises HumanoidBenchUnavailableError: without the package
+    :return: the package's own H1 environment, without wrappers
+    :raises HumanoidBenchUnavailableError: if the package is not installed
     """
     return HumanoidBenchEnv(f"h1-{task}-v0").humanoid
 
@@ -55,9 +55,9 @@ def real_env(task: str) -> Any:
 def real_robot(task: str, model: mujoco.MjModel, data: mujoco.MjData) -> Robot:
     """
     :param task: task name
-    :param model: HumanoidBench's model of it
+    :param model: HumanoidBench's model of the task
     :param data: its simulation state
-    :return: the reader of the embedded suite, pointed at HumanoidBench's simulation
+    :return: the embedded suite's robot, reading HumanoidBench's simulation
     """
     forbidden = FORBIDDEN_GEOMS.get(task, lambda name: False)
     mask = np.array([forbidden(name) for name in geom_names(model)])
@@ -68,7 +68,7 @@ def real_robot(task: str, model: mujoco.MjModel, data: mujoco.MjData) -> Robot:
 
 class EmbeddedJudge:
     """
-    The embedded suite's functions, evaluated on the simulation of one real environment.
+    The embedded suite's functions, evaluated on the simulation of one HumanoidBench environment.
 
     :param task: task name
     :param env: HumanoidBench's environment, without wrappers
@@ -80,12 +80,12 @@ class EmbeddedJudge:
         self.objective = OBJECTIVES[task]()
 
     def reset(self) -> None:
-        """Forget the last episode; to be called with every reset of the environment."""
+        """Forget the last episode. Call this with every reset of the environment."""
         self.objective.reset()
 
     def __call__(self) -> tuple[NDArray[np.float32], float, bool, dict[str, float]]:
         """
-        To be called once after every step of the environment.
+        Evaluate the current state. Call this once after every step of the environment.
 
         :return: observation, reward, whether the episode ends, terms of the reward
         """
@@ -94,7 +94,7 @@ class EmbeddedJudge:
 
 
 class Comparison:
-    """Largest differences seen so far, and what the states covered."""
+    """The largest differences so far, and what the states covered."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -119,7 +119,7 @@ class Comparison:
         self._keep("reward", abs(our_reward - reward))
         self._keep("terms", max(abs(ours_ - real_) for ours_, real_ in shared))
         self._keep("termination", float(our_terminated != bool(terminated)))
-        # Observations are float32 here, so compare them with the rounded ones, and say apart what rounding costs.
+        # Our observations are float32, so compare them with rounded ones, and report the rounding error separately.
         self._keep("observation", float(np.abs(our_observation - observation.astype(np.float32)).max()))
         self._keep("rounding", float((np.abs(our_observation - observation) / np.maximum(1.0, np.abs(observation))).max()))
         self.total_reward_difference += abs(our_reward - reward)
@@ -130,7 +130,7 @@ class Comparison:
     def row(self, task: str, states: str) -> dict[str, Any]:
         """
         :param task: task name
-        :param states: where the states came from
+        :param states: origin of the states
         :return: a row of the table
         """
         facts = {"task": task, "states": states, "steps": self.steps, "ends": self.ends, "touches": self.discounted}
@@ -141,7 +141,7 @@ class Comparison:
 def stance_action(env: Any) -> NDArray[np.float32]:
     """
     :param env: an environment with a MuJoCo model, without wrappers
-    :return: the action [19] whose position targets are the joint angles of the start pose
+    :return: the action [19] whose position targets are the joint angles of the initial pose
     """
     lower, upper = env.model.actuator_ctrlrange.T
     action: NDArray[np.float32] = (2.0 * (env.model.key_qpos[0, 7:] - lower) / (upper - lower) - 1.0).astype(np.float32)
@@ -150,14 +150,14 @@ def stance_action(env: Any) -> NDArray[np.float32]:
 
 def compare_episodes(task: str, env: Any, steps: int, seed: int, noise: float, hold: bool) -> Comparison:
     """
-    Random actions, or the start pose held with noise on the actions; a fall ends an episode.
+    Compare on states reached by random actions or by holding the initial pose with noise; a fall ends an episode.
 
     :param task: task name
     :param env: HumanoidBench's environment, without wrappers
     :param steps: number of states
     :param seed: seed of resets and actions
-    :param noise: half width of the uniform noise
-    :param hold: whether the noise is on top of the start pose
+    :param noise: half-width of the uniform noise
+    :param hold: whether to add the noise to the action that holds the initial pose
     :return: the differences
     """
     comparison, judge, generator = Comparison(), EmbeddedJudge(task, env), np.random.default_rng(seed)
@@ -177,9 +177,9 @@ def compare_episodes(task: str, env: Any, steps: int, seed: int, noise: float, h
 
 def compare_scattered(task: str, env: Any, steps: int, seed: int) -> Comparison:
     """
-    The robot is put somewhere in the scene, turned, moving, in a random pose, and acts at random for a few steps.
+    Compare after putting the robot somewhere in the scene with random orientation, velocity and pose for a few random steps.
 
-    Such states touch obstacles, sink into them, reach checkpoints, fall: what policies that cannot walk never see.
+    Such states touch or penetrate obstacles, reach checkpoints, and fall; policies that cannot walk never see them.
 
     :param task: task name
     :param env: HumanoidBench's environment, without wrappers
@@ -216,13 +216,13 @@ def _scattered_state(
 
 def compare_trained(envs: dict[str, list[Any]], model: Any, steps: int, seed: int) -> Iterator[tuple[str, Comparison]]:
     """
-    States that a trained agent visits, exploring as in training; a fall ends an episode.
+    Compare on states that a trained agent visits while exploring as in training; a fall ends an episode.
 
     :param envs: several of HumanoidBench's environments for each task, without wrappers
-    :param model: a saved :class:`~sb3_ezm.EZM` of the nine tasks
-    :param steps: states of each task
+    :param model: a saved :class:`~sb3_ezm.EZM` trained on the nine tasks
+    :param steps: number of states of each task
     :param seed: seed of resets
-    :return: the differences by task
+    :return: the differences for each task
     """
     pairs = [(task, env, EmbeddedJudge(task, env)) for task in envs for env in envs[task]]
     comparisons = {task: Comparison() for task in envs}

@@ -1,4 +1,4 @@
-"""Where the embedded models and HumanoidBench's differ: numbers, motion without contacts, surfaces of the scenes, shapes."""
+"""Compare the embedded models with HumanoidBench's: parameters, motion without contacts, surfaces of the scenes, shapes."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ _BY_JOINT = (
 )
 _BY_ACTUATOR = ("trnid", "gainprm", "biasprm", "ctrlrange", "forcerange", "gear", "gaintype", "biastype", "dyntype")
 _BY_CONTACT = ("condim", "friction", "solref", "solimp", "margin", "gap", "priority", "solmix")
-# Rays start outside all obstacles. The slopes are hollow here and solid there: only their upper sides can be hit.
+# Rays start outside all obstacles. Our slopes are hollow, HumanoidBench's are solid: only their tops may be hit.
 _EYE_ABOVE = {"slide": 1.76}  # [m]
-_HIDDEN = 5  # geom group that rays do not see
+_HIDDEN = 5  # geom group that rays ignore
 _SEEN = np.array([1, 1, 1, 1, 1, 0], np.uint8)
 
 
 def model_differences(real: mujoco.MjModel, ours: mujoco.MjModel) -> dict[str, float]:
     """
-    Compare everything that moves the robot, but for the shapes of its collision geoms.
+    Compare everything that affects the robot's motion except the shapes of its collision geoms.
 
     :param real: HumanoidBench's model of a task
-    :param ours: the embedded model of it
-    :return: largest absolute difference of bodies, joints, actuators, solver options and contact parameters
+    :param ours: the embedded model of the task
+    :return: largest absolute differences in bodies, joints, actuators, solver options and contact parameters
     """
     names = [mujoco.mj_id2name(ours, _BODY, body) for body in range(1, ours.nbody)]
     pairs = [(mujoco.mj_name2id(real, _BODY, name), mujoco.mj_name2id(ours, _BODY, name)) for name in names]
     theirs, mine = (list(indices) for indices in zip(*pairs, strict=True))
     bodies = 0.0
     for field in _BY_BODY:
-        # The keyframe says where the root is; the position in the model is never used.
+        # The keyframe sets the root's position; the one in the model is never used.
         skip = 1 if field == "pos" else 0
         first, second = getattr(real, f"body_{field}")[theirs[skip:]], getattr(ours, f"body_{field}")[mine[skip:]]
         bodies = max(bodies, _largest(first, second))
@@ -74,17 +74,17 @@ def _largest(first: Any, second: Any) -> float:
 
 def motion_differences(task: str, real: Any, steps: int, seed: int) -> dict[str, float]:
     """
-    Reset with the same seed and act alike, with all contacts switched off in both: nothing then depends on shapes.
+    Reset with the same seed and take the same actions with all contacts disabled, so that nothing depends on shapes.
 
     HumanoidBench maps actions to position targets in single precision, the embedded suite in double precision; "same targets"
-    copies HumanoidBench's targets over.
+    uses HumanoidBench's targets in both.
 
     :param task: task name
     :param real: HumanoidBench's environment, without wrappers
     :param steps: control steps of random actions
     :param seed: seed of the reset and the actions
-    :return: largest difference of position targets, of positions and velocities at the reset, after all steps, and with the
-        same targets
+    :return: largest differences in position targets, and in positions and velocities after the reset, after all steps, and
+        with the same targets
     """
     ours = H1Env(task, share_model=False)
     flags = real.model.opt.disableflags
@@ -118,15 +118,15 @@ def _gap(first: mujoco.MjData, second: mujoco.MjData) -> float:
 
 def surface_differences(task: str, real: mujoco.MjModel, ours: mujoco.MjModel, rays: int, seed: int) -> dict[str, float]:
     """
-    Shoot the same rays at the obstacles of both scenes: where the distances agree, so do the surfaces.
+    Cast the same rays at the obstacles of both scenes: where the distances agree, so do the surfaces.
 
     :param task: task name
     :param real: HumanoidBench's model
     :param ours: the embedded model
     :param rays: number of rays
     :param seed: seed of origins and directions
-    :return: share of rays that hit something, of rays that disagree by more than 10 micrometers on whether and where, and the
-        largest difference of distance among the rays that hit in both
+    :return: fraction of rays that hit something; fraction that disagree on whether they hit, or by more than 10 micrometers on
+        where; largest difference in distance among the rays that hit in both scenes
     """
     generator = np.random.default_rng(seed)
     scenes = [_bare_scene(model) for model in (real, ours)]
@@ -150,7 +150,7 @@ def surface_differences(task: str, real: mujoco.MjModel, ours: mujoco.MjModel, r
 
 
 def _bare_scene(model: mujoco.MjModel) -> tuple[mujoco.MjModel, mujoco.MjData]:
-    """A copy whose obstacles alone are visible to rays: no floor, no decoration, no robot."""
+    """A copy in which rays hit only obstacles: no floor, no decoration, no robot."""
     model = copy.copy(model)
     model.geom_group[:] = np.where(model.geom_contype > 0, 0, _HIDDEN)
     model.geom_group[model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE] = _HIDDEN
@@ -161,7 +161,7 @@ def _bare_scene(model: mujoco.MjModel) -> tuple[mujoco.MjModel, mujoco.MjData]:
 
 
 def _is_inside(model: mujoco.MjModel, data: mujoco.MjData, point: NDArray[np.float64]) -> bool:
-    """Whether a point lies in an obstacle of the embedded scene; those are boxes and capsules."""
+    """Whether a point is inside an obstacle of the embedded scene (a box or a capsule)."""
     geoms = np.flatnonzero(model.geom_group == 0)
     local = np.abs(np.einsum("gji,gj->gi", data.geom_xmat[geoms].reshape(-1, 3, 3), point - data.geom_xpos[geoms]))
     size = model.geom_size[geoms]
@@ -180,12 +180,12 @@ def _first_hit(
 
 def transplant(task: str, xml: str, ours: Callable[[str], bool] = lambda body: True) -> mujoco.MjModel:
     """
-    HumanoidBench's model of a task, collision meshes of the robot replaced by the primitives of the embedded suite.
+    Replace the robot's collision meshes in HumanoidBench's model of a task with the embedded suite's primitives.
 
     :param task: task name
     :param xml: HumanoidBench's file
-    :param ours: whether the shapes of a body, by its name, are replaced
-    :return: the model: their scene, our shapes
+    :param ours: whether to replace the shapes of the body of this name
+    :return: a model with their scene and our shapes
     """
     spec, numbers = mujoco.MjSpec.from_file(xml), robot_numbers()
     bodies = {body.name: body for body in spec.bodies if body.name in {entry["name"] for entry in numbers["bodies"]}}
@@ -206,17 +206,17 @@ def transplant(task: str, xml: str, ours: Callable[[str], bool] = lambda body: T
 def is_foot(body: str) -> bool:
     """
     :param body: name of a body of the robot
-    :return: whether its shape is a foot
+    :return: whether it carries a foot
     """
     return body.endswith("_ankle_link")
 
 
 class Simulation:
     """
-    The embedded task on any model that :func:`~parity_functions.real_robot` can read, with the interface of an environment.
+    The embedded task as an environment on any model that :func:`~parity_functions.real_robot` can read.
 
     :param task: task name
-    :param model: HumanoidBench's model, or one made from it
+    :param model: HumanoidBench's model, or one derived from it
     """
 
     def __init__(self, task: str, model: mujoco.MjModel) -> None:
@@ -227,8 +227,8 @@ class Simulation:
 
     def reset(self, seed: int) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """
-        :param seed: seed of the noise on the start pose
-        :return: observation and an empty info
+        :param seed: seed of the noise on the initial pose
+        :return: observation and an empty info dictionary
         """
         mujoco.mj_resetDataKeyframe(self.model, self.data, 0)
         self.data.qpos[:] += np.random.default_rng(seed).uniform(-RESET_NOISE, RESET_NOISE, self.model.nq)

@@ -1,4 +1,4 @@
-"""Returns and lengths of simple policies on the embedded suite and on HumanoidBench, with permutation tests."""
+"""Compare returns and lengths of simple policies on the embedded suite and on HumanoidBench, with permutation tests."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PERMUTATIONS = 20_000
 @dataclass(frozen=True)
 class Episodes:
     """
-    Scores of one policy, one number for each seed.
+    Scores of one policy, one number per seed.
 
     :param until_fall: return until the episode ends
     :param length: control steps until then
-    :param full: return over all steps, falls ignored
+    :param full: return over all steps, with falls ignored
     """
 
     until_fall: NDArray[np.float64]
@@ -35,7 +35,7 @@ class Episodes:
     def score(self, name: str) -> NDArray[np.float64]:
         """
         :param name: one of ``SCORES``
-        :return: that number for each seed
+        :return: that score for each seed
         """
         return {"return": self.until_fall, "length": self.length, "full": self.full}[name]
 
@@ -46,7 +46,7 @@ def actions(policy: str, env: Any, seed: int, steps: int) -> NDArray[np.float32]
     :param env: an environment without wrappers
     :param seed: seed of the random policy
     :param steps: number of steps
-    :return: actions [steps, 19]: uniformly random, zero, or those that hold the start pose
+    :return: actions [steps, 19]: uniformly random, zero, or holding the initial pose
     """
     if policy == "random":
         return np.random.default_rng(seed).uniform(-1.0, 1.0, (steps, ACTION_SIZE)).astype(np.float32)
@@ -56,11 +56,11 @@ def actions(policy: str, env: Any, seed: int, steps: int) -> NDArray[np.float32]
 
 def play(env: Any, policy: str, seeds: Sequence[int], steps: int = MAX_EPISODE_STEPS, full: bool = True) -> Episodes:
     """
-    :param env: an environment without wrappers that continues after the end of an episode
+    :param env: an environment without wrappers that can be stepped after termination
     :param policy: one of ``POLICIES``
-    :param seeds: one episode for each; the seed gives the noise on the start pose and the random actions
-    :param steps: control steps of an episode that nothing ends
-    :param full: whether to go on after a fall; if not, both returns are those until the fall
+    :param seeds: one per episode; the seed determines the noise on the initial pose and the random actions
+    :param steps: control steps of an episode that is not terminated
+    :param full: whether to continue after a fall; if not, both returns end there
     :return: the scores
     """
     until_fall, length, whole = np.zeros(len(seeds)), np.full(len(seeds), float(steps)), np.zeros(len(seeds))
@@ -81,13 +81,13 @@ def play(env: Any, policy: str, seeds: Sequence[int], steps: int = MAX_EPISODE_S
 
 def play_trained(task: str, envs: Sequence[Any], model: Any, seeds: Sequence[int], steps: int) -> Episodes:
     """
-    Episodes of a trained agent without exploration, until the fall; all run side by side, as its search takes many at once.
+    Play episodes of a trained agent without exploration until it falls, all in parallel, so that its searches are batched.
 
     :param task: task name
-    :param envs: as many environments of it as seeds, without wrappers
-    :param model: a saved :class:`~sb3_ezm.EZM` of the nine tasks
+    :param envs: one environment of the task per seed, without wrappers
+    :param model: a saved :class:`~sb3_ezm.EZM` trained on the nine tasks
     :param seeds: seeds of the resets
-    :param steps: control steps of an episode that nothing ends
+    :param steps: control steps of an episode that is not terminated
     :return: the scores
     """
     until_fall, length = np.zeros(len(seeds)), np.zeros(len(seeds))
@@ -113,7 +113,7 @@ def play_trained(task: str, envs: Sequence[Any], model: Any, seeds: Sequence[int
 
 def permutation_test(first: NDArray[np.float64], second: NDArray[np.float64], seed: int = 0) -> float:
     """
-    Two-sided permutation test of equal means.
+    Run a two-sided permutation test for equal means.
 
     :param first: scores of one sample
     :param second: scores of the other
@@ -124,15 +124,15 @@ def permutation_test(first: NDArray[np.float64], second: NDArray[np.float64], se
     observed = abs(first.mean() - second.mean())
     shuffled = generator.permuted(np.tile(both, (PERMUTATIONS, 1)), axis=1)
     gaps = np.abs(shuffled[:, : first.size].mean(axis=1) - shuffled[:, first.size :].mean(axis=1))
-    # Permutations that only swap equal numbers reproduce the observed gap but for rounding.
+    # Permutations that only swap equal numbers reproduce the observed gap up to rounding.
     as_large = gaps >= observed - 1e-9 * max(1.0, observed)
     return float((as_large.sum() + 1) / (PERMUTATIONS + 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """
-    :param p_values: of all tests of a family
-    :return: the same, adjusted for their number (Holm 1979)
+    :param p_values: p values of a family of tests
+    :return: p values adjusted for the number of tests (Holm 1979)
     """
     order = np.argsort(p_values)
     adjusted = np.empty(len(p_values))
@@ -146,9 +146,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def compare(played: Mapping[tuple[str, str], Mapping[str, Episodes]], score: str) -> list[dict[str, Any]]:
     """
     :param played: (task, policy) -> environment ("HumanoidBench", "embedded", "transplant") -> scores
-    :param score: one of ``SCORES``; the tests of one score are a family
-    :return: rows with mean ± standard deviation of each environment, and the p value of equal means of HumanoidBench and the
-        embedded suite, alone and adjusted for the number of rows
+    :param score: one of ``SCORES``; the tests of one score form a family
+    :return: rows with mean ± standard deviation in each environment, and the p value for equal means in HumanoidBench and the
+        embedded suite, raw and adjusted for the number of rows
     """
     rows = []
     for (task, policy), result in played.items():

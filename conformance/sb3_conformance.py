@@ -1,13 +1,13 @@
 """
-Stable-Baselines3's own tests with EZM in SAC's place.
+Run Stable-Baselines3's own tests with EZM in place of SAC.
 
     pip download --no-deps --no-binary :all: stable-baselines3==2.9.2 && tar xzf stable_baselines3-2.9.2.tar.gz
-    pip install pytest ale-py opencv-python-headless  # what some of its test files import
+    pip install pytest ale-py opencv-python-headless  # imported by some of the test files
     python conformance/sb3_conformance.py stable_baselines3-2.9.2 [--files save_load predict] [--json results.json]
 
-The installed Stable-Baselines3 is tested with the tests of the folder, which should be of the same version. Prints a table
-of what passed, what cannot be asked of EZM (``sb3_exceptions.py`` says why) and is not run, and what failed, in which case
-the exit status is 1. Tests that SB3 itself marks as expensive (a model of gigabytes) need ``--expensive``.
+The tests in the folder should be of the same version as the installed Stable-Baselines3. Prints a table of what passed, what
+does not apply to EZM and is not run (``sb3_exceptions.py`` says why), and what failed, in which case the exit status is 1.
+Tests that SB3 itself marks as expensive (a model of gigabytes) need ``--expensive``.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Result = dict[str, Any]
 
 def run_file(source: Path, name: str, expensive: bool) -> list[Result]:
     """
-    Run one file in a separate process: some tests reload modules or change global settings.
+    Run one file in a separate process, because some tests reload modules or change global settings.
 
     :param source: unpacked source distribution of Stable-Baselines3
     :param name: name of the file, without ``test_``
-    :param expensive: whether to run the tests marked so
-    :return: how each test ended; a file that cannot be imported counts as one failed test
+    :param expensive: whether to run the tests marked as expensive
+    :return: result of each test; a file that cannot be imported counts as one failed test
     """
     path = source / "tests" / f"test_{name}.py"
     with tempfile.TemporaryDirectory() as folder:
@@ -57,15 +57,16 @@ def run_file(source: Path, name: str, expensive: bool) -> list[Result]:
             text=True,
         )
         results: list[Result] = json.loads(out.read_text()) if out.exists() else []
-    if child.returncode not in (0, 1) or not results:  # neither all passed nor some failed
+    if child.returncode not in (0, 1) or not results:  # pytest itself failed
         results.append({"test": path.name, "outcome": "failed", "error": child.stdout.splitlines()[-12:]})
     return [{"file": name, "kind": kind(result), **result} for result in results]
 
 
 def kind(result: Result) -> str:
     """
-    :param result: how a test ended
-    :return: where it counts: ``failed``, ``not applicable``, ``skipped``, ``passed`` with EZM, or ``without`` an algorithm
+    :param result: result of a test
+    :return: its column in the table: ``failed``, ``not applicable``, ``skipped``, ``passed`` with EZM, or ``without`` an
+        algorithm
     """
     if result.get("not_applicable"):
         return "not applicable"
@@ -76,8 +77,8 @@ def kind(result: Result) -> str:
 
 def table(results: list[Result]) -> str:
     """
-    :param results: of all files
-    :return: Markdown: the numbers of every file, and their sums
+    :param results: results of all files
+    :return: Markdown table of counts per file and in total
     """
     kinds = ["passed", "not applicable", "failed", "skipped", "without"]
     lines = ["| file | passed with EZM | not applicable | failed | skipped by itself | without an algorithm |"]
@@ -91,8 +92,8 @@ def table(results: list[Result]) -> str:
 
 def exceptions(results: list[Result]) -> str:
     """
-    :param results: of all files
-    :return: Markdown: what is not applicable, by reason
+    :param results: results of all files
+    :return: Markdown list of the tests that do not apply, by reason
     """
     tests: dict[str, list[str]] = {}
     for result in results:

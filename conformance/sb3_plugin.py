@@ -1,10 +1,10 @@
 """
-A pytest plugin that puts EZM in SAC's place in Stable-Baselines3's own tests and writes down how each of them ended.
+A pytest plugin that replaces SAC with EZM in Stable-Baselines3's own tests and records the results.
 
-``sb3_conformance.py`` starts it, one process per file. The files stay as they are. A test that is parametrized over
-algorithms runs for SAC alone or, where SAC is not among them, for one of the others; a test that names another algorithm
-in its body gets EZM under that name. Where SAC is not meant, discrete actions become a Box. What a test cannot mean for
-EZM is listed in ``sb3_exceptions.py``.
+``sb3_conformance.py`` starts it, one process per file. The files are not modified. A test parametrized over algorithms runs
+only for SAC or, if SAC is not among them, for one of the others; a test that names another algorithm in its body gets EZM
+under that name. In tests of other algorithms, discrete actions become a Box. Tests that do not apply to EZM are listed in
+``sb3_exceptions.py``.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from sb3_stand_in import BOX_ENVIRONMENTS, CONTINUOUS_CART_POLE, SAC, batch_norm
 stable_baselines3.SAC = SAC  # before the tests import it
 th.set_num_threads(1)
 
-OTHERS = ("DDPG", "TD3", "DQN", "A2C", "PPO")  # in this order EZM takes the place of another algorithm
-RESULTS = "SB3_CONFORMANCE_RESULTS"  # environment variable: the file for the results
+OTHERS = ("DDPG", "TD3", "DQN", "A2C", "PPO")  # EZM replaces the first of these if SAC is missing
+RESULTS = "SB3_CONFORMANCE_RESULTS"  # environment variable with the path of the results file
 results: list[dict[str, Any]] = []
 
 
 def name_of(algorithm: Any) -> str | None:
     """
     :param algorithm: parameter of a test
-    :return: name of the algorithm that it is or names, if any
+    :return: name of the algorithm that it is or names, or None
     """
     if isinstance(algorithm, str) and algorithm.upper() in ("SAC", *OTHERS):
         return algorithm.upper()
@@ -54,7 +54,7 @@ def title(item: Any) -> str:
 
 def named_in(code: CodeType) -> set[str]:
     """
-    :param code: of a test
+    :param code: code of a test
     :return: algorithms other than SAC that it names
     """
     inner = [named_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
@@ -63,8 +63,8 @@ def named_in(code: CodeType) -> set[str]:
 
 def with_box_actions(code: CodeType) -> CodeType:
     """
-    :param code: of a function
-    :return: the same with the continuous CartPole for the discrete one
+    :param code: code of a function
+    :return: the same with the continuous CartPole in place of the discrete one
     """
     constants = [with_box_actions(value) if isinstance(value, CodeType) else value for value in code.co_consts]
     return code.replace(co_consts=tuple(CONTINUOUS_CART_POLE if value == "CartPole-v1" else value for value in constants))
@@ -74,8 +74,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> No
     """
     Keep one algorithm of each parametrized test.
 
-    :param config: of pytest
-    :param items: the tests, changed in place
+    :param config: pytest's configuration
+    :param items: the tests, modified in place
     """
     parameters = {id(item): getattr(getattr(item, "callspec", None), "params", {}) for item in items}
     found = {id(item): {name_of(value): key for key, value in parameters[id(item)].items()} for item in items}
@@ -94,7 +94,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> No
         if reason := why_not_applicable(title(item)):
             item.add_marker(pytest.mark.skip(reason=reason))
         if item.stands_for not in (None, "SAC"):
-            # A separate class: what the test does only for SAC does not apply.
+            # A separate class, so that what the test does only for SAC is skipped.
             parameters[id(item)][found[id(item)][item.stands_for]] = type("SAC", (SAC,), {})
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
@@ -126,7 +126,7 @@ def _in_the_place_of_sac(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: Any, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """
-    Note how a test ended.
+    Record the result of a test.
 
     :param item: the test
     :param call: one of its phases

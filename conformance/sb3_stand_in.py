@@ -1,6 +1,6 @@
 """
-What stands in SAC's place when Stable-Baselines3's own tests run: EZM, small, and told SAC's words; and the environments
-that go with it where a test has discrete actions or images. Used by ``sb3_conformance.py``.
+Replacements for use in Stable-Baselines3's own tests: a small EZM that accepts SAC's arguments, and environments without
+discrete actions or images. Used by ``sb3_conformance.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStac
 from sb3_ezm import EZM
 
 SMALL: dict[str, Any] = {
-    "learning_starts": 100,  # as SAC, so that short trainings update
+    "learning_starts": 100,  # as in SAC, so that short training runs update
     "num_simulations": 4,
     "num_candidates": 4,
     "unroll_steps": 2,
@@ -36,7 +36,7 @@ NETWORKS: dict[str, Any] = {
     "action_code_size": 4,
     "projector_size": 16,
 }
-# Arguments of SAC, A2C, PPO and DQN that mean nothing here. A test that is about one of them is listed in `sb3_exceptions.py`.
+# Arguments of SAC, A2C, PPO and DQN without meaning for EZM. Tests that are about them are listed in `sb3_exceptions.py`.
 WITHOUT_MEANING = ("use_sde", "sde_sample_freq", "use_sde_at_warmup", "ent_coef", "n_epochs")
 
 
@@ -44,15 +44,14 @@ class SAC(EZM):
     """
     EZM under SAC's name, with networks that train in milliseconds.
 
-    Arguments keep their names and values except that ``net_arch`` becomes ``head_layers``, ``n_critics`` becomes
-    ``num_value_heads``, a features extractor with batch normalization becomes ``head_norm="batch"``, a number as ``ent_coef``
-    becomes the weight of the entropy bonus, ``n_steps`` of on-policy algorithms becomes ``train_freq``, and
-    :data:`WITHOUT_MEANING` is left out.
+    Arguments are passed on, except that ``net_arch`` becomes ``head_layers``, ``n_critics`` becomes ``num_value_heads``, a
+    features extractor with batch normalization becomes ``head_norm="batch"``, a numeric ``ent_coef`` becomes the weight of the
+    entropy bonus, ``n_steps`` of on-policy algorithms becomes ``train_freq``, and :data:`WITHOUT_MEANING` is dropped.
 
-    :param policy: of EZM
-    :param env: of EZM; discrete actions are made continuous if ``box_actions`` is set
-    :param policy_kwargs: SAC's
-    :param kwargs: SAC's
+    :param policy: see EZM
+    :param env: see EZM; discrete actions are made continuous if ``box_actions`` is set
+    :param policy_kwargs: see SAC
+    :param kwargs: see SAC
     """
 
     made: ClassVar[int] = 0
@@ -74,18 +73,18 @@ class SAC(EZM):
 
     def learn(self, *args: Any, tb_log_name: str | None = None, **kwargs: Any) -> Any:
         """
-        :param args: of EZM
-        :param tb_log_name: of the folder; the test looks for the name of its algorithm
-        :param kwargs: of EZM
-        :return: itself
+        :param args: see EZM
+        :param tb_log_name: name of the log folder; the test expects the name of its algorithm
+        :param kwargs: see EZM
+        :return: this model
         """
         return super().learn(*args, tb_log_name=tb_log_name or self.log_name, **kwargs)
 
     @classmethod
     def load(cls, *args: Any, **kwargs: Any) -> Any:
         """
-        :param args: of EZM
-        :param kwargs: of EZM; ``policy_kwargs`` as in SAC
+        :param args: see EZM
+        :param kwargs: see EZM; ``policy_kwargs`` as in SAC
         :return: the model
         """
         if "policy_kwargs" in kwargs:
@@ -106,9 +105,9 @@ def _network_settings(given: dict[str, Any]) -> dict[str, Any]:
 
 def batch_norm_statistics(model: EZM) -> tuple[th.Tensor, ...]:
     """
-    What SB3's tests of batch normalization compare.
+    Collect what SB3's tests of batch normalization compare.
 
-    :param model: with batch normalization in its heads
+    :param model: a model with batch normalization in its heads
     :return: bias and running mean of the first such layer of the learner, then of the target network
     """
     layers = []
@@ -119,9 +118,9 @@ def batch_norm_statistics(model: EZM) -> tuple[th.Tensor, ...]:
 
 class BoxActions(gym.ActionWrapper[Any, Any, Any]):
     """
-    Discrete actions behind a Box: the largest entry names the action.
+    Discrete actions as a Box: the index of the largest entry is the action.
 
-    :param env: with a Discrete action space
+    :param env: an environment with a Discrete action space
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -139,16 +138,16 @@ class BoxActions(gym.ActionWrapper[Any, Any, Any]):
     def action(self, action: Any) -> int:
         """
         :param action: preferences
-        :return: the number of the largest
+        :return: the index of the largest
         """
         return int(np.argmax(action))
 
 
 class BoxActionsVecEnv(VecEnvWrapper):
     """
-    The same for a vector environment.
+    :class:`BoxActions` for a vector environment.
 
-    :param venv: with a Discrete action space
+    :param venv: a vector environment with a Discrete action space
     """
 
     def __init__(self, venv: VecEnv) -> None:
@@ -176,9 +175,9 @@ class BoxActionsVecEnv(VecEnvWrapper):
 
 class WithoutImage(gym.ObservationWrapper[Any, Any, Any]):
     """
-    A Dict observation without its entry ``"img"``.
+    Drops the entry ``"img"`` of a Dict observation.
 
-    :param env: with that entry
+    :param env: an environment whose observations have that entry
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -188,8 +187,8 @@ class WithoutImage(gym.ObservationWrapper[Any, Any, Any]):
 
     def observation(self, observation: Any) -> Any:
         """
-        :param observation: with image
-        :return: without
+        :param observation: observation with the image
+        :return: observation without it
         """
         return {key: value for key, value in observation.items() if key != "img"}
 
@@ -202,7 +201,7 @@ class WithoutImage(gym.ObservationWrapper[Any, Any, Any]):
 
 def without_image(env_class: Any, *args: Any, **kwargs: Any) -> WithoutImage:
     """
-    :param env_class: class of environment with an image
+    :param env_class: class of an environment with an image
     :param args: its arguments
     :param kwargs: its arguments
     :return: the environment without the image
@@ -214,7 +213,7 @@ def stack_vectors(venv: VecEnv, n_stack: int, channels_order: dict[str, Any]) ->
     """
     :param venv: environments without images
     :param n_stack: frames
-    :param channels_order: by key, of the image too
+    :param channels_order: order by key, including the image's
     :return: stacked observations
     """
     return VecFrameStack(venv, n_stack, {key: order for key, order in channels_order.items() if key != "img"})
@@ -223,22 +222,22 @@ def stack_vectors(venv: VecEnv, n_stack: int, channels_order: dict[str, Any]) ->
 def continuous_cart_pole(**kwargs: Any) -> gym.Env[Any, Any]:
     """
     :param kwargs: of CartPole
-    :return: CartPole behind a Box of actions
+    :return: CartPole with a Box of actions
     """
     return BoxActions(CartPoleEnv(**kwargs))
 
 
 gym.register("ContinuousCartPole-v1", continuous_cart_pole, max_episode_steps=500, reward_threshold=475.0)
-# With the module's name, so that the processes of a vector environment find it too.
+# Prefixed with the module's name so that subprocesses of a vector environment can find it.
 CONTINUOUS_CART_POLE = f"{__name__}:ContinuousCartPole-v1"
 
-# What a test module's own names mean while a test runs that was written for another algorithm or with images.
+# Replacements for names in a test module, for tests written for other algorithms or with images.
 BOX_ENVIRONMENTS: dict[str, Any] = {"IdentityEnv": IdentityEnvBox, "BitFlippingEnv": partial(BitFlippingEnv, continuous=True)}
 
 
 def environments_without_images(module: ModuleType) -> dict[str, Any]:
     """
-    :param module: of tests
+    :param module: a test module
     :return: replacements for its names
     """
     replacements: dict[str, Any] = {

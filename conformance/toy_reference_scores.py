@@ -1,5 +1,5 @@
 """
-Print the reference scores of the toy suite: mean returns of the uniform random policy and of the hand-derived controllers.
+Print the toy suite's reference scores: mean returns of the uniform random policy and of the hand-derived controllers.
 
     python conformance/toy_reference_scores.py --episodes 200
 """
@@ -18,7 +18,7 @@ def mean_return(name: str, episodes: int, controller: bool) -> tuple[float, floa
     """
     :param name: task
     :param episodes: number of episodes, seeded 0, 1, 2, ...
-    :param controller: act by the controller instead of at random
+    :param controller: whether to act by the controller instead of at random
     :return: mean and standard deviation of the return
     """
     env = gym.make(toy_env_id(name))

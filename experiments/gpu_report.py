@@ -3,7 +3,7 @@ Turn a run of ``experiments/gpu.py`` into tables and curves for docs/performance
 
     python experiments/gpu_report.py runs/gpu [--images docs/images] [--out section.md]
 
-The curve is drawn next to the published ones (needs matplotlib). A training run that was cut short is reported up to that point.
+The curve is drawn next to the published ones (needs matplotlib). A run that was cut short is reported up to that point.
 """
 
 from __future__ import annotations

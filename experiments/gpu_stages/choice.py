@@ -63,7 +63,7 @@ class Choice:
 def share_cpus(cpus: int) -> tuple[int, int]:
     """
     :param cpus: number of cores
-    :return: maximum number of threads that step environments, and threads for evaluations; one core is left for the main thread
+    :return: most threads that step environments, and threads for evaluations; one core is left for the main thread
     """
     evaluation = max(1, min(4, cpus // 4))
     return max(1, cpus - evaluation - (cpus > 2)), evaluation

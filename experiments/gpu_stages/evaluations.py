@@ -3,7 +3,7 @@ Alongside stage 3: evaluate snapshots of the training on CPU cores, with falls i
 
     python -m gpu_stages.evaluations REQUEST THREADS
 
-Snapshots that arrive during an evaluation wait; then only the newest is evaluated, and ``evaluation.json`` lists those skipped.
+Snapshots that arrive during an evaluation wait; then only the newest is evaluated, and ``evaluation.json`` lists the others.
 When training ends, the running evaluation is abandoned in favor of the final one.
 """
 
