@@ -33,8 +33,8 @@ def start(name: str, task_set: TaskSet, n_envs_per_task: int, num_threads: int |
     :param name: key of ``CONTENDERS``
     :param task_set: the tasks
     :param n_envs_per_task: sub-environments of each task
-    :param num_threads: threads of the threaded class, None for one for each CPU
-    :return: the vector environment after a reset, and the seconds that this took
+    :param num_threads: threads of the threaded class, None for one per CPU
+    :return: the vector environment after a reset, and how long this took in seconds
     """
     cls, kwargs = CONTENDERS[name]
     if name == "threaded":
@@ -49,16 +49,16 @@ def measure(
     names: Sequence[str], suite: str, n_envs_per_task: int, steps: int, num_threads: int | None, repeats: int
 ) -> list[dict[str, Any]]:
     """
-    :param names: keys of ``CONTENDERS``. Their timings take turns, so that other load on the machine slows all of them equally
+    :param names: keys of ``CONTENDERS``, timed in turn, so that other load on the machine slows all of them equally
     :param suite: suite or environment id
     :param n_envs_per_task: sub-environments of each task
-    :param steps: vector steps of one timing
-    :param num_threads: threads of the threaded class, None for one for each CPU
-    :param repeats: number of timings, after one to warm up
+    :param steps: vector steps per timing
+    :param num_threads: threads of the threaded class, None for one per CPU
+    :param repeats: number of timings after a warm-up
     :return: the rows of the table
     """
     task_set = make_task_set(suite)
-    make_multitask_env(task_set).close()  # imports and compiled models are paid for once, by no contender
+    make_multitask_env(task_set).close()  # do imports and model compilation before timing
     started = {name: start(name, task_set, n_envs_per_task, num_threads) for name in names}
     timings: dict[str, list[float]] = {name: [] for name in names}
     num_envs = len(task_set) * n_envs_per_task
@@ -92,8 +92,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
     parser.add_argument("--suite", default="h1-medium", help="suite, task or environment id")
     parser.add_argument("--n-envs-per-task", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=300, help="vector steps of one timing")
-    parser.add_argument("--repeats", type=int, default=3, help="timings, of which the median counts")
+    parser.add_argument("--steps", type=int, default=300, help="vector steps per timing")
+    parser.add_argument("--repeats", type=int, default=3, help="number of timings (the median is reported)")
     parser.add_argument("--num-threads", type=int, default=None, help="threads of ThreadedVecEnv (default: CPUs)")
     parser.add_argument("--classes", nargs="+", choices=list(CONTENDERS), default=DEFAULT)
     parser.add_argument("--json", default=None, help="also write the table to this file")

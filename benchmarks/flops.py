@@ -1,4 +1,4 @@
-"""Floating-point operations of search, reanalysis and gradient step on paper: two per multiply-add of a matrix product."""
+"""Count the floating-point operations of search, reanalysis and gradient step: two per multiply-add in matrix products."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sb3_ezm.search import halving_levels
 
 def linear_flops(*modules: nn.Module | None) -> int:
     """
-    :param modules: networks that see a row once (None counts nothing)
+    :param modules: networks applied once to a row (None counts as zero)
     :return: operations for one row
     """
     layers = (layer for module in modules if module is not None for layer in module.modules() if isinstance(layer, nn.Linear))
@@ -20,7 +20,7 @@ def linear_flops(*modules: nn.Module | None) -> int:
 
 class ModelFlops:
     """
-    Operations of the world model's verbs for one row.
+    Operations of the world model's methods for one row.
 
     :param model: the world model
     """
@@ -39,7 +39,7 @@ class ModelFlops:
 
     def predict(self, heads: int | None = None, policy: bool = True) -> int:
         """
-        :param heads: value heads that are evaluated (default: all)
+        :param heads: number of value heads evaluated (default: all)
         :param policy: whether the policy is evaluated
         :return: operations of one call for one row
         """
@@ -48,7 +48,7 @@ class ModelFlops:
     def heads_in_search(self, config: SearchConfig) -> int:
         """
         :param config: search settings
-        :return: value heads that a search evaluates
+        :return: number of value heads that a search evaluates
         """
         return min(2, self.num_heads) if config.value_reduction == "min2" else self.num_heads
 
@@ -58,15 +58,17 @@ class ModelFlops:
         :return: operations for one root
         """
         predict = self.predict(self.heads_in_search(config))
-        last = halving_levels(config.num_candidates, config.num_simulations)[-1]  # whose policies nobody asks for
+        last = halving_levels(config.num_candidates, config.num_simulations)[
+            -1
+        ]  # the policies of the last level are not needed
         return self.encode + predict + config.num_simulations * (self.step + self.reward + predict) - last * self.policy
 
     def reanalyze(self, config: SearchConfig, targets: TargetConfig, rows: int) -> int:
         """
         :param config: search settings
         :param targets: kinds of targets
-        :param rows: segments
-        :return: operations for one batch whose segments are all complete
+        :param rows: number of segments
+        :return: operations for one batch, if all segments are complete
         """
         positions = rows * (targets.unroll_steps + 1)
         bootstrap = self.encode + self.predict(self.heads_in_search(config), policy=False)
@@ -74,11 +76,11 @@ class ModelFlops:
 
     def gradient_step(self, losses: LossConfig, steps: int, rows: int) -> int:
         """
-        A backward pass counts as two forward passes.
+        Count a backward pass as two forward passes.
 
-        :param losses: weights; what has none is not evaluated, but the projections always are
+        :param losses: loss weights; terms with weight zero are not evaluated, except for the projections
         :param steps: unroll steps
-        :param rows: segments
+        :param rows: number of segments
         :return: operations for one batch
         """
         differentiated = (
@@ -88,6 +90,6 @@ class ModelFlops:
         )
         constant = steps * (self.encode + self.project)
         per_row = 3 * differentiated + constant
-        if losses.policy_gradient > 0:  # only the slope with respect to the action is taken
+        if losses.policy_gradient > 0:  # only the gradient with respect to the action is needed
             per_row += 2 * (steps + 1) * (self.step + self.reward + self.predict())
         return rows * per_row

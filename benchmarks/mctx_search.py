@@ -1,9 +1,9 @@
 """
-The same search problem for mctx (DeepMind's search in JAX): the world model with the same weights in JAX, Gumbel MuZero
-with the same budget. Needs the extra ``bench`` (jax, mctx).
+Pose the same search problem to mctx (DeepMind's search library in JAX): a JAX copy of the world model with the same weights,
+and Gumbel MuZero with the same budget. Needs the extra ``bench`` (jax, mctx).
 
-mctx gives every node the same number of actions. The root has the ``C`` sampled candidates; an interior node has ``M``
-sampled actions, the prior of the others is zero. All value heads are evaluated, as the released implementation does.
+In mctx every node has the same number of actions. The root uses all of them for its ``C`` sampled candidates; an interior node
+has ``M`` sampled actions, and the rest get prior zero. All value heads are evaluated, as in the released implementation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sb3_ezm.model.networks import ResidualBlock, ResidualInput
 from sb3_ezm.model.supports import EPSILON, CategoricalSupport
 from sb3_ezm.model.world_model import WorldModel
 
-NO_ACTION = -1e9  # prior logit of actions that a node does not have
+NO_ACTION = -1e9  # prior logit of a node's unused actions
 
 
 def weights_of(module: nn.Module) -> Any:
@@ -45,10 +45,10 @@ def weights_of(module: nn.Module) -> Any:
 
 def apply(module: nn.Module, weights: Any, x: jax.Array) -> jax.Array:
     """
-    :param module: a network, of which only the structure is used
+    :param module: a network, used only for its structure
     :param weights: from :func:`weights_of`
     :param x: ``[B, n]``
-    :return: what the network makes of it
+    :return: the network's output
     """
     if isinstance(module, nn.Linear):
         return x @ weights[0] + weights[1]
@@ -106,7 +106,7 @@ class Twin:
         """
         :param observations: ``[B, O]``
         :param tasks: ``[B]``
-        :return: everything that one search is given
+        :return: all inputs of one search
         """
         with th.no_grad():
             context = self.model.embed(tasks)
@@ -133,7 +133,7 @@ class Twin:
         trunk = self._apply(bound, "trunk", latent, bound["embedding"])
         heads = zip(self.model.value_heads, bound["weights"]["value_heads"], strict=True)
         values = jnp.stack([decode(self.model.value_support, apply(head, own, trunk)) for head, own in heads])
-        # The others must not be optimized away: the released implementation evaluates all and takes the minimum of two.
+        # Keep the other heads from being optimized away: the released implementation evaluates all and uses two.
         value = values[:2].min(0) + 0.0 * jax.lax.optimization_barrier(values).sum(0)
         mean, raw = jnp.split(self._apply(bound, "policy_head", trunk), 2, axis=-1)
         sizes = self.model.config

@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, what the machine can do at best, Markdown tables and JSON files."""
+"""Shared by the benchmarks: interleaved timing, the machine's peak rate, Markdown tables and JSON files."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Row = dict[str, Any]
 
 def clock(device: th.device) -> Callable[[], float]:
     """
-    CPU seconds of this process on a CPU, so that other programs disturb little (with one thread that is the wall clock of an
-    idle machine); the wall clock after a synchronization on an accelerator.
+    On a CPU, measure this process's CPU time, so that other programs interfere little (with one thread this equals wall-clock
+    time on an idle machine); on an accelerator, synchronize and measure wall-clock time.
 
-    :param device: where the work is done
-    :return: a function that gives the seconds since some moment
+    :param device: device that does the work
+    :return: a function that returns seconds since an arbitrary moment
     """
     if device.type == "cpu":
         return time.process_time if th.get_num_threads() == 1 else time.perf_counter
 
     def synchronized() -> float:
         if device.type == "cuda":
-            th.cuda.synchronize(device)  # which need not be the default one
+            th.cuda.synchronize(device)  # not necessarily the default device
         else:
             th.mps.synchronize()
         return time.perf_counter()
@@ -42,15 +42,15 @@ def interleave(
     contenders: Mapping[str, Task], device: th.device, seconds: float, least: int = 3, most: int = 200
 ) -> dict[str, list[float]]:
     """
-    Time several functions in turn, after each has run once unmeasured. Every round has its own random order:
-    what one leaves in the caches would else always be found by the same other one.
+    Time several functions in turn after one untimed run of each. The order is shuffled every round, so that no function always
+    finds the caches as the same other one left them.
 
     :param contenders: functions by name
-    :param device: where they work
-    :param seconds: begin no round after this many seconds of wall clock ...
+    :param device: device they run on
+    :param seconds: wall-clock time after which no new round begins ...
     :param least: ... but run at least this many rounds
-    :param most: and never more than these
-    :return: seconds of each round by name
+    :param most: ... and at most this many
+    :return: seconds of each round, by name
     """
     now = clock(device)
     names = list(contenders)
@@ -74,18 +74,18 @@ def ratio(times: Mapping[str, Sequence[float]], above: str, below: str) -> float
     :param times: from :func:`interleave`
     :param above: name of the numerator
     :param below: name of the denominator
-    :return: median over the rounds of the quotient within a round
+    :return: median over rounds of the ratio within a round
     """
     return float(np.median(np.divide(times[above], times[below])))
 
 
 def matmul_ceiling(device: th.device, dtype: th.dtype, seconds: float = 1.0) -> float:
     """
-    Best rate of a bare matrix product, over the shapes that the networks have and a large square.
+    Measure the best rate of a bare matrix product over the networks' shapes and a large square one.
 
-    :param device: where
+    :param device: device to measure
     :param dtype: dtype of the factors
-    :param seconds: for all shapes together
+    :param seconds: time for all shapes together
     :return: FLOP/s
     """
     best, square = 0.0, 1024 if device.type == "cpu" else 8192
@@ -99,8 +99,8 @@ def matmul_ceiling(device: th.device, dtype: th.dtype, seconds: float = 1.0) -> 
 
 def environment(device: th.device) -> Row:
     """
-    :param device: where the benchmark runs
-    :return: what a reader must know of the machine
+    :param device: device the benchmark runs on
+    :return: what a reader needs to know about the machine
     """
     name = th.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
@@ -121,7 +121,7 @@ def _processor() -> str:
 
 def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
     """
-    :param rows: all with the same keys; floats are rounded to three figures
+    :param rows: rows with the same keys; floats are rounded to three significant digits
     :return: a Markdown table
     """
     rows = list(rows)
@@ -148,7 +148,7 @@ def report(title: str, device: th.device, tables: Mapping[str, Sequence[Row]], p
     Print tables and write them to a file.
 
     :param title: title of the benchmark
-    :param device: where it ran
+    :param device: device it ran on
     :param tables: rows by heading
     :param path: JSON file, or None
     """

@@ -1,9 +1,10 @@
 """
-What acting for one half of the environments while the other half steps could win: two searches of half the rows against one.
+Estimate the gain from acting for half of the environments while the other half steps: two searches of half the rows against
+one.
 
     python benchmarks/overlap.py [--preset h1-cpu] [--suite h1-medium] [--rows 36 72]
 
-Overlapping hides at most the shorter of search and environment time, and pays for it with two smaller searches instead of one.
+Overlapping hides at most the shorter of search and environment time, at the price of two smaller searches instead of one.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from sb3_ezm import EZM
 
 def table(model: EZM, rows: list[int], seconds: float) -> list[Row]:
     """
-    :param model: with an environment of one copy per task
-    :param rows: numbers of environments, even multiples of the tasks
+    :param model: an algorithm with one environment per task
+    :param rows: numbers of environments, even multiples of the number of tasks
     :param seconds: time to measure for
-    :return: one line for each number
+    :return: one row for each number
     """
     model.policy.set_training_mode(False)
     observation, _ = model.policy.obs_to_tensor(model._last_obs)  # type: ignore[arg-type]

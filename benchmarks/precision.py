@@ -1,12 +1,12 @@
 """
-How far a search in bfloat16 agrees with one in float32, on a trained model.
+Measure how well searches in bfloat16 agree with searches in float32, on a trained model.
 
     python benchmarks/precision.py --model runs/h1_medium/0/model.zip --suite h1-medium [--vector-steps 60] [--json FILE]
     python benchmarks/precision.py --train 3000
 
-The model plays its suite (or, without a file, is first trained on the toy suite for that many steps per task); both
-precisions then search the states that it visited and reanalyze batches of its replay, with the same draws. What float32
-does with other draws is shown beside it: a difference far below that is lost in the noise of the search.
+The model acts in its suite (or, without a file, is first trained on the toy suite for that many steps per task). Then both
+precisions search the states it visited and reanalyze batches of its replay, with the same draws. For comparison, the table
+also shows float32 with other draws: differences far below that are lost in the noise of the search.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from sb3_ezm.search.model import choose_heads
 
 def collect(model: EZM, vector_steps: int) -> None:
     """
-    Let a model play without learning.
+    Act without learning.
 
-    :param model: its replay buffer is filled
+    :param model: the model, whose replay buffer is filled
     :param vector_steps: steps of the vector environment
     """
     model.gradient_steps, model.learning_starts = 0, 0
@@ -37,8 +37,8 @@ def collect(model: EZM, vector_steps: int) -> None:
 
 def observed(model: EZM, count: int) -> tuple[th.Tensor, th.Tensor]:
     """
-    :param model: with a filled replay buffer
-    :param count: states of each task, at most
+    :param model: a model with a filled replay buffer
+    :param count: maximum number of states of each task
     :return: the newest observations ``[B, O]`` and their tasks ``[B]``
     """
     observations, tasks = [], []
@@ -51,12 +51,12 @@ def observed(model: EZM, count: int) -> tuple[th.Tensor, th.Tensor]:
 
 def run(model: EZM, observations: th.Tensor, tasks: th.Tensor, bf16: bool, seed: int) -> SearchOutput:
     """
-    :param model: what is searched
+    :param model: the model to search with
     :param observations: ``[B, O]``
     :param tasks: ``[B]``
-    :param bf16: precision of the networks
+    :param bf16: whether networks run in bfloat16
     :param seed: seed of the draws
-    :return: outcome of the exploring search
+    :return: output of the exploring search
     """
     world, config = model.policy.target_model, model.policy.search_config
     generator = th.Generator().manual_seed(seed)
@@ -68,9 +68,9 @@ def run(model: EZM, observations: th.Tensor, tasks: th.Tensor, bf16: bool, seed:
 
 def compare(exact: SearchOutput, other: SearchOutput, same_draws: bool) -> Row:
     """
-    :param exact: float32
-    :param other: of the same roots
-    :param same_draws: candidates can be compared one by one
+    :param exact: output in float32
+    :param other: another output for the same roots
+    :param same_draws: whether candidates can be compared one by one
     :return: one row of the table
     """
     error = (other.values - exact.values).abs()
@@ -92,12 +92,12 @@ def compare(exact: SearchOutput, other: SearchOutput, same_draws: bool) -> Row:
 
 def targets(model: EZM, batches: int) -> list[Row]:
     """
-    :param model: with a filled replay buffer
-    :param batches: how many to reanalyze
+    :param model: a model with a filled replay buffer
+    :param batches: number of batches to reanalyze
     :return: one row for each comparison of value targets
     """
     reanalyzer = model.learner.reanalyzer
-    updates = model.learner.target_config.mixed_after + 1  # with search values, where the setting takes them
+    updates = model.learner.target_config.mixed_after + 1  # late enough for search values, if the setting uses them
     differences: dict[str, list[th.Tensor]] = {"bfloat16": [], "float32, other draws": []}
     values = []
     for index in range(batches):
@@ -128,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=None, help="saved EZM model")
     parser.add_argument("--suite", default="toy")
-    parser.add_argument("--train", type=int, default=3000, help="steps per task on the toy suite if there is no model")
+    parser.add_argument("--train", type=int, default=3000, help="steps per task on the toy suite if no model is given")
     parser.add_argument("--vector-steps", type=int, default=60)
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--device", default="cpu")

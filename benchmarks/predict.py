@@ -1,11 +1,11 @@
 """
-Time of ``model.predict`` on one observation: a search, and the policy head alone.
+Time ``model.predict`` on one observation, with a search and with the policy head alone.
 
     python benchmarks/predict.py [--preset small] [--env Pendulum-v1] [--policy MlpPolicy] [--seconds 10] [--json predict.json]
 
-Everything that a user waits for is inside: the checks of the observation, the switch to evaluation mode, the search, the
-way back to the bounds of the action space. Weights are random, which changes no time. On a CPU one thread is used; times
-are CPU seconds, and wall clock is measured besides.
+This includes everything the user waits for: checking the observation, switching to evaluation mode, the search, and scaling to
+the bounds of the action space. Weights are random, which does not affect the time. On a CPU one thread is used, and both CPU
+and wall-clock time are measured.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ QUANTILES = {"best ms": 0.0, "median ms": 0.5, "95 % below ms": 0.95}
 
 def measure(model: EZM, observation: Any, seconds: float) -> list[Row]:
     """
-    :param model: to predict with
-    :param observation: a single one
-    :param seconds: for all ways of predicting together
-    :return: one row for each of them
+    :param model: model to predict with
+    :param observation: a single observation
+    :param seconds: time for all ways of predicting together
+    :return: one row for each way
     """
     wall: dict[str, list[float]] = {}
 

@@ -1,11 +1,11 @@
 """
-Rate of the matrix products of which a search consists, by library, precision and layout of the weights.
+Measure the rate of the matrix products in a search, by library, precision and weight layout.
 
     python benchmarks/products.py [--rows 9 36 144 576 4096] [--width 512] [--seconds 2] [--json FILE]
 
-Twenty layers take turns, as in a network: one layer alone would keep its weights in the cache. ``linear`` is PyTorch's own
-layer (MKL in float32, oneDNN in bfloat16); packed weights were laid out beforehand, which takes the time given beside.
-One thread of an x86 CPU, CPU seconds, medians.
+Twenty layers take turns, as in a network, because the weights of a single layer would stay in the cache. ``linear`` is
+PyTorch's own layer (MKL in float32, oneDNN in bfloat16). Packed weights are laid out beforehand; the time for that is listed
+separately. One thread of an x86 CPU, CPU seconds, medians.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ CPU = th.device("cpu")
 
 def measure(rows: int, width: int, seconds: float) -> Row:
     """
-    :param rows: of the inputs
+    :param rows: number of input rows
     :param width: inputs and outputs of each layer
-    :param seconds: for all contenders together
+    :param seconds: time for all contenders together
     :return: GFLOP/s of each contender, and milliseconds to pack the weights of a layer
     """
     linear, pack = th.ops.mkldnn._linear_pointwise, th.ops.mkldnn._reorder_linear_weight
     contenders: dict[str, Task] = {}
     for name, dtype in (("float32", th.float32), ("bfloat16", th.bfloat16)):
-        if not can_pack(dtype):  # an older processor has no products in bfloat16
+        if not can_pack(dtype):  # older processors lack products in bfloat16
             continue
         x, bias = th.randn(rows, width).to(dtype), th.randn(width).to(dtype)
         weights = [th.randn(width, width).to(dtype) for _ in range(LAYERS)]
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[9, 36, 144, 576, 4096])
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--seconds", type=float, default=2.0, help="per row of the table, if three rounds take no longer")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per row of the table (but at least three rounds)")
     parser.add_argument("--json", default=None, help="also write the table to this file")
     args = parser.parse_args()
     th.set_num_threads(1)

@@ -1,5 +1,5 @@
 """
-Time and memory of the replay buffer at the size of the paper: nine H1 tasks with a million transitions each.
+Measure time and memory of the replay buffer at the paper's size: nine H1 tasks with a million transitions each.
 
     python benchmarks/replay.py [--transitions 1000000] [--envs-per-task 1] [--storage-device cuda]
 """
@@ -24,7 +24,7 @@ def make_buffer(transitions: int, envs_per_task: int, storage_device: str | None
     """
     :param transitions: per task
     :param envs_per_task: environments of each task
-    :param storage_device: where the floats lie, None for NumPy arrays
+    :param storage_device: device that stores the floats, None for NumPy arrays
     :return: an empty replay buffer
     """
     box = spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float32)
@@ -45,10 +45,10 @@ def make_buffer(transitions: int, envs_per_task: int, storage_device: str | None
 
 def fill(buffer: PerTaskReplayBuffer, envs_per_task: int) -> None:
     """
-    Write the columns of full rings directly: one :meth:`add` after another would take a quarter of an hour.
+    Write the columns of full rings directly, because filling them through :meth:`add` would take a quarter of an hour.
 
-    :param buffer: an empty one
-    :param envs_per_task: successors lie that many rows apart
+    :param buffer: an empty replay buffer
+    :param envs_per_task: number of rows between a transition and its successor
     """
     rng = np.random.default_rng(0)
     for task, replay in enumerate(buffer.replays):
@@ -71,9 +71,9 @@ def fill(buffer: PerTaskReplayBuffer, envs_per_task: int) -> None:
 
 def milliseconds(function: Callable[[], Any], repeats: int) -> str:
     """
-    :param function: what to time
-    :param repeats: how often
-    :return: median and 95 % quantile in milliseconds
+    :param function: function to time
+    :param repeats: number of calls
+    :return: median and 95th percentile in milliseconds
     """
     times = []
     for _ in range(repeats):
@@ -84,7 +84,7 @@ def milliseconds(function: Callable[[], Any], repeats: int) -> str:
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--transitions", type=int, default=1_000_000, help="per task")
     parser.add_argument("--envs-per-task", type=int, default=1)

@@ -1,18 +1,18 @@
 """
-Time of one search of all roots, against its own network calls, the strictly sequential search, and mctx.
+Time one search of all roots, compared with its network calls alone, the strictly sequential search, and mctx.
 
     python benchmarks/search.py [--rows 1 9 36 56] [--sizes medium hard] [--seconds 10] [--device cuda] [--json FILE]
 
-Per number of roots ``B`` all contenders take turns in one run; a ratio is the median of the ratios within a turn.
+For each number of roots ``B`` all contenders take turns in one run; ratios are medians over the turns.
 
-* ``search``: what acting and reanalysis do: draw the noise, gather the task rows, search with the two value heads in use.
-* ``/ calls``: the same over its own network calls alone (root and one call per halving level, same shapes).
-* ``host``: the search with a network of width 8: what remains is dispatch and the tree.
-* ``plain``: without packed weights (``sb3_ezm/runtime``); ``packing``: how much longer the first search in float32 takes after
-  a change of the weights.
+* ``search``: as in acting and reanalysis: draw the noise, gather the task rows, search with the two value heads in use.
+* ``/ calls``: the same relative to its network calls alone (the root and one call per halving level, same shapes).
+* ``host``: the search with a network of width 8, which leaves dispatch and the tree.
+* ``plain``: without packed weights (``sb3_ezm/runtime``); ``packing``: how much longer the first float32 search takes after
+  the weights have changed.
 * ``sequential``: one network call per simulation (``sequential_search.py``), with the full network and with width 8.
-* ``mctx``: Gumbel MuZero of mctx, jitted, same layers and weights, all five value heads, float32; over the search with all
-  heads (the same FLOPs), with two heads, and with two heads in bfloat16. Needs the extra ``bench``.
+* ``mctx``: mctx's Gumbel MuZero, jitted, with the same layers and weights and all five value heads, in float32; relative to
+  the search with all heads (the same FLOPs), with two heads, and with two heads in bfloat16. Needs the extra ``bench``.
 
 On a CPU the benchmark uses one thread and counts CPU seconds.
 """
@@ -24,7 +24,7 @@ import dataclasses
 import os
 from typing import Any, NamedTuple
 
-# JAX reads this once: one thread for everybody.
+# Restrict JAX to one thread, too; it reads this on import.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
 
 import numpy as np
@@ -48,7 +48,7 @@ NARROW: dict[str, Any] = {
 
 
 class Size(NamedTuple):
-    """A suite, seen by the networks."""
+    """The dimensions of a suite."""
 
     tasks: int
     observation: int
@@ -60,11 +60,11 @@ SIZES = {"medium": Size(9, 51, 19), "hard": Size(14, 151, 61), "tiny": Size(4, 6
 
 class Problem:
     """
-    Roots to search, with one world model.
+    A world model and roots to search.
 
-    :param size: size of observations and actions
-    :param rows: roots
-    :param device: where
+    :param size: dimensions of observations and actions
+    :param rows: number of roots
+    :param device: device to search on
     :param model_settings: fields of ``ModelConfig`` (default: the paper's)
     """
 
@@ -77,7 +77,7 @@ class Problem:
         self.observations = th.randn(rows, size.observation).to(device)
         self.tasks = (th.arange(rows) % size.tasks).to(device)
         self.device = device
-        # Draws as the reanalysis makes them: where the search is.
+        # Like reanalysis, draw on the device of the search.
         self.generator = None if device.type == "cpu" else th.Generator(device)
 
     def planner(self, model: WorldModel, heads: tuple[int, ...] = TWO_HEADS) -> BoundWorldModel:
@@ -95,15 +95,15 @@ class Problem:
         :param heads: value heads to evaluate
         :param sequential: one network call per simulation
         :param bf16: networks in bfloat16
-        :param packed: with packed weights where that works and pays
+        :param packed: pack the weights where that is possible and worthwhile
         """
         noise = draw_noise(self.config, len(self.tasks), self.model.action_mask.shape[1], self.generator)
         config = dataclasses.replace(self.config, pack_weights=packed)
         with th.no_grad(), network_for_search(self.model, config, bf16) as model:
             (sequential_search if sequential else search)(self.planner(model, heads), config, noise)
 
-    def search_anew(self) -> None:
-        """Search after the weights have changed."""
+    def search_after_change(self) -> None:
+        """Search as if the weights had just changed."""
         with th.no_grad():
             self.model.task_embedding.weight.add_(0.0)
         self.search()
@@ -132,7 +132,7 @@ class Problem:
 def mctx_contender(problem: Problem) -> Task | None:
     """
     :param problem: what to search
-    :return: a search of mctx, None if it cannot run here
+    :return: a search by mctx, None if it cannot run here
     """
     try:
         import jax
@@ -150,12 +150,12 @@ def measure(
     size: Size, rows: int, device: th.device, skip: set[str], seconds: float, rounds: int, **model_settings: Any
 ) -> Row:
     """
-    :param size: size of observations and actions
-    :param rows: roots
-    :param device: where
+    :param size: dimensions of observations and actions
+    :param rows: number of roots
+    :param device: device to search on
     :param skip: contenders to leave out
-    :param seconds: for all of them together
-    :param rounds: in which each of them runs, at least
+    :param seconds: time for all contenders together
+    :param rounds: minimum number of rounds
     :param model_settings: fields of ``ModelConfig``
     :return: one row of the table
     """
@@ -169,7 +169,7 @@ def measure(
         "bf16": lambda: wide.search(bf16=True),
         "plain": lambda: wide.search(packed=False),
         "plain bf16": lambda: wide.search(bf16=True, packed=False),
-        "changed": changing.search_anew,
+        "changed": changing.search_after_change,
         "sequential": lambda: wide.search(sequential=True),
         "host": narrow.search,
         "host sequential": lambda: narrow.search(sequential=True),
@@ -211,10 +211,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 9, 36, 56, 256, 3024])
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["medium", "hard"])
-    parser.add_argument("--seconds", type=float, default=10.0, help="per row of the table, if --rounds take no longer")
-    parser.add_argument("--rounds", type=int, default=3, help="at least, whatever time they take")
+    parser.add_argument("--seconds", type=float, default=10.0, help="per row of the table (but at least --rounds rounds)")
+    parser.add_argument("--rounds", type=int, default=3, help="minimum number of rounds")
     parser.add_argument("--skip", nargs="*", default=[], help="heads, bf16, plain, 'plain bf16', changed, sequential, mctx")
-    parser.add_argument("--narrow", action="store_true", help="width 8 throughout: a quick check of the benchmark itself")
+    parser.add_argument("--narrow", action="store_true", help="width 8 throughout, as a quick check of the benchmark itself")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", default=None, help="also write the tables to this file")
     args = parser.parse_args()

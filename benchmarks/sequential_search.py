@@ -1,9 +1,9 @@
 """
 The strictly sequential search: the same algorithm with one network call per simulation instead of one per halving level.
 
-Every simulation sees the range of Q as the one before it left it (docs/search.md, "Level-parallel against strictly
-sequential"). It is batched over the roots like the level-parallel one and works on the same tensors; what differs is the
-number of network calls.
+Every simulation sees the range of Q that the previous one left (docs/search.md, "Level-parallel against strictly sequential").
+Like the level-parallel search it is batched over the roots and works on the same tensors; only the number of network calls
+differs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sb3_ezm.search.tree import Tree, backup, empty_tree, select_leaf
 @th.no_grad()
 def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> SearchOutput:
     """
-    Plan one action for each root, one simulation after the other.
+    Plan one action for each root, one simulation at a time.
 
     :param model: a model bound to ``B`` roots
     :param config: search settings

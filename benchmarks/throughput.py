@@ -1,13 +1,13 @@
 """
-``learn()`` from end to end: environment steps and updates per second, where the time goes, and memory.
+Measure ``learn()`` end to end: environment steps and updates per second, where the time goes, and memory.
 
     python benchmarks/throughput.py [--suite h1-medium] [--preset h1-cpu] [--tasks 1 4 9] [--envs-per-task 1 4] [--steps 300]
     python benchmarks/throughput.py --grow 1000 10000 100000
 
-The first form trains with every combination of the number of tasks (the first ones of the suite) and of environments per
-task, after a warm-up, for ``--steps`` steps of the vector environment; updates per environment step are the preset's.
-Seconds are wall clock. The second form fills the replay buffer of nine H1 tasks through its public ``add`` and reads the
-memory of the process at these numbers of transitions per task.
+The first form trains for ``--steps`` steps of the vector environment after a warm-up, for every combination of the number of
+tasks (the first ones of the suite) and of environments per task; the preset determines updates per environment step. Seconds
+are wall-clock time. The second form fills the replay buffer of nine H1 tasks through its public ``add`` and reads the memory
+of the process at these numbers of transitions per task.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MEBI = 2**20
 
 
 class LastValues(KVWriter):
-    """Keeps what the logger wrote last."""
+    """Keeps the values that the logger wrote last."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -46,7 +46,7 @@ class LastValues(KVWriter):
         self.values = dict(key_values)
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing."""
 
 
 def resident_memory() -> float:
@@ -61,8 +61,8 @@ def resident_memory() -> float:
 def measure(task_set: TaskSet, envs_per_task: int, preset: str, steps: int, device: str) -> Row:
     """
     :param task_set: tasks to learn
-    :param envs_per_task: environments of each
-    :param preset: settings
+    :param envs_per_task: environments of each task
+    :param preset: preset to train with
     :param steps: steps of the vector environment to time
     :param device: device the networks run on
     :return: one row of the table
@@ -95,7 +95,7 @@ def measure(task_set: TaskSet, envs_per_task: int, preset: str, steps: int, devi
 def growth(counts: list[int]) -> list[Row]:
     """
     :param counts: transitions per task at which to read the memory
-    :return: one row each
+    :return: one row for each count
     """
     rng = np.random.default_rng(0)
     buffer = make_buffer(max(counts), 1)
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--preset", default="h1-cpu")
     parser.add_argument("--tasks", type=int, nargs="+", default=[1, 4, 9])
     parser.add_argument("--envs-per-task", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--steps", type=int, default=300, help="of the vector environment, timed")
+    parser.add_argument("--steps", type=int, default=300, help="timed steps of the vector environment")
     parser.add_argument("--grow", type=int, nargs="+", default=None, help="measure memory at these counts instead")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", default=None, help="also write the tables to this file")

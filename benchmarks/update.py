@@ -1,17 +1,17 @@
 """
-Time and floating-point operations of everything that one update consists of.
+Measure the time and floating-point operations of every part of an update.
 
     python benchmarks/update.py [--preset paper] [--suite h1-medium] [--batch-size 512] [--compile]
                                 [--device cuda [--cuda-graphs]] [--json update.json]
 
-An update is a gradient step with all that comes with it: the acting between two updates (``train_freq`` searches for all
-environments), drawing a prioritized batch, reanalyzing it, the gradient step, the new priorities, and at times moving the
-target network, whose weights are then packed again. Segments are assumed complete, which is the full cost. Operations are
-counted on paper (``benchmarks/flops.py``); the ceiling is a bare matrix product in the precision of that part, measured in
-the same run. Environments are not included: see ``throughput.py``.
+This covers the acting between two updates (``train_freq`` searches for all environments), drawing a prioritized batch,
+reanalyzing it, the gradient step, the new priorities, and occasionally moving the target network, whose weights are then
+packed again. Segments are assumed complete, which is the most expensive case. Operations are computed from the architecture
+(``benchmarks/flops.py``); the ceiling is a bare matrix product in the same precision, measured in the same run. Environments
+are not included: see ``throughput.py``.
 
-On a CPU the benchmark uses one thread and counts CPU seconds. Reanalysis and gradient step grow with the batch, so that a
-smaller ``--batch-size`` gives the picture of a large model where the preset's takes minutes.
+On a CPU the benchmark uses one thread and counts CPU seconds. The cost of reanalysis and gradient step grows with the batch,
+so a smaller ``--batch-size`` shows the picture for a large model where the preset's would take minutes.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from sb3_ezm.runtime.packed_model import network_for_search
 from sb3_ezm.search import BoundWorldModel, draw_noise, search
 from sb3_ezm.types import SegmentBatch, TargetBatch
 
-STEPS_PER_ENV = 60  # random ones, for something to draw from
+STEPS_PER_ENV = 60  # random steps to fill the replay buffer
 
 
 class Update:
     """
-    The parts of an update, which work on each other's latest results.
+    The parts of an update, each working on the others' latest results.
 
-    :param model: an algorithm with some transitions in its replay buffer
+    :param model: an algorithm with transitions in its replay buffer
     """
 
     batch: SegmentBatch
@@ -55,7 +55,7 @@ class Update:
         model.collector.act(model._last_obs, searched=True)  # type: ignore[arg-type]
 
     def search_once(self) -> None:
-        """Search from one root in each precision in use."""
+        """Search one root in each precision in use."""
         target, reanalyzer = self.model.policy.target_model, self.model.learner.reanalyzer
         config, heads = reanalyzer.planner.config, tuple(range(len(target.value_heads)))
         rows, tasks = (tensor[:1] for tensor in self.model.policy.layout.flatten_tensors(self._observation))
@@ -65,7 +65,7 @@ class Update:
                 search(BoundWorldModel(network, rows, tasks, config, heads), config, noise).actions.cpu()
 
     def move_target(self) -> None:
-        """Move the target network, then do the same."""
+        """Move the target network, then search one root in each precision in use."""
         self.model.policy.update_target(self.model.tau)
         self.search_once()
 
@@ -76,7 +76,7 @@ class Update:
         self.batch = segments._replace(**complete).to(self.model.device)
 
     def reanalyze(self) -> None:
-        """Make its targets."""
+        """Compute the batch's targets."""
         self.targets = self.model.learner.reanalyze(self.batch, self.model._n_updates)
 
     def learn(self) -> None:
@@ -92,11 +92,11 @@ class Update:
 
 def make_model(preset: str, suite: str, device: str, changes: dict[str, Any]) -> EZM:
     """
-    :param preset: settings
+    :param preset: preset to train with
     :param suite: suite or environment id
     :param device: device the networks run on
     :param changes: settings that replace the preset's
-    :return: an algorithm that has collected a little, with random actions
+    :return: an algorithm that has collected a few random steps
     """
     env = make_multitask_env(suite, seed=0)
     settings = load_preset(preset, learning_starts=10**9, device=device, seed=0, **changes)
@@ -110,7 +110,7 @@ def table(model: EZM, seconds: float) -> list[Row]:
     """
     :param model: from :func:`make_model`
     :param seconds: time to measure for
-    :return: one row for each part and one for the whole
+    :return: one row for each part and one for the total
     """
     device, update, flops = model.device, Update(model), ModelFlops(model.policy.world_model)
     learner = model.learner
@@ -137,7 +137,7 @@ def table(model: EZM, seconds: float) -> list[Row]:
     ceilings = {dtype: matmul_ceiling(device, dtype, seconds / 20) for dtype in {th.float32, reduced}}
     durations = {name: float(np.median(values)) for name, values in times.items()}
     durations["acting"] *= frequency
-    # The first searches with a target network that has moved may pack its weights again.
+    # The first searches after the target network has moved may have to repack its weights.
     moved = durations["target network"] - durations.pop("one root")
     durations["target network"] = max(0.0, moved) / learner.update_config.target_update_interval
     total_time, total_flops = sum(durations.values()), sum(operations.values())
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default=None, help="instead of the preset's")
     parser.add_argument("--compile", action="store_true", help="through torch.compile with fixed shapes")
     parser.add_argument("--cuda-graphs", action="store_true", help="replay recorded searches and gradients; needs CUDA")
-    parser.add_argument("--seconds", type=float, default=30.0, help="measuring time, if three rounds take no longer")
+    parser.add_argument("--seconds", type=float, default=30.0, help="measuring time (but at least three rounds)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", default=None, help="also write the table to this file")
     args = parser.parse_args()
