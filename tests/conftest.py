@@ -1,9 +1,9 @@
 """
-Settings shared by all tests: what they see of the machine, headless rendering, reproducible random examples.
+Settings shared by all tests: isolation from the machine, headless rendering, reproducible random examples.
 
-A test passes or fails alike on every processor, beside any other program and in any order. So none of them measures time, none
-compares two different computations bit for bit, and what a user has set for other programs is kept away from them here.
-docs/testing.md has the rules and the command that tries them.
+Tests must give the same result on any processor, alongside any other program and in any order. So they do not measure time or
+compare two different computations bit for bit, and the user's own settings are hidden from them here. See docs/testing.md for
+the rules and the command that checks them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-# Before anything imports NumPy, PyTorch or MuJoCo, which read these once.
+# Must come before anything imports NumPy, PyTorch or MuJoCo, which read these only once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# What terminals and users set: colors, widths, a style of pictures.
+# Settings of terminals and users: colors, widths, a Matplotlib style.
 for name in ("COLUMNS", "LINES", "FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
     os.environ.pop(name, None)
 os.environ["MPLBACKEND"] = "Agg"
@@ -37,7 +37,7 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 
 THREADS = int(os.environ["OMP_NUM_THREADS"].split(",")[0])
 
-# Neither a deadline nor a check of how long examples take to make: machines are shared. The same examples in every run;
+# No deadline and no check for slow examples, because machines are shared. The same examples in every run;
 # `--hypothesis-profile=explore` looks for new ones.
 settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.register_profile("repeat", settings.get_profile("explore"), derandomize=True, database=None)
@@ -55,7 +55,7 @@ renderer.render()
 @cache
 def _why_no_images() -> str:
     """
-    Draw one image in a child process, because a missing OpenGL may end the process.
+    Draw one image in a child process, because a missing OpenGL may crash it.
 
     :return: empty if it worked, otherwise the last line of the failure
     """
@@ -83,7 +83,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """
-    Begin every test with the same number of threads and the same global generators, whatever ran before it.
+    Start every test with the same number of threads and the same global random state, whatever ran before it.
 
     :param item: the test about to run
     """
@@ -95,7 +95,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
-    Start the learning tests first: the quick ones then fill the gap until the last worker is done.
+    Run the learning tests first, so that the quick ones fill the gaps between workers at the end.
 
     :param items: the collected tests, reordered in place
     """

@@ -1,6 +1,6 @@
 """
-What ``setup.cfg`` requires, and where sources are. As a program, it prints the lower bounds as pins for ``pip install -c``:
-``python tests/declared.py torch==2.13.0``, where an argument replaces a bound.
+Read the requirements from ``setup.cfg`` and the source folders from the Makefile. Run as a program, it prints the lower bounds
+as pins for ``pip install -c``: ``python tests/declared.py torch==2.13.0``, where arguments replace bounds.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[[\w,.-]+\])?(?P<versions>[^;]*)
 def normalized(name: str) -> str:
     """
     :param name: name of a distribution, e.g. ``rl_zoo3``
-    :return: what indexes and metadata compare, e.g. ``rl-zoo3`` (PEP 503)
+    :return: the normalized name, e.g. ``rl-zoo3`` (PEP 503)
     """
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def requirements() -> dict[str, dict[str, str]]:
     """
-    :return: for each extra, and for ``""``, which is always installed: version specifiers by normalized name
+    :return: version specifiers by normalized name, for each extra and for ``""`` (always installed)
     """
     config = configparser.ConfigParser(inline_comment_prefixes=("#",))
     config.read(ROOT / "setup.cfg", encoding="utf-8")
@@ -41,7 +41,7 @@ def requirements() -> dict[str, dict[str, str]]:
 
 def lowest_pins(replaced: list[str]) -> list[str]:
     """
-    :param replaced: pins that take the place of a bound, e.g. ``torch==2.13.0``
+    :param replaced: pins that replace a bound, e.g. ``torch==2.13.0``
     :return: a pin for each requirement that has a lower bound
     """
     pins = {}
@@ -55,7 +55,7 @@ def lowest_pins(replaced: list[str]) -> list[str]:
 
 def linted_folders() -> list[str]:
     """
-    :return: the folders with sources, by ``LINT_PATHS`` of the Makefile
+    :return: the source folders, from ``LINT_PATHS`` in the Makefile
     """
     listed = re.search(r"^LINT_PATHS := \$\(wildcard (.*)\)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     assert listed is not None

@@ -1,4 +1,4 @@
-"""Values that nobody means, or that mean something only to some arguments."""
+"""Values that are never meaningful, or only for some arguments."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """
-A pytest plugin that stands in for another processor: ``-p tests.other_rounding``.
+A pytest plugin that simulates another processor: ``-p tests.other_rounding``.
 
-Another processor, another BLAS or another vector width computes the same numbers with other last bits, which also depend on
-the shape of the batch and on the place of a number in it. This plugin moves the results of PyTorch's inexact operations by a
-few units in the last place. How far is a function of the result, of the number of elements and of ``ROUNDING_SEED`` alone: the
-same computation still repeats itself bit for bit, and another batch does not. Results that a few digits hold exactly (0, 1,
-0.25, small integers) stay, as on any processor.
+On another processor, or with another BLAS or vector width, results differ in their last bits, which also depend on the shape
+of the batch and a number's position in it. This plugin shifts results of PyTorch's inexact operations by a few units in the
+last place. The shift depends only on the result, the number of elements and ``ROUNDING_SEED``: repeating a computation still
+gives the same bits, but another batch does not. Results that a few digits represent exactly (0, 1, 0.25, small integers) are
+not shifted, as on any processor.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 import torch as th
 from torch.utils._python_dispatch import TorchDispatchMode
 
-#: Units in the last place: sums of products round once for each term, functions of one number once.
+#: Units in the last place: sums of products are rounded once per term, functions of one number once.
 SUMS, FUNCTIONS = 4, 1
 AMPLITUDES = {
     **dict.fromkeys(("addmm", "mm", "bmm", "baddbmm", "linear", "sum", "mean", "var", "std", "var_mean", "cumsum"), SUMS),
@@ -29,15 +29,15 @@ AMPLITUDES = {
     **dict.fromkeys(("exp", "log", "log1p", "expm1", "tanh", "atanh", "sin", "cos", "sqrt", "rsqrt", "pow"), FUNCTIONS),
     **dict.fromkeys(("sigmoid", "softplus", "lerp", "randn", "normal_"), FUNCTIONS),
 }
-#: Names of tests that compile: the compiler does not look into what intercepts operations.
+#: Names of tests that compile: the compiler cannot trace what intercepts operations.
 COMPILING = ("compile", "captured_whole", "prepared_once", "runtime0")
 
 
 class OtherRounding(TorchDispatchMode):
     """
-    Moves last bits.
+    Shifts results by a few units in the last place.
 
-    :param seed: seed of the processor
+    :param seed: identifies the simulated processor
     """
 
     def __init__(self, seed: int) -> None:
@@ -60,7 +60,7 @@ class OtherRounding(TorchDispatchMode):
         bits = tensor.detach().view(kind)
         # Finite, and with digits in the lower half of the mantissa.
         inexact = (bits & ((1 << digits) - 1) != 0) & tensor.detach().isfinite()
-        # Of the digits alone: processors round -x and 2x as they round x.
+        # Depends only on the digits, because processors round -x and 2x like x.
         mantissa = bits.to(th.int64) & ((1 << (23 if tensor.dtype == th.float32 else 52)) - 1)
         mixed = mantissa * 2654435761 + (tensor.numel() * 40503 + self.seed * 97)
         shift = ((mixed >> 7) % (2 * units + 1)) - units
@@ -70,7 +70,7 @@ class OtherRounding(TorchDispatchMode):
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """
-    :param item: the test that runs with other last bits
+    :param item: the test to run with shifted results
     """
     compiles = any(word in item.name for word in COMPILING)
     with contextlib.nullcontext() if compiles else OtherRounding(int(os.environ.get("ROUNDING_SEED", "1"))):

@@ -1,4 +1,4 @@
-"""A slow, obvious replay: a Python list of every row ever stored. The tests compare the ring with it."""
+"""A slow, obvious replay buffer to compare the ring with: a Python list of every row ever stored."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Row:
 
 @dataclass
 class ListReplay:
-    """Rows are appended and never removed; the ones before the newest ``capacity`` count as overwritten."""
+    """Rows are never removed; all but the newest ``capacity`` count as overwritten."""
 
     capacity: int
     rows: list[Row] = field(default_factory=list)
@@ -45,7 +45,7 @@ class ListReplay:
 
     def add(self, steps: list[Step]) -> list[int]:
         """Store simultaneous steps of different streams; returns the row of each."""
-        # At most two rows per step will be appended: a stream whose last row would be lost is ended first.
+        # At most two rows per step will be appended; streams whose last row would be lost are ended first.
         first_kept = len(self.rows) + 2 * len(steps) - self.capacity
         self.newest = {stream: row for stream, row in self.newest.items() if row >= first_kept}
         at = []
@@ -70,12 +70,12 @@ class ListReplay:
         self.newest.pop(stream, None)
 
     def transitions(self) -> list[int]:
-        """Rows of the transitions that are still there."""
+        """Rows of the transitions still stored."""
         first = max(0, len(self.rows) - self.capacity)
         return [row for row in range(first, len(self.rows)) if self.rows[row].step is not None]
 
     def age(self, row: int) -> int:
-        """Transitions of the same task stored since."""
+        """Number of transitions of the same task stored since."""
         return self.stored[self.rows[row].task] - 1 - self.rows[row].order
 
     def segment(self, row: int, horizon: int) -> dict[str, np.ndarray]:

@@ -1,5 +1,5 @@
 """
-Trainings that are interrupted and continued, also as a program: the continuation happens in a process of its own.
+Training runs to interrupt and resume. Run as a program, it resumes them in a new process.
 
 ``python -m tests.resume_cases CASE CHECKPOINT RESULT [CASE CHECKPOINT RESULT ...]`` resumes, trains for :data:`STEPS` more
 steps and saves again.
@@ -22,17 +22,17 @@ from sb3_ezm.checkpoint import read_checkpoint
 from sb3_ezm.multitask import CyclingTaskEnv, ThreadedVecEnv
 from tests.tiny import tiny_model, toy_env
 
-#: Environment steps before the interruption, and as many after it: no multiple of the episodes' lengths.
+#: Environment steps before the interruption, and again after it; not a multiple of any episode length.
 STEPS = 48
 
-#: Wall-clock times, and where the present call of ``learn`` began.
+#: Wall-clock times, and the step at which the current call of ``learn`` began.
 FREE_TO_DIFFER = {"t", "episode_times", "_num_timesteps_at_start"}
 
 
 def make_env(case: str) -> Any:
     """
-    :param case: name
-    :return: its environment, new
+    :param case: name of the case
+    :return: a new environment
     """
     if case == "single":
         return "sb3_ezm/Toy-Balance-v0"
@@ -45,7 +45,7 @@ def make_env(case: str) -> Any:
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "single": {"buffer_size": 40},  # full, and overwriting itself
+    "single": {"buffer_size": 40},  # full, so it overwrites old transitions
     "cycling": {"learning_starts": 24},
     "threads": {"reanalyze_ratio": 0.5},
     "normalized": {"independent_replay": False},
@@ -59,10 +59,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def make_model(case: str) -> EZM:
     """
-    :param case: name
+    :param case: name of the case
     :return: a new model
     """
-    # Quick updates, so that much depends on them.
+    # Fast learning, so that any difference shows.
     return tiny_model(make_env(case), **{"learning_rate": 1e-2, "tau": 0.3, "target_update_interval": 2, **SETTINGS[case]})
 
 
@@ -72,7 +72,7 @@ def differences(first: Any, second: Any, path: str = "") -> list[str]:
 
     :param first: nested value
     :param second: nested value
-    :param path: path of both
+    :param path: where both values come from
     :return: paths where they differ
     """
     if type(first) is not type(second):

@@ -1,11 +1,11 @@
 """
-Two slow searches to compare the batched one with, and tiny models to search in.
+Two slow searches to compare the batched one with, and tiny models to search with.
 
-Both are written from the specification in plain Python numbers: objects instead of tensors, one root at a time, one model
-call per simulation. They differ in one thing only, which is what they exist to measure:
+Both follow the specification in plain Python: objects instead of tensors, one root at a time, one model call per simulation.
+They differ in one respect:
 
-* ``level_search`` lets the simulations of one halving level see the tree's range as it was when the level began;
-* ``sequential_search`` runs strictly one simulation after the other and every one sees all that came before.
+* in ``level_search`` the simulations of a halving level see the tree's range as it was when the level began;
+* in ``sequential_search`` every simulation sees the results of all previous ones.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Node:
 
 @dataclass
 class OracleResult:
-    """What the batched search returns, for one row, and how it came about."""
+    """What the batched search returns for one row, with details of how it got there."""
 
     action: Vector
     candidates: list[Vector]
@@ -58,7 +58,7 @@ class OracleResult:
 
 def visit_plan(candidates: int, simulations: int) -> list[tuple[int, int]]:
     """
-    :return: for every simulation, in order, its level and the rank of the survivor that it visits
+    :return: level and rank of the visited survivor, for each simulation in order
     """
     if candidates == 1:
         return [(level, 0) for level in range(simulations)]
@@ -101,7 +101,7 @@ class _Oracle:
         return actions
 
     def range(self) -> tuple[float, float]:
-        """Smallest and largest Q over every edge of the tree that was walked."""
+        """Smallest and largest Q over all visited edges of the tree."""
         edges, stack = [], list(self.subtrees.values())
         while stack:
             node = stack.pop()
@@ -133,7 +133,7 @@ class _Oracle:
         return self.argmax([p - n / (1.0 + sum(visits)) for p, n in zip(policy, visits, strict=True)])
 
     def select(self, candidate: int, span: tuple[float, float]) -> list[int]:
-        """Choices at the interior nodes below a candidate, until one leads to something new."""
+        """Choices at the interior nodes below a candidate, down to an unexpanded edge."""
         path: list[int] = []
         node = self.subtrees.get(candidate)
         while node is not None:
@@ -143,7 +143,7 @@ class _Oracle:
         return path
 
     def simulate(self, level: int, rank: int, candidate: int, path: list[int]) -> None:
-        """Expand the end of a path and send its value up."""
+        """Expand the end of a path and back up its value."""
         self.paths.append((candidate, *path))
         line: list[Node] = []
         if path:
@@ -227,17 +227,17 @@ def softmax(logits: Sequence[float]) -> Vector:
 
 def like(vector: Vector, model: SearchModel) -> th.Tensor:
     """
-    :return: one state or action as the model wants it, ``[1, 1, n]``
+    :return: one state or action in the model's shape ``[1, 1, n]``
     """
     return th.tensor([[vector]], dtype=model.discount.dtype)
 
 
 def level_search(model: SearchModel, config: SearchConfig, noise: SearchNoise, row: int = 0) -> OracleResult:
     """
-    The specified search of one root.
+    Search one root as specified.
 
     :param model: a model bound to one root
-    :param row: which row of the noise belongs to it
+    :param row: the root's row of the noise
     :return: the outcome
     """
     with th.no_grad():
@@ -246,10 +246,10 @@ def level_search(model: SearchModel, config: SearchConfig, noise: SearchNoise, r
 
 def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoise, row: int = 0) -> OracleResult:
     """
-    The same with the tree's range brought up to date after every single simulation.
+    The same search, but with the tree's range updated after every simulation.
 
     :param model: a model bound to one root
-    :param row: which row of the noise belongs to it
+    :param row: the root's row of the noise
     :return: the outcome
     """
     with th.no_grad():
@@ -258,8 +258,8 @@ def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoi
 
 def coarse(x: th.Tensor) -> th.Tensor:
     """
-    :return: the nearest multiples of 2^-20: what processors compute with other last digits becomes the same number, so that
-        equal candidates stay equal wherever they stand in a batch
+    :return: the nearest multiples of 2^-20, so that results that differ only by rounding become equal, and equal candidates
+        stay equal wherever they are in a batch
     """
     return (x * 2.0**20).round() / 2.0**20
 
@@ -268,7 +268,7 @@ class SmoothModel:
     """
     A random smooth world in float64, in steps of a millionth.
 
-    :param seed: which world and which roots
+    :param seed: seed of the world and the roots
     :param mask: 0/1 ``[B, A]``
     :param discount: ``[B]``
     :param scale: size of rewards; values are ``value_scale`` times as large
@@ -301,13 +301,13 @@ class SmoothModel:
 
     def row(self, index: int) -> SmoothModel:
         """
-        :return: the same world seen from one of the roots
+        :return: the same world with only one of the roots
         """
         return self.rows([index])
 
     def rows(self, index: Sequence[int]) -> SmoothModel:
         """
-        :return: the same world seen from some of the roots, in this order
+        :return: the same world with only some of the roots, in this order
         """
         other = object.__new__(SmoothModel)
         other.__dict__.update(self.__dict__)
@@ -339,14 +339,14 @@ StepFunction = Callable[[th.Tensor, th.Tensor], th.Tensor]
 
 class ScriptedModel:
     """
-    A world given by formulas, in float64, that counts its calls. Every state's policy is a standard normal, so that
-    ``noise_for`` can choose the sampled actions.
+    A float64 world defined by formulas, which counts its calls. The policy is a standard normal everywhere, so that
+    ``noise_for`` can determine the sampled actions.
 
     :param start: latents of the roots ``[B, L]``
     :param step: next latent of ``(latents [..., L], actions [..., A])``
     :param reward: reward of the same
     :param value: value of a latent
-    :param discount: of all rows
+    :param discount: discount of all rows
     :param action_size: entries of an action
     """
 
@@ -388,7 +388,7 @@ class ScriptedModel:
 
 def noise_for(config: SearchConfig, candidates: Sequence[float], leaf_actions: Sequence[Sequence[float]] = ()) -> SearchNoise:
     """
-    Noise that makes a standard normal policy sample the wanted actions (one entry each, the same for every row).
+    Noise that makes a standard normal policy sample the given actions (one entry each, the same for every row).
 
     :param config: gives the shapes
     :param candidates: the ``C`` root actions

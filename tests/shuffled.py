@@ -1,4 +1,4 @@
-"""A pytest plugin that runs the files of the tests, and the tests of each file, in an order drawn with ``ORDER_SEED``."""
+"""A pytest plugin that shuffles the test files, and the tests in each file, with ``ORDER_SEED``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
-    File by file, so that what a file prepares for all of its tests is prepared once.
+    Shuffle file by file, so that each file's shared fixtures are set up once.
 
     :param items: the collected tests, reordered in place
     """

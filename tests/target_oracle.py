@@ -1,8 +1,8 @@
 """
-Targets and losses again, slowly: whole episodes instead of segments, and one loop for each sum.
+Slow reference targets and losses: whole episodes instead of segments, and one loop for each sum.
 
-Nothing here looks at masks or padding to find out what a target is. A target is a property of an episode, and a segment is a
-window on it; the package has to arrive at the same numbers from the window alone.
+Nothing here derives a target from masks or padding. A target is a property of an episode; a segment is a window on it, and the
+package has to find the same numbers from the window alone.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tests.tiny import log_std_of, mean_of
 
 @dataclass(frozen=True)
 class Episode:
-    """``T`` transitions between ``T + 1`` states; one that was truncated and one that still runs end alike."""
+    """``T`` transitions between ``T + 1`` states; truncated and still running episodes are treated alike."""
 
     rewards: Sequence[float]  # [T]
-    values: Sequence[float]  # [T+1] what the target network says of each state
+    values: Sequence[float]  # [T+1] from the target network
     terminated: bool
 
     @property
@@ -37,7 +37,7 @@ class Episode:
         return len(self.rewards)
 
     def is_absorbing(self, state: int) -> bool:
-        """Whether the episode truly ended on the way into this state, or before."""
+        """Whether the episode terminated on entering this state, or before."""
         return self.terminated and state >= self.length
 
     def has_state(self, state: int) -> bool:
@@ -47,7 +47,7 @@ class Episode:
         return self.has_state(state) and not self.is_absorbing(state)
 
     def n_step_return(self, state: int, steps: int, gamma: float) -> float:
-        """Discounted rewards of the next ``steps`` transitions, then the value of the state where they lead."""
+        """Discounted rewards of the next ``steps`` transitions plus the discounted value of the state they lead to."""
         if self.is_absorbing(state):
             return 0.0
         total, factor = 0.0, 1.0
@@ -61,12 +61,12 @@ class Episode:
 
 
 class Window(NamedTuple):
-    """``B`` segments as the replay buffer gives them."""
+    """``B`` segments as sampled from the replay buffer."""
 
     rewards: th.Tensor  # [B, H]
     valid: th.Tensor  # [B, H]
     terminated: th.Tensor  # [B, H]
-    states: list[list[int]]  # [B][H+1] which state of the episode each observation shows
+    states: list[list[int]]  # [B][H+1] index of the state that each observation shows
 
 
 def windows(episodes: Sequence[Episode], starts: Sequence[int], horizon: int) -> Window:
@@ -102,7 +102,7 @@ class SlowSupport:
 
     @staticmethod
     def unsquash(y: float) -> float:
-        """By bisection: no formula to get wrong."""
+        """By bisection, so that there is no formula to get wrong."""
         low, high = -1e3, 1e3
         for _ in range(60):
             middle = 0.5 * (low + high)
@@ -137,7 +137,7 @@ def softmax(logits: Sequence[float]) -> list[float]:
 
 class SlowLosses:
     """
-    Every loss of every sample with one loop for each sum, in double precision.
+    Every loss of every sample, with one loop for each sum, in double precision.
 
     :param unroll: the unrolled batch
     :param targets: its targets
@@ -213,7 +213,7 @@ class SlowLosses:
         return total
 
     def observation(self, b: int) -> float:
-        exists = [1.0, *self.targets.step_mask[b]]  # the first was seen, the others if the transition before them was
+        exists = [1.0, *self.targets.step_mask[b]]  # the first state always, the others if the transition into them does
         return sum(exists[j] * self.observation_errors[j, b] for j in range(self.steps + 1))
 
 
@@ -231,8 +231,8 @@ def make_unroll(
     :param heads: ``V``
     :param atoms: ``S`` of both supports
     :param entries: ``A``; each row keeps a random number of them
-    :param size: entries of latents and projections
-    :param spread: deviation of logits and log standard deviations
+    :param size: size of latents and projections
+    :param spread: standard deviation of logits and log standard deviations
     :return: an unrolled batch of random numbers
     """
     generator = th.Generator().manual_seed(seed)
@@ -260,7 +260,7 @@ def make_unroll(
 def requiring_gradients(unroll: Unroll) -> Unroll:
     """
     :param unroll: an unrolled batch without a graph
-    :return: the same, every output a leaf
+    :return: the same with every output a leaf that requires gradients
     """
     leaves = {
         name: getattr(unroll, name).requires_grad_()
@@ -272,10 +272,10 @@ def requiring_gradients(unroll: Unroll) -> Unroll:
 def make_targets(seed: int, unroll: Unroll, candidates: int = 2, scale: float = 5.0) -> TargetBatch:
     """
     :param seed: seed of the draws
-    :param unroll: for the shapes
+    :param unroll: determines the shapes
     :param candidates: ``P``
-    :param scale: of rewards and values
-    :return: random targets with random masks, every row a task of its own
+    :param scale: scale of rewards and values
+    :return: random targets with random masks; every row is a different task
     """
     generator = th.Generator().manual_seed(seed)
     steps, rows, entries = unroll.reward_logits.shape[0], unroll.mask.shape[0], unroll.mask.shape[1]

@@ -1,4 +1,4 @@
-"""Action heads: by hand, against PyTorch's distributions, in the search and in whole trainings."""
+"""Action heads, checked by hand, against PyTorch's distributions, in the search and in training."""
 
 from __future__ import annotations
 
@@ -238,12 +238,12 @@ def test_tasks_of_different_sizes() -> None:
         ({"search_kwargs": {"mean_candidate": "always"}}, "mean_candidate.* is for continuous actions"),
     ],
 )
-def test_what_discrete_actions_do_not_have(changes: dict[str, Any], message: str) -> None:
+def test_settings_that_discrete_actions_do_not_have(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         EZM("MlpPolicy", DummyVecEnv([Pick]), **{**TINY, **changes})
 
 
-def test_no_policy_does_both() -> None:
+def test_a_policy_has_either_discrete_or_continuous_actions() -> None:
     with pytest.raises(ConfigurationError, match=r"\['CartPole-v1'\] choose one of several actions and \['Pendulum-v1'\]"):
         make_task_set(["CartPole-v1", "Pendulum-v1"])
     with pytest.raises(ConfigurationError, match="different `discrete`"):
@@ -260,7 +260,7 @@ def test_the_gaussian_head_has_the_papers_size() -> None:
 
 
 @pytest.mark.slow
-def test_choosing_is_learned() -> None:
+def test_learns_to_choose_the_right_action() -> None:
     settings: dict[str, Any] = {
         **{"learning_rate": 1e-3, "num_simulations": 8, "num_candidates": 3, "unroll_steps": 1, "td_steps": 1, "gamma": 0.5},
         **{"batch_size": 64, "learning_starts": 100, "gradient_steps": 1, "device": "cpu", "seed": 0},

@@ -1,4 +1,4 @@
-"""The benchmarks count and compare what they say, and every one of them runs."""
+"""The benchmarks count and compare what they claim to, and all of them run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def small_model(tasks: int = 3) -> WorldModel:
 
 def counted(function: Any) -> int:
     """
-    :return: operations of the matrix products that PyTorch really does
+    :return: operations of the matrix products that PyTorch actually performs
     """
     with FlopCounterMode(display=False) as counter:
         function()
@@ -67,7 +67,7 @@ def run_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, *a
 
 @pytest.fixture
 def counting_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of the benchmarks' clock, one that goes on by 1 whenever a network evaluates states: on it, times are exact."""
+    """Replaces the benchmarks' clock with one that advances by 1 per network evaluation, so that times are exact."""
     import measuring
 
     evaluations = itertools.count()
@@ -130,7 +130,7 @@ def test_operations_of_an_update() -> None:
     expected = flops.reanalyze(learner.planner.config, config, 12)
     assert counted(lambda: learner.reanalyzer(model.policy.target_model, batch, 0)) == expected
     model.policy.set_training_mode(True)
-    # The first layer hands no gradient to the observations, which the estimate of two backward passes per forward counts.
+    # Counting a backward pass as two forward passes includes the gradient of the observations, which is not computed.
     done = counted(lambda: learner.update(batch, targets, 0))
     assert done == pytest.approx(flops.gradient_step(learner.loss_config, steps, 12), rel=0.08)
 
@@ -162,12 +162,12 @@ def test_median_of_ratios() -> None:
     tasks = {name: lambda name=name: calls.append(name) for name in "xyz"}  # type: ignore[misc]
     rounds = interleave(tasks, th.device("cpu"), 0.0, least=20)
     assert [len(values) for values in rounds.values()] == [20] * 3
-    # All once unmeasured, then rounds in orders of their own, in which nobody has the same predecessor each time.
+    # One untimed run of each, then shuffled rounds, in which none always has the same predecessor.
     orders = ["".join(calls[start : start + 3]) for start in range(0, len(calls), 3)]
     assert orders[0] == "xyz" and all(sorted(order) == ["x", "y", "z"] for order in orders) and len(set(orders)) == 6
 
 
-def test_the_clock_waits_for_the_device_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_synchronizes_the_device_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     from measuring import clock
 
     waited: list[th.device | None] = []
@@ -181,7 +181,7 @@ def test_searches_on_an_accelerator_are_timed_with_draws_made_there() -> None:
 
     size, narrow = Size(2, 3, 1), {"latent_size": 8, "head_layers": (8,), "projector_size": 8}
     assert Problem(size, 2, th.device("cpu"), **narrow).generator is None
-    with pytest.raises(RuntimeError, match="META"):  # PyTorch has no generators of this device, which stands in for CUDA
+    with pytest.raises(RuntimeError, match="META"):  # "meta" stands in for CUDA, and PyTorch has no generators for it
         Problem(size, 2, th.device("meta"), **narrow)
 
 
@@ -195,7 +195,7 @@ def test_search_benchmark(counting_clock: None, monkeypatch: pytest.MonkeyPatch,
     arguments = ("--sizes", "tiny", "--rows", "1", "3", "--narrow", "--seconds", "0", "--rounds", "4", "--skip", "mctx")
     rows = only_table(run_benchmark(monkeypatch, tmp_path, "search", *arguments))
     assert [(row["B"], row["rounds"]) for row in rows] == [(1, 4), (3, 4)]
-    # 32 network calls and the root's against 4 and the root's.
+    # 32 network calls plus the root's, against 4 plus the root's.
     assert all(row["sequential / search"] == row["same, host"] == 33 / 5 for row in rows)
     assert all(row["/ calls"] == row["plain / search"] == 1.0 and row["mctx ms"] is None for row in rows)
 
@@ -225,7 +225,7 @@ def test_predict_benchmark(counting_clock: None, monkeypatch: pytest.MonkeyPatch
         run_benchmark(monkeypatch, tmp_path, "predict", "--preset", "toy", "--policy", "MlpPolicy", "--seconds", "0")
     )
     assert [row["predict"].split(",")[0] for row in rows] == ["search", "search", "policy head", "policy head"]
-    # The preset's search evaluates the root and the states of one level, the policy head alone the root.
+    # The preset's search evaluates the root and one level of states; the policy head alone evaluates the root.
     assert [row["median ms"] for row in rows] == [2000.0, 2000.0, 1000.0, 1000.0]
     assert all(row["median wall ms"] > 0.0 for row in rows)
 

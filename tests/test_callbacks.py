@@ -15,7 +15,7 @@ TASKS = ["toy-swingup", "toy-spin"]
 
 def tiny_model(env: Any = None, **settings: Any) -> EZM:
     """
-    :param env: to train in, by default one environment of each of two toy tasks
+    :param env: environment to train in (default: one environment of each of two toy tasks)
     :param settings: further arguments of the model
     :return: a model that learns hardly anything, quickly
     """
@@ -27,7 +27,7 @@ def tiny_model(env: Any = None, **settings: Any) -> EZM:
 
 def ticking_clock() -> SimpleNamespace:
     """
-    :return: stands for the module ``time``; every look at the clock takes a second
+    :return: a stand-in for the module ``time`` whose clock advances one second per call
     """
     ticks = iter(range(10**6))
     return SimpleNamespace(monotonic=lambda: float(next(ticks)))
@@ -37,7 +37,7 @@ def test_the_time_budget_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(callbacks, "time", ticking_clock())
     model = tiny_model(learning_starts=10**6)
     model.learn(10**6, callback=TimeBudgetCallback(5.0))
-    # Looks at the clock: 0 at the start, then 1 after the first step of both environments, ..., 5 after the fifth.
+    # The clock reads 0 at the start, 1 after the first step of both environments, ..., 5 after the fifth.
     assert model.num_timesteps == 10
 
 
@@ -51,7 +51,7 @@ def test_progress_lines_name_the_returns(monkeypatch: pytest.MonkeyPatch, capsys
     env = make_multitask_env(TASKS, seed=0, max_episode_steps=2)
     tiny_model(env, learning_starts=10**6).learn(20, callback=TimedProgressCallback(1000.0, interval=4.0))
     lines = capsys.readouterr().err.splitlines()
-    # Shown after steps 1, 5 and 9 of ten (a look at the clock each), and at the end.
+    # Shown after steps 1, 5 and 9 of ten (each reads the clock), and at the end.
     assert [line.split(",")[0] for line in lines] == [" 10%     1 s", " 50%     5 s", " 90%     9 s", "100%    11 s"]
     assert "2 steps, 0 updates" in lines[0] and "swingup" not in lines[0]
     assert "swingup" in lines[-1] and "spin -" in lines[-1] and "toy-" not in lines[-1]

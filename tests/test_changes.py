@@ -1,4 +1,4 @@
-"""What may change when a saved model or training goes on: it takes effect, or is refused by name."""
+"""Changing arguments of a saved model or training run: the change takes effect, or is refused by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sb3_ezm.settings import attributes
 from tests.tiny import TINY_NETWORKS, tiny_model, toy_env
 
 TASKS = ["toy-swingup", "toy-spin"]
-# Argument, another value than that of the tiny model; each takes effect both on `load` and on `resume`.
+# Arguments with a value other than the tiny model's; each takes effect on both `load` and `resume`.
 FREE: dict[str, Any] = {
     **{"learning_rate": 0.5, "learning_starts": 3, "batch_size": 6, "tau": 0.5, "gamma": 0.5, "train_freq": 3},
     **{"gradient_steps": 2, "target_update_interval": 7, "unroll_steps": 3, "td_steps": 3, "num_simulations": 6},
@@ -34,7 +34,7 @@ FIXED: dict[str, Any] = {"buffer_size": 500, "per_alpha": 0.5, "independent_repl
 
 def env(discount: float | None = None) -> Any:
     """
-    :param discount: of both tasks
+    :param discount: discount of both tasks
     :return: two toy tasks
     """
     tasks = toy_env(TASKS).get_attr("task_set")[0]
@@ -64,7 +64,7 @@ def again(saved: Path, how: str, **changes: Any) -> EZM:
     return EZM.resume(saved / "half.ezm", given, **changes)
 
 
-def test_every_argument_is_decided() -> None:
+def test_every_argument_is_covered() -> None:
     elsewhere = {"policy", "env", "action_noise", "replay_buffer_class", "optimize_memory_usage", "policy_kwargs", "task_set"}
     assert {*FREE, *FIXED} | elsewhere | {"tensorboard_log", "device", "_init_setup_model"} == set(ARGUMENTS)
     assert {name for name, argument in ARGUMENTS.items() if argument.saved_with == "replay buffer"} == set(FIXED)
@@ -76,12 +76,12 @@ def test_changes_take_effect(saved: Path, how: str) -> None:
     model = again(saved, how, **FREE)
     after = attributes(model)
     for name, value in FREE.items():
-        if isinstance(value, dict):  # only what it names
+        if isinstance(value, dict):  # only the entries it names
             assert after[name] == {**(before[name] or {}), **value}, name
         elif name != "train_freq":
             assert after[name] == value != before[name], name
     assert after["train_freq"].frequency == 3
-    # Where they act.
+    # Where they take effect.
     configs = model.configs
     assert configs.loss.value == 0.9 and configs.loss.consistency == 2.0 and configs.search.c_scale == 0.2
     assert model.learner.update_config == configs.update and model.learner.runtime == configs.runtime
@@ -96,14 +96,14 @@ def test_changes_take_effect(saved: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_what_a_replay_buffer_depends_on(saved: Path, name: str) -> None:
+def test_settings_that_a_replay_buffer_depends_on(saved: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match=f"`{name}` cannot change from .*: the saved replay buffer depends on it"):
         again(saved, "resume", **{name: FIXED[name]})
-    assert getattr(again(saved, "load", **{name: FIXED[name]}), name) == FIXED[name]  # no replay buffer is in that file
+    assert getattr(again(saved, "load", **{name: FIXED[name]}), name) == FIXED[name]  # that file has no replay buffer
 
 
 @pytest.mark.parametrize("how", ["load", "resume"])
-def test_what_is_refused(saved: Path, how: str) -> None:
+def test_changes_that_are_refused(saved: Path, how: str) -> None:
     for changes, words in (
         ({"gama": 0.5}, r"no argument 'gama'\. Did you mean 'gamma'"),
         ({"gamma": "high"}, r"`gamma` \('high'\) must be a number in \(0, 1\]"),
@@ -159,7 +159,7 @@ def test_embodiments_of_tasks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["load", "resume"])
-def test_the_policy_stays(saved: Path, how: str) -> None:
+def test_the_policy_class_cannot_change(saved: Path, how: str) -> None:
     assert type(again(saved, how, policy="MultiInputPolicy").policy) is MultiInputPolicy
     with pytest.raises(
         (ConfigurationError, CheckpointError), match=r"`policy` cannot change from .*MultiInput.* to .*MlpPolicy"
@@ -177,7 +177,7 @@ def test_seeds_of_numpy(saved: Path) -> None:
         plain.set_random_seed(1.5)  # type: ignore[arg-type]
 
 
-def test_a_model_in_memory_goes_on_with_other_settings() -> None:
+def test_a_model_in_memory_continues_with_other_settings() -> None:
     buffer = io.BytesIO()
     tiny_model(policy_kwargs={"net_arch": [8], "activation_fn": nn.ELU}).save(buffer)
     buffer.seek(0)

@@ -1,4 +1,4 @@
-"""Checkpoints: a training that was saved and continued elsewhere is the training that went on, bit for bit."""
+"""Checkpoints: training that is saved and resumed elsewhere equals uninterrupted training, bit for bit."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Interruption(Exception):
-    """Stands for whatever ends a process."""
+    """Stands in for whatever ends a process."""
 
 
 def interrupt(steps: int) -> ConvertCallback:
     """
-    :param steps: when
-    :return: a callback that raises then
+    :param steps: number of steps after which to interrupt
+    :return: a callback that raises :class:`Interruption`
     """
 
     def callback(local: dict[str, Any], _: dict[str, Any]) -> bool:
@@ -48,7 +48,7 @@ def interrupt(steps: int) -> ConvertCallback:
 
 @pytest.fixture(scope="module")
 def continued(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Checkpoints at the end of all cases, each saved at half time and continued in another process."""
+    """Final checkpoints of all cases, each saved halfway and resumed in another process."""
     folder = tmp_path_factory.mktemp("continued")
     arguments = []
     for case in SETTINGS:
@@ -57,7 +57,7 @@ def continued(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         np.random.seed(0)
         model = make_model(case)
         if case == "scheduled":
-            # The schedule runs over both halves: the same call of `learn`, interrupted.
+            # Interrupt a single call of `learn`, so that the schedule spans both halves.
             with pytest.raises(Interruption):
                 model.learn(2 * STEPS, callback=[FullCheckpointCallback(STEPS, folder / case), interrupt(STEPS + 8)])
             half = folder / case
@@ -77,11 +77,11 @@ def test_saving_and_resuming_in_a_new_process_changes_nothing(continued: dict[st
     model.learn(2 * STEPS).save_checkpoint(tmp_path / "end")
     assert model._n_updates >= 2 * (STEPS - 24) // 8
     assert not same_weights(start, weights_of(model))
-    # Weights, optimizer, replay, generators, running episodes, counters, statistics: all that a checkpoint knows.
+    # Compares everything in a checkpoint: weights, optimizer, replay, generators, running episodes, counters, statistics.
     assert differences(read_checkpoint(tmp_path / "end"), read_checkpoint(continued[case])) == []
 
 
-def test_the_comparison_sees_differences() -> None:
+def test_the_comparison_finds_differences() -> None:
     first = {"a": [np.zeros(2), 1.0], "t": 3}
     assert differences(first, {"a": [np.zeros(2), 1.0], "t": 4}) == []
     assert differences(first, {"a": [np.array([0.0, -0.0]), 1.0], "t": 3}) == [".a[0]"]
@@ -98,7 +98,7 @@ def test_saving_does_not_disturb_the_training(tmp_path: Path) -> None:
     assert differences(read_checkpoint(tmp_path / "plain"), read_checkpoint(tmp_path / "saving")) == []
 
 
-def test_a_humanoid_goes_on_where_it_stood(tmp_path: Path) -> None:
+def test_a_humanoid_resumes_in_the_same_state(tmp_path: Path) -> None:
     pytest.importorskip("mujoco")
 
     def make() -> Any:
@@ -116,7 +116,7 @@ def test_a_humanoid_goes_on_where_it_stood(tmp_path: Path) -> None:
 
 
 class Forgetful(gym.Wrapper[Any, Any, Any, Any]):
-    """A wrapper that might know something, and does not tell."""
+    """A wrapper that may have state but offers no way to save it."""
 
 
 def forgetful_env() -> Any:
@@ -130,7 +130,7 @@ def resume_with_warning(path: Path, env: Any, words: str) -> EZM:
     """
     :param path: checkpoint
     :param env: environment
-    :param words: what the warning says
+    :param words: expected text of the warning
     :return: the model
     """
     with pytest.warns(UserWarning, match=words):
@@ -145,7 +145,7 @@ def test_only_the_running_episode_is_lost(tmp_path: Path) -> None:
     )
     assert_same_weights(weights_of(model), weights_of(other))
     ring, restored = model.replay_buffer.replays[0].ring, other.replay_buffer.replays[0].ring
-    # All 18 transitions are still there; the half episodes ended as by truncation.
+    # All 18 transitions are still there; the unfinished episodes count as truncated.
     assert restored.counts.tolist() == ring.counts.tolist() == [18]
     np.testing.assert_array_equal(restored.observation, ring.observation)
     assert restored._newest.tolist() == [-1, -1] != ring._newest.tolist()
@@ -156,7 +156,7 @@ def test_only_the_running_episode_is_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda env: VecFrameStack(env, 2), lambda env: env])
-def test_vector_environments_that_keep_their_state_to_themselves(tmp_path: Path, wrap: Any) -> None:
+def test_vector_environments_whose_state_cannot_be_read(tmp_path: Path, wrap: Any) -> None:
     native = DummyVecEnv([SpaceEnv])
     env = wrap(native)
     words = "VecFrameStack cannot give its state" if env is not native else "environment SpaceEnv has no `get_state`"
@@ -182,7 +182,7 @@ def test_environments_in_other_processes_start_new_episodes(tmp_path: Path) -> N
     env.close()
 
 
-def test_new_episodes_are_not_the_old_ones_again(tmp_path: Path) -> None:
+def test_new_episodes_do_not_repeat_the_old_ones(tmp_path: Path) -> None:
     def make() -> Any:
         return DummyVecEnv([lambda: Forgetful(gym.make("sb3_ezm/Toy-Spin-v0"))])
 
@@ -198,7 +198,7 @@ def test_new_episodes_are_not_the_old_ones_again(tmp_path: Path) -> None:
     assert first is not None and starts[0][3] != first[0][3]  # another target speed
 
 
-def test_running_episodes_can_be_given_up(tmp_path: Path) -> None:
+def test_running_episodes_can_be_discarded(tmp_path: Path) -> None:
     make_model("single").learn(STEPS).save_checkpoint(tmp_path / "half")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -279,7 +279,7 @@ def test_other_settings(half: Path) -> None:
         assert str(half) in str(error.value) and str(sorted(settings)) in str(error.value)
 
 
-def test_another_seed_takes_another_course(half: Path) -> None:
+def test_another_seed_changes_the_run(half: Path) -> None:
     models = [EZM.resume(half, make_env("normalized"), **settings) for settings in ({}, {"seed": 5}, {"seed": 5})]
     draws = [model.replay_buffer.rng.random() for model in models]
     assert draws[0] != draws[1] == draws[2]
@@ -288,7 +288,7 @@ def test_another_seed_takes_another_course(half: Path) -> None:
 
 
 class OwnPolicy(MlpPolicy):
-    """A policy class that the package does not know."""
+    """A policy class from outside the package."""
 
 
 def test_what_a_checkpoint_cannot_hold_has_to_be_passed_again(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def resume_with_warning_free(path: Path, **settings: Any) -> EZM:
     return EZM.resume(path, CountEnv(), reset_env=True, **settings)
 
 
-def test_a_model_without_environment_has_nothing_to_go_on_with(tmp_path: Path) -> None:
+def test_a_model_without_an_environment_cannot_be_checkpointed(tmp_path: Path) -> None:
     tiny_model(CountEnv()).save(tmp_path / "model.zip")
     model = EZM.load(tmp_path / "model.zip", device="cpu")
     with pytest.raises(CheckpointError, match="without an environment"):

@@ -1,4 +1,4 @@
-"""Checkpoints during training: when, how many, and what a killed or failed training leaves behind."""
+"""Checkpoints during training: when and how many, and what killed or failed training runs leave behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def names(folder: Path) -> list[str]:
     """
-    :param folder: any
+    :param folder: a folder
     :return: names of its files
     """
     return sorted(path.name for path in folder.iterdir())
@@ -34,14 +34,14 @@ def names(folder: Path) -> list[str]:
 # ------------------------------------------------------------------------------------------------------ when and how many
 
 
-def test_the_last_checkpoints_stay(tmp_path: Path) -> None:
+def test_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     model = tiny_model(CountEnv(), learning_starts=100)
     callback = FullCheckpointCallback(5, tmp_path / "new" / "folder", keep_last=2)
     model.learn(18, callback=callback)
-    # 5 and 10 made room; 18 is the end.
+    # 5 and 10 were deleted; 18 is the end.
     assert names(callback.save_path) == ["checkpoint_15.ezm", "checkpoint_18.ezm"]
     assert callback.last_path == latest_checkpoint(callback.save_path) == callback.save_path / "checkpoint_18.ezm"
-    model.learn(4, callback=callback, reset_num_timesteps=False)  # goes on with multiples of five
+    model.learn(4, callback=callback, reset_num_timesteps=False)  # continues with multiples of five
     assert names(callback.save_path) == ["checkpoint_20.ezm", "checkpoint_22.ezm"]
     model.learn(12, callback=FullCheckpointCallback(5, tmp_path / "all", keep_last=None, name_prefix="a_b"))
     assert names(tmp_path / "all") == ["a_b_10.ezm", "a_b_12.ezm", "a_b_5.ezm"]
@@ -52,7 +52,7 @@ def test_it_saves_between_steps(tmp_path: Path) -> None:
     env = DummyVecEnv([CountEnv] * 2)
     model = tiny_model(env, train_freq=4, learning_starts=100)
     model.learn(30, callback=FullCheckpointCallback(5, tmp_path, keep_last=None))
-    # Four steps of two environments at a time; whenever another multiple of five has been passed.
+    # Each rollout is four steps of two environments; saves whenever it has passed a multiple of five.
     steps = [read_checkpoint(path)["progress"]["num_timesteps"] for path in list_checkpoints(tmp_path)]
     assert steps == [8, 16, 24, 32]
     for path in list_checkpoints(tmp_path):
@@ -60,7 +60,7 @@ def test_it_saves_between_steps(tmp_path: Path) -> None:
         assert state["replay"]["replays"][0]["ring"]["counts"].tolist() == [state["progress"]["num_timesteps"]]
 
 
-def test_an_interrupted_training_goes_on_from_its_folder(tmp_path: Path) -> None:
+def test_interrupted_training_resumes_from_its_folder(tmp_path: Path) -> None:
     stop = {"at": 23}
 
     def callback(local: dict[str, Any], _: dict[str, Any]) -> bool:
@@ -82,7 +82,7 @@ def test_an_interrupted_training_goes_on_from_its_folder(tmp_path: Path) -> None
         EZM.resume(tmp_path.parent, make())
 
 
-def test_what_a_killed_process_left_is_tidied_up(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
     kept = ["other.tmp", ".other_3.ezm.77.tmp", "checkpoint_x.ezm", "notes.txt"]
     for name in [*kept, ".checkpoint_5.ezm.1234.tmp"]:
         (tmp_path / name).write_text("half a checkpoint")
@@ -91,28 +91,28 @@ def test_what_a_killed_process_left_is_tidied_up(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path).name == "checkpoint_4.ezm"
 
 
-def test_checkpoints_of_another_training_stay(tmp_path: Path) -> None:
+def test_checkpoints_of_another_run_are_kept(tmp_path: Path) -> None:
     tiny_model(CountEnv(), learning_starts=100).learn(8, callback=FullCheckpointCallback(4, tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     other = tiny_model(CountEnv(), learning_starts=100)
     with pytest.raises(ConfigurationError, match=r"checkpoint_4\.ezm belongs to another training: .*`EZM.resume`"):
         other.learn(8, callback=FullCheckpointCallback(4, tmp_path, keep_last=1))
     resumed = EZM.resume(tmp_path, CountEnv(), reset_env=True)
-    with pytest.raises(ConfigurationError, match="belongs to another training"):  # a training of its own, from step 0
+    with pytest.raises(ConfigurationError, match="belongs to another training"):  # a new run, from step 0
         resumed.learn(8, callback=FullCheckpointCallback(4, tmp_path))
     assert other.num_timesteps == 0 and {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "checkpoint_900.ezm").write_text("nobody knows whose")
     with pytest.raises(ConfigurationError, match="belongs to another training"):
         other.learn(8, callback=FullCheckpointCallback(4, tmp_path / "other"))
-    # Under another prefix they do not meet, and neither deletes the other's.
+    # With another prefix, neither deletes the other's checkpoints.
     other.learn(8, callback=FullCheckpointCallback(4, tmp_path, keep_last=1, name_prefix="other"))
     assert names(tmp_path) == ["checkpoint_4.ezm", "checkpoint_8.ezm", "other", "other_8.ezm"]
     with pytest.raises(CheckpointError, match=r"several trainings, the latest are checkpoint_8\.ezm, other_8\.ezm"):
         EZM.resume(tmp_path, CountEnv())
 
 
-def test_the_order_is_that_of_writing_whatever_the_clock_says(tmp_path: Path) -> None:
+def test_checkpoints_are_in_the_order_of_writing_whatever_the_clock_says(tmp_path: Path) -> None:
     model = tiny_model(CountEnv(), learning_starts=100)
     model.learn(12, callback=FullCheckpointCallback(4, tmp_path, keep_last=3))
     for path in tmp_path.iterdir():  # the clock of that machine was a day ahead
@@ -157,7 +157,7 @@ def test_a_full_disk_does_not_end_the_training(tmp_path: Path, monkeypatch: pyte
     model = tiny_model(CountEnv(), learning_starts=100)
     with pytest.warns(UserWarning, match=r"after 40 steps \(.*No space.*\); the last checkpoint is .*checkpoint_20\.ezm"):
         model.learn(50, callback=FullCheckpointCallback(20, tmp_path, keep_last=1))
-    # Again after a tenth of the frequency, and no half file stays.
+    # Retried after a tenth of the interval, and no partial file remains.
     assert tried == [f"checkpoint_{steps}.ezm" for steps in (20, 40, 42, 44, 50)]
     assert names(tmp_path) == ["checkpoint_50.ezm"]
 
@@ -182,7 +182,7 @@ def test_bad_settings(settings: dict[str, Any], words: str) -> None:
         FullCheckpointCallback(**{"save_freq": 5, "save_path": "unused", **settings})
 
 
-def test_it_is_not_for_other_algorithms(tmp_path: Path) -> None:
+def test_other_algorithms_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="SAC has no `save_checkpoint`: use Stable-Baselines3's CheckpointCallback"):
         SAC("MlpPolicy", CountEnv(), buffer_size=10).learn(1, callback=FullCheckpointCallback(5, tmp_path))
 
@@ -192,11 +192,11 @@ def test_it_is_not_for_other_algorithms(tmp_path: Path) -> None:
 
 class SickEnv(CountEnv):
     """
-    Counts, until something is not finite.
+    Counts until something is not finite.
 
     :param what: reward, observation or the last observation of an episode
-    :param step: at which step of the second episode
-    :param value: what it is then
+    :param step: step of the second episode at which it becomes non-finite
+    :param value: the non-finite value
     """
 
     def __init__(self, what: str = "reward", step: int = 3, value: float = np.nan) -> None:
@@ -243,8 +243,8 @@ def test_an_environment_that_is_not_finite_stops_the_training(
     assert emergency in tmp_path.iterdir() and f"Its state is in {emergency}" in capsys.readouterr().out
     state = read_checkpoint(emergency)
     assert state["progress"]["num_timesteps"] == steps
-    # What made it fail is not in the replay.
-    # (A reward stops the step itself; observations are checked once it is over and counted.)
+    # The transition that made it fail is not in the replay buffer.
+    # (A reward aborts the step itself; observations are checked once the step has been counted.)
     assert state["replay"]["replays"][0]["ring"]["counts"].tolist() == [steps if settings["what"] == "reward" else steps - 2]
     assert latest_checkpoint(tmp_path).name == f"checkpoint_{steps // 10 * 10}.ezm"
     with pytest.warns(UserWarning, match="in the middle of a step"):
@@ -262,7 +262,7 @@ def test_the_task_is_named(tmp_path: Path) -> None:
     model = tiny_model(toy_env(specs), learning_starts=100)
     with pytest.raises(NonFiniteError, match=r"Task 'sick': .* observation that is not finite .* entries \[0\] are \[nan\]"):
         model.learn(40, callback=FullCheckpointCallback(100, tmp_path))
-    assert names(tmp_path) == ["emergency_16.ezm"]  # raised within the ninth step
+    assert names(tmp_path) == ["emergency_16.ezm"]  # raised during the ninth step
 
 
 def test_an_action_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
@@ -285,12 +285,12 @@ def test_a_gradient_that_is_not_finite_names_tasks_and_parameters(tmp_path: Path
     words = r"gradient is not finite \(nan\).*the value loss of the tasks \['toy-balance', 'toy-spin'\].*parameters: \['"
     with pytest.raises(NonFiniteLossError, match=words):
         model.learn(10, callback=FullCheckpointCallback(5, tmp_path), reset_num_timesteps=False)
-    # A step was stored and learned from; its checkpoint knows the running episodes.
+    # The step had been stored and learned from, so the checkpoint includes the running episodes.
     assert names(tmp_path) == ["emergency_14.ezm"]
     assert read_checkpoint(tmp_path / "emergency_14.ezm")["env"]["episodes"] is not None
 
 
-def test_the_loss_of_one_task_is_told_from_the_others() -> None:
+def test_a_task_with_a_non_finite_loss_is_named() -> None:
     model = tiny_model(toy_env(["toy-balance", "toy-spin"])).learn(12)
     batch = model.replay_buffer.sample_segments(8)
     targets = model.learner.reanalyze(batch, 0)
@@ -326,7 +326,7 @@ def test_without_the_callback_nothing_is_written(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.skipif(not (hasattr(os, "fork") and os.path.isdir("/proc/self/fd")), reason="needs os.fork and /proc")
 def test_a_killed_training_leaves_a_checkpoint_that_loads() -> None:
-    """Five kills at random moments, and one at every stage of a save; ``conformance/kill_checkpoints.py`` does more."""
+    """Kill five times at random moments and once at each stage of a save; ``conformance/kill_checkpoints.py`` does more."""
     command = [sys.executable, "-m", "conformance.kill_checkpoints", "--kills", "5", "--longest", "0.3"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -1,4 +1,4 @@
-"""The file itself: complete or absent, checked before it is believed, and unable to run code."""
+"""The file format: written atomically, checked before use, and unable to run code."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def file(tmp_path: Path) -> Path:
 
 def forge(path: Path, header: Any, body: bytes = b"") -> Path:
     """
-    Write a file whose checksum is right.
+    Write a file with a correct checksum.
 
     :param path: file
     :param header: JSON
@@ -159,7 +159,7 @@ def test_every_changed_byte_is_recognized(file: Path) -> None:
     assert read_checkpoint(file)["b"] == [1, "two"]
 
 
-def test_what_is_no_checkpoint(tmp_path: Path) -> None:
+def test_files_that_are_not_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"missing.ezm does not exist"):
         read_checkpoint(tmp_path / "missing")
     with pytest.raises(CheckpointError, match="is not a file"):
@@ -195,11 +195,11 @@ def test_a_pickle_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
         path = forge(tmp_path / f"forged_{number}.ezm", {"arrays": arrays, "value": content}, body)
         with pytest.raises(CheckpointError, match=f"{re.escape(str(path))} was not written by this package"):
             read_checkpoint(path)
-    # As plain bytes it is data.
+    # As plain bytes it is just data.
     path = forge(tmp_path / "data.ezm", {"arrays": [{"dtype": "|u1", "shape": [len(bomb)]}], "value": {"$array": 0}}, bomb)
     assert read_checkpoint(path).tobytes() == bomb
     assert not (tmp_path / "exploded").exists()
-    pickle.loads(bomb)  # it is a real one
+    pickle.loads(bomb)  # it does work
     assert (tmp_path / "exploded").exists()
 
 
@@ -216,7 +216,7 @@ def test_a_pickle_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
         {"arrays": [], "value": {"$tasks": {"tasks": []}}},
     ],
 )
-def test_a_right_checksum_over_nonsense_is_still_refused(tmp_path: Path, header: Any) -> None:
+def test_nonsense_with_a_correct_checksum_is_still_refused(tmp_path: Path, header: Any) -> None:
     path = forge(tmp_path / "forged.ezm", header)
     with pytest.raises(CheckpointError, match="was not written by this package: its checksum is right but"):
         read_checkpoint(path)
@@ -229,7 +229,7 @@ PCG = {"bit_generator": "PCG64", "state": {"state": 1, "inc": 1}, "has_uint32": 
 @pytest.mark.parametrize(
     "state",
     [
-        {"bit_generator": "MT19937", "state": {**TWISTER, "pos": 1_000_000}},  # would end the process at the next draw
+        {"bit_generator": "MT19937", "state": {**TWISTER, "pos": 1_000_000}},  # would crash the process at the next draw
         {"bit_generator": "MT19937", "state": {**TWISTER, "pos": -1}},
         {"bit_generator": "MT19937", "state": {**TWISTER, "key": np.zeros(3, dtype=np.uint32)}},
         {**PCG, "state": {"state": 2**200, "inc": 1}},
@@ -241,7 +241,7 @@ PCG = {"bit_generator": "PCG64", "state": {"state": 1, "inc": 1}, "has_uint32": 
         [1],
     ],
 )
-def test_a_generator_takes_no_state_that_it_cannot_be_in(tmp_path: Path, state: Any) -> None:
+def test_impossible_generator_states_are_refused(tmp_path: Path, state: Any) -> None:
     arrays: list[Any] = []
     encoded = container.encode(state, arrays)
     layout = [{"dtype": array.dtype.str, "shape": list(array.shape)} for array in arrays]
@@ -252,9 +252,9 @@ def test_a_generator_takes_no_state_that_it_cannot_be_in(tmp_path: Path, state: 
 
 
 @pytest.mark.parametrize("kind", [np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64])
-def test_every_generator_goes_on(tmp_path: Path, kind: Any) -> None:
+def test_every_generator_continues_its_sequence(tmp_path: Path, kind: Any) -> None:
     generator = np.random.Generator(kind(3))
-    generator.integers(7, size=5, dtype=np.uint32)  # half of a 64-bit number is kept for later
+    generator.integers(7, size=5, dtype=np.uint32)  # keeps half of a 64-bit number for later
     restored = read_checkpoint(write_checkpoint(tmp_path / "g", generator))
     assert differences(restored, generator) == []
     np.testing.assert_array_equal(
@@ -274,7 +274,7 @@ def test_every_generator_goes_on(tmp_path: Path, kind: Any) -> None:
         (["LinearSchedule"], {}),
     ],
 )
-def test_an_object_has_its_own_attributes_only(tmp_path: Path, name: Any, attributes: Any) -> None:
+def test_an_object_gets_only_attributes_of_its_class(tmp_path: Path, name: Any, attributes: Any) -> None:
     path = forge(tmp_path / "forged.ezm", {"arrays": [], "value": {"$object": name, "state": attributes}})
     with pytest.raises(CheckpointError, match="was not written by this package"):
         read_checkpoint(path)
@@ -318,7 +318,7 @@ def test_the_label_can_be_read_alone(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- atomicity
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_checkpoint(tmp_path / "x", {"old": 1})
 
     def full(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds is checked before it is used, and what cannot go on as before is said."""
+"""A checkpoint's content is checked before use, and whatever cannot continue as before is reported."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def set_at(*keys: Any, to: Any) -> Callable[[Any], None]:
     """
-    :param keys: where, from the outside in
+    :param keys: path of the value, from the outside in
     :param to: new value, or a function of the old one
-    :return: changes a state in place
+    :return: a function that changes a state in place
     """
 
     def change(state: Any) -> None:
@@ -53,9 +53,9 @@ EPISODES = ("env", "episodes")
 
 def element(index: int, value: Any) -> Callable[[Any], Any]:
     """
-    :param index: of an array
-    :param value: what stands there afterwards
-    :return: changes arrays
+    :param index: index into an array
+    :param value: new value
+    :return: a function that changes an array
     """
 
     def change(array: Any) -> Any:
@@ -113,7 +113,7 @@ def test_a_state_that_does_not_fit_is_refused(saved: Path, tmp_path: Path, name:
         EZM.resume(write_checkpoint(tmp_path / "changed", state), make_env())
 
 
-def test_what_the_file_says_of_paths_is_not_followed(tmp_path: Path) -> None:
+def test_paths_stored_in_the_file_are_ignored(tmp_path: Path) -> None:
     model = tiny_model(toy_env(["toy-spin"]), tensorboard_log=str(tmp_path / "logs")).learn(4)
     path = model.save_checkpoint(tmp_path / "x")
     with pytest.warns(UserWarning, match="pass `tensorboard_log` to continue"):
@@ -145,7 +145,7 @@ def test_checkpoints_of_version_0_1_load(saved: Path, tmp_path: Path) -> None:
     assert resumed.num_timesteps == 24 and resumed._last_obs is not None
 
 
-def test_another_number_of_threads_is_said(saved: Path, tmp_path: Path) -> None:
+def test_another_number_of_threads_is_reported(saved: Path, tmp_path: Path) -> None:
     state = read_checkpoint(saved)
     assert state["threads"] == th.get_num_threads()
     state["threads"] += 3
@@ -205,14 +205,14 @@ def test_a_failed_save_of_a_model_leaves_the_old_file(tmp_path: Path, monkeypatc
 
 def normalized(inner: Any = None) -> Any:
     """
-    :param inner: environment
-    :return: the environment with running means of observations and rewards
+    :param inner: environment to wrap
+    :return: the environment with running statistics of observations and rewards
     """
     env = SpaceEnv() if inner is None else inner
     return gym.wrappers.NormalizeReward(gym.wrappers.NormalizeObservation(env))
 
 
-def test_running_means_outlast_the_episodes(tmp_path: Path) -> None:
+def test_running_statistics_survive_lost_episodes(tmp_path: Path) -> None:
     model = tiny_model(DummyVecEnv([normalized]), learning_starts=100).learn(12)
     path = model.save_checkpoint(tmp_path / "x")
     words = "SpaceEnv has no `get_state`.* starts afresh, except for the running means of NormalizeObservation and NormalizeRe"
@@ -228,7 +228,7 @@ def test_running_means_outlast_the_episodes(tmp_path: Path) -> None:
 
 
 class OtherMeaning(SpaceEnv):
-    """Methods of the same names."""
+    """Has methods with the same names."""
 
     def __init__(self, snapshot: Any = b"snapshot") -> None:
         super().__init__()
@@ -242,7 +242,7 @@ class OtherMeaning(SpaceEnv):
 
 
 class OfRobots(SpaceEnv):
-    """A getter with an argument."""
+    """Its getter takes an argument."""
 
     def get_state(self, robot: int) -> Any:
         return np.zeros(robot)
@@ -252,7 +252,7 @@ class OfRobots(SpaceEnv):
 
 
 class OfMuJoCo(OtherMeaning):
-    """A setter with two."""
+    """Its setter takes two arguments."""
 
     def set_state(self, qpos: Any, qvel: Any) -> None:
         pass
@@ -267,7 +267,7 @@ class OfMuJoCo(OtherMeaning):
         (lambda: OfMuJoCo((1, 2)), "of OfMuJoCo are not methods"),
     ],
 )
-def test_methods_that_mean_something_else_end_no_training(tmp_path: Path, make: Any, words: str) -> None:
+def test_unrelated_methods_of_the_same_name_do_not_stop_training(tmp_path: Path, make: Any, words: str) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tiny_model(make(), learning_starts=100).learn(12, callback=FullCheckpointCallback(4, tmp_path))

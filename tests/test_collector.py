@@ -1,4 +1,4 @@
-"""What is stored is what happened: under wrappers that change it, in environments that others use, when a callback stops."""
+"""The replay buffer holds what really happened, despite wrappers, shared environments and callbacks that stop training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RANDOM: dict[str, Any] = {"learning_starts": 10_000}
 
 
 class JumpEnv(gym.Env[np.ndarray, np.ndarray]):
-    """Small numbers, and 500 in the last of its five steps."""
+    """Observes small numbers, then 500 in the last of its five steps."""
 
     def __init__(self) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -47,7 +47,7 @@ class JumpEnv(gym.Env[np.ndarray, np.ndarray]):
 
 
 class OwnArrayEnv(gym.Env[np.ndarray, np.ndarray]):
-    """Returns the array that it counts in: 0 at a reset, 5 at the end."""
+    """Returns the very array it counts in: 0 after a reset, 5 at the end."""
 
     def __init__(self) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
@@ -65,7 +65,7 @@ class OwnArrayEnv(gym.Env[np.ndarray, np.ndarray]):
 
 
 class OwnArrayWrapper(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps its observations in one array."""
+    """Reuses one array for its observations."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -98,7 +98,7 @@ class OwnArrayVecEnv(VecEnvWrapper):
 
 
 class ScaledObservations(VecEnvWrapper):
-    """Doubles observations, those at the ends of episodes included."""
+    """Doubles observations, including those at the ends of episodes."""
 
     def reset(self) -> Any:
         return 2.0 * self.venv.reset()  # type: ignore[operator]
@@ -113,8 +113,8 @@ class ScaledObservations(VecEnvWrapper):
 
 def stored(model: EZM) -> np.ndarray:
     """
-    :param model: of one task
-    :return: observations in the replay buffer, in the order in which they came ``[N, O]``
+    :param model: a model of one task
+    :return: observations in the replay buffer, in order of arrival ``[N, O]``
     """
     ring = model.replay_buffer.replays[0].ring
     return np.asarray(ring.observation[: ring.rows_written])
@@ -122,8 +122,8 @@ def stored(model: EZM) -> np.ndarray:
 
 def false_steps(model: EZM) -> list[tuple[float, float]]:
     """
-    :param model: trained in one ``CountEnv``
-    :return: observation and successor of the stored transitions that never happened: a true one adds 1
+    :param model: a model trained in one ``CountEnv``
+    :return: observation and successor of stored transitions that never happened (a real one adds 1)
     """
     ring = model.replay_buffer.replays[0].ring
     rows = np.flatnonzero(ring.step[: ring.rows_written])
@@ -148,7 +148,7 @@ def false_steps(model: EZM) -> list[tuple[float, float]]:
 )
 def test_last_observations_are_stored_raw(wrap: Any, jump: float) -> None:
     model = tiny_model(wrap(DummyVecEnv([JumpEnv, JumpEnv])), **RANDOM).learn(40)
-    # Two environments of four episodes each, every fifth step jumps.
+    # Two environments, four episodes each; every fifth step jumps.
     assert np.count_nonzero(stored(model)[:, -1] == jump) == 8
     assert set(np.unique(stored(model)[:, -1])) == {0.0, jump}
 
@@ -161,7 +161,7 @@ def test_a_normalized_dictionary_keeps_its_raw_last_observation() -> None:
 
 
 @pytest.mark.parametrize("above", [lambda env: VecFrameStack(env, 2), ScaledObservations])
-def test_nothing_above_the_normalization_may_change_observations(above: Any) -> None:
+def test_no_wrapper_around_the_normalization_may_change_observations(above: Any) -> None:
     with pytest.raises(ConfigurationError, match="Put VecNormalize outside"):
         tiny_model(above(VecNormalize(DummyVecEnv([CountEnv]))), **RANDOM).learn(5)
 
@@ -184,7 +184,7 @@ def test_environments_may_return_the_array_they_work_in(make: Any) -> None:
 
 
 class CountedFrom0(CountEnv):
-    """Steps 1, 2, ... 5 of every episode."""
+    """Observes the steps 1, 2, ..., 5 of every episode."""
 
     def __init__(self) -> None:
         super().__init__(length=5)
@@ -214,7 +214,7 @@ class _OwnInfo(CountEnv):
         return (*rest, {**info, "terminal_observation": "at sea"})  # type: ignore[return-value]
 
 
-def test_an_entry_of_the_environments_own_in_mid_episode_is_no_last_observation() -> None:
+def test_an_info_entry_in_mid_episode_is_not_a_last_observation() -> None:
     model = tiny_model(_OwnInfo(), **RANDOM).learn(12)
     assert stored(model)[:, 0].tolist() == [*range(7), *range(1000, 1007)]
 
@@ -254,7 +254,7 @@ def test_use_between_two_calls_ends_the_running_episode(use: Any, wrap: Any) -> 
     assert model.replay_buffer.size() == 18
 
 
-def test_untouched_environments_go_on() -> None:
+def test_untouched_environments_continue_their_episodes() -> None:
     env = CountEnv(length=30)
     model = tiny_model(env, **RANDOM).learn(9)
     with warnings.catch_warnings():
@@ -265,7 +265,7 @@ def test_untouched_environments_go_on() -> None:
 
 
 class _Resets(BaseCallback):
-    """Resets the environments it finds at one of the moments of a callback."""
+    """Resets the training environments in one of the methods of a callback."""
 
     def __init__(self, moment: str) -> None:
         super().__init__()
@@ -309,7 +309,7 @@ def test_callbacks_may_evaluate_in_the_training_environments() -> None:
 
 
 class _OtherProcess(VecEnv):
-    """Nothing but the interface."""
+    """Implements only the interface."""
 
     def __init__(self) -> None:
         self._inner = DummyVecEnv([CountEnv])
@@ -340,7 +340,7 @@ class _OtherProcess(VecEnv):
         return [False]
 
 
-def test_vector_environments_out_of_reach_are_observed_from_outside() -> None:
+def test_vector_environments_in_other_processes_are_watched_from_outside() -> None:
     env = _OtherProcess()
     model = tiny_model(env, **RANDOM).learn(9)
     evaluate_policy(model, env, n_eval_episodes=1, warn=False)
@@ -357,9 +357,9 @@ class _TellsAll(CountEnv):
         vars(self).update(state)
 
 
-def test_observed_environments_can_be_copied_pickled_and_saved(tmp_path: Path) -> None:
+def test_watched_environments_can_be_copied_pickled_and_saved(tmp_path: Path) -> None:
     env = _TellsAll()
-    del env.action_space  # which a state cannot hold
+    del env.action_space  # cannot be part of a state
     _TellsAll.action_space = spaces.Box(-2.0, 6.0, (1,), np.float32)
     del env.observation_space
     _TellsAll.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
@@ -376,7 +376,7 @@ def test_observed_environments_can_be_copied_pickled_and_saved(tmp_path: Path) -
     assert stored(again)[:, 0].tolist() == [*range(7), *range(1000, 1007), *range(2000, 2007)]
 
 
-def test_saved_normalization_does_not_hold_what_observes_it(tmp_path: Path) -> None:
+def test_saved_normalization_does_not_include_its_watcher(tmp_path: Path) -> None:
     env = VecNormalize(VecNormalize(DummyVecEnv([CountEnv]), norm_obs=False), norm_reward=False)
     tiny_model(env, **RANDOM).learn(9)
     assert isinstance(env.venv, VecNormalize)
@@ -402,7 +402,7 @@ SETTINGS: dict[str, Any] = {"train_freq": 3, "gradient_steps": 2, "learning_star
 
 @pytest.mark.parametrize("stop", [5, 10, 12])
 @pytest.mark.parametrize("saved", [False, True])
-def test_a_training_that_a_callback_ends_goes_on_as_if_it_had_not(stop: int, saved: bool, tmp_path: Path) -> None:
+def test_training_continues_as_if_a_callback_had_not_stopped_it(stop: int, saved: bool, tmp_path: Path) -> None:
     whole = tiny_model(toy_env("toy-hold"), **SETTINGS).learn(24)
     model = tiny_model(toy_env("toy-hold"), **SETTINGS).learn(24, callback=_StopsAt(stop))
     assert model.num_timesteps == model.replay_buffer.size() == stop
@@ -414,7 +414,7 @@ def test_a_training_that_a_callback_ends_goes_on_as_if_it_had_not(stop: int, sav
     assert_same_weights(weights_of(model), weights_of(whole))
 
 
-def test_a_new_training_starts_a_rollout_of_its_own() -> None:
+def test_a_new_call_of_learn_starts_a_new_rollout() -> None:
     model = tiny_model(CountEnv(), **{**SETTINGS, "learning_starts": 0}).learn(20, callback=_StopsAt(2))
     assert model._n_updates == 0
     model.learn(2)  # rounded up to a rollout of three steps
@@ -424,7 +424,7 @@ def test_a_new_training_starts_a_rollout_of_its_own() -> None:
 # -------------------------------------------------------------------------------------------------- predictions meanwhile
 
 
-def test_predictions_in_another_thread_do_not_change_a_training() -> None:
+def test_predictions_in_another_thread_do_not_affect_training() -> None:
     def train(predict: bool) -> dict[str, th.Tensor]:
         networks = {**tiny_model(CountEnv()).policy_kwargs, "head_norm": "batch"}
         model = tiny_model(CountEnv(), policy_kwargs=networks)
@@ -446,7 +446,7 @@ def test_predictions_in_another_thread_do_not_change_a_training() -> None:
     assert_same_weights(train(predict=True), train(predict=False))
 
 
-def test_stochastic_predictions_of_a_callback_do_not_change_a_training() -> None:
+def test_stochastic_predictions_in_a_callback_do_not_affect_training() -> None:
     def ask(local: dict[str, Any], _: dict[str, Any]) -> bool:
         local["self"].predict(local["new_obs"], deterministic=False)
         return True

@@ -1,4 +1,4 @@
-"""Settings that contradict each other are refused, and those that do nothing are named, when a model is made."""
+"""When a model is made, contradictory settings are refused, and settings without effect are named."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_contradictions_are_refused(settings: dict[str, Any], words: str) -> Non
 
 
 @pytest.mark.parametrize(("settings", "words"), INERT)
-def test_settings_that_do_nothing_are_named(settings: dict[str, Any], words: str) -> None:
+def test_settings_without_effect_are_named(settings: dict[str, Any], words: str) -> None:
     with pytest.warns(UserWarning, match="does nothing") as found:
         tiny_model(toy_env(), **settings)
     assert any(words in str(warning.message) for warning in found)
 
 
-def test_one_replay_buffer_for_one_task() -> None:
+def test_one_task_has_one_replay_buffer() -> None:
     with pytest.warns(UserWarning, match=r"`independent_replay` \(False\) does nothing: there is one task"):
         tiny_model(independent_replay=False)
 

@@ -22,7 +22,7 @@ from sb3_ezm.config import (
 from sb3_ezm.errors import ConfigurationError, EZMError, UnknownSettingError
 
 CONFIGS = (ModelConfig, SearchConfig, TargetConfig, LossConfig, RuntimeConfig, UpdateConfig, ReplayConfig)
-# Setting, impossible value, what the message says of it.
+# Setting, impossible value, expected message.
 SIZE, SWITCH = "must be an integer from 1 to 65536.", "must be True or False."
 POSITIVE, NOT_NEGATIVE = "must be a positive number and at most 1e+30.", "must be a number of at least 0 and at most 1e+30."
 MODEL = [
@@ -123,7 +123,7 @@ def test_impossible_values(config: type[Any], name: str, value: Any, message: st
     assert issubclass(ConfigurationError, ValueError) and issubclass(ConfigurationError, EZMError)
 
 
-def test_removed_settings_load_where_they_changed_nothing() -> None:
+def test_removed_settings_load_if_they_had_no_effect() -> None:
     assert build_config(TargetConfig, {"reuse_age": 0, "td_steps": 7}, "target_kwargs") == TargetConfig(td_steps=7)
     with pytest.raises(ConfigurationError, match=r"'reuse_age' \(5\) in `target_kwargs` is no longer a setting: results"):
         build_config(TargetConfig, {"reuse_age": 5}, "target_kwargs")
@@ -131,7 +131,7 @@ def test_removed_settings_load_where_they_changed_nothing() -> None:
         build_config(SearchConfig, {"reuse_age": 0}, "search_kwargs")
 
 
-def test_some_loss_must_be_left() -> None:
+def test_at_least_one_loss_is_required() -> None:
     with pytest.raises(ConfigurationError, match=r"at least one loss weight must not be 0, got \{'reward': 0"):
         LossConfig(**dict.fromkeys(WEIGHTS, 0.0))
     assert LossConfig(**{**dict.fromkeys(WEIGHTS, 0.0), "entropy": -1.0}).entropy == -1.0
@@ -187,7 +187,7 @@ def test_unknown_settings_suggest_the_nearest_known(config: type[Any], wrong: st
     assert all(field.name in message for field in dataclasses.fields(config))
 
 
-def test_a_setting_that_resembles_nothing_only_lists_the_known_ones() -> None:
+def test_an_unknown_setting_without_a_similar_one_lists_the_known_ones() -> None:
     with pytest.raises(
         ConfigurationError, match=r"has no setting 'zzz'\. Known: consistency, entropy, latent_gradient_scale,"
     ):
@@ -195,7 +195,7 @@ def test_a_setting_that_resembles_nothing_only_lists_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_settings_do_not_change_and_can_be_compared(config: type[Any]) -> None:
+def test_settings_are_immutable_and_comparable(config: type[Any]) -> None:
     made = config()
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(made, dataclasses.fields(config)[0].name, 3)
@@ -215,7 +215,7 @@ def test_number_of_wide_candidates(candidates: int, fraction: float, wide: int) 
 
 
 def test_defaults_are_those_of_the_paper() -> None:
-    """Spec, sections 2-8, for the settings that the package does not set otherwise on purpose (docs/deviations.md)."""
+    """Spec, sections 2-8, except for settings that the package deliberately changes (docs/deviations.md)."""
     model, search, target, loss = ModelConfig(), SearchConfig(), TargetConfig(), LossConfig()
     assert (model.latent_size, model.num_blocks, model.head_layers, model.num_value_heads) == (512, 3, (512, 512), 5)
     assert (model.task_embedding_size, model.action_code_size, model.projector_size, model.num_atoms) == (128, 64, 1024, 51)

@@ -1,4 +1,4 @@
-"""The host waits for the device once per update, or not at all."""
+"""The host waits for the device at most once per update."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.tiny import tiny_model, toy_env
 
 
 class Reads(TorchDispatchMode):
-    """Counts the operations with which a host looks at numbers of a device."""
+    """Counts the operations by which the host reads numbers from a device."""
 
     WAITING = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2")
 
@@ -46,10 +46,10 @@ class Reads(TorchDispatchMode):
 
 class Sends(TorchDispatchMode):
     """
-    Notes how a host sends numbers to a device (here: "meta") other than by :func:`to_device`: from pageable memory, so that it
-    waits foreverything that the device has to do, and no CUDA graph can be recorded.
+    Records transfers to a device (here "meta") other than by :func:`to_device`: from pageable memory, so that the host waits
+    for all pending work, and no CUDA graph can be recorded.
 
-    A number that is assigned to indexed entries is among them: for CUDA, PyTorch puts it into a tensor of the host.
+    Assigning a number to indexed entries counts, too, because for CUDA, PyTorch first puts it into a host tensor.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Sends(TorchDispatchMode):
 
 @pytest.fixture
 def meta_generator(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A generator of the device "meta", which PyTorch does not have; nothing is drawn there anyway."""
+    """A generator for the device "meta", for which PyTorch has none; nothing is drawn there anyway."""
     stand_in = SimpleNamespace(device=th.device("meta"))
 
     def without(draw: Any) -> Any:
@@ -92,7 +92,7 @@ def meta_generator(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 class FusedStandIn:
-    """Notes with which verdict it was asked to step, as fused optimizers take it."""
+    """Records the flag with which it was told to step, in the form that fused optimizers take."""
 
     _step_supports_amp_scaling = True
     param_groups = ({"fused": True},)
@@ -110,9 +110,9 @@ class FusedStandIn:
 
 @pytest.mark.parametrize("ratio", [1.0, 0.5])
 def test_an_update_reads_nothing_back_but_its_outcome(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:
-    # Tensors of the device "meta" have no numbers: whatever looks at one raises an error. Only the outcome is read, once.
+    # Tensors on "meta" have no data, so any read raises an error. Only the outcome is read, once.
     learner = make_learner(target={"reanalyze_ratio": ratio})
-    prepare(learner)  # the first statistics of observations are looked at
+    prepare(learner)  # the first observation statistics do require a read
     policy = learner.policy
     policy.to("meta")
     policy.optimizer = FusedStandIn()  # type: ignore[assignment]
@@ -122,7 +122,7 @@ def test_an_update_reads_nothing_back_but_its_outcome(monkeypatch: pytest.Monkey
     for update in range(3):
         targets = learner.reanalyze(batch, update)
         learner.launch(batch, targets, update)
-    assert [tensor.shape for tensor in arriving] == [(13,)] * 3  # twelve errors and the verdict
+    assert [tensor.shape for tensor in arriving] == [(13,)] * 3  # twelve errors and the finiteness flag
     assert [verdict.device.type for verdict in policy.optimizer.verdicts] == ["meta"] * 3
     with pytest.raises((RuntimeError, NotImplementedError)):
         batch.rewards.sum().item()
@@ -148,8 +148,8 @@ def test_an_update_sends_nothing_from_pageable_memory(
 
 
 @pytest.mark.parametrize("static", [False, True])
-def test_acting_waits_for_its_result_alone(monkeypatch: pytest.MonkeyPatch, static: bool) -> None:
-    # On "meta" whatever looks at a number is an error, and whatever is sent but by pinned memory is noted.
+def test_acting_waits_only_for_its_result(monkeypatch: pytest.MonkeyPatch, static: bool) -> None:
+    # On "meta" any read raises an error, and transfers that do not use pinned memory are recorded.
     model = tiny_model(toy_env(["toy-balance", "toy-spin"])).learn(10)
     collector = model.collector
     model.policy.to("meta")
@@ -171,7 +171,7 @@ def test_acting_waits_for_its_result_alone(monkeypatch: pytest.MonkeyPatch, stat
     assert chosen.values.tolist() == [0.5, 0.5] and sends.found == []
 
 
-def test_the_fused_optimizer_and_the_log_look_at_nothing() -> None:
+def test_the_fused_optimizer_and_the_log_read_nothing() -> None:
     learner = make_learner()
     batch, targets = prepare(learner)
     with Reads() as reads:
@@ -181,7 +181,7 @@ def test_the_fused_optimizer_and_the_log_look_at_nothing() -> None:
     assert [outcome.errors.shape for outcome in learner.finish()] == [(12,)] * 3
 
 
-def test_other_optimizers_need_a_look() -> None:
+def test_other_optimizers_need_one_read() -> None:
     learner = make_learner(make_policy(optimizer_class=th.optim.RMSprop))
     batch, targets = prepare(learner)
     with Reads() as reads:
@@ -192,14 +192,14 @@ def test_other_optimizers_need_a_look() -> None:
 # --------------------------------------------------------------------------------------------------------------- transfers
 
 
-def test_what_is_there_already_is_not_copied() -> None:
+def test_what_is_already_on_the_device_is_not_copied() -> None:
     values = np.arange(6.0, dtype=np.float32).reshape(2, 3)
     tensor = to_device(values, th.device("cpu"))
     assert tensor.data_ptr() == values.__array_interface__["data"][0]
     assert Readback(tensor).read().tolist() == values.tolist()
 
 
-def test_noise_is_drawn_where_its_generator_is() -> None:
+def test_noise_is_drawn_on_its_generators_device() -> None:
     learner = make_learner()
     assert learner.reanalyzer.noise_generator is learner.reanalyzer.generator  # on a CPU: one stream of random numbers
     state = learner.reanalyzer.generator.get_state()
@@ -221,13 +221,13 @@ def run(learner: Learner, lag: int, updates: int = 6) -> list[np.ndarray]:
     return errors + [outcome.errors for outcome in learner.finish()]
 
 
-def test_a_lag_delays_outcomes_and_changes_none() -> None:
-    # The target network does not move here: it would move later, too.
+def test_a_lag_delays_outcomes_without_changing_them() -> None:
+    # Keep the target network fixed, because its updates would be delayed, too.
     results = [run(make_learner(target_update_interval=100), lag) for lag in (0, 2)]
     assert all(np.array_equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_the_target_network_waits_for_the_verdict() -> None:
+def test_the_target_network_waits_for_the_finiteness_check() -> None:
     learner = make_learner(target_update_interval=1, tau=0.5)
     batch, targets = prepare(learner)
     before = snapshot(learner.policy.target_model)
@@ -240,7 +240,7 @@ def test_the_target_network_waits_for_the_verdict() -> None:
         assert value.numpy() == pytest.approx(0.5 * (before[name] + after_two[name]).numpy(), rel=1e-5, abs=1e-6), name
 
 
-@pytest.mark.parametrize("optimizer", [th.optim.Adam, th.optim.RMSprop])  # fused, and looked at by the host
+@pytest.mark.parametrize("optimizer", [th.optim.Adam, th.optim.RMSprop])  # fused, and checked by the host
 def test_a_gradient_that_is_not_finite_is_never_applied(optimizer: type[th.optim.Optimizer]) -> None:
     learner = make_learner(make_policy(optimizer_class=optimizer), target_update_interval=1)
     batch, targets = prepare(learner)
@@ -253,7 +253,7 @@ def test_a_gradient_that_is_not_finite_is_never_applied(optimizer: type[th.optim
     for name, parameter in learner.policy.world_model.named_parameters():
         assert th.equal(parameter, before[name]), name
     assert float(learner.policy.optimizer.state_dict()["state"][0]["step"]) == steps
-    # Two more healthy ones may be on their way before anybody looks; the message is still that of the sick one.
+    # Two more finite updates may be launched before the check; the message is still about the non-finite one.
     learner.launch(batch, targets, 2)
     learner.launch(batch, targets, 3)
     with pytest.raises(NonFiniteLossError, match=r"at update 1; .*the value loss of the tasks \['large'\]; .*parameters: "):
@@ -263,7 +263,7 @@ def test_a_gradient_that_is_not_finite_is_never_applied(optimizer: type[th.optim
     assert float(learner.policy.optimizer.state_dict()["state"][0]["step"]) == steps + 2
 
 
-def test_a_training_with_a_lag_resumes_bit_for_bit(tmp_path: Any) -> None:
+def test_training_with_a_lag_resumes_bit_for_bit(tmp_path: Any) -> None:
     def trained() -> EZM:
         settings = {"gradient_steps": 2, "runtime_kwargs": {"priority_lag": 3}, "learning_rate": 1e-2}
         return tiny_model(toy_env(["toy-balance", "toy-spin"]), **settings).learn(40)
@@ -292,7 +292,7 @@ def test_late_updates_of_earlier_versions_resume() -> None:
     np.testing.assert_array_equal(outcome.errors, learner.finish()[0].errors)
 
 
-def test_late_priorities_find_no_row_of_another_replay(tmp_path: Any) -> None:
+def test_late_priorities_do_not_reach_another_replay_buffer(tmp_path: Any) -> None:
     def blank_rows_with_priority(model: EZM) -> int:
         return sum(
             int((replay.tree.get(np.flatnonzero(replay.ring.step == 0)) > 0).sum()) for replay in model.replay_buffer.replays
@@ -303,10 +303,10 @@ def test_late_priorities_find_no_row_of_another_replay(tmp_path: Any) -> None:
     model.learn(40, reset_num_timesteps=False)
     assert len(model.learner._launched) == 3
     model.load_replay_buffer(tmp_path / "small")
-    assert len(model.learner._launched) == 0  # waited for, and left out
+    assert len(model.learner._launched) == 0  # waited for, but discarded
     model.learn(4, reset_num_timesteps=False)
     assert len(model.learner._launched) == 3
-    model.replay_buffer.reset()  # which the learner does not hear of
+    model.replay_buffer.reset()  # without the learner's knowledge
     model.learn(6, reset_num_timesteps=False)
     assert blank_rows_with_priority(model) == 0
 

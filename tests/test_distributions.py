@@ -1,4 +1,4 @@
-"""The masked tanh-Gaussian against PyTorch's own distributions and numbers worked by hand."""
+"""The masked tanh-Gaussian, compared with PyTorch's distributions and numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def draw(seed: int, *shape: int) -> th.Tensor:
 def test_log_prob_equals_the_transformed_distribution(seed: int, rows: int, size: int) -> None:
     mean, log_std = draw(seed, rows, size), 0.7 * draw(seed + 1, rows, size)
     mask = (draw(seed + 2, rows, size) > 0).float()
-    # Up to 0.99: there the reference's inverse of the tanh is accurate in float64.
+    # Up to 0.99, where the reference's inverse tanh is accurate in float64.
     actions = 0.99 * th.tanh(draw(seed + 3, rows, size))
     reference = TransformedDistribution(Normal(mean.double(), log_std.double().exp()), TanhTransform())
     expected = (reference.log_prob(actions.double()) * mask).sum(dim=-1)
@@ -35,7 +35,7 @@ def test_log_prob_by_hand() -> None:
 
 
 def test_the_density_integrates_to_one() -> None:
-    # The midpoint rule over (-0.999, 0.999); a deviation of 0.5 leaves nothing worth mentioning beyond.
+    # The midpoint rule over (-0.999, 0.999); with a deviation of 0.5 there is hardly any mass beyond.
     edges = th.linspace(-0.999, 0.999, 20_001, dtype=th.float64)
     middles = 0.5 * (edges[1:] + edges[:-1])
     ones = th.ones(1, dtype=th.float64)
@@ -43,14 +43,14 @@ def test_the_density_integrates_to_one() -> None:
     assert density.double().mean().item() * 1.998 == pytest.approx(1.0, abs=1e-4)
 
 
-def test_what_is_masked_never_matters() -> None:
+def test_masked_entries_have_no_effect() -> None:
     mask = th.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
     actions, mean, log_std = 0.5 * th.tanh(draw(0, 2, 3)), draw(1, 2, 3), draw(2, 2, 3)
     junk = (1.0 - mask) * draw(3, 2, 3)
     plain = log_prob(actions, mean, log_std, mask)
     assert th.equal(plain, log_prob(actions + 0.1 * junk, mean + junk, log_std + junk, mask))
     assert th.equal(entropy(log_std, mask), entropy(log_std + junk, mask))
-    # The same as leaving the entries out.
+    # The same as omitting the entries.
     alone = log_prob(actions[0, [0, 2]], mean[0, [0, 2]], log_std[0, [0, 2]], th.ones(2))
     th.testing.assert_close(plain[0], alone)
 
@@ -75,7 +75,7 @@ def test_squashed_actions_are_clipped_and_masked() -> None:
     actions = squash_action(pre_tanh, th.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]]))
     expected = th.tensor([[0.0, 0.999, -0.999, 0.462117], [0.999, 0.761594, 0.0, 0.0]])
     th.testing.assert_close(actions, expected, rtol=0.0, atol=1e-5)
-    # The most likely pre-tanh value of a squashed sample is found again.
+    # The pre-tanh value is recovered from a squashed sample.
     th.testing.assert_close(th.atanh(actions[0, 3]), pre_tanh[0, 3])
 
 

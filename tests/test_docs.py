@@ -1,9 +1,9 @@
 """
-The pages keep their word: their code runs, their commands exist, their links lead somewhere, their figures are logged.
+The pages are correct: their code runs, their commands exist, their links resolve, and their metrics are logged.
 
-Python blocks run in the order of their page, in one namespace and an empty folder. What would take minutes is cut down from
-outside (few steps, tiny networks), so that the pages show what a reader should type. A block below the comment
-``<!-- not run: reason -->`` is only compiled.
+A page's Python blocks run in order, in one namespace and an empty folder. Fixtures shrink what would take minutes (few steps,
+tiny networks), so that the pages can show what a reader should type. A block below the comment ``<!-- not run: reason -->`` is
+only compiled.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ STEPS, RANDOM_STEPS = 40, 16
 def blocks(page: Path, language: str) -> list[tuple[str, str | None]]:
     """
     :param page: a Markdown file
-    :param language: of the fence
-    :return: code, and why it is not run
+    :param language: language of the fence
+    :return: code, and the reason it is not run
     """
     matches = FENCE.finditer(page.read_text(encoding="utf-8"))
     return [(match["code"], match["reason"]) for match in matches if match["language"] == language]
@@ -54,9 +54,9 @@ def name_of(page: Path) -> str:
 
 def capped(function: Callable[..., Any], **caps: int) -> Callable[..., Any]:
     """
-    :param function: takes numbers
-    :param caps: the largest value of each, also where it is not given
-    :return: the same function with smaller numbers
+    :param function: a function with numeric arguments
+    :param caps: upper bound of each argument, also used as its default
+    :return: the same function with its arguments capped
     """
     signature = inspect.signature(function)
 
@@ -74,14 +74,14 @@ def capped(function: Callable[..., Any], **caps: int) -> Callable[..., Any]:
 def small_init(init: Callable[..., None]) -> Callable[..., None]:
     """
     :param init: constructor of EZM
-    :return: the same with tiny networks, searches and batches, for the kwargs of the page
+    :return: the same with tiny networks, searches and batches, whatever the page asks for
     """
     signature = inspect.signature(init)
 
     @functools.wraps(init)
     def call(*args: Any, **kwargs: Any) -> None:
         arguments = signature.bind(*args, **kwargs).arguments
-        if arguments.get("_init_setup_model", True):  # otherwise a file brings the settings
+        if arguments.get("_init_setup_model", True):  # otherwise the settings come from a file
             arguments["policy_kwargs"] = {**(arguments.get("policy_kwargs") or {}), **TINY_NETWORKS}
             arguments.update(batch_size=18, num_simulations=2, num_candidates=2, learning_starts=RANDOM_STEPS)
         init(**arguments)
@@ -91,7 +91,7 @@ def small_init(init: Callable[..., None]) -> Callable[..., None]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EZM]:
-    """Makes everything quick. The result is filled with the models that have been trained."""
+    """Make everything quick. The returned list collects the trained models."""
     trained: list[EZM] = []
     learn = capped(EZM.learn, total_timesteps=STEPS)
 
@@ -108,7 +108,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EZM]:
     monkeypatch.setattr(FullCheckpointCallback, "__init__", saving)
     short_env = capped(sb3_ezm.make_multitask_env, max_episode_steps=4)
     for name, module in list(sys.modules.items()):
-        if name.startswith("sb3_ezm.") and hasattr(module, "make_multitask_env"):  # where evaluations make theirs
+        if name.startswith("sb3_ezm.") and hasattr(module, "make_multitask_env"):  # used in evaluations
             monkeypatch.setattr(module, "make_multitask_env", short_env)
     monkeypatch.setattr(sb3_ezm.evaluation, "evaluate_tasks", capped(sb3_ezm.evaluation.evaluate_tasks, n_eval_episodes=2))
     monkeypatch.setattr(sb3_ezm.video, "record_video", capped(sb3_ezm.video.record_video, max_steps=3))
@@ -149,7 +149,7 @@ def test_every_block_that_does_not_run_says_why() -> None:
     assert sum(map(len, not_run.values())) <= 6, f"too much code that nobody runs: {not_run}"
 
 
-def test_the_caps_are_caps() -> None:
+def test_capped_arguments() -> None:
     def function(steps: int, episodes: int | None = None) -> tuple[int, int | None]:
         return steps, episodes
 
@@ -213,7 +213,7 @@ def test_commands_exist(page: Path) -> None:
 
 def slug(heading: str) -> str:
     """
-    :param heading: of a Markdown file
+    :param heading: a heading in a Markdown file
     :return: its anchor on GitHub and in the built pages
     """
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
@@ -262,7 +262,7 @@ def test_every_example_is_listed() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------- metrics
 
-#: Logged only with certain settings: by the losses that are off by default, and by Stable-Baselines3 under its own conditions.
+#: Logged only with certain settings: by losses that are off by default, and by Stable-Baselines3 under certain conditions.
 CONDITIONAL = {"train/observation_loss", "train/policy_gradient_loss"}
 
 
@@ -286,8 +286,8 @@ def test_the_metrics_page_lists_what_is_logged() -> None:
 
 def sb3_ezm_logger(seen: set[str]) -> Any:
     """
-    :param seen: receives the keys
-    :return: a logger of Stable-Baselines3 that writes nothing
+    :param seen: set that receives the keys
+    :return: a Stable-Baselines3 logger that writes nothing
     """
     from stable_baselines3.common.logger import KVWriter, Logger
 

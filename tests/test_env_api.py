@@ -1,4 +1,4 @@
-"""Environments that break Gymnasium's interface: errors that name task, value and fix, wherever they are met."""
+"""Environments that violate Gymnasium's interface: errors name the task, the value and the fix, wherever they occur."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOX = spaces.Box(-1.0, 1.0, (2,), np.float32)
 
 
 class Good(gym.Env[Any, Any]):
-    """Episodes of seven steps with rewards 1, 2, 3 ..., whose answers the subclasses spoil."""
+    """Episodes of seven steps with rewards 1, 2, 3, ...; subclasses return something wrong."""
 
     observation_space: spaces.Space[Any] = BOX
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -41,7 +41,7 @@ class Good(gym.Env[Any, Any]):
 
 
 class StepWith(Good):
-    """``step`` returns something else in one of its five places."""
+    """``step`` returns a wrong value in one of its five places."""
 
     def __init__(self, place: int, value: Any) -> None:
         self.place, self.value = place, value
@@ -53,7 +53,7 @@ class StepWith(Good):
 
 
 class AnswerOf(Good):
-    """``step`` or ``reset`` returns something else as a whole."""
+    """``step`` or ``reset`` returns something wrong altogether."""
 
     def __init__(self, method: str, value: Any) -> None:
         self.method, self.value = method, value
@@ -68,7 +68,7 @@ class AnswerOf(Good):
 
 
 class Observing(Good):
-    """Returns an observation that need not be of its space."""
+    """Returns an observation that may not be in its space."""
 
     def __init__(self, space: spaces.Space[Any], value: Any) -> None:
         self.observation_space, self.value = space, value
@@ -104,7 +104,7 @@ class Raises(Good):
 
 class Exits(Good):
     def step(self, action: Any) -> Any:
-        raise SystemExit("licence expired")
+        raise SystemExit("license expired")
 
 
 PAIR = spaces.Dict({"position": BOX, "gear": spaces.Discrete(3)})
@@ -151,7 +151,7 @@ CLASSES: dict[str, tuple[Callable[[], Any], str]] = {
 
 def tasks_of(make: Callable[[], Any]) -> list[Any]:
     """
-    :param make: makes a bad environment
+    :param make: function that makes a bad environment
     :return: a good task and the bad one, named ``bad``
     """
 
@@ -163,7 +163,7 @@ def tasks_of(make: Callable[[], Any]) -> list[Any]:
 
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("ignore_termination", [False, True])
-def test_answers_of_a_step(name: str, ignore_termination: bool) -> None:
+def test_wrong_answers_of_step(name: str, ignore_termination: bool) -> None:
     make, message = STEPS[name]
     limit = 5 if ignore_termination else None
     env = make_task_env(make_task_set(tasks_of(make)), "bad", ignore_termination=ignore_termination, max_episode_steps=limit)
@@ -172,12 +172,12 @@ def test_answers_of_a_step(name: str, ignore_termination: bool) -> None:
         env.step(np.zeros(env.action_space.shape, np.float32))
     if not ignore_termination:
         assert message in str(caught.value) and str(caught.value).startswith("Task 'bad'")
-    elif "It must return five" not in str(caught.value):  # where the time limit has not stumbled over it first
+    elif "It must return five" not in str(caught.value):  # unless the time limit tripped over it first
         assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("module", ["gymnasium.wrappers.common", "rl_zoo3.gym_patches"])
-def test_wrappers_that_stumble_over_an_answer(module: str) -> None:
+def test_wrappers_that_fail_on_a_wrong_answer(module: str) -> None:
     scope: dict[str, Any] = {"__name__": module}
     exec("def step(answer):\n    a, b, c, d, e = answer\n", scope)
     with pytest.raises(ConfigurationError, match=r"Task 'bad': .*It must return five") as caught:
@@ -189,7 +189,7 @@ def test_wrappers_that_stumble_over_an_answer(module: str) -> None:
 
 
 @pytest.mark.parametrize("name", RESETS)
-def test_answers_of_a_reset(name: str) -> None:
+def test_wrong_answers_of_reset(name: str) -> None:
     make, message = RESETS[name]
     env = make_task_env(make_task_set(tasks_of(make)), "bad")
     with pytest.raises(ConfigurationError) as caught:
@@ -198,7 +198,7 @@ def test_answers_of_a_reset(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_what_is_seen_before_the_first_reset(name: str) -> None:
+def test_faults_found_before_the_first_reset(name: str) -> None:
     make, message = CLASSES[name]
     with pytest.raises(ConfigurationError) as caught:
         make_task_set(tasks_of(make))
@@ -222,7 +222,7 @@ def test_what_is_seen_before_the_first_reset(name: str) -> None:
         (NoOptions, 1.0),
     ],
 )
-def test_harmless_liberties_are_taken(make: Callable[[], Good], reward: float) -> None:
+def test_harmless_deviations_are_accepted(make: Callable[[], Good], reward: float) -> None:
     env = make_task_env(make_task_set(tasks_of(make)), "bad")
     env.reset(seed=0)
     _, found, terminated, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
@@ -245,20 +245,20 @@ def test_learning_in_an_ordinary_environment(name: str, wrapped: bool) -> None:
     with pytest.raises((ConfigurationError, NonFiniteError)) as caught:
         env: Any = make()
         kind = type(env).__name__
-        if wrapped and name not in CLASSES:  # those already fail in the vector environment of Stable-Baselines3
+        if wrapped and name not in CLASSES:  # the others already fail in Stable-Baselines3's vector environment
             inner = env
             env = DummyVecEnv([lambda: gym.wrappers.TimeLimit(inner, 50)])
         tiny_model(env, policy="MultiInputPolicy" if name in ("no such key", "wrong entry") else "MlpPolicy").learn(10)
     assert message in str(caught.value) and kind in str(caught.value)
 
 
-def test_a_good_ordinary_environment_is_left_as_it_is() -> None:
+def test_a_good_ordinary_environment_is_not_modified() -> None:
     env = NoOptions()
     model = tiny_model(env).learn(20)
     assert model.get_env().envs[0].unwrapped is env and model.num_timesteps == 20
 
 
-def test_an_exception_of_its_own_keeps_its_type_and_names_the_task() -> None:
+def test_an_environments_own_exception_keeps_its_type_and_names_the_task() -> None:
     env = make_multitask_env(tasks_of(Raises))
     with pytest.raises(RuntimeError, match="simulator lost") as caught:
         tiny_model(env).learn(10)
@@ -292,10 +292,10 @@ class Outside(Good):
         ("old_step", "returned 4 values"),
         ("old_reset", "`reset` returned"),
         ("Raises", "RuntimeError: simulator lost"),
-        ("Exits", "SystemExit: licence expired"),
+        ("Exits", "SystemExit: license expired"),
     ],
 )
-def test_check_env_goes_on_to_the_next_task(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_env_continues_with_the_next_task(name: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-env", f"tests.test_env_api:{name}", "tests.test_env_api:Good", "--steps", "20"]) == 1
     output = capsys.readouterr()
     assert "FAILED " in output.out and message in output.out and "ok     Good" in output.out
@@ -314,7 +314,7 @@ def test_check_env_mentions_observations_beyond_the_bounds(capsys: pytest.Captur
 
 
 @pytest.mark.slow
-def test_a_worker_process_names_the_task_as_well() -> None:
+def test_a_worker_process_names_the_task_too() -> None:
     env = make_multitask_env(["toy-spin", reward_array], vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "fork"})
     with pytest.raises(EZMError):
         tiny_model(env).learn(10)

@@ -1,4 +1,4 @@
-"""Environments that serve some tasks only, have attributes of our names, or are known to Gymnasium by other names."""
+"""Environments that play only some tasks, use our attribute names, or are registered with Gymnasium in unusual ways."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sb3_ezm.zoo.tasks import find_tasks
 
 
 class GoalsEnv(SpaceEnv):
-    """Draws one of the first goals at each reset; the last is never drawn."""
+    """Draws a goal at each reset, but never the last one."""
 
     def __init__(self, played: int = 2) -> None:
         super().__init__(spaces.Dict(obs=spaces.Box(-1.0, 1.0, (2,)), task=spaces.Discrete(3)), spaces.Box(-1.0, 1.0, (1,)))
@@ -62,7 +62,7 @@ def test_a_task_that_never_comes_is_named_when_updates_should_begin() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: toy_env(), lambda: CyclingTaskEnv(make_task_set("toy"), max_episode_steps=3)])
-def test_environments_that_play_all_tasks_are_no_reason_to_warn(make: Any) -> None:
+def test_environments_that_play_all_tasks_cause_no_warning(make: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tiny_model(make()).learn(20)
@@ -70,7 +70,7 @@ def test_environments_that_play_all_tasks_are_no_reason_to_warn(make: Any) -> No
 
 
 class LeavesOut(gym.Wrapper[Any, Any, Any, Any]):
-    """Resets until it is another task than the first."""
+    """Resets until the task is not the first one."""
 
     def reset(self, **kwargs: Any) -> Any:
         observation, info = self.env.reset(**kwargs)
@@ -87,7 +87,7 @@ def test_a_wrapper_that_leaves_a_task_out_is_found_after_some_rounds() -> None:
 
 
 class Curriculum(CountEnv):
-    """Attributes of its own, under names that this package uses too."""
+    """Has its own attributes under names that this package also uses."""
 
     task_set: ClassVar[Any] = ["reach", "push"]
     tasks: ClassVar[Any] = ["reach", "push"]
@@ -102,7 +102,7 @@ class NoTasks(CountEnv):
 
 
 @pytest.mark.parametrize("env_class", [Curriculum, NoTasks])
-def test_only_a_task_set_of_ours_is_taken_for_ours(env_class: Any) -> None:
+def test_only_our_own_task_sets_are_recognized(env_class: Any) -> None:
     model = tiny_model(env_class(), learning_starts=100).learn(8)
     assert model.task_set is not None and model.task_set.names == ("task",)
     model.set_env(make_vec_env(env_class, 1))
@@ -124,7 +124,7 @@ def test_the_zoo_takes_only_cycling_environments_for_several_tasks() -> None:
 @pytest.mark.parametrize(
     "name", ["Pendulum-v1", "Pendulum", "gymnasium.envs.classic_control:Pendulum-v1", "gymnasium:Pendulum"]
 )
-def test_environments_are_found_as_gymnasium_finds_them(name: str) -> None:
+def test_environments_are_found_under_all_of_gymnasiums_names(name: str) -> None:
     env = make_multitask_env([name])
     assert env.get_attr("task_name") == ["Pendulum-v1"]
     assert env.get_attr("spec")[0].id == "Pendulum-v1"
@@ -188,7 +188,7 @@ def test_action_bounds_too_far_apart_are_refused_and_work_when_padded() -> None:
         assert np.isfinite(env.get_attr("received")[0]).all()
 
 
-def test_a_timed_progress_over_nothing() -> None:
+def test_progress_over_zero_steps() -> None:
     model = tiny_model(CountEnv()).learn(0, callback=TimedProgressCallback(seconds=10.0))
     assert model.num_timesteps == 0
 
@@ -211,7 +211,7 @@ def test_a_model_loaded_without_its_replay_collects_before_it_learns(tmp_path: P
     assert again._n_updates - updates == 4
     offline = EZM.load(tmp_path / "model", env=CountEnv())
     offline.learn(2, reset_num_timesteps=False)
-    offline.train(1)  # asked for
+    offline.train(1)  # on explicit request
     assert offline._n_updates == updates + 1
 
 
@@ -219,7 +219,7 @@ def test_a_model_loaded_without_its_replay_collects_before_it_learns(tmp_path: P
 
 
 class Scaled(CountEnv):
-    """Its reward is the keyword that it was made with."""
+    """Its reward is the keyword argument it was made with."""
 
     def __init__(self, reward: float = 1.0) -> None:
         super().__init__()
@@ -262,7 +262,7 @@ def test_evaluations_normalize_by_the_statistics_of_the_training() -> None:
 
     model.learn(100, CallbackList([callback, ConvertCallback(look)]))
     training = env.get_attr("obs_rms")[0].count
-    assert training > 100 and counts == [training]  # six steps of evaluation have added nothing
+    assert training > 100 and counts == [training]  # the six evaluation steps have not been counted
     with pytest.warns(UserWarning, match="normalizes observations with NormalizeObservation"):
         evaluate_tasks(model, make_task_set([TaskSpec("normalized", 1, 1, env_fn=CountEnv)]), n_eval_episodes=1)
 
@@ -289,7 +289,7 @@ def test_frames_of_several_tasks_are_stacked_task_by_task() -> None:
 
 
 class Drawing(CountEnv):
-    """Draws into an array of its own, which holds the step number."""
+    """Renders into an array it reuses, filled with the step number."""
 
     render_mode = "rgb_array"
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}

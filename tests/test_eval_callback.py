@@ -35,7 +35,7 @@ OFTEN: dict[str, Any] = {"eval_freq": 10, "n_eval_episodes": 1}
 
 def tiny_model(env: Any = None) -> EZM:
     """
-    :param env: to train in, by default one environment of each of two toy tasks
+    :param env: environment to train in (default: one environment of each of two toy tasks)
     :return: a model that learns hardly anything, quickly
     """
     return EZM("MultiInputPolicy", make_multitask_env(TASKS, seed=0) if env is None else env, seed=0, **TINY)
@@ -68,7 +68,7 @@ def test_evaluations_are_logged_and_written(tmp_path: Path) -> None:
     assert logged[0]["eval/mean_score"] == pytest.approx(np.mean(scores))
 
 
-def test_training_takes_the_same_course_with_and_without() -> None:
+def test_evaluations_do_not_affect_training() -> None:
     weights = []
     for evaluated in (False, True):
         model = tiny_model()
@@ -92,8 +92,8 @@ def test_the_counter_survives_long_rollouts_and_a_second_training() -> None:
 
 def script(monkeypatch: pytest.MonkeyPatch, *scores: tuple[float, float]) -> None:
     """
-    :param monkeypatch: undoes it
-    :param scores: of the two tasks, for one evaluation after the other
+    :param monkeypatch: pytest's fixture
+    :param scores: scores of the two tasks for successive evaluations
     """
     results = iter([scripted_result(*pair) for pair in scores])
     monkeypatch.setattr(callback_module, "evaluate_tasks", lambda *args, **kwargs: next(results))
@@ -140,7 +140,7 @@ def test_tasks_without_reference_scores_have_a_best_model_by_return_only(tmp_pat
     assert (tmp_path / "best.zip").exists()
 
 
-def test_events_reach_their_callbacks_and_can_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_reach_their_callbacks_and_can_stop_training(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = ((0.1, 0.1), (0.3, 0.3), (0.2, 0.2), (0.7, 0.7), (0.9, 0.9))
     script(monkeypatch, *scores)
     model = tiny_model()
@@ -170,7 +170,7 @@ def test_steps_of_each_task_can_be_counted() -> None:
     assert seen == [6, 12]  # two tasks: three steps of each are six of all
 
 
-def test_a_resumed_training_continues_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_resumed_training_continues_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "eval.csv"
 
     def callback() -> TaskEvalCallback:
@@ -187,19 +187,19 @@ def test_a_resumed_training_continues_the_file(monkeypatch: pytest.MonkeyPatch, 
     rows = read_evaluations(path)
     assert [row.timesteps for row in rows] == [2, 2, 4, 4, 6, 6]
     assert [row.seconds for row in rows] == sorted(row.seconds for row in rows)
-    # The 0.4 does not replace a best model of 0.6 that this callback has never seen.
+    # 0.4 does not replace the best model with 0.6, although this callback has never seen that.
     assert second.best_score == pytest.approx(0.6) and (tmp_path / "best.zip").read_bytes() == best_before
-    # Another training would mix its rows with these.
+    # Another run would mix its rows with these.
     with pytest.raises(ConfigurationError, match=r"up to 6 steps, and this one is new"):
         tiny_model().learn(2, callback=callback())
     assert len(read_evaluations(path)) == 6
 
 
-def test_a_continuation_that_was_given_up_is_left_out(tmp_path: Path) -> None:
+def test_an_abandoned_continuation_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "eval.csv"
     for timesteps, score in ((10, 0.1), (20, 0.2), (30, 0.3), (20, 0.7), (25, 0.8)):
         append_evaluation(path, scripted_result(score, score), timesteps, seconds=1.0)
-    # Resumed at 10 or later, but before 20: what was written at 20 and 30 before that is void.
+    # Resumed at 10 or later but before 20, so what had been written at 20 and 30 is void.
     kept = [(row.timesteps, row.score) for row in read_evaluations(path) if row.task == "t1"]
     assert kept == [(10, 0.1), (20, 0.7), (25, 0.8)]
     append_evaluation(path, scripted_result(0.9), 25, seconds=1.0)
@@ -235,7 +235,7 @@ def test_both_protocols_are_written_and_logged(tmp_path: Path) -> None:
     assert {"eval_ignored/toy-spin", "eval_ignored/mean_score", "eval_score/toy-spin", "eval_length/toy-spin"} <= set(logged)
 
 
-def test_long_names_that_the_console_would_cut_alike(tmp_path: Path) -> None:
+def test_long_names_that_the_console_would_truncate_to_the_same(tmp_path: Path) -> None:
     specs = [replace(spec, name=f"{'n' * 40}{spec.name}{'m' * 40}") for spec in make_task_set(TASKS)]
     model = tiny_model(make_multitask_env(specs))
     model.set_logger(configure(str(tmp_path), ["stdout", "tensorboard"]))
@@ -261,7 +261,7 @@ def test_normalized_training_needs_a_normalized_evaluation() -> None:
     eval_env.close()
 
 
-def test_a_csv_file_of_something_else_is_not_touched(tmp_path: Path) -> None:
+def test_an_unrelated_csv_file_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ConfigurationError, match=r"\['a', 'b'\]"):
@@ -269,7 +269,7 @@ def test_a_csv_file_of_something_else_is_not_touched(tmp_path: Path) -> None:
     assert path.read_text() == "a,b\n1,2\n"
 
 
-def test_a_process_that_dies_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_leaves_no_partial_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "evaluations.csv"
     append_evaluation(path, scripted_result(0.5), timesteps=10, seconds=1.0)
     before = path.read_bytes()
@@ -310,7 +310,7 @@ def test_impossible_arguments_are_refused() -> None:
 
 def plain_env() -> Any:
     """
-    :return: two tasks that nobody monitors
+    :return: two tasks without Monitor
     """
     return ThreadedVecEnv([partial(make_task_env, make_task_set(TASKS), task) for task in TASKS])
 
@@ -342,7 +342,7 @@ def test_impossible_evaluations_are_refused_before_the_first_step(case: str, tmp
     assert message in str(caught.value) and model.num_timesteps == 0
 
 
-def test_an_ordinary_training_is_told_to_use_the_callback_of_sb3() -> None:
+def test_ordinary_training_is_referred_to_the_callback_of_sb3() -> None:
     model = EZM("MlpPolicy", "Pendulum-v1", seed=0, **TINY)
     with pytest.raises(ConfigurationError, match="EvalCallback"):
         model.learn(20, callback=TaskEvalCallback(TASKS, **OFTEN))
@@ -360,7 +360,7 @@ def test_the_evaluation_at_the_end(tmp_path: Path) -> None:
     assert (tmp_path / "b.zip").exists()
 
 
-def test_a_full_disk_does_not_end_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     callback = TaskEvalCallback(TASKS, csv_path=tmp_path / "e.csv", best_model_path=tmp_path / "best", **OFTEN)
 
     def fail(*_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""Evaluation of all tasks: returns and lengths known by construction, as many long episodes as short ones."""
+"""Evaluation of all tasks: returns and lengths are known by construction, and long episodes count as often as short ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sb3_ezm.multitask.cycling import CyclingTaskEnv
 
 
 class Ramp(gym.Env[np.ndarray, np.ndarray]):
-    """Rewards 1, 2, 3, ... times the first action entry. Terminates after ``stops`` steps, forever after if stepped on."""
+    """Rewards 1, 2, 3, ... times the first action entry. Terminates after ``stops`` steps and at every step after that."""
 
     def __init__(self, size: int, stops: int | None) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
@@ -43,7 +43,7 @@ class Ramp(gym.Env[np.ndarray, np.ndarray]):
 
 
 class Lottery(Ramp):
-    """An episode lasts 1 to 9 steps, drawn at its start."""
+    """The length of an episode, 1 to 9 steps, is drawn at its start."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         result = super().reset(seed=seed)
@@ -54,7 +54,7 @@ class Lottery(Ramp):
 def ramp_tasks(**scores: float) -> TaskSet:
     """
     :param scores: reference scores of the first task
-    :return: a task whose episodes end after 2 steps, and one of 3 entries that the time limit ends after 4
+    :return: a task whose episodes terminate after 2 steps, and one with 3 entries that are truncated after 4
     """
     return TaskSet(
         (
@@ -65,7 +65,7 @@ def ramp_tasks(**scores: float) -> TaskSet:
 
 
 class Scripted:
-    """Acts with 1 in task 0 and 0.5 in task 1, and notes the batches that it was asked about."""
+    """Acts with 1 in task 0 and 0.5 in task 1, and records the batches it is asked about."""
 
     def __init__(self) -> None:
         self.asked: list[list[int]] = []
@@ -108,7 +108,7 @@ def test_falls_ignored_run_to_the_time_limit() -> None:
 def test_both_protocols_from_one_roll_out() -> None:
     model = Scripted()
     both = evaluate_protocols(model, ramp_tasks(random_score=1.0, success_bar=9.0), n_eval_episodes=2)
-    assert len(model.asked) == 4  # four steps of all, once
+    assert len(model.asked) == 4  # one rollout of four steps
     assert {protocol: result.protocol for protocol, result in both.items()} == {key: key for key in ("respected", "ignored")}
     # short: 1 + 2 = 3 until it terminates, and at every step after that; 1 + 2 + 3 + 4 = 10 until the time limit.
     assert both["respected"]["short"].returns == (3.0, 3.0) and both["respected"]["short"].lengths == (2, 2)
@@ -117,20 +117,20 @@ def test_both_protocols_from_one_roll_out() -> None:
     assert both["respected"]["long"] == both["ignored"]["long"]  # never terminates
 
 
-def test_both_protocols_are_what_each_alone_finds() -> None:
+def test_both_protocols_together_equal_each_alone() -> None:
     tasks = TaskSet((TaskSpec("lottery", 1, 1, env_fn=lambda: gym.wrappers.TimeLimit(Lottery(1, None), 6)),))
     both = evaluate_protocols(Scripted(), tasks, n_eval_episodes=8, seed=2)
     for ignored, protocol in ((False, "respected"), (True, "ignored")):
         alone = evaluate_tasks(Scripted(), tasks, 8, ignore_termination=ignored, seed=2)
         assert both[protocol].to_dict() == alone.to_dict()  # type: ignore[index]
-    assert len(set(both["respected"]["lottery"].lengths)) > 2  # some end by themselves, some by the time limit
+    assert len(set(both["respected"]["lottery"].lengths)) > 2  # some terminate, some reach the time limit
 
 
 def test_both_protocols_in_a_normalizing_environment_are_in_raw_rewards() -> None:
     env = make_multitask_env(ramp_tasks(), n_envs_per_task=2, ignore_termination=True)
     normalizing = VecNormalize(env, norm_obs_keys=["observation"])
     both = evaluate_protocols(Scripted(), n_eval_episodes=3, vec_env=normalizing)
-    # Three episodes over two sub-environments: the sums start over for the second episode of the first.
+    # Three episodes over two sub-environments: the first one's sums are reset for its second episode.
     assert both["respected"]["short"].returns == (3.0,) * 3 and both["ignored"]["short"].returns == (10.0,) * 3
     assert evaluate_tasks(Scripted(), n_eval_episodes=3, vec_env=normalizing) == both["ignored"]
     normalizing.close()
@@ -145,7 +145,7 @@ def lottery_oracle(seed: int, episodes: list[int]) -> list[int]:
     """
     :param seed: seed of the first sub-environment
     :param episodes: number of episodes of each sub-environment
-    :return: their lengths, one sub-environment after the other
+    :return: lengths of the episodes, grouped by sub-environment
     """
     lengths = []
     for index, count in enumerate(episodes):
@@ -160,7 +160,7 @@ def lottery_oracle(seed: int, episodes: list[int]) -> list[int]:
 def test_short_episodes_are_not_counted_more_often(copies: int, split: list[int]) -> None:
     tasks = TaskSet((TaskSpec("lottery", 1, 1, env_fn=lambda: Lottery(1, None)),))
     result = evaluate_tasks(Scripted(), tasks, n_eval_episodes=7, seed=5, n_envs_per_task=copies)
-    # Taking the first seven episodes that finish would favor short ones; here each sub-environment plays its share.
+    # Taking the first seven episodes to finish would favor short ones, so each sub-environment plays its share.
     assert list(result["lottery"].lengths) == lottery_oracle(5, split)
 
 
@@ -197,7 +197,7 @@ def test_table() -> None:
     assert format_table(scored).splitlines()[-1] == "mean                            0.500"
 
 
-def test_a_given_normalizing_environment_is_left_as_it_is() -> None:
+def test_a_given_normalizing_environment_is_not_modified() -> None:
     vec_env = VecNormalize(make_multitask_env(ramp_tasks(), n_envs_per_task=2), norm_obs_keys=["observation"])
     vec_env.reset()
     for _ in range(5):
@@ -211,7 +211,7 @@ def test_a_given_normalizing_environment_is_left_as_it_is() -> None:
 
 def small_model(env: Any) -> EZM:
     """
-    :param env: to train in
+    :param env: environment to train in
     :return: a model with hardly any parameters
     """
     sizes = {"latent_size": 8, "num_blocks": 1, "head_layers": [8], "projector_size": 8, "num_value_heads": 1}
@@ -234,7 +234,7 @@ def test_a_model_trained_on_normalized_observations_needs_their_statistics() -> 
     vec_env.close()
 
 
-def test_evaluation_repeats_itself_and_does_not_disturb_the_model() -> None:
+def test_evaluation_is_reproducible_and_does_not_affect_the_model() -> None:
     env = make_multitask_env("toy", seed=0)
     model = small_model(env)
     generator_state = model.policy._generator.get_state()

@@ -1,4 +1,4 @@
-"""The policy head outside Python acts as inside; the search refuses to be recorded."""
+"""An exported policy head acts like the original; the search refuses to be traced."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPACES: dict[str, spaces.Space[Any]] = {
 def trained(name: str) -> EZM:
     """
     :param name: ``"tasks"`` or a key of :data:`SPACES`
-    :return: a model that acts by its policy head
+    :return: a model that acts with its policy head
     """
     if name == "tasks":
         model = tiny_model(make_multitask_env(["toy-spin", "toy-hold"]))
@@ -38,7 +38,7 @@ def trained(name: str) -> EZM:
 
 def some_observations(model: EZM, rows: int) -> tuple[Any, tuple[th.Tensor, ...]]:
     """
-    :param model: whose observation space
+    :param model: determines the observation space
     :param rows: number of rows
     :return: random observations for ``predict``, and the same for an exported policy
     """
@@ -51,7 +51,7 @@ def some_observations(model: EZM, rows: int) -> tuple[Any, tuple[th.Tensor, ...]
 
 
 @pytest.mark.parametrize("name", ["tasks", *SPACES])
-def test_what_is_exported_acts_as_the_policy_head(name: str, tmp_path: Path) -> None:
+def test_an_exported_policy_acts_like_the_policy_head(name: str, tmp_path: Path) -> None:
     model = trained(name)
     script = th.jit.load(str(export_policy(model, tmp_path / "a.pt")))
     program = th.export.load(str(export_policy(model, tmp_path / "a.pt2"))).module()
@@ -78,7 +78,7 @@ def test_onnx(name: str, tmp_path: Path) -> None:
 
 
 class Act(th.nn.Module):
-    """What the documentation of Stable-Baselines3 exports."""
+    """The module exported in Stable-Baselines3's documentation."""
 
     def __init__(self, policy: Any, deterministic: bool = True) -> None:
         super().__init__()
@@ -89,12 +89,12 @@ class Act(th.nn.Module):
 
 
 @pytest.mark.parametrize("planner", [True, False])
-def test_the_search_and_sampling_refuse_to_be_recorded(planner: bool) -> None:
+def test_the_search_and_sampling_refuse_to_be_traced(planner: bool) -> None:
     model = trained("box")
     model.planner = planner
     model.policy.set_training_mode(False)
     observation = th.zeros(2, 2, 3)
-    act = Act(model.policy, deterministic=planner)  # without the search it is the noise that would be repeated
+    act = Act(model.policy, deterministic=planner)  # without the search, the trace would repeat the noise
     with th.no_grad():
         with pytest.raises(ConfigurationError, match="export_policy"):
             th.jit.trace(act, (observation,))
@@ -103,7 +103,7 @@ def test_the_search_and_sampling_refuse_to_be_recorded(planner: bool) -> None:
         assert act(observation).shape == (2, 2)  # nothing else objects
 
 
-def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_formats_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained("box")
     (tmp_path / "folder.pt").mkdir()
     with pytest.raises(ConfigurationError, match=r"not as '.bin'"):

@@ -1,4 +1,4 @@
-"""One model, several tasks: shares of a batch, padding, statistics, and every way to bring tasks along."""
+"""One model, several tasks: shares of a batch, padding, statistics, and every way to specify tasks."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ TOY_NAMES = ("toy-swingup", "toy-balance", "toy-spin", "toy-hold")
 
 class TwoStateEnv(gym.Env[dict[str, Any], np.ndarray]):
     """
-    A user's own multi-task environment, which knows nothing of this package: the task id is part of its observation.
+    A user's own multi-task environment, independent of this package: the task id is part of its observation.
 
-    The reward is 1 in task 0 and 10 in task 1; episodes have 3 steps, and their task changes with every episode.
+    The reward is 1 in task 0 and 10 in task 1; episodes have 3 steps, and the task changes with every episode.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class TwoStateEnv(gym.Env[dict[str, Any], np.ndarray]):
 # --------------------------------------------------------------------------------------------------------------- tasks
 
 
-def test_the_environment_brings_its_tasks() -> None:
+def test_tasks_come_from_the_environment() -> None:
     model = tiny_model(toy_env(n_envs_per_task=2))
     assert model.task_set is not None
     assert model.policy.task_set == model.task_set == make_task_set("toy")
@@ -61,7 +61,7 @@ def test_the_environment_brings_its_tasks() -> None:
     assert model.replay_buffer.sizes == (12, 12, 12, 12)
     assert [part.size for part in model.replay_buffer.task_buffers] == [12, 12, 12, 12]
     segments = model.replay_buffer.sample_segments(10)
-    assert segments.tasks.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]  # equal shares; two segments of ten are left out
+    assert segments.tasks.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]  # equal shares, so two of the ten segments are left out
 
 
 def test_discounts_of_tasks_reach_the_model() -> None:
@@ -93,7 +93,7 @@ def test_the_embedding_of_every_task_is_learned() -> None:
 
 
 def test_a_shared_replay_learns_too() -> None:
-    model = tiny_model(toy_env(), independent_replay=False, batch_size=3)  # fewer than there are tasks
+    model = tiny_model(toy_env(), independent_replay=False, batch_size=3)  # fewer than tasks
     model.learn(40)
     assert model._n_updates > 0
     assert len(model.replay_buffer.replays) == 1
@@ -137,7 +137,7 @@ def test_set_env_refuses_other_tasks() -> None:
 
 
 def test_every_vector_environment_gives_the_same_run() -> None:
-    """The task set is found through processes and threads alike."""
+    """The task set is found through both processes and threads."""
     tasks = [TaskSpec("a", 3, 1, env_fn=ToySwingup), TaskSpec("b", 4, 2, env_fn=ToySpin)]
     weights = []
     for kind in (DummyVecEnv, ThreadedVecEnv, SubprocVecEnv):
@@ -185,7 +185,7 @@ def test_vec_normalize_of_the_observation_entries() -> None:
     assert not np.allclose(raw.observations, drawn.observations)
     np.testing.assert_array_equal(raw.tasks, drawn.tasks)
     assert model.task_statistics.episodes == dict.fromkeys(TOY_NAMES, 1)
-    # Swing-up: cosine and sine of the stored observations are as the environment made them.
+    # Swing-up: the stored observations are raw, because their cosines and sines are as the environment returned them.
     swingup = raw.observations[raw.tasks == 0]
     np.testing.assert_allclose(swingup[..., 0] ** 2 + swingup[..., 1] ** 2, 1.0, atol=1e-4)
 
@@ -210,7 +210,7 @@ def test_evaluating_all_tasks_at_once() -> None:
     model = tiny_model(toy_env())
     env = toy_env(seed=5, max_episode_steps=7)
     returns, lengths = evaluate_policy(model, env, n_eval_episodes=4, return_episode_rewards=True)
-    assert len(returns) == 4  # SB3 spreads the episodes over the environments: one of each task
+    assert len(returns) == 4  # SB3 distributes the episodes over the environments: one per task
     assert max(lengths) == 7
     model.learn(16, callback=EvalCallback(env, eval_freq=2, n_eval_episodes=4, verbose=0))
 
@@ -225,7 +225,7 @@ def test_predicting_for_one_task_of_many() -> None:
         model.predict({**observation, "task": np.int64(4)})
 
 
-def test_the_networks_know_the_tasks_apart() -> None:
+def test_the_networks_distinguish_the_tasks() -> None:
     model = tiny_model(toy_env())
     rows = th.zeros(4, 4)
     world_model = model.policy.world_model
@@ -234,8 +234,8 @@ def test_the_networks_know_the_tasks_apart() -> None:
     assert len(th.unique(latents, dim=0)) == 4
 
 
-def test_an_interrupted_task_is_closed_where_the_next_begins() -> None:
-    """Two environments that cycle: no segment reaches from one task into another."""
+def test_an_interrupted_episode_ends_where_the_next_task_begins() -> None:
+    """With two cycling environments, no segment spans two tasks."""
     tasks = TaskSet((TaskSpec("a", 3, 1, env_fn=ToySwingup), TaskSpec("b", 4, 2, env_fn=ToySpin)))
     env = DummyVecEnv([lambda: CyclingTaskEnv(tasks, max_episode_steps=5)] * 2)
     model: EZM = tiny_model(env, learning_starts=1000)

@@ -288,4 +288,4 @@ def test_sources_carry_no_copyleft_notice() -> None:
     sources = [path for folder in folders for path in folder.rglob("*.py")]
     assert sources
     found = [path for path in sources if any(phrase in path.read_text().lower() for phrase in phrases)]
-    assert not found, f"The package is MIT: {found} carry the words of another licence."
+    assert not found, f"The package is MIT: {found} carry the text of another license."
