@@ -157,6 +157,7 @@ WEIGHT = number(0.0, 1e6)  # of a loss
 
 SIZE = whole(1, LARGEST_SIZE)
 COUNT = whole(1)
+ACTION_REPEAT = whole(1, 1_000)
 COUNT_FROM_0 = whole(0)
 VERBOSE = whole(0, 2)
 SEED = whole(0, 2**32 - 1)  # what NumPy's generators take

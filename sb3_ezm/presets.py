@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ class Preset:
     :param policy: name of the policy that it is sized for, the first argument of ``EZM``
     :param settings: keyword arguments of ``EZM``; a learning rate ``"lin_x"`` of the file (as in RL Zoo) is a schedule here,
         which falls from ``x`` to 0 over one call of ``learn``
+    :param env: keywords of ``make_multitask_env`` that the settings are made for
     """
 
     name: str
     description: str
     policy: str
     settings: dict[str, Any]
+    env: dict[str, Any] = field(default_factory=dict)
 
 
 @cache
@@ -92,7 +94,8 @@ def preset_entry(name: str) -> dict[str, Any]:
     For tools with their own settings files, such as RL Zoo.
 
     :param name: one of :func:`preset_names`
-    :return: ``description``, ``policy`` and ``settings`` as the file has them, a schedule being the text ``"lin_x"``
+    :return: ``description``, ``policy``, ``settings`` and, in some, ``env`` as the file has them, a schedule being the text
+        ``"lin_x"``
     :raises ConfigurationError: if there is no such preset; the message suggests the nearest name
     """
     _check_name(name)

@@ -22,6 +22,7 @@ from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.collector import Collector
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.inspection import find_served_tasks
+from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.tasks.api import check_env_class
 
 DISTURBED = (
@@ -43,6 +44,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
     :param kwargs: of ``OffPolicyAlgorithm``
     """
 
+    policy: EZMPolicy
     collector: Collector
     replay_buffer: PerTaskReplayBuffer
 
@@ -52,6 +54,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         self._is_warned = False  # warned that there are no updates
         self._served: set[str] | None = None
         self._rollout_steps = self._rollout_episodes = 0  # of an unfinished rollout
+        self._missing_env_steps = 0  # repetitions of actions that the end of an episode cut short
 
     @staticmethod
     def _wrap_env(env: GymEnv | str, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -71,10 +74,30 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         """Whether the environments have taken a step that is not stored yet, as during that step's callbacks."""
         return self.collector.is_mid_step
 
+    @property
+    def num_env_steps(self) -> int:
+        """
+        Steps of all environments together. ``num_timesteps``, as everywhere in Stable-Baselines3, counts the decisions of the
+        agent, each of which is ``action_repeat`` of these, or fewer where an episode ended.
+        """
+        return self.num_timesteps * self.policy.task_set.action_repeat - self._missing_env_steps
+
+    def _count_steps(self, infos: list[dict[str, Any]], dones: npt.NDArray[Any]) -> None:
+        """Before callbacks look at the numbers."""
+        self.num_timesteps += len(dones)
+        if (repeat := self.policy.task_set.action_repeat) > 1:
+            self._missing_env_steps += sum(repeat - infos[env].get("env_steps", repeat) for env in np.flatnonzero(dones))
+
+    def dump_logs(self) -> None:
+        """As in SB3, with ``time/env_steps`` if actions are repeated."""
+        if self.policy.task_set.action_repeat > 1:
+            self.logger.record("time/env_steps", self.num_env_steps)
+        super().dump_logs()
+
     def _begin_streams(self, reset_num_timesteps: bool) -> None:
         """Decide for a call to ``learn`` whether the running episodes continue or the environments have to be reset."""
         if reset_num_timesteps:
-            self._rollout_steps = self._rollout_episodes = 0
+            self._rollout_steps = self._rollout_episodes = self._missing_env_steps = 0
         elif self.collector.is_disturbed and self._last_obs is not None:
             warnings.warn(DISTURBED, stacklevel=4)
         # A model loaded without its replay buffer is past its first steps but has nothing to learn from.
@@ -134,7 +157,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
                 self._start_new_episodes(env)
             actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
             new_obs, rewards, dones, infos = self.collector.step(env, actions)
-            self.num_timesteps += env.num_envs
+            self._count_steps(infos, dones)
             num_collected_steps += 1
             callback.update_locals(locals())
             continue_training = callback.on_step()

@@ -16,7 +16,7 @@ import numpy as np
 from stable_baselines3.common.type_aliases import PolicyPredictor
 
 from sb3_ezm.errors import ConfigurationError, EZMError
-from sb3_ezm.evaluation import check_fits
+from sb3_ezm.evaluation import check_fits, repeat_as_trained
 from sb3_ezm.files import file_stems, free_path, replacing
 from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.padding import PaddedTaskEnv
@@ -69,15 +69,15 @@ def record_video(
     :param seed: seed of the episode
     :param deterministic: passed to ``predict``
     :param ignore_termination: let the episode run to its time limit
-    :param max_steps: stop after this many environment steps
-    :param frame_skip: environment steps between two pictures
+    :param max_steps: stop after this many steps, a repeated action counting once
+    :param frame_skip: such steps between two pictures
     :param env_kwargs: keywords of the environment, for example ``{"camera": "side"}``
     :return: the path
     :raises VideoUnavailableError: if this machine cannot draw (no OpenGL), or ffmpeg is missing or fails
     :raises ConfigurationError: if an argument is impossible or the model does not fit the tasks
     """
     path = check_video_path(path)
-    task_set = make_task_set(tasks)
+    task_set = repeat_as_trained(model, make_task_set(tasks))
     env = make_task_env(task_set, task, render_mode="rgb_array", ignore_termination=ignore_termination, env_kwargs=env_kwargs)
     try:
         check_fits(model, task_set, env)
@@ -117,8 +117,8 @@ def record_episode(
     :param path: file to write: ``.mp4`` (H.264, needs the ffmpeg of ``imageio-ffmpeg``) or ``.gif``
     :param seed: seed of the episode
     :param deterministic: passed to ``predict``
-    :param max_steps: stop after this many environment steps
-    :param frame_skip: environment steps between two pictures
+    :param max_steps: stop after this many steps, a repeated action counting once
+    :param frame_skip: such steps between two pictures
     :return: the path
     :raises VideoUnavailableError: if this machine cannot draw (no OpenGL), or ffmpeg is missing or fails
     :raises ConfigurationError: if an argument is impossible

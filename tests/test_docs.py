@@ -268,7 +268,7 @@ CONDITIONAL = {"train/observation_loss", "train/policy_gradient_loss"}
 
 def test_the_metrics_page_lists_what_is_logged() -> None:
     seen: set[str] = set()
-    env = toy_env(max_episode_steps=5)
+    env = toy_env(max_episode_steps=5, action_repeat=2)
     losses = {"observation": 1.0, "policy_gradient": 1.0}
     for loss_kwargs in (None, losses):
         networks = {**TINY_NETWORKS, "decode_observations": loss_kwargs is not None}

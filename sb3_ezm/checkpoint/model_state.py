@@ -22,7 +22,7 @@ from sb3_ezm.settings import argument_names
 
 COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates")
 _MEANS = ("_current_progress_remaining", "ep_info_buffer", "ep_success_buffer")
-PROGRESS = (*COUNTERS, "_rollout_steps", "_rollout_episodes", *_MEANS)
+PROGRESS = (*COUNTERS, "_rollout_steps", "_rollout_episodes", "_missing_env_steps", *_MEANS)
 OBSERVED = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 # Arguments that a checkpoint holds elsewhere, or that depend on where training runs: no path comes from a file.
 _NOT_KEPT = ("self", "policy", "env", "device", "tensorboard_log", "_init_setup_model")

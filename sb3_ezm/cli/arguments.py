@@ -98,6 +98,7 @@ def _add_train(commands: Any) -> None:
     add("--preset", choices=preset_names(), help="settings (default: h1-cpu for H1 tasks, toy for toy tasks, else small)")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="arguments of EZM, replacing the preset's; `a.b=1` in dicts")
     add("--envs-per-task", type=whole(1), help="environments of each task (default 1)")
+    add("--action-repeat", type=whole(1), help="environment steps that each action lasts (default: the preset's, else 1)")
     add("--seed", type=whole(0), help="seed for everything (default 0)")
     add("--out", type=Path, help="folder for everything (default runs/<first task>)")
     add("--resume", action="store_true", help="continue from the latest checkpoint in the folder --out, as `ezm resume` does")
@@ -112,13 +113,15 @@ def _add_resume(commands: Any) -> None:
 """
     parser = _add_parser(commands, "resume", "train", "Continue a training from its latest checkpoint.", examples)
     parser.add_argument("out", metavar="folder", type=Path, help="folder of `ezm train`")
-    parser.set_defaults(resume=True, overwrite=False, tasks=[], preset=None, set=[], envs_per_task=None, seed=None)
+    parser.set_defaults(resume=True, overwrite=False, tasks=[], preset=None, set=[], envs_per_task=None)
+    parser.set_defaults(action_repeat=None, seed=None)
     _add_training(parser, "default: as when the training began")
 
 
 def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     add = parser.add_argument
-    add("--steps-per-task", type=whole(1), help=f"environment steps of each task, in total ({default.format('5000')})")
+    steps = f"steps of each task in total, a repeated action being one ({default.format('5000')})"
+    add("--steps-per-task", type=whole(1), help=steps)
     add(
         "--checkpoint-every",
         type=whole(0),
@@ -204,8 +207,8 @@ def _add_video(commands: Any) -> None:
     add("--task", nargs="+", help="tasks to film, or `all` (default: the agent's first)")
     add("-o", "--output", type=Path, help="file, .mp4 or .gif, for one task, or folder (default: beside the model)")
     add("--seed", type=whole(0), default=EVALUATION_SEED, help=f"of the episode (default {EVALUATION_SEED})")
-    add("--max-steps", type=whole(1), help="stop after this many environment steps")
-    add("--frame-skip", type=whole(1), default=1, help="environment steps between two pictures (default 1)")
+    add("--max-steps", type=whole(1), help="stop after this many steps, a repeated action being one")
+    add("--frame-skip", type=whole(1), default=1, help="steps between two pictures (default 1)")
     add("--ignore-termination", action="store_true", help="let the episode run to its time limit")
 
 

@@ -54,7 +54,7 @@ def _show_model(console: Console, path: Path) -> None:
     parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
     # Not through the console, which would break the line within the path.
     print(
-        f"{path}: {counted(model.num_timesteps, 'environment step')}, "
+        f"{path}: {counted(model.num_env_steps, 'environment step')}, "
         f"{counted(model._n_updates, 'update')}, {parameters:,} parameters"
     )
     tasks = _table("task", "observation", "action", "random policy", "success bar", "last mean return")

@@ -32,7 +32,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plot_training(args: argparse.Namespace) -> int:
-    tasks = resolve_tasks(read_run(args.folder)["tasks"])
+    noted = read_run(args.folder)
+    tasks = resolve_tasks(noted["tasks"]).with_action_repeat(noted.get("action_repeat") or 1)
     output = check_can_write(args.output or args.folder / CURVES)
     training = load_training(args.folder / MONITOR, tasks)
     csv_path = args.folder / EVALUATIONS
@@ -68,12 +69,13 @@ def load_training(folder: Path, tasks: TaskSet) -> dict[str, Curve]:
 
     :param folder: of monitor files, with a folder in it for each resumed part
     :param tasks: the tasks
-    :return: training episodes by task
+    :return: training episodes by task, over steps of the environment. Where a part begins, actions cut short by the end of an
+        episode count in full
     """
     begins = {0: folder, **{int(part.name.removeprefix(RESUMED)): part for part in folder.glob(f"{RESUMED}*")}}
     points: dict[str, list[tuple[float, float]]] = {}
     for begin, part in sorted(begins.items()):
-        start = begin / len(tasks)
+        start = begin * tasks.action_repeat / len(tasks)
         for name, curve in load_monitor_curves(part, tasks).items():
             kept = [point for point in points.get(name, []) if point[0] <= start]
             points[name] = kept + [(start + step, ret) for step, ret in zip(curve.steps, curve.returns, strict=True)]

@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.out} has no checkpoint yet: the training starts from the beginning.")
     set_num_threads(args.threads)
     tasks = resolve_tasks(noted["tasks"])
+    if noted["action_repeat"] is not None:
+        tasks = tasks.with_action_repeat(noted["action_repeat"])
     with ExitStack() as stack:
         callbacks: list[BaseCallback] = []
         with ExitStack() as start:
@@ -109,6 +111,7 @@ def _new(args: argparse.Namespace) -> dict[str, Any]:
         "preset": preset,
         "changes": _parse_changes(args.set),
         "envs_per_task": 1 if args.envs_per_task is None else args.envs_per_task,
+        "action_repeat": get_preset(preset).env.get("action_repeat") if args.action_repeat is None else args.action_repeat,
         "seed": 0 if args.seed is None else args.seed,
         **{name: default if getattr(args, name) is None else getattr(args, name) for name, default in _RENEWABLE.items()},
     }
@@ -116,14 +119,15 @@ def _new(args: argparse.Namespace) -> dict[str, Any]:
 
 def _continued(args: argparse.Namespace) -> dict[str, Any]:
     fixed = {"tasks": args.tasks, "--preset": args.preset, "--envs-per-task": args.envs_per_task, "--set": args.set}
-    given = [name for name, value in {**fixed, "--seed": args.seed}.items() if value not in (None, [])]
+    fixed |= {"--action-repeat": args.action_repeat, "--seed": args.seed}
+    given = [name for name, value in fixed.items() if value not in (None, [])]
     if given:
         raise ConfigurationError(f"A training continues with its own settings: leave {', '.join(given)} out with --resume.")
     if args.overwrite:
         raise ConfigurationError("--resume continues a run and --overwrite replaces it: choose one of them.")
     if args.out is None:
         raise ConfigurationError("Which training? Name its folder: `ezm resume FOLDER`.")
-    noted = read_run(args.out)
+    noted = {"action_repeat": None, **read_run(args.out)}  # runs of earlier versions do not name it
     for name, default in _RENEWABLE.items():
         given = getattr(args, name)
         noted[name] = noted.get(name, default) if given is None else given
@@ -164,7 +168,7 @@ def _parse_changes(pairs: list[str]) -> dict[str, Any]:
 
 def _resume(args: argparse.Namespace, env: VecEnv) -> EZM:
     model = EZM.resume(args.out / CHECKPOINTS, env, device=args.device, tensorboard_log=_log(args))
-    print(f"Resumed at {model.num_timesteps:,} environment steps, {model._n_updates:,} updates.")
+    print(f"Resumed at {model.num_timesteps:,} steps, {model._n_updates:,} updates.")
     return model
 
 
@@ -251,7 +255,10 @@ def _save_model(model: EZM, folder: Path) -> None:
 def _report(model: EZM, tasks: TaskSet, evaluation: TaskEvalCallback, folder: Path, episodes: int) -> None:
     _save_model(model, folder)
     result = evaluation.last_result or evaluate_tasks(model, tasks, episodes, seed=EVALUATION_SEED)
-    print(f"\n{counted(episodes, 'episode')} of each task after {model.num_timesteps // len(tasks):,} steps of each:\n")
+    steps = f"{model.num_timesteps // len(tasks):,} steps of each"
+    if tasks.action_repeat > 1:
+        steps += f" ({model.num_env_steps // len(tasks):,} of its environment)"
+    print(f"\n{counted(episodes, 'episode')} of each task after {steps}:\n")
     print(f"{format_table(result)}\n\nmodel: {folder / MODEL}")
     if (folder / BEST_MODEL).exists():
         print(f"best model: {folder / BEST_MODEL}")

@@ -1,16 +1,15 @@
 """Evaluation as customary in the field: returns, success rates, normalized scores, both protocols, intervals over seeds."""
 
 from sb3_ezm.evaluation.files import EVALUATION_COLUMNS, EvaluationRow, append_evaluation, read_evaluations
+from sb3_ezm.evaluation.matching import check_fits, env_steps_of, repeat_as_trained, task_set_of
 from sb3_ezm.evaluation.results import PROTOCOL_LABELS, EvaluationResult, Protocol, TaskResult, format_table
 from sb3_ezm.evaluation.rollout import (
     MAX_ENVS_PER_TASK,
     check_evaluation,
-    check_fits,
     episode_quotas,
     evaluate_protocols,
     evaluate_tasks,
     protocol_of,
-    task_set_of,
 )
 from sb3_ezm.evaluation.statistics import AggregateScores, Interval, aggregate, aggregate_scores
 
@@ -29,11 +28,13 @@ __all__ = [
     "append_evaluation",
     "check_evaluation",
     "check_fits",
+    "env_steps_of",
     "episode_quotas",
     "evaluate_protocols",
     "evaluate_tasks",
     "format_table",
     "protocol_of",
     "read_evaluations",
+    "repeat_as_trained",
     "task_set_of",
 ]

@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, un
 from sb3_ezm import kinds
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation.files import append_evaluation, check_columns, read_evaluations
+from sb3_ezm.evaluation.matching import env_steps_of, repeat_as_trained, task_set_of
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol
 from sb3_ezm.evaluation.rollout import (
     MAX_ENVS_PER_TASK,
@@ -26,7 +27,6 @@ from sb3_ezm.evaluation.rollout import (
     evaluate_protocols,
     evaluate_tasks,
     protocol_of,
-    task_set_of,
 )
 from sb3_ezm.files import replacing
 from sb3_ezm.multitask.factory import make_multitask_env
@@ -45,7 +45,7 @@ _CALLBACK = kinds.instance_of(BaseCallback, words="a callback of Stable-Baseline
 
 class TaskEvalCallback(EventCallback):
     """
-    Evaluates all tasks every ``eval_freq`` environment steps.
+    Evaluates all tasks every ``eval_freq`` steps.
 
     Logs ``eval/<task>`` (mean return), ``eval_score/<task>``, ``eval_success/<task>``, ``eval_length/<task>``, and means over
     the tasks as ``eval/mean_score``, ``eval/mean_success_rate``, ``eval/mean_return`` and ``eval/mean_ep_length``. Appends one
@@ -55,9 +55,9 @@ class TaskEvalCallback(EventCallback):
 
     A resumed training continues the CSV file and reads from it the score to beat.
 
-    :param tasks: anything :func:`make_task_set` takes; the tasks of the model
-    :param eval_freq: environment steps between two evaluations, of all environments together (SB3's ``num_timesteps``, not
-        the calls that SB3's ``EvalCallback`` counts)
+    :param tasks: anything :func:`make_task_set` takes; the tasks of the model. Actions are repeated as often as in training
+    :param eval_freq: steps between two evaluations, of all environments together (SB3's ``num_timesteps``, which counts a
+        repeated action once, and not the calls that SB3's ``EvalCallback`` counts)
     :param freq_per_task: count the steps of each task instead: an evaluation every ``eval_freq * number of tasks`` steps
     :param n_eval_episodes: episodes of each task
     :param ignore_termination: let every episode run to its time limit
@@ -142,12 +142,11 @@ class TaskEvalCallback(EventCallback):
         self.at_end = at_end
         self.both_protocols = both_protocols
         self.vec_env = vec_env
-        self._make_env: Callable[[], VecEnv] | None = None
+        self._make_env: Callable[[TaskSet], VecEnv] | None = None
         if tasks is not None:
             task_set = make_task_set(tasks, env_kwargs)  # unknown names fail here, not hours later
             self._make_env = partial(
                 make_multitask_env,
-                task_set,
                 n_envs_per_task=min(n_eval_episodes, MAX_ENVS_PER_TASK),
                 seed=seed,
                 ignore_termination=ignore_termination or both_protocols,
@@ -160,6 +159,7 @@ class TaskEvalCallback(EventCallback):
                 raise ConfigurationError("`vec_env` has its own environments: pass `env_kwargs` to `make_multitask_env`.")
             task_set = task_set_of(vec_env)
             ignore_termination = _ignored_in(vec_env, ignore_termination, max_episode_steps, both_protocols)
+        self._tasks = task_set
         self.protocol: Protocol = "ignored" if ignore_termination else "respected"
         self.eval_freq = eval_freq * (len(task_set) if freq_per_task else 1)
         self._labels = task_labels(task_set.names, MAX_KEY, SUMMARY_KEYS)
@@ -206,7 +206,7 @@ class TaskEvalCallback(EventCallback):
     def _open(self) -> VecEnv:
         if self.vec_env is None:
             assert self._make_env is not None
-            self.vec_env = self._make_env()
+            self.vec_env = self._make_env(repeat_as_trained(self.model, self._tasks))
         return self.vec_env
 
     def _close(self) -> None:
@@ -229,13 +229,13 @@ class TaskEvalCallback(EventCallback):
 
     def _continue_file(self, path: Path) -> None:
         """Continue where the file ends, with its clock and the score to beat."""
-        rows = read_evaluations(path)
-        if rows and rows[-1].timesteps > 0 == self.model.num_timesteps:
+        rows, steps = read_evaluations(path), env_steps_of(self.model)
+        if rows and rows[-1].timesteps > 0 == steps:
             raise ConfigurationError(
                 f"{path} holds evaluations of another training, up to {rows[-1].timesteps} steps, and this one is new: "
                 "choose another file, or continue with `learn(..., reset_num_timesteps=False)`."
             )
-        rows = [row for row in rows if row.timesteps <= self.model.num_timesteps]
+        rows = [row for row in rows if row.timesteps <= steps]
         if not rows:
             return
         self._started_at -= rows[-1].seconds
@@ -297,7 +297,7 @@ class TaskEvalCallback(EventCallback):
             self._record(result, "eval" if result.protocol == self.protocol else f"eval_{result.protocol}")
             if self.csv_path is not None:
                 try:
-                    append_evaluation(self.csv_path, result, self.num_timesteps, seconds)
+                    append_evaluation(self.csv_path, result, env_steps_of(self.model), seconds)
                 except OSError as error:  # a full disk is no reason to end training
                     warnings.warn(
                         f"The evaluation after {self.num_timesteps} steps is not in {self.csv_path}: {error}.", stacklevel=2

@@ -18,7 +18,8 @@ class EvaluationRow(NamedTuple):
     """
     A line of the file.
 
-    :param timesteps: environment steps of all environments together at the time of the evaluation
+    :param timesteps: environment steps of all environments together at the time of the evaluation, repetitions of actions
+        included
     :param seconds: wall-clock time of the training until then
     :param protocol: whether a termination ended the episodes
     :param task: its name

@@ -27,7 +27,7 @@ class TaskResult:
 
     :param spec: the task with its reference scores
     :param returns: undiscounted return of each episode, in raw rewards
-    :param lengths: steps of each episode
+    :param lengths: steps of the environment in each episode
     """
 
     spec: TaskSpec
@@ -46,7 +46,7 @@ class TaskResult:
 
     @property
     def mean_length(self) -> float:
-        """Mean steps of an episode."""
+        """Mean steps of the environment in an episode."""
         return float(np.mean(self.lengths))
 
     @property

@@ -22,14 +22,14 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_ezm import kinds
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.evaluation.matching import check_fits, repeat_as_trained, task_set_of
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol, TaskResult
 from sb3_ezm.evaluation.stand_by import StandBy
 from sb3_ezm.multitask.factory import make_multitask_env
-from sb3_ezm.multitask.inspection import find_task_set, read_attribute
+from sb3_ezm.multitask.inspection import read_attribute
 from sb3_ezm.multitask.normalization import copy_normalization
 from sb3_ezm.multitask.padding import IgnoreTermination
-from sb3_ezm.tasks.resolver import TasksLike
-from sb3_ezm.tasks.task_set import TaskSet
+from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 
 MAX_ENVS_PER_TASK = 10  # enough rows for a batched search; more would only take memory
 
@@ -67,7 +67,8 @@ def evaluate_tasks(
     (EfficientZero-Multitask, arXiv 2603.01452), whose evaluation ignores falls.
 
     :param model: anything with SB3's ``predict``
-    :param tasks: anything :func:`make_task_set` takes; the tasks of the model, in the same order
+    :param tasks: anything :func:`make_task_set` takes; the tasks of the model, in the same order. Actions are repeated as
+        often as the model was trained to
     :param n_eval_episodes: episodes of each task
     :param ignore_termination: let every episode run to its time limit
     :param seed: sub-environment ``i`` starts from ``seed + i``; ``None`` for other starts every time
@@ -183,7 +184,7 @@ def _own_env(
     """A new vector environment whose members pause once they have played their share."""
     _check_not_normalized(model)
     env = make_multitask_env(
-        tasks,
+        repeat_as_trained(model, make_task_set(tasks, env_kwargs)),
         n_envs_per_task=n_envs_per_task or min(n_eval_episodes, MAX_ENVS_PER_TASK),
         seed=seed,
         ignore_termination=ignore_termination,
@@ -309,17 +310,19 @@ def _play(model: PolicyPredictor, vec_env: VecEnv, quotas: list[int], determinis
         if normalize is not None:
             rewards = normalize.get_original_reward()
         for index in playing:
-            returns[index] += float(rewards[index])
-            lengths[index] += 1
-            if terminated[index] is None and infos[index].get("terminated_ignored", False):
-                terminated[index] = (returns[index], lengths[index])
+            info, reward, steps = infos[index], float(rewards[index]), infos[index].get("env_steps", 1)
+            if terminated[index] is None and info.get("terminated_ignored", False):
+                until = info.get("until_termination", (reward, steps))
+                terminated[index] = (returns[index] + until[0], lengths[index] + until[1])
+            returns[index] += reward
+            lengths[index] += steps
             if dones[index]:
-                monitored = infos[index].get("episode")
+                monitored = info.get("episode")
                 if monitored is None:
                     raise ConfigurationError(
                         f"Sub-environment {index} reports no returns: wrap it in SB3's Monitor, or use `make_multitask_env`."
                     )
-                played = (float(monitored["r"]), int(monitored["l"]))
+                played = (float(monitored["r"]), int(info.get("episode_env_steps", monitored["l"])))
                 episodes[index].append(_Episode(played, terminated[index] or played))
                 terminated[index], returns[index], lengths[index] = None, 0.0, 0
     return episodes
@@ -331,21 +334,6 @@ def _rows(observation: Any, indices: list[int]) -> Any:
     return observation[indices]
 
 
-def task_set_of(vec_env: VecEnv) -> TaskSet:
-    """
-    :param vec_env: vector environment of :func:`make_multitask_env`
-    :return: its tasks
-    :raises ConfigurationError: if it has none
-    """
-    found = find_task_set(vec_env)
-    if found is None:
-        raise ConfigurationError(
-            "The vector environment has no `task_set`: create it with `make_multitask_env`. "
-            "For an ordinary environment use `stable_baselines3.common.evaluation.evaluate_policy`."
-        )
-    return found
-
-
 def _fixed_tasks(vec_env: VecEnv) -> list[str]:
     """Task of each sub-environment. One that changes its task has no place for a fixed number of episodes per task."""
     served = read_attribute(vec_env, "served_tasks")
@@ -355,29 +343,6 @@ def _fixed_tasks(vec_env: VecEnv) -> list[str]:
             "not from an environment that cycles through tasks."
         )
     return [names[0] for names in served]
-
-
-def check_fits(model: PolicyPredictor, task_set: TaskSet, env: Any) -> None:
-    """
-    Make sure that a model can act on a task set.
-
-    :param model: anything with ``predict``; tasks and spaces that it does not declare are not checked
-    :param task_set: the tasks
-    :param env: environment, for its spaces
-    :raises ConfigurationError: naming what differs
-    """
-    own: TaskSet | None = getattr(model, "task_set", None)
-    observation_space = getattr(model, "observation_space", env.observation_space)
-    if own is not None and hasattr(observation_space, "spaces"):
-        own.check_compatible(task_set)
-    for label, mine in (("observation", observation_space), ("action", getattr(model, "action_space", env.action_space))):
-        theirs = getattr(env, f"{label}_space")
-        if mine != theirs:
-            raise ConfigurationError(
-                f"The model's {label} space {mine} is not the environment's {theirs}: evaluate the tasks that it was "
-                "trained on, all of them and in the same order. A model of one ordinary environment is evaluated with SB3's "
-                "`evaluate_policy` and `EvalCallback`."
-            )
 
 
 @contextmanager

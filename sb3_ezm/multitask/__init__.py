@@ -1,6 +1,7 @@
 """Multi-task layer: task sets, padding, vector environments and per-task statistics."""
 
 from sb3_ezm.errors import NonFiniteError
+from sb3_ezm.multitask.action_repeat import ActionRepeat
 from sb3_ezm.multitask.cycling import CyclingTaskEnv, make_multitask_suite
 from sb3_ezm.multitask.factory import make_multitask_env, make_task_env
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
@@ -13,6 +14,7 @@ from sb3_ezm.tasks.statistics import TaskStatistics
 from sb3_ezm.tasks.task_set import EnvFactory, TaskSet, TaskSpec
 
 __all__ = [
+    "ActionRepeat",
     "CyclingTaskEnv",
     "EnvFactory",
     "GymEnvFactory",

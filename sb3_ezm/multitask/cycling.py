@@ -31,7 +31,8 @@ class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
     :param ignore_termination: let every episode run to its time limit
     :param max_episode_steps: time limit, see :func:`make_multitask_env`
     :param env_kwargs: further keywords of every environment
-    :raises ConfigurationError: if a task is unknown
+    :param action_repeat: steps of the environment for which each action is repeated, by default as in the task set
+    :raises ConfigurationError: if a task is unknown, or the actions cannot be repeated that often
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array"], "render_fps": 50}  # type: ignore[misc]
@@ -44,7 +45,10 @@ class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
         ignore_termination: bool = False,
         max_episode_steps: int | None = None,
         env_kwargs: Mapping[str, Any] | None = None,
+        action_repeat: int | None = None,
     ):
+        if action_repeat is not None:
+            task_set = task_set.with_action_repeat(action_repeat)
         self.task_set = task_set
         self.render_mode = render_mode
         self.observation_space = task_set.observation_space

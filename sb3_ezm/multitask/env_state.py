@@ -23,6 +23,7 @@ from gymnasium import spaces, wrappers
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_ezm.errors import ConfigurationError, EZMError
+from sb3_ezm.multitask.action_repeat import ActionRepeat
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
 from sb3_ezm.multitask.watch import is_extension
 
@@ -58,6 +59,7 @@ _WRAPPERS: dict[type[gym.Wrapper[Any, Any, Any, Any]], dict[str, Callable[[Any],
         "total_steps": _is_count,
         "current_reset_info": lambda value: isinstance(value, dict),
     },
+    ActionRepeat: {"_episode_env_steps": _is_count},
     wrappers.NormalizeObservation: {},
     wrappers.NormalizeReward: {"discounted_reward": lambda value: isinstance(value, np.ndarray) and value.shape == (1,)},
     **{

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from sb3_ezm import kinds
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.files import file_stems
+from sb3_ezm.multitask.action_repeat import ActionRepeat
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
 from sb3_ezm.multitask.pictures import EqualPictures
 from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
@@ -41,13 +42,15 @@ def make_task_env(
     :param ignore_termination: let every episode run to its time limit, see :class:`IgnoreTermination`
     :param max_episode_steps: time limit; replaces a Gymnasium id's registered one, and is added to any other environment
     :param env_kwargs: further keywords of the factory
-    :return: ``PaddedTaskEnv(native environment)``
+    :return: ``PaddedTaskEnv(native environment)``, with :class:`ActionRepeat` in between if the task repeats actions
     :raises ConfigurationError: if the task is unknown or has no factory, or its spaces are unsupported
     """
     env = create_native_env(task_set[task], render_mode, max_episode_steps, env_kwargs)
     if ignore_termination:
         env = IgnoreTermination(env)
         task_set = TaskSet(tuple(replace(spec, may_terminate=False) for spec in task_set))
+    if task_set.action_repeat > 1:  # around the time limit, which then counts steps of the environment
+        env = ActionRepeat(env, task_set.action_repeat)
     return PaddedTaskEnv(env, task_set, task)
 
 
@@ -87,6 +90,7 @@ def _choose_vec_env(
     max_episode_steps=kinds.optional(kinds.COUNT),
     env_kwargs=kinds.optional(kinds.MAPPING),
     step_timeout=kinds.optional(kinds.DURATION),
+    action_repeat=kinds.optional(kinds.ACTION_REPEAT),
 )
 def make_multitask_env(
     tasks: TasksLike,
@@ -101,6 +105,7 @@ def make_multitask_env(
     env_kwargs: Mapping[str, Any] | None = None,
     observation_padding: ObservationPadding = "aligned",
     step_timeout: float | None = None,
+    action_repeat: int | None = None,
 ) -> VecEnv:
     """
     Create a monitored vector environment over any tasks, whatever their observation and action sizes.
@@ -123,10 +128,15 @@ def make_multitask_env(
     :param observation_padding: how HumanoidBench's observations are padded, see :func:`make_task_set`
     :param step_timeout: seconds after which an unfinished step or reset is an error that names the task, see
         :class:`ThreadedVecEnv`; by default there is no limit
+    :param action_repeat: steps of the environment for which each action is repeated, rewards summed, see
+        :class:`ActionRepeat`. Time limits keep counting steps of the environment. By default that of the tasks, in general 1
     :return: the vector environment
     :raises ConfigurationError: if a task is unknown or unsupported, or a number is out of range
     """
     task_set = make_task_set(tasks, env_kwargs, observation_padding)
+    if action_repeat is not None:
+        task_set = task_set.with_action_repeat(action_repeat)
+    counted = ("episode_env_steps",) if task_set.action_repeat > 1 else ()
     monitor_files = None if monitor_dir is None else _monitor_files(Path(monitor_dir), task_set.names, n_envs_per_task)
 
     def make_env(rank: int) -> Callable[[], gym.Env[Any, Any]]:
@@ -135,7 +145,7 @@ def make_multitask_env(
             env = make_task_env(task_set, task, render_mode, ignore_termination, max_episode_steps, env_kwargs)
             if seed is not None:
                 env.action_space.seed(seed + rank)
-            return Monitor(env, filename=None if monitor_files is None else monitor_files[rank])
+            return Monitor(env, None if monitor_files is None else monitor_files[rank], info_keywords=counted)
 
         return _init
 

@@ -70,10 +70,11 @@ def load_monitor_curves(monitor_dir: str | os.PathLike[str], tasks: TaskSet | It
 
 
 def _read_monitor(path: Path) -> list[tuple[float, int, float]]:
-    """Wall-clock end, length and return of the episodes in a file of SB3's ``Monitor``."""
+    """Wall-clock end, environment steps and return of the episodes in a file of SB3's ``Monitor``."""
     with path.open(newline="", encoding="utf-8") as file:
         start = float(json.loads(file.readline().removeprefix("#"))["t_start"])
-        return [(start + float(row["t"]), int(row["l"]), float(row["r"])) for row in csv.DictReader(file)]
+        rows = csv.DictReader(file)
+        return [(start + float(row["t"]), int(row.get("episode_env_steps", row["l"])), float(row["r"])) for row in rows]
 
 
 def load_evaluation_curves(csv_path: str | os.PathLike[str], protocol: Protocol | None = None) -> dict[str, Curve]:

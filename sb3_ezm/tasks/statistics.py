@@ -52,13 +52,13 @@ class TaskStatistics:
                 )
             self.episodes[name] += 1
             self.returns[name].append(float(info["episode"]["r"]))
-            self.lengths[name].append(int(info["episode"]["l"]))
+            self.lengths[name].append(int(info.get("episode_env_steps", info["episode"]["l"])))
 
     def snapshot(self) -> dict[str, dict[str, float]]:
         """
         :return: for each task with a finished episode its ``episodes`` (count since the start) and, over the window,
-            ``return`` and ``length`` (means); with reference scores also ``score`` (normalized) and ``success_rate``
-            (share of episodes that reached the bar)
+            ``return`` and ``length`` (means; the length in steps of the environment); with reference scores also ``score``
+            (normalized) and ``success_rate`` (share of episodes that reached the bar)
         """
         result: dict[str, dict[str, float]] = {}
         for name in self.task_names:

@@ -30,6 +30,7 @@ _KINDS = {
     "observation_index": kinds.optional(kinds.several(kinds.whole(0, 2**24), "places")),
     "embodiment": kinds.optional(kinds.TEXT),
     "discrete": kinds.SWITCH,
+    "action_repeat": kinds.ACTION_REPEAT,
 }
 
 
@@ -63,6 +64,8 @@ class TaskSpec:
     :param embodiment: name of the robot or system. Tasks that name the same one and have the same entries in the same
         places share the running statistics that normalize them; with ``None`` a task has its own statistics
     :param discrete: an action is one of ``action_size`` instead of a vector
+    :param action_repeat: steps of the environment for which each action is repeated, see
+        :class:`~sb3_ezm.multitask.action_repeat.ActionRepeat`; the same in all tasks of a set
     :raises ConfigurationError: if a value is impossible
     """
 
@@ -77,6 +80,7 @@ class TaskSpec:
     observation_index: tuple[int, ...] | None = None
     embodiment: str | None = None
     discrete: bool = False
+    action_repeat: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -133,7 +137,8 @@ class TaskSet:
     Ordered, immutable collection of tasks. The position of a task is its id, the number the observation carries.
 
     :param specs: the tasks, in id order
-    :raises ConfigurationError: if it is empty or two tasks share a name
+    :raises ConfigurationError: if it is empty, two tasks share a name, or they differ in the kind of their actions or in how
+        often these are repeated
     """
 
     specs: tuple[TaskSpec, ...]
@@ -161,6 +166,12 @@ class TaskSet:
             raise ConfigurationError(
                 f"The tasks {one_of_several} choose one of several actions and {vectors} have continuous ones, and no "
                 "policy does both. Train two agents, or give the former continuous actions in a wrapper."
+            )
+        repeats = {spec.name: spec.action_repeat for spec in specs}
+        if len(set(repeats.values())) > 1:
+            raise ConfigurationError(
+                f"All tasks of a set repeat actions equally often, got `action_repeat` {repeats}: give them one number, for "
+                "example with `make_multitask_env(..., action_repeat=2)`."
             )
         object.__setattr__(self, "specs", specs)
 
@@ -205,6 +216,11 @@ class TaskSet:
     def discrete(self) -> bool:
         """Whether an action is one of several."""
         return self.specs[0].discrete
+
+    @property
+    def action_repeat(self) -> int:
+        """Steps of the environment for which each action is repeated."""
+        return self.specs[0].action_repeat
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -279,8 +295,8 @@ class TaskSet:
 
     def check_compatible(self, other: TaskSet) -> None:
         """
-        Make sure that a model trained on this set can act in ``other``: same names, order, sizes and placement.
-        Scores, discounts and factories may differ.
+        Make sure that a model trained on this set can act in ``other``: same names, order, sizes, placement and repetition of
+        actions. Scores, discounts and factories may differ.
 
         :param other: the set to compare with
         :raises ConfigurationError: naming the first difference
@@ -288,12 +304,21 @@ class TaskSet:
         if self.names != other.names:
             raise ConfigurationError(f"The task sets differ: {list(self.names)} and {list(other.names)}.")
         for mine, theirs in zip(self.specs, other.specs, strict=True):
-            for label in ("observation_size", "action_size", "observation_index", "discrete"):
+            for label in ("observation_size", "action_size", "observation_index", "discrete", "action_repeat"):
                 if getattr(mine, label) != getattr(theirs, label):
+                    repeat = f" Pass `action_repeat={mine.action_repeat}` to `make_multitask_env`."
                     raise ConfigurationError(
                         f"Task {mine.name!r} has a different `{label}` in the two task sets: "
-                        f"{getattr(mine, label)} and {getattr(theirs, label)}."
+                        f"{getattr(mine, label)} and {getattr(theirs, label)}.{repeat if label == 'action_repeat' else ''}"
                     )
+
+    def with_action_repeat(self, action_repeat: int) -> TaskSet:
+        """
+        :param action_repeat: steps of the environment for which each action is repeated
+        :return: the same tasks with that
+        :raises ConfigurationError: if it is below 1
+        """
+        return TaskSet(tuple(replace(spec, action_repeat=action_repeat) for spec in self.specs))
 
     def without_factories(self) -> TaskSet:
         """

@@ -113,7 +113,7 @@ def package(args: argparse.Namespace) -> Path:
         result=result,
         settings={key: value for key, value in settings.items() if key not in ("normalize", "normalize_kwargs")},
         env_kwargs=env_kwargs,
-        timesteps=model.num_timesteps,
+        timesteps=model.num_env_steps,
         parameters=sum(parameter.numel() for parameter in model.policy.world_model.parameters()),
         versions={"sb3_ezm": VERSION, **{name: metadata.version(name) for name in _PACKAGES}},
         deterministic=not args.stochastic,

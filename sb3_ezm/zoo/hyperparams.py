@@ -45,7 +45,8 @@ class Settings(dict[str, Any]):
         kept = {key: self[key] for key in ("n_envs", "n_timesteps", "env_kwargs", "env_wrapper", "callback") if key in self}
         entry = preset_entry(preset)
         self.clear()
-        super().update({"policy": entry["policy"], **entry["settings"], **kept})
+        env_kwargs = {"env_kwargs": entry["env"]} if "env" in entry else {}
+        super().update({"policy": entry["policy"], **entry["settings"], **env_kwargs, **kept})
 
     def copy(self) -> Settings:
         """

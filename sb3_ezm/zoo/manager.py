@@ -57,6 +57,8 @@ class EZMExperimentManager(ExperimentManager):
         :raises ConfigurationError: if the environments cannot be shared equally among the tasks
         """
         self.tasks = find_tasks(self.env_name.gym_id, self.env_kwargs) if self.is_ezm else ()
+        if self.is_ezm and (self.env_kwargs or {}).get("action_repeat", 1) > 1:
+            self.monitor_kwargs = {**self.monitor_kwargs, "info_keywords": ("episode_env_steps", *self._info_keywords())}
         if self.tasks:
             check_share(self.n_envs, self.tasks)
             self._plan_evaluation()

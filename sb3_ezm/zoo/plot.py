@@ -43,10 +43,9 @@ def load_run(run: Path, env_id: str) -> dict[str, Curve]:
     """
     episodes: dict[str, list[tuple[float, int, float]]] = defaultdict(list)
     for path in sorted(run.glob("*.monitor.csv")):
-        with path.open(newline="", encoding="utf-8") as file:
-            file.readline()  # a comment in JSON
-            for row in csv.DictReader(file):
-                episodes[row.get("task", env_id)].append((float(row["t"]), int(row["l"]), float(row["r"])))
+        for row in _read_monitor(path):
+            steps = int(row.get("episode_env_steps", row["l"]))
+            episodes[row.get("task", env_id)].append((float(row["t"]), steps, float(row["r"])))
     if not episodes:
         raise ConfigurationError(f"{run} has no finished training episodes: is it the folder of a run?")
     curves = {}
@@ -62,4 +61,17 @@ def _load_evaluations(run: Path, env_id: str) -> dict[str, Curve]:
         return {}
     with np.load(run / "evaluations.npz") as saved:
         steps, results = saved["timesteps"], saved["results"]
+    steps = steps * _env_steps_per_decision(run)
     return {env_id: Curve(steps.tolist(), results.mean(axis=1).tolist(), results.std(axis=1).tolist())}
+
+
+def _env_steps_per_decision(run: Path) -> float:
+    """More than one where actions are repeated: RL Zoo counts decisions, the panels steps of the environment."""
+    rows = [row for path in run.glob("*.monitor.csv") for row in _read_monitor(path)]
+    return sum(int(row.get("episode_env_steps", row["l"])) for row in rows) / sum(int(row["l"]) for row in rows)
+
+
+def _read_monitor(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        file.readline()  # a comment in JSON
+        return list(csv.DictReader(file))
