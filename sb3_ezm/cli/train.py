@@ -168,7 +168,7 @@ def _parse_changes(pairs: list[str]) -> dict[str, Any]:
 
 def _resume(args: argparse.Namespace, env: VecEnv) -> EZM:
     model = EZM.resume(args.out / CHECKPOINTS, env, device=args.device, tensorboard_log=_log(args))
-    print(f"Resumed at {model.num_timesteps:,} steps, {model._n_updates:,} updates.")
+    print(f"Resumed at {model.num_env_steps:,} environment steps, {model._n_updates:,} updates.")
     return model
 
 
