@@ -23,6 +23,7 @@ TASKS = {
     "h1-gpu": "h1-medium",
     "small": "Pendulum-v1",
     "toy": "toy",
+    "walker": "walker",
     "humanoidbench-medium": "humanoidbench-medium",
     "humanoidbench-hard": "humanoidbench-hard",
     "humanoidbench-medium-cpu": "humanoidbench-medium",

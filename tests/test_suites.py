@@ -49,7 +49,9 @@ def install_plugin(folder: Path, module: str, target: str = "lab_suites:register
 
 
 def test_the_package_registers_its_own() -> None:
-    assert {"h1-medium", "toy", "humanoidbench-medium", "humanoidbench-hard", "humanoidbench"} <= set(suite_names())
+    assert {"h1-medium", "toy", "walker", "walker-5", "humanoidbench-medium", "humanoidbench-hard", "humanoidbench"} <= set(
+        suite_names()
+    )
 
 
 def test_a_suite_of_ones_own() -> None:
@@ -96,6 +98,8 @@ def test_a_broken_package_is_named_and_takes_nothing_along(
         ("h1-medium", "h1-cpu"),
         ("h1-walk", "h1-cpu"),
         ("toy", "toy"),
+        ("walker", "walker"),
+        (["walker-stand", "walker-run-backwards"], "walker"),
         ("humanoidbench-medium", "humanoidbench-medium-cpu"),
         ("humanoidbench-hard", "humanoidbench-hard-cpu"),
         (["h1-walk", "toy-spin"], None),

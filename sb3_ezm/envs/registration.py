@@ -7,6 +7,7 @@ import gymnasium as gym
 from sb3_ezm.envs import toy
 from sb3_ezm.envs.h1 import suite as h1
 from sb3_ezm.envs.humanoid_bench import suite as humanoid_bench
+from sb3_ezm.envs.walker import suite as walker
 
 MULTITASK_ENTRY_POINT = "sb3_ezm.multitask.cycling:make_multitask_suite"
 MULTITASK_IDS = {"MultiTask-Humanoid-v0": "h1-medium", "MultiTask-Toy-v0": "toy"}
@@ -20,7 +21,7 @@ def register_envs() -> None:
     Ids that are already registered are left alone, so calling this again does nothing. Only names are recorded: neither
     MuJoCo nor the rest of the package is imported before an environment is made.
     """
-    for suite in (h1, toy, humanoid_bench):
+    for suite in (h1, toy, walker, humanoid_bench):
         suite.register()
     for multitask_name, suite_name in MULTITASK_IDS.items():
         for env_id in (multitask_name, f"sb3_ezm/{multitask_name}"):

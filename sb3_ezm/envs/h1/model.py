@@ -21,6 +21,7 @@ import mujoco
 from sb3_ezm.envs.h1.scenes import SCENES, SceneGeom
 from sb3_ezm.envs.h1.tasks import H1_MEDIUM_TASKS
 from sb3_ezm.envs.h1.visuals import CAMERAS, MATERIALS, Shape, robot_shapes
+from sb3_ezm.envs.scenery import add_cameras, add_looks, paint_floor
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 
 TIMESTEP = 0.002  # [s]
@@ -60,20 +61,11 @@ def model_xml(task: str, decorated: bool = False) -> str:
         root, "option", timestep=str(TIMESTEP), integrator="Euler", solver="Newton", iterations="100", ls_iterations="50"
     )
     if decorated:
-        _add_looks(root)
+        add_looks(root, MATERIALS)
     world = ET.SubElement(root, "worldbody")
     floor = ET.SubElement(world, "geom", name="floor", type="plane", size="0 0 0.5")
     if decorated:
-        floor.set("material", "floor")
-        ET.SubElement(
-            world,
-            "light",
-            directional="true",
-            pos="0 0 10",
-            dir="-0.35 0.45 -1",
-            diffuse="0.45 0.45 0.45",
-            specular="0.2 0.2 0.2",
-        )
+        paint_floor(world, floor)
     for geom in SCENES[task]():
         if geom.collides or decorated:
             _add_scene_geom(world, geom, decorated)
@@ -120,57 +112,6 @@ def _pitch_quat(pitch: float) -> str:
     return _numbers((math.cos(pitch / 2.0), 0.0, math.sin(pitch / 2.0), 0.0))
 
 
-def _add_looks(root: ET.Element) -> None:
-    """Sky, floor pattern, materials and the size of the off-screen buffer; shadows and multisampling are off for speed."""
-    visual = ET.SubElement(root, "visual")
-    ET.SubElement(visual, "global", offwidth="1920", offheight="1080", fovy="45")
-    ET.SubElement(visual, "quality", shadowsize="0", offsamples="0")
-    ET.SubElement(visual, "headlight", ambient="0.38 0.38 0.40", diffuse="0.42 0.42 0.42", specular="0.1 0.1 0.1")
-    # Distances in the next line are in units of the extent, which is therefore fixed at 1 m.
-    ET.SubElement(root, "statistic", extent="1", center="0 0 1")
-    ET.SubElement(visual, "map", znear="0.05", zfar="150", fogstart="10", fogend="45", shadowclip="6")
-    ET.SubElement(visual, "rgba", haze="0.90 0.93 0.97 1", fog="0.90 0.93 0.97 1")
-    asset = ET.SubElement(root, "asset")
-    ET.SubElement(
-        asset,
-        "texture",
-        type="skybox",
-        builtin="gradient",
-        rgb1="0.42 0.60 0.82",
-        rgb2="0.90 0.93 0.97",
-        width="256",
-        height="1536",
-    )
-    ET.SubElement(
-        asset,
-        "texture",
-        name="floor",
-        type="2d",
-        builtin="checker",
-        rgb1="0.56 0.60 0.66",
-        rgb2="0.50 0.54 0.60",
-        mark="edge",
-        markrgb="0.72 0.75 0.80",
-        width="512",
-        height="512",
-    )
-    ET.SubElement(
-        asset,
-        "material",
-        name="floor",
-        texture="floor",
-        reflectance="0.12",
-        texrepeat="0.5 0.5",
-        texuniform="true",
-        specular="0.1",
-        shininess="0.1",
-    )
-    for name, (rgba, specular, shininess, emission) in MATERIALS.items():
-        ET.SubElement(
-            asset, "material", name=name, rgba=rgba, specular=str(specular), shininess=str(shininess), emission=str(emission)
-        )
-
-
 def _add_scene_geom(world: ET.Element, geom: SceneGeom, decorated: bool) -> None:
     element = ET.SubElement(world, "geom", name=geom.name, type=geom.kind, pos=_numbers(geom.pos), size=_numbers(geom.size))
     if geom.pitch:
@@ -192,8 +133,7 @@ def _add_robot(world: ET.Element, numbers: dict[str, Any], decorated: bool) -> N
             element = ET.SubElement(world, "body", name=body["name"], pos=_numbers(numbers["keyframe_qpos"][:3]))
             ET.SubElement(element, "freejoint", name="free_base")
             if decorated:
-                for name, (pos, axes) in CAMERAS.items():
-                    ET.SubElement(element, "camera", name=name, mode="trackcom", pos=pos, xyaxes=axes)
+                add_cameras(element, CAMERAS)
         else:
             element = ET.SubElement(elements[body["parent"]], "body", name=body["name"], pos=_numbers(body["pos"]))
             element.set("quat", _numbers(body["quat"]))

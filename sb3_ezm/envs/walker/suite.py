@@ -1,0 +1,52 @@
+"""The walker suites and their Gymnasium ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import gymnasium as gym
+
+from sb3_ezm.envs.walker.tasks import (
+    ACTION_SIZE,
+    EMBODIMENT,
+    FORWARD_TASKS,
+    MAX_EPISODE_STEPS,
+    OBSERVATION_SIZE,
+    WALKER_TASK_INFO,
+)
+from sb3_ezm.tasks.env_factory import GymEnvFactory
+from sb3_ezm.tasks.registry import register_suite
+from sb3_ezm.tasks.task_set import TaskSpec
+
+
+def register() -> None:
+    """
+    Register ``sb3_ezm/Walker-Stand-v0`` ... ``sb3_ezm/Walker-Run-Backwards-v0`` (1000 steps each) and the suites ``walker``
+    (stand, walk, run) and ``walker-5`` (walk and run backwards as well).
+    """
+    for task in WALKER_TASK_INFO.values():
+        if task.gym_id not in gym.registry:
+            gym.register(
+                task.gym_id,
+                entry_point="sb3_ezm.envs.walker.env:WalkerEnv",
+                max_episode_steps=MAX_EPISODE_STEPS,
+                kwargs={"task": task.name},
+            )
+    register_suite("walker", lambda: _specs(FORWARD_TASKS), task_prefix="walker-", preset="walker")
+    register_suite("walker-5", lambda: _specs(WALKER_TASK_INFO), task_prefix="walker-", preset="walker")
+
+
+def _specs(names: Iterable[str]) -> tuple[TaskSpec, ...]:
+    return tuple(
+        TaskSpec(
+            name=f"walker-{name}",
+            observation_size=OBSERVATION_SIZE,
+            action_size=ACTION_SIZE,
+            success_bar=WALKER_TASK_INFO[name].success_bar,
+            random_score=WALKER_TASK_INFO[name].random_score,
+            may_terminate=False,
+            env_fn=GymEnvFactory(WALKER_TASK_INFO[name].gym_id, releases_gil=True),
+            embodiment=EMBODIMENT,
+        )
+        for name in names
+    )
