@@ -61,7 +61,17 @@ def test_standing(height: float, credit: float) -> None:
 
 @pytest.mark.parametrize(
     ("velocity", "speed", "credit"),
-    [(1, 1, 1.0), (3, 1, 1.0), (0.5, 1, 0.5), (0, 1, 0.0), (-1, 1, 0.0), (2, 8, 0.25), (-1, -1, 1.0), (-2, -8, 0.25), (1, -1, 0.0)],
+    [
+        (1, 1, 1.0),
+        (3, 1, 1.0),
+        (0.5, 1, 0.5),
+        (0, 1, 0.0),
+        (-1, 1, 0.0),
+        (2, 8, 0.25),
+        (-1, -1, 1.0),
+        (-2, -8, 0.25),
+        (1, -1, 0.0),
+    ],
 )
 def test_moving(velocity: float, speed: float, credit: float) -> None:
     assert moving(velocity, speed) == credit

@@ -19,7 +19,7 @@ class WalkerTaskInfo:
     :param summary: one line for people
     :param speed: target velocity along x in m/s, negative backwards; 0 for a task that rewards the posture alone
     :param random_score: mean return of uniformly random actions over 200 episodes (``conformance/walker_parity.py``)
-    :param reference_score: return of TD-MPC2 (arXiv 2310.16828) that learns this task alone, after a million environment steps:
+    :param reference_score: return of TD-MPC2 (arXiv 2310.16828) learning this task alone, after a million environment steps:
         mean of three seeds in its published results
     """
 
