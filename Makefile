@@ -6,10 +6,12 @@ VENV ?= .venv
 EXTRAS := dev,docs,zoo
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TRAINABLE := $(VENV)/.trainable
 
 LINT_PATHS := $(wildcard sb3_ezm tests examples experiments benchmarks conformance docs README.md CONTRIBUTING.md)
 
-# Options of `make train`: wall-clock budget, and further arguments of examples/train_h1.py.
+# Options of `make train`: suite or tasks, wall-clock budget, and further arguments of `ezm train`.
+SUITE ?= h1-medium
 MINUTES ?= 10
 ARGS ?=
 
@@ -38,8 +40,8 @@ endif
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
-train: $(INSTALLED) ## train one agent on the nine H1 humanoid tasks for MINUTES (10)
-	$(BIN)/python examples/train_h1.py --minutes $(MINUTES) $(ARGS)
+train: $(TRAINABLE) ## train one agent on the tasks of SUITE (h1-medium) for MINUTES (10)
+	$(BIN)/ezm train $(SUITE) --minutes $(MINUTES) --film $(ARGS)
 
 test: $(INSTALLED) ## run every test
 	$(PYTEST) $(PYTEST_ARGS)
@@ -97,11 +99,19 @@ commit-checks: ## format, type and lint
 
 install: $(INSTALLED) ## create .venv and install the package with its tools
 
-# Runs again only when a requirement or a pin changes.
-$(INSTALLED): setup.cfg constraints.txt
-	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+# Both run again only when a requirement or a pin changes. Training needs the package alone.
+$(TRAINABLE): setup.cfg constraints.txt
+	$(call pip-install,.)
 	@touch $@
+
+$(INSTALLED): setup.cfg constraints.txt
+	$(call pip-install,".[$(EXTRAS)]")
+	@touch $@ $(TRAINABLE)
+
+define pip-install
+$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e $(1)
+endef
 
 clean: ## delete .venv, caches and build outputs
 	rm -rf $(VENV) .venv-lowest .venv-newest .venv-matrix build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/api

@@ -1,7 +1,7 @@
 """
 All tasks of a trained H1 agent side by side in one small GIF. The picture in the README was made with this.
 
-    python examples/film_h1.py runs/h1/model.zip --out h1.gif
+    python examples/film_h1.py runs/h1-medium/model.zip --out h1.gif
 
 Every task is played by the same agent at the same time, with one search for all of them. A task whose episode ends (a fall)
 keeps its last picture, darkened, until the film is over.

@@ -9,9 +9,10 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_ezm.errors import counted
 from sb3_ezm.evaluation.callback import TaskEvalCallback
 from sb3_ezm.kinds import DURATION, VERBOSE, checked
-from sb3_ezm.progress import describe_returns
+from sb3_ezm.progress import clock, describe_returns
 
 __all__ = ["TaskEvalCallback", "TimeBudgetCallback", "TimedProgressCallback"]
 
@@ -19,6 +20,8 @@ __all__ = ["TaskEvalCallback", "TimeBudgetCallback", "TimedProgressCallback"]
 class TimeBudgetCallback(BaseCallback):
     """
     Ends the training after a wall-clock time, counted from the start of :meth:`learn`.
+
+    Schedules (of the learning rate, for example) run over the budget, or over the steps if those run out sooner.
 
     :param seconds: the budget. Training ends at the first environment step after it, so an update may run over
     :param verbose: 1 prints when the time is up
@@ -29,23 +32,31 @@ class TimeBudgetCallback(BaseCallback):
     def __init__(self, seconds: float, verbose: int = 0) -> None:
         super().__init__(verbose)
         self.seconds = seconds
-        self._started_at = 0.0
+        self._started_at = self._elapsed = 0.0
 
     def _on_training_start(self) -> None:
         self._started_at = time.monotonic()
 
     def _on_step(self) -> bool:
-        elapsed = time.monotonic() - self._started_at
-        if elapsed >= self.seconds and self.verbose > 0:
-            print(f"The time budget of {self.seconds:.0f} s is used up after {self.num_timesteps} steps.")
-        return elapsed < self.seconds
+        self._elapsed = time.monotonic() - self._started_at
+        if self._elapsed >= self.seconds and self.verbose > 0:
+            print(f"The time budget of {self.seconds:.0f} s is used up after {counted(self.num_timesteps, 'step')}.")
+        return self._elapsed < self.seconds
+
+    def _on_rollout_end(self) -> None:
+        # After SB3 has counted the steps, before the updates ask for the learning rate.
+        left = 1.0 - self._elapsed / self.seconds
+        self.model._current_progress_remaining = min(self.model._current_progress_remaining, left)
 
 
 class TimedProgressCallback(BaseCallback):
     """
-    Progress by the clock, or by environment steps if those run out sooner, with the mean training return of each task.
+    Progress by the clock, or by environment steps if those run out sooner, with the time that is left and the mean training
+    return of each task.
 
-    On a terminal it is a bar with the returns below; elsewhere (a log file) a line every ``interval`` seconds.
+    The time left follows from the speed since the first update: the random steps before it are much faster.
+
+    On a terminal it is a bar; elsewhere (a log file) a line every ``interval`` seconds.
 
     :param seconds: the time budget
     :param interval: seconds between lines if there is no terminal
@@ -57,51 +68,74 @@ class TimedProgressCallback(BaseCallback):
         super().__init__()
         self.seconds = seconds
         self.interval = interval
-        self._bars: list[Any] = []  # of tqdm
+        self._live: Any = None  # of rich
         self._started_at = self._shown_at = 0.0
-        self._start_steps = 0
+        self._start_steps = self._start_updates = 0
+        self._first_update: tuple[float, int] | None = None  # seconds and steps at that time
 
     def _on_training_start(self) -> None:
         self._started_at = time.monotonic()
         self._shown_at = -math.inf
         self._start_steps = self.model.num_timesteps
-        if sys.stderr.isatty():
-            from tqdm import tqdm  # lines in a file need no bars
+        self._start_updates = self._updates
+        self._first_update = None
+        if sys.stdout.isatty() and sys.stderr.isatty():
+            from rich.live import Live  # lines in a file need no bar
 
-            bar = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-            self._bars = [
-                tqdm(total=1.0, bar_format=bar, dynamic_ncols=True, position=0),
-                tqdm(bar_format="{desc}", dynamic_ncols=True, position=1),
-            ]
+            self._live = Live(transient=True, auto_refresh=False)  # what others print appears above it
+            self._live.start()
+            handlers = getattr(self.model, "failure_handlers", None)  # other algorithms have none
+            if handlers is not None:
+                handlers.append(lambda error: self._close())
+
+    @property
+    def _updates(self) -> int:
+        return getattr(self.model, "_n_updates", 0)
 
     def _on_step(self) -> bool:
         now = time.monotonic()
-        if now - self._shown_at >= (0.5 if self._bars else self.interval):
+        if self._first_update is None and self._updates > self._start_updates:
+            self._first_update = (now - self._started_at, self.num_timesteps)
+        if now - self._shown_at >= (0.5 if self._live else self.interval):
             self._shown_at = now
             self._show(now - self._started_at)
         return True
 
     def _on_training_end(self) -> None:
         self._show(time.monotonic() - self._started_at)
-        for bar in self._bars:
-            bar.close()
-        self._bars = []
+        self._close()
+
+    def _close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _left(self, elapsed: float, steps: int) -> float:
+        """Seconds; infinite if nothing is known yet."""
+        left = max(0.0, self.seconds - elapsed)
+        since, begun = self._first_update or (elapsed, self.num_timesteps)
+        if steps > 0 and self.num_timesteps > begun:
+            left = min(left, steps * (elapsed - since) / (self.num_timesteps - begun))
+        return left
 
     def _show(self, elapsed: float) -> None:
-        total_steps = self.locals["total_timesteps"] - self._start_steps
-        done = min(1.0, max(elapsed / self.seconds, (self.num_timesteps - self._start_steps) / max(1, total_steps)))
-        updates = getattr(self.model, "_n_updates", 0)
-        counts = f"{self.num_timesteps} steps, {updates} updates"
+        total_steps = max(1, self.locals["total_timesteps"] - self._start_steps)
+        steps = self.num_timesteps - self._start_steps
+        done = min(1.0, max(elapsed / self.seconds, steps / total_steps))
+        left = self._left(elapsed, total_steps - steps) if done < 1.0 else math.inf
+        counts = f"{counted(self.num_timesteps, 'step')}, {counted(self._updates, 'update')}"
+        counts += f", {clock(left)} left" if math.isfinite(left) else ""
         statistics = getattr(self.model, "task_statistics", None)
         returns = ""
         if statistics is not None:
             means = {name: row["return"] for name, row in statistics.snapshot().items()}
             returns = describe_returns(means, statistics.task_names)
-        if not self._bars:
+        if self._live is None:
             print(f"{done:4.0%} {elapsed:5.0f} s, {counts}  {returns}".rstrip(), file=sys.stderr, flush=True)
             return
-        self._bars[0].n = done
-        self._bars[0].set_postfix_str(counts, refresh=False)
-        self._bars[1].set_description_str(returns, refresh=False)
-        for bar in self._bars:
-            bar.refresh()
+        from rich.console import Group
+        from rich.padding import Padding
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
+        self._live.update(Group(Padding(ProgressBar(1.0, done), 0), Text(f"{done:.0%}, {counts}\n{returns}")), refresh=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -42,13 +43,32 @@ def describe_returns(returns: dict[str, float], names: tuple[str, ...]) -> str:
     return " ".join(_phrases(returns, names))
 
 
+def short_names(names: Sequence[str]) -> list[str]:
+    """
+    :param names: of tasks
+    :return: the names without the beginning that all of them share, up to a ``-`` or ``/``
+    """
+    first, last = min(names), max(names)
+    common = next((i for i in range(len(first)) if first[i] != last[i]), len(first)) if first != last else 0
+    start = max(first.rfind("-", 0, common), first.rfind("/", 0, common)) + 1
+    return [name[start:] for name in names]
+
+
+def clock(seconds: float) -> str:
+    """
+    :param seconds: a duration
+    :return: for example ``"2:05"`` or ``"1:02:05"``
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def _phrases(returns: dict[str, float], names: tuple[str, ...]) -> list[str]:
     if len(names) == 1:
         return [f"return {value:.0f}" for value in returns.values()]
-    first, last = min(names), max(names)
-    common = next(i for i in range(len(first) + 1) if first[: i + 1] != last[: i + 1])
-    start = max(first.rfind("-", 0, common), first.rfind("/", 0, common)) + 1
-    return [f"{name[start:]} {value:.0f}" for name, value in returns.items()]
+    shown = dict(zip(names, short_names(names), strict=True))
+    return [f"{shown[name]} {value:.0f}" for name, value in returns.items()]
 
 
 def with_progress_bar(callback: MaybeCallback) -> CallbackList:

@@ -217,7 +217,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     with (folder / "evaluations.csv").open() as file:
         rows = list(csv.DictReader(file))
     # The toy's episode has 100 steps: 50 decisions.
-    assert [(row["timesteps"], row["mean_length"]) for row in rows] == [("120", "100.0")]
+    assert [(row["timesteps"], row["mean_length"]) for row in rows] == [("0", "100.0"), ("120", "100.0")]
     assert list(load_training(folder / "monitor", make_task_set("toy-hold").with_action_repeat(2))["toy-hold"].steps) == [100]
     assert main(["eval", str(folder), "--episodes", "1", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["results"][0]["tasks"]["toy-hold"]["lengths"] == [100]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import runpy
 import sys
 from pathlib import Path
@@ -16,7 +15,6 @@ import torch as th
 from torch.utils.flop_counter import FlopCounterMode
 
 from sb3_ezm.config import LossConfig, ModelConfig, SearchConfig, TargetConfig
-from sb3_ezm.evaluation import read_evaluations
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.runtime import packed_model
 from sb3_ezm.runtime.packing import can_pack
@@ -284,27 +282,3 @@ def test_mctx_twin_has_the_same_network() -> None:
         np.testing.assert_allclose(np.asarray(theirs), ours.numpy(), rtol=2e-4, atol=2e-5)
     chosen, values = make_search(model, config, observations, tasks)()
     assert chosen.shape == (5, 2) and bool(np.isfinite(np.asarray(values)).all())
-
-
-@pytest.mark.slow
-def test_the_h1_benchmark_trains_and_reports(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["h1_medium", *arguments])
-        runpy.run_path(str(BENCHMARKS.parent / "experiments" / "h1_medium.py"), run_name="__main__")
-        return capsys.readouterr().out
-
-    folder = tmp_path / "0"
-    budget = ["--steps-per-task", "40", "--eval-every", "20", "--episodes", "1", "--last-episodes", "2"]
-    run("train", "--out", str(folder), "--threads", "1", "--episode-steps", "5", *budget)
-    rows = read_evaluations(folder / "evaluations.csv")
-    # Three evaluations of nine tasks under two protocols, counted in steps of all tasks.
-    assert [row.timesteps for row in rows] == [0] * 18 + [180] * 18 + [360] * 18
-    assert [row.episodes for row in rows] == [1] * 36 + [2] * 18
-    assert len(json.loads((folder / "costs.json").read_text())["points"]) == 3
-    table = run("report", "--runs", str(folder), "--out", str(tmp_path))
-    walk = next(row.mean_return for row in rows[-18:] if row.task == "h1-walk")
-    assert re.search(rf"^\| h1-walk \| 2 \| \d+ \| {walk:.0f} \(5\) \|", table, re.M)
-    assert table.startswith("40 steps per task; 1 seeds;") and "| **normalized mean** [95 %] | 0 |" in table
-    assert (tmp_path / "h1_medium_curves.png").exists() and (tmp_path / "h1_medium_scores.png").exists()

@@ -41,6 +41,38 @@ def test_the_time_budget_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> N
     assert model.num_timesteps == 10
 
 
+def test_schedules_run_over_the_time_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "time", ticking_clock())
+    rates: list[float] = []
+
+    def rate(progress_remaining: float) -> float:
+        rates.append(round(progress_remaining, 6))
+        return 1e-3 * progress_remaining
+
+    model = tiny_model(learning_rate=rate, train_freq=1)
+    rates.clear()
+    model.learn(10**6, callback=TimeBudgetCallback(10.0))
+    # An update follows each step of both environments after the first four; the budget ends the training at the tenth.
+    assert list(dict.fromkeys(rates)) == [0.5, 0.4, 0.3, 0.2, 0.1]
+
+
+def test_the_time_left_follows_from_the_speed_of_updates(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(callbacks, "time", ticking_clock())
+    tiny_model(train_freq=1).learn(40, callback=TimedProgressCallback(1000.0, interval=5.0))
+    lines = [line.split(",") for line in capsys.readouterr().err.splitlines()]
+    # A second for each step of both environments. Random ones say nothing of the speed: until the first update is noticed
+    # at the sixth step, the budget is all that is known.
+    assert [(line[0], line[2].split("  ")[0], line[3].split("  ")[0] if line[3:] else "") for line in lines] == [
+        ("  5%     1 s", " 0 updates", " 16:39 left"),
+        (" 30%     6 s", " 1 update", " 16:34 left"),
+        (" 55%    11 s", " 6 updates", " 0:09 left"),
+        (" 80%    16 s", " 11 updates", " 0:04 left"),
+        ("100%    21 s", " 16 updates", ""),
+    ]
+
+
 def test_a_time_budget_is_positive() -> None:
     with pytest.raises(ConfigurationError, match="must be a positive number of seconds"):
         TimeBudgetCallback(0.0)

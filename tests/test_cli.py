@@ -6,11 +6,13 @@ import ast
 import csv
 import importlib.util
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -24,8 +26,10 @@ from sb3_ezm.callbacks import TimedProgressCallback
 from sb3_ezm.cli import main
 from sb3_ezm.cli.arguments import whole
 from sb3_ezm.cli.plot import load_training
+from sb3_ezm.cli.scoreboard import Scoreboard
+from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.devices import set_num_threads
-from sb3_ezm.evaluation import evaluate_tasks
+from sb3_ezm.evaluation import EVALUATION_COLUMNS, EvaluationResult, TaskResult, evaluate_tasks
 from sb3_ezm.multitask import make_task_set
 from tests.tiny import SpaceEnv
 
@@ -139,6 +143,7 @@ def test_impossible_arguments(ezm: Any, tmp_path: Path, run_folder: Path) -> Non
     )
     assert "is not a folder of `ezm train`" in ezm("train", "--out", tmp_path, "--resume", status=2)
     assert "is not a folder of `ezm train`" in ezm("resume", tmp_path, status=2)
+    assert "Did you mean 'toy-spin'" in ezm("train", "toy", "--film", "toy-spim", "--out", tmp_path, status=2)
     assert "There is no model" in ezm("eval", tmp_path, status=2)
     assert "do not fit into one file" in ezm("video", run_folder, "--task", *TASKS, "-o", "a.mp4", status=2)
     assert not (tmp_path / "run.json").exists()
@@ -154,6 +159,7 @@ def test_impossible_arguments(ezm: Any, tmp_path: Path, run_folder: Path) -> Non
         (["train", "toy", "--steps-per-task", "0"], "--steps-per-task: must be at least 1, got 0"),
         (["train", "toy", "--steps-per-task", "1.5"], "--steps-per-task: must be a whole number, got '1.5'"),
         (["train", "toy", "--threads", "inf"], "--threads: must be a whole number, got 'inf'"),
+        (["train", "toy", "--minutes", "-1"], "--minutes: must be a positive number of minutes, got '-1'"),
         (["train", "toy", "--eval-every", "-1"], "--eval-every: must be at least 0, got -1"),
         (["check-env", "toy", "--steps", "many"], "--steps: must be a whole number, got 'many'"),
         (["eval", "run", "--episodes", "0"], "--episodes: must be at least 1, got 0"),
@@ -231,9 +237,11 @@ def test_what_a_training_leaves(run_folder: Path) -> None:
     assert (run_folder / "best_model.zip").exists()
     with (run_folder / "evaluations.csv").open() as file:
         rows = [(row["timesteps"], row["task"]) for row in csv.DictReader(file)]
-    assert rows == [(steps, task) for steps in ("200", "240") for task in TASKS]  # every 100 per task, and at the end
+    # At the beginning, after every 100 steps per task, and at the end.
+    assert rows == [(steps, task) for steps in ("0", "200", "240") for task in TASKS]
     assert (run_folder / "checkpoints" / "checkpoint_240.ezm").exists()
     assert {path.name for path in (run_folder / "monitor").iterdir()} == {f"{task}_0.monitor.csv" for task in TASKS}
+    assert (run_folder / "curves.png").stat().st_size > 10_000
     assert list((run_folder / "tensorboard").rglob("events.*"))
 
 
@@ -266,8 +274,52 @@ def test_an_interrupt_saves_and_a_resume_goes_on(
     # The curve of the second part begins where the first was saved.
     steps = load_training(folder / "monitor", make_task_set(TASKS))["toy-balance"].steps
     assert list(steps) == sorted(steps) and any(50 < step <= 140 for step in steps)
-    assert f"Nothing to do: {total} of 260" in ezm("train", "--out", folder, "--resume", *quiet)
+    assert f"Nothing to do: {total} of 260 steps" in ezm("train", "--out", folder, "--resume", *quiet)
     assert not (folder / "tensorboard").exists()
+
+
+def test_a_budget_of_time_and_several_seeds(ezm: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--minutes", "0.02", "--eval-episodes", 1, "--no-tensorboard", "--checkpoint-every", 0]
+    output = ezm("train", "toy-spin", "--seed", 4, 5, "--out", out, *options, *SMALL)
+    for seed in (4, 5):
+        settings = RunSettings.read(out / f"seed-{seed}")
+        assert (settings.seed, settings.minutes, settings.steps_per_task) == (seed, 0.02, None)
+        assert EZM.load(out / f"seed-{seed}" / "model.zip").seed == seed
+        assert (out / f"seed-{seed}" / "best_model.zip").exists()
+        assert f"ezm eval {out / f'seed-{seed}'}" in output
+    assert "holds a run" in ezm("train", "toy-spin", "--seed", 3, 5, "--out", out, *options, status=2)
+    assert not (out / "seed-3").exists()  # nothing is trained before all folders are known to be free
+
+
+def test_what_takes_the_place_of_what_on_resuming(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[RunSettings] = []
+    monkeypatch.setattr("sb3_ezm.cli.train.train", lambda settings, *_, **__: found.append(settings))
+    for options in ([], ["--minutes", "2"], ["--steps-per-task", "300", "--eval-every", "7"]):
+        assert main(["resume", str(run_folder), *options]) == 0
+    assert [(item.steps_per_task, item.minutes, item.eval_every) for item in found] == [
+        (120, None, 100),
+        (None, 2.0, 100),
+        (300, None, 7),
+    ]
+
+
+def test_an_evaluation_is_a_line_below_the_scale(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = make_task_set(["toy-swingup", "toy-spin"])  # random policy 0.1 and -130.8, success bars 66.1 and -14.9
+    board = Scoreboard(tasks, eval_freq=10)
+    board.model = SimpleNamespace(num_env_steps=3_000)
+    monkeypatch.setattr("sb3_ezm.cli.scoreboard.time", SimpleNamespace(monotonic=lambda: 65.0))
+    board._print_head()
+    for returns in ((33.1, -140.2), (40.0, -72.85)):
+        results = [TaskResult(spec, (ret,), (100,)) for spec, ret in zip(tasks, returns, strict=True)]
+        board._keep_best(EvaluationResult(tuple(results)))
+    assert capsys.readouterr().out.split("\n")[1:-1] == [
+        "    steps    time swingup      spin        score",
+        "    random policy   0.1        -131            0",
+        "      success bar  66.1         -15            1",
+        "    1,500    1:05  33.1        -140        0.209 best",
+        "    1,500    1:05  40.0 +6.9    -73 +67    0.553 best",
+    ]
 
 
 QUIET = ["--eval-episodes", "1", "--no-tensorboard", "--steps-per-task", "60"]
@@ -353,6 +405,13 @@ def test_plot(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
     assert (run_folder / "curves.png").stat().st_size > 10_000
     ezm("plot", "scores", "--suite", "medium", "--out", tmp_path / "published.png")
     assert (tmp_path / "published.png").stat().st_size > 10_000
+    path = tmp_path / "evaluations.csv"
+    path.write_text(",".join(EVALUATION_COLUMNS) + "\n")
+    for steps, ret in ((0, 4.0), (100_000, 55.0)):
+        with path.open("a") as file:
+            file.write(f"{steps},1.0,ignored,h1-walk,{ret},0.0,1000.0,0.1,0.0,1\n")
+    output = ezm("plot", "curves", "--runs", path, "--out", tmp_path / "own.png")
+    assert re.search(r"^\| h1-walk \| 2 \| 4 \| 55 \| \d+ \|$", output, re.M) and "EZ-M at 100,000 steps" in output
     assert "error: " in ezm("plot", "curves", "--runs", tmp_path / "none.csv", "--out", tmp_path / "a.png", status=2)
     assert "is not a folder of `ezm train`" in ezm("plot", "training", tmp_path, status=2)
 

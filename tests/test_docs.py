@@ -12,6 +12,7 @@ import configparser
 import functools
 import inspect
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -26,6 +27,7 @@ import sb3_ezm.evaluation
 import sb3_ezm.video
 from sb3_ezm import EZM, FullCheckpointCallback
 from sb3_ezm.callbacks import TaskEvalCallback
+from sb3_ezm.cli.arguments import build_parser
 from tests.tiny import TINY_NETWORKS, tiny_model, toy_env
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -196,6 +198,8 @@ def test_commands_exist(page: Path) -> None:
         elif module:
             path = ROOT / module[1].replace(".", "/")
             assert path.with_suffix(".py").exists() or path.is_dir(), f"{page.name}: there is no {module[1]}"
+        elif command.startswith("ezm "):
+            build_parser().parse_args(shlex.split(command)[1:])
         elif command.startswith("make "):
             words = command.split()[1:]
             targets = [word for word in words if re.fullmatch(r"[a-z][a-z-]*", word)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import torch as th
 from PIL import Image
 
 from sb3_ezm import EZM, load_preset, make_multitask_env
-from sb3_ezm.evaluation import evaluate_tasks, read_evaluations
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -33,36 +31,6 @@ def run_example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.
         return capsys.readouterr().out
 
     return run
-
-
-def test_train_h1(run_example, tmp_path: Path) -> None:
-    tasks = ["h1-stand", "h1-crawl"]
-    budget = ["--minutes", "60", "--steps-per-task", "520", "--eval-episodes", "1", "--eval-steps", "12", "--threads", "1"]
-    output = run_example(
-        "train_h1.py", "--preset", "toy", "--tasks", *tasks, *budget, "--out", "out", "--video-task", "h1-crawl"
-    )
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert set(results["after"]["tasks"]) == set(tasks)
-    assert results["after"]["tasks"]["h1-crawl"]["lengths"] == [12]
-    assert results["steps_per_task"] <= 520
-    rows = read_evaluations(tmp_path / "out" / "evaluations.csv")
-    assert [(row.timesteps, row.task) for row in rows[:2]] == [(0, task) for task in tasks]
-    assert [row.mean_return for row in rows[2:]] == [results["after"]["tasks"][task]["mean_return"] for task in tasks]
-    assert "normalized" in output and "h1-stand" in output
-    assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
-    assert (tmp_path / "out" / "h1-crawl.mp4").exists() or "video:   none: " in output
-    assert list((tmp_path / "out" / "tensorboard").rglob("events.*"))
-    # The saved model is the one that was evaluated.
-    env = make_multitask_env(tasks)
-    model = EZM.load(tmp_path / "out" / "model.zip", env=env)
-    again = evaluate_tasks(model, tasks, 1, seed=10_000, max_episode_steps=12)
-    assert again["h1-crawl"].returns == tuple(results["after"]["tasks"]["h1-crawl"]["returns"])
-    env.close()
-
-
-def test_train_h1_refuses_a_misspelled_video_task_at_once(run_example) -> None:
-    with pytest.raises(ValueError, match="Did you mean 'h1-walk'"):
-        run_example("train_h1.py", "--tasks", "h1-walk", "--video-task", "h1-wlk")
 
 
 def test_single_task(run_example, tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ Each workaround has a test that fails without it.
 
 from __future__ import annotations
 
-import json
-import runpy
 import sys
 import warnings
 from pathlib import Path
@@ -17,14 +15,15 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
-import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ezm import ConfigurationError, make_multitask_env, make_task_set
 from sb3_ezm.checkpoint.codec import decode, encode
+from sb3_ezm.cli import main
 from sb3_ezm.envs.humanoid_bench.env import HumanoidBenchEnv
 from sb3_ezm.envs.humanoid_bench.loading import HumanoidBenchUnavailableError, drop_missing_fields, load, task_class
 from sb3_ezm.envs.humanoid_bench.tasks import ROBOTS, SUITES, TASKS
+from sb3_ezm.evaluation import read_evaluations
 from sb3_ezm.multitask import ThreadedVecEnv
 from sb3_ezm.multitask.env_state import get_env_state, set_env_state
 
@@ -237,29 +236,19 @@ def test_penalties_of_reach_stay_within_the_supports() -> None:
     assert np.mean(rewards) / (1 - 0.99) > -2200.0  # as if it went on like this forever
 
 
-def test_the_example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def run(*arguments: str) -> str:
-        program = Path(__file__).resolve().parent.parent / "examples" / "humanoidbench.py"
-        budget = ("--eval-every", "100", "--eval-steps", "5", "--eval-episodes", "1", "--threads", "1")
-        settings = ("medium", "--preset", "toy", "--tasks", "h1-walk-v0", "h1-reach-v0", *budget)
-        monkeypatch.setattr(sys, "argv", [program.name, *settings, "--out", str(tmp_path / "out"), *arguments])
-        runpy.run_path(str(program), run_name="__main__")
-        return capsys.readouterr().out
-
-    threads = th.get_num_threads()
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+@pytest.mark.slow
+def test_training_and_resuming_by_command(tmp_path: Path) -> None:
+    out, budget = str(tmp_path / "out"), ["--eval-every", "0", "--eval-episodes", "1", "--no-tensorboard"]
+    tasks = ["h1-walk-v0", "h1-reach-v0"]
+    settings = ["--preset", "toy", "--ignore-termination", "--protocol", "both", "--steps-per-task", "510", *budget]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # every episode goes on where it stood: resuming has nothing to complain about
         warnings.simplefilter("ignore", DeprecationWarning)
-        assert "510 environment steps of each task" in run("--steps", "510")
-        with pytest.raises(SystemExit):
-            run("--steps", "520")
-        assert "520 environment steps of each task" in run("--steps", "520", "--resume")
-    th.set_num_threads(threads)
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert set(results) == {"steps_per_task", "respected", "ignored"}
-    memory = (tmp_path / "out" / "memory.csv").read_text().splitlines()
-    assert memory[0] == "seconds,steps,updates,memory_mib" and memory[-1].split(",")[1] == "1040"
+        assert main(["train", *tasks, "--out", out, *settings]) == 0
+        assert main(["resume", out, "--steps-per-task", "520"]) == 0
+    rows = read_evaluations(tmp_path / "out" / "evaluations.csv")
+    assert [row.timesteps for row in rows] == [0] * 4 + [1020] * 4 + [1040] * 4
+    assert {row.protocol for row in rows} == {"respected", "ignored"}
 
 
 def test_unknown_task() -> None:

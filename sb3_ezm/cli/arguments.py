@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from sb3_ezm.presets import preset_names
 
 EVALUATION_SEED = 10_000  # evaluated episodes start from different states than training with a small seed
+PROTOCOLS = ("respected", "ignored", "both")
 EXAMPLES = """\
 examples:
   ezm train toy                                    the four toy tasks, a minute on one core
@@ -65,6 +67,20 @@ def whole(least: int) -> Callable[[str], int]:
     return parse
 
 
+def minutes(text: str) -> float:
+    """
+    :param text: of an option
+    :return: a positive number of minutes
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number of minutes, got {text!r}")
+    return value
+
+
 def _add_parser(commands: Any, name: str, module: str, summary: str, examples: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -87,19 +103,26 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_train(commands: Any) -> None:
     examples = """\
   ezm train toy
+  ezm train h1-medium --minutes 10 --film
   ezm train h1-walk h1-run --steps-per-task 100000 --out runs/gaits
-  ezm train Pendulum-v1 --preset small --steps-per-task 3000 --seed 1
+  ezm train Pendulum-v1 --preset small --steps-per-task 3000 --seed 0 1 2
   ezm train toy --set learning_rate=3e-4 policy_kwargs.latent_size=96
   ezm train toy --overwrite
 """
     parser = _add_parser(commands, "train", "train", "Train one agent on one or several tasks.", examples)
     add = parser.add_argument
     add("tasks", nargs="*", help="suites, tasks, or Gymnasium ids")
-    add("--preset", choices=preset_names(), help="settings (default: h1-cpu for H1 tasks, toy for toy tasks, else small)")
+    add("--preset", choices=preset_names(), help="settings (default: those of the suite, or small)")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="arguments of EZM, replacing the preset's; `a.b=1` in dicts")
     add("--envs-per-task", type=whole(1), help="environments of each task (default 1)")
     add("--action-repeat", type=whole(1), help="environment steps that each action lasts (default: the preset's, else 1)")
-    add("--seed", type=whole(0), help="seed for everything (default 0)")
+    add("--ignore-termination", action="store_true", help="falls do not end training episodes, as in the paper")
+    add(
+        "--seed",
+        type=whole(0),
+        nargs="+",
+        help="seed for everything (default 0); several are trained one after the other, in --out/seed-0 and so on",
+    )
     add("--out", type=Path, help="folder for everything (default runs/<first task>)")
     add("--resume", action="store_true", help="continue from the latest checkpoint in the folder --out, as `ezm resume` does")
     add("--overwrite", action="store_true", help="replace the run that the folder --out holds")
@@ -110,29 +133,31 @@ def _add_resume(commands: Any) -> None:
     examples = """\
   ezm resume runs/gaits
   ezm resume runs/gaits --steps-per-task 200000
+  ezm resume runs/gaits --minutes 30
 """
     parser = _add_parser(commands, "resume", "train", "Continue a training from its latest checkpoint.", examples)
     parser.add_argument("out", metavar="folder", type=Path, help="folder of `ezm train`")
-    parser.set_defaults(resume=True, overwrite=False, tasks=[], preset=None, set=[], envs_per_task=None)
-    parser.set_defaults(action_repeat=None, seed=None)
+    parser.set_defaults(resume=True, overwrite=False, tasks=[], preset=None, set=[], envs_per_task=None, seed=None)
+    parser.set_defaults(action_repeat=None, ignore_termination=False)
     _add_training(parser, "default: as when the training began")
 
 
 def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     add = parser.add_argument
-    steps = f"steps of each task in total, a repeated action being one ({default.format('5000')})"
-    add("--steps-per-task", type=whole(1), help=steps)
+    steps = default.format("5000, without limit if --minutes is given")
+    add("--steps-per-task", type=whole(1), help=f"steps of each task in total, a repeated action being one ({steps})")
+    add("--minutes", type=minutes, help="wall-clock time from now on; an evaluation follows")
     add(
         "--checkpoint-every",
         type=whole(0),
         help=f"steps per task between checkpoints, 0 for none ({default.format('10000')})",
     )
-    add(
-        "--eval-every",
-        type=whole(0),
-        help=f"steps per task between evaluations, 0 for one at the end ({default.format('10000')})",
-    )
+    tenth = default.format("a tenth of the run")
+    add("--eval-every", type=whole(0), help=f"steps per task between evaluations, 0 for one at the end ({tenth})")
     add("--eval-episodes", type=whole(1), help=f"episodes of each task in an evaluation ({default.format('5')})")
+    protocol = default.format("as in training")
+    add("--protocol", choices=PROTOCOLS, help=f"whether a termination ends an evaluated episode ({protocol})")
+    add("--film", nargs="*", metavar="TASK", help="film these tasks at the end, or `all` (without a name: the best)")
     add("--no-tensorboard", action="store_true", help="write no TensorBoard files")
     add("--track", action="store_true", help="log the run to Weights & Biases (pip install 'sb3-ezm[track]')")
     add("--project", default="sb3-ezm", help="Weights & Biases project (default sb3-ezm)")
@@ -152,7 +177,7 @@ def _add_eval(commands: Any) -> None:
     add("--episodes", type=whole(1), default=10, help="episodes of each task (default 10)")
     add(
         "--protocol",
-        choices=("respected", "ignored", "both"),
+        choices=PROTOCOLS,
         default="respected",
         help="whether a termination ends an episode (default respected; the paper's published scores ignore it)",
     )

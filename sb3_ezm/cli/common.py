@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
+import shutil
 import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch as th
 
+from sb3_ezm.cli.folder import BEST_MODEL, MODEL, RUN
+from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.ezm import EZM
 from sb3_ezm.tasks.resolver import TaskLike, make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
 
-MODEL, BEST_MODEL, RUN, EVALUATIONS = "model.zip", "best_model.zip", "run.json", "evaluations.csv"
-MONITOR, CHECKPOINTS, TENSORBOARD, CURVES = "monitor", "checkpoints", "tensorboard", "curves.png"
-RESUMED = "resumed-at-"  # followed by the steps: monitor files of a part of a training
+
+def program() -> str:
+    """
+    :return: what to type to call this program again, as it was called
+    """
+    called = Path(sys.argv[0])
+    if (called.parent.name, called.name) == ("sb3_ezm", "__main__.py"):
+        return "python -m sb3_ezm"
+    found = shutil.which("ezm")
+    return str(called) if called.name == "ezm" and found != str(called.absolute()) else "ezm"
 
 
 def check_device(name: str) -> None:
@@ -64,6 +72,16 @@ def resolve_task(name: str) -> TaskLike:
     return found
 
 
+def run_tasks(settings: RunSettings) -> TaskSet:
+    """
+    :param settings: of a training
+    :return: its tasks
+    :raises ConfigurationError: if one is unknown, or a module cannot be imported
+    """
+    tasks = resolve_tasks(settings.tasks)
+    return tasks if settings.action_repeat is None else tasks.with_action_repeat(settings.action_repeat)
+
+
 def load_model(path: Path, device: str) -> EZM:
     """
     :param path: a saved model, or the folder of ``ezm train``
@@ -75,7 +93,7 @@ def load_model(path: Path, device: str) -> EZM:
     if not path.exists():
         hint = "give a file that `model.save` wrote, or the folder of a run."
         if (folder / RUN).exists():
-            hint = f"the training in {folder} has not ended. `ezm resume {folder}` continues it."
+            hint = f"the training in {folder} has not ended. `{program()} resume {folder}` continues it."
             if (folder / BEST_MODEL).exists():
                 hint += f" Its best model so far is {folder / BEST_MODEL}."
         raise ConfigurationError(f"There is no model {path}: {hint}")
@@ -108,24 +126,5 @@ def load_agent(args: argparse.Namespace) -> tuple[EZM, TaskSet]:
     folder = args.model if args.model.is_dir() else args.model.parent
     names = args.tasks
     if names is None:  # as named in training, which may have been by functions
-        names = read_run(folder)["tasks"] if (folder / RUN).exists() else list(model.policy.task_set.names)
+        names = RunSettings.read(folder).tasks if (folder / RUN).exists() else list(model.policy.task_set.names)
     return model, resolve_tasks(names)
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """
-    :param folder: of a training
-    :return: what ``ezm train`` recorded about it
-    :raises ConfigurationError: if it is not such a folder
-    """
-    path = folder / RUN
-    if not path.exists():
-        raise ConfigurationError(f"{folder} is not a folder of `ezm train`: it has no {RUN}.")
-    try:
-        noted: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"tasks", "preset", "changes", "steps_per_task", "envs_per_task", "seed"} - set(noted)
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"{path} is damaged ({error}): it must hold what `ezm train` wrote.") from error
-    if missing:
-        raise ConfigurationError(f"{path} is damaged: it does not name {', '.join(sorted(missing))}.")
-    return noted

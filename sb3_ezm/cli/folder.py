@@ -9,20 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sb3_ezm.checkpoint import SUFFIX, list_checkpoints
-from sb3_ezm.cli.common import (
-    BEST_MODEL,
-    CHECKPOINTS,
-    CURVES,
-    EVALUATIONS,
-    MODEL,
-    MONITOR,
-    RESUMED,
-    RUN,
-    TENSORBOARD,
-)
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.paths import check_can_write_into
 
+MODEL, BEST_MODEL, RUN, EVALUATIONS = "model.zip", "best_model.zip", "run.json", "evaluations.csv"
+MONITOR, CHECKPOINTS, TENSORBOARD, CURVES = "monitor", "checkpoints", "tensorboard", "curves.png"
+RESUMED = "resumed-at-"  # followed by the steps: monitor files of a part of a training
 _WRITTEN = (RUN, MODEL, BEST_MODEL, EVALUATIONS, MONITOR, CHECKPOINTS, TENSORBOARD, CURVES)  # files of a training and its plot
 
 

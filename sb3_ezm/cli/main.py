@@ -46,6 +46,8 @@ def _run(argv: Sequence[str] | None) -> int:
         return 0
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
+        # Read by PyTorch when it is imported: idle threads must not take the cores from those that step the environments.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             status: int = importlib.import_module(f"sb3_ezm.cli.{args.command}").run(args)
             return status

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from sb3_ezm.cli.common import CURVES, EVALUATIONS, MONITOR, RESUMED, read_run, resolve_tasks
+import numpy as np
+
+from sb3_ezm.cli.common import run_tasks
+from sb3_ezm.cli.folder import CURVES, EVALUATIONS, MONITOR, RESUMED
+from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.paths import check_can_write
 from sb3_ezm.plotting import (
@@ -13,10 +18,11 @@ from sb3_ezm.plotting import (
     load_evaluation_curves,
     load_monitor_curves,
     plot_learning_curves,
+    published_curves,
     published_methods,
     suite_references,
 )
-from sb3_ezm.plotting.runs import load_runs
+from sb3_ezm.plotting.runs import Seeds, load_runs
 from sb3_ezm.plotting.suite_curves import curves_figure
 from sb3_ezm.plotting.suite_scores import average_bars, scores_figure
 from sb3_ezm.tasks.task_set import TaskSet
@@ -28,21 +34,30 @@ def run(args: argparse.Namespace) -> int:
     :return: exit status
     :raises ConfigurationError: if a file or an argument cannot be used
     """
-    return _plot_training(args) if args.figure == "training" else _plot_published(args)
-
-
-def _plot_training(args: argparse.Namespace) -> int:
-    noted = read_run(args.folder)
-    tasks = resolve_tasks(noted["tasks"]).with_action_repeat(noted.get("action_repeat") or 1)
-    output = check_can_write(args.output or args.folder / CURVES)
-    training = load_training(args.folder / MONITOR, tasks)
-    csv_path = args.folder / EVALUATIONS
-    evaluation = load_evaluation_curves(csv_path) if csv_path.exists() else None
-    if not training and not evaluation:
-        raise ConfigurationError(f"{args.folder} has no finished episode and no evaluation yet: there is nothing to draw.")
-    path = plot_learning_curves(output, tasks, training, evaluation, title=args.folder.resolve().name)
-    print(f"curves: {path}")
+    if args.figure != "training":
+        return _plot_published(args)
+    print(f"curves: {draw_training(args.folder, args.output)}")
     return 0
+
+
+def draw_training(folder: Path, output: Path | None = None) -> Path:
+    """
+    Draw the learning curves of a run, those of the deciding protocol if it was evaluated under both.
+
+    :param folder: of the run
+    :param output: the picture, by default in the folder
+    :return: its path
+    :raises ConfigurationError: if there is nothing to draw, or the picture cannot be written
+    """
+    settings = RunSettings.read(folder)
+    tasks = run_tasks(settings)
+    output = check_can_write(output or folder / CURVES)
+    training = load_training(folder / MONITOR, tasks)
+    csv_path = folder / EVALUATIONS
+    evaluation = load_evaluation_curves(csv_path, settings.deciding_protocol) if csv_path.exists() else None
+    if not training and not evaluation:
+        raise ConfigurationError(f"{folder} has no finished episode and no evaluation yet: there is nothing to draw.")
+    return plot_learning_curves(output, tasks, training, evaluation, title=folder.resolve().name)
 
 
 def _plot_published(args: argparse.Namespace) -> int:
@@ -54,6 +69,8 @@ def _plot_published(args: argparse.Namespace) -> int:
     for seeds in own:
         final = seeds.final(references)
         print(f"{seeds.label}: " + ("not all tasks of the suite, no average" if final is None else str(final)) + "\n")
+    if args.figure == "curves" and own:
+        print(published_table(own, args.suite))
     if args.figure == "scores":
         print("Mean normalized score over all tasks:")
         for bar in average_bars([], published_methods(args.suite), references):
@@ -61,6 +78,25 @@ def _plot_published(args: argparse.Namespace) -> int:
         print()
     print("\n".join(sheet.notes) + f"\n\n{path}")
     return 0
+
+
+def published_table(own: Sequence[Seeds], suite: str) -> str:
+    """
+    :param own: seeds by protocol
+    :param suite: ``"medium"`` or ``"hard"``
+    :return: Markdown table of the last returns of each seed, and of the published ones at the same number of steps
+    """
+    steps = max(seeds.last_step() for seeds in own)
+    titles = ["task", "random", "first", *(f"{seeds.label}: last" for seeds in own), f"EZ-M at {steps:,.0f} steps"]
+    lines = [" | ".join(titles), " | ".join(["---"] * len(titles))]
+    for name, reference in suite_references(suite).items():
+        first = [curve.returns[0] for curve in own[0].of_task(name)]
+        if not first:
+            continue
+        lasts = [" / ".join(f"{curve.returns[-1]:.0f}" for curve in seeds.of_task(name)) for seeds in own]
+        theirs = [np.interp(steps, run[name].steps, run[name].returns) for run in published_curves(suite)]
+        lines.append(" | ".join([name, f"{reference.random:.0f}", f"{np.mean(first):.0f}", *lasts, f"{np.mean(theirs):.0f}"]))
+    return "".join(f"| {line} |\n" for line in lines)
 
 
 def load_training(folder: Path, tasks: TaskSet) -> dict[str, Curve]:

@@ -1,0 +1,219 @@
+"""The one place where trainings from the command line run, new ones and continued ones."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ezm.callbacks import TimeBudgetCallback, TimedProgressCallback
+from sb3_ezm.checkpoint import FullCheckpointCallback
+from sb3_ezm.cli.arguments import EVALUATION_SEED
+from sb3_ezm.cli.common import program, run_tasks
+from sb3_ezm.cli.folder import (
+    BEST_MODEL,
+    CHECKPOINTS,
+    EVALUATIONS,
+    MODEL,
+    TENSORBOARD,
+    can_resume,
+    fresh_folder,
+    monitor_folder,
+)
+from sb3_ezm.cli.plot import draw_training
+from sb3_ezm.cli.scoreboard import Scoreboard
+from sb3_ezm.cli.settings import EVALUATIONS_OF_A_RUN, RunSettings
+from sb3_ezm.cli.tracking import start_tracking
+from sb3_ezm.errors import ConfigurationError, EZMError, NonFiniteError, counted
+from sb3_ezm.evaluation import EvaluationResult, format_table
+from sb3_ezm.ezm import EZM
+from sb3_ezm.files import replacing
+from sb3_ezm.multitask.factory import make_multitask_env
+from sb3_ezm.presets import get_preset, load_preset
+from sb3_ezm.tasks.task_set import TaskSet
+from sb3_ezm.video import VideoUnavailableError, record_videos
+
+NO_LIMIT = 10**12  # steps, where the clock ends the training
+
+
+def train(
+    settings: RunSettings,
+    folder: Path,
+    resume: bool = False,
+    device: str = "auto",
+    tensorboard: bool = True,
+    project: str | None = None,
+    films: Sequence[str] | None = None,
+) -> EZM:
+    """
+    Train as the settings say, or continue from the latest checkpoint. Everything ends up in the folder.
+
+    :param settings: recorded in the folder
+    :param folder: replaced if it holds another run, unless that is continued
+    :param resume: continue; without a checkpoint the training starts from the beginning
+    :param device: of the networks
+    :param tensorboard: whether to write its files
+    :param project: of Weights & Biases, which logs the run
+    :param films: tasks to film at the end; without any the one with the best score; None for no film
+    :return: the trained model
+    :raises ConfigurationError: if the settings contradict each other or the folder
+    :raises KeyboardInterrupt: after an interrupt, when the training has been saved
+    """
+    resumes = resume and can_resume(folder)
+    if resume and not resumes:
+        print(f"{folder} has no checkpoint yet: the training starts from the beginning.")
+    tasks = run_tasks(settings)
+    for name in films or ():
+        tasks.index(name)  # a misspelled name should not wait for the end of the training
+    log = str(folder / TENSORBOARD) if tensorboard else None
+    with ExitStack() as stack:
+        callbacks: list[BaseCallback] = []
+        with nullcontext() if resumes else fresh_folder(folder):
+            if project is not None:
+                tracked, callback = start_tracking(project, folder.name, folder, asdict(settings))
+                stack.callback(tracked.finish)
+                callbacks.append(callback)
+            monitor = str(monitor_folder(folder, resumes))
+            env = make_multitask_env(
+                tasks,
+                settings.envs_per_task,
+                settings.seed,
+                monitor_dir=monitor,
+                ignore_termination=settings.ignore_termination,
+            )
+            stack.callback(env.close)
+            if resumes:
+                model = EZM.resume(folder / CHECKPOINTS, env, device=device, tensorboard_log=log)
+            else:
+                model = _start(settings, env, device, log)
+            settings.write(folder)
+        _introduce(model, settings, folder, resumes)
+        scoreboard = _scoreboard(settings, folder, tasks)
+        callbacks = [*_limits(settings, folder, len(tasks)), scoreboard, *callbacks]
+        _learn(model, settings, callbacks, folder, resumes)
+    _report(model, scoreboard, settings, folder, films)
+    return model
+
+
+def _start(settings: RunSettings, env: VecEnv, device: str, log: str | None) -> EZM:
+    policy = get_preset(settings.preset).policy
+    if policy == "MlpPolicy":  # SB3's name for observations that are not a dictionary; the network is the same
+        policy = "MultiInputPolicy"
+    arguments = load_preset(settings.preset, **settings.changes)
+    try:
+        return EZM(policy, env, tensorboard_log=log, **{**arguments, "seed": settings.seed, "device": device})
+    except (TypeError, ValueError) as error:
+        if isinstance(error, EZMError) or not settings.changes:
+            raise
+        raise ConfigurationError(f"These values of --set cannot be used, {settings.changes}: {error}") from error
+
+
+def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -> None:
+    if resumes:
+        print(
+            f"Resumed at {counted(model.num_env_steps, 'environment step')}, {counted(model._n_updates, 'update')}.",
+            flush=True,
+        )
+        return
+    parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
+    print(
+        f"{counted(len(model.policy.task_set), 'task')}, preset {settings.preset!r}, {parameters:,} parameters, "
+        f"{model.device}, in {folder}",
+        flush=True,
+    )
+
+
+def _limits(settings: RunSettings, folder: Path, tasks: int) -> list[BaseCallback]:
+    """Checkpoints, the clock, and a bar or lines that show the progress."""
+    seconds = math.inf if settings.minutes is None else 60.0 * settings.minutes
+    every = settings.checkpoint_every * tasks
+    checkpoints = [FullCheckpointCallback(every, folder / CHECKPOINTS)] if every > 0 else []
+    return [*checkpoints, TimeBudgetCallback(seconds), TimedProgressCallback(seconds)]
+
+
+def _scoreboard(settings: RunSettings, folder: Path, tasks: TaskSet) -> Scoreboard:
+    by_clock = settings.minutes is not None and settings.eval_every is None
+    return Scoreboard(
+        tasks,
+        seconds=60.0 * settings.minutes / EVALUATIONS_OF_A_RUN if by_clock and settings.minutes else math.inf,
+        eval_freq=settings.eval_freq or NO_LIMIT,
+        n_eval_episodes=settings.eval_episodes,
+        ignore_termination=settings.deciding_protocol == "ignored",
+        both_protocols=settings.protocol == "both",
+        seed=EVALUATION_SEED,
+        csv_path=folder / EVALUATIONS,
+        best_model_path=folder / BEST_MODEL,
+        best_by="score" if tasks.has_scores else "return",
+    )
+
+
+def _learn(model: EZM, settings: RunSettings, callbacks: list[BaseCallback], folder: Path, resumes: bool) -> None:
+    tasks = len(model.policy.task_set)
+    total = NO_LIMIT if settings.steps_per_task is None else settings.steps_per_task * tasks
+    remaining = total - model.num_timesteps
+    if remaining <= 0:
+        print(f"Nothing to do: {model.num_timesteps:,} of {total:,} steps are done. Give more --steps-per-task, or --minutes.")
+        return
+    goal = "" if settings.steps_per_task is None else f" of {total:,}"
+    try:
+        model.learn(remaining, callback=callbacks, reset_num_timesteps=not resumes)
+    except NonFiniteError:
+        raise  # the checkpoint callback has kept the state for inspection: there is nothing sound to continue from
+    except SystemExit:  # a signal, after which the checkpoint callback has saved the training
+        print(f"Continue with: {program()} resume {folder}", file=sys.stderr)
+        raise
+    except BaseException as error:
+        what = "Interrupted" if isinstance(error, KeyboardInterrupt) else f"Stopped by {type(error).__name__}"
+        print(f"\n{what} after {model.num_timesteps:,}{goal} steps. {_save(model, folder)}", file=sys.stderr)
+        raise
+
+
+def _save(model: EZM, folder: Path) -> str:
+    try:
+        path = model.save_checkpoint(folder / CHECKPOINTS / f"checkpoint_{model.num_timesteps}")
+        _save_model(model, folder)
+    except (EZMError, OSError) as error:
+        return f"Nothing could be saved: {error}"
+    return f"Saved: {path}, {folder / MODEL}\nContinue with: {program()} resume {folder}"
+
+
+def _save_model(model: EZM, folder: Path) -> None:
+    with replacing(folder / MODEL) as temporary:
+        model.save(temporary)
+
+
+def _report(model: EZM, scoreboard: Scoreboard, settings: RunSettings, folder: Path, films: Sequence[str] | None) -> None:
+    _save_model(model, folder)
+    result = scoreboard.last_result
+    if result is None:  # nothing was left to do
+        return
+    tasks = model.policy.task_set
+    steps = f"{counted(model.num_timesteps // len(tasks), 'step')} of each"
+    if tasks.action_repeat > 1:
+        steps += f" ({model.num_env_steps // len(tasks):,} of its environment)"
+    print(f"\n{counted(settings.eval_episodes, 'episode')} of each task after {steps}:\n")
+    print(f"{format_table(result, scoreboard.first_result)}\n")
+    if model._n_updates == 0:
+        print(f"Nothing was learned: {counted(model.learning_starts, 'random step')} of all tasks come first. Train longer.\n")
+    print(f"model: {folder / MODEL}\nbest model: {folder / BEST_MODEL}")
+    print(f"curves: {draw_training(folder)}", flush=True)
+    if films is not None:
+        print(_film(model, result, settings, folder, films))
+    print(f"\nWhat next:\n  {program()} eval {folder}\n  {program()} video {folder} --task all")
+    print(f"  {program()} resume {folder} --minutes 10", flush=True)
+
+
+def _film(model: EZM, result: EvaluationResult, settings: RunSettings, folder: Path, films: Sequence[str]) -> str:
+    best = max(result, key=lambda task: task.mean_return if task.score is None else task.score)
+    names = list(films) or [best.spec.name]
+    try:
+        paths = record_videos(model, run_tasks(settings), folder, names, seed=EVALUATION_SEED, frame_skip=2)
+    except VideoUnavailableError as error:  # the training is complete without it
+        return f"film: none: {error}"
+    return "\n".join(f"film: {path}" for path in paths.values())

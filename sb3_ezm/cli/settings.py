@@ -1,0 +1,149 @@
+"""The settings of a training, as its folder records them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sb3_ezm.cli.folder import RUN
+from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.evaluation import Protocol
+from sb3_ezm.ezm import EZM
+from sb3_ezm.files import write_text
+
+# What `--set` may not change, and what it follows from.
+_OWN = {
+    "policy": "--preset",
+    "env": "the tasks",
+    "seed": "--seed",
+    "device": "--device",
+    "tensorboard_log": "--out and --no-tensorboard",
+}
+_ARGUMENTS = tuple(name for name in inspect.signature(EZM).parameters if name not in _OWN and not name.startswith("_"))
+_DEFAULT_STEPS = 5_000
+EVALUATIONS_OF_A_RUN = 10
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """
+    What makes a training. Steps are those of each task, a repeated action being one.
+
+    :param tasks: suites, tasks, Gymnasium ids, or ``module:function``
+    :param preset: its name
+    :param changes: arguments of ``EZM`` that replace the preset's
+    :param envs_per_task: environments of each task
+    :param action_repeat: environment steps that each action lasts; None for that of the tasks
+    :param ignore_termination: falls do not end training episodes
+    :param seed: for everything
+    :param steps_per_task: in total; without it and without ``minutes`` 5,000
+    :param minutes: wall-clock time, from the start or from where the training is resumed
+    :param checkpoint_every: steps between checkpoints; 0 for none
+    :param eval_every: steps between evaluations, 0 for one at the end, None for ten over the run
+    :param eval_episodes: of each task
+    :param protocol: of the evaluations: ``"respected"``, ``"ignored"`` or ``"both"``; None for that of the training episodes
+    """
+
+    tasks: Sequence[str]
+    preset: str
+    changes: Mapping[str, Any]
+    envs_per_task: int = 1
+    action_repeat: int | None = None
+    ignore_termination: bool = False
+    seed: int = 0
+    steps_per_task: int | None = None
+    minutes: float | None = None
+    checkpoint_every: int = 10_000
+    eval_every: int | None = None
+    eval_episodes: int = 5
+    protocol: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps_per_task is None and self.minutes is None:
+            object.__setattr__(self, "steps_per_task", _DEFAULT_STEPS)
+
+    @property
+    def eval_freq(self) -> int | None:
+        """Steps between evaluations; None if only the clock can say when a tenth of the run is over."""
+        if self.eval_every is None and self.steps_per_task is None:
+            return None
+        every = self.steps_per_task or 1
+        return self.eval_every or (every if self.eval_every == 0 else -(-every // EVALUATIONS_OF_A_RUN))
+
+    @property
+    def deciding_protocol(self) -> Protocol:
+        """The protocol of the best model and of the curves."""
+        ignores = self.ignore_termination if self.protocol in (None, "both") else self.protocol == "ignored"
+        return "ignored" if ignores else "respected"
+
+    def write(self, folder: Path) -> None:
+        """
+        :param folder: of the training
+        """
+        write_text(folder / RUN, json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, folder: Path) -> RunSettings:
+        """
+        :param folder: of a training
+        :return: what ``ezm train`` recorded about it
+        :raises ConfigurationError: if it is not such a folder
+        """
+        path = folder / RUN
+        if not path.exists():
+            raise ConfigurationError(f"{folder} is not a folder of `ezm train`: it has no {RUN}.")
+        try:
+            noted: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            known = {field.name for field in fields(cls)}
+            missing = {"tasks", "preset", "changes", "envs_per_task", "seed"} - set(noted)
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"{path} is damaged ({error}): it must hold what `ezm train` wrote.") from error
+        if missing:
+            raise ConfigurationError(f"{path} is damaged: it does not name {', '.join(sorted(missing))}.")
+        if unknown := set(noted) - known:
+            raise ConfigurationError(
+                f"{path} has the settings {sorted(unknown)}, which this version of sb3-ezm does not know."
+            )
+        return cls(**noted)
+
+
+def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
+    """
+    :param pairs: for example ``["tau=0.1", "policy_kwargs.latent_size=64"]``; values are YAML, and ``3e-4`` is a number here
+    :return: nested settings
+    :raises ConfigurationError: if ``EZM`` has no such argument, or it follows from something else
+    """
+    changes: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigurationError(f"--set takes KEY=VALUE, got {pair!r}.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"--set {pair}: {text!r} is not a YAML value.") from error
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                pass
+        outer, dot, inner = key.partition(".")
+        if outer in _OWN:
+            raise ConfigurationError(f"--set {pair}: {outer!r} follows from {_OWN[outer]}.")
+        if outer not in _ARGUMENTS:
+            raise ConfigurationError(f"EZM has no argument {outer!r}. {did_you_mean(outer, _ARGUMENTS)}")
+        nested = outer.endswith("_kwargs")
+        if bool(dot) != nested and not (nested and isinstance(value, dict)):
+            form = f"{outer}.NAME=VALUE" if nested else f"{outer}=VALUE"
+            raise ConfigurationError(f"--set {pair}: write {form}.")
+        if dot:
+            changes.setdefault(outer, {})[inner] = value
+        else:
+            changes[key] = value
+    return changes
