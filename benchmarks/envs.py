@@ -2,6 +2,9 @@
 Compare vector environment classes on one suite: start-up time and environment steps per second with random actions.
 
     python benchmarks/envs.py --suite h1-medium --n-envs-per-task 2 --steps 300 --json envs.json
+    python benchmarks/envs.py --suite walker --classes native dummy
+
+``native`` is the environments alone, one after the other, without padding, monitors and vector environment.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_ezm.multitask import TaskSet, ThreadedVecEnv, make_multitask_env, make_task_set
+from sb3_ezm.tasks.env_factory import create_native_env
 
 CONTENDERS: dict[str, tuple[type[VecEnv], dict[str, Any]]] = {
     "dummy": (DummyVecEnv, {}),
@@ -25,22 +29,58 @@ CONTENDERS: dict[str, tuple[type[VecEnv], dict[str, Any]]] = {
     "subproc": (SubprocVecEnv, {"start_method": "fork"}),
     "forkserver": (SubprocVecEnv, {"start_method": "forkserver"}),  # every worker imports everything again
 }
-DEFAULT = ("dummy", "threaded", "subproc")
+DEFAULT = ("native", "dummy", "threaded", "subproc")
 
 
-def start(name: str, task_set: TaskSet, n_envs_per_task: int, num_threads: int | None) -> tuple[VecEnv, float]:
+class NativeEnvs:
     """
-    :param name: key of ``CONTENDERS``
+    The environments of tasks, stepped one after the other.
+
+    :param task_set: the tasks
+    :param n_envs_per_task: environments of each task
+    """
+
+    def __init__(self, task_set: TaskSet, n_envs_per_task: int) -> None:
+        specs = [spec for spec in task_set for _ in range(n_envs_per_task)]
+        self.envs = [(create_native_env(spec), spec.action_size) for spec in specs]
+
+    def reset(self) -> None:
+        """Reset all environments, seeded 0, 1, 2, ..."""
+        for seed, (env, _) in enumerate(self.envs):
+            env.reset(seed=seed)
+
+    def step(self, actions: np.ndarray) -> None:
+        """
+        :param actions: [n_envs, A] padded actions
+        """
+        for (env, size), action in zip(self.envs, actions, strict=True):
+            _, _, terminated, truncated, _ = env.step(action[:size])
+            if terminated or truncated:
+                env.reset()
+
+    def close(self) -> None:
+        """Close all environments."""
+        for env, _ in self.envs:
+            env.close()
+
+
+def start(name: str, task_set: TaskSet, n_envs_per_task: int, num_threads: int | None) -> tuple[VecEnv | NativeEnvs, float]:
+    """
+    :param name: key of ``CONTENDERS``, or ``"native"``
     :param task_set: the tasks
     :param n_envs_per_task: sub-environments of each task
     :param num_threads: threads of the threaded class, None for one per CPU
-    :return: the vector environment after a reset, and how long this took in seconds
+    :return: the environments after a reset, and how long this took in seconds
     """
-    cls, kwargs = CONTENDERS[name]
-    if name == "threaded":
-        kwargs = {"num_threads": num_threads}
     began = time.perf_counter()
-    env = make_multitask_env(task_set, n_envs_per_task, seed=0, vec_env_cls=cls, vec_env_kwargs=kwargs)
+    env: VecEnv | NativeEnvs
+    if name == "native":
+        env = NativeEnvs(task_set, n_envs_per_task)
+    else:
+        cls, kwargs = CONTENDERS[name]
+        if name == "threaded":
+            kwargs = {"num_threads": num_threads}
+        env = make_multitask_env(task_set, n_envs_per_task, seed=0, vec_env_cls=cls, vec_env_kwargs=kwargs)
     env.reset()
     return env, time.perf_counter() - began
 
@@ -49,7 +89,7 @@ def measure(
     names: Sequence[str], suite: str, n_envs_per_task: int, steps: int, num_threads: int | None, repeats: int
 ) -> list[dict[str, Any]]:
     """
-    :param names: keys of ``CONTENDERS``, timed in turn, so that other load on the machine slows all of them equally
+    :param names: keys of ``CONTENDERS`` or ``"native"``, timed in turn, so that other load on the machine slows all of them equally
     :param suite: suite or environment id
     :param n_envs_per_task: sub-environments of each task
     :param steps: vector steps per timing
@@ -77,7 +117,7 @@ def measure(
             {
                 "class": name,
                 "envs": num_envs,
-                "workers": {"dummy": 1, "threaded": getattr(env, "num_threads", 1)}.get(name, num_envs),
+                "workers": {"native": 1, "dummy": 1, "threaded": getattr(env, "num_threads", 1)}.get(name, num_envs),
                 "start_up_s": round(start_up, 2),
                 "steps_per_s": round(steps * num_envs / seconds, 1),
                 "best_steps_per_s": round(steps * num_envs / min(timings[name][1:]), 1),
@@ -95,7 +135,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="vector steps per timing")
     parser.add_argument("--repeats", type=int, default=3, help="number of timings (the median is reported)")
     parser.add_argument("--num-threads", type=int, default=None, help="threads of ThreadedVecEnv (default: CPUs)")
-    parser.add_argument("--classes", nargs="+", choices=list(CONTENDERS), default=DEFAULT)
+    parser.add_argument("--classes", nargs="+", choices=["native", *CONTENDERS], default=DEFAULT)
     parser.add_argument("--json", default=None, help="also write the table to this file")
     args = parser.parse_args()
     rows = measure(args.classes, args.suite, args.n_envs_per_task, args.steps, args.num_threads, args.repeats)

@@ -76,7 +76,7 @@ def zoo(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 def test_the_settings_file_names_what_it_must() -> None:
     entries = read_settings(CONFIG_FILE)
     mujoco = ("HalfCheetah-v5", "Ant-v5", "Hopper-v5", "Walker2d-v5", "Humanoid-v5", "Swimmer-v5", "Reacher-v5", "Pusher-v5")
-    needed = {"MultiTask-Humanoid-v0", "MultiTask-Toy-v0", "Pendulum-v1", *mujoco}
+    needed = {"MultiTask-Humanoid-v0", "MultiTask-Toy-v0", "MultiTask-Walker-v0", "Pendulum-v1", *mujoco}
     assert needed | {task.gym_id for task in H1_TASK_INFO.values()} <= set(entries)
     assert set(entries) - {"default"} <= set(gym.registry)
 
@@ -85,6 +85,7 @@ def test_the_settings_file_names_what_it_must() -> None:
 def test_every_entry_holds_arguments_of_ezm(env_id: str) -> None:
     entry = read_settings(CONFIG_FILE)[env_id]
     n_envs, steps = entry.pop("n_envs", 1), entry.pop("n_timesteps")
+    assert entry.pop("env_kwargs", {}).keys() <= {"action_repeat"}
     assert steps > entry["learning_starts"] and entry["learning_starts"] % n_envs == 0
     assert set(entry) <= set(ARGUMENTS)
     assert entry["policy"] in EZM.policy_aliases

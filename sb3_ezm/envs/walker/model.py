@@ -23,9 +23,9 @@ START_HEIGHT = 1.3  # [m] height of the torso's center where the vertical joint 
 FRICTION = "0.7 0.7 0.1 0.1 0.1"  # two sliding, one torsional and two rolling coefficients
 
 CAMERAS: dict[str, Camera] = {
-    "side": ("0.3 -3.4 0.35", "1 0 0 0 0.1 1"),
-    "front": ("2.2 -2.2 0.5", "0.707 0.707 0 -0.12 0.12 1"),
-    "back": ("-2.8 -1.6 0.9", "0.49 -0.87 0 0.22 0.12 1"),
+    "side": ("0.3 -3.2 0.5", "1 0 0 0 0.17 1"),
+    "front": ("2.2 -2.2 0.6", "0.707 0.707 0 -0.17 0.17 1"),
+    "back": ("-2.6 -1.5 0.9", "0.5 -0.866 0 0.31 0.18 1"),
 }
 MATERIALS: dict[str, Material] = {
     "torso": ("0.90 0.91 0.93 1", 0.5, 0.6, 0.0),
