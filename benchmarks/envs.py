@@ -5,6 +5,7 @@ Compare vector environment classes on one suite: start-up time and environment s
     python benchmarks/envs.py --suite walker --classes native dummy
 
 ``native`` is the environments alone, one after the other, without padding, monitors and vector environment.
+The last column counts CPU time of this process, which other programs disturb less; workers of ``SubprocVecEnv`` are not in it.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def measure(
     names: Sequence[str], suite: str, n_envs_per_task: int, steps: int, num_threads: int | None, repeats: int
 ) -> list[dict[str, Any]]:
     """
-    :param names: keys of ``CONTENDERS`` or ``"native"``, timed in turn, so that other load on the machine slows all of them equally
+    :param names: keys of ``CONTENDERS`` or ``"native"``, timed in turn, so that other load on the machine slows all equally
     :param suite: suite or environment id
     :param n_envs_per_task: sub-environments of each task
     :param steps: vector steps per timing
@@ -101,18 +102,20 @@ def measure(
     make_multitask_env(task_set).close()  # do imports and model compilation before timing
     started = {name: start(name, task_set, n_envs_per_task, num_threads) for name in names}
     timings: dict[str, list[float]] = {name: [] for name in names}
+    cpu_timings: dict[str, list[float]] = {name: [] for name in names}
     num_envs = len(task_set) * n_envs_per_task
     generator = np.random.default_rng(0)
     for _ in range(1 + repeats):
         actions = generator.uniform(-1.0, 1.0, (steps, num_envs, task_set.action_size)).astype(np.float32)
         for name, (env, _) in started.items():
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             for action in actions:
                 env.step(action)
             timings[name].append(time.perf_counter() - began)
+            cpu_timings[name].append(time.process_time() - cpu_began)
     rows = []
     for name, (env, start_up) in started.items():
-        seconds = statistics.median(timings[name][1:])
+        seconds, cpu_seconds = statistics.median(timings[name][1:]), statistics.median(cpu_timings[name][1:])
         rows.append(
             {
                 "class": name,
@@ -122,6 +125,7 @@ def measure(
                 "steps_per_s": round(steps * num_envs / seconds, 1),
                 "best_steps_per_s": round(steps * num_envs / min(timings[name][1:]), 1),
                 "ms_per_vector_step": round(1000 * seconds / steps, 2),
+                "cpu_us_per_step": round(1e6 * cpu_seconds / (steps * num_envs), 1),
             }
         )
         env.close()
@@ -140,11 +144,14 @@ def main() -> None:
     args = parser.parse_args()
     rows = measure(args.classes, args.suite, args.n_envs_per_task, args.steps, args.num_threads, args.repeats)
     print(f"{args.suite}, {os.cpu_count()} CPUs")
-    print(f"{'class':<10}{'envs':>6}{'workers':>9}{'start-up s':>12}{'steps/s':>10}{'best':>10}{'ms/vector step':>16}")
+    print(
+        f"{'class':<10}{'envs':>6}{'workers':>9}{'start-up s':>12}{'steps/s':>10}{'best':>10}{'ms/vector step':>16}"
+        f"{'CPU us/step':>13}"
+    )
     for row in rows:
         print(
             f"{row['class']:<10}{row['envs']:>6}{row['workers']:>9}{row['start_up_s']:>12}"
-            f"{row['steps_per_s']:>10}{row['best_steps_per_s']:>10}{row['ms_per_vector_step']:>16}"
+            f"{row['steps_per_s']:>10}{row['best_steps_per_s']:>10}{row['ms_per_vector_step']:>16}{row['cpu_us_per_step']:>13}"
         )
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
