@@ -32,6 +32,7 @@ from sb3_ezm.config import (
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
 from sb3_ezm.kinds import Kind
 from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.presets import preset_names
 from sb3_ezm.tasks.env_factory import registered_id
 from sb3_ezm.tasks.task_set import TaskSet
 
@@ -45,12 +46,14 @@ class Argument:
     :param config: configuration whose setting it is, if any
     :param field: name of the setting there
     :param saved_with: the part of a saved training that depends on it: if that part is loaded, the argument cannot change
+    :param plain: default of an argument that is not a setting of a configuration, if presets may set it
     """
 
     kind: Kind
     config: type[Settings] | None = None
     field: str = ""
     saved_with: str = ""
+    plain: Any = None
 
 
 def _setting(config: type[Settings], field: str, saved_with: str = "") -> Argument:
@@ -77,14 +80,14 @@ _NESTED = Argument(kinds.optional(kinds.MAPPING))
 ARGUMENTS: dict[str, Argument] = {
     "policy": Argument(_POLICY, saved_with="model"),
     "env": Argument(kinds.optional(_ENV)),
-    "learning_rate": Argument(training_kinds.RATE),
+    "learning_rate": Argument(training_kinds.RATE, plain=1e-4),
     "buffer_size": _setting(ReplayConfig, "buffer_size", "replay buffer"),
-    "learning_starts": Argument(kinds.COUNT_FROM_0),
+    "learning_starts": Argument(kinds.COUNT_FROM_0, plain=1000),
     "batch_size": _setting(UpdateConfig, "batch_size"),
     "tau": _setting(UpdateConfig, "tau"),
     "gamma": _setting(TargetConfig, "gamma"),
-    "train_freq": Argument(training_kinds.TRAIN_FREQ),
-    "gradient_steps": Argument(kinds.whole(-1)),
+    "train_freq": Argument(training_kinds.TRAIN_FREQ, plain=1),
+    "gradient_steps": Argument(kinds.whole(-1), plain=1),
     "target_update_interval": _setting(UpdateConfig, "target_update_interval"),
     "unroll_steps": _setting(TargetConfig, "unroll_steps"),
     "td_steps": _setting(TargetConfig, "td_steps"),
@@ -97,8 +100,8 @@ ARGUMENTS: dict[str, Argument] = {
     "per_alpha": _setting(ReplayConfig, "alpha", "replay buffer"),
     "per_beta": _setting(ReplayConfig, "beta"),
     "independent_replay": _setting(ReplayConfig, "independent", "replay buffer"),
-    "act_with_target": Argument(kinds.SWITCH),
-    "planner": Argument(kinds.SWITCH),
+    "act_with_target": Argument(kinds.SWITCH, plain=True),
+    "planner": Argument(kinds.SWITCH, plain=True),
     "mixed_precision": _setting(RuntimeConfig, "mixed_precision"),
     "runtime_kwargs": _NESTED,
     "search_kwargs": _NESTED,
@@ -115,6 +118,7 @@ ARGUMENTS: dict[str, Argument] = {
     "verbose": Argument(kinds.VERBOSE),
     "seed": Argument(kinds.optional(kinds.SEED)),
     "device": Argument(training_kinds.DEVICE),
+    "preset": Argument(kinds.optional(kinds.choice(*preset_names())), saved_with="model"),
     "_init_setup_model": Argument(kinds.SWITCH),
 }
 
@@ -134,6 +138,14 @@ LEARN_KINDS = {
     **{"reset_num_timesteps": kinds.SWITCH, "progress_bar": kinds.SWITCH},
 }
 """What the arguments of ``EZM.learn`` may be, but for callbacks."""
+
+
+def plain_defaults() -> dict[str, Any]:
+    """
+    :return: defaults of the arguments that presets may set
+    """
+    settings = {name: getattr(a.config, a.field) for name, a in ARGUMENTS.items() if a.config is not None}
+    return {**settings, **{name: a.plain for name, a in ARGUMENTS.items() if a.plain is not None}}
 
 
 class Configs(NamedTuple):
@@ -173,7 +185,7 @@ def make_configs(values: Mapping[str, Any]) -> Configs:
     """
     Turn flat arguments and dictionaries into settings.
 
-    :param values: all arguments of the algorithm by name
+    :param values: arguments of the algorithm by name; dictionaries may be missing
     :return: the validated settings
     :raises ConfigurationError: for impossible values, and settings given twice
     :raises UnknownSettingError: for unknown names
@@ -188,7 +200,7 @@ def make_configs(values: Mapping[str, Any]) -> Configs:
 
 def _make_config(config: type[Settings], nested: str | None, values: Mapping[str, Any]) -> Any:
     flat = {argument.field: name for name, argument in ARGUMENTS.items() if argument.config is config}
-    given = dict(values[nested] or {}) if nested else {}
+    given = dict(values.get(nested) or {}) if nested else {}
     for field in flat.keys() & given.keys():
         raise ConfigurationError(f"{field!r} in `{nested}` is the argument `{flat[field]}` of EZM itself: pass it there.")
     if config is ReplayConfig:
@@ -202,7 +214,7 @@ def own_replay_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     :param values: all arguments of the algorithm by name
     :return: keywords for a user's replay buffer class beyond those of ``PerTaskReplayBuffer``
     """
-    buffer_class, given = values["replay_buffer_class"], values["replay_buffer_kwargs"] or {}
+    buffer_class, given = values.get("replay_buffer_class"), values.get("replay_buffer_kwargs") or {}
     if buffer_class is None:
         return {}
     own = inspect.signature(buffer_class).parameters.keys() - inspect.signature(PerTaskReplayBuffer).parameters.keys()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from sb3_ezm.arguments import ARGUMENTS, NESTED, Configs
+from sb3_ezm.arguments import ARGUMENTS, NESTED, Configs, make_configs
 from sb3_ezm.config import ModelConfig, ReplayConfig, RuntimeConfig, SearchConfig, Settings, TargetConfig
+from sb3_ezm.defaults import preset_settings
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.search.schedule import halving_levels
@@ -15,12 +16,13 @@ from sb3_ezm.search.schedule import halving_levels
 Rule = tuple[type[Settings], str, bool, str]  # configuration, setting, whether it has no effect, why
 
 
-def check_combinations(configs: Configs, policy: EZMPolicy, train_freq: Any, num_envs: int | None) -> None:
+def check_combinations(configs: Configs, policy: EZMPolicy, train_freq: Any, num_envs: int | None, preset: str | None) -> None:
     """
     :param configs: settings of the algorithm
     :param policy: made with them
     :param train_freq: SB3's, when to train
     :param num_envs: number of environments, if there are any
+    :param preset: whose settings the user did not have to give
     :raises ConfigurationError: for settings that cannot work together
     :warns UserWarning: for every setting that was changed and has no effect given the others
     """
@@ -37,11 +39,13 @@ def check_combinations(configs: Configs, policy: EZMPolicy, train_freq: Any, num
             f"`train_freq` ({(train_freq.frequency, 'episode')}) counts episodes, which needs a single environment, not "
             f"{num_envs}: count steps, `train_freq={train_freq.frequency}`."
         )
-    changed: dict[type[Settings], Mapping[str, Any]] = {type(config): vars(config) for config in configs}
-    changed[ModelConfig] = policy.model_kwargs
+    used: dict[type[Settings], Settings] = {type(config): config for config in (*configs, policy.model_config)}
+    settings = preset_settings(preset)
+    usual: dict[type[Settings], Settings] = {type(config): config for config in make_configs(settings)}
+    usual[ModelConfig] = policy.model_settings(**settings.get("policy_kwargs", {}))
     for config, name, inert, why in (*_of_targets(configs), *_of_searches(configs), *_others(configs, len(policy.task_set))):
-        value = changed[config].get(name, getattr(config, name))
-        if inert and value != getattr(config, name):
+        value = getattr(used[config], name)
+        if inert and value != getattr(usual[config], name):
             warnings.warn(f"{_where(config, name)} ({value!r}) does nothing: {why}.", UserWarning, stacklevel=4)
 
 

@@ -25,13 +25,9 @@ from sb3_ezm.collector import Collector
 from sb3_ezm.combinations import check_combinations
 from sb3_ezm.config import (
     PolicyTarget,
-    ReplayConfig,
-    RuntimeConfig,
-    SearchConfig,
-    TargetConfig,
-    UpdateConfig,
     ValueTarget,
 )
+from sb3_ezm.defaults import BY_PRESET, completed
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.kinds import checked
 from sb3_ezm.learning.learner import Learner
@@ -56,6 +52,9 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
     Paper: "Scaling Tasks, Not Samples", arXiv 2603.01452 (2026). Every environment step one batched search over the
     shared world model picks the actions of all environments; every update draws the same number of segments from each
     task's replay buffer, reanalyzes them with the target network, unrolls the world model and takes one step.
+
+    What is not given comes from a preset: ``"small"`` for ``"MlpPolicy"`` and ``"MultiInputPolicy"``; for
+    ``"MultiTask-Humanoid"`` ``"paper"`` on a GPU, ``"h1-cpu"`` on a CPU. ``preset="paper"`` is always exactly the paper's.
 
     :param policy: ``"MultiTask-Humanoid"`` (the paper's sizes), ``"MlpPolicy"`` or ``"MultiInputPolicy"`` (small)
     :param env: environment, its Gymnasium id, or a vector environment from ``make_multitask_env``
@@ -97,6 +96,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
     :param verbose: 0 silent, 1 info, 2 debug
     :param seed: seed for everything
     :param device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
+    :param preset: name of the settings that fill in what is not given (default: those of the policy, see above)
     :param _init_setup_model: build the networks at once
     """
 
@@ -110,33 +110,34 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
     task_statistics: TaskStatistics
 
     @checked(**KINDS)
+    @completed
     def __init__(
         self,
         policy: str | type[EZMPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 1e-4,
-        buffer_size: int = ReplayConfig.buffer_size,
-        learning_starts: int = 1000,
-        batch_size: int = UpdateConfig.batch_size,
-        tau: float = UpdateConfig.tau,
-        gamma: float = TargetConfig.gamma,
-        train_freq: int | tuple[int, str] = 1,
-        gradient_steps: int = 1,
-        target_update_interval: int = UpdateConfig.target_update_interval,
-        unroll_steps: int = TargetConfig.unroll_steps,
-        td_steps: int = TargetConfig.td_steps,
-        num_simulations: int = SearchConfig.num_simulations,
-        num_candidates: int = SearchConfig.num_candidates,
-        reanalyze_ratio: float = TargetConfig.reanalyze_ratio,
-        value_target: ValueTarget = TargetConfig.value_target,
-        policy_target: PolicyTarget = TargetConfig.policy_target,
-        max_grad_norm: float = UpdateConfig.max_grad_norm,
-        per_alpha: float = ReplayConfig.alpha,
-        per_beta: float = ReplayConfig.beta,
-        independent_replay: bool = ReplayConfig.independent,
-        act_with_target: bool = True,
-        planner: bool = True,
-        mixed_precision: bool = RuntimeConfig.mixed_precision,
+        learning_rate: float | Schedule = BY_PRESET,
+        buffer_size: int = BY_PRESET,
+        learning_starts: int = BY_PRESET,
+        batch_size: int = BY_PRESET,
+        tau: float = BY_PRESET,
+        gamma: float = BY_PRESET,
+        train_freq: int | tuple[int, str] = BY_PRESET,
+        gradient_steps: int = BY_PRESET,
+        target_update_interval: int = BY_PRESET,
+        unroll_steps: int = BY_PRESET,
+        td_steps: int = BY_PRESET,
+        num_simulations: int = BY_PRESET,
+        num_candidates: int = BY_PRESET,
+        reanalyze_ratio: float = BY_PRESET,
+        value_target: ValueTarget = BY_PRESET,
+        policy_target: PolicyTarget = BY_PRESET,
+        max_grad_norm: float = BY_PRESET,
+        per_alpha: float = BY_PRESET,
+        per_beta: float = BY_PRESET,
+        independent_replay: bool = BY_PRESET,
+        act_with_target: bool = BY_PRESET,
+        planner: bool = BY_PRESET,
+        mixed_precision: bool = BY_PRESET,
         runtime_kwargs: dict[str, Any] | None = None,
         search_kwargs: dict[str, Any] | None = None,
         target_kwargs: dict[str, Any] | None = None,
@@ -152,6 +153,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         verbose: int = 0,
         seed: int | None = None,
         device: th.device | str = "auto",
+        preset: str | None = None,
         _init_setup_model: bool = True,
     ) -> None:
         if env is None and _init_setup_model:
@@ -201,6 +203,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         self.target_kwargs = target_kwargs
         self.loss_kwargs = loss_kwargs
         self.task_set = task_set
+        self.preset = preset
         if _init_setup_model:
             self._setup_model()
 
@@ -220,7 +223,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
             self.observation_space, self.action_space, self.lr_schedule, **settings.policy_settings(values, self.configs)
         )
         self.policy = policy.to(self.device)
-        check_combinations(self.configs, self.policy, self.train_freq, getattr(self, "n_envs", None))
+        check_combinations(self.configs, self.policy, self.train_freq, getattr(self, "n_envs", None), self.preset)
         if getattr(self, "replay_buffer", None) is None:
             self.replay_buffer = settings.make_replay_buffer(self, values, self.configs)
         self.learner = Learner(self.policy, *self.configs[:5])

@@ -64,7 +64,8 @@ class EZMPolicy(BasePolicy):
     """
     World model with target network (paper, architecture section). Its sizes default to the paper's.
 
-    A subclass may name its own ``world_model_class``, and other default sizes in ``default_model``.
+    A subclass may name its own ``world_model_class``, other default sizes in ``default_model``, and in :meth:`default_preset`
+    what fills in the arguments of the algorithm.
 
     :param observation_space: Box, or Dict with the key ``"task"`` for several tasks
     :param action_space: Box or Discrete
@@ -133,6 +134,14 @@ class EZMPolicy(BasePolicy):
         self.lock = SharedLock()  # held while the networks must stay in one mode
         self._generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
         self._planner = Planner(self.search_config)
+
+    @classmethod
+    def default_preset(cls, device: th.device) -> str | None:
+        """
+        :param device: where the model will run
+        :return: the preset that fills in what the user leaves out; None leaves the defaults of the settings
+        """
+        return None
 
     @classmethod
     def model_settings(cls, net_arch: Sequence[int] | None = None, **model_kwargs: Any) -> ModelConfig:
@@ -323,13 +332,29 @@ class MlpPolicy(EZMPolicy):
 
     default_model = SMALL_MODEL
 
+    @classmethod
+    def default_preset(cls, device: th.device) -> str:
+        """
+        :param device: where the model will run
+        :return: ``"small"``
+        """
+        return "small"
+
 
 class MultiInputPolicy(MlpPolicy):
     """The small world model for Dict observations."""
 
 
 class MultiTaskHumanoidPolicy(EZMPolicy):
-    """The paper's sizes: 15.95 M parameters on the nine H1 tasks."""
+    """The paper's sizes: 15.95 M parameters on the nine H1 tasks; on a CPU those of the preset ``h1-cpu``, 1.3 M."""
+
+    @classmethod
+    def default_preset(cls, device: th.device) -> str:
+        """
+        :param device: where the model will run
+        :return: ``"h1-cpu"`` on a CPU, otherwise ``"paper"``
+        """
+        return "h1-cpu" if device.type == "cpu" else "paper"
 
 
 def _averaged(model: WorldModel) -> list[th.Tensor]:

@@ -111,7 +111,8 @@ def load_preset(name: str, **changes: Any) -> dict[str, Any]:
     """
     Settings for ``EZM(policy, env, **load_preset(name))``.
 
-    A change that is a dictionary (``policy_kwargs``, ``loss_kwargs``, ...) changes only the entries that it names:
+    ``EZM(policy, env, preset=name)`` does the same. A change that is a dictionary (``policy_kwargs``, ``loss_kwargs``, ...)
+    changes only the entries that it names:
     ``load_preset("h1-cpu", learning_rate=1e-4, policy_kwargs={"latent_size": 256})``.
 
     :param name: one of :func:`preset_names`
@@ -119,4 +120,4 @@ def load_preset(name: str, **changes: Any) -> dict[str, Any]:
     :return: keyword arguments of ``EZM``, which the caller may change
     :raises ConfigurationError: if there is no such preset; the message suggests the nearest name
     """
-    return merge_settings(get_preset(name).settings, changes)
+    return {"preset": name, **merge_settings(get_preset(name).settings, changes)}

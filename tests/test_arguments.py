@@ -9,17 +9,21 @@ from typing import Any
 import pytest
 
 from sb3_ezm import EZM
-from sb3_ezm.arguments import ARGUMENTS, NESTED, check_arguments, make_configs
+from sb3_ezm.arguments import ARGUMENTS, NESTED, check_arguments, make_configs, plain_defaults
 from sb3_ezm.config import ModelConfig, Settings
+from sb3_ezm.defaults import BY_PRESET
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError
 from sb3_ezm.policies import EZMPolicy
-from sb3_ezm.presets import load_preset, merge_settings
+from sb3_ezm.presets import get_preset, load_preset, merge_settings, preset_names
 from sb3_ezm.zoo.hyperparams import Settings as ZooSettings
 
 SIGNATURE = inspect.signature(EZM).parameters
-DEFAULTS = {
-    name: parameter.default for name, parameter in SIGNATURE.items() if parameter.default is not inspect.Parameter.empty
+OWN = {
+    name: parameter.default
+    for name, parameter in SIGNATURE.items()
+    if parameter.default not in (inspect.Parameter.empty, BY_PRESET)
 }
+DEFAULTS = {**plain_defaults(), **OWN}
 
 
 def test_the_table_has_every_argument() -> None:
@@ -32,7 +36,16 @@ def test_the_table_has_every_argument() -> None:
 def test_a_setting_has_one_default(name: str) -> None:
     argument = ARGUMENTS[name]
     assert argument.config is not None
-    assert DEFAULTS[name] == getattr(argument.config, argument.field) and f"{name}: " in repr(SIGNATURE[name])
+    assert SIGNATURE[name].default is BY_PRESET
+    assert plain_defaults()[name] == getattr(argument.config, argument.field)
+
+
+def test_what_presets_set_is_shown_as_such() -> None:
+    by_preset = {name for name, parameter in SIGNATURE.items() if parameter.default is BY_PRESET}
+    assert by_preset == plain_defaults().keys()
+    set_by_some = {key for name in preset_names() for key in get_preset(name).settings}
+    assert set_by_some - {*NESTED, "policy_kwargs"} <= by_preset
+    assert "learning_rate: 'float | Schedule' = <by preset>" in repr(SIGNATURE["learning_rate"])
 
 
 def test_the_policy_has_the_same_defaults() -> None:

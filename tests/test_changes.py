@@ -66,6 +66,7 @@ def again(saved: Path, how: str, **changes: Any) -> EZM:
 
 def test_every_argument_is_covered() -> None:
     elsewhere = {"policy", "env", "action_noise", "replay_buffer_class", "optimize_memory_usage", "policy_kwargs", "task_set"}
+    elsewhere |= {"preset"}
     assert {*FREE, *FIXED} | elsewhere | {"tensorboard_log", "device", "_init_setup_model"} == set(ARGUMENTS)
     assert {name for name, argument in ARGUMENTS.items() if argument.saved_with == "replay buffer"} == set(FIXED)
 

@@ -52,6 +52,7 @@ LEVELS = {
     "sb3_ezm.arguments": 8,
     "sb3_ezm.settings": 8,
     "sb3_ezm.combinations": 8,
+    "sb3_ezm.defaults": 8,
     "sb3_ezm.loading": 8,
     "sb3_ezm.callbacks": 9,
     "sb3_ezm.evaluation": 9,

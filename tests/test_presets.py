@@ -93,7 +93,7 @@ def test_every_preset_builds_and_is_described(name: str) -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_no_number_is_read_as_a_string(name: str) -> None:
-    words = {value for value in leaves(load_preset(name)) if isinstance(value, str)}
+    words = {value for value in leaves(get_preset(name).settings) if isinstance(value, str)}
     assert words <= {
         "td",
         "mixed",
@@ -128,7 +128,7 @@ def test_paper() -> None:
 
 
 def test_the_paper_on_one_task_differs_in_four_settings() -> None:
-    single, paper = load_preset("paper-single-task"), load_preset("paper")
+    single, paper = get_preset("paper-single-task").settings, get_preset("paper").settings
     assert (single["batch_size"], single["learning_starts"], single["max_grad_norm"]) == (256, 2000, 10.0)
     assert single["loss_kwargs"].pop("entropy") == 1e-4 and paper["loss_kwargs"].pop("entropy") == 5e-3
     assert {key for key in paper if paper[key] != single[key]} == {"batch_size", "learning_starts", "max_grad_norm"}

@@ -60,7 +60,7 @@ ACTING: list[tuple[str, Any, dict[str, Any]]] = [
     ),
     *((name, value, {}) for name, value in {"max_grad_norm": 1e-3, "per_alpha": 0.0, "per_beta": 0.0, "seed": 1}.items()),
     *((name, value, {}) for name, value in {"independent_replay": False, "act_with_target": False, "planner": False}.items()),
-    *((name, value, {}) for name, value in {"mixed_precision": True, "policy": "MultiTask-Humanoid"}.items()),
+    *((name, value, {}) for name, value in {"mixed_precision": True}.items()),
     ("action_noise", NormalActionNoise(np.zeros(2), np.full(2, 0.3)), {}),
     ("num_simulations", 6, {}),
     ("runtime_kwargs.max_roots", 2, {}),
@@ -113,7 +113,10 @@ BELOW |= {
     "device",
 }
 BELOW |= {"replay_buffer_kwargs.storage_device", "policy_kwargs.net_arch"}
-ELSEWHERE = {"search_kwargs.pack_weights": "tests/test_packing.py", "policy_kwargs.image_channels": "tests/test_images.py"}
+ELSEWHERE = {
+    **{"search_kwargs.pack_weights": "tests/test_packing.py", "policy_kwargs.image_channels": "tests/test_images.py"},
+    **dict.fromkeys(("policy", "preset"), "tests/test_defaults.py"),
+}
 
 
 def make_env(kind: str = "") -> Any:

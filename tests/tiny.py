@@ -12,7 +12,8 @@ from gymnasium import spaces
 
 from sb3_ezm import EZM, make_multitask_env
 from sb3_ezm.model.actions import SquashedGaussian
-from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.arguments import plain_defaults
+from sb3_ezm.policies import SMALL_MODEL, EZMPolicy
 
 TINY_NETWORKS: dict[str, Any] = {
     "latent_size": 16,
@@ -23,7 +24,10 @@ TINY_NETWORKS: dict[str, Any] = {
     "task_embedding_size": 4,
     "action_code_size": 4,
 }
+# The settings' own defaults, whatever presets say; the dictionaries of "paper" hold nothing else.
 TINY: dict[str, Any] = {
+    **plain_defaults(),
+    "preset": "paper",
     "num_simulations": 4,
     "num_candidates": 2,
     "unroll_steps": 2,
@@ -32,7 +36,7 @@ TINY: dict[str, Any] = {
     "learning_starts": 10,
     "buffer_size": 1000,
     "device": "cpu",  # where the same seed gives the same run bit for bit
-    "policy_kwargs": TINY_NETWORKS,
+    "policy_kwargs": {"reward_range": 20.0, "value_range": 300.0, **SMALL_MODEL, **TINY_NETWORKS},
 }
 
 

@@ -46,7 +46,7 @@ class Settings(dict[str, Any]):
         entry = preset_entry(preset)
         self.clear()
         env_kwargs = {"env_kwargs": entry["env"]} if "env" in entry else {}
-        super().update({"policy": entry["policy"], **entry["settings"], **env_kwargs, **kept})
+        super().update({"preset": preset, "policy": entry["policy"], **entry["settings"], **env_kwargs, **kept})
 
     def copy(self) -> Settings:
         """
