@@ -49,9 +49,8 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
     """
     EfficientZero-Multitask (EZ-M): online model-based RL with one world model for all tasks.
 
-    Paper: "Scaling Tasks, Not Samples", arXiv 2603.01452 (2026). Every environment step one batched search over the
-    shared world model picks the actions of all environments; every update draws the same number of segments from each
-    task's replay buffer, reanalyzes them with the target network, unrolls the world model and takes one step.
+    Paper: "Scaling Tasks, Not Samples", arXiv 2603.01452 (2026). Each step one batched search over the world model picks the
+    actions of all environments; each update draws equally from the tasks' replay buffers, searches again and takes one step.
 
     What is not given comes from a preset: ``"small"`` for ``"MlpPolicy"`` and ``"MultiInputPolicy"``; for
     ``"MultiTask-Humanoid"`` ``"paper"`` on a GPU, ``"h1-cpu"`` on a CPU. ``preset="paper"`` is always exactly the paper's.
@@ -238,9 +237,8 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
-            raise ConfigurationError(
-                f"`policy` ({policy_name!r}): EZM has no such policy. {did_you_mean(policy_name, self.policy_aliases)}"
-            )
+            hint = did_you_mean(policy_name, self.policy_aliases)
+            raise ConfigurationError(f"`policy` ({policy_name!r}): EZM has no such policy. {hint}")
         return super()._get_policy_from_name(policy_name)
 
     def set_random_seed(self, seed: int | None = None) -> None:
@@ -268,8 +266,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         :param force_reset: start from a reset at the next :meth:`learn`
         """
         env = self._wrap_env(env, self.verbose)
-        found = find_task_set(env)
-        if found is not None and self.task_set is not None:
+        if (found := find_task_set(env)) is not None and self.task_set is not None:
             self.task_set.check_compatible(found)
             settings.check_discounts(self.task_set, env, self.gamma)
         super().set_env(env, force_reset)
