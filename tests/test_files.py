@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, and their names."""
+"""Atomic writing of files, and file names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sb3_ezm.checkpoint import read_checkpoint, write_checkpoint
 from sb3_ezm.files import file_stems, free_path, replacing, write_text
 
 
-def test_a_new_file_has_the_rights_of_any_other_and_a_replaced_one_keeps_its_own(tmp_path: Path) -> None:
+def test_a_new_file_gets_default_permissions_and_a_replaced_one_keeps_its_own(tmp_path: Path) -> None:
     write_text(tmp_path / "new" / "a.txt", "one\n")
     plain = tmp_path / "plain"
     plain.write_text("")
@@ -25,7 +25,7 @@ def test_a_new_file_has_the_rights_of_any_other_and_a_replaced_one_keeps_its_own
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
 
 
-def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path: Path) -> None:
+def test_after_an_error_only_the_old_file_remains(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
     with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
@@ -38,7 +38,7 @@ def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_link_leads_to_the_file_that_is_replaced(tmp_path: Path) -> None:
+def test_writing_to_a_link_replaces_its_target(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     link = tmp_path / "link.txt"
     link.symlink_to(tmp_path / "real" / "a.txt")
@@ -46,7 +46,7 @@ def test_a_link_leads_to_the_file_that_is_replaced(tmp_path: Path) -> None:
     assert link.is_symlink() and (tmp_path / "real" / "a.txt").read_text() == "new"
 
 
-def test_no_link_is_followed_from_a_temporary_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_with_the_temporary_name_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)  # as if the name had been guessed
@@ -58,7 +58,7 @@ def test_no_link_is_followed_from_a_temporary_name(tmp_path: Path, monkeypatch: 
     assert victim.read_text() == "precious"
 
 
-def test_writers_in_two_threads_do_not_meet(tmp_path: Path) -> None:
+def test_writers_in_two_threads_do_not_interfere(tmp_path: Path) -> None:
     path, errors = tmp_path / "x.ezm", []
 
     def write(tag: int) -> None:
@@ -73,7 +73,7 @@ def test_writers_in_two_threads_do_not_meet(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        found = read_checkpoint(path)  # never damaged, never half of each
+        found = read_checkpoint(path)  # never damaged, never a mixture
         assert len(set(found)) == 1
     assert errors == [] and os.listdir(tmp_path) == ["x.ezm"]
 
@@ -86,13 +86,13 @@ def test_long_names(tmp_path: Path) -> None:
 
 def test_stems_differ_and_need_no_quotes() -> None:
     assert file_stems(["walk", "h1-run", "Toy_2.0"]) == ["walk", "h1-run", "Toy_2.0"]
-    # The name that is one already keeps it; capitals are not told apart everywhere.
+    # A name that is already a valid stem is kept; some file systems ignore case.
     assert file_stems(["walk (slow)", "walk [slow]", "walk-slow-"]) == ["walk-slow--2", "walk-slow--3", "walk-slow-"]
     assert file_stems(["a", "A", "a/b"]) == ["a", "A-2", "a-b"]
     assert len(file_stems(["n" * 300])[0]) == 100
 
 
-def test_a_free_path_is_nobodys(tmp_path: Path) -> None:
+def test_a_free_path_is_unused(tmp_path: Path) -> None:
     path = tmp_path / "walk.mp4"
     assert free_path(path) == path
     path.write_text("")

@@ -1,4 +1,4 @@
-"""`experiments/gpu.py`: what it chooses, how it survives its stages, and a rehearsal of everything on a CPU."""
+"""`experiments/gpu.py`: its choices, how it survives failing stages, and a full rehearsal on a CPU."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def request_in(folder: Path) -> Any:
         (32, 3.5, 56, (1, 2)),
         (8, 3.5, 56, (2, 1)),
         (1, 3.5, 56, (16, 1)),
-        (20, 3.5, 56, (1, 2)),  # 1.25 updates: rather two than too few
-        (12, 3.5, 56, (1, 1)),  # one in 1.33 steps: rather one in every step
+        (20, 3.5, 56, (1, 2)),  # 1.25 updates: rounded up to two
+        (12, 3.5, 56, (1, 1)),  # one update per 1.33 steps: rounded up to one per step
         (1, 3.5, 14, (4, 1)),
     ],
 )
@@ -62,20 +62,20 @@ def rung(name: str, update: float, acting: float, first: float = 1.0) -> dict[st
     return {"size": "h1-gpu", "rung": name, "update ms": update, "first updates s": first, **roots}
 
 
-def test_the_fastest_way_is_chosen() -> None:
+def test_the_fastest_option_is_chosen() -> None:
     from gpu_stages.choice import choose
 
     stepping = [{"threads": 1, "steps/s": 3000.0}, {"threads": 8, "steps/s": 18_000.0}, {"threads": 16, "steps/s": 30_000.0}]
     rungs = [rung("bf16", 30.0, 12.0), rung("graphs", 8.0, 4.0)]
     choice = choose(rungs, stepping, cpus=16, seconds=420.0, ratio=3.5, segments_per_task=56)
-    # Sixteen threads would leave no core for evaluations: eight of the eleven that may be used are the fastest measured.
+    # Sixteen threads would leave no core for evaluations; at most eleven may be used, and eight are the fastest measured.
     assert (choice.rung, choice.threads, choice.evaluation_threads) == ("graphs", 8, 4)
     # A step of 288 environments: 288 / 18,000 s + 288 · 40 µs of storing + 4 ms of acting + two updates of 8 ms = 47.52 ms.
     assert (choice.envs_per_task, choice.train_freq, choice.gradient_steps) == (32, 1, 2)
     assert choice.steps_per_second == pytest.approx(288 / 0.04752)
 
 
-def test_what_compiles_too_long_is_not_chosen() -> None:
+def test_a_rung_that_takes_too_long_to_compile_is_not_chosen() -> None:
     from gpu_stages.choice import choose
 
     stepping = [{"threads": 8, "steps/s": 18_000.0}]
@@ -84,7 +84,7 @@ def test_what_compiles_too_long_is_not_chosen() -> None:
     assert chosen == ["graphs", "compiled and graphs"]
 
 
-def test_without_figures_something_safe_is_chosen() -> None:
+def test_without_measurements_a_safe_default_is_chosen() -> None:
     from gpu_stages.choice import choose
 
     choice = choose([], [], cpus=2, seconds=60.0, ratio=3.5, segments_per_task=56)
@@ -104,7 +104,7 @@ def child_that(folder: Path, code: str, name: str = "stage") -> Any:
     return Child(name, process, log, time.time())
 
 
-def test_a_stage_that_hangs_or_crashes_is_told_apart(tmp_path: Path) -> None:
+def test_hangs_and_crashes_are_distinguished(tmp_path: Path) -> None:
     from gpu_stages.processes import finish
 
     never = lambda: False  # noqa: E731
@@ -117,7 +117,7 @@ def test_a_stage_that_hangs_or_crashes_is_told_apart(tmp_path: Path) -> None:
     assert "signal" in finish(child_that(tmp_path, sleeping), time.time() + 60, lambda: True)
 
 
-def test_a_rung_that_takes_the_process_along_is_known(tmp_path: Path) -> None:
+def test_a_rung_that_kills_its_process_is_identified(tmp_path: Path) -> None:
     from gpu import _finished
     from gpu_stages.files import append_row, read_rows
 
@@ -125,18 +125,18 @@ def test_a_rung_that_takes_the_process_along_is_known(tmp_path: Path) -> None:
         append_row(tmp_path / "rows", {"size": "paper", "rung": "bf16", **row})
     append_row(tmp_path / "rows", {"size": "paper", "rung": "graphs", "error": "the process died"})
     with (tmp_path / "rows").open("a") as file:
-        file.write('{"size": "paper", "ru')  # a line that was being written
+        file.write('{"size": "paper", "ru')  # an incomplete line
     found = _finished(read_rows(tmp_path / "rows"))
     assert [(row["rung"], "error" in row) for row in found] == [("bf16", False), ("graphs", True)]
 
 
-def test_an_evaluation_gives_way_to_that_of_the_end_alone(tmp_path: Path) -> None:
+def test_an_evaluation_gives_way_only_to_the_final_one(tmp_path: Path) -> None:
     from gpu_stages.evaluations import is_superseded, waiting
 
     for name in ("900-10.zip", "1800-20.zip", ".partial.zip"):
         (tmp_path / name).touch()
     assert [(steps, seconds) for steps, seconds, _ in waiting(tmp_path)] == [(900, 10.0), (1800, 20.0)]
-    assert not is_superseded(tmp_path, 900)  # the training goes on: the newer one waits
+    assert not is_superseded(tmp_path, 900)  # training continues, so the newer one waits
     (tmp_path / "end").touch()
     assert is_superseded(tmp_path, 900) and not is_superseded(tmp_path, 1800)
 
@@ -144,7 +144,7 @@ def test_an_evaluation_gives_way_to_that_of_the_end_alone(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------------------------------------------- model
 
 
-def test_small_files_play_the_same(tmp_path: Path) -> None:
+def test_small_files_act_the_same(tmp_path: Path) -> None:
     import numpy as np
     from gpu_stages.agent_file import slim
 
@@ -165,7 +165,7 @@ def test_small_files_play_the_same(tmp_path: Path) -> None:
         < (tmp_path / "full.zip").stat().st_size
     )
     observation = model.env.reset()  # type: ignore[union-attr]
-    model.planner = False  # a search may choose another of two equal candidates
+    model.planner = False  # a search may choose either of two equal candidates
     expected, _ = model.predict(observation, deterministic=True)
     for name, tolerance in (("small", 0.0), ("half", 1e-2)):
         loaded = EZM.load(tmp_path / f"{name}.zip", device="cpu", planner=False)
@@ -193,7 +193,7 @@ def test_a_rehearsal_of_everything(tmp_path: Path) -> None:
     assert sanity["training"]["float32"]["within bounds"] and sanity["save and load"]["within bounds"]
     by_rung = {row["rung"]: row for row in ladder["rungs"]}
     assert by_rung["bf16"]["update ms"] > 0.0
-    assert "needs a CUDA device" in by_rung["graphs"]["error"]  # reported, and the rest went on
+    assert "needs a CUDA device" in by_rung["graphs"]["error"]  # reported, and the rest continued
     assert training["progress"]["ended by"] == "number of steps" and training["progress"]["steps per task"] >= 40
     assert training["progress"]["updates"] > 0 and training["evaluations"]["status"] == "done"
     summary = (out / "summary.md").read_text()

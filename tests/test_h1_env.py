@@ -27,7 +27,7 @@ def random_actions(number: int, seed: int = 0) -> np.ndarray:
 
 
 def stance(env: H1Env) -> np.ndarray:
-    """Action whose position targets are the joint angles of the start pose."""
+    """Action whose position targets are the joint angles of the initial pose."""
     targets = np.array(robot_numbers()["keyframe_qpos"][7:])
     lower, upper = env.model.actuator_ctrlrange.T
     return (2 * (targets - lower) / (upper - lower) - 1).astype(np.float32)
@@ -114,7 +114,7 @@ def test_same_seed_same_trajectory_and_flat_float_info(task: str) -> None:
     assert all(type(value) is float for value in info.values())
 
 
-def test_environments_of_a_process_share_one_model_and_do_not_disturb_each_other() -> None:
+def test_environments_of_a_process_share_one_model_without_interfering() -> None:
     first, second = H1Env("pole"), H1Env("pole")
     assert first.model is second.model and first.data is not second.data
     assert H1Env("pole", share_model=False).model is not first.model
@@ -154,7 +154,7 @@ def test_falls_end_the_episode_unless_ignored(task: str) -> None:
 
 @pytest.mark.parametrize("task", H1_MEDIUM_TASKS)
 def test_termination_thresholds(task: str) -> None:
-    # lowest pelvis height and lowest torso axis at which the episode goes on
+    # lowest pelvis height and torso axis at which the episode continues
     height, tilt = {"pole": (0.5, -1.0), "crawl": (-9.0, -1.0), "stair": (-9.0, 0.1), "slide": (-9.0, 0.1)}.get(
         task, (0.2, -1.0)
     )

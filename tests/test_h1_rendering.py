@@ -1,4 +1,4 @@
-"""Pictures of the H1 suite, skipped where there is no OpenGL."""
+"""Rendering of the H1 suite, skipped where there is no OpenGL."""
 
 import subprocess
 import sys

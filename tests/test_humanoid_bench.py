@@ -1,4 +1,4 @@
-"""The HumanoidBench adapter, as far as the package need not be installed: facts, layout, supports, errors, loading."""
+"""The parts of the HumanoidBench adapter that do not need the package: facts, layout, supports, errors, loading."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_suites() -> None:
     assert list(hard.names) == [f"h1hand-{task}-v0" for task in HARD]
     assert (medium.observation_size, medium.action_size) == (51, 19)
     assert (hard.observation_size, hard.action_size) == (177, 61)
-    # 151 = 76 + 75. A free object adds 7 + 6, reach the hand and the goal.
+    # 151 = 76 + 75. A free object adds 7 + 6; reach adds the hand and the goal.
     assert [spec.observation_size for spec in hard] == [151] * 10 + [164, 164, 177, 157]
     assert [spec.name for spec in hard if not spec.may_terminate] == ["h1hand-crawl-v0", "h1hand-reach-v0"]
     assert medium.has_scores and hard.has_scores
@@ -46,7 +46,7 @@ def test_every_task_has_facts_and_a_gym_id() -> None:
     for name, task in TASKS.items():
         assert gym.spec(task.gym_id).max_episode_steps == task.max_episode_steps
         assert make_task_set(name)[0].observation_size == task.position_size + task.velocity_size
-    assert len([name for name in TASKS if name.startswith(("h1-", "h1hand-"))]) == 49  # all that build but the kitchen
+    assert len([name for name in TASKS if name.startswith(("h1-", "h1hand-"))]) == 49  # all but the kitchen can be built
     assert all(make_task_set(name).has_scores for name in TASKS if name.startswith(("h1-", "h1hand-")))
     assert gym.spec("humanoid_bench/h1hand-cube-v0").max_episode_steps == 500
 
@@ -71,7 +71,7 @@ def test_joints_keep_their_places() -> None:
 def numbered(size: int, actions: int) -> gym.Env[Any, Any]:
     """
     :param size: size of the observation
-    :param actions: of the action
+    :param actions: size of the action
     :return: an environment whose observation is 1, 2, 3, ...
     """
     env = SpaceEnv(spaces.Box(0.0, 1000.0, (size,)), spaces.Box(-1.0, 1.0, (actions,)))
@@ -131,7 +131,7 @@ def test_misspelled_names() -> None:
         make_task_set("h1hand-wlak-v0")
     with pytest.raises(ConfigurationError, match=r"'h1hand-walk'.*Did you mean 'h1hand-walk-v0'"):
         make_task_set("h1hand-walk")
-    assert make_task_set("h1-walk")[0].env_fn.env_id == "sb3_ezm/H1-Walk-v0"  # the embedded one keeps its name
+    assert make_task_set("h1-walk")[0].env_fn.env_id == "sb3_ezm/H1-Walk-v0"  # the embedded task keeps its name
 
 
 # Loading. A stand-in package shows the logic; tests/test_humanoid_bench_package.py has the real one.
@@ -165,7 +165,7 @@ class Stand:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., None]]:
-    """A function that puts a stand-in for the package, whose files may be replaced, in front of any other."""
+    """A function that makes a stand-in for the package importable, with some of its files replaced."""
     installed = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "humanoid_bench"}
     caches = (loading.load, loading._copy_for)
 
@@ -203,7 +203,7 @@ def test_without_what_the_package_imports(stand_in: Callable[..., None]) -> None
         make_multitask_env(["h1-walk-v0"])
 
 
-def test_fields_that_mujoco_lacks_leave_the_table(stand_in: Callable[..., None]) -> None:
+def test_fields_that_mujoco_lacks_are_removed_from_the_table(stand_in: Callable[..., None]) -> None:
     stand_in()
     loading.load()
     sizes = sys.modules["humanoid_bench.dmc_deps.dmc_sizes"].array_sizes
@@ -218,8 +218,8 @@ def test_robots_do_not_share_module_variables(stand_in: Callable[..., None]) -> 
     h1 = task_class("h1", "stand")("h1")
     g1 = task_class("g1", "stand")("g1")
     assert (h1.height(), g1.height()) == (1.65, 1.28)
-    assert task_class("h1", "stand") is type(h1)  # one copy for each robot, not one for each environment
-    sys.modules["humanoid_bench.envs.stand"].Stand("g1")  # somebody else's G1
+    assert task_class("h1", "stand") is type(h1)  # one copy per robot, not per environment
+    sys.modules["humanoid_bench.envs.stand"].Stand("g1")  # another user's G1
     assert h1.height() == 1.65
 
 
@@ -230,9 +230,9 @@ def test_tasks_draw_from_the_chosen_generator(stand_in: Callable[..., None]) -> 
     before = np.random.get_state()[1].copy()
     with RANDOM.use(np.random.RandomState(5)):
         first = task.draw()
-    np.testing.assert_array_equal(np.random.get_state()[1], before)  # the user's generator is left alone
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # the user's generator is not used
     np.testing.assert_array_equal(first, np.random.RandomState(5).uniform(size=3))
-    np.testing.assert_array_equal(task.draw(), np.random.RandomState(1).uniform(size=3))  # none chosen: NumPy's own
+    np.testing.assert_array_equal(task.draw(), np.random.RandomState(1).uniform(size=3))  # none chosen: NumPy's global one
 
 
 def test_threads_choose_their_own_generators() -> None:

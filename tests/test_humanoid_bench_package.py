@@ -1,5 +1,5 @@
 """
-The HumanoidBench adapter with the package itself (docs/humanoidbench.md tells how to install it).
+The HumanoidBench adapter with the actual package (see docs/humanoidbench.md for how to install it).
 
 Each workaround has a test that fails without it.
 """
@@ -57,7 +57,7 @@ def rollout(env: gym.Env[Any, Any], steps: int, seed: int = 0) -> np.ndarray:
 
 
 def test_facts_are_the_packages() -> None:
-    # Sizes need no simulation: a task tells its observation space with a robot alone.
+    # Sizes need no simulation: a robot is enough to find a task's observation space.
     for facts in TASKS.values():
         task = task_class(facts.robot, facts.task)
         robot = getattr(load(), "ROBOTS")[facts.robot](None)  # noqa: B009
@@ -78,7 +78,7 @@ def test_suites_run(suite: str) -> None:
         model = env.get_attr("model", indices=index)[0]
         robot = ROBOTS[SUITES[suite][index].robot]
         names.append([mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_JOINT, j) for j in model.dof_jntid[: robot.velocities]])
-    assert all(row == names[0] for row in names)  # the robot's joints come first and in one order: blocks are aligned
+    assert all(row == names[0] for row in names)  # the robot's joints come first, always in the same order
     positions = max(task.position_size for task in SUITES[suite])
     np.testing.assert_array_equal(observation[:, positions : positions + len(names[0])], 0.0)  # velocities: all start at rest
     assert np.abs(observation[:, :3]).max() < 2.0 and (observation[:, 2] > 0.9).all()  # the pelvis
@@ -125,7 +125,7 @@ def test_environments_draw_independently() -> None:
 
 
 def test_threads_give_the_trajectories_of_one() -> None:
-    # Episodes of two steps: goals and poses are drawn all the time.
+    # Two-step episodes, so that goals and poses are drawn often.
     threaded, dummy = (
         make_multitask_env(DRAWING[:2], 2, seed=0, vec_env_cls=cls, max_episode_steps=2)
         for cls in (ThreadedVecEnv, DummyVecEnv)
@@ -143,14 +143,14 @@ def test_a_g1_does_not_change_the_rewards_of_an_h1() -> None:
 
     def reward() -> float:
         env.reset(seed=0)
-        env.data.qpos[2] = 0.8  # crouching: a lower bar would pay more
+        env.data.qpos[2] = 0.8  # crouching: a lower threshold would pay more
         return env.step(np.zeros(19, dtype=np.float32))[1]
 
     before = reward()
     g1 = HumanoidBenchEnv("g1-stand-v0")
     assert reward() == before
     module = sys.modules["humanoid_bench.envs.basic_locomotion_envs"]
-    assert module._STAND_HEIGHT == 1.65  # ours leaves others alone, too
+    assert module._STAND_HEIGHT == 1.65  # ours does not affect others, either
     raw("g1-stand-v0")
     try:
         assert module._STAND_HEIGHT == 1.28 and reward() == before
@@ -193,7 +193,7 @@ def test_states_continue_bit_for_bit(task: str) -> None:
     rollout(env, 6)
     other.reset(seed=9)
     arrays: list[np.ndarray] = []
-    saved = encode(get_env_state(env), arrays)  # through what a checkpoint holds
+    saved = encode(get_env_state(env), arrays)  # as in a checkpoint
     set_env_state(other, decode(saved, arrays))
     np.testing.assert_array_equal(rollout(env, 4, seed=1), rollout(other, 4, seed=1))
     np.testing.assert_array_equal(env.reset()[0], other.reset()[0])
@@ -228,12 +228,12 @@ def test_a_simulation_that_diverges_is_truncated(monkeypatch: pytest.MonkeyPatch
 
 
 def test_penalties_of_reach_stay_within_the_supports() -> None:
-    # They have no bound on paper, so: the wildest motion there is, targets that jump from one end to the other.
+    # They have no theoretical bound, so try the wildest motion: targets that jump from one end to the other.
     env = HumanoidBenchEnv("h1hand-reach-v0")
     env.reset(seed=0)
     rewards = [env.step(np.full(61, 1.0 if step % 2 else -1.0, dtype=np.float32))[1] for step in range(150)]
     assert min(rewards) > -420.0
-    assert np.mean(rewards) / (1 - 0.99) > -2200.0  # as if it went on like this forever
+    assert np.mean(rewards) / (1 - 0.99) > -2200.0  # if this continued forever
 
 
 @pytest.mark.slow
@@ -242,7 +242,7 @@ def test_training_and_resuming_by_command(tmp_path: Path) -> None:
     tasks = ["h1-walk-v0", "h1-reach-v0"]
     settings = ["--preset", "toy", "--ignore-termination", "--protocol", "both", "--steps-per-task", "510", *budget]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # every episode goes on where it stood: resuming has nothing to complain about
+        warnings.simplefilter("error")  # resuming must not warn, because every episode continues where it was
         warnings.simplefilter("ignore", DeprecationWarning)
         assert main(["train", *tasks, "--out", out, *settings]) == 0
         assert main(["resume", out, "--steps-per-task", "520"]) == 0

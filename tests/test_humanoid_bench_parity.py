@@ -1,5 +1,5 @@
 """
-The embedded H1 suite beside the HumanoidBench package: same functions, same numbers, same motion, same surfaces.
+The embedded H1 suite agrees with the HumanoidBench package in functions, parameters, motion and surfaces.
 
 Runs where the package is installed (docs/humanoidbench.md); ``conformance/humanoidbench_parity.py`` is the long version.
 """
@@ -28,7 +28,7 @@ except HumanoidBenchUnavailableError as error:
     missing = str(error).splitlines()[0]
 
 needs_package = pytest.mark.skipif(bool(missing), reason=missing)
-EXACT = 1e-12  # rewards are sums and products of a dozen numbers of size 1: nothing but rounding may differ
+EXACT = 1e-12  # rewards are sums and products of a dozen numbers near 1, so only rounding may differ
 STEPS = 200
 
 
@@ -43,8 +43,8 @@ def assert_same(comparison: functions.Comparison) -> None:
     assert comparison.largest["reward"] < EXACT
     assert comparison.largest["terms"] < EXACT
     assert comparison.largest["termination"] == 0.0
-    assert comparison.largest["observation"] == 0.0  # once rounded to float32 as ours
-    assert comparison.largest["rounding"] < 6.0e-8  # half a unit in the last of 24 binary places
+    assert comparison.largest["observation"] == 0.0  # once rounded to float32 like ours
+    assert comparison.largest["rounding"] < 6.0e-8  # half a unit in the last of 24 bits
 
 
 @needs_package
@@ -53,7 +53,7 @@ def test_functions_agree_on_the_states_of_random_and_standing_robots(task: str, 
     env = real_env(task)
     random = functions.compare_episodes(task, env, STEPS, seed=0, noise=1.0, hold=False)
     assert_same(random)
-    assert (random.ends > 0) == (task != "crawl")  # else equal terminations say little
+    assert (random.ends > 0) == (task != "crawl")  # otherwise equal terminations mean little
     assert_same(functions.compare_episodes(task, env, STEPS, seed=1, noise=0.2, hold=True))
 
 
@@ -62,23 +62,23 @@ def test_functions_agree_on_the_states_of_random_and_standing_robots(task: str, 
 def test_functions_agree_all_over_the_scene(task: str, real_env: Callable[[str], Any]) -> None:
     comparison = functions.compare_scattered(task, real_env(task), STEPS, seed=2)
     assert_same(comparison)
-    # The states are worth comparing: obstacles are touched and the maze goes on.
+    # Make sure the states cover contacts with obstacles and progress in the maze.
     assert (comparison.discounted > 0) == (task in functions.FORBIDDEN_GEOMS)
     assert task != "maze" or comparison.last_stage >= 2
 
 
 @needs_package
 @pytest.mark.parametrize("task", ["stand", "maze"])
-def test_robots_are_the_same_but_for_their_shapes(task: str, real_env: Callable[[str], Any]) -> None:
+def test_robots_are_the_same_except_for_their_shapes(task: str, real_env: Callable[[str], Any]) -> None:
     differences = physics.model_differences(real_env(task).model, shared_model(task))
-    assert max(differences.values()) < 1e-8  # the numbers of the embedded model have eight decimals
+    assert max(differences.values()) < 1e-8  # the embedded model's numbers have eight decimals
 
 
 @needs_package
 def test_robots_move_alike_without_contacts(real_env: Callable[[str], Any]) -> None:
     differences = physics.motion_differences("walk", real_env("walk"), steps=50, seed=0)
     assert differences["reset"] == 0.0
-    assert differences["targets"] < 1e-6  # computed in single precision there: 5 rad have a spacing of 5e-7
+    assert differences["targets"] < 1e-6  # computed there in single precision, which has a spacing of 5e-7 at 5 rad
     assert differences["motion"] < 1e-4  # m, rad, m/s, rad/s; velocities reach 20 rad/s
     assert differences["same targets"] < 1e-5
 
@@ -110,14 +110,14 @@ def test_the_same_shapes_give_the_same_motion(task: str, real_env: Callable[[str
 @needs_package
 @pytest.mark.parametrize("policy", ["zero", "stance"])
 def test_robots_fall_alike_on_the_flat_floor(policy: str, real_env: Callable[[str], Any]) -> None:
-    # They fall over the edges of their feet, which have the size of HumanoidBench's soles.
+    # They fall over the edges of their feet, which are as large as HumanoidBench's soles.
     theirs = returns.play(real_env("stand"), policy, range(3), 200, full=False)
     ours = returns.play(H1Env("stand"), policy, range(3), 200, full=False)
     np.testing.assert_allclose(ours.length, theirs.length, atol=1.0)
     np.testing.assert_allclose(ours.until_fall, theirs.until_fall, atol=0.1)
 
 
-def test_a_robot_is_read_by_other_names_too() -> None:
+def test_a_robot_can_be_read_under_other_names() -> None:
     spec = mujoco.MjSpec.from_string(model_xml("hurdle"))
     spec.sensor("com_velocity").name = "other"
     spec.geom("forbidden_barrier_back").name = "wall"
@@ -133,7 +133,7 @@ def test_a_robot_is_read_by_other_names_too() -> None:
     assert not Robot(model, data, com_velocity="other").touches_forbidden
 
 
-def test_permutation_test_counts_what_can_be_counted_by_hand() -> None:
+def test_permutation_test_by_hand() -> None:
     # Of the 6 ways to split 1, 2, 11, 12 into pairs only {1, 2} | {11, 12} and its mirror have means 10 apart: p = 1/3.
     p = returns.permutation_test(np.array([1.0, 2.0]), np.array([11.0, 12.0]))
     assert p == pytest.approx(1 / 3, abs=0.01)
@@ -141,5 +141,5 @@ def test_permutation_test_counts_what_can_be_counted_by_hand() -> None:
 
 
 def test_holm_multiplies_the_smallest_by_the_number_of_tests() -> None:
-    # Sorted 0.01, 0.03, 0.04 times 3, 2, 1 are 0.03, 0.06, 0.04, and none may be below the one before it.
+    # 0.01, 0.03, 0.04 times 3, 2, 1 give 0.03, 0.06, 0.04, and none may be smaller than its predecessor.
     assert returns.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])

@@ -1,4 +1,4 @@
-"""Observations that are pictures: stored as bytes, read by convolutions, learned from."""
+"""Image observations: stored as bytes, processed by convolutions, learned from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def picture_space(*shape: int) -> spaces.Box:
 
 
 class Bar(gym.Env[np.ndarray, np.ndarray]):
-    """A bright column stands somewhere for one step; the best action is its place in [-1, 1]."""
+    """Shows a bright column for one step; the best action is its position in [-1, 1]."""
 
     action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
@@ -65,7 +65,7 @@ def test_where_the_channels_are(shape: tuple[int, ...], expected: tuple[int, int
 
 
 def test_features_halve_the_picture_until_it_is_small() -> None:
-    # 84 -> 42 -> 21 -> 11 -> 6 by four convolutions; 9 -> 5 by one; a picture of 4 still gets one, to 2.
+    # 84 -> 42 -> 21 -> 11 -> 6 by four convolutions; 9 -> 5 by one; a size of 4 still gets one, to 2.
     assert ImageFeatures((3, 84, 84), 16).size == 16 * 6 * 6
     assert ImageFeatures((9, 7), 16).size == 16 * 5 * 4
     assert ImageFeatures((4, 4), 16).size == 16 * 2 * 2
@@ -78,7 +78,7 @@ def test_channels_last_and_first_give_the_same_features() -> None:
     features = first(pictures.flatten(1))
     assert features.shape == (5, first.size)
     th.testing.assert_close(last(pictures.permute(0, 2, 3, 1).flatten(1)), features)
-    # By hand: a network whose first weight is 1 at the middle of one channel returns that channel, scaled.
+    # By hand: a network whose first weight is 1 at the center of one channel returns that channel, scaled.
     with th.no_grad():
         for parameter in first.parameters():
             parameter.zero_()
@@ -165,7 +165,7 @@ def test_a_stack_of_frames_trains_saves_and_resumes(tmp_path: Path, channels_las
 
 @pytest.mark.parametrize("stacked", [False, True])
 def test_rewards_of_pictures_can_be_normalized(tmp_path: Path, stacked: bool) -> None:
-    """Stable-Baselines3 transposes pictures, and RL Zoo stacks them, around a ``VecNormalize``."""
+    """Stable-Baselines3 transposes images around a ``VecNormalize``, and RL Zoo stacks them."""
 
     def environment() -> Any:
         normalized = VecNormalize(DummyVecEnv([lambda: Bar(length=3)]), norm_obs=False)
@@ -188,7 +188,7 @@ def test_normalizing_pictures_warns() -> None:
 
 
 @pytest.mark.slow
-def test_pictures_are_learned() -> None:
+def test_learning_from_images() -> None:
     settings: dict[str, Any] = {
         **{"learning_rate": 1e-3, "num_simulations": 8, "num_candidates": 8, "unroll_steps": 1, "td_steps": 1},
         **{"batch_size": 64, "learning_starts": 200, "gradient_steps": 2, "device": "cpu", "seed": 0},
@@ -202,4 +202,4 @@ def test_pictures_are_learned() -> None:
     for _ in range(100):
         observation, reward, *_ = test.step(model.predict(observation, deterministic=True)[0])
         rewards.append(reward)
-    assert np.mean(rewards) > 0.7  # doing nothing earns 0.45, doing it right 1
+    assert np.mean(rewards) > 0.7  # doing nothing earns 0.45, the best action 1

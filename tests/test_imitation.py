@@ -1,4 +1,4 @@
-"""What imitating a search that knows nothing does to the policy: nothing if the proposal is matched, else it inflates."""
+"""Imitating an uninformed search leaves the policy alone if the proposal is matched; otherwise its deviation inflates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HORIZON = UNROLL + TD
 
 
 def indifferent_model() -> WorldModel:
-    """Every reward and value is zero, so that no candidate is better than another; the policy is an arbitrary narrow one."""
+    """All rewards and values are zero, so no candidate is better than another; the policy is arbitrary but narrow."""
     model = make_model(0, log_std_min=-4.0, log_std_max=0.0, log_std_init=-2.0).eval()
     with th.no_grad():
         for head in (model.reward_head, *model.value_heads):
@@ -34,8 +34,8 @@ def indifferent_model() -> WorldModel:
 
 def imitation_gradients(rows: int, search: SearchConfig, **target: Any) -> dict[str, tuple[float, float]]:
     """
-    :param rows: segments
-    :param search: settings of the search
+    :param rows: number of segments
+    :param search: search settings
     :param target: fields of TargetConfig
     :return: for mean (in units of the deviation) and log std: average gradient of the policy loss per existing action entry
         and position, and the standard error of that average
@@ -71,7 +71,7 @@ def imitation_gradients(rows: int, search: SearchConfig, **target: Any) -> dict[
     return {name: (float(x.mean()), float(x.std() / math.sqrt(len(x)))) for name, x in samples.items()}
 
 
-# With Gumbel noise the best of equal candidates is any of them; without, the improved policy weighs all of them equally.
+# With Gumbel noise any of the equal candidates may be best; without, the improved policy gives all of them equal weight.
 UNINFORMED: list[Callable[[], tuple[SearchConfig, dict[str, Any]]]] = [
     lambda: (SearchConfig(num_simulations=8, num_candidates=8, gumbel_scale=1.0), {"policy_target": "best"}),
     lambda: (SearchConfig(num_simulations=8, num_candidates=8), {"policy_target": "improved"}),
@@ -84,7 +84,7 @@ def test_matched_imitation_of_an_uninformed_search_leaves_the_policy_alone(
 ) -> None:
     search, target = kind()
     gradients = imitation_gradients(1500, search, match_proposal=True, **target)
-    # The score of a distribution has mean zero under itself: 1500 rows x 4 positions x 2 entries on average.
+    # The expected score of a distribution under itself is zero; averaged over 1500 rows x 4 positions x 2 entries.
     for mean, error in gradients.values():
         assert abs(mean) < 4.0 * error and error < 0.02
 

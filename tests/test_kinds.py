@@ -1,4 +1,4 @@
-"""Kinds of values: what is meant is taken as a plain Python value, everything else is refused by name."""
+"""Kinds of values: meaningful ones become plain Python values, everything else is refused by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sb3_ezm.errors import ConfigurationError
 from tests.odd_values import ODD_VALUES
 
 STEP = TrainFreq(3, TrainFrequencyUnit.STEP)
-# Kind, what it is given, what is meant.
+# Kind, given value, plain value.
 TAKEN = [
     *((kinds.SWITCH, value, True) for value in (True, np.bool_(True), th.tensor(True), np.array(True))),
     *((kinds.COUNT, value, 2) for value in (2, 2.0, np.int64(2), np.float32(2), np.uint8(2), th.tensor(2), th.tensor(2.0))),
@@ -60,13 +60,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("kind", "value", "meant"), TAKEN)
-def test_what_is_meant_is_taken(kind: kinds.Kind, value: Any, meant: Any) -> None:
+def test_meaningful_values_become_plain_ones(kind: kinds.Kind, value: Any, meant: Any) -> None:
     found = kind("name", value)
     assert found == meant and type(found) is type(meant)
 
 
 @pytest.mark.parametrize(("kind", "value"), REFUSED)
-def test_the_rest_is_refused(kind: kinds.Kind, value: Any) -> None:
+def test_other_values_are_refused(kind: kinds.Kind, value: Any) -> None:
     with pytest.raises(ConfigurationError) as error:
         kind("name", value)
     assert str(error.value).startswith(f"`name` ({kinds.shown(value)}) must be {kind.allowed}.")
@@ -88,7 +88,7 @@ def test_checked_functions() -> None:
         """Doc."""
         return first, count, share, rest
 
-    assert function("a", 2.0) == ("a", 2, "default", {})  # a default is nobody's mistake
+    assert function("a", 2.0) == ("a", 2, "default", {})  # defaults are not checked
     assert function("a", count=np.int64(3), share=1, more=5) == ("a", 3, 1.0, {"more": 5})
     assert function.__doc__ == "Doc."
     with pytest.raises(ConfigurationError, match=r"`share` \(2\) must be a number in \[0, 1\]\."):
@@ -102,7 +102,7 @@ def test_checked_functions() -> None:
 @pytest.mark.parametrize(
     "kind", [value for value in (*vars(kinds).values(), *vars(training_kinds).values()) if isinstance(value, kinds.Kind)]
 )
-def test_no_value_breaks_a_kind(kind: kinds.Kind) -> None:
+def test_no_value_crashes_a_check(kind: kinds.Kind) -> None:
     for value in ODD_VALUES:
         try:
             kind("name", value)

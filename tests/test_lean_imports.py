@@ -1,4 +1,4 @@
-"""Packages that only pictures, bars, tables and files of other tools need are imported by those alone."""
+"""Packages needed only for plots, progress bars, tables and other tools' files are imported only there."""
 
 from __future__ import annotations
 

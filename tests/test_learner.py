@@ -1,4 +1,4 @@
-"""One update of the learner: what it descends, clips, moves, measures and refuses."""
+"""One update of the learner: loss, clipping, target network, metrics, errors."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def make_learner(policy: EZMPolicy | None = None, target: dict[str, Any] | None 
 
 
 def make_segments(seed: int = 0, rows: int = 12) -> SegmentBatch:
-    """Every third row is cut short after its first transition, every third one of these by a true termination."""
+    """Every third row ends after its first transition, and every third one of these by termination."""
     rng = np.random.default_rng(seed)
     tasks = np.arange(rows) % 2
     lengths = np.where(np.arange(rows) % 3 == 0, 1, HORIZON)
@@ -104,7 +104,7 @@ def norm_of(tensors: dict[str, th.Tensor]) -> float:
 
 
 def first_and_last(learner: Learner) -> tuple[dict[str, float], dict[str, float]]:
-    """Figures of the first and the fiftieth update on one batch."""
+    """Metrics of the first and the fiftieth update on one batch."""
     batch, targets = prepare(learner)
     history = []
     for update in range(50):
@@ -127,7 +127,7 @@ def test_a_fixed_batch_is_learned(head_norm: str) -> None:
 
 
 def test_value_targets_are_learned_alone() -> None:
-    # Path consistency contradicts the targets of an untrained network, so that both together cannot be met.
+    # Path consistency contradicts the targets of an untrained network, so both cannot be satisfied.
     weights = LossConfig(reward=0.0, value=1.0, policy=0.0, consistency=0.0, path_consistency=0.0, entropy=0.0)
     first, last = first_and_last(make_learner(make_policy(1, learning_rate=1e-2), loss_config=weights))
     assert last["value_error"] < 0.5 * first["value_error"]  # six seeds: 0.08 to 0.3
@@ -179,7 +179,7 @@ def test_the_same_seed_gives_the_same_updates() -> None:
 
 
 def test_gradients_reach_every_part_of_the_model() -> None:
-    # After two updates, since heads that start at zero pass nothing on in the first.
+    # After two updates, because heads that start at zero pass no gradient on in the first.
     learner = make_learner()
     batch, targets = prepare(learner)
     for update in range(2):
@@ -200,7 +200,7 @@ def test_gradients_are_clipped_to_the_norm() -> None:
         learner.update(batch, targets, 0)
         found[bound] = gradients(learner.policy.world_model)
         logged = learner.metrics.pop()["grad_norm"]
-        assert logged == pytest.approx(norm_of(found[1e6]), rel=1e-4)  # as it was before
+        assert logged == pytest.approx(norm_of(found[1e6]), rel=1e-4)  # the norm before clipping
     norm = norm_of(found[1e6])
     assert norm > 0.1 and norm_of(found[0.05]) == pytest.approx(0.05, rel=1e-4)
     for name, gradient in found[0.05].items():  # same direction
@@ -231,7 +231,7 @@ def test_the_target_network_moves_when_it_is_due() -> None:
         assert now[name].double().numpy() == pytest.approx(expected.numpy(), rel=1e-5, abs=1e-6), name
         if not th.equal(now[name], start[name]):
             moved.add(name)
-    # Parameters and buffers alike, down to the statistics of batch norm; those of observations have not moved in between.
+    # Parameters and buffers, including batch-norm statistics; those of observations have not changed in between.
     assert set(start) - moved == {"normalizer.mean", "normalizer.variance", "normalizer.count"}
     for update in (3, 4):
         learner.update(batch, targets, update)
@@ -257,13 +257,13 @@ def test_the_target_network_begins_with_the_first_statistics_and_follows_like_a_
     learner = make_learner()
     ours, theirs = learner.policy.world_model.normalizer, learner.policy.target_model.normalizer
     assert ours is not None and theirs is not None
-    prepare(learner)  # before the first targets, and whatever the target network's step
+    prepare(learner)  # before the first targets, whatever the target network's step size
     assert all(th.equal(mine, other) for mine, other in zip(ours.buffers(), theirs.buffers(), strict=True))
     assert ours.count.sum() > 0 and theirs is not ours
     first = theirs.mean.clone()
     with th.no_grad():
         ours.mean.add_(8.0)
-    prepare(learner)  # later ones reach it by its own steps only
+    prepare(learner)  # later ones reach it only through its own steps
     assert th.equal(theirs.mean, first)
     learner.policy.update_target(0.25)
     th.testing.assert_close(theirs.mean, 0.75 * first + 0.25 * ours.mean)
@@ -290,8 +290,8 @@ def test_targets_come_from_the_target_network() -> None:
 # --- normalizer --------------------------------------------------------------------------------------------------------
 
 
-def test_the_normalizer_takes_in_the_observations_that_were_reached_once() -> None:
-    # One entry, two tasks' worth of nothing: K = 1, n = 1. Row 0 goes 2 -> 4 and ends there; row 1 goes 0 -> 6 -> 3.
+def test_the_normalizer_counts_each_observation_that_was_reached_once() -> None:
+    # One entry, K = 1, n = 1. Row 0 goes 2 -> 4 and ends there; row 1 goes 0 -> 6 -> 3.
     policy = EZMPolicy(
         spaces.Box(-np.inf, np.inf, (1,), np.float32),
         spaces.Box(-1.0, 1.0, (1,), np.float32),
@@ -315,7 +315,7 @@ def test_the_normalizer_takes_in_the_observations_that_were_reached_once() -> No
         tickets=th.arange(2),
     )
     learner.update(batch, learner.reanalyze(batch, 0), 0)
-    # Reached were 2, 4, 0, 6, 3 (the second 4 only repeats the end): mean 3, squares 1 + 1 + 9 + 9 + 0 = 20, variance 4.
+    # Reached: 2, 4, 0, 6, 3 (the second 4 only repeats the end). Mean 3, squares 1 + 1 + 9 + 9 + 0 = 20, variance 4.
     normalizer = policy.world_model.normalizer
     assert normalizer.mean.tolist() == [pytest.approx([3.0], rel=1e-5)]
     assert normalizer.variance.tolist() == [pytest.approx([4.0], rel=1e-5)]
@@ -330,7 +330,7 @@ def test_errors_are_those_of_the_mean_head_at_the_first_position() -> None:
     batch, targets = prepare(learner)
     model = copy.deepcopy(learner.policy.world_model)
     errors = learner.update(batch, targets, 0)
-    # The prediction of this update: after the normalizer has taken the batch in, before the step.
+    # This update's prediction: after the normalizer has been updated, before the step.
     model.normalizer.load_state_dict(learner.policy.world_model.normalizer.state_dict())
     with th.no_grad():
         context = model.embed(batch.tasks)
@@ -369,7 +369,7 @@ def spoil_model(batch: SegmentBatch, targets: TargetBatch, learner: Learner) -> 
 @pytest.mark.parametrize(
     ("spoil", "affected"),
     [
-        (spoil_weights, set()),  # each loss is finite, their weighted sum is not
+        (spoil_weights, set()),  # each loss is finite, but not their weighted sum
         (spoil_values, {"value"}),
         (spoil_rewards, {"reward"}),
         (spoil_actions, {"policy"}),
@@ -408,12 +408,13 @@ def test_bfloat16_networks_learn_like_exact_ones() -> None:
             losses.append(learner.metrics.pop()["loss"])
         progress.append(losses[0] - losses[-1])
         assert all(p.dtype == th.float32 for p in learner.policy.world_model.parameters())
-    # Over five seeds bfloat16 made 0.85 to 1.04 times the progress.
+    # With five seeds, bfloat16 made 0.85 to 1.04 times as much progress.
     assert progress[0] > 1.0 and progress[1] == pytest.approx(progress[0], rel=0.3)
 
 
 def test_the_projector_is_first_used_with_a_gradient() -> None:
-    # Autocast of older PyTorch keeps the rounded weights of the first use: without a gradient there, they never learn.
+    # In older versions of PyTorch, autocast caches the weights as rounded at first use: without a gradient there, they never
+    # learn.
     learner = make_learner(mixed_precision=True)
     uses: list[bool] = []
     learner.policy.world_model.projector[0].register_forward_hook(lambda *_: uses.append(th.is_grad_enabled()))
@@ -422,7 +423,7 @@ def test_the_projector_is_first_used_with_a_gradient() -> None:
     assert uses == [True, False]
 
 
-def test_figures_of_an_update() -> None:
+def test_metrics_of_an_update() -> None:
     learner = make_learner(loss_config=LossConfig(consistency=0.0))
     batch, targets = prepare(learner)
     targets = targets._replace(values=targets.values.index_fill(0, th.tensor([0, 5, 7]), 25.0))
@@ -441,13 +442,13 @@ def test_figures_of_an_update() -> None:
     assert metrics["search_searched_share"] == 1.0
 
 
-def test_nothing_is_said_of_searches_that_did_not_happen() -> None:
+def test_without_searches_there_are_no_search_metrics() -> None:
     learner = make_learner(target={"reanalyze_ratio": 0.0})
     prepare(learner)
     assert learner.metrics.pop() == {}
 
 
-def test_means_of_figures() -> None:
+def test_means_of_metrics() -> None:
     metrics = MetricMeans()
     metrics.add(a=1.0, b=th.tensor(4.0, requires_grad=True))
     metrics.add(a=th.tensor(2.0))
@@ -456,7 +457,7 @@ def test_means_of_figures() -> None:
     assert metrics.pop() == {}
 
 
-def test_a_batch_that_moves_keeps_what_the_host_decides_by() -> None:
+def test_moving_a_batch_keeps_what_the_host_needs_for_decisions() -> None:
     segments = make_segments()
     assert segments.to(th.device("cpu")) is segments  # nothing to move
     moved = segments.to(th.device("meta"))

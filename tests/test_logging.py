@@ -1,4 +1,4 @@
-"""What a training reports: log keys on every output, per-task groups with awkward names, the progress bar."""
+"""What training reports: log keys in every format, per-task groups with awkward names, the progress bar."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LONG = "humanoidbench/h1hand-a-very-long-task-name-of-the-hard-suite"
 
 
 class Capture(KVWriter):
-    """Keeps what is logged."""
+    """Collects everything that is logged."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
@@ -76,7 +76,7 @@ def test_the_keys_of_a_single_task() -> None:
     assert all(value >= 0.0 for value in seconds.values())
 
 
-def test_means_are_of_the_time_since_the_last_line() -> None:
+def test_means_cover_the_time_since_the_last_line() -> None:
     model = tiny_model(CountEnv())
     lines = logged(model, 24, log_interval=1)
     assert [line["step"] for line in lines] == [6, 12, 18, 24]
@@ -98,7 +98,7 @@ def test_the_keys_of_several_tasks() -> None:
     assert line["rollout/mean_score"] == pytest.approx(np.mean(scores))
 
 
-def test_learning_anew_counts_anew() -> None:
+def test_a_new_call_of_learn_restarts_the_counters() -> None:
     model = tiny_model(CountEnv())
     model.learn(12)
     assert model.task_statistics.episodes == {"task": 2}
@@ -108,7 +108,7 @@ def test_learning_anew_counts_anew() -> None:
     assert model.task_statistics.episodes == {"task": 1}
 
 
-def test_no_key_of_a_training_is_cut_on_the_console() -> None:
+def test_no_key_is_truncated_on_the_console() -> None:
     for line in logged(tiny_model(toy_env(max_episode_steps=5)), 40):
         for key in line:
             group, _, name = key.partition("/")
@@ -119,7 +119,7 @@ def test_no_key_of_a_training_is_cut_on_the_console() -> None:
 # ---------------------------------------------------------------------------------------------------------------- labels
 
 
-def test_short_names_stay() -> None:
+def test_short_names_are_kept() -> None:
     assert task_labels(["h1-stand", "h1-walk", "x" * MAX_LABEL]) == ["h1-stand", "h1-walk", "x" * MAX_LABEL]
 
 
@@ -164,7 +164,7 @@ def statistics_of(names: tuple[str, ...]) -> TaskStatistics:
     ],
 )
 def test_sb3s_console_takes_any_task_names(names: tuple[str, ...]) -> None:
-    """It cuts keys at 36 characters and raises where two become one."""
+    """It truncates keys to 36 characters and raises an error if two become equal."""
     text = io.StringIO()
     logger = Logger(folder=None, output_formats=[HumanOutputFormat(text)])
     record_tasks(logger, statistics_of(names), np.arange(len(names)))
@@ -194,7 +194,7 @@ def test_training_with_awkward_names_logs_everywhere(tmp_path: Path) -> None:
     assert {f"{first}/return", f"{third}/buffer_size", "rollout/ep_rew_mean"} <= set(events.Tags()["scalars"])
 
 
-def test_tensorboard_gets_a_run_of_its_own_name(tmp_path: Path) -> None:
+def test_tensorboard_gets_a_run_with_the_given_name(tmp_path: Path) -> None:
     model = tiny_model(CountEnv(), tensorboard_log=str(tmp_path))
     model.learn(12, log_interval=1)
     model.learn(12, log_interval=1, tb_log_name="other")
@@ -249,7 +249,7 @@ def test_the_progress_bar_breaks_long_lists_of_tasks_between_tasks() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:rich is experimental")
-def test_the_progress_bar_changes_no_training_and_starts_callbacks_once() -> None:
+def test_the_progress_bar_does_not_affect_training_and_starts_callbacks_once() -> None:
     class Counting(BaseCallback):
         started = 0
 
@@ -268,7 +268,7 @@ def test_the_progress_bar_changes_no_training_and_starts_callbacks_once() -> Non
 
 @pytest.mark.filterwarnings("ignore:rich is experimental")
 @pytest.mark.parametrize("kind", ["none", "function", "callback", "list"])
-def test_the_progress_bar_goes_with_every_kind_of_callback(kind: str, tmp_path: Path) -> None:
+def test_the_progress_bar_works_with_every_kind_of_callback(kind: str, tmp_path: Path) -> None:
     calls = []
 
     def function(local: dict[str, Any], _: dict[str, Any]) -> bool:
@@ -328,7 +328,7 @@ def test_verbose_training_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert "buffer_size" in printed
 
 
-def test_cut_targets_are_not_cut_in_silence() -> None:
+def test_clipped_targets_are_reported() -> None:
     logger = Logger(None, [])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""Every loss against a slow oracle and numbers worked by hand, and where its gradient goes."""
+"""Every loss, compared with a slow oracle and numbers worked out by hand, and where its gradient goes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from tests.target_oracle import SlowLosses, SlowSupport, make_targets, make_unro
 from tests.tiny import GAUSSIAN, log_std_of, mean_of
 
 NAMES = ("reward", "value", "policy", "consistency", "path_consistency", "entropy")
-ADDITIONS = ("policy_gradient", "observation")  # not the paper's: off by default
+ADDITIONS = ("policy_gradient", "observation")  # not in the paper, off by default
 PAPER = LossConfig()
 # H(3) = sqrt(4) - 1 + 0.003 = 1.003, so the atoms stand for -3, 0 and 3.
 THREE = CategoricalSupport(3.0, 3)
 
 
 class Supports:
-    """All that `all_losses` asks of a world model."""
+    """The parts of a world model that `all_losses` needs."""
 
     def __init__(self, reward_range: float, value_range: float, num_atoms: int) -> None:
         self.reward_support = CategoricalSupport(reward_range, num_atoms)
@@ -49,7 +49,7 @@ def losses_of(unroll: Unroll, targets: TargetBatch, config: LossConfig = PAPER, 
 
 
 def logs(*weights: float) -> th.Tensor:
-    """Logits of probabilities that are proportional to ``weights``."""
+    """Logits of probabilities proportional to ``weights``."""
     return th.log(th.tensor(weights))
 
 
@@ -122,7 +122,7 @@ def test_losses_equal_the_slow_ones(
     assert tuple(losses) == (*NAMES, "observation")
     for name, loss in losses.items():
         assert loss.shape == (rows,) and loss.dtype == th.float32
-        # Single precision; a narrow policy far from the action has large densities, hence the relative part.
+        # Single precision. A narrow policy far from the action has large log densities, hence the relative tolerance.
         assert loss.tolist() == pytest.approx([getattr(slow, name)(b) for b in range(rows)], rel=2e-4, abs=2e-4), name
 
 
@@ -172,7 +172,7 @@ def test_policy_loss_by_hand() -> None:
     assert policy_loss(unroll, wide, GAUSSIAN).tolist() == pytest.approx([0.918939 + 0.869524], abs=2e-5)
     first = wide._replace(policy_mask=th.tensor([[1.0, 0.0]]))
     assert policy_loss(unroll, first, GAUSSIAN).tolist() == pytest.approx([0.918939], abs=2e-5)
-    # A quarter of the weight on the one and three quarters on the other.
+    # A quarter of the weight on one and three quarters on the other.
     both = tiny(policy_actions=away.reshape(1, 1, 2, 1).repeat(1, 2, 1, 1), policy_weights=th.tensor([[[0.25, 0.75]] * 2]))
     both[1].policy_mask[:] = th.tensor([0.0, 1.0])
     scaled = both[1]._replace(policy_scales=th.ones(1, 2, 2))
@@ -199,11 +199,11 @@ def test_consistency_loss_by_hand() -> None:
     assert consistency_loss(unroll, targets).tolist() == pytest.approx([-0.96], abs=1e-5)
     assert consistency_loss(unroll, targets._replace(step_mask=th.zeros(1, 1))).tolist() == [0.0]
     nothing = unroll._replace(predicted_projections=th.zeros(1, 1, 2))
-    assert consistency_loss(nothing, targets).tolist() == [0.0]  # no direction, but no NaN either
+    assert consistency_loss(nothing, targets).tolist() == [0.0]  # no direction, but no NaN
 
 
 def test_path_consistency_by_hand() -> None:
-    # Certain of reward 3 and of next value 0: the goal is 3, whose atom the head gives 1/4. (A logit of 50 is certain.)
+    # Reward 3 and next value 0 are certain (logit 50): the goal is 3, to whose atom the head gives 1/4.
     values = th.stack([logs(1, 2, 1), th.tensor([0.0, 50.0, 0.0])]).view(1, 2, 1, 3)
     unroll, targets = tiny(reward_logits=th.tensor([[[0.0, 0.0, 50.0]]]), value_logits=values)
     assert path_consistency_loss(unroll, targets, THREE, THREE).tolist() == pytest.approx([math.log(4.0)], abs=1e-5)
@@ -271,8 +271,8 @@ def test_path_consistency_teaches_only_the_present_value_heads() -> None:
     gradient = unroll.prediction.value_logits.grad
     assert gradient is not None and unroll.reward_logits.grad is None
     assert unroll.prediction.policy.grad is None
-    # Position 2 is only ever the next one. Position 1 is also the next of position 0, which must not show: the gradient is
-    # (softmax - two-hot of the goal) / heads, and sums to zero over atoms.
+    # Position 2 serves only as a next position. Position 1 is also the next one of position 0, but that must contribute
+    # nothing: the gradient is (softmax - two-hot of the goal) / heads, and sums to zero over atoms.
     assert not gradient[:, 2].any() and gradient[:, :2].abs().sum(dim=-1).all()
     slow = SlowLosses(unroll, targets, SlowSupport(5.0, 5), SlowSupport(20.0, 5))
     for i, j, b in np.ndindex(2, 2, 3):

@@ -1,4 +1,4 @@
-"""The losses through a world model: padding, rows, additions to the paper, and which parameters they teach."""
+"""The losses through a world model: padding, rows, additions to the paper, and which parameters they train."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.target_oracle import make_model, make_targets, requiring_gradients
 from tests.tiny import log_std_of, mean_of
 
 NAMES = ("reward", "value", "policy", "consistency", "path_consistency", "entropy")
-ADDITIONS = ("policy_gradient", "observation")  # not the paper's: off by default
+ADDITIONS = ("policy_gradient", "observation")  # not in the paper, off by default
 PAPER = LossConfig()
 
 
@@ -80,7 +80,7 @@ def test_rows_do_not_mix_with_layer_norm() -> None:
         assert loss.tolist() == pytest.approx(plain[name][order].tolist(), rel=1e-5, abs=1e-5), name
 
 
-def test_consistency_does_not_teach_its_target() -> None:
+def test_consistency_does_not_train_its_target() -> None:
     # With one unroll step the target is the only use of the second observation.
     model = make_model()
     observations, actions, tasks = batch_for(model, 1, steps=1)
@@ -93,14 +93,14 @@ def test_consistency_does_not_teach_its_target() -> None:
     assert observations.grad[:, 0].any() and not observations.grad[:, 1].any()
 
 
-def test_path_consistency_does_not_teach_the_reward_network() -> None:
+def test_path_consistency_does_not_train_the_reward_network() -> None:
     model = make_model()
     batch = batch_for(model, 1)
     unroll = model(*batch)
     targets = make_targets(2, unroll)._replace(step_mask=th.ones(6, 2))
     model_losses(model, batch, targets)["path_consistency"].sum().backward()
     reached = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.grad is not None}
-    # The last position is only ever a goal, so even the dynamics learn from the steps before it alone.
+    # The last position is only a goal, so even the dynamics learn only from the steps before it.
     assert reached == {"task_embedding", "representation", "dynamics_input", "dynamics", "trunk", "value_heads"}
 
 
@@ -114,7 +114,7 @@ def test_the_value_gradient_is_the_slope_of_the_imagined_return() -> None:
     loss = policy_gradient_loss(model, unroll, targets)
     loss.sum().backward()
 
-    # The same return, differentiated as it stands: reward of the sampled action and discounted value of where it leads.
+    # The same return, differentiated directly: reward of the sampled action plus discounted value of the next state.
     th.manual_seed(3)
     policy = unroll.prediction.policy.detach().flatten(0, 1).requires_grad_()
     mean, log_std = policy.chunk(2, dim=-1)
@@ -124,7 +124,7 @@ def test_the_value_gradient_is_the_slope_of_the_imagined_return() -> None:
     reward = model.reward_support.decode(model.reward(latents, actions, context))
     value = model.values(model.predict(model.step(latents, actions, context), context)).mean(dim=0)
     returns = reward + context.discount * value
-    # Six rows of the tasks 0, 1, 2, 0, 1, 2: in units of the mean absolute deviation of the task's six returns.
+    # Six rows of the tasks 0, 1, 2, 0, 1, 2, in units of the mean absolute deviation of the task's six returns.
     scale = th.zeros(6)
     for task in range(3):
         own = returns.detach().view(3, 6)[:, task::3].flatten().tolist()
@@ -138,7 +138,7 @@ def test_the_value_gradient_is_the_slope_of_the_imagined_return() -> None:
     assert gradient is not None and mean_of(slope).any() and log_std_of(slope).any()
     assert gradient.flatten(0, 1).numpy() == pytest.approx(slope.numpy(), rel=1e-3, abs=1e-5)
     assert not gradient[:, unroll.mask.repeat(1, 2) == 0.0].any()
-    # Model and latents are constants.
+    # The model and the latents are treated as constants.
     assert all(parameter.grad is None for parameter in model.parameters())
     assert unroll.latents.grad is None and unroll.prediction.value_logits.grad is None
 
@@ -206,5 +206,5 @@ def test_losses_are_single_precision_under_autocast() -> None:
     plain = all_losses(model, exact, targets, PAPER)
     for name, loss in all_losses(model, unroll, targets, PAPER).items():
         assert loss.dtype == th.float32
-        # bfloat16 keeps 8 bits of the networks' outputs, so a few percent, and relative to a loss of order one.
+        # bfloat16 keeps 8 bits of the networks' outputs, hence a few percent of a loss of order one.
         assert loss.tolist() == pytest.approx(plain[name].tolist(), rel=0.1, abs=0.1), name

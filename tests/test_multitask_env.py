@@ -40,7 +40,7 @@ from tests.tiny import SpaceEnv
 
 
 class ProbeEnv(gym.Env):
-    """Returns what it is told to and records the actions that reach it."""
+    """Returns what it is given and records the actions it receives."""
 
     def __init__(self, observation_space=None, action_space=None, observation=None, reward: Any = 0.5, info=None):
         self.observation_space = spaces.Box(-9, 9, (3,)) if observation_space is None else observation_space
@@ -149,7 +149,7 @@ def test_non_finite_rewards_name_the_task(bad: float) -> None:
 
 
 def test_observation_of_another_size_than_its_space_is_refused() -> None:
-    env = pad(ProbeEnv(observation=np.array([1.0], np.float32)))  # numpy would spread the one entry over all three
+    env = pad(ProbeEnv(observation=np.array([1.0], np.float32)))  # NumPy would broadcast the one entry to all three
     with pytest.raises(ConfigurationError, match=r"has the shape \(1,\), its space \(3,\)"):
         env.reset()
 
@@ -164,7 +164,7 @@ def test_declared_sizes_must_match() -> None:
 # --- actions --------------------------------------------------------------------------------------------------------------
 
 
-def test_action_is_cut_and_rescaled_by_hand() -> None:
+def test_action_is_truncated_and_rescaled_by_hand() -> None:
     native = ProbeEnv(action_space=spaces.Box(np.array([0.0, -3.0]), np.array([10.0, 1.0]), dtype=np.float64))
     env = pad(native)
     env.reset()
@@ -427,7 +427,7 @@ def test_default_vector_class_follows_the_suite() -> None:
 
 def test_subprocesses_give_the_same_trajectories_and_the_task_set() -> None:
     extra = 0.0
-    tasks = ["toy-spin", lambda: ToyHold() if extra == 0.0 else ToyBalance()]  # a closure, which pickle alone refuses
+    tasks = ["toy-spin", lambda: ToyHold() if extra == 0.0 else ToyBalance()]  # a closure, which plain pickle refuses
     dummy = make_multitask_env(tasks, seed=1)
     subproc = make_multitask_env(tasks, seed=1, vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "fork"})
     assert subproc.get_attr("task_set")[1] == dummy.get_attr("task_set")[0]
@@ -495,7 +495,7 @@ def test_cycle_visits_every_task_in_order_and_lazily() -> None:
     assert seen == [*names, names[0]]
     observation, info = env.reset(options={"task": "toy-spin"})
     assert info["task"] == env.task_name == "toy-spin" and observation["task"] == 2
-    assert env.reset()[1]["task"] == "toy-hold"  # the cycle goes on from there
+    assert env.reset()[1]["task"] == "toy-hold"  # the cycle continues from there
     env.close()
     assert env._envs == {}
 
@@ -604,7 +604,7 @@ def test_statistics_need_monitor_and_known_tasks() -> None:
         statistics.update([episode("c", 0.0, 1)], np.array([True]))
     with pytest.raises(ConfigurationError, match="window >= 1"):
         TaskStatistics(["a"], window=0)
-    single = TaskStatistics(["only"])  # a plain single-task environment does not name its task
+    single = TaskStatistics(["only"])  # a plain single-task environment does not report its task
     single.update([{"episode": {"r": 1.0, "l": 2, "t": 0.0}}], np.array([True]))
     assert single.snapshot()["only"]["return"] == 1.0
 

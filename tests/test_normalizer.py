@@ -145,7 +145,7 @@ def test_a_constant_entry_is_centered_and_not_scaled() -> None:
 # --- several embodiments -----------------------------------------------------------------------------------------------
 
 
-def test_groups_have_statistics_of_their_own() -> None:
+def test_groups_have_separate_statistics() -> None:
     together = RunningNormalizer(2, groups=(0, 1, 0))
     alone = [RunningNormalizer(2), RunningNormalizer(2)]
     tasks = th.tensor([0, 1, 2, 1, 0, 2, 1, 0] * 5)
@@ -201,7 +201,7 @@ def test_statistics_of_version_0_1_serve_every_group() -> None:
     assert normalizer.mean[1].tolist() == [1.0, 2.0]
 
 
-def test_copies_and_saved_states_go_on_alike() -> None:
+def test_copies_and_restored_states_continue_identically() -> None:
     first = RunningNormalizer(2)
     first.update(th.randn(30, 2))
     loaded = RunningNormalizer(2)

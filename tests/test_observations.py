@@ -1,4 +1,4 @@
-"""Flattening observations of every supported space, and the errors for the others."""
+"""Flattening observations of every supported space, and errors for the others."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def batch_of(space: spaces.Space[Any], rows: int) -> Any:
     return np.stack([np.asarray(sample) for sample in samples])
 
 
-def test_numbers_stay_and_classes_become_one_hot() -> None:
+def test_numbers_are_kept_and_classes_become_one_hot() -> None:
     space = spaces.Dict(
         {"position": spaces.Box(-9.0, 9.0, (2, 2)), "gear": spaces.Discrete(3), "lamps": spaces.MultiBinary(2)}
     )
@@ -60,7 +60,7 @@ def test_numbers_stay_and_classes_become_one_hot() -> None:
     assert (layout.size, layout.num_tasks) == (9, 1)
 
 
-def test_several_classes_are_coded_one_after_the_other() -> None:
+def test_several_classes_are_encoded_in_order() -> None:
     layout = ObservationLayout(spaces.MultiDiscrete([3, 2, 2, 4]))
     rows, _ = layout.flatten(np.array([[2, 0, 1, 3]]))
     assert rows.tolist() == [[0, 0, 1, 1, 0, 0, 1, 0, 0, 0, 1]]  # 2 of 3, 0 of 2, 1 of 2, 3 of 4

@@ -1,4 +1,4 @@
-"""Every argument of the public functions either takes a value and means it, or refuses it by name when it is given."""
+"""Every argument of the public functions either makes proper use of a value or refuses it by name immediately."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.test_arguments import DEFAULTS
 from tests.tiny import TINY, tiny_model, toy_env
 
 PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
-# What they do with a value that they take is tested elsewhere.
+# What they do with the values they accept is tested elsewhere.
 FUNCTIONS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (TaskSpec, {"name": "task", "observation_size": 3, "action_size": 1}),
     (TimeBudgetCallback, {"seconds": 1.0, "verbose": 0}),
@@ -32,7 +32,7 @@ FUNCTIONS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (FullCheckpointCallback, {"save_freq": 1, "save_path": "folder", "keep_last": 1, "name_prefix": "name", "verbose": 0}),
 ]
 CHECKED = [(function, given, name) for function, given in FUNCTIONS for name in given if name != "name"]
-# Refused before anything is played or created, so that a value that is taken would do harm here.
+# These refuse values before they act or create anything; an accepted value would have effects here.
 EAGER: dict[Callable[..., Any], tuple[str, ...]] = {
     make_multitask_env: ("n_envs_per_task", "seed", "vec_env_kwargs", "ignore_termination", "max_episode_steps", "env_kwargs"),
     TaskEvalCallback: ("eval_freq", "n_eval_episodes", "ignore_termination", "seed", "deterministic", "csv_path", "best_by"),
@@ -45,14 +45,14 @@ NONSENSE = (object(), 1.5, b"x", {2}, 2j, [2])
 def refused_or_plain(name: str, value: Any, make: Callable[[], Any], read: Callable[[Any], Any]) -> None:
     """
     :param name: name of an argument
-    :param value: odd
-    :param make: gives it to what it is an argument of
-    :param read: gets the value that was taken from the result
+    :param value: an odd value
+    :param make: passes the value as that argument
+    :param read: gets the accepted value from the result
     """
     try:
         made = make()
     except ConfigurationError as error:
-        names_it = shown(value) in str(error) or "must lie strictly between" in str(error)  # the number that was meant
+        names_it = shown(value) in str(error) or "must lie strictly between" in str(error)  # names the value
         assert f"`{name}`" in str(error) and names_it, f"{name}={shown(value)}: {error}"
     else:
         taken = read(made)
@@ -68,7 +68,7 @@ def test_arguments_of_the_algorithm(name: str) -> None:
     for value in ODD_VALUES:
         given = {**TINY, "policy": "MultiInputPolicy", "env": env, name: value}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # settings that do nothing
+            warnings.simplefilter("ignore", UserWarning)  # settings without effect
 
             def make(given: dict[str, Any] = given) -> EZM:
                 return EZM(**given)

@@ -1,4 +1,4 @@
-"""What a wheel and a source distribution hold, built from a copy of the sources without a network."""
+"""Contents of the wheel and the source distribution, built offline from a copy of the sources."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def files(root: Path, folders: list[str]) -> set[str]:
     """
-    :param root: of the copy
-    :param folders: in it
-    :return: paths of all files of these folders, from the root
+    :param root: root of the copy
+    :param folders: folders in it
+    :return: paths of all files in these folders, relative to the root
     """
     return {path.relative_to(root).as_posix() for folder in folders for path in (root / folder).rglob("*") if path.is_file()}
 

@@ -1,4 +1,4 @@
-"""Packed networks: the same functions as the plain ones, of the weights as they are now."""
+"""Packed networks compute the same as the plain ones, always with the current weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def pack_small_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def randomized(module: nn.Module) -> nn.Module:
-    """Every weight and statistic at random: what is folded has to matter."""
+    """Randomize every weight and statistic, so that folding makes a difference."""
     generator = th.Generator().manual_seed(0)
     for name, tensor in module.state_dict().items():
         drawn = th.randn(tensor.shape, generator=generator)
@@ -53,7 +53,7 @@ def randomized(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def changed_default(dtype: th.dtype) -> Iterator[None]:
-    """Another default type."""
+    """Temporarily change the default dtype."""
     before = th.get_default_dtype()
     th.set_default_dtype(dtype)
     try:
@@ -147,7 +147,7 @@ def test_packed_networks_hide_no_nan(name: str) -> None:
             assert pack(network, th.bfloat16)(*inputs).isnan().any(dim=1).tolist() == [False, True, False]
 
 
-def test_unknown_networks_stay_what_they_are() -> None:
+def test_unknown_networks_are_not_packed() -> None:
     network = nn.Conv1d(1, 1, 1)
     assert pack(network, th.float32) is network
 
@@ -164,7 +164,7 @@ def test_another_pytorch_may_lack_the_operations(trouble: Exception, monkeypatch
     can_pack.cache_clear()
 
 
-def test_a_product_that_comes_out_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operation_with_wrong_results_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PackedLinear, "forward", lambda self, x, added=None: x)
     can_pack.cache_clear()
     assert not can_pack(th.float32)
@@ -180,7 +180,7 @@ def test_a_product_that_comes_out_wrong_is_not_used(monkeypatch: pytest.MonkeyPa
     ],
     ids=["autocast", "default device", "default type"],
 )
-def test_what_works_does_not_depend_on_who_asks_first(surroundings: Callable[[], AbstractContextManager[Any]]) -> None:
+def test_detection_does_not_depend_on_the_first_caller(surroundings: Callable[[], AbstractContextManager[Any]]) -> None:
     can_pack.cache_clear()
     try:
         with surroundings():
@@ -193,7 +193,7 @@ def test_what_works_does_not_depend_on_who_asks_first(surroundings: Callable[[],
 
 
 def verbs(model: WorldModel) -> list[th.Tensor]:
-    """What all verbs of a search say."""
+    """Outputs of all methods that a search uses."""
     generator = th.Generator().manual_seed(3)
     tasks = th.tensor([0, 1, 2, 1, 0])
     observations, actions = th.randn(5, 6, generator=generator), th.rand(5, 3, generator=generator)
@@ -217,7 +217,7 @@ def test_verbs_of_a_packed_world_model() -> None:
 
 @needs_bfloat16
 def test_bfloat16_is_about_as_precise_as_autocast() -> None:
-    # Products round alike in both. Autocast keeps residual sums in float32, which are rounded here.
+    # Products are rounded equally in both. Autocast keeps residual sums in float32, which are rounded here.
     model = small_world(0.1)
     twin = packed_world_model(model, th.bfloat16)
     assert twin is not None
@@ -238,7 +238,7 @@ def test_bfloat16_is_about_as_precise_as_autocast() -> None:
         {"embed_representation": False, "embed_dynamics": False, "embed_reward": False, "embed_prediction": False},
         {"head_norm": "layer", "normalize_observations": False, "decode_observations": True},
         {"num_blocks": 3, "head_layers": ()},
-        {"activation_fn": nn.Tanh},  # packed blocks rectify
+        {"activation_fn": nn.Tanh},  # packed blocks always use ReLU
     ],
 )
 def test_every_kind_of_model(switches: dict[str, object]) -> None:
@@ -287,7 +287,7 @@ def test_many_rows_go_through_the_networks_in_blocks(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("bfloat16", [False, pytest.param(True, marks=needs_bfloat16)])
-def test_a_broken_layer_breaks_packed_searches_as_plain_ones(bfloat16: bool) -> None:
+def test_a_broken_layer_breaks_packed_searches_like_plain_ones(bfloat16: bool) -> None:
     model, config = small_world(0.1), SearchConfig(num_candidates=4, num_simulations=8)
     with th.no_grad():
         model.representation[0][0].weight[0, 0] = float("nan")
@@ -306,11 +306,11 @@ def test_bfloat16_keeps_statistics_in_float32() -> None:
 
 
 class DerivedWorldModel(WorldModel):
-    """Whose verbs might be others."""
+    """Its methods might do something else."""
 
 
 @th.no_grad()
-def test_what_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     config = SearchConfig()
     derived = small_world()
     derived.__class__ = DerivedWorldModel
@@ -382,7 +382,7 @@ def test_other_settings_of_the_same_networks() -> None:
 
 
 def test_threads_that_pack_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Another thread finds the weights changed between this one's comparison and its return.
+    # Another thread notices changed weights between this one's comparison and its return.
     model = small_world()
     assert packed_world_model(model, th.float32) is not None
     stamp = packed_model._stamp
@@ -395,7 +395,7 @@ def test_threads_that_pack_the_same_model(monkeypatch: pytest.MonkeyPatch) -> No
     assert packed_world_model(model, th.float32) is not None
 
 
-def test_gradients_and_autocast_of_the_caller_take_the_plain_networks() -> None:
+def test_with_gradients_or_autocast_the_plain_networks_are_used() -> None:
     model, config = small_world(), SearchConfig()
     with network_for_search(model, config) as network:
         context = network.embed(th.arange(3))
@@ -408,13 +408,13 @@ def test_gradients_and_autocast_of_the_caller_take_the_plain_networks() -> None:
         assert isinstance(network, PackedWorldModel)
 
 
-def test_packed_once_while_nothing_changes() -> None:
+def test_packed_only_once_while_nothing_changes() -> None:
     model = small_world()
     twin = packed_world_model(model, th.float32)
     verbs(model)
     assert packed_world_model(model, th.float32) is twin
     if can_pack(th.bfloat16):
-        assert packed_world_model(model, th.bfloat16) is not twin  # each beside the other
+        assert packed_world_model(model, th.bfloat16) is not twin  # both are kept
     assert packed_world_model(model, th.float32) is twin
     assert packed_world_model(copy.deepcopy(model), th.float32) is not twin
 
@@ -486,7 +486,7 @@ CHANGES: dict[str, Callable[[WorldModel], None]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_changed_weights_are_packed_anew(name: str) -> None:
+def test_changed_weights_are_packed_again(name: str) -> None:
     model = small_world()
     twin = packed_world_model(model, th.float32)
     assert twin is not None
@@ -515,7 +515,7 @@ def refer_to_itself(model: WorldModel) -> None:
 @pytest.mark.parametrize(
     "prepare", [lambda model: None, WorldModel.compile, refer_to_itself], ids=["plain", "compile", "hook"]
 )
-def test_packed_weights_go_with_their_model(prepare: Callable[[WorldModel], None]) -> None:
+def test_packed_weights_are_freed_with_their_model(prepare: Callable[[WorldModel], None]) -> None:
     model = small_world()
     prepare(model)
     twin, itself = weakref.ref(packed_world_model(model, th.float32)), weakref.ref(model)
@@ -555,7 +555,7 @@ def test_predictions_are_those_of_plain_networks() -> None:
     np.testing.assert_allclose(predict()[0], action, rtol=1e-4, atol=1e-5)
 
 
-def test_training_packs_and_repeats_itself() -> None:
+def test_training_with_packed_weights_is_reproducible() -> None:
     runs = [tiny_model(toy_env(seed=1), seed=1, mixed_precision=mixed) for mixed in (True, True, False)]
     assert PRODUCT in operations(lambda: runs[0].learn(40))
     assert runs[0]._n_updates > 0
@@ -565,8 +565,8 @@ def test_training_packs_and_repeats_itself() -> None:
     assert all(map(th.equal, first, same)) and not all(map(th.equal, first, other))
 
 
-def test_an_update_changes_the_searches_that_follow() -> None:
-    model = tiny_model(toy_env(seed=1), seed=1, act_with_target=False)  # batch statistics, and a fused optimizer
+def test_an_update_affects_subsequent_searches() -> None:
+    model = tiny_model(toy_env(seed=1), seed=1, act_with_target=False)  # uses batch statistics and a fused optimizer
     model.learn(20)
     for _ in range(2):
         model.policy.set_training_mode(False)
@@ -593,8 +593,8 @@ def test_saved_and_loaded_models_plan_the_same(tmp_path: object) -> None:
 
 
 @pytest.mark.parametrize("mixed", [False, pytest.param(True, marks=needs_bfloat16)])
-def test_resumed_packed_training_is_the_unbroken_one(mixed: bool, tmp_path: Path) -> None:
-    # One packed the weights again and again, the other only after it had loaded them.
+def test_resumed_packed_training_equals_uninterrupted_training(mixed: bool, tmp_path: Path) -> None:
+    # One packed the weights repeatedly, the other only after loading them.
     unbroken = tiny_model(toy_env(seed=1), seed=1, mixed_precision=mixed).learn(20)
     unbroken.save_checkpoint(tmp_path / "half")
     resumed = EZM.resume(tmp_path / "half", toy_env(seed=1))

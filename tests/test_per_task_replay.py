@@ -1,4 +1,4 @@
-"""The replay buffer of all tasks: routing, balanced draws, weights and ages by hand, and saving."""
+"""The replay buffer of all tasks: routing, balanced draws, weights and ages by hand, saving."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def add(
 
 
 def fill(buffer: PerTaskReplayBuffer, steps: int, tasks: list[int], start: float = 0.0) -> None:
-    """Environment ``i`` observes ``100 i + start``, then one more at every step; the episodes go on."""
+    """Environment ``i`` observes ``100 i + start``, then one more at every step; the episodes do not end."""
     for t in range(steps):
         values = [100.0 * i + start + t for i in range(len(tasks))]
         add(buffer, values, [value + 1 for value in values], tasks)
@@ -88,7 +88,7 @@ def assert_same(one: SegmentBatch, other: SegmentBatch) -> None:
 
 
 def priorities(buffer: PerTaskReplayBuffer, replay: int = 0) -> list[float]:
-    """Priorities of the transitions of one ring, in the order of its rows."""
+    """Priorities of the transitions in one ring, in row order."""
     tree, ring = buffer.replays[replay].tree, buffer.replays[replay].ring
     return tree.get(np.flatnonzero(ring.step)).tolist()
 
@@ -103,7 +103,7 @@ def test_it_is_a_replay_buffer_of_stable_baselines3() -> None:
 
 
 def test_batch_is_balanced_and_ordered_by_task() -> None:
-    # Environments 0 and 2 share task 1: it has twice the data and yet the same share of the batch.
+    # Environments 0 and 2 share task 1, so it has twice the data but the same share of the batch.
     buffer = make(n_envs=3, num_tasks=2)
     fill(buffer, 10, tasks=[1, 0, 1])
     assert buffer.task_sizes().tolist() == [10, 20]
@@ -116,7 +116,7 @@ def test_batch_is_balanced_and_ordered_by_task() -> None:
     assert np.all((starts[:4] >= 100) & (starts[:4] < 110))
     assert np.all((starts[4:] < 10) | (starts[4:] >= 200))
     assert batch.observations.shape == (8, 4, 1) and batch.actions.shape == (8, 3, 1)
-    np.testing.assert_array_equal(np.diff(batch.observations[..., 0], axis=1), batch.valid)  # +1 per transition, then still
+    np.testing.assert_array_equal(np.diff(batch.observations[..., 0], axis=1), batch.valid)  # +1 per transition, then constant
     np.testing.assert_allclose(batch.actions[..., 0], batch.observations[:, :-1, 0] / 1000 * batch.valid)
 
 
@@ -174,11 +174,11 @@ def test_priorities_weights_and_clipping_by_hand() -> None:
     # |error| + 0.5 = 1, 2, 5, 32: P = p / 40, weights (4 p / 40)^-1 = 10 / p relative to the first one: 1, 1/2, 1/5, 1/32.
     assert buffer.update_priorities(batch.tasks, batch.tickets, np.array([0.5, -1.5, 4.5, -31.5])) == 0
     assert priorities(buffer) == [1.0, 2.0, 5.0, 32.0]
-    batch = buffer.sample_segments(40)  # strata of width 1: every transition as often as its priority says
+    batch = buffer.sample_segments(40)  # strata of width 1: every transition is drawn in proportion to its priority
     assert np.bincount(batch.observations[:, 0, 0].long()).tolist() == [1, 2, 5, 32]
     expected = np.repeat([1.0, 0.5, 0.2, 0.1], [1, 2, 5, 32])  # 1/32 is raised to 0.1
     np.testing.assert_allclose(batch.weights, expected, rtol=1e-6)
-    # New ones get the largest priority, and the largest present one once that has been lowered.
+    # New transitions get the largest current priority, even after that has been lowered.
     fill(buffer, 1, tasks=[0], start=4)
     assert priorities(buffer)[4] == 32.0
     buffer.update_priorities(np.zeros(2, dtype=np.int64), np.array([3, 4]), np.array([0.5, 0.5]))
@@ -385,10 +385,10 @@ def test_same_seed_same_batches() -> None:
     assert_same(first, one.sample_segments(20))
     state = one.rng.bit_generator.state
     assert_same(one.sample_segments(20, np.random.default_rng(9)), two.sample_segments(20, np.random.default_rng(9)))
-    assert one.rng.bit_generator.state == state  # a given generator leaves the buffer's own alone
+    assert one.rng.bit_generator.state == state  # the buffer's own generator is not used if another is given
 
 
-def test_reset_forgets_everything() -> None:
+def test_reset_clears_everything() -> None:
     buffer = make(buffer_size=3)
     fill(buffer, 9, tasks=[0, 1])
     buffer.annotate(np.array([True, True]), np.array([1.0, 1.0]))
@@ -408,7 +408,7 @@ def test_smallest_size_constructs_and_works() -> None:
     assert buffer.sample_segments(9).valid[:, 0].all()
 
 
-def test_ready_asks_every_task() -> None:
+def test_ready_requires_every_task() -> None:
     buffer = make(n_envs=3, num_tasks=2)
     assert not buffer.ready()
     fill(buffer, 2, tasks=[0, 0, 0])
@@ -485,7 +485,7 @@ def test_impossible_settings_are_named() -> None:
             make(**{name: value})
 
 
-def test_bad_transitions_are_named_and_leave_the_buffer_as_it_was() -> None:
+def test_bad_transitions_are_named_and_do_not_change_the_buffer() -> None:
     buffer = make(n_envs=2, num_tasks=2)
     with pytest.raises(ValueError, match=r"observations of environments \[1\] \(tasks \[0\]\) are not finite"):
         add(buffer, [1, np.nan], [2, 3], [1, 0])

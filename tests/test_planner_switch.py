@@ -27,9 +27,9 @@ def opinionated(**changes: Any) -> EZM:
 
 def head_action(model: EZM, observation: np.ndarray) -> float:
     """
-    :param model: of one task
-    :param observation: one entry
-    :return: the policy head's mean by hand: tanh, cut at 0.999, stretched from [-1, 1] to CountEnv's [-2, 6]
+    :param model: a model of one task
+    :param observation: an observation with one entry
+    :return: the policy head's mean by hand: tanh, clipped to 0.999, scaled from [-1, 1] to CountEnv's [-2, 6]
     """
     world = model.policy.world_model.eval()
     context = world.embed(th.zeros(1, dtype=th.long))
@@ -85,7 +85,7 @@ def test_evaluation_follows_it() -> None:
     np.testing.assert_allclose(env.received[:3], expected, atol=1e-4)
 
 
-def test_learning_does_not_notice() -> None:
+def test_learning_is_not_affected() -> None:
     models = [tiny_model(CountEnv(length=100), planner=planner, seed=3) for planner in (True, False)]
     for model in models:
         model.learn(20)
@@ -94,6 +94,6 @@ def test_learning_does_not_notice() -> None:
 
 
 @pytest.mark.parametrize("name", ["planner", "gamma", "task_set", "search_config"])
-def test_what_the_algorithm_sets_is_no_policy_setting(name: str) -> None:
+def test_settings_of_the_algorithm_are_not_policy_settings(name: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"'{name}'.*`policy_kwargs`.*arguments of EZM"):
         tiny_model(policy_kwargs={**TINY_NETWORKS, name: None})

@@ -1,4 +1,4 @@
-"""Learning curves: what is read from files, and what is drawn."""
+"""Learning curves: reading files and drawing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sb3_ezm.plotting.learning import _draw_published, _draw_references
 def write_monitor(path: Path, episodes: list[tuple[float, int, float]]) -> None:
     """
     :param path: file of a ``Monitor``
-    :param episodes: return, length and time of each
+    :param episodes: return, length and time of each episode
     """
     lines = ['#{"t_start": 0.0, "env_id": "x"}', "r,l,t", *(",".join(map(str, episode)) for episode in episodes)]
     path.write_text("\n".join(lines) + "\n")
@@ -26,7 +26,7 @@ def write_monitor(path: Path, episodes: list[tuple[float, int, float]]) -> None:
 def test_episodes_of_all_copies_in_the_order_in_which_they_ended(tmp_path: Path) -> None:
     write_monitor(tmp_path / "walk_0.monitor.csv", [(1.0, 10, 0.5), (3.0, 5, 2.0)])
     write_monitor(tmp_path / "walk_1.monitor.csv", [(2.0, 20, 1.0)])
-    write_monitor(tmp_path / "walk_2_0.monitor.csv", [(9.0, 1, 0.1)])  # a task of its own: walk_2
+    write_monitor(tmp_path / "walk_2_0.monitor.csv", [(9.0, 1, 0.1)])  # another task, walk_2
     write_monitor(tmp_path / "idle_0.monitor.csv", [])
     curves = load_monitor_curves(tmp_path, ["walk", "walk_2", "idle"])
     assert curves == {"walk": Curve([10, 30, 35], [1.0, 2.0, 3.0]), "walk_2": Curve([1], [9.0])}

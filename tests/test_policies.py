@@ -1,4 +1,4 @@
-"""What a policy promises: predictions that repeat, rows that stay apart, bounds that hold, files that load."""
+"""Policies: reproducible predictions, independent rows, action bounds, saving and loading."""
 
 from __future__ import annotations
 
@@ -74,8 +74,9 @@ def row_of(batch: Any, index: Any) -> Any:
 
 def assert_rows_agree(first: np.ndarray, second: np.ndarray) -> None:
     """
-    :param first: actions ``[B, A]`` of the same observations in one batch
-    :param second: and in another, whose rounding may turn a narrow choice of the search: one row in 16, in larger batches
+    :param first: actions ``[B, A]`` for the observations in one batch
+    :param second: actions for the same observations in another batch; there, rounding may tip a close decision of the search,
+        which is tolerated in one row of 16
     """
     apart = (np.abs(first - second) > 1e-4).any(axis=1)
     assert apart.sum() <= len(apart) // 16, f"rows {np.flatnonzero(apart).tolist()} of {len(apart)}"
@@ -125,7 +126,7 @@ def test_single_and_batched_dict_observations(planner: bool) -> None:
         alone, _ = policy.predict(row_of(batch, row), deterministic=True)
         assert alone.shape == (2,)
         np.testing.assert_allclose(alone, many[row], atol=1e-4)
-    # As an environment gives it: a NumPy integer, not an array.
+    # As returned by an environment: a NumPy integer, not an array.
     plain, _ = policy.predict({"observation": batch["observation"][0], "task": np.int64(batch["task"][0])}, deterministic=True)
     np.testing.assert_allclose(plain, many[0], atol=1e-4)
 
@@ -141,7 +142,7 @@ def test_deterministic_predictions_repeat_and_leave_no_trace(planner: bool) -> N
     np.testing.assert_array_equal(first, second)
     assert th.equal(policy._generator.get_state(), own)
     assert before.unchanged()
-    assert len(np.unique(first, axis=0)) == 6  # an opinionated policy: other observations, other actions
+    assert len(np.unique(first, axis=0)) == 6  # different observations, different actions
 
 
 @pytest.mark.parametrize("planner", [True, False])
@@ -176,17 +177,17 @@ def test_stochastic_predictions_use_the_planners_own_generator(planner: bool) ->
     again, _ = policy.predict(batch)
     np.testing.assert_array_equal(first, again)
     same_row, _ = policy.predict(np.repeat(batch[:1], 6, axis=0))
-    assert len(np.unique(same_row, axis=0)) > 1  # every row has noise of its own
+    assert len(np.unique(same_row, axis=0)) > 1  # every row has its own noise
 
 
-def test_predicting_between_training_steps_evaluates() -> None:
+def test_predicting_between_training_steps_uses_evaluation_mode() -> None:
     policy = make_policy(head_norm="batch")
     batch = observations(4)
     policy.set_training_mode(True)
     statistics = {name: value.clone() for name, value in policy.state_dict().items()}
     first, _ = policy.predict(batch, deterministic=True)
     assert not policy.world_model.training
-    assert_same_weights(statistics, policy.state_dict())  # batch normalization saw nothing
+    assert_same_weights(statistics, policy.state_dict())  # batch normalization was not updated
     alone, _ = policy.predict(batch[:1], deterministic=True)
     np.testing.assert_allclose(alone[0], first[0], atol=1e-4)
 
@@ -245,7 +246,7 @@ def test_padded_action_entries_are_zero(planner: bool, deterministic: bool) -> N
     assert (actions[~padded] != 0.0).all()
 
 
-def test_planning_from_no_observation_gives_no_action() -> None:
+def test_an_empty_batch_of_observations_gives_no_actions() -> None:
     actions, _ = make_policy().predict(np.zeros((0, 3), dtype=np.float32), deterministic=True)
     assert actions.shape == (0, 2)
 
@@ -285,7 +286,7 @@ def test_unscaling_is_exact_at_the_bounds_and_undone_by_scaling(name: str) -> No
     ones = np.ones((1, *space.shape), dtype=np.float32)
     np.testing.assert_array_equal(policy.unscale_action(ones)[0], space.high)
     np.testing.assert_array_equal(policy.unscale_action(-ones)[0], space.low)
-    if name in ("tiny", "half"):  # the space itself has only a few numbers
+    if name in ("tiny", "half"):  # the space itself contains only a few numbers
         return
     unit = np.linspace(-1.0, 1.0, 21, dtype=np.float32).reshape(-1, *[1] * len(space.shape)) * ones
     np.testing.assert_allclose(policy.scale_action(policy.unscale_action(unit)), unit, atol=1e-5)
@@ -377,7 +378,7 @@ def test_a_policy_stands_alone() -> None:
     assert policy.optimizer.param_groups[0]["weight_decay"] == 2e-5
 
 
-def test_tasks_are_made_up_where_none_are_named() -> None:
+def test_tasks_get_default_names() -> None:
     layout = ObservationLayout(spaces.Dict({"state": spaces.Box(-1.0, 1.0, (3,)), "task": spaces.Discrete(2)}))
     tasks = default_task_set(layout, spaces.Box(-1.0, 1.0, (2, 2)))
     assert tasks.names == ("task0", "task1")

@@ -34,7 +34,8 @@ TASKS = {
 def with_stand_ins(tasks: TaskSet) -> TaskSet:
     """
     :param tasks: a task set
-    :return: the same, those of HumanoidBench with environments that have nothing but the sizes: building needs no package
+    :return: the same, but HumanoidBench's tasks get stand-in environments with the right sizes, so that the package is not
+        needed
     """
     return TaskSet(
         tuple(
@@ -106,12 +107,12 @@ def test_no_number_is_read_as_a_string(name: str) -> None:
         "min2",
         "mean",
         "min",
-    }  # YAML: 3e-4 is text
+    }  # YAML reads 3e-4 as text
 
 
 def test_paper() -> None:
     model = build("paper")
-    assert parameters(model) == pytest.approx(15.95e6, rel=0.01)  # spread over the parts as the paper's 16 M
+    assert parameters(model) == pytest.approx(15.95e6, rel=0.01)  # distributed over the parts like the paper's 16 M
     search, target, loss = model.policy.search_config, model.learner.target_config, model.learner.loss_config
     assert (model.batch_size, model.unroll_steps, model.td_steps, model.gamma) == (512, 5, 5, 0.99)
     assert (search.num_simulations, search.num_candidates, search.num_leaf_actions, search.num_wide) == (32, 16, 2, 12)
@@ -120,7 +121,7 @@ def test_paper() -> None:
     assert (loss.reward, loss.value, loss.policy, loss.consistency) == (1.0, 0.25, 1.0, 5.0)
     assert (loss.path_consistency, loss.entropy) == (0.25, 5e-3)
     assert (model.learning_rate, model.max_grad_norm, model.tau, model.target_update_interval) == (1e-4, 5.0, 0.01, 5)
-    # One vector step is one environment step of each of nine tasks; 1000 random steps of each.
+    # One vector step is one environment step in each of nine tasks; 1000 random steps in each.
     assert (model.train_freq.frequency, model.gradient_steps, model.learning_starts) == (5, 1, 9000)
     config = model.policy.model_config
     assert (config.latent_size, config.num_blocks, config.num_value_heads, config.head_norm) == (512, 3, 5, "batch")
@@ -150,7 +151,7 @@ def test_the_cpu_presets_are_small() -> None:
 
 def test_the_gpu_preset_replays_as_much_as_the_cpu_preset() -> None:
     cpu, gpu = load_preset("h1-cpu"), load_preset("h1-gpu")
-    envs = 16  # of each task, which its `train_freq` is meant for
+    envs = 16  # per task, which its `train_freq` assumes
     # 14 segments of each task for four of its steps, and 56 for sixteen.
     assert cpu["batch_size"] // 9 / cpu["train_freq"] == gpu["batch_size"] // 9 / (gpu["train_freq"] * envs) == 3.5
     model = build("h1-gpu")
@@ -164,7 +165,7 @@ def test_changes_reach_into_nested_settings() -> None:
     assert settings["policy_kwargs"] == {**plain["policy_kwargs"], "latent_size": 64}
     assert settings["search_kwargs"] == {**plain.get("search_kwargs", {}), "num_leaf_actions": 1}
     settings["policy_kwargs"]["latent_size"] = 1
-    assert load_preset("h1-cpu")["policy_kwargs"]["latent_size"] != 1  # what is returned belongs to the caller
+    assert load_preset("h1-cpu")["policy_kwargs"]["latent_size"] != 1  # the result belongs to the caller
 
 
 def test_a_misspelled_preset() -> None:

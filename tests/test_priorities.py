@@ -58,7 +58,7 @@ def test_maximum_falls_when_the_largest_priority_is_lowered() -> None:
 
 
 def test_strata_give_each_leaf_its_share() -> None:
-    # Total 8 in 4 strata of 2: leaf 1 owns [1, 7), hence strata 1 and 2 for certain, and half of 0 and 3.
+    # Total 8 in 4 strata of 2: leaf 1 owns [1, 7), so it certainly gets strata 1 and 2, and half of 0 and 3.
     tree = filled([1.0, 6.0, 1.0])
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -78,7 +78,8 @@ def test_frequencies_match_the_priorities() -> None:
     expected = 20_000 * weights / weights.sum()
     positive = expected > 0
     assert np.sum((counts[positive] - expected[positive]) ** 2 / expected[positive]) < 77.4
-    # Stratified: a share covers whole strata, which are certain, and at most two partly: off by less than 2 in any call.
+    # Stratified: a leaf's share covers whole strata, which are certain, and at most two partial ones, so it is off by less
+    # than 2.
     for _ in range(50):
         drawn = np.bincount(tree.draw(1000, rng), minlength=40)
         assert np.all(np.abs(drawn - expected / 20) < 2.0)
@@ -95,7 +96,7 @@ def test_agrees_with_a_linear_scan(capacity: int, seed: int, scale: float) -> No
     for _ in range(8):
         count = int(rng.integers(0, 30))
         indices = rng.integers(0, capacity, size=count)
-        # Mostly zeros, and magnitudes that round off when added.
+        # Mostly zeros, and magnitudes so different that adding them loses digits.
         values = scale * rng.exponential(size=count) ** 8 * (rng.random(count) < 0.5)
         tree.set(indices, values)
         for index, value in zip(indices, values, strict=True):
@@ -134,7 +135,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="without any positive priority"):
         tree.draw(1, np.random.default_rng(0))
     with pytest.raises(IndexError, match=r"outside \[0, 4\)"):
-        tree.set(np.array([4]), 1.0)  # leaf 4 exists in the padding, but not for the user
+        tree.set(np.array([4]), 1.0)  # leaf 4 is only padding
     with pytest.raises(IndexError):
         tree.set(np.array([-1]), 1.0)
     for value in (-1.0, np.nan, np.inf):

@@ -1,4 +1,4 @@
-"""Reanalysis: which positions are searched, what each target is made of, and that imitation does not inflate the policy."""
+"""Reanalysis: which positions are searched, and what each target consists of."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.target_oracle import Episode, make_model, windows
 
 UNROLL, TD = 3, 2
 HORIZON = UNROLL + TD
-# Small, and without chance in the values: the mean of all heads instead of two random ones.
+# Small, and deterministic: values are the mean of all heads instead of two random ones.
 SEARCH = SearchConfig(num_simulations=6, num_candidates=4, value_reduction="mean")
 
 
@@ -40,7 +40,7 @@ class Scene:
     Episodes of random observations under a tiny model, and the segments that begin at given transitions.
 
     :param lengths: transitions of each episode
-    :param terminated: which of them truly end
+    :param terminated: which of them terminate
     :param starts: first transition of each segment
     :param seed: random seed
     """
@@ -75,7 +75,7 @@ class Scene:
         )
 
     def positions(self) -> list[tuple[int, int, int]]:
-        """Row, position and state of the episode there, of every position that will get targets."""
+        """Row, position and episode state of every position that will get targets."""
         return [(b, j, start + j) for b, start in enumerate(self.starts) for j in range(UNROLL + 1)]
 
     def searchable(self) -> list[tuple[int, int]]:
@@ -114,7 +114,7 @@ def test_td_targets_and_masks_for_every_ending(absorbing: bool) -> None:
     for b, j, state in scene.positions():
         episode = scene.episodes[b]
         exists, dead = episode.has_state(state), episode.is_absorbing(state)
-        # The state into which a true termination leads was seen, and its value is known to be zero, in either case.
+        # The state reached by a termination was seen, and its value is known to be zero, in either case.
         assert targets.value_mask[b, j] == (exists or (absorbing and dead)), (b, j)
         assert targets.policy_mask[b, j] == (exists and not dead), (b, j)
         if targets.value_mask[b, j]:
@@ -129,7 +129,7 @@ def test_td_targets_and_masks_for_every_ending(absorbing: bool) -> None:
 
 
 def test_the_scene_has_every_kind_of_position() -> None:
-    # Guards the test above: terminated states at and after the end, and truncated last states, are really there.
+    # Makes sure that the test above covers terminated states at and after the end, and truncated last states.
     scene = every_ending()
     ends = [(scene.episodes[b].terminated, state - scene.episodes[b].length) for b, _, state in scene.positions()]
     assert {(True, 0), (True, 1), (True, 2), (False, 0), (False, 1), (False, -1)} <= set(ends)
@@ -171,7 +171,7 @@ def test_reduced_values_are_floored_on_request() -> None:
 
 
 class TracingSearch:
-    """Stands in for the search: actions and values are functions of observation and task alone, and all calls are kept."""
+    """A stand-in for the search: actions and values depend only on observation and task, and all calls are recorded."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[th.Tensor] = []
@@ -203,7 +203,7 @@ class TracingSearch:
         return result._replace(scales=noise.scales.expand_as(result.visits))
 
     def searched(self, scene: Scene, targets: TargetBatch) -> set[tuple[int, int]]:
-        """Positions whose action is the one that a search at that very state finds (and not the stored one)."""
+        """Positions whose action is the one found by a search at that state (not the stored one)."""
         places = [(b, j, state) for b, j, state in scene.positions() if scene.episodes[b].has_state(state)]
         observations = th.stack([scene.observations[b][state] for b, _, state in places])
         expected = self.result(observations, scene.tasks[[b for b, _, _ in places]], SEARCH.num_candidates)
@@ -212,11 +212,11 @@ class TracingSearch:
         return {(b, j) for (b, j, _), found in zip(places, same, strict=True) if found}
 
 
-def test_everything_that_can_be_searched_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_searchable_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     scene, tracing = every_ending(), TracingSearch(monkeypatch)
     targets, statistics = reanalyzer(value_target="search")(scene.model, scene.batch, 0)
     searchable = scene.searchable()
-    # States of a true termination are not: by hand, 4 + 3 + 2 + 1 + 4 + 3 + 4 of the 28 positions remain.
+    # Terminal states are not searchable: by hand, 4 + 3 + 2 + 1 + 4 + 3 + 4 of the 28 positions remain.
     assert len(searchable) == 21 and tracing.searched(scene, targets) == set(searchable)
     assert [len(call) for call in tracing.calls] == [21]
     assert (1, 2) in searchable  # the last state of a truncated episode is
@@ -287,17 +287,17 @@ def test_a_quarter_is_searched(monkeypatch: pytest.MonkeyPatch, use_stored_searc
             assert targets.policy_mask[b, j] == (use_stored_search and exists and bool(scene.batch.searched[b, j]))
             assert th.equal(targets.policy_actions[b, j, 0], scene.batch.actions[b, j])
             if not use_stored_search:
-                assert targets.value_mask[b, j] == 0.0  # asked for a search value, there is none
+                assert targets.value_mask[b, j] == 0.0  # a search value was requested, but there is none
             elif scene.batch.searched[b, j] and exists:
                 assert targets.values[b, j] == scene.batch.search_values[b, j]
-        for b, j, state in scene.positions():  # what is certain is learned anyway
+        for b, j, state in scene.positions():  # known values are learned anyway
             if scene.episodes[b].is_absorbing(state):
                 assert targets.values[b, j] == 0.0 and targets.value_mask[b, j] == 1.0
-    # Each position was drawn 40 * 5/21 = 9.5 times on average, with a deviation of 2.7: nothing is left out or preferred.
+    # Each position was drawn 40 * 5/21 = 9.5 times on average, with a deviation of 2.7: none is neglected or preferred.
     assert sum(times.values()) == 200 and min(times.values()) > 0 and max(times.values()) < 20
 
 
-def test_random_actions_of_the_warm_up_are_searched_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_actions_of_the_warm_up_are_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = every_ending()
     scene.batch = scene.batch._replace(
         searched=th.zeros_like(scene.batch.searched), search_values=th.zeros_like(scene.batch.search_values)
@@ -317,7 +317,7 @@ def test_mixed_targets_switch_by_age_after_a_number_of_updates(monkeypatch: pyte
     assert th.equal(make(scene.model, scene.batch, 10)[0].values, th.cat((td[:3], search[3:])))
 
 
-def test_unsearched_positions_teach_td_values_while_td_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsearched_positions_learn_td_values_while_td_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     scene, _ = every_ending(), TracingSearch(monkeypatch)
     settings: dict[str, Any] = {"reanalyze_ratio": 0.25, "use_stored_search": False}
     everything = reanalyzer(**settings)(scene.model, scene.batch, 0)[0].value_mask
@@ -352,7 +352,7 @@ def test_the_improved_policy_keeps_all_candidates(monkeypatch: pytest.MonkeyPatc
             searched += 1
             assert targets.policy_weights[b, j].tolist() == pytest.approx(result.weights[0].tolist(), rel=1e-4)
             assert targets.policy_scales[b, j].tolist() == [1.0, 3.0, 3.0, 3.0]
-        else:  # the stored action is the first of four, alone
+        else:  # the stored action alone, as the first of four
             assert th.equal(targets.policy_actions[b, j, 0], scene.batch.actions[b, j])
             assert targets.policy_weights[b, j].tolist() == [1.0, 0.0, 0.0, 0.0]
             assert targets.policy_scales[b, j].tolist() == [1.0] * 4
@@ -399,7 +399,7 @@ def test_the_same_generator_gives_the_same_targets() -> None:
 
 
 def test_chunks_change_nothing_with_the_real_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    # One set of draws for all roots of all calls, so that chunks cannot draw differently.
+    # The same draws for all roots in all calls, so that chunking does not change them.
     def shared(config: SearchConfig, rows: int, size: int, generator: th.Generator) -> SearchNoise:
         return draw_noise(config, 1, size, th.Generator().manual_seed(0))  # a row of draws is shared by all roots
 
@@ -410,7 +410,7 @@ def test_chunks_change_nothing_with_the_real_search(monkeypatch: pytest.MonkeyPa
         for roots in (4096, 5)
     )
     for name in TargetBatch._fields:
-        # Matrix products of other sizes round differently; weights multiply Q by ten.
+        # Matrix products of different sizes round differently, and the weights multiply Q by ten.
         assert getattr(parts, name).numpy() == pytest.approx(getattr(whole, name).numpy(), rel=1e-3, abs=1e-3), name
 
 
@@ -418,7 +418,7 @@ def test_chunks_change_nothing_with_the_real_search(monkeypatch: pytest.MonkeyPa
 
 
 def test_targets_of_replayed_episodes() -> None:
-    """Two tasks, every kind of ending, everything as the algorithm stores and draws it."""
+    """Two tasks, every kind of ending, stored and drawn as in the algorithm."""
     space = spaces.Dict({"observation": spaces.Box(-np.inf, np.inf, (4,), np.float32), "task": spaces.Discrete(3)})
     actions = spaces.Box(-1.0, 1.0, (3,), np.float32)
     layout = ObservationLayout(space)
@@ -467,7 +467,7 @@ def test_targets_of_replayed_episodes() -> None:
     assert len(seen) > 60  # of the 75 stored transitions
 
 
-def test_reduction_of_the_bootstrap_is_that_of_the_search() -> None:
+def test_the_bootstrap_reduces_heads_like_the_search() -> None:
     values = th.tensor([[1.0, -4.0], [3.0, -2.0]])
     for kind, expected in (("mean", [2.0, -3.0]), ("min", [1.0, -4.0])):
         assert reduce_values(values, SearchConfig(value_reduction=kind)).tolist() == expected  # type: ignore[arg-type]

@@ -1,5 +1,5 @@
 """
-Files: what a saved model keeps, what a loaded one does, and that saving, loading and going on changes nothing.
+Saving and loading models: what is kept, and that training continues unchanged after loading.
 
 What Stable-Baselines3's files do not hold, and these tests therefore restore: the state of the environments (they are
 reset), the random generators (loading reseeds them), and the running episodes, which end in the replay as by truncation.
@@ -43,10 +43,10 @@ OBSERVATIONS = np.linspace(-3.0, 3.0, 12, dtype=np.float32).reshape(-1, 1)
 
 def trained(env: Any = None, steps: int = 16, **settings: Any) -> EZM:
     """
-    :param env: by default counting
-    :param steps: of training
+    :param env: environment (default: a counting one)
+    :param steps: training steps
     :param settings: further arguments
-    :return: a trained, opinionated model
+    :return: a trained model with randomized weights
     """
     model = tiny_model(CountEnv() if env is None else env, **settings)
     randomize(model.policy)
@@ -55,8 +55,8 @@ def trained(env: Any = None, steps: int = 16, **settings: Any) -> EZM:
 
 def saved(model: EZM, **kwargs: Any) -> io.BytesIO:
     """
-    :param model: to save
-    :param kwargs: of ``save``
+    :param model: model to save
+    :param kwargs: arguments of ``save``
     :return: the file
     """
     file = io.BytesIO()
@@ -67,8 +67,8 @@ def saved(model: EZM, **kwargs: Any) -> io.BytesIO:
 
 def reloaded(model: EZM, **kwargs: Any) -> EZM:
     """
-    :param model: to save and load
-    :param kwargs: of ``load``
+    :param model: model to save and load
+    :param kwargs: arguments of ``load``
     :return: the loaded model
     """
     return EZM.load(saved(model), device="cpu", **kwargs)
@@ -76,8 +76,8 @@ def reloaded(model: EZM, **kwargs: Any) -> EZM:
 
 def assert_same_optimizer(first: EZM, second: EZM) -> None:
     """
-    :param first: model
-    :param second: whose optimizer must be in the same state
+    :param first: a model
+    :param second: a model whose optimizer must be in the same state
     """
     a, b = first.policy.optimizer.state_dict(), second.policy.optimizer.state_dict()
     assert a["param_groups"] == b["param_groups"]
@@ -128,8 +128,8 @@ def test_every_weight_and_the_optimizer_come_back() -> None:
     loaded = reloaded(model)
     assert_same_weights(weights_of(model), weights_of(loaded))
     assert_same_optimizer(model, loaded)
-    assert model.policy.optimizer.state_dict()["state"]  # not an empty comparison
-    # The target network is a network of its own, not the learner.
+    assert model.policy.optimizer.state_dict()["state"]  # makes the comparison meaningful
+    # The target network is a separate network, not the learner.
     target = loaded.policy.target_model.state_dict()
     assert not same_weights(dict(loaded.policy.world_model.state_dict()), dict(target))
 
@@ -173,7 +173,7 @@ def test_the_file_is_what_sb3_expects() -> None:
         state = th.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
         th.load(io.BytesIO(archive.read("policy.optimizer.pth")), weights_only=True)
     assert {"policy", "learner", "replay_buffer", "env"} & set(data) == set()
-    assert data["policy_kwargs"]["head_layers"] == [16]  # through JSON: a list, which the policy takes as well
+    assert data["policy_kwargs"]["head_layers"] == [16]  # JSON makes it a list, which the policy also accepts
     assert state.keys() == model.policy.state_dict().keys()
 
 
@@ -286,7 +286,7 @@ def test_the_replay_buffer_comes_back(tmp_path: Path) -> None:
     assert loaded.replay_buffer.task_sizes().tolist() == [15, 15, 15, 15]
 
 
-def test_a_replay_buffer_takes_the_place_of_none(tmp_path: Path) -> None:
+def test_a_replay_buffer_can_be_loaded_where_there_was_none(tmp_path: Path) -> None:
     model = trained(toy_env(), steps=40)
     kept, path = model.replay_buffer, tmp_path / "replay"
     model.save_replay_buffer(path)
@@ -296,14 +296,14 @@ def test_a_replay_buffer_takes_the_place_of_none(tmp_path: Path) -> None:
     draws = [buffer.sample_segments(8, rng=np.random.default_rng(0)) for buffer in (kept, model.replay_buffer)]
     for first, second in zip(*draws, strict=True):
         np.testing.assert_array_equal(first, second)
-    # Sizes are compared with those that the model would have made.
+    # Sizes are compared with those of the buffer that the model would have made.
     save_to_pkl(path, tiny_model(CountEnv()).replay_buffer)
     model.replay_buffer = None  # type: ignore[assignment]
     with pytest.raises(ConfigurationError, match="n_envs"):
         model.load_replay_buffer(path)
 
 
-def test_episodes_that_ran_end_with_the_file(tmp_path: Path) -> None:
+def test_running_episodes_end_when_a_replay_buffer_is_loaded(tmp_path: Path) -> None:
     model = trained(CountEnv(length=100))
     model.save_replay_buffer(tmp_path / "replay")
     ring = model.replay_buffer.replays[0].ring
@@ -315,7 +315,7 @@ def test_episodes_that_ran_end_with_the_file(tmp_path: Path) -> None:
     assert model.replay_buffer.replays[0].ring._newest.tolist() == [-1]
 
 
-def test_a_replay_buffer_serves_other_horizons(tmp_path: Path) -> None:
+def test_a_replay_buffer_can_be_used_with_other_horizons(tmp_path: Path) -> None:
     model = trained()
     model.save_replay_buffer(tmp_path / "replay")
     longer = tiny_model(CountEnv(), unroll_steps=4, td_steps=3)
@@ -365,7 +365,7 @@ def test_models_are_loaded_with_the_id_of_an_environment() -> None:
 
 
 def test_models_saved_before_modules_moved_can_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pickles name the modules of their classes: those of the first version were saved under other ones."""
+    """Pickles name the modules of their classes, and these have moved since the first version."""
     model = trained(toy_env())
     for kind, former in ((TaskSet, "task_set"), (TaskSpec, "task_set"), (TaskStatistics, "statistics")):
         monkeypatch.setattr(kind, "__module__", f"sb3_ezm.multitask.{former}")
@@ -388,7 +388,7 @@ def test_checkpoints_hold_model_replay_and_normalization(tmp_path: Path) -> None
     loaded = EZM.load(tmp_path / "rl_model_20_steps.zip", env=again, device="cpu")
     loaded.load_replay_buffer(tmp_path / "rl_model_replay_buffer_20_steps.pkl")
     assert loaded.num_timesteps == 20
-    assert loaded.replay_buffer.size() == 19  # SB3 calls back before it stores the step
+    assert loaded.replay_buffer.size() == 19  # SB3 runs callbacks before it stores the step
     loaded.learn(10, reset_num_timesteps=False)
     assert loaded.num_timesteps == 30
     assert loaded._n_updates == 9 + 10  # after steps 11 to 19, and 21 to 30
@@ -397,11 +397,11 @@ def test_checkpoints_hold_model_replay_and_normalization(tmp_path: Path) -> None
 # ------------------------------------------------------------------------------------------------------------- going on
 
 
-def go_on(model: EZM, env: Any) -> EZM:
+def train_further(model: EZM, env: Any) -> EZM:
     """
-    :param model: trained so far
+    :param model: a trained model
     :param env: a new environment
-    :return: the model after more training, with everything restored that SB3's files do not hold
+    :return: the model after more training, with everything restored that SB3's files lack
     """
     model.set_env(env)
     model.set_random_seed(77)
@@ -409,8 +409,8 @@ def go_on(model: EZM, env: Any) -> EZM:
 
 
 @pytest.mark.parametrize("tasks", [None, ["toy-balance", "toy-spin"]])
-def test_going_on_after_loading_is_going_on_without(tmp_path: Path, tasks: Any) -> None:
-    """Same environments and generators: then a model, its replay buffer and its optimizer go on bit for bit."""
+def test_training_after_loading_equals_uninterrupted_training(tmp_path: Path, tasks: Any) -> None:
+    """With the same environments and generators, model, replay buffer and optimizer continue bit for bit."""
 
     def make() -> Any:
         return DummyVecEnv([CountEnv]) if tasks is None else toy_env(tasks)
@@ -427,8 +427,8 @@ def test_going_on_after_loading_is_going_on_without(tmp_path: Path, tasks: Any) 
     loaded = EZM.load(tmp_path / "model", env=make(), device="cpu")
     loaded.load_replay_buffer(tmp_path / "replay")
     before = weights_of(model)
-    go_on(model, make())
-    go_on(loaded, make())
+    train_further(model, make())
+    train_further(loaded, make())
     assert not same_weights(before, weights_of(model))
     assert (model.num_timesteps, model._n_updates) == (loaded.num_timesteps, loaded._n_updates)
     assert_same_weights(weights_of(model), weights_of(loaded))

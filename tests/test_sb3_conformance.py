@@ -1,4 +1,4 @@
-"""The runner of Stable-Baselines3's own tests: whose place EZM takes, and how the ends of the tests are counted."""
+"""The runner of Stable-Baselines3's own tests: which algorithms EZM replaces, and how results are counted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 CONFORMANCE = Path(__file__).resolve().parent.parent / "conformance"
 
-# Stands for a file of Stable-Baselines3, with one test of each kind.
+# A stand-in for a test file of Stable-Baselines3, with one test of each kind.
 SOURCE = """
 import gymnasium as gym
 import pytest
@@ -69,7 +69,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow  # a process that imports everything again
+@pytest.mark.slow  # starts a process that imports everything again
 def test_every_test_is_counted_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(CONFORMANCE))
     from sb3_conformance import exceptions, run_file, table
@@ -84,7 +84,7 @@ def test_every_test_is_counted_once(source: Path, monkeypatch: pytest.MonkeyPatc
         "test_broken": "failed",
         "test_skips_itself": "skipped",
     }
-    # Passed with EZM, not applicable, failed, skipped by itself, without an algorithm.
+    # Passed with EZM, not applicable, failed, skipped by the test itself, without an algorithm.
     assert table(results).splitlines()[2:] == [
         "| predict | 3 | 1 | 1 | 1 | 1 |",
         "| all | 3 | 1 | 1 | 1 | 1 |",

@@ -1,4 +1,4 @@
-"""EZM as an algorithm of Stable-Baselines3: construction, learning, collection, callbacks, seeds, normalization."""
+"""EZM as a Stable-Baselines3 algorithm: construction, learning, collection, callbacks, seeds, normalization."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ from tests.tiny import (
 
 def stored(model: EZM, task: int = 0) -> Any:
     """
-    :param model: whose replay buffer is read
-    :param task: of which task
+    :param model: model whose replay buffer is read
+    :param task: index of the task
     :return: the used rows of the task's ring, as attributes
     """
     return model.replay_buffer.replays[task].ring
@@ -57,7 +57,7 @@ def stored(model: EZM, task: int = 0) -> Any:
 
 def transitions(model: EZM) -> list[tuple[float, float, float, bool]]:
     """
-    :param model: trained on environments with one observation entry
+    :param model: a model trained on environments with one observation entry
     :return: (observation, reward, next observation, terminated) of every stored transition, in storage order
     """
     ring = stored(model)
@@ -81,7 +81,7 @@ def test_it_is_an_off_policy_algorithm_whose_arguments_have_defaults() -> None:
     parameters = inspect.signature(EZM.__init__).parameters
     required = [name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
     assert required == ["self", "policy", "env"]
-    # Those that SB3, its zoo and its callbacks pass by name.
+    # Arguments that SB3, its zoo and its callbacks pass by name.
     shared = "learning_rate buffer_size learning_starts batch_size tau gamma train_freq gradient_steps action_noise"
     shared += " replay_buffer_class replay_buffer_kwargs optimize_memory_usage policy_kwargs stats_window_size"
     shared += " tensorboard_log verbose seed device _init_setup_model"
@@ -91,7 +91,7 @@ def test_it_is_an_off_policy_algorithm_whose_arguments_have_defaults() -> None:
 
 
 @pytest.mark.parametrize("kind", ["id", "env", "monitored env", "vec env", "policy class"])
-def test_it_takes_what_sb3_algorithms_take(kind: str) -> None:
+def test_it_accepts_what_sb3_algorithms_accept(kind: str) -> None:
     envs: dict[str, Any] = {
         "id": "Pendulum-v1",
         "env": gym.make("Pendulum-v1"),
@@ -186,7 +186,7 @@ def test_impossible_arguments_are_named(env: Any, settings: dict[str, Any], word
 # --------------------------------------------------------------------------------------------------- collecting, storing
 
 
-def test_the_warm_up_acts_at_random_and_the_search_afterwards() -> None:
+def test_actions_are_random_during_the_warm_up_and_searched_afterwards() -> None:
     env = CountEnv(length=100)
     model = tiny_model(env, learning_starts=6)
     model.learn(10)
@@ -197,14 +197,14 @@ def test_the_warm_up_acts_at_random_and_the_search_afterwards() -> None:
     assert (ring.search_value[6:10] != 0.0).all()
 
 
-def test_the_actions_sent_are_those_stored_and_those_callbacks_see() -> None:
+def test_executed_actions_equal_those_stored_and_those_callbacks_see() -> None:
     env = CountEnv(length=100)  # actions in [-2, 6]
     model = tiny_model(env, learning_starts=6)
     seen, callback = record_actions()
     model.learn(12, callback=callback)
     sent = np.array(env.received)
     np.testing.assert_array_equal(np.concatenate(seen)[:, 0], sent.astype(np.float32))
-    # 2 is the middle and 4 half the range. Scaled to [-1, 1] they are what is stored.
+    # 2 is the center and 4 half the range. The stored actions are scaled to [-1, 1].
     np.testing.assert_allclose(stored(model).action[:12, 0], (sent - 2.0) / 4.0, atol=1e-6)
     assert (np.abs(sent[:6] - 2.0) > 0.01).any()
 
@@ -214,7 +214,7 @@ def test_action_noise_is_executed_and_stored_within_the_bounds() -> None:
     model = tiny_model(env, learning_starts=0, action_noise=NormalActionNoise(np.zeros(1), 5.0 * np.ones(1)))
     model.learn(20)
     sent = np.array(env.received)
-    assert (np.abs(sent - 2.0) == 4.0).any()  # noise five times the range: some actions end at a bound, exactly
+    assert (np.abs(sent - 2.0) == 4.0).any()  # noise of five times the range: some actions are exactly at a bound
     np.testing.assert_allclose(stored(model).action[:20, 0], (sent - 2.0) / 4.0, atol=1e-6)
     parallel = tiny_model(
         DummyVecEnv([lambda: CountEnv(), lambda: CountEnv()]), action_noise=NormalActionNoise(np.zeros(1), np.ones(1))
@@ -233,7 +233,7 @@ def test_action_noise_is_executed_and_stored_within_the_bounds() -> None:
     ],
 )
 def test_any_box_of_actions_can_be_learned(space: spaces.Box) -> None:
-    model = tiny_model(DummyVecEnv([lambda: SpaceEnv(action_space=space)] * 2))  # SpaceEnv checks what it gets
+    model = tiny_model(DummyVecEnv([lambda: SpaceEnv(action_space=space)] * 2))  # SpaceEnv checks the actions it gets
     model.learn(30)
     assert stored(model).action.shape[1] == int(np.prod(space.shape))
     assert np.abs(stored(model).action).max() <= 1.0
@@ -241,7 +241,7 @@ def test_any_box_of_actions_can_be_learned(space: spaces.Box) -> None:
 
 def test_unbounded_actions_can_be_given_bounds_as_the_error_says() -> None:
     env = SpaceEnv(action_space=spaces.Box(-np.inf, np.inf, (2,)))
-    with pytest.raises(AssertionError, match="finite lower and upper bound"):  # SB3 looks first
+    with pytest.raises(AssertionError, match="finite lower and upper bound"):  # SB3 checks first
         tiny_model(env)
     with pytest.raises(ValueError, match=r"gymnasium.wrappers.TransformAction\(env, lambda action: action, "):
         check_action_space(env.action_space)
@@ -261,8 +261,8 @@ def test_stacked_frames_of_a_dict_can_be_learned() -> None:
     assert actions.shape == (2, 2)
 
 
-def test_episodes_end_as_they_did() -> None:
-    """Truncation stores the true last observation, termination too, and only termination is marked."""
+def test_ends_of_episodes_are_stored_correctly() -> None:
+    """Truncation and termination both store the true last observation, and only termination is marked."""
     model = tiny_model(CountEnv(length=3), learning_starts=100)
     model.learn(6)
     expected = [(0, 1, 1), (1, 2, 2), (2, 3, 3), (1000, 1001, 1001), (1001, 1002, 1002), (1002, 1003, 1003)]
@@ -281,7 +281,7 @@ def test_learning_can_begin_before_the_first_episode_ends() -> None:
 @pytest.mark.parametrize(
     ("settings", "n_envs", "steps", "updates"),
     [
-        # Trained after every vector step once more than `learning_starts` (10) steps were taken.
+        # Trains after every vector step once more than `learning_starts` (10) steps have been taken.
         ({}, 1, 20, 10),
         ({"gradient_steps": 3}, 1, 20, 30),
         ({"gradient_steps": 0}, 1, 20, 0),
@@ -320,7 +320,7 @@ def test_both_normalizations_learn(norm: str) -> None:
 
 
 @pytest.mark.gpu
-def test_training_on_an_accelerator_and_going_on_without(tmp_path: Path) -> None:
+def test_training_on_an_accelerator_and_continuing_on_a_cpu(tmp_path: Path) -> None:
     model = tiny_model(device="cuda", mixed_precision=True).learn(20)
     assert all(value.is_cuda for value in model.policy.state_dict().values())
     assert all(bool(th.isfinite(value).all()) for value in model.policy.state_dict().values())
@@ -339,8 +339,8 @@ class Stopper(BaseCallback):
     """
     Returns a falsy value at a step.
 
-    :param step: when
-    :param value: what
+    :param step: the step
+    :param value: the value
     """
 
     def __init__(self, step: int, value: Any = False) -> None:
@@ -356,7 +356,7 @@ class Stopper(BaseCallback):
 
 
 @pytest.mark.parametrize("value", [False, None, 0, np.bool_(False)])
-def test_any_falsy_value_stops_and_the_end_is_announced(value: Any) -> None:
+def test_any_falsy_value_stops_training_and_callbacks_are_told(value: Any) -> None:
     model = tiny_model(CountEnv())
     stopper = Stopper(7, value)
     model.learn(50, callback=stopper)
@@ -364,8 +364,8 @@ def test_any_falsy_value_stops_and_the_end_is_announced(value: Any) -> None:
     assert stopper.ended == 1
 
 
-def test_learning_on_after_a_stop_joins_no_distant_states() -> None:
-    """SB3 leaves before it stores the step at which a callback stops; here nothing is missing."""
+def test_learning_after_a_stop_does_not_link_unrelated_states() -> None:
+    """SB3 returns before storing the step at which a callback stops; here nothing is missing."""
     model = tiny_model(CountEnv(length=10), learning_starts=4)
     model.learn(50, callback=Stopper(7))
     model.learn(20, reset_num_timesteps=False)
@@ -375,7 +375,7 @@ def test_learning_on_after_a_stop_joins_no_distant_states() -> None:
     assert all(after == before + 1 for before, _, after, _ in recorded)
 
 
-def test_learning_on_after_an_interrupt_joins_no_distant_states() -> None:
+def test_learning_after_an_interrupt_does_not_link_unrelated_states() -> None:
     model = tiny_model(CountEnv(length=10), learning_starts=4)
 
     def interrupt(local: dict[str, Any], _: dict[str, Any]) -> bool:
@@ -389,8 +389,8 @@ def test_learning_on_after_an_interrupt_joins_no_distant_states() -> None:
     assert all(after == before + 1 for before, _, after, _ in transitions(model))
 
 
-def test_learning_in_two_calls_is_learning_in_one() -> None:
-    """Without a constant progress the learning rate would tell them apart; nothing else may."""
+def test_learning_in_two_calls_equals_learning_in_one() -> None:
+    """Except for a learning rate that depends on progress, there must be no difference."""
     once, twice = tiny_model(CountEnv()), tiny_model(CountEnv())
     once.learn(30)
     twice.learn(17)
@@ -400,7 +400,7 @@ def test_learning_in_two_calls_is_learning_in_one() -> None:
     assert_same_weights(weights_of(once), weights_of(twice))
 
 
-def test_learning_anew_starts_new_episodes_and_keeps_what_was_learned() -> None:
+def test_a_new_call_of_learn_starts_new_episodes_and_keeps_the_weights() -> None:
     model = tiny_model(CountEnv(length=10))
     model.learn(15)
     updates = model._n_updates
@@ -429,7 +429,7 @@ def test_callbacks_see_what_sb3_shows_them() -> None:
     assert all(expected <= names for names in seen)
 
 
-def test_evaluating_on_the_way_changes_nothing() -> None:
+def test_evaluating_during_training_changes_nothing() -> None:
     plain, watched = tiny_model(CountEnv()), tiny_model(CountEnv())
     plain.learn(30)
     evaluation = EvalCallback(Monitor(CountEnv()), eval_freq=5, n_eval_episodes=2, verbose=0, deterministic=True)
@@ -457,7 +457,7 @@ def run(seed: int, env: Any = "Pendulum-v1", **settings: Any) -> tuple[dict[str,
 @pytest.mark.parametrize("settings", [{}, {"search_kwargs": {"gumbel_scale": 1.0}, "reanalyze_ratio": 0.5}])
 def test_the_same_seed_gives_the_same_run(settings: dict[str, Any]) -> None:
     weights, actions = run(3, **settings)
-    np.random.seed(0)  # whatever the program did before
+    np.random.seed(0)  # make both runs start from the same global state
     th.manual_seed(0)
     weights_again, actions_again = run(3, **settings)
     np.testing.assert_array_equal(actions, actions_again)
@@ -482,7 +482,7 @@ def test_seeding_later_restarts_every_generator() -> None:
         draw = model.replay_buffer.rng.random()
         outcomes.append((model.predict(observation)[0].tolist(), draw, model.action_space.sample().tolist()))
     assert outcomes[0] == outcomes[1]
-    model.set_random_seed(None)  # leaves everything as it is
+    model.set_random_seed(None)  # has no effect
     assert model.replay_buffer.rng.random() != outcomes[0][1]
 
 
@@ -505,7 +505,7 @@ def test_the_learning_rate_follows_its_schedule(schedule: Any) -> None:
     assert model.policy.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
 
 
-def test_a_learning_rate_of_zero_changes_statistics_only() -> None:
+def test_a_learning_rate_of_zero_changes_only_statistics() -> None:
     model = tiny_model(learning_rate=0.0)
     before = weights_of(model)
     model.learn(14)
@@ -514,14 +514,14 @@ def test_a_learning_rate_of_zero_changes_statistics_only() -> None:
     assert all("normalizer" in name for name in changed)
 
 
-def test_numbers_that_are_not_finite_stop_the_training() -> None:
+def test_non_finite_numbers_stop_training() -> None:
     model = tiny_model()
     model.learn(12)
     with th.no_grad():
         model.policy.world_model.dynamics[0].inner.weight[0, 0] = float("nan")
     with pytest.raises(NonFiniteLossError, match="gradient is not finite"):
         model.train(1, 8)
-    assert issubclass(NonFiniteLossError, ValueError)  # what hyperparameter searches prune
+    assert issubclass(NonFiniteLossError, ValueError)  # hyperparameter searches prune trials on this
 
 
 # --------------------------------------------------------------------------------------------------------- normalization
@@ -533,7 +533,7 @@ def test_with_vec_normalize_the_raw_numbers_are_stored() -> None:
     model.learn(6)
     assert model.get_vec_normalize_env() is env
     expected = [(0, 1, 1), (1, 2, 2), (2, 3, 3), (1000, 1001, 1001), (1001, 1002, 1002), (1002, 1003, 1003)]
-    # Last observations arrive normalized and are turned back, with float32 rounding.
+    # Last observations arrive normalized and are unnormalized, with float32 rounding.
     np.testing.assert_allclose([row[:3] for row in transitions(model)], expected, rtol=1e-5, atol=1e-3)
 
 
@@ -602,7 +602,7 @@ def test_a_vec_monitor_is_enough_for_the_statistics() -> None:
     assert unmonitored.task_statistics.snapshot() == {}
 
 
-def test_an_entry_named_task_in_the_info_of_a_plain_environment_is_its_own_affair() -> None:
+def test_an_info_entry_named_task_of_a_plain_environment_is_ignored() -> None:
     class Named(gym.Wrapper):  # type: ignore[type-arg]
         def step(self, action: Any) -> Any:
             observation, reward, terminated, truncated, info = self.env.step(action)
@@ -613,7 +613,7 @@ def test_an_entry_named_task_in_the_info_of_a_plain_environment_is_its_own_affai
     assert model.task_statistics.snapshot()["task"]["episodes"] == 2
 
 
-def test_predicting_is_no_part_of_the_training() -> None:
+def test_predicting_does_not_affect_training() -> None:
     model = tiny_model(CountEnv())
     model.learn(15)
     actions = [model.predict(np.array([7.0], dtype=np.float32), deterministic=True)[0] for _ in range(2)]

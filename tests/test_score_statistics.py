@@ -1,4 +1,4 @@
-"""Aggregates over seeds and tasks: by hand, against a slow bootstrap, and against rliable where it is installed."""
+"""Aggregates over seeds and tasks: by hand, against a slow bootstrap, and against rliable if installed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_statistics_by_hand() -> None:
     # Sorted: 0, 0.2, 0.4, 0.6, 1, 2. A quarter of six is one and a half, so one is cut at each end.
     assert interquartile_mean(scores) == pytest.approx((0.2 + 0.4 + 0.6 + 1.0) / 4)
     assert median_score(scores) == pytest.approx(0.5)  # of the task means 0.1, 1.5, 0.5
-    # Shortfalls: 1, 0, 0.6, 0.8, 0, 0.4; what exceeds the bar by 1 makes up for nothing.
+    # Shortfalls: 1, 0, 0.6, 0.8, 0, 0.4; exceeding the bar does not compensate for them.
     assert optimality_gap(scores) == pytest.approx(2.8 / 6)
 
 
@@ -46,7 +46,7 @@ def test_statistics_of_many_tables_are_those_of_each(seeds: int, tasks: int, ran
 def test_strata_are_tasks() -> None:
     scores = np.array([[1.0, 10.0, 100.0], [2.0, 20.0, 200.0]])
     drawn = resample_scores(scores, 2000, np.random.default_rng(0))
-    # Every draw of seeds, independently for each task: (2 seeds drawn out of 2) ** 3 tasks = 64 tables, all about as often.
+    # Seeds are drawn independently for each task: (2 seeds out of 2) ** 3 tasks = 64 tables, all about equally often.
     for task in range(3):
         assert set(np.unique(drawn[:, :, task])) == set(scores[:, task])
     tables, counts = np.unique(drawn.reshape(2000, -1), axis=0, return_counts=True)
@@ -59,7 +59,7 @@ def test_strata_are_tasks() -> None:
 def every_resample(column: np.ndarray) -> np.ndarray:
     """
     :param column: scores of one task
-    :return: the mean of every possible draw of as many seeds, each equally likely
+    :return: the mean of every possible resample, each equally likely
     """
     return np.array([np.mean(draw) for draw in itertools.product(column, repeat=len(column))])
 
@@ -75,27 +75,27 @@ def test_intervals_against_every_possible_resample(resample: str) -> None:
         means = every_resample(scores.mean(axis=1))
     found = aggregate_scores(scores, NAMES[:2], confidence=0.9, n_resamples=200_000, resample=resample).mean  # type: ignore[arg-type]
     assert found.value == pytest.approx(scores.mean())
-    # Few distinct means: the 5 % quantile of 200,000 draws is one of those around the true 5 %.
+    # There are few distinct means: the 5 % quantile of 200,000 draws is one of those around the true one.
     for end, tail in ((found.low, 0.05), (found.high, 0.95)):
         below, above = np.quantile(means, [tail - 0.005, tail + 0.005])
         assert end is not None and below - 1e-9 <= end <= above + 1e-9
 
 
-def test_seeds_that_are_good_at_everything_or_nothing_tell_less() -> None:
+def test_correlated_seeds_give_wider_intervals() -> None:
     scores = np.repeat(np.array([[0.1], [0.4], [0.7], [1.0]]), 9, axis=1)
     names = [f"t{index}" for index in range(9)]
     stratified = aggregate_scores(scores, names).mean
     joint = aggregate_scores(scores, names, resample="seeds").mean
     assert stratified.low is not None and stratified.high is not None and joint.low is not None and joint.high is not None
-    # Nine independent tasks: a third of the deviation of nine copies of one.
+    # The deviation over nine independent tasks is a third of that over nine copies of one.
     assert (joint.high - joint.low) / (stratified.high - stratified.low) == pytest.approx(3.0, rel=0.1)
 
 
 def result(protocol: Protocol, *returns: float, bar: float = 10.0) -> EvaluationResult:
     """
-    :param protocol: of the evaluation
-    :param returns: of one episode of each task
-    :param bar: success bar of all tasks, whose random policy earns 0
+    :param protocol: protocol of the evaluation
+    :param returns: return of one episode of each task
+    :param bar: success bar of all tasks, in which the random policy earns 0
     :return: an evaluation
     """
     specs = [TaskSpec(name, 1, 1, random_score=0.0, success_bar=bar) for name in NAMES[: len(returns)]]
@@ -120,7 +120,7 @@ def test_one_seed_has_no_interval() -> None:
     assert "0.200 (one seed, no interval)" in str(found)
 
 
-def test_what_cannot_be_aggregated_is_refused() -> None:
+def test_unsuitable_evaluations_are_refused() -> None:
     good = result("respected", 1.0)
     with pytest.raises(ConfigurationError, match="nothing to aggregate"):
         aggregate([])

@@ -1,4 +1,4 @@
-"""The batched search against the slow one, against numbers worked by hand, and its independence of rows."""
+"""The batched search, compared with the slow one and with numbers worked out by hand, and the independence of rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LEAF_ACTION = 0.5
 
 
 def assert_same(output: SearchOutput, row: int, expected: OracleResult, scale: float = 1.0, rtol: float = 1e-9) -> None:
-    """Same visits and action; numbers of the size ``scale`` agree to ``rtol``."""
+    """Same visits and action; numbers of magnitude ``scale`` agree to ``rtol``."""
     near = {"rel": rtol, "abs": rtol * scale}
     assert output.visits[row].int().tolist() == expected.visits
     assert int(output.best[row]) == expected.best
@@ -77,7 +77,7 @@ def test_batched_search_equals_the_slow_one(case: tuple[SearchConfig, SmoothMode
     output = search(model, config, noise)
     for row in range(model.mask.shape[0]):
         expected = level_search(model.row(row), config, noise, row)
-        assume(expected.margin > 1e-9)  # a decision narrower than rounding may fall either way
+        assume(expected.margin > 1e-9)  # rounding may tip a closer decision either way
         assert_same(output, row, expected, scale)
 
 
@@ -105,10 +105,10 @@ def test_deterministic_noise_equals_the_slow_search() -> None:
 @pytest.mark.parametrize(
     ("reward", "value", "discount"),
     [
-        (0.0, 0.0, 0.99),  # nothing to tell candidates apart
+        (0.0, 0.0, 0.99),  # no difference between candidates
         (0.25, 0.5, 0.5),  # r + gamma v = 0.5 = v everywhere (exact in binary)
         (0.0, 4096.0, 1.0),
-        (-8192.0, 0.0, 1.0),  # the deeper, the worse
+        (-8192.0, 0.0, 1.0),  # deeper is worse
         (8192.0, -1024.0, 0.0),
     ],
 )
@@ -171,7 +171,7 @@ def mixed_world(rows: int) -> tuple[SearchConfig, SmoothModel, SearchNoise]:
 
 
 @pytest.mark.parametrize("index", [[4, 3, 2, 1, 0, 5, 6], [6], [2, 2, 2], [0, 5]])
-def test_rows_neither_mix_nor_depend_on_their_place(index: list[int]) -> None:
+def test_rows_neither_mix_nor_depend_on_their_position(index: list[int]) -> None:
     config, model, noise = mixed_world(7)
     whole, part = search(model, config, noise), search(model.rows(index), config, take(noise, index))
     assert th.equal(whole.visits[index], part.visits) and th.equal(whole.best[index], part.best)
@@ -199,7 +199,7 @@ def test_the_search_itself_draws_nothing() -> None:
     assert all(th.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_the_search_keeps_what_it_promises() -> None:
+def test_invariants_of_the_output() -> None:
     config, model, noise = mixed_world(50)
     output = search(model, config, noise)
     assert output.visits.sum(dim=1).eq(config.num_simulations).all()
@@ -215,7 +215,7 @@ def test_the_search_keeps_what_it_promises() -> None:
 
 
 def bandit(start: th.Tensor, reward: Callable[[th.Tensor], th.Tensor], value: float = 9.0) -> ScriptedModel:
-    """Discount 0: only the first reward counts, whatever the values say."""
+    """Discount 0: only the first reward counts, whatever the values are."""
     return ScriptedModel(
         start, lambda s, a: s, lambda s, a: reward(a[..., 0]), lambda s: 0.0 * s[..., 0] + value, discount=0.0
     )
@@ -240,7 +240,7 @@ def test_bandit_by_hand() -> None:
 
 
 @pytest.mark.parametrize("best_arm", range(16))
-def test_the_best_of_sixteen_arms_wins_wherever_it_stands(best_arm: int) -> None:
+def test_the_best_of_sixteen_arms_wins_in_any_position(best_arm: int) -> None:
     config = SearchConfig()
     arms = [-0.8 + 0.1 * ((i - best_arm) % 16) for i in range(16)]
     target = arms[best_arm]
@@ -331,7 +331,7 @@ def test_gumbel_noise_ranks_candidates_but_is_not_part_of_the_improved_policy() 
     assert output.weights[0].tolist() == pytest.approx([1.0 / (1.0 + math.exp(-5.1)), 1.0 / (1.0 + math.exp(5.1))])
 
 
-def test_improved_policy_on_paper() -> None:
+def test_improved_policy_by_hand() -> None:
     # Q = 4, 1, 2.5 -> normalized 1, 0, 1/2; one visit each: sigma = 5.1, 0, 2.55.
     # exp(-2.55) = 0.0780817, exp(-5.1) = 0.0060967.
     config = SearchConfig(num_candidates=3, num_simulations=3)
@@ -370,7 +370,7 @@ def test_transform_by_hand() -> None:
     th.testing.assert_close(logits, th.tensor([[5.4, 2.7], [5.0, 0.0]]))
 
 
-def test_a_small_range_is_not_blown_up() -> None:
+def test_a_small_range_is_not_magnified() -> None:
     # Q-values 0.001 apart with the default smallest denominator of 0.01: normalized 0.1 apart, so nearly equal weights.
     config = SearchConfig(num_candidates=2, num_simulations=2)
     output = search(bandit(th.zeros(1, 1), lambda a: a), config, noise_for(config, [0.301, 0.3]))
@@ -483,13 +483,13 @@ def test_difference_from_a_strictly_sequential_search() -> None:
             sequential = sequential_search(model.row(row), config, noise, row)
             actions += int(output.best[row]) != sequential.best
             visits += output.visits[row].int().tolist() != sequential.visits
-            # A simulation that ends elsewhere changes the Q of its candidate.
+            # A simulation that takes another path changes the Q of its candidate.
             paths += output.q_values[row].tolist() != pytest.approx(sequential.q_values, rel=1e-9, abs=1e-9)
     roots = worlds * rows
     print(f"\nlevel-parallel against sequential, {roots} roots: another path in {paths / roots:.1%}, ", end="")
     print(f"other visit counts of candidates in {visits / roots:.1%}, another action in {actions / roots:.1%}")
-    assert visits == 0  # 16, 8, 4, 4: candidates are ranked at the end of a level, when both trees have seen the same ...
-    assert paths / roots < 0.06  # ... and only the last 8 of 32 simulations can end elsewhere
+    assert visits == 0  # 16, 8, 4, 4: at the end of a level, when candidates are ranked, both trees have seen the same ...
+    assert paths / roots < 0.06  # ... and only the last 8 of 32 simulations can take another path
     assert actions / roots < 0.03
 
 

@@ -1,4 +1,4 @@
-"""Sequential halving as a list of levels, and the noise that a search is fed with."""
+"""Sequential halving as a list of levels, and the noise for a search."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.search_oracle import visit_plan
         # No halving at all: a budget of one visit each.
         (4, 4, (4,)),
         (16, 16, (16,)),
-        # One candidate takes everything.
+        # A single candidate gets all visits.
         (1, 1, (1,)),
         (1, 5, (1, 1, 1, 1, 1)),
         # Two candidates: one phase, 5 / (1 * 2) = 2 visits each, then one is left for the better of the two.
@@ -53,8 +53,8 @@ def test_levels_agree_with_a_visit_by_visit_plan_for_every_small_budget() -> Non
             sizes = Counter(level for level, _ in visit_plan(candidates, simulations))
             assert levels == tuple(sizes[level] for level in range(len(sizes))), (candidates, simulations)
             assert sum(levels) == simulations  # the budget is met exactly
-            assert levels[0] == candidates  # everybody is visited
-            assert all(a >= b for a, b in itertools.pairwise(levels))  # nobody comes back
+            assert levels[0] == candidates  # every candidate is visited
+            assert all(a >= b for a, b in itertools.pairwise(levels))  # eliminated candidates do not come back
             # Only the very last level may be cut below two (or below its phase's size).
             assert all(size >= min(2, candidates) for size in levels[:-1])
 
@@ -101,7 +101,7 @@ def test_the_same_generator_gives_the_same_noise() -> None:
     assert not th.equal(one.root[0], one.root[1])  # rows differ
 
 
-def test_deterministic_noise_depends_on_the_observation_alone_and_leaves_generators_alone() -> None:
+def test_deterministic_noise_depends_only_on_the_observation_and_uses_no_generator() -> None:
     config = SearchConfig(gumbel_scale=1.0, magnify_leaves=True)
     observations = th.randn(9, 5, generator=th.Generator().manual_seed(1))
     global_before = th.get_rng_state()
@@ -109,7 +109,7 @@ def test_deterministic_noise_depends_on_the_observation_alone_and_leaves_generat
     alone = deterministic_noise(config, observations[3:4], 4)
     assert th.equal(global_before, th.get_rng_state())
     assert one.root.shape == (9, 16, 4)
-    # Neither the batch size nor the other rows matter (but for the last digit: logarithms of many numbers and of a few).
+    # Neither the batch size nor other rows matter (except in the last digit: vectorized logarithms are rounded differently).
     th.testing.assert_close(one.root[3:4], alone.root)
     th.testing.assert_close(tuple(level[3:4] for level in one.leaves), alone.leaves)
     assert not th.equal(one.root[0], one.root[1])  # other observations, other candidates
@@ -118,7 +118,7 @@ def test_deterministic_noise_depends_on_the_observation_alone_and_leaves_generat
 
 
 def test_deterministic_noise_is_standard_normal_whatever_the_observation() -> None:
-    # Neighboring observations, as of a fast control loop, and constant entries: 4000 rows of 15 * 4 numbers each.
+    # Neighboring observations, as in a fast control loop, with constant entries: 4000 rows of 15 * 4 numbers each.
     observations = 1.0 + 1e-6 * th.arange(4000.0).unsqueeze(1).repeat(1, 3)
     observations[:, 1] = 0.0
     normal = deterministic_noise(SearchConfig(), observations, 4).root[:, 1:].flatten(1)
@@ -128,7 +128,7 @@ def test_deterministic_noise_is_standard_normal_whatever_the_observation() -> No
     assert correlation.abs().max() < 0.09  # neither between entries nor between neighboring observations
 
 
-def test_deterministic_noise_tells_no_zeros_apart() -> None:
+def test_deterministic_noise_treats_positive_and_negative_zero_alike() -> None:
     plus, minus = (deterministic_noise(SearchConfig(), th.tensor([[zero, 1.0]]), 2) for zero in (0.0, -0.0))
     assert th.equal(plus.root, minus.root)  # they are the same observation
 

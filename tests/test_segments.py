@@ -1,4 +1,4 @@
-"""The ring of transitions: small chains by hand, and random interleavings against a list of all rows ever stored."""
+"""The ring of transitions: small chains by hand, and random interleavings compared with a list of all rows ever stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sb3_ezm.errors import ConfigurationError
 
 
 def step(stream: int, observation: float, next_observation: float, reward: float = 0.0, end: str = "", task: int = 0) -> Step:
-    """A step whose action is ten times its observation, found by a search of value 100 times that."""
+    """A step whose action is 10 times the observation, with a search value of 100 times the observation."""
     return Step(
         stream=stream,
         task=task,
@@ -54,7 +54,7 @@ def add(ring: TransitionRing, *steps: Step) -> list[int]:
 
 
 def test_two_interleaved_streams_by_hand() -> None:
-    # Stream 0 observes 1, 2, 3 and terminates; stream 1 observes 5, 6, 7 and goes on.
+    # Stream 0 observes 1, 2, 3 and terminates; stream 1 observes 5, 6, 7 and continues.
     ring = TransitionRing(20, 1, 1, num_streams=2)
     assert add(ring, step(0, 1, 2, 0.1), step(1, 5, 6, 0.5)) == [0, 1]  # rows 0, 1 hold 1 and 5, rows 2, 3 hold 2 and 6
     assert add(ring, step(0, 2, 3, 0.2, "terminated"), step(1, 6, 7, 0.6)) == [2, 3]  # rows 4, 5 hold 3 and 7
@@ -127,23 +127,23 @@ def test_overwriting_by_hand() -> None:
     assert segments.actions[0, 5, 0] == 0.0  # not the action that row 0 held before
 
 
-def test_tickets_tell_overwritten_rows() -> None:
+def test_tickets_recognize_overwritten_rows() -> None:
     ring = TransitionRing(6, 1, 1)
     for t in range(5):
         add(ring, step(0, t, t + 1))
     tickets = ring.tickets(np.array([0, 1, 4]))
     assert tickets.tolist() == [0, 1, 4]
-    add(ring, step(0, 5, 6))  # takes row 0 again, as the seventh
+    add(ring, step(0, 5, 6))  # reuses row 0, as the seventh row
     slots, exists = ring.slots_of(tickets)
     assert slots.tolist() == [0, 1, 4] and exists.tolist() == [False, True, True]
     assert ring.tickets(np.array([0, 1, 5])).tolist() == [6, 1, 5]
     ring.clear()
     for t in range(3):
         add(ring, step(0, t, t + 1))
-    assert not ring.slots_of(tickets)[1].any()  # not even those of rows that are in use again
+    assert not ring.slots_of(tickets)[1].any()  # not even for rows that are in use again
     tickets = ring.tickets(np.array([0, 3]))
     slots, exists = ring.slots_of(np.append(tickets, tickets[-1] + 1))
-    assert slots[:2].tolist() == [0, 3] and exists.tolist() == [True, True, False]  # the last is not written yet
+    assert slots[:2].tolist() == [0, 3] and exists.tolist() == [True, True, False]  # the last has not been written yet
 
 
 def test_paused_stream_is_closed_before_its_newest_row_is_lost() -> None:
@@ -157,7 +157,7 @@ def test_paused_stream_is_closed_before_its_newest_row_is_lost() -> None:
 
 def test_ages_count_the_same_task_only_and_survive_wrapping_counters() -> None:
     ring = TransitionRing(40, 1, 1, num_streams=3, num_tasks=2)
-    ring.total_added[:] = 2**32 - 2  # as if that many had come and gone
+    ring.total_added[:] = 2**32 - 2  # as if that many had been added
     slots = add(ring, step(0, 0, 1, task=1), step(1, 2, 3, task=0), step(2, 4, 5, task=1))
     slots += add(ring, step(0, 1, 6, task=1))
     # Task 1 stored first (0), third (2) and fourth transition; task 0 only the second.
@@ -166,7 +166,7 @@ def test_ages_count_the_same_task_only_and_survive_wrapping_counters() -> None:
 
 @st.composite
 def scripts(draw: st.DrawFn) -> tuple[int, int, int, list[list[Step]]]:
-    """Random streams, tasks, ends, outside resets and pauses, in a ring that is often too small for them."""
+    """Random streams, tasks, ends, external resets and pauses, in a ring that is often too small for them."""
     num_streams = draw(st.integers(1, 4))
     num_tasks = draw(st.integers(1, 3))
     capacity = draw(st.integers(4 * num_streams, 9 * num_streams + 4))
@@ -181,7 +181,7 @@ def scripts(draw: st.DrawFn) -> tuple[int, int, int, list[list[Step]]]:
         for stream in rng.permutation(num_streams).tolist():
             if rng.random() < pause:
                 continue
-            if now[stream] < 0 or rng.random() < leave / 4:  # a reset, perhaps from outside
+            if now[stream] < 0 or rng.random() < leave / 4:  # a reset, perhaps an external one
                 counter += 1
                 now[stream], task[stream] = float(counter), int(rng.integers(num_tasks))
             counter += 1
@@ -220,7 +220,7 @@ def test_agrees_with_the_list_of_all_rows(case: tuple[int, int, int, list[list[S
 
 @given(scripts())
 def test_segments_are_pieces_of_real_episodes(case: tuple[int, int, int, list[list[Step]]]) -> None:
-    # Needs no knowledge of rows: observations are unique numbers, so every link can be looked up in what happened.
+    # Independent of rows: observations are unique numbers, so every link can be checked against the script.
     num_streams, num_tasks, capacity, script = case
     ring = TransitionRing(capacity, 1, 1, num_streams=num_streams, num_tasks=num_tasks)
     happened: dict[float, Step] = {}
@@ -238,13 +238,13 @@ def test_segments_are_pieces_of_real_episodes(case: tuple[int, int, int, list[li
                 assert rewards[h] == np.float32(real.reward)
                 assert terminated[h] == real.terminated
                 assert not real.ended or not valid[h + 1 :].any()
-            assert not th.any(valid[1:] & ~valid[:-1])  # once it has ended it stays so
-        # The transitions of this very step are all there, in full.
+            assert not th.any(valid[1:] & ~valid[:-1])  # once it has ended, it stays ended
+        # The transitions of the current step are all there.
         newest = {s.observation for s in steps}
         assert newest <= set(segments.observations[:, 0, 0].tolist())
 
 
-def test_pickle_keeps_used_rows_only_and_goes_on_identically() -> None:
+def test_pickle_keeps_only_used_rows_and_continues_identically() -> None:
     ring = TransitionRing(100_000, 1, 1, num_streams=2)
     add(ring, step(0, 1, 2), step(1, 5, 6))
     data = pickle.dumps(ring)
@@ -263,7 +263,7 @@ def test_pickle_keeps_used_rows_only_and_goes_on_identically() -> None:
     np.testing.assert_array_equal(clone.step, full.step)
 
 
-def test_clear_forgets_everything() -> None:
+def test_clear_removes_everything() -> None:
     ring = TransitionRing(6, 1, 1)
     for t in range(9):
         add(ring, step(0, t, t + 1))

@@ -1,6 +1,6 @@
 """
-Fixed shapes, recorded and replayed. What CUDA adds to it was not run where these tests were written: a recorder on the host,
-whose replays write into the same memory as a CUDA graph's do, stands in for it.
+Functions with fixed shapes, recorded and replayed. Where there is no CUDA, a recorder on the host stands in for it; like those
+of a CUDA graph, its replays write into the same memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COMPILE = RuntimeConfig(compile=True, compile_backend="eager")
 
 
 class HostGraphs:
-    """Runs the function twice before recording, as a warm-up does, and again in each replay, into the memory of the first."""
+    """Runs the function twice for warm-up and recording, and again in each replay, into the memory of the first run."""
 
     recorded = 0
 
@@ -76,7 +76,7 @@ def test_calls_are_copy_in_replay_copy_out() -> None:
     graphs = HostGraphs(th.device("cpu"))
     static = StaticFunction(function, graphs, state=[counter])
     first = static(th.tensor([1.0, 2.0]), th.tensor([10.0, 20.0]))
-    # Two runs while recording left the state alone; the replay counts.
+    # The two runs for recording did not change the state; the replay does.
     assert first[0].tolist() == [11.0, 22.0] and float(first[1]) == 1.0 and len(calls) == 3
     second = static(th.tensor([5.0, 6.0]), th.tensor([0.0, 1.0]))
     assert second[0].tolist() == [5.0, 7.0] and float(second[1]) == 2.0
@@ -96,9 +96,9 @@ def test_cuda_graphs_need_cuda() -> None:
 
 
 def test_graphs_are_recorded_on_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    # In place of CUDA, contexts that note what was done inside of them: warm-up and recording take the same stream of the
-    # device of the model, which need not be the default one, and all graphs share the memory of the first; for that they
-    # have to be recorded on the same stream.
+    # In place of CUDA, contexts that record what was done inside them. Warm-up and recording must use the same stream of the
+    # model's device, which may not be the default one. All graphs share the memory of the first, so they must be recorded on
+    # the same stream.
     entered: list[str] = []
     log: list[tuple[str, ...]] = []
 
@@ -177,7 +177,7 @@ def test_static_searches_are_searches(runtime: RuntimeConfig, reduction: Any) ->
     choices = [(2, 0), (1, 3), (0, 1)] if reduction == "min2" else [(0, 1, 2, 3)] * 3
     for count, heads in zip((5, 6) if runtime.compile else (5, 8, 6), choices, strict=False):
         with th.no_grad():
-            for parameter in model.parameters():  # the network learns between searches
+            for parameter in model.parameters():  # the network changes between searches
                 parameter.add_(0.05 * th.randn_like(parameter))
         observations, tasks = th.randn(count, 4, generator=generator), th.arange(count) % 2
         noise = draw_noise(config, count, 2, generator)
@@ -190,7 +190,7 @@ def test_static_searches_are_searches(runtime: RuntimeConfig, reduction: Any) ->
 
 
 def test_each_model_and_shape_is_prepared_once() -> None:
-    # Twelve numbers of rows are more than PyTorch compiles of the same code unless told otherwise.
+    # By default, PyTorch does not compile the same code for as many as twelve shapes.
     th._dynamo.reset()
     policy = make_policy()
     static = StaticSearch(SEARCH, COMPILE, None, autocast=False)
@@ -234,8 +234,8 @@ def updates_of(learner: Learner, count: int = 4) -> list[Any]:
 
 def assert_same_way(got: Weights, expected: Weights, start: Weights) -> None:
     """
-    The same changes but for rounding. Adam moves what has hardly any gradient as far as the rest, in the direction of its
-    rounding error, and rounding may turn a search's choice: so most of the way is compared, not every weight.
+    Same changes up to rounding. Adam moves weights with hardly any gradient as far as the rest, in the direction of their
+    rounding error, and rounding may tip a search's choice, so this compares most of the distance, not every weight.
     """
     apart = sum(float((got[name] - value).abs().sum()) for name, value in expected.items())
     way = sum(float((start[name] - value).abs().sum()) for name, value in expected.items())
@@ -270,15 +270,15 @@ def test_one_recording_of_the_gradient_serves_all_updates(host_graphs: None) -> 
     addresses = [
         parameter.grad.data_ptr() for parameter in learner.policy.world_model.parameters() if parameter.grad is not None
     ]
-    learner.policy.optimizer.zero_grad(set_to_none=True)  # anybody may
+    learner.policy.optimizer.zero_grad(set_to_none=True)  # as other code might
     updates_of(learner)
     assert addresses == [p.grad.data_ptr() for p in learner.policy.world_model.parameters() if p.grad is not None]
 
 
-def test_a_recorded_training_keeps_its_rules(host_graphs: None) -> None:
+def test_recorded_training_follows_the_same_rules(host_graphs: None) -> None:
     model = tiny_model(toy_env(["toy-balance", "toy-spin"]), runtime_kwargs={"cuda_graphs": True}).learn(20)
     (static,) = {len(search._prepared) for search in model.learner.planner._static.values() if search._prepared}
-    assert static == 1  # acting and reanalysis alike
+    assert static == 1  # acting and reanalysis share it
     plain = tiny_model(toy_env(["toy-balance", "toy-spin"])).learn(20)
     assert model.replay_buffer.size() == plain.replay_buffer.size()
     again = tiny_model(toy_env(["toy-balance", "toy-spin"]), runtime_kwargs={"cuda_graphs": True}).learn(20)
@@ -286,7 +286,7 @@ def test_a_recorded_training_keeps_its_rules(host_graphs: None) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_cannot_be_recorded_runs_without_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_that_cannot_be_recorded_run_without_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(HostGraphs):
         def record(self, function: Callable[[], Tensors]) -> tuple[Callable[[], None], Tensors]:
             function()  # recording fails after the warm-up
@@ -305,13 +305,13 @@ def test_what_cannot_be_recorded_runs_without_a_graph(monkeypatch: pytest.Monkey
     assert len(caught) == 2  # the search and the gradient, once each
     plain = make()
     plain.update(batch, plain.reanalyze(batch, 0), 0)
-    for name, tensor in recorded.policy.state_dict().items():  # the statistics of the warm-up are not among the results
+    for name, tensor in recorded.policy.state_dict().items():  # the warm-up did not affect the statistics
         th.testing.assert_close(tensor, plain.policy.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
-    recorded.update(batch, recorded.reanalyze(batch, 1), 1)  # and not a word more
+    recorded.update(batch, recorded.reanalyze(batch, 1), 1)  # without further warnings
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_function_that_fails_by_itself_still_fails() -> None:
+def test_a_function_that_fails_anyway_still_fails() -> None:
     def function(tensor: th.Tensor) -> Tensors:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -333,11 +333,11 @@ def test_what_cannot_be_compiled_runs_without_compiling() -> None:
     inputs = th.ones(3, 2)
     with pytest.warns(UserWarning, match=r"cannot compile Linear, .* triton installation.*Leave `compile` off"):
         assert th.equal(run(inputs), module(inputs))
-    assert th.equal(run(inputs), module(inputs))  # and not a word more
+    assert th.equal(run(inputs), module(inputs))  # without further warnings
 
 
 def linear_calls(module: th.nn.Module, *inputs: Any) -> int:
-    """How often linear layers are called without compiling."""
+    """Number of calls of linear layers without compiling."""
     calls: list[None] = []
     layers = [layer for layer in module.modules() if isinstance(layer, th.nn.Linear)]
     hooks = [layer.register_forward_hook(lambda *_: calls.append(None)) for layer in layers]
@@ -348,7 +348,7 @@ def linear_calls(module: th.nn.Module, *inputs: Any) -> int:
 
 
 def test_unroll_losses_and_search_are_captured_whole() -> None:
-    # The classic mistake is to compile a module and then call another of its methods, which runs uncompiled in silence.
+    # The classic mistake is to compile a module and then call one of its other methods, which silently runs uncompiled.
     th._dynamo.reset()
     graphs: list[int] = []
 
@@ -362,7 +362,7 @@ def test_unroll_losses_and_search_are_captured_whole() -> None:
     targets = learner.reanalyze(batch, 0)
     loss = learner._gradient_step.loss
     inputs = (batch.observations[:, :3], batch.actions[:, :2], batch.weights, targets)
-    compiled = th.compile(loss, backend=counting_backend, fullgraph=True, dynamic=False)  # a break would be an error
+    compiled = th.compile(loss, backend=counting_backend, fullgraph=True, dynamic=False)  # a graph break would be an error
     th.testing.assert_close(compiled(*inputs)[0], loss(*inputs)[0])
     assert graphs == [linear_calls(loss, *inputs)]
     module = SearchModule(learner.policy.target_model, SEARCH, autocast=False)

@@ -1,4 +1,4 @@
-"""A training that is asked to end saves itself first."""
+"""Training that is asked to stop saves a checkpoint first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows h
 
 @pytest.fixture(autouse=True)
 def handled_as_in_a_shell() -> Iterator[None]:
-    """Whoever started the tests may ignore signals, as `nohup` does, and then so do they."""
+    """Undo ignored signals that the tests may have inherited from whatever started them, such as `nohup`."""
     previous = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in previous.items():
@@ -31,8 +31,8 @@ def handled_as_in_a_shell() -> Iterator[None]:
 
 def send(number: int, steps: int) -> Any:
     """
-    :param number: signal
-    :param steps: when this process gets it
+    :param number: signal number
+    :param steps: number of steps after which this process gets it
     :return: callback
     """
 
@@ -54,7 +54,7 @@ def with_saves(folder: Path, callback: Any) -> Any:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_the_training_is_saved_between_two_steps_and_can_go_on(tmp_path: Path, number: signal.Signals) -> None:
+def test_training_is_saved_between_two_steps_and_can_resume(tmp_path: Path, number: signal.Signals) -> None:
     def make() -> Any:
         return toy_env(["toy-spin"], max_episode_steps=7)
 
@@ -77,7 +77,7 @@ def test_long_rollouts_are_cut_short(tmp_path: Path) -> None:
     assert model.num_timesteps < 20 and latest_checkpoint(tmp_path).stem == f"checkpoint_{model.num_timesteps}"
 
 
-def test_an_error_that_comes_with_the_signal_does_not_prevent_saving(tmp_path: Path) -> None:
+def test_an_error_caused_by_the_signal_does_not_prevent_saving(tmp_path: Path) -> None:
     def callback(local: dict[str, Any], _: dict[str, Any]) -> bool:
         if local["self"].num_timesteps == 17:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -90,7 +90,7 @@ def test_an_error_that_comes_with_the_signal_does_not_prevent_saving(tmp_path: P
     assert latest_checkpoint(tmp_path).name == "checkpoint_17.ezm"
 
 
-def test_a_handler_of_the_program_decides(tmp_path: Path) -> None:
+def test_the_programs_own_handler_takes_precedence(tmp_path: Path) -> None:
     seen: list[int] = []
     previous = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
     try:
@@ -102,14 +102,14 @@ def test_a_handler_of_the_program_decides(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_17.ezm", "checkpoint_20.ezm"]
 
 
-def test_without_the_callback_nothing_is_put_off() -> None:
+def test_without_the_callback_signals_are_not_deferred() -> None:
     model = tiny_model(toy_env(["toy-spin"]))
     handlers: list[Any] = []
     model.learn(2, callback=lambda local, _: handlers.append(signal.getsignal(signal.SIGTERM)) or True)
     assert handlers == [signal.getsignal(signal.SIGTERM)] * 2
 
 
-def test_the_second_signal_is_obeyed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_signal_takes_effect_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
     stop, killed = StopSignals(), []
     before = signal.getsignal(signal.SIGTERM)
     stop.watch()
@@ -123,7 +123,7 @@ def test_the_second_signal_is_obeyed_at_once(monkeypatch: pytest.MonkeyPatch) ->
         stop.release()
 
 
-def test_ignored_signals_stay_ignored_and_threads_have_none() -> None:
+def test_ignored_signals_stay_ignored_and_threads_install_no_handlers() -> None:
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as by nohup
     stop = StopSignals()
     try:

@@ -1,4 +1,4 @@
-"""A replay buffer whose numbers are tensors on a device is the same replay buffer bit for bit."""
+"""A replay buffer stored in tensors on a device behaves identically, bit for bit."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_columns_are_arrays() -> None:
     assert column.nbytes == array.nbytes
 
 
-def test_storing_asks_the_device_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Reading a row would wait for everything that the device has to do: once in the beginning, and after loading.
+def test_storing_does_not_read_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Reading a row would wait for all pending work of the device, so it happens only at the beginning and after loading.
     model = trained(12, replay_buffer_kwargs=ON_DEVICE)
     model.save_replay_buffer(path := io.BytesIO())
     reads: list[int] = []
@@ -55,7 +55,7 @@ def test_storing_asks_the_device_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     model.load_replay_buffer(path, truncate_last_traj=False)
     reads.clear()
     model.learn(20, reset_num_timesteps=False)
-    assert len(reads) == 2  # of each task
+    assert len(reads) == 2  # one per task
 
 
 @pytest.mark.parametrize("independent", [True, False])
@@ -67,11 +67,11 @@ def test_batches_are_the_same(independent: bool) -> None:
     assert models[0].replay_buffer.nbytes == models[1].replay_buffer.nbytes
 
 
-def test_trainings_are_the_same() -> None:
+def test_training_is_the_same() -> None:
     assert_same_weights(weights_of(trained()), weights_of(trained(replay_buffer_kwargs=ON_DEVICE)))
 
 
-def test_trainings_with_normalized_rewards_are_the_same() -> None:
+def test_training_with_normalized_rewards_is_the_same() -> None:
     weights = []
     for kwargs in (None, ON_DEVICE):
         env = VecNormalize(toy_env(["toy-balance", "toy-spin"], max_episode_steps=7), norm_obs_keys=["observation"])
@@ -104,7 +104,7 @@ def test_saved_buffers_come_back(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpuu", "cuda:99"])
-def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+def test_a_missing_device_is_refused(device: str) -> None:
     with pytest.raises(
         ConfigurationError, match=rf"`storage_device` \('{device}'\) must be a device of PyTorch that works here"
     ):

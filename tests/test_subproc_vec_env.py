@@ -1,4 +1,4 @@
-"""Worker processes that die: an error that names the task, and no hang (which the time limit of `make test` would end)."""
+"""A worker process that dies causes an error that names its task, not a hang (which would hit the limit of `make test`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORK = {"start_method": "fork"}
 
 
 class FailingEnv(SpaceEnv):
-    """Kills its process, or raises, at the third step."""
+    """Kills its process or raises an error at the third step."""
 
     failure = "kill"
 
@@ -47,7 +47,7 @@ def refuse(**_: object) -> gym.Env:
 def subproc(*factories: object) -> SubprocVecEnv:
     """
     :param factories: one environment factory for each task
-    :return: processes of the tasks ``task0``, ``task1``, ...
+    :return: a vector environment with the tasks ``task0``, ``task1``, ...
     """
     specs = [TaskSpec(f"task{number}", 3, 2, env_fn=factory) for number, factory in enumerate(factories)]
     return make_multitask_env(specs, seed=0, vec_env_cls=SubprocVecEnv, vec_env_kwargs=FORK)
@@ -58,8 +58,8 @@ def step(env: SubprocVecEnv, times: int) -> None:
         env.step(np.zeros((env.num_envs, 2), dtype=np.float32))
 
 
-# Other workers hold copies of its pipe's other end: the case in which Stable-Baselines3 waits forever.
-def test_a_killed_worker_is_named_and_the_rest_is_ended() -> None:
+# Other workers hold copies of its pipe's other end; in this case Stable-Baselines3 waits forever.
+def test_a_killed_worker_is_named_and_the_others_are_terminated() -> None:
     env = subproc(SpaceEnv, FailingEnv, SpaceEnv)
     env.reset()
     step(env, 2)
@@ -97,7 +97,7 @@ def test_an_environment_that_cannot_be_created(number: int) -> None:
         subproc(*factories)
 
 
-def test_living_workers_step_as_dummy_environments_do() -> None:
+def test_healthy_workers_step_like_dummy_environments() -> None:
     processes = subproc(SpaceEnv, SpaceEnv)
     dummy = make_multitask_env([TaskSpec(f"task{n}", 3, 2, env_fn=SpaceEnv) for n in (0, 1)], seed=0, vec_env_cls=DummyVecEnv)
     np.testing.assert_array_equal(processes.reset()["observation"], dummy.reset()["observation"])
@@ -113,7 +113,7 @@ def test_living_workers_step_as_dummy_environments_do() -> None:
 
 
 class NanEnv(SpaceEnv):
-    """Its first observation is fine, the others are not."""
+    """Its first observation is finite, the others are not."""
 
     def step(self, action):
         return np.full(3, np.nan, np.float32), 0.0, False, False, {}
@@ -128,13 +128,13 @@ def test_a_nan_stops_the_training_as_it_does_in_process(tmp_path: Path) -> None:
 
 
 class LeavingEnv(SpaceEnv):
-    """Ends its process politely."""
+    """Exits its process normally."""
 
     def step(self, action):
         raise SystemExit(0)
 
 
-def test_a_worker_that_exits_says_so() -> None:
+def test_a_worker_that_exits_is_reported() -> None:
     env = subproc(SpaceEnv, LeavingEnv)
     env.reset()
     with pytest.raises(SubEnvError, match=r"\(task 'task1'\) failed: SystemExit: 0"):
@@ -160,7 +160,7 @@ def test_a_worker_that_hangs_is_named() -> None:
     assert not any(process.is_alive() for process in env.processes)
 
 
-def test_one_interrupt_leaves_a_step_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_interrupt_aborts_a_hanging_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subproc_module, "PATIENCE", 0.1)
     env = subproc(SpaceEnv, HangingEnv)
     env.reset()
@@ -172,14 +172,14 @@ def test_one_interrupt_leaves_a_step_that_hangs(monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(subproc_module, "wait", interrupt)
         step(env, 1)
-    env.close()  # waits for no answer
+    env.close()  # without waiting for an answer
     assert not any(process.is_alive() for process in env.processes)
     with pytest.raises(SubEnvError, match="closed"):
         env.reset()
 
 
 class OwnArrayEnv(SpaceEnv):
-    """Returns the array that it counts in."""
+    """Returns the very array it counts in."""
 
     def reset(self, *, seed=None, options=None):
         self.array = np.zeros(3, np.float32) if seed is not None or not hasattr(self, "array") else self.array

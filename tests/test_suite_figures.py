@@ -1,4 +1,4 @@
-"""Own runs beside published results: the data, what is computed from it, and the figures."""
+"""Figures that compare our runs with published results: data, computations and plots."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from sb3_ezm.plotting.suite_scores import average_bars, scores_figure, task_bars
 def write_run(path: Path, returns: float, protocols: tuple[Protocol, ...], suite: str = "medium", version: str = "") -> Path:
     """
     :param path: path of the file
-    :param returns: of every task at the end; half of it on the way
-    :param protocols: of the evaluations
-    :param suite: whose tasks
-    :param version: what follows the names of the tasks
+    :param returns: final return of every task; halfway it is half of that
+    :param protocols: protocols of the evaluations
+    :param suite: suite of the tasks
+    :param version: suffix of the task names
     :return: the path
     """
     names = list(suite_references(suite))
@@ -35,7 +35,7 @@ def write_run(path: Path, returns: float, protocols: tuple[Protocol, ...], suite
     return path
 
 
-def test_the_published_references_are_those_of_the_suites() -> None:
+def test_the_published_references_equal_those_of_the_suites() -> None:
     for suite, name in (("medium", "h1-medium"), ("medium", "humanoidbench-medium"), ("hard", "humanoidbench-hard")):
         tasks = {spec.name.removesuffix("-v0"): Reference(spec.random_score, spec.success_bar) for spec in make_task_set(name)}
         assert tasks == suite_references(suite)
@@ -44,7 +44,7 @@ def test_the_published_references_are_those_of_the_suites() -> None:
 
 
 def test_published_averages_are_the_known_ones() -> None:
-    # Aggregates computed once elsewhere from the same sources. The hard ones divided by 800 in h1hand-crawl (here 700).
+    # Aggregates computed independently from the same sources. For hard, they divided by 800 in h1hand-crawl (here 700).
     known = {
         "medium": {"EZ-M": 0.894, "EZ-M, paper's rule": 0.924, "BRC, point 20": 0.722, "BRC, point 40": 0.947}
         | {"TD-MPC2": 0.850, "SimbaV2": 0.823},
@@ -64,10 +64,10 @@ def test_published_curves_agree_with_the_published_scores() -> None:
     assert len(seeds) == 3 and all(len(seed) == 9 for seed in seeds)
     scores = next(method.scores for method in published_methods("medium") if method.name == "EZ-M")
     for task, score in scores.items():
-        # Every curve ends before a million steps, so the last three points of each seed are meant.
+        # Every curve ends before a million steps, so use the last three points of each seed.
         assert np.mean([np.mean(seed[task].returns[-3:]) for seed in seeds]) == pytest.approx(score.mean, abs=0.06)
     single = published_curves("medium", "EZ-M-ST")
-    # Nobody ran slide, and two seeds each ran stair, crawl and pole.
+    # Slide was not run, and stair, crawl and pole were run with two seeds each.
     assert [len(seed) for seed in single] == [7, 7, 7] and set().union(*single) == set(scores) - {"h1-slide"}
     with pytest.raises(ConfigurationError, match="'BRC'"):
         published_curves("medium", "BRC")
@@ -79,7 +79,7 @@ def test_bands_by_hand() -> None:
     seeds = Seeds("x", "respected", (first, second))
     band = seeds.band("a")
     assert band is not None and band.steps.tolist() == [0, 10, 20]
-    assert band.mean.tolist() == [2.0, 12.0, 22.0]  # the second goes through 14 at 10
+    assert band.mean.tolist() == [2.0, 12.0, 22.0]  # the second passes 14 at 10
     assert band.low.tolist() == [0.0, 10.0, 20.0] and band.high.tolist() == [4.0, 14.0, 24.0]
     assert seeds.band("c") is None and seeds.last_step() == 20
     # Only the first seed has both tasks: at the end (20 - 0) / 100 and (40 - 20) / 20.
@@ -97,7 +97,7 @@ def test_bands_by_hand() -> None:
 
 def test_runs_are_read_by_protocol(tmp_path: Path) -> None:
     both = write_run(tmp_path / "0.csv", 100.0, ("respected", "ignored"))
-    one = write_run(tmp_path / "1.csv", 300.0, ("ignored",), version="-v0")  # as the adapter calls its tasks
+    one = write_run(tmp_path / "1.csv", 300.0, ("ignored",), version="-v0")  # as in the adapter's task names
     respected, ignored = load_runs([both, one], "medium")
     assert (len(respected.curves), len(ignored.curves)) == (1, 2)
     assert ignored.embedded and not load_runs([one], "medium")[0].embedded
@@ -125,7 +125,7 @@ def test_the_curves_of_one_run_end_where_it_ends(tmp_path: Path) -> None:
     assert alone.panels[0].get_xlim() == (0.0, 0.5)
 
 
-def test_the_notes_of_the_scores_name_steps_and_protocols(tmp_path: Path) -> None:
+def test_notes_below_the_scores_name_steps_and_protocols(tmp_path: Path) -> None:
     runs = load_runs([write_run(tmp_path / "0.csv", 100.0, ("respected",), "hard")], "hard")
     sheet = scores_figure(runs, "hard")
     drawn = " ".join(" ".join(text.get_text() for text in sheet.figure.texts).split())

@@ -1,4 +1,4 @@
-"""Suites register themselves, those of other packages through an entry point."""
+"""Registration of suites, including those of other packages through an entry point."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _restored_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def install_plugin(folder: Path, module: str, target: str = "lab_suites:register") -> None:
-    """What pip leaves of a package with one module and one entry point."""
+    """Create the files that pip installs for a package with one module and one entry point."""
     (folder / "lab_suites.py").write_text(module)
     info = folder / "lab_suites-1.0.dist-info"
     info.mkdir()
@@ -54,7 +54,7 @@ def test_the_package_registers_its_own() -> None:
     )
 
 
-def test_a_suite_of_ones_own() -> None:
+def test_a_user_defined_suite() -> None:
     register_suite("test-suite", lambda: (TaskSpec("test-a", 3, 1), TaskSpec("test-b", 3, 1)), task_prefix="test-")
     assert make_task_set("test-suite") == make_task_set(["test-a", "test-b"])
     assert default_preset(["test-a"]) is None
@@ -62,7 +62,7 @@ def test_a_suite_of_ones_own() -> None:
         make_task_set("test-suit")
 
 
-def test_an_installed_package_brings_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_package_adds_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_plugin(tmp_path, PLUGIN)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(registry, "_loaded_entry_points", False)
@@ -71,7 +71,7 @@ def test_an_installed_package_brings_suites(tmp_path: Path, monkeypatch: pytest.
     tasks = env.get_attr("task_set")[0]
     env.close()
     assert tasks.names == ("lab-rod", "lab-car") and tasks["lab-rod"].observation_index == (1, 2, 0)
-    # In a mixture the suite still places its own task, and leaves the others alone.
+    # In a mixture the suite still lays out its own tasks, without affecting the others.
     mixed = make_task_set(["toy-spin", "lab-rod"])
     assert mixed["lab-rod"].observation_index == (1, 2, 0) and mixed["toy-spin"].observation_index is None
     assert make_task_set("lab-rod", observation_padding="end")["lab-rod"].observation_index is None
@@ -80,7 +80,7 @@ def test_an_installed_package_brings_suites(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("module", "target"), [("raise ImportError('no robots here')", "lab_suites:register"), ("", "lab_suites:missing")]
 )
-def test_a_broken_package_is_named_and_takes_nothing_along(
+def test_a_broken_package_is_named_and_does_not_affect_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, target: str
 ) -> None:
     install_plugin(tmp_path, module, target)

@@ -12,7 +12,7 @@ from hypothesis import given
 from sb3_ezm.model.supports import CategoricalSupport, squash, unsquash
 from tests.test_world_model import small_model
 
-# H(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x at places where the root is easy.
+# H(x) = sign(x) (sqrt(|x| + 1) - 1) + 0.001 x where the root is easy to compute.
 BY_HAND = [
     (0.0, 0.0),
     (3.0, 1.003),  # sqrt(4) - 1 + 0.003
@@ -45,8 +45,8 @@ def test_inverse_is_the_textbook_formula() -> None:
 
 
 def test_float32_keeps_its_precision_everywhere() -> None:
-    # Some units in the last place (1.2e-7), in the thousands as well as for rewards of a millionth. The textbook form loses
-    # the fifth digit in the thousands, and all of them below 1e-4.
+    # Within a few units in the last place (1.2e-7), for values in the thousands as well as for rewards of a millionth. The
+    # textbook form loses the fifth digit in the thousands, and all digits below 1e-4.
     near = th.logspace(-8, math.log10(3000.0), 20_001)
     x = th.cat((-near.flip(0), th.zeros(1), near))
     assert ((unsquash(squash(x)) - x).abs() <= 3e-6 * x.abs()).all()
@@ -164,7 +164,7 @@ def test_decoding_and_loss_stay_in_float32_under_autocast() -> None:
         decoded, loss = support.decode(logits), support.cross_entropy(logits, x)
     assert decoded.dtype == loss.dtype == th.float32
     assert th.equal(decoded, support.decode(logits)) and th.equal(loss, support.cross_entropy(logits, x))
-    rounded = logits.bfloat16()  # what a network under autocast hands over
+    rounded = logits.bfloat16()  # as returned by a network under autocast
     assert support.decode(rounded).dtype == th.float32
     assert th.equal(support.decode(rounded), support.decode(rounded.float()))
 

@@ -1,4 +1,4 @@
-"""Masks and value targets against numbers worked by hand and against whole episodes."""
+"""Masks and value targets, compared with numbers worked out by hand and with whole episodes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_plain_n_step_targets() -> None:
     assert n_step([1, 2, 4, 8], [1, 1, 1, 1], [0, 0, 0, 0], [10, 20, 40], n=2) == [4.5, 9.0, 18.0]
 
 
-def test_the_bootstrap_alone_is_discounted_n_times() -> None:
+def test_only_the_bootstrap_is_discounted_n_times() -> None:
     assert n_step([0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [8, 16, 32], n=2) == [2.0, 4.0, 8.0]
 
 
@@ -49,7 +49,7 @@ def test_termination_as_the_last_transition_of_the_window() -> None:
     assert n_step([1, 2, 4, 8], [1, 1, 1, 1], [0, 0, 0, 1], [10, 20, 99], n=2) == [4.5, 9.0, 8.0]
 
 
-def test_nothing_is_left_at_or_behind_a_termination() -> None:
+def test_values_at_and_after_a_termination_are_zero() -> None:
     # Transition 0 terminates: its reward counts for position 0, the others are absorbing states of value 0.
     assert n_step([7, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [99, 99, 99], n=2) == [7.0, 0.0, 0.0]
 
@@ -185,7 +185,7 @@ def mixed(mode: str, updates: int, td: th.Tensor = TD) -> list[list[float]]:
 @pytest.mark.parametrize("updates", [0, 99, 100, 10**6])
 def test_td_and_search_targets_do_not_depend_on_the_updates(updates: int) -> None:
     assert mixed("td", updates) == TD.tolist()
-    # Where no search has been, the TD target stands in.
+    # Without a search, the TD target is used.
     assert mixed("search", updates) == [[10.0, 20.0], [30.0, 4.0], [50.0, 60.0]]
 
 
@@ -214,7 +214,7 @@ def test_the_larger_of_both_targets() -> None:
         ("max", 100, [[0, 1], [1, 0], [1, 1]]),
     ],
 )
-def test_what_was_asked_for_and_is_missing(mode: str, updates: int, known: list[list[int]]) -> None:
+def test_requested_but_missing_targets(mode: str, updates: int, known: list[list[int]]) -> None:
     has = th.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     assert mix_value_targets(TD, SEARCHED, has, AGES + 1, mode, updates, after=100, newest=5).known.tolist() == known
 

@@ -53,7 +53,7 @@ def test_padded_size_follows_the_observation_index() -> None:
 
 def test_normalized_score() -> None:
     tasks = make_pair()
-    # (60 - 10) / (110 - 10) = 0.5; beyond the ends the score goes on, it is not clipped
+    # (60 - 10) / (110 - 10) = 0.5; scores beyond [0, 1] are not clipped
     assert tasks.normalized_score("small", 60.0) == pytest.approx(0.5)
     assert tasks.normalized_score("small", 210.0) == pytest.approx(2.0)
     assert tasks.normalized_score("small", 0.0) == pytest.approx(-0.1)
@@ -106,7 +106,7 @@ def test_impossible_sets_are_refused() -> None:
         TaskSet(("h1-walk",))  # type: ignore[arg-type]
 
 
-def test_numpy_numbers_are_taken_and_become_plain() -> None:
+def test_numpy_numbers_become_plain_ones() -> None:
     spec = TaskSpec("task", np.int64(3), np.int32(1), success_bar=np.float32(2.0), observation_index=np.arange(3))
     assert type(spec.observation_size) is int and type(spec.success_bar) is float
     assert spec.observation_index == (0, 1, 2)
@@ -115,7 +115,7 @@ def test_numpy_numbers_are_taken_and_become_plain() -> None:
 def test_metadata_survives_json_and_leaves_factories_out() -> None:
     tasks = TaskSet((TaskSpec("a", 2, 1, 5.0, 1.0, 0.9, False, ToyHold, (3, 0)), TaskSpec("b", 4, 3)))
     restored = TaskSet.from_dict(json.loads(json.dumps(tasks.to_dict())))
-    assert restored == tasks  # factories do not enter the comparison
+    assert restored == tasks  # factories are not compared
     assert restored["a"].observation_index == (3, 0)
     assert restored["a"].env_fn is None and tasks.without_factories()["a"].env_fn is None
 

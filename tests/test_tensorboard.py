@@ -1,4 +1,4 @@
-"""TensorBoard's custom scalars: what is logged finds its chart."""
+"""TensorBoard's custom scalars: logged values appear in the right charts."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def read_events(folder: Path) -> tuple[layout_pb2.Layout, set[str]]:
 def shown(layout: layout_pb2.Layout, category: str, chart: str, tags: set[str]) -> set[str]:
     """
     :param layout: from :func:`read_events`
-    :param category: its title
-    :param chart: its title
-    :param tags: logged ones
-    :return: those that TensorBoard draws in the chart: it looks for matches from the beginning of a tag
+    :param category: title of the category
+    :param chart: title of the chart
+    :param tags: logged tags
+    :return: tags that TensorBoard draws in the chart; it matches from the beginning of a tag
     """
     charts = {(group.title, item.title): item.multiline.tag for group in layout.category for item in group.chart}
     return {tag for tag in tags for pattern in charts[category, chart] if re.match(pattern, tag)}

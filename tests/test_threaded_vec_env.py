@@ -1,4 +1,4 @@
-"""ThreadedVecEnv: the trajectories of DummyVecEnv, errors that arrive, threads that end."""
+"""ThreadedVecEnv: same trajectories as DummyVecEnv, propagation of errors, cleanup of threads."""
 
 import copy
 import os
@@ -22,7 +22,7 @@ from sb3_ezm.multitask import NonFiniteError, SubEnvError, TaskSpec, ThreadedVec
 
 
 class CountingEnv(gym.Env):
-    """Counts its steps; ends at `length`; can wait, raise, and tell in which thread it stepped."""
+    """Counts its steps up to `length`; can wait or raise an error, and records the thread that stepped it."""
 
     def __init__(
         self, length: int = 3, terminates: bool = True, fails_at: int | None = None, wait: float = 0.0, error: Any = None
@@ -56,7 +56,7 @@ class CountingEnv(gym.Env):
 
 
 def assert_same(left: Any, right: Any) -> None:
-    """Equal to the bit, through dictionaries, lists and arrays; wall-clock times of Monitor aside."""
+    """Compare dictionaries, lists and arrays bit for bit, except for Monitor's wall-clock times."""
     if isinstance(left, dict):
         assert left.keys() == right.keys()
         for key in left:
@@ -170,7 +170,7 @@ def test_a_slow_environment_does_not_hold_up_the_rest() -> None:
 
     class Slow(CountingEnv):
         def step(self, action):
-            assert others_are_done.wait(timeout=300)  # in vain if some of the others were assigned to this thread
+            assert others_are_done.wait(timeout=300)  # times out if any of the others were assigned to this thread
             return super().step(action)
 
     env = ThreadedVecEnv([Slow, *[Quick] * 5], num_threads=2)
@@ -182,14 +182,14 @@ def test_a_slow_environment_does_not_hold_up_the_rest() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_errors_arrive_with_index_and_cause_and_nothing_hangs(threads: int) -> None:
+def test_errors_carry_index_and_cause_and_nothing_hangs(threads: int) -> None:
     env = ThreadedVecEnv([CountingEnv, CountingEnv, lambda: CountingEnv(fails_at=1)], num_threads=threads)
     env.reset()
     with pytest.raises(SubEnvError, match="Sub-environment 2 failed: ValueError: broken joint") as caught:
         env.step(np.zeros((3, 1)))
     assert isinstance(caught.value.__cause__, ValueError)
     assert env.get_attr("count") == [1, 1, 1]  # the others have finished their step
-    env.reset()  # and it can go on
+    env.reset()  # and it can continue
     env.env_method("__setattr__", "fails_at", None)
     assert env.step(np.zeros((3, 1)))[2].tolist() == [False] * 3
     env.close()
@@ -227,7 +227,7 @@ def test_error_while_the_next_episode_starts() -> None:
 
 
 def test_interrupt_leaves_no_worker_stepping() -> None:
-    """Ctrl-C reaches the calling thread alone."""
+    """Ctrl-C reaches only the calling thread."""
     begun = threading.Event()
 
     class Interrupting(CountingEnv):
@@ -236,7 +236,7 @@ def test_interrupt_leaves_no_worker_stepping() -> None:
                 begun.wait()
                 raise KeyboardInterrupt
             begun.set()
-            while env._waiting:  # until the calling thread has dropped the rest
+            while env._waiting:  # until the calling thread has discarded the rest
                 time.sleep(0.001)
             return super().step(action)
 
@@ -244,7 +244,7 @@ def test_interrupt_leaves_no_worker_stepping() -> None:
     env.reset()
     with pytest.raises(KeyboardInterrupt):
         env.step(np.zeros((6, 1)))
-    assert sum(env.get_attr("count")) == 1  # what had begun was waited for
+    assert sum(env.get_attr("count")) == 1  # waited for the step that had begun
     assert not env._running
     env.close()
 
@@ -305,7 +305,7 @@ def test_one_instance_for_two_environments_is_refused() -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, KeyboardInterrupt])
-def test_whatever_a_sub_environment_raises_arrives(threads: int, kind: type[BaseException]) -> None:
+def test_every_exception_of_a_sub_environment_is_propagated(threads: int, kind: type[BaseException]) -> None:
     class Leaving(CountingEnv):
         task_name = "leave"
 
@@ -375,7 +375,7 @@ def test_a_time_limit_changes_nothing_else() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_a_forked_process_is_told_that_it_has_no_threads() -> None:
+def test_using_it_in_a_forked_process_is_an_error() -> None:
     env = ThreadedVecEnv([CountingEnv] * 3, num_threads=2)
     env.reset()
     env.step(np.zeros((3, 1)))
@@ -394,7 +394,7 @@ def test_a_forked_process_is_told_that_it_has_no_threads() -> None:
 
 
 @pytest.mark.parametrize("reproduce", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_it_says_that_it_cannot_be_copied(reproduce: Callable[[Any], Any]) -> None:
+def test_copying_is_refused(reproduce: Callable[[Any], Any]) -> None:
     env = ThreadedVecEnv([CountingEnv] * 2)
     with pytest.raises(SubEnvError, match="neither pickled nor copied"):
         reproduce(env)

@@ -132,7 +132,7 @@ def test_set_state_replays_the_future(name: str) -> None:
 def test_states_stay_finite_and_inside_the_space_under_worst_actions(name: str) -> None:
     env = TOY_TASKS[name]()
     env.reset(seed=0)
-    for _ in range(2000):  # push along the motion, forever
+    for _ in range(2000):  # keep pushing along the motion
         observation, *_ = env.step(np.full(env.action_space.shape, 1.0 if env.speed > 0 else -1.0, dtype=np.float32))
         assert env.observation_space.contains(observation)
 
@@ -145,7 +145,8 @@ def test_signs_of_rewards(name: str) -> None:
 
 @every_task
 def test_reference_scores_hold(name: str) -> None:
-    # Declared from 200 episodes each: random, and random + 0.9 (controller - random). Here 30, so allow for sampling.
+    # The declared scores are from 200 episodes each: random, and random + 0.9 (controller - random). This uses 30, so allow
+    # for sampling error.
     task = TOY_TASKS[name]
     random = np.array([play(name, seed, controller=False)[0] for seed in range(30)])
     best = np.array([play(name, seed, controller=True)[0] for seed in range(30)])
@@ -177,7 +178,7 @@ def test_pictures_show_the_angle() -> None:
     right = env.render()
     assert upright is not None and right is not None and upright.shape == (320, 320, 3)
     rows, columns = np.nonzero(upright[:, :, 1] < 255)
-    # From the middle, between the pixels 159 and 160, 130 up and half of its width more; 18 wide.
+    # From the center, between the pixels 159 and 160, it extends 130 up plus half its width; it is 18 wide.
     assert rows.min() == 21 and columns.min() == 151 and columns.max() == 168
     rows, columns = np.nonzero(right[:, :, 1] < 255)
     assert columns.max() == 298 and rows.min() == 151 and rows.max() == 168

@@ -22,7 +22,7 @@ from tests.tiny import TINY
 
 
 class Pusher:
-    """Pushes with full force, whatever it sees."""
+    """Always pushes with full force."""
 
     def __init__(self) -> None:
         self.tasks: set[int] = set()
@@ -36,16 +36,16 @@ def test_an_episode_is_written_in_real_time(tmp_path: Path) -> None:
     model = Pusher()
     path = record_video(model, "toy", "toy-spin", tmp_path / "new" / "spin.mp4", max_steps=20, frame_skip=2)
     frames = iio.imread(path)
-    assert frames.shape == (11, 320, 320, 3)  # the start and every second of 20 steps
-    assert iio.immeta(path)["fps"] == 6  # 0.08 s a step: 12 (rounded) pictures a second, every second of them
+    assert frames.shape == (11, 320, 320, 3)  # the start and every other of 20 steps
+    assert iio.immeta(path)["fps"] == 6  # 0.08 s per step: 12 (rounded) frames per second, of which every other is kept
     assert (frames[0] != frames[-1]).any(axis=2).sum() > 20
     assert model.tasks == {2}  # swingup, balance, spin: the task keeps its id
 
 
-def test_an_episode_that_ends_by_itself_as_gif(tmp_path: Path) -> None:
+def test_a_terminated_episode_as_gif(tmp_path: Path) -> None:
     path = record_video(Pusher(), "toy", "toy-balance", tmp_path / "balance.gif", seed=1)
     frames = iio.imread(path)
-    assert 2 < len(frames) < 100  # pushed over long before the time limit of 200 steps
+    assert 2 < len(frames) < 100  # falls over long before the time limit of 200 steps
 
 
 def test_every_task_of_a_saved_model_is_filmed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +55,7 @@ def test_every_task_of_a_saved_model_is_filmed(tmp_path: Path, capsys: pytest.Ca
     assert main([*arguments, "--task", "all"]) == 0
     paths = [tmp_path / "videos" / f"{name}.mp4" for name in ("toy-swingup", "toy-spin")]
     assert capsys.readouterr().out.splitlines() == [f"toy-swingup: {paths[0]}", f"toy-spin: {paths[1]}"]
-    assert all(iio.imread(path).shape == (3, 320, 320, 3) for path in paths)  # the start and every second of four steps
+    assert all(iio.imread(path).shape == (3, 320, 320, 3) for path in paths)  # the start and every other of four steps
     assert main([*arguments, "--task", "toy-spim"]) == 2
     assert "Did you mean 'toy-spin'" in capsys.readouterr().err
     assert main(["video", str(tmp_path / "none.zip")]) == 2
@@ -87,7 +87,7 @@ def test_impossible_arguments_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_opengl_and_missing_ffmpeg_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_opengl_and_missing_ffmpeg_are_distinguished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_ffmpeg() -> str:
         raise RuntimeError("nowhere")
 
@@ -101,7 +101,7 @@ def test_missing_opengl_and_missing_ffmpeg_are_told_apart(tmp_path: Path, monkey
         record_video(Pusher(), "toy", "toy-spin", tmp_path / "spin.gif", max_steps=2)
 
 
-def test_an_ffmpeg_that_ends_early_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ffmpeg_that_exits_early_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write_frames(*args: Any, **kwargs: Any) -> Iterator[None]:
         yield
         yield

@@ -1,8 +1,8 @@
 """
-Every argument of EZM, and every entry of its dictionaries, acts: with another value the same training takes another course.
+Every argument of EZM, and every entry of its dictionaries, has an effect: another value changes the course of training.
 
-A training of a few updates is a fixed function of its settings and seed. What it ends in, networks, replay and predictions, is
-compared between two trainings that differ in one setting; a setting whose wire is cut leaves everything as it was.
+A short training run is a deterministic function of its settings and seed. The tests compare the results (networks, replay and
+predictions) of two runs that differ in one setting; a setting that is not wired up would change nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ DEEP: dict[str, Any] = {"num_simulations": 8, "search_kwargs": {"num_leaf_action
 MAGNIFIED = {"search_kwargs": {"wide_fraction": 1.0}}
 DECODED = {"policy_kwargs": {"decode_observations": True}, "loss_kwargs": {"observation": 1.0}}
 
-# Setting, another value than that of `BASE`, and what else the effect needs.
+# Setting, a value other than `BASE`'s, and further settings that the effect depends on.
 ACTING: list[tuple[str, Any, dict[str, Any]]] = [
     *((name, value, {}) for name, value in {"learning_rate": 0.1, "buffer_size": 4, "learning_starts": 10}.items()),
     *((name, value, {}) for name, value in {"batch_size": 4, "tau": 0.9, "gamma": 0.5, "train_freq": 2}.items()),
@@ -103,7 +103,7 @@ ACTING: list[tuple[str, Any, dict[str, Any]]] = [
     ("policy_kwargs.optimizer_class", th.optim.SGD, {}),
     ("policy_kwargs.optimizer_kwargs", {"weight_decay": 0.5}, {}),
 ]
-# Those that change no number, or none on this machine, have tests below or elsewhere.
+# Settings that change no number, or none on this machine, have tests below or elsewhere.
 BELOW = {"env", "replay_buffer_class", "optimize_memory_usage", "task_set", "stats_window_size", "tensorboard_log", "verbose"}
 BELOW |= {
     "runtime_kwargs.compile",
@@ -121,17 +121,17 @@ ELSEWHERE = {
 
 def make_env(kind: str = "") -> Any:
     """
-    :param kind: of the environment
-    :return: environment
+    :param kind: kind of environment
+    :return: the environment
     """
     return SpaceEnv(length=3) if kind == TERMINATING else toy_env(TASKS, max_episode_steps=5)
 
 
 def make(env: str = "", policy: str = "", **settings: Any) -> EZM:
     """
-    :param env: kind of the environment
-    :param policy: its name
-    :param settings: changes of :data:`BASE`
+    :param env: kind of environment
+    :param policy: name of the policy
+    :param settings: changes to :data:`BASE`
     :return: the model
     """
     with warnings.catch_warnings():
@@ -142,9 +142,9 @@ def make(env: str = "", policy: str = "", **settings: Any) -> EZM:
 
 def course(env: str = "", **settings: Any) -> str:
     """
-    :param env: kind of the environment
-    :param settings: changes of :data:`BASE`
-    :return: a word that stands for what a training ended in
+    :param env: kind of environment
+    :param settings: changes to :data:`BASE`
+    :return: a hash of the results of training
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -162,8 +162,8 @@ def course(env: str = "", **settings: Any) -> str:
 @functools.cache
 def course_without(key: str) -> str:
     """
-    :param key: settings, as a text
-    :return: :func:`course`
+    :param key: settings as a string
+    :return: result of :func:`course`
     """
     return course(**KNOWN[key])
 
@@ -175,7 +175,7 @@ def nested(name: str, value: Any) -> dict[str, Any]:
     """
     :param name: name of an argument, or of an entry as in ``"loss_kwargs.value"``
     :param value: its value
-    :return: as keywords
+    :return: the corresponding keywords
     """
     outer, _, inner = name.partition(".")
     return {outer: {inner: value} if inner else value}
@@ -197,12 +197,12 @@ def test_every_setting_has_a_case() -> None:
 
 
 @pytest.mark.parametrize(("name", "value", "with_it"), ACTING, ids=[name for name, _, _ in ACTING])
-def test_a_setting_acts(name: str, value: Any, with_it: dict[str, Any]) -> None:
+def test_a_setting_has_an_effect(name: str, value: Any, with_it: dict[str, Any]) -> None:
     KNOWN[repr(with_it)] = with_it
     assert course(**merge_settings(with_it, nested(name, value))) != course_without(repr(with_it))
 
 
-def test_the_same_settings_take_the_same_course() -> None:
+def test_the_same_settings_give_the_same_results() -> None:
     assert course() == course()
 
 
@@ -222,7 +222,7 @@ def test_classes_and_tasks() -> None:
     assert make(task_set=other).policy.world_model.discounts.tolist() == [th.tensor(0.3).item()] * 2
 
 
-def test_places_and_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_paths_and_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = make(tensorboard_log=str(tmp_path), stats_window_size=3, verbose=1, device="cpu").learn(4)
     assert list(tmp_path.iterdir()) and model.task_statistics.window == 3 and model.device == th.device("cpu")
     assert "Using cpu device" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The world model: sizes of the paper, task conditioning, independence of rows, unrolling and gradients."""
+"""The world model: the paper's sizes, task conditioning, independence of rows, unrolling and gradients."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def batch(rows: int = 5, steps: int = STEPS) -> tuple[th.Tensor, th.Tensor, th.T
 
 
 def tensors(unroll: Unroll) -> dict[str, th.Tensor]:
-    """The fields of an unroll by name, those of its prediction included and what was not computed left out."""
+    """The fields of an unroll and of its prediction by name, without those that were not computed."""
     fields = unroll._asdict()
     fields = {**fields.pop("prediction")._asdict(), **fields}
     return {name: value for name, value in fields.items() if value is not None}
@@ -91,7 +91,7 @@ def test_state_dict_holds_floats_only_and_loads_into_a_fresh_model(norm: str) ->
     assert all(value.dtype == th.float32 for value in state.values())
     assert {"normalizer.mean", "normalizer.variance", "normalizer.count"} <= set(state)
     fresh = small_model(head_norm=norm, randomize=False)
-    facts = {"action_mask": th.zeros(1), "discounts": th.zeros(1)}  # of the tasks: older files hold them
+    facts = {"action_mask": th.zeros(1), "discounts": th.zeros(1)}  # task constants that older files contain
     assert not facts.keys() & state.keys()
     fresh.load_state_dict({**{name: value.clone() for name, value in state.items()}, **facts})
     for name, value in tensors(fresh.eval()(*batch())).items():
@@ -316,7 +316,7 @@ def test_decoded_observations_are_compared_with_the_normalized_ones() -> None:
         th.testing.assert_close(unroll.observation_errors[j], ((decoded - normalized) ** 2).mean(dim=-1))
 
 
-def test_only_the_asked_value_heads_are_evaluated() -> None:
+def test_only_the_requested_value_heads_are_evaluated() -> None:
     model = small_model(num_value_heads=4).eval()
     latents, context = th.randn(3, LATENT, generator=th.Generator().manual_seed(0)), model.embed(th.tensor([0, 1, 2]))
     every, some = model.predict(latents, context), model.predict(latents, context, heads=(3, 1))
@@ -325,7 +325,7 @@ def test_only_the_asked_value_heads_are_evaluated() -> None:
     th.testing.assert_close(model.values(some), model.value_support.decode(every.value_logits)[[3, 1]])
 
 
-def test_the_normalizer_is_applied_when_asked_and_never_updated_by_a_forward_pass() -> None:
+def test_the_normalizer_is_applied_on_request_and_never_updated_by_a_forward_pass() -> None:
     observations, actions, tasks = batch()
     normalized, raw = small_model().train(), small_model(normalize_observations=False).train()
     for model in (normalized, raw):
@@ -359,11 +359,11 @@ def test_latent_gradients_are_halved_at_every_dynamics_step() -> None:
     s0 = model.encode(observations[:, 0], context)
     s1 = model.step(s0, actions[:, 0], context)
     s2 = model.step(s1, actions[:, 1], context)
-    d2 = th.autograd.grad((weights[2] * s2.sin()).sum(), s2, retain_graph=True)[0]  # what reaches s2: its own loss
+    d2 = th.autograd.grad((weights[2] * s2.sin()).sum(), s2, retain_graph=True)[0]  # gradient at s2: its own loss
     d1_own = th.autograd.grad((weights[1] * s1.sin()).sum(), s1, retain_graph=True)[0]
     through_2 = th.autograd.grad((s2 * d2).sum(), s1, retain_graph=True)[0]  # J2^T d2
-    d1 = d1_own + scale * through_2  # what reaches s1: its own loss, and the second step's share, halved
-    step_1 = dynamics_gradient(model, (s1 * d1.detach()).sum())  # s1 as function of the first step's weights only
+    d1 = d1_own + scale * through_2  # gradient at s1: its own loss, and the second step's share, halved
+    step_1 = dynamics_gradient(model, (s1 * d1.detach()).sum())  # s1 as a function of the first step's weights only
     second = model.step(s1.detach(), actions[:, 1], context)
     step_2 = dynamics_gradient(model, (second * d2).sum())
     expected_dynamics = scale * step_1 + scale * step_2

@@ -1,4 +1,4 @@
-"""RL Zoo with EZM: trained, watched, tuned, drawn and packaged through the entry point, with settings that take a second."""
+"""RL Zoo with EZM: train, enjoy, tune, plot and package through the entry point, with settings that take a second."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MultiTask-Toy-v0:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with settings and one run each on Pendulum-v1 and on the toy suite."""
+    """A folder with settings and runs on Pendulum-v1 and the toy suite."""
     path = tmp_path_factory.mktemp("zoo")
     (path / "tiny.yml").write_text(SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def zoo(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs a command in that folder; its output is the result."""
+    """Runs a command in that folder and returns its output."""
 
     def run(*arguments: str, status: int = 0) -> str:
         monkeypatch.chdir(folder)
@@ -116,7 +116,7 @@ def test_updates_reach_into_nested_settings() -> None:
     assert settings == expected
 
 
-def test_a_settings_file_that_is_none(tmp_path: Path) -> None:
+def test_an_invalid_settings_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read_settings(tmp_path / "none.yml")
     (tmp_path / "bad.yml").write_text("Pendulum-v1: 3")
@@ -130,7 +130,7 @@ def test_a_settings_file_that_is_none(tmp_path: Path) -> None:
 # --- the command line -----------------------------------------------------------------------------------------------------
 
 
-def test_what_need_not_be_given() -> None:
+def test_defaults_of_the_command_line() -> None:
     assert with_defaults(["--env", "X"]) == ["--env", "X", "--algo", "ezm", "-f", "logs"]
     assert with_defaults(["--algo=sac", "--folder", "runs"]) == ["--algo=sac", "--folder", "runs"]
 
@@ -154,7 +154,7 @@ def test_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_without_rl_zoo_the_package_imports_and_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "rl_zoo3", None)  # what an import of it then raises is a ModuleNotFoundError
+    monkeypatch.setitem(sys.modules, "rl_zoo3", None)  # importing it now raises ModuleNotFoundError
     assert main(["train", "--env", "Pendulum-v1"]) == 2
     assert "pip install 'sb3-ezm[zoo]'" in capsys.readouterr().err
 
@@ -165,7 +165,7 @@ def test_without_rl_zoo_the_package_imports_and_says_what_to_install(
 def test_training_saves_what_the_zoo_saves(folder: Path) -> None:
     run = folder / "logs" / "ezm" / "Pendulum-v1_1"
     saved = yaml.unsafe_load((run / "Pendulum-v1" / "config.yml").read_text())
-    assert saved["num_simulations"] == 2 and saved["policy_kwargs"]["num_blocks"] == 1  # the file's, and the preset's
+    assert saved["num_simulations"] == 2 and saved["policy_kwargs"]["num_blocks"] == 1  # from the file, and from the preset
     model = EZM.load(run / "Pendulum-v1.zip")
     assert model.num_timesteps == 264 and model._n_updates == 21  # after 104, 112, ..., 264 steps
     assert (run / "best_model.zip").exists()
@@ -203,9 +203,9 @@ def test_the_evaluation_is_the_mean_normalized_score(folder: Path) -> None:
     run = folder / "logs" / "ezm" / "MultiTask-Toy-v0_1"
     with np.load(run / "evaluations.npz") as saved:
         scores, steps = saved["results"], saved["timesteps"]
-    # Five episodes in one environment were asked for; four tasks make it eight in four.
+    # Five episodes in one environment were requested; with four tasks that becomes eight in four.
     assert steps.tolist() == [400, 800] and scores.shape == (2, 8)
-    # The best model is that of the better evaluation. Its scores do not depend on who asks, up to where episodes start.
+    # The best model is from the better evaluation. Evaluating it again gives the same scores, up to the initial states.
     model = EZM.load(run / "best_model.zip")
     assert model.num_timesteps == steps[scores.mean(axis=1).argmax()]
     assert abs(evaluate_tasks(model, "toy", 4).mean_score - scores.mean(axis=1).max()) < 0.3
@@ -223,7 +223,7 @@ def test_returns_of_the_tasks_are_logged(folder: Path) -> None:
     assert all(-400 < event.value < -50 for event in events.Scalars("eval/toy-spin"))  # a return, not a score
 
 
-def test_enjoy_goes_through_the_tasks(zoo: Any) -> None:
+def test_enjoy_cycles_through_the_tasks(zoo: Any) -> None:
     # Episodes of 100 steps and of 200 at most: the third task is reached after 300.
     output = zoo("enjoy", "--env", "MultiTask-Toy-v0", "--no-render", "-n", "310", "--verbose", "1")
     assert output.count("Episode Reward") >= 2
@@ -289,7 +289,7 @@ def test_two_trials(zoo: Any, folder: Path) -> None:
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
     assert all(-2 < trial.value < 1 for trial in study.trials)  # normalized scores
     assert len(list((folder / "tuning" / "ezm").glob("report_*.csv"))) == 1
-    # The best trial's settings train an agent; what was not sampled stays.
+    # Train an agent with the best trial's settings; what was not sampled is unchanged.
     found = [*options[:4], "--storage", study_file, "--study-name", "toy", "--trial-id", "1", "-f", "tuned"]
     zoo("train", "--env", "MultiTask-Toy-v0", "-conf", "tiny.yml", "--eval-freq", "-1", *found)
     saved = yaml.unsafe_load((folder / "tuned/ezm/MultiTask-Toy-v0_1/MultiTask-Toy-v0/config.yml").read_text())
@@ -316,7 +316,7 @@ def test_a_trial_that_ends_in_nan_is_pruned(zoo: Any, folder: Path, monkeypatch:
 
     monkeypatch.setattr(optuna.Study, "optimize", optimize)
     (folder / "nan.yml").write_text(SETTINGS.replace("Pendulum-v1", "Nan-v0"))
-    with pytest.raises(ValueError, match="No trials are completed"):  # RL Zoo then looks for the best
+    with pytest.raises(ValueError, match="No trials are completed"):  # raised when RL Zoo looks for the best trial
         zoo(
             "train", "--env", "Nan-v0", "-conf", "nan.yml", "-optimize", "--n-trials", "1", "--n-evaluations", "1", "-f", "nan"
         )
@@ -369,12 +369,12 @@ def test_an_agent_is_packaged_with_its_card_and_uploaded(zoo: Any, folder: Path,
     (_, repo), (_, sent) = calls
     assert repo == sent.repo_id == "me/ezm-MultiTask-Toy-v0" and sent.commit_message == "Add the agent"
     package = Path(sent.folder_path)
-    # What `load_from_hub` of RL Zoo downloads.
+    # The files that RL Zoo's `load_from_hub` downloads.
     needed = {"ezm-MultiTask-Toy-v0.zip", "config.yml", "args.yml", "env_kwargs.yml", "train_eval_metrics.zip", "README.md"}
     assert needed <= {path.name for path in package.iterdir()}
     with zipfile.ZipFile(package / "train_eval_metrics.zip") as archive:
         assert {"evaluations.npz", "0.monitor.csv", "3.monitor.csv"} <= set(archive.namelist())
-    # The card tells what was measured, and its code loads what was uploaded.
+    # The card states what was measured, and its code loads what was uploaded.
     results = json.loads((package / "results.json").read_text())
     model = EZM.load(package / "ezm-MultiTask-Toy-v0.zip")
     assert evaluate_tasks(model, "toy", 2, seed=5).to_dict() == results
@@ -421,7 +421,7 @@ def test_checkpoints_know_the_time_limit_of_rl_zoo(tmp_path: Path) -> None:
     env = make_multitask_env("toy", seed=0, ignore_termination=True)
     model = tiny_model(env).learn(40)
     path = model.save_checkpoint(tmp_path / "state")
-    resumed = EZM.resume(path, make_multitask_env("toy", seed=0, ignore_termination=True))  # a warning would say it restarts
+    resumed = EZM.resume(path, make_multitask_env("toy", seed=0, ignore_termination=True))  # would warn if episodes restarted
     assert resumed.num_timesteps == 40
 
 

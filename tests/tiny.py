@@ -1,4 +1,4 @@
-"""Models that train in milliseconds, and environments whose numbers can be told in advance."""
+"""Models that train in milliseconds, and environments with predictable numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TINY: dict[str, Any] = {
     "batch_size": 8,
     "learning_starts": 10,
     "buffer_size": 1000,
-    "device": "cpu",  # where the same seed gives the same run bit for bit
+    "device": "cpu",  # reproducible bit for bit
     "policy_kwargs": {"reward_range": 20.0, "value_range": 300.0, **SMALL_MODEL, **TINY_NETWORKS},
 }
 
@@ -61,12 +61,12 @@ def log_std_of(policy: th.Tensor | None) -> th.Tensor:
 
 class SpaceEnv(gym.Env[Any, Any]):
     """
-    Any spaces. Observations are seeded draws; the reward is the step number 1, 2, 3, ... of the episode.
+    An environment with any spaces. Observations are seeded draws; the reward is the step number 1, 2, 3, ... of the episode.
 
-    :param observation_space: of the environment
-    :param action_space: of the environment
-    :param length: steps of an episode
-    :param terminates: whether the end is a termination
+    :param observation_space: observation space
+    :param action_space: action space
+    :param length: steps per episode
+    :param terminates: whether episodes end by termination
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class SpaceEnv(gym.Env[Any, Any]):
 
 class CountEnv(gym.Env[np.ndarray, np.ndarray]):
     """
-    The observation is ``[1000 e + t]``, the step ``t`` of episode ``e``; so is the reward for reaching it.
+    The observation at step ``t`` of episode ``e`` is ``[1000 e + t]``, and so is the reward for reaching it.
 
-    :param length: steps of an episode, which ends by truncation
+    :param length: steps per episode, which ends by truncation
     """
 
     def __init__(self, length: int = 6) -> None:
@@ -129,9 +129,9 @@ class CountEnv(gym.Env[np.ndarray, np.ndarray]):
 
 def tiny_model(env: Any = "Pendulum-v1", policy: Any = None, **changes: Any) -> EZM:
     """
-    :param env: what EZM takes
-    :param policy: by default the small one that fits the observation space
-    :param changes: keywords of EZM other than the tiny ones
+    :param env: environment, see EZM
+    :param policy: policy (default: the small one that fits the observation space)
+    :param changes: keywords of EZM that replace the tiny ones
     :return: a model that is cheap to train
     """
     if policy is None:
@@ -142,8 +142,8 @@ def tiny_model(env: Any = "Pendulum-v1", policy: Any = None, **changes: Any) -> 
 
 def toy_env(tasks: Any = "toy", n_envs_per_task: int = 1, seed: int | None = 0, **kwargs: Any) -> Any:
     """
-    :param tasks: the toy suite or some of it
-    :param n_envs_per_task: copies
+    :param tasks: the toy suite or part of it
+    :param n_envs_per_task: copies of each task
     :param seed: seed of the environments
     :param kwargs: further keywords of ``make_multitask_env``
     :return: vector environment
@@ -153,9 +153,9 @@ def toy_env(tasks: Any = "toy", n_envs_per_task: int = 1, seed: int | None = 0, 
 
 def randomize(policy: EZMPolicy, seed: int = 0) -> None:
     """
-    Make a fresh policy opinionated: its zero-initialized heads would value all actions alike.
+    Randomize a fresh policy, whose zero-initialized heads would value all actions equally.
 
-    :param policy: changed in place
+    :param policy: policy to modify in place
     :param seed: seed of the weights
     """
     generator = th.Generator().manual_seed(seed)
@@ -166,15 +166,15 @@ def randomize(policy: EZMPolicy, seed: int = 0) -> None:
 
 def weights_of(model: EZM) -> dict[str, th.Tensor]:
     """
-    :param model: any
-    :return: copies of all parameters and buffers of learner and target network
+    :param model: a model
+    :return: copies of all parameters and buffers of the learner and the target network
     """
     return {name: value.clone() for name, value in model.policy.state_dict().items()}
 
 
 def assert_same_weights(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> None:
     """
-    Bit for bit.
+    Compare bit for bit.
 
     :param first: from :func:`weights_of`
     :param second: from :func:`weights_of`
@@ -195,7 +195,7 @@ def same_weights(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> b
 
 def record_actions() -> tuple[list[np.ndarray], Callable[[dict[str, Any], dict[str, Any]], bool]]:
     """
-    :return: a list, and a callback that appends the actions of each step to it
+    :return: a list, and a callback that appends each step's actions to it
     """
     actions: list[np.ndarray] = []
 
