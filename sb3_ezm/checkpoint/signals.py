@@ -34,7 +34,7 @@ class StopSignals:
                 self._previous[number] = signal.signal(number, self._handle)
 
     def release(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Restore the previous signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}

@@ -114,9 +114,7 @@ def _resolve_name(name: str, env_kwargs: Mapping[str, Any]) -> tuple[TaskSpec, .
         return (task,)
     if (env_id := registered_id(name)) is not None:
         return (_probe(env_id, GymEnvFactory(env_id), env_kwargs),)
-    if (
-        "/" in name or ":" in name or re.search(r"-v\d+$", name)
-    ):  # meant as a Gymnasium id: listing all of them would help nobody
+    if "/" in name or ":" in name or re.search(r"-v\d+$", name):  # meant as a Gymnasium id: listing all of them would not help
         near = difflib.get_close_matches(name, [*gym.registry, *_known_task_names()], n=3)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "Import the package that registers it first."
         raise ConfigurationError(f"No Gymnasium environment is registered as {name!r}. {hint}")
