@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import mujoco
@@ -122,11 +123,9 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=200, help="of the reference scores; 0 leaves them out")
     args = parser.parse_args()
     try:
-        control = load_dm_control()
-        print(
-            f"greatest differences from dm_control over {args.steps} steps from {args.seeds} initial states, MuJoCo", end=" "
-        )
-        print(f"{mujoco.__version__}, {control.__name__}")
+        load_dm_control()
+        print(f"MuJoCo {mujoco.__version__}, dm_control {version('dm_control')}")
+        print(f"greatest differences from dm_control over {args.steps} steps from {args.seeds} initial states")
         print(f"{'task':<16}{'positions':>12}{'velocities':>12}{'observations':>14}{'rewards':>12}")
         for task in WALKER_TASKS:
             found = np.max([compare(task, args.steps, seed)[:4] for seed in range(args.seeds)], axis=0)
