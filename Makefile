@@ -11,7 +11,7 @@ TRAINABLE := $(VENV)/.trainable
 LINT_PATHS := $(wildcard sb3_ezm tests examples experiments benchmarks conformance docs README.md CONTRIBUTING.md)
 
 # Options of `make train`: suite or tasks, wall-clock budget, and further arguments of `ezm train`.
-SUITE ?= h1-medium
+SUITE ?= walker
 MINUTES ?= 10
 ARGS ?=
 
@@ -40,7 +40,7 @@ endif
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
-train: $(TRAINABLE) ## train one agent on the tasks of SUITE (h1-medium) for MINUTES (10)
+train: $(TRAINABLE) ## train one agent on the tasks of SUITE (walker) for MINUTES (10)
 	$(BIN)/ezm train $(SUITE) --minutes $(MINUTES) --film $(ARGS)
 
 test: $(INSTALLED) ## run every test

@@ -146,7 +146,7 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     add = parser.add_argument
     steps = default.format("5000, without limit if --minutes is given")
     add("--steps-per-task", type=whole(1), help=f"steps of each task in total, a repeated action being one ({steps})")
-    add("--minutes", type=minutes, help="wall-clock time from now on; an evaluation follows")
+    add("--minutes", type=minutes, help="wall-clock time from now on, between an evaluation before and one after")
     add(
         "--checkpoint-every",
         type=whole(0),
@@ -154,7 +154,7 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     )
     tenth = default.format("a tenth of the run")
     add("--eval-every", type=whole(0), help=f"steps per task between evaluations, 0 for one at the end ({tenth})")
-    add("--eval-episodes", type=whole(1), help=f"episodes of each task in an evaluation ({default.format('5')})")
+    add("--eval-episodes", type=whole(1), help=f"episodes of each task in an evaluation ({default.format('3')})")
     protocol = default.format("as in training")
     add("--protocol", choices=PROTOCOLS, help=f"whether a termination ends an evaluated episode ({protocol})")
     add("--film", nargs="*", metavar="TASK", help="film these tasks at the end, or `all` (without a name: the best)")

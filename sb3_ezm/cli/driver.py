@@ -95,7 +95,8 @@ def train(
             settings.write(folder)
         _introduce(model, settings, folder, resumes)
         scoreboard = _scoreboard(settings, folder, tasks)
-        callbacks = [*_limits(settings, folder, len(tasks)), scoreboard, *callbacks]
+        # The clock of the others starts after the evaluation with which the scoreboard begins.
+        callbacks = [scoreboard, *_limits(settings, folder, len(tasks)), *callbacks]
         _learn(model, settings, callbacks, folder, resumes)
     _report(model, scoreboard, settings, folder, films)
     return model
@@ -124,9 +125,15 @@ def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -
     parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
     print(
         f"{counted(len(model.policy.task_set), 'task')}, preset {settings.preset!r}, {parameters:,} parameters, "
-        f"{model.device}, in {folder}",
+        f"{model.device}, in {folder}{_plan(settings)}",
         flush=True,
     )
+
+
+def _plan(settings: RunSettings) -> str:
+    limits = [] if settings.steps_per_task is None else [f"{counted(settings.steps_per_task, 'step')} of each"]
+    limits += [] if settings.minutes is None else [f"{settings.minutes:g} minutes, with an evaluation before and after"]
+    return f"\nTraining for {' or '.join(limits)}."
 
 
 def _limits(settings: RunSettings, folder: Path, tasks: int) -> list[BaseCallback]:

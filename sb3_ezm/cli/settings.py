@@ -43,7 +43,7 @@ class RunSettings:
     :param ignore_termination: falls do not end training episodes
     :param seed: for everything
     :param steps_per_task: in total; without it and without ``minutes`` 5,000
-    :param minutes: wall-clock time, from the start or from where the training is resumed
+    :param minutes: wall-clock time of one call, from the first evaluation to the last, those in between included
     :param checkpoint_every: steps between checkpoints; 0 for none
     :param eval_every: steps between evaluations, 0 for one at the end, None for ten over the run
     :param eval_episodes: of each task
@@ -61,7 +61,7 @@ class RunSettings:
     minutes: float | None = None
     checkpoint_every: int = 10_000
     eval_every: int | None = None
-    eval_episodes: int = 5
+    eval_episodes: int = 3
     protocol: str | None = None
 
     def __post_init__(self) -> None:
