@@ -13,6 +13,7 @@ import yaml
 
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # `ezm --help` lists the presets: five times faster
 PRESETS_FILE = Path(__file__).parent / "hyperparams" / "presets.yml"
 
 
@@ -38,7 +39,7 @@ class Preset:
 
 @cache
 def _read_file() -> dict[str, dict[str, Any]]:
-    entries: dict[str, dict[str, Any]] = yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))
+    entries: dict[str, dict[str, Any]] = yaml.load(PRESETS_FILE.read_text(encoding="utf-8"), _LOADER)
     return entries
 
 

@@ -117,23 +117,16 @@ def _start(settings: RunSettings, env: VecEnv, device: str, log: str | None) -> 
 
 def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -> None:
     if resumes:
+        print(f"Resumed at {counted(model.num_env_steps, 'environment step')}, {counted(model._n_updates, 'update')}.")
+    else:
+        parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
         print(
-            f"Resumed at {counted(model.num_env_steps, 'environment step')}, {counted(model._n_updates, 'update')}.",
-            flush=True,
+            f"{counted(len(model.policy.task_set), 'task')}, preset {settings.preset!r}, {parameters:,} parameters, "
+            f"{model.device}, in {folder}"
         )
-        return
-    parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
-    print(
-        f"{counted(len(model.policy.task_set), 'task')}, preset {settings.preset!r}, {parameters:,} parameters, "
-        f"{model.device}, in {folder}{_plan(settings)}",
-        flush=True,
-    )
-
-
-def _plan(settings: RunSettings) -> str:
-    limits = [] if settings.steps_per_task is None else [f"{counted(settings.steps_per_task, 'step')} of each"]
-    limits += [] if settings.minutes is None else [f"{settings.minutes:g} minutes, with an evaluation before and after"]
-    return f"\nTraining for {' or '.join(limits)}."
+    limits = [] if settings.steps_per_task is None else [f"{counted(settings.steps_per_task, 'step')} of each task"]
+    limits += [] if settings.minutes is None else [f"{settings.minutes:g} minutes, first and last evaluation not counted"]
+    print(f"Training ends after {' or '.join(limits)}.", flush=True)
 
 
 def _limits(settings: RunSettings, folder: Path, tasks: int) -> list[BaseCallback]:
