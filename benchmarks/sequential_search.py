@@ -31,7 +31,8 @@ def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoi
     rows, device = root.value.shape[0], root.value.device
     count, levels = config.num_candidates, halving_levels(config.num_candidates, config.num_simulations)
     noise = noise.to(device)
-    candidates, prior, gumbel = model.head.candidates(root.policy, noise.root, model.mask.unsqueeze(1))
+    wide, wide_leaves = (config.num_wide, config.num_wide_leaves) if noise.explores else (0, 0)
+    candidates, scales, prior, gumbel = model.head.candidates(root.policy, noise.root, model.mask.unsqueeze(1), config, wide)
     gumbel = noise.gumbel if gumbel is None else gumbel
     bonus = gumbel if prior is None else gumbel + prior
     tree = empty_tree(root, model.discount, candidates, len(levels), config.num_leaf_actions, prior is not None)
@@ -55,7 +56,7 @@ def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoi
             if level < len(levels) - 1:
                 subtree.latent[:, :, level] = reached.latent
                 draws = noise.leaves[level][:, one]
-                inner = model.head.candidates(reached.policy, draws, model.mask[:, None, None])
+                inner = model.head.candidates(reached.policy, draws, model.mask[:, None, None], config, wide_leaves)
                 subtree.actions[:, :, level] = inner.actions
                 if inner.prior is not None:
                     subtree.prior[:, :, level] = inner.prior
@@ -74,5 +75,5 @@ def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoi
         q_values=q,
         visits=visits,
         best=best,
-        scales=noise.scales.expand(rows, count),
+        scales=scales.expand(rows, count),
     )

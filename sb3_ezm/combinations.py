@@ -12,6 +12,7 @@ from sb3_ezm.defaults import preset_settings
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.search.schedule import halving_levels
+from sb3_ezm.value_targets import VALUE_TARGETS
 
 Rule = tuple[type[Settings], str, bool, str]  # configuration, setting, whether it has no effect, why
 
@@ -43,7 +44,12 @@ def check_combinations(configs: Configs, policy: EZMPolicy, train_freq: Any, num
     settings = preset_settings(preset)
     usual: dict[type[Settings], Settings] = {type(config): config for config in make_configs(settings)}
     usual[ModelConfig] = policy.model_settings(**settings.get("policy_kwargs", {}))
-    for config, name, inert, why in (*_of_targets(configs), *_of_searches(configs), *_others(configs, len(policy.task_set))):
+    for config, name, inert, why in (
+        *_of_targets(configs),
+        *_of_searches(configs),
+        *_of_proposals(policy.task_set.discrete),
+        *_others(configs, len(policy.task_set)),
+    ):
         value = getattr(used[config], name)
         if inert and value != getattr(usual[config], name):
             warnings.warn(f"{_where(config, name)} ({value!r}) does nothing: {why}.", UserWarning, stacklevel=4)
@@ -59,10 +65,9 @@ def _where(config: type[Settings], name: str) -> str:
 
 def _of_targets(configs: Configs) -> Iterator[Rule]:
     target, search = configs.target, configs.search
-    kind = f"`value_target` is {target.value_target!r}"
-    yield TargetConfig, "mixed_after", target.value_target in ("td", "search"), kind
-    yield TargetConfig, "mixed_newest", target.value_target != "mixed", kind
-    yield TargetConfig, "search_value", target.value_target == "td", kind
+    used = VALUE_TARGETS[target.value_target].uses
+    for name in sorted({name for known in VALUE_TARGETS.values() for name in known.uses}):
+        yield TargetConfig, name, name not in used, f"`value_target` is {target.value_target!r}"
     again = "every position is searched again (`reanalyze_ratio` is 1)"
     yield TargetConfig, "use_stored_search", target.reanalyze_ratio == 1.0, again
     for name in ("search_value", "policy_target", "match_proposal"):
@@ -78,11 +83,17 @@ def _of_searches(configs: Configs) -> Iterator[Rule]:
     for name in ("num_leaf_actions", "magnify_leaves"):
         why = f"{search.num_simulations} simulations of {search.num_candidates} candidates make one level"
         yield SearchConfig, name, levels == 1, why
-    wide_leaves = int(search.wide_fraction * search.num_leaf_actions) if search.magnify_leaves else 0
+    wide_leaves = search.num_wide_leaves
     yield SearchConfig, "magnify_leaves", wide_leaves == 0, "`wide_fraction` of `num_leaf_actions` is less than one"
     few = f"of {search.num_candidates} candidates that is less than one"
     yield SearchConfig, "wide_fraction", search.num_wide == wide_leaves == 0 < search.wide_fraction, few
     yield SearchConfig, "std_magnification", search.num_wide == wide_leaves == 0, "no candidate has a magnified deviation"
+
+
+def _of_proposals(discrete: bool) -> Iterator[Rule]:
+    for name in ("proposal", "wide_fraction", "std_magnification", "magnify_leaves"):
+        yield SearchConfig, name, discrete, "discrete actions are drawn without replacement"
+    yield TargetConfig, "match_proposal", discrete, "discrete actions have no deviation"
 
 
 def _others(configs: Configs, num_tasks: int) -> Iterator[Rule]:

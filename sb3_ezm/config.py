@@ -12,6 +12,8 @@ from torch import nn
 from sb3_ezm import kinds, training_kinds
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
 from sb3_ezm.kinds import Kind
+from sb3_ezm.proposals import PROPOSALS
+from sb3_ezm.value_targets import VALUE_TARGETS
 
 ConfigT = TypeVar("ConfigT", bound="Settings")
 
@@ -25,7 +27,6 @@ _REMOVED: dict[str, dict[str, tuple[Any, str]]] = {
 HeadNorm = Literal["batch", "layer"]
 MeanCandidate = Literal["never", "deterministic", "always"]
 ValueReduction = Literal["min2", "mean", "min"]
-ValueTarget = Literal["td", "search", "mixed", "max"]
 SearchValue = Literal["mean", "improved"]
 PolicyTarget = Literal["best", "improved"]
 
@@ -168,6 +169,8 @@ class SearchConfig(Settings):
     :param num_simulations: model evaluations per root
     :param num_candidates: sampled actions at the root
     :param num_leaf_actions: sampled actions at an interior node
+    :param proposal: how candidates are drawn, a name in :data:`~sb3_ezm.proposals.PROPOSALS`; discrete actions are always
+        drawn without replacement
     :param wide_fraction: share of the root candidates drawn with ``std_magnification``
     :param std_magnification: factor on the policy's standard deviation for these candidates
     :param magnify_leaves: draw the same share of interior actions with the magnified deviation (released code)
@@ -186,6 +189,7 @@ class SearchConfig(Settings):
     num_simulations: int = setting(32, kinds.SIZE)
     num_candidates: int = setting(16, kinds.SIZE)
     num_leaf_actions: int = setting(2, kinds.SIZE)
+    proposal: str = setting("gaussian", kinds.key_of(PROPOSALS))
     wide_fraction: float = setting(0.75, kinds.SHARE)
     std_magnification: float = setting(3.0, kinds.POSITIVE)
     magnify_leaves: bool = setting(False, kinds.SWITCH)
@@ -208,8 +212,13 @@ class SearchConfig(Settings):
 
     @property
     def num_wide(self) -> int:
-        """Root candidates drawn with the magnified deviation."""
+        """Root candidates that go beyond the policy."""
         return int(self.wide_fraction * self.num_candidates)
+
+    @property
+    def num_wide_leaves(self) -> int:
+        """Interior actions of a node that go beyond the policy."""
+        return int(self.wide_fraction * self.num_leaf_actions) if self.magnify_leaves else 0
 
 
 @dataclass(frozen=True)
@@ -220,10 +229,12 @@ class TargetConfig(Settings):
     :param unroll_steps: world-model steps ``K`` unrolled in the loss
     :param td_steps: horizon ``n`` of the TD target
     :param gamma: discount of tasks without their own
-    :param value_target: ``"td"`` (n-step), ``"search"`` (root value) or ``"mixed"``: TD until ``mixed_after`` updates,
-        then TD for the newest ``mixed_newest`` transitions of a task and the search value for older ones
-    :param mixed_after: updates after which the mixed target begins
+    :param value_target: a name in :data:`~sb3_ezm.value_targets.VALUE_TARGETS`. ``"mixed"`` (paper): TD for fresh transitions
+        and the search value for stale ones
+    :param mixed_after: updates until which ``"mixed"`` and the like are TD
     :param mixed_newest: transitions of a task that count as fresh
+    :param search_value: value of a search: ``"mean"`` of the network's value and all simulated returns, or that of the
+        ``"improved"`` policy over the candidates
     :param policy_target: imitate the single ``"best"`` action, or all candidates with the ``"improved"`` policy's weights
     :param match_proposal: imitate a candidate under the deviation it was drawn with (policy deviation times its
         magnification). If the search cannot tell candidates apart, the policy then stays as it is; otherwise (released
@@ -238,7 +249,7 @@ class TargetConfig(Settings):
     unroll_steps: int = setting(5, kinds.SIZE)
     td_steps: int = setting(5, kinds.SIZE)
     gamma: float = setting(0.99, kinds.STEP)
-    value_target: ValueTarget = setting("mixed", kinds.one_of(ValueTarget))
+    value_target: str = setting("mixed", kinds.key_of(VALUE_TARGETS))
     mixed_after: int = setting(50_000, kinds.COUNT_FROM_0)
     mixed_newest: int = setting(200_000, kinds.COUNT_FROM_0)
     search_value: SearchValue = setting("mean", kinds.one_of(SearchValue))

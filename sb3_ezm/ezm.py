@@ -25,7 +25,6 @@ from sb3_ezm.collector import Collector
 from sb3_ezm.combinations import check_combinations
 from sb3_ezm.config import (
     PolicyTarget,
-    ValueTarget,
 )
 from sb3_ezm.defaults import BY_PRESET, completed
 from sb3_ezm.errors import ConfigurationError, did_you_mean
@@ -71,7 +70,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
     :param num_simulations: model evaluations per search
     :param num_candidates: sampled root actions per search
     :param reanalyze_ratio: share of positions that are searched again for each batch
-    :param value_target: ``"td"``, ``"search"``, ``"mixed"`` or ``"max"``
+    :param value_target: a name in :data:`~sb3_ezm.value_targets.VALUE_TARGETS`
     :param policy_target: imitate the ``"best"`` action or the ``"improved"`` policy over all candidates
     :param max_grad_norm: bound of the gradient's global norm
     :param per_alpha: exponent of replay priorities; 0 draws uniformly
@@ -128,7 +127,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         num_simulations: int = BY_PRESET,
         num_candidates: int = BY_PRESET,
         reanalyze_ratio: float = BY_PRESET,
-        value_target: ValueTarget = BY_PRESET,
+        value_target: str = BY_PRESET,
         policy_target: PolicyTarget = BY_PRESET,
         max_grad_norm: float = BY_PRESET,
         per_alpha: float = BY_PRESET,

@@ -211,7 +211,7 @@ def either(*alternatives: Kind, words: str) -> Kind:
 
 def choice(*options: str) -> Kind:
     """
-    :param options: at least two
+    :param options: at least one
     :return: kind of one of these words
     """
 
@@ -221,7 +221,15 @@ def choice(*options: str) -> Kind:
         return str(value)
 
     *first, last = map(repr, options)
-    return Kind(f"{', '.join(first)} or {last}", take)
+    return Kind(f"{', '.join(first)} or {last}" if first else last, take)
+
+
+def key_of(table: Mapping[str, Any]) -> Kind:
+    """
+    :param table: anything by name
+    :return: kind of its names, those added later included
+    """
+    return Kind(choice(*table).allowed, lambda value: choice(*table).take(value))
 
 
 def one_of(words: Any) -> Kind:

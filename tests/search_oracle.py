@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -80,8 +81,9 @@ class _Oracle:
         self.mask: Vector = model.mask[0].tolist()
         self.discount = float(model.discount[0])
         row = row if noise.root.shape[0] > 1 else 0
-        self.root_noise = noise.root[row].tolist()
-        self.leaf_noise = [level[row].tolist() for level in noise.leaves]
+        share = config.wide_fraction if noise.explores else 0.0
+        self.root_noise = self.widened(noise.root[row], share)
+        self.leaf_noise = [self.widened(level[row], share if config.magnify_leaves else 0.0) for level in noise.leaves]
         self.gumbel: Vector = noise.gumbel[row].tolist()
         self.margin = math.inf
         root = model.root()
@@ -91,6 +93,14 @@ class _Oracle:
         self.subtrees: dict[int, Node] = {}
         self.total = self.value
         self.paths: list[tuple[int, ...]] = []
+
+    def widened(self, draws: th.Tensor, share: float) -> list[Any]:
+        """The draws of the last `share` of the candidates are larger."""
+        draws, count = draws.clone(), draws.shape[-2]
+        for index in range(count):
+            if count - index <= math.floor(share * count):
+                draws[..., index, :] *= self.config.std_magnification
+        return draws.tolist()
 
     def sample(self, policy: Vector, draws: list[Vector]) -> list[Vector]:
         mean, log_std = policy[: len(self.mask)], policy[len(self.mask) :]
@@ -403,4 +413,4 @@ def noise_for(config: SearchConfig, candidates: Sequence[float], leaf_actions: S
         size = sum(1 for at, _ in plan if at == level)
         leaves.append(th.atanh(th.tensor(wanted, dtype=th.float64)).view(1, 1, -1, 1).expand(1, size, -1, 1))
     gumbel = th.zeros(1, config.num_candidates, dtype=th.float64)
-    return SearchNoise(root, tuple(leaves), gumbel, scales=th.ones_like(gumbel))
+    return SearchNoise(root, tuple(leaves), gumbel, explores=False)

@@ -68,7 +68,7 @@ def test_log_probability_by_hand() -> None:
 
 def test_candidates_without_noise_are_the_most_probable_actions() -> None:
     parameters = logs(0.1, 0.4, 0.2, 0.3).unsqueeze(0)
-    found = HEAD.candidates(parameters, th.zeros(1, 3, 4), th.ones(1, 1, 4))
+    found = HEAD.candidates(parameters, th.zeros(1, 3, 4), th.ones(1, 1, 4), SearchConfig(), 2)
     assert found.actions.argmax(dim=-1).tolist() == [[1, 3, 2]] and found.gumbel.abs().max() < 1e-6
     assert found.prior.tolist() == [pytest.approx([math.log(0.4), math.log(0.3), math.log(0.2)], rel=1e-5)]
 
@@ -77,7 +77,8 @@ def test_candidates_are_drawn_without_replacement_with_the_policys_probabilities
     probabilities = (0.5, 0.3, 0.2)
     rows = 20_000
     noise = th.randn(rows, 2, 3, generator=th.Generator().manual_seed(0))
-    found = HEAD.candidates(logs(*probabilities).expand(rows, 3), noise, th.ones(1, 1, 3)).actions.argmax(dim=-1)
+    drawn = HEAD.candidates(logs(*probabilities).expand(rows, 3), noise, th.ones(1, 1, 3), SearchConfig(), 2)
+    found = drawn.actions.argmax(dim=-1)
     counts = {
         pair: int(((found[:, 0] == pair[0]) & (found[:, 1] == pair[1])).sum()) for pair in itertools.permutations(range(3), 2)
     }
@@ -91,7 +92,7 @@ def test_tasks_with_fewer_actions_repeat_their_most_probable_one() -> None:
     mask = th.tensor([[1.0, 1.0, 0.0]])
     parameters = HEAD.parametrize(th.tensor([[0.0, 1.0, 9.0]]), mask)
     for count in (3, 5):
-        found = HEAD.candidates(parameters, th.zeros(1, count, 3), mask.unsqueeze(1))
+        found = HEAD.candidates(parameters, th.zeros(1, count, 3), mask.unsqueeze(1), SearchConfig(), 0)
         assert found.actions.argmax(dim=-1).tolist() == [[1, 0, *[1] * (count - 2)]]
         assert found.prior.isfinite().all() and found.gumbel.isfinite().all()
     noise = th.randn(500, 1, 3, generator=th.Generator().manual_seed(0))

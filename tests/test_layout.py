@@ -26,6 +26,8 @@ LEVELS = {
     "sb3_ezm.lazy": 0,
     "sb3_ezm.paths": 0,
     "sb3_ezm.presets": 0,
+    "sb3_ezm.proposals": 0,
+    "sb3_ezm.value_targets": 0,
     "sb3_ezm.action_layout": 1,
     "sb3_ezm.model": 2,
     "sb3_ezm.devices": 0,

@@ -200,7 +200,9 @@ class TracingSearch:
         self.calls.append(planner._observations)
         assert noise.root.shape[0] == len(planner._observations)
         result = self.result(planner._observations, planner._context.tasks, config.num_candidates)
-        return result._replace(scales=noise.scales.expand_as(result.visits))
+        scales = th.ones(config.num_candidates)
+        scales[config.num_candidates - config.num_wide :] = config.std_magnification
+        return result._replace(scales=scales.expand_as(result.visits))
 
     def searched(self, scene: Scene, targets: TargetBatch) -> set[tuple[int, int]]:
         """Positions whose action is the one found by a search at that state (not the stored one)."""

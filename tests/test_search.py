@@ -159,7 +159,7 @@ def test_rewards_and_values_in_other_units_give_the_same_search() -> None:
 
 def take(noise: SearchNoise, index: list[int]) -> SearchNoise:
     leaves = tuple(level[index] for level in noise.leaves)
-    return SearchNoise(noise.root[index], leaves, noise.gumbel[index], noise.scales[index])
+    return noise._replace(root=noise.root[index], leaves=leaves, gumbel=noise.gumbel[index])
 
 
 def mixed_world(rows: int) -> tuple[SearchConfig, SmoothModel, SearchNoise]:

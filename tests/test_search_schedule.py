@@ -74,22 +74,12 @@ def test_noise_has_one_draw_per_node_of_every_level_but_the_last() -> None:
     assert noise.gumbel.shape == (5, 12) and not noise.gumbel.any()
 
 
-@pytest.mark.parametrize(("wide_fraction", "narrow"), [(0.75, 4), (0.0, 16), (1.0, 0), (0.5, 8), (0.99, 1)])
-def test_the_last_candidates_are_wide(wide_fraction: float, narrow: int) -> None:
+def test_exploring_noise_is_standard_normal() -> None:
     # Standard error of a deviation estimated from 20,000 draws: 0.5 % of it.
-    config = SearchConfig(wide_fraction=wide_fraction, std_magnification=3.0)
-    noise = draw_noise(config, rows=4000, action_size=5, generator=th.Generator().manual_seed(1))
-    expected = th.tensor([1.0] * narrow + [3.0] * (16 - narrow))
-    th.testing.assert_close(noise.root.transpose(1, 2).flatten(0, 1).std(dim=0), expected, rtol=0.03, atol=0.0)
-    for level in noise.leaves:  # interior actions keep the policy's own deviation
+    noise = draw_noise(SearchConfig(), rows=4000, action_size=5, generator=th.Generator().manual_seed(1))
+    th.testing.assert_close(noise.root.transpose(1, 2).flatten(0, 1).std(dim=0), th.ones(16), rtol=0.03, atol=0.0)
+    for level in noise.leaves:
         th.testing.assert_close(level.std(), th.tensor(1.0), rtol=0.03, atol=0.0)
-
-
-def test_leaves_are_magnified_only_when_asked() -> None:
-    config = SearchConfig(magnify_leaves=True)  # the released code: int(0.75 * 2) = 1 of two interior actions is wide
-    noise = draw_noise(config, rows=4000, action_size=5, generator=th.Generator().manual_seed(1))
-    deviations = noise.leaves[2].transpose(2, 3).flatten(0, 2).std(dim=0)
-    th.testing.assert_close(deviations, th.tensor([1.0, 3.0]), rtol=0.03, atol=0.0)
 
 
 def test_the_same_generator_gives_the_same_noise() -> None:

@@ -367,7 +367,7 @@ def test_unroll_losses_and_search_are_captured_whole() -> None:
     assert graphs == [linear_calls(loss, *inputs)]
     module = SearchModule(learner.policy.target_model, SEARCH, autocast=False)
     noise = draw_noise(SEARCH, 6, 2, th.Generator().manual_seed(0))
-    rows = (batch.observations[:6, 0], batch.tasks[:6], noise.root, noise.gumbel, noise.scales, *noise.leaves)
+    rows = (batch.observations[:6, 0], batch.tasks[:6], noise.root, noise.gumbel, *noise.leaves)
     compiled_search = th.compile(module, backend=counting_backend, fullgraph=True, dynamic=False)
     th.testing.assert_close(tuple(compiled_search(*rows)), tuple(module(*rows)), rtol=1e-4, atol=1e-4)
     assert graphs[1:] == [linear_calls(module, *rows)]

@@ -8,6 +8,8 @@ import torch as th
 from hypothesis import given
 
 from sb3_ezm.learning.targets import mix_value_targets, n_step_targets, segment_masks
+from sb3_ezm.value_targets import VALUE_TARGETS, Sources, ValueTarget
+from tests.tiny import tiny_model, toy_env
 from tests.target_oracle import Episode, windows
 
 DISCOUNT = 0.5  # every product below is exact
@@ -223,3 +225,20 @@ def test_fresh_data_needs_no_search() -> None:
     none = th.zeros_like(TD)
     mix = mix_value_targets(TD, SEARCHED, none, AGES, "mixed", 100, after=100, newest=5)
     assert mix.known.tolist() == [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]] and th.equal(mix.values, TD)
+
+
+def test_a_new_value_target_is_a_function_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Sources] = []
+
+    def average(sources: Sources) -> tuple[th.Tensor, th.Tensor]:
+        seen.append(sources)
+        return 0.5 * (sources.td + sources.searched), th.ones_like(sources.stale)
+
+    monkeypatch.setitem(VALUE_TARGETS, "average", ValueTarget(average, uses=("mixed_after",)))
+    assert mixed("average", 99) == TD.tolist()
+    assert mixed("average", 100) == [[5.5, 11.0], [16.5, 4.0], [27.5, 33.0]]
+    seen.clear()
+    model = tiny_model(toy_env(), value_target="average", target_kwargs={"mixed_after": 1}).learn(20)
+    assert len(seen) == model._n_updates - 1 >= 2
+    with pytest.warns(UserWarning, match=r"`mixed_newest` in `target_kwargs` \(3\) does nothing: `value_target` is 'average'"):
+        tiny_model(toy_env(), value_target="average", target_kwargs={"mixed_newest": 3})

@@ -116,6 +116,7 @@ BELOW |= {"replay_buffer_kwargs.storage_device", "policy_kwargs.net_arch"}
 ELSEWHERE = {
     **{"search_kwargs.pack_weights": "tests/test_packing.py", "policy_kwargs.image_channels": "tests/test_images.py"},
     **dict.fromkeys(("policy", "preset"), "tests/test_defaults.py"),
+    **{"search_kwargs.proposal": "tests/test_proposals.py"},
 }
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch as th
 
 from sb3_ezm.devices import to_device
+from sb3_ezm.value_targets import VALUE_TARGETS, Sources
 
 
 class SegmentMasks(NamedTuple):
@@ -108,29 +109,22 @@ def mix_value_targets(
     newest: int,
 ) -> ValueTargets:
     """
-    Choose between TD and search values (mixed value target, spec section 7).
-
-    A TD target is the value of whatever policy collected the data: right for fresh transitions, biased for old ones by all
-    that the agent has learned since. A search knows the current policy, but sees only as far as its tree.
-
-    ``"mixed"``: TD until ``after`` updates; then TD for the ``newest`` transitions of a task and the search value for older
-    ones. ``"search"``: always the search value. ``"max"``: TD until ``after`` updates, then the larger of the two: where
-    transitions are deterministic, what was earned once can be earned again, so that TD is a lower bound (He et al. 2017,
-    optimality tightening), which carries rewards back faster than the tree does; noise in rewards or transitions makes it
-    too high. The choice holds for all positions of a segment.
+    Values of one kind, or TD's where that kind asks for a search and there has been none. The choice between fresh and stale
+    holds for all positions of a segment.
 
     :param td: ``[B, K+1]``
     :param searched: search values ``[B, K+1]``
-    :param has_search: ``[B, K+1]``, 1 where a search value exists; elsewhere the value is TD's
+    :param has_search: ``[B, K+1]``, 1 where a search value exists
     :param ages: transitions of the task stored since ``[B]``
-    :param mode: ``"td"``, ``"search"``, ``"mixed"`` or ``"max"``
+    :param mode: a name in :data:`~sb3_ezm.value_targets.VALUE_TARGETS`
     :param updates: updates done so far
-    :param after: updates after which ``"mixed"`` and ``"max"`` begin
-    :param newest: ages below this count as fresh for ``"mixed"``
+    :param after: updates until which a target that uses ``mixed_after`` is TD's
+    :param newest: ages below this count as fresh
     :return: values, and where they are of the kind that the mode asks for
     """
-    if mode == "td" or (mode in ("mixed", "max") and updates < after):
+    target = VALUE_TARGETS[mode]
+    if "mixed_after" in target.uses and updates < after:
         return ValueTargets(td, th.ones_like(td))
-    asked = th.ones_like(td) if mode != "mixed" else (ages >= newest).float().unsqueeze(1).expand_as(td)
-    wanted = th.maximum(td, searched) if mode == "max" else searched
-    return ValueTargets(th.where((asked * has_search) > 0, wanted, td), 1.0 - asked * (1.0 - has_search))
+    wanted, asked = target.choose(Sources(td, searched, (ages >= newest).unsqueeze(1)))
+    found, asked = has_search > 0, asked.expand_as(td)
+    return ValueTargets(th.where(asked & found, wanted, td), (found | ~asked).float())

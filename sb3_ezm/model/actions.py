@@ -8,21 +8,15 @@ mean. A head holds no weights: its functions work on parameters ``[..., P]`` tha
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch as th
 
-from sb3_ezm.model.distributions import ACTION_LIMIT, bound_log_std, entropy, log_prob, squash_action
+from sb3_ezm.config import SearchConfig
+from sb3_ezm.model.distributions import bound_log_std, entropy, log_prob, squash_action
+from sb3_ezm.proposals import PROPOSALS, Candidates, Draws
 
 _SQRT_HALF = math.sqrt(0.5)
-
-
-class Candidates(NamedTuple):
-    """Actions that a search chooses from; ``k`` of them in each state."""
-
-    actions: th.Tensor  # [..., k, A]
-    prior: th.Tensor | None  # [..., k]  log-probability under the policy; None: drawn from it, so that all count equally
-    gumbel: th.Tensor | None  # [..., k]  Gumbel noise that they were drawn with
 
 
 class ActionHead(Protocol):
@@ -43,11 +37,15 @@ class ActionHead(Protocol):
         :return: parameters of the policy ``[..., P]``, float32
         """
 
-    def candidates(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> Candidates:
+    def candidates(
+        self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor, config: SearchConfig, wide: int
+    ) -> Candidates:
         """
         :param parameters: ``[..., P]``
         :param noise: standard-normal draws ``[..., k, A]``, broadcastable
         :param mask: ``[..., 1, A]``, broadcastable
+        :param config: search settings, which name the proposal
+        :param wide: number of candidates that go beyond the policy
         :return: actions for a search
         """
 
@@ -113,9 +111,15 @@ class SquashedGaussian:
         mean, raw_std = raw.float().chunk(2, dim=-1)
         return th.cat((mean * mask, bound_log_std(raw_std * mask, *self._bounds)), dim=-1)
 
-    def candidates(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> Candidates:
-        """See :meth:`ActionHead.candidates`: independent draws, as released."""
-        return Candidates(self.sample(parameters.unsqueeze(-2), noise, mask), None, None)
+    def candidates(
+        self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor, config: SearchConfig, wide: int
+    ) -> Candidates:
+        """See :meth:`ActionHead.candidates`: by the proposal."""
+
+        def policy(normal: th.Tensor) -> th.Tensor:
+            return self.sample(parameters.unsqueeze(-2), normal, mask)
+
+        return PROPOSALS[config.proposal](Draws(policy, noise, mask, wide, config.std_magnification))
 
     def sample(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
         """See :meth:`ActionHead.sample`."""
@@ -160,7 +164,9 @@ class Categorical:
         """See :meth:`ActionHead.parametrize`."""
         return th.log_softmax(raw.float().masked_fill(mask == 0, -th.inf), dim=-1)
 
-    def candidates(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> Candidates:
+    def candidates(
+        self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor, config: SearchConfig, wide: int
+    ) -> Candidates:
         """See :meth:`ActionHead.candidates`: the first row of draws gives the Gumbel noise; zeros give none."""
         count, size = noise.shape[-2], parameters.shape[-1]
         perturbation = _gumbel(noise[..., 0, :])
@@ -172,7 +178,7 @@ class Categorical:
         exists = keys.gather(-1, best) > -th.inf
         best = th.where(exists, best, best[..., :1])
         gumbel = perturbation.expand_as(keys).gather(-1, best)
-        return Candidates(_one_hot(best, size), parameters.expand_as(keys).gather(-1, best), gumbel)
+        return Candidates(_one_hot(best, size), keys.new_ones(count), parameters.expand_as(keys).gather(-1, best), gumbel)
 
     def sample(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
         """See :meth:`ActionHead.sample`."""
@@ -206,6 +212,3 @@ def _gumbel(normal: th.Tensor) -> th.Tensor:
 def _one_hot(index: th.Tensor, size: int) -> th.Tensor:
     entries = th.arange(size, device=index.device)
     return (index.unsqueeze(-1) == entries).float()
-
-
-__all__ = ["ACTION_LIMIT", "ActionHead", "Candidates", "Categorical", "SquashedGaussian"]

@@ -57,7 +57,6 @@ class SearchModule(nn.Module):
         tasks: th.Tensor,
         root: th.Tensor,
         gumbel: th.Tensor,
-        scales: th.Tensor,
         *leaves: th.Tensor,
     ) -> SearchOutput:
         """
@@ -67,13 +66,12 @@ class SearchModule(nn.Module):
         :param tasks: ``[B]``
         :param root: noise, like the rest
         :param gumbel: see :class:`~sb3_ezm.search.noise.SearchNoise`
-        :param scales: see there
         :param leaves: one for each level but the last
         :return: actions, improved policy, search values and statistics
         """
         with bfloat16_where(self.autocast, observations.device):
             model = BoundWorldModel(self.model, observations, tasks, self.config, self.places)
-            return search(model, self.config, SearchNoise(root, leaves, gumbel, scales))
+            return search(model, self.config, SearchNoise(root, leaves, gumbel))
 
 
 class StaticSearch:
@@ -120,7 +118,7 @@ class StaticSearch:
         count = len(tasks)
         rows = count if limit is None else padded_rows(count, limit)
         noise = noise.to(observations.device)
-        inputs = (observations, tasks, noise.root, noise.gumbel, noise.scales, *noise.leaves)
+        inputs = (observations, tasks, noise.root, noise.gumbel, *noise.leaves)
         outputs = run(*(fill_up(tensor, rows) for tensor in inputs))
         return SearchOutput(*(tensor[:count] for tensor in outputs))
 

@@ -48,7 +48,8 @@ def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> Sear
     rows, device = root.value.shape[0], root.value.device
     count, levels = config.num_candidates, halving_levels(config.num_candidates, config.num_simulations)
     noise = noise.to(device)
-    candidates, prior, gumbel = model.head.candidates(root.policy, noise.root, model.mask.unsqueeze(1))
+    wide, wide_leaves = (config.num_wide, config.num_wide_leaves) if noise.explores else (0, 0)
+    candidates, scales, prior, gumbel = model.head.candidates(root.policy, noise.root, model.mask.unsqueeze(1), config, wide)
     gumbel = noise.gumbel if gumbel is None else gumbel
     bonus = gumbel if prior is None else gumbel + prior
     tree = empty_tree(root, model.discount, candidates, len(levels), config.num_leaf_actions, prior is not None)
@@ -69,7 +70,8 @@ def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> Sear
         _attach(subtrees, level, leaf, reached)
         if looked_into:
             subtrees.latent[:, :, level] = reached.latent
-            inner = model.head.candidates(reached.policy, noise.leaves[level], model.mask[:, None, None])
+            draws, mask = noise.leaves[level], model.mask[:, None, None]
+            inner = model.head.candidates(reached.policy, draws, mask, config, wide_leaves)
             subtrees.actions[:, :, level] = inner.actions
             if inner.prior is not None:
                 subtrees.prior[:, :, level] = inner.prior
@@ -88,7 +90,7 @@ def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> Sear
         q_values=q,
         visits=visits,
         best=best,
-        scales=noise.scales.expand(rows, count),
+        scales=scales.expand(rows, count),
     )
 
 

@@ -17,12 +17,12 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 class SearchNoise(NamedTuple):
-    """Standard-normal draws, already multiplied by the magnification. ``b`` is ``B``, or 1 to share them among all rows."""
+    """Standard-normal draws, of which a proposal makes candidates. ``b`` is ``B``, or 1 to share them among all rows."""
 
     root: th.Tensor  # [b, C, A]
     leaves: tuple[th.Tensor, ...]  # per level but the last: [b, m, M, A]
     gumbel: th.Tensor  # [b, C]
-    scales: th.Tensor  # [b, C]  factor on the policy's deviation contained in the root's draws
+    explores: bool = True  # whether candidates may go beyond the policy
 
     def to(self, device: th.device) -> SearchNoise:
         """
@@ -32,21 +32,12 @@ class SearchNoise(NamedTuple):
         :return: the same draws there
         """
         leaves = tuple(to_device(leaf, device) for leaf in self.leaves)
-        root, gumbel, scales = (to_device(x, device) for x in (self.root, self.gumbel, self.scales))
-        return SearchNoise(root, leaves, gumbel, scales)
-
-
-def _scales(count: int, wide: int, magnification: float, device: th.device) -> th.Tensor:
-    scales = th.ones(count, device=device)  # filled on the device: a list would have to be sent and waited for
-    scales[count - wide :] = magnification
-    return scales
+        return SearchNoise(to_device(self.root, device), leaves, to_device(self.gumbel, device), self.explores)
 
 
 def draw_noise(config: SearchConfig, rows: int, action_size: int, generator: th.Generator | None = None) -> SearchNoise:
     """
     Draw what one exploring search needs.
-
-    The first candidates use the policy's own standard deviation, the last ``wide_fraction`` of them the magnified one.
 
     :param config: search settings
     :param rows: roots ``B``
@@ -61,21 +52,16 @@ def draw_noise(config: SearchConfig, rows: int, action_size: int, generator: th.
     if config.gumbel_scale > 0:
         uniform = th.rand(rows, config.num_candidates, **where).clamp(1e-20, 1.0 - 1e-7)
         gumbel = -th.log(-th.log(uniform)) * config.gumbel_scale
-    scales = _scales(config.num_candidates, config.num_wide, config.std_magnification, root.device).expand(rows, -1)
-    root *= scales.unsqueeze(2)
-    wide_leaves = int(config.wide_fraction * config.num_leaf_actions) if config.magnify_leaves else 0
-    leaf_scales = _scales(config.num_leaf_actions, wide_leaves, config.std_magnification, root.device)
-    leaves = [leaf * leaf_scales.view(1, 1, -1, 1) for leaf in leaves]
-    return _with_mean(SearchNoise(root, tuple(leaves), gumbel, scales), config.mean_candidate == "always")
+    return _with_mean(SearchNoise(root, tuple(leaves), gumbel), config.mean_candidate == "always")
 
 
 def deterministic_noise(config: SearchConfig, observations: th.Tensor, action_size: int) -> SearchNoise:
     """
     Draws that are a function of the observation alone: the same observation gives the same candidates, in any batch.
 
-    No magnification and no Gumbel noise, and the policy's mean action is among the candidates (deviation from the released
-    code, which evaluates with its exploration noise). One fixed draw for all observations would not do: choosing the
-    same sampled offset at every step keeps pushing the system, where independent offsets average out.
+    Nothing beyond the policy and no Gumbel noise, and the policy's mean action is among the candidates (deviation from the
+    released code, which evaluates with its exploration noise). One fixed draw for all observations would not do: choosing
+    the same sampled offset at every step keeps pushing the system, where independent offsets average out.
 
     :param config: search settings
     :param observations: ``[B, O]``
@@ -88,7 +74,7 @@ def deterministic_noise(config: SearchConfig, observations: th.Tensor, action_si
     parts = [part.unflatten(1, shape) for part, shape in zip(normal.split(sizes, dim=1), shapes, strict=True)]
     gumbel = th.zeros(len(observations), config.num_candidates)
     root, *leaves = (part.clone() for part in parts)
-    noise = SearchNoise(root, tuple(leaves), gumbel, scales=th.ones_like(gumbel))
+    noise = SearchNoise(root, tuple(leaves), gumbel, explores=False)
     return _with_mean(noise, config.mean_candidate != "never")
 
 

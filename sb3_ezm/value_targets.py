@@ -1,0 +1,65 @@
+"""
+What the value heads learn: one function per value target, in one table.
+
+A new one is a function and a line of :data:`VALUE_TARGETS`: settings, their checks and messages take its name from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch as th
+
+
+class Sources(NamedTuple):
+    """What a value target can be made of."""
+
+    td: th.Tensor  # [B, K+1]  n-step TD target
+    searched: th.Tensor  # [B, K+1]  value of a search; meaningless where there was none
+    stale: th.Tensor  # [B, 1]    more than `mixed_newest` transitions of the task have been stored since
+
+
+class ValueTarget(NamedTuple):
+    """
+    A value target.
+
+    ``choose`` returns values ``[B, K+1]`` and where they need the search's value, as booleans that broadcast to them: where
+    there is none, TD's takes its place. ``uses`` names the settings of :class:`~sb3_ezm.config.TargetConfig` that act on it;
+    one that uses ``mixed_after`` is TD's until then.
+    """
+
+    choose: Callable[[Sources], tuple[th.Tensor, th.Tensor]]
+    uses: tuple[str, ...] = ()
+
+
+def td(sources: Sources) -> tuple[th.Tensor, th.Tensor]:
+    """Always TD: the value of whatever policy collected the data, right for fresh transitions, biased for old ones."""
+    return sources.td, th.zeros_like(sources.stale)
+
+
+def search(sources: Sources) -> tuple[th.Tensor, th.Tensor]:
+    """Always the search: it knows the current policy, but sees only as far as its tree."""
+    return sources.searched, th.ones_like(sources.stale)
+
+
+def mixed(sources: Sources) -> tuple[th.Tensor, th.Tensor]:
+    """TD for fresh segments and the search for stale ones (paper, mixed value target; spec section 7)."""
+    return sources.searched, sources.stale
+
+
+def larger(sources: Sources) -> tuple[th.Tensor, th.Tensor]:
+    """
+    The larger of both: where transitions are deterministic, what was earned once can be earned again, so that TD is a lower
+    bound (He et al. 2017, optimality tightening), which carries rewards back faster than the tree does. Noise in rewards or
+    transitions makes it too high.
+    """
+    return th.maximum(sources.td, sources.searched), th.ones_like(sources.stale)
+
+
+VALUE_TARGETS: dict[str, ValueTarget] = {
+    "td": ValueTarget(td),
+    "search": ValueTarget(search, uses=("search_value",)),
+    "mixed": ValueTarget(mixed, uses=("search_value", "mixed_after", "mixed_newest")),
+    "max": ValueTarget(larger, uses=("search_value", "mixed_after")),
+}
