@@ -31,6 +31,8 @@ from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.devices import set_num_threads
 from sb3_ezm.evaluation import EVALUATION_COLUMNS, EvaluationResult, TaskResult, evaluate_tasks
 from sb3_ezm.multitask import make_task_set
+from sb3_ezm.tasks.task_set import TaskSet
+from sb3_ezm.video import VideoUnavailableError
 from tests.tiny import SpaceEnv
 
 TASKS = ["toy-balance", "toy-hold"]
@@ -278,16 +280,21 @@ def test_an_interrupt_saves_and_a_resume_goes_on(
     assert not (folder / "tensorboard").exists()
 
 
-def test_a_budget_of_time_and_several_seeds(ezm: Any, tmp_path: Path) -> None:
+def test_a_budget_of_time_and_several_seeds(ezm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_opengl(model: EZM, tasks: TaskSet, folder: Path, names: list[str], **_: Any) -> None:
+        assert (folder.name, names) == ("films", ["toy-spin"])
+        raise VideoUnavailableError("no OpenGL here")
+
     out = tmp_path / "run"
-    options = ["--minutes", "0.02", "--eval-episodes", 1, "--no-tensorboard", "--checkpoint-every", 0]
+    monkeypatch.setattr("sb3_ezm.cli.driver.record_videos", no_opengl)
+    options = ["--film", "--minutes", "0.02", "--eval-episodes", 1, "--no-tensorboard", "--checkpoint-every", 0]
     output = ezm("train", "toy-spin", "--seed", 4, 5, "--out", out, *options, *SMALL)
     for seed in (4, 5):
         settings = RunSettings.read(out / f"seed-{seed}")
         assert (settings.seed, settings.minutes, settings.steps_per_task) == (seed, 0.02, None)
         assert EZM.load(out / f"seed-{seed}" / "model.zip").seed == seed
         assert (out / f"seed-{seed}" / "best_model.zip").exists()
-        assert f"ezm eval {out / f'seed-{seed}'}" in output
+        assert f"ezm eval {out / f'seed-{seed}'}" in output and "film: none: no OpenGL here" in output
     assert "holds a run" in ezm("train", "toy-spin", "--seed", 3, 5, "--out", out, *options, status=2)
     assert not (out / "seed-3").exists()  # nothing is trained before all folders are known to be free
 

@@ -20,6 +20,7 @@ from sb3_ezm.cli.folder import (
     BEST_MODEL,
     CHECKPOINTS,
     EVALUATIONS,
+    FILMS,
     MODEL,
     TENSORBOARD,
     can_resume,
@@ -213,7 +214,7 @@ def _film(model: EZM, result: EvaluationResult, settings: RunSettings, folder: P
     best = max(result, key=lambda task: task.mean_return if task.score is None else task.score)
     names = list(films) or [best.spec.name]
     try:
-        paths = record_videos(model, run_tasks(settings), folder, names, seed=EVALUATION_SEED, frame_skip=2)
+        paths = record_videos(model, run_tasks(settings), folder / FILMS, names, seed=EVALUATION_SEED, frame_skip=2)
     except VideoUnavailableError as error:  # the training is complete without it
         return f"film: none: {error}"
     return "\n".join(f"film: {path}" for path in paths.values())

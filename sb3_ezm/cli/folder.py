@@ -13,9 +13,9 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.paths import check_can_write_into
 
 MODEL, BEST_MODEL, RUN, EVALUATIONS = "model.zip", "best_model.zip", "run.json", "evaluations.csv"
-MONITOR, CHECKPOINTS, TENSORBOARD, CURVES = "monitor", "checkpoints", "tensorboard", "curves.png"
+MONITOR, CHECKPOINTS, TENSORBOARD, CURVES, FILMS = "monitor", "checkpoints", "tensorboard", "curves.png", "films"
 RESUMED = "resumed-at-"  # followed by the steps: monitor files of a part of a training
-_WRITTEN = (RUN, MODEL, BEST_MODEL, EVALUATIONS, MONITOR, CHECKPOINTS, TENSORBOARD, CURVES)  # files of a training and its plot
+_WRITTEN = (RUN, MODEL, BEST_MODEL, EVALUATIONS, MONITOR, CHECKPOINTS, TENSORBOARD, CURVES, FILMS)
 
 
 def can_resume(folder: Path) -> bool:
