@@ -84,6 +84,17 @@ def _scalar(value: Any) -> Any:
     return value
 
 
+def _if(allowed: str, condition: Callable[[Any], bool], convert: Callable[[Any], Any] = lambda value: value) -> Kind:
+    """Kind of the values that fulfill a condition."""
+
+    def take(value: Any) -> Any:
+        if not condition(value):
+            raise ValueError
+        return convert(value)
+
+    return Kind(allowed, take)
+
+
 def _switch(value: Any) -> bool:
     value = _scalar(value)
     if not isinstance(value, bool):
@@ -214,14 +225,9 @@ def choice(*options: str) -> Kind:
     :param options: at least one
     :return: kind of one of these words
     """
-
-    def take(value: Any) -> str:
-        if not isinstance(value, str) or value not in options:
-            raise ValueError
-        return str(value)
-
     *first, last = map(repr, options)
-    return Kind(f"{', '.join(first)} or {last}" if first else last, take)
+    words = f"{', '.join(first)} or {last}" if first else last
+    return _if(words, lambda value: isinstance(value, str) and value in options, str)
 
 
 def key_of(table: Mapping[str, Any]) -> Kind:
@@ -264,13 +270,7 @@ def instance_of(*classes: type[Any], words: str) -> Kind:
     :param words: for the message
     :return: kind of objects of these classes
     """
-
-    def take(value: Any) -> Any:
-        if not isinstance(value, classes):
-            raise TypeError
-        return value
-
-    return Kind(words, take)
+    return _if(words, lambda value: isinstance(value, classes))
 
 
 def subclass_of(parent: type[Any], words: str | None = None) -> Kind:
@@ -279,49 +279,23 @@ def subclass_of(parent: type[Any], words: str | None = None) -> Kind:
     :param words: for the message
     :return: kind of classes that are derived from it
     """
-
-    def take(value: Any) -> Any:
-        if not (isinstance(value, type) and issubclass(value, parent)):
-            raise TypeError
-        return value
-
-    return Kind(words or f"a subclass of {parent.__name__}", take)
+    return _if(
+        words or f"a subclass of {parent.__name__}", lambda value: isinstance(value, type) and issubclass(value, parent)
+    )
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise TypeError
-    return dict(value)
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
 
 
-MAPPING = Kind("a dictionary with names as keys", _mapping)
+def _is_path(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike)) and bool(os.fspath(value)) and "\0" not in str(value)
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise TypeError
-    return str(value)
-
-
-TEXT = Kind("a non-empty string", _text)
-
-
-def _path(value: Any) -> Any:
-    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in str(value):
-        raise TypeError
-    return value
-
-
-PATH = Kind("a path", _path)
-
-
-def _callable(value: Any) -> Any:
-    if not callable(value):
-        raise TypeError
-    return value
-
-
-CALLABLE = Kind("a function", _callable)
+MAPPING = _if("a dictionary with names as keys", _is_mapping, dict)
+TEXT = _if("a non-empty string", lambda value: isinstance(value, str) and bool(value.strip()), str)
+PATH = _if("a path", _is_path)
+CALLABLE = _if("a function", callable)
 
 
 def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:

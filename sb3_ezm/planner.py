@@ -11,7 +11,7 @@ from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.runtime.graphs import GraphRecorder
 from sb3_ezm.runtime.packed_model import network_for_search
 from sb3_ezm.runtime.static_search import StaticSearch
-from sb3_ezm.search import BoundWorldModel, SearchNoise, SearchOutput, deterministic_noise, draw_noise, search
+from sb3_ezm.search import BoundWorldModel, SearchOutput, deterministic_noise, draw_noise, search
 from sb3_ezm.search.model import Evaluation, choose_heads
 
 
@@ -70,20 +70,9 @@ class Planner:
                 rows = None if limit is None else min(most, limit)
                 outputs.append(self._static[bfloat16](model, roots, ids, heads, noise, rows))
             else:
-                outputs.append(self._search(model, roots, ids, heads, noise, bfloat16))
+                with network_for_search(model, self.config, bfloat16) as network:
+                    outputs.append(search(BoundWorldModel(network, roots, ids, self.config, heads), self.config, noise))
         return outputs[0] if len(outputs) == 1 else SearchOutput._make(map(th.cat, zip(*outputs, strict=True)))
-
-    def _search(
-        self,
-        model: WorldModel,
-        observations: th.Tensor,
-        tasks: th.Tensor,
-        heads: Sequence[int],
-        noise: SearchNoise,
-        bfloat16: bool,
-    ) -> SearchOutput:
-        with network_for_search(model, self.config, bfloat16) as network:
-            return search(BoundWorldModel(network, observations, tasks, self.config, heads), self.config, noise)
 
     def evaluate(
         self,

@@ -248,37 +248,9 @@ class PerTaskReplayBuffer(ReplayBuffer):
         :raises NonFiniteError: for NaN and infinity
         :raises ValueError: for unknown task ids, or an observation and successor of different tasks
         """
-        transitions = self._transitions(obs, next_obs, action, reward, done, infos)
-        replay_of = transitions.tasks if self.independent else np.zeros(self.n_envs, dtype=np.int64)
-        for env in np.flatnonzero(replay_of != self._stream_replay):
-            # A cycling environment: should it have left its last task in mid-episode, that episode ends there.
-            self.replays[self._stream_replay[env]].ring.close(np.array([env]))
-        self._stream_replay = replay_of.copy()
-        for index in np.unique(replay_of):
-            envs = np.flatnonzero(replay_of == index)
-            self.replays[index].add(envs, transitions.select(envs))
-        self._searched = np.zeros(self.n_envs, dtype=np.bool_)
-        self._search_values = np.zeros(self.n_envs, dtype=np.float32)
-        self.pos = int(self.total_added.sum() % (self.buffer_size * self.num_tasks))
-        self.full = all(replay.ring.full for replay in self.replays)
-
-    def _transitions(
-        self,
-        obs: Observation,
-        next_obs: Observation,
-        action: npt.NDArray[Any],
-        reward: npt.NDArray[Any],
-        done: npt.NDArray[Any],
-        infos: Sequence[dict[str, Any]],
-    ) -> Transitions:
         observations, tasks = self.layout.flatten(obs)
         next_observations, next_tasks = self.layout.flatten(next_obs)
-        if len(tasks) != self.n_envs:
-            raise ValueError(f"got {len(tasks)} observations, but the replay buffer was made for `n_envs={self.n_envs}`.")
-        if not np.array_equal(tasks, next_tasks):
-            raise ValueError(f"observations of tasks {tasks} have successors of other tasks {next_tasks}.")
-        if tasks.min() < 0 or tasks.max() >= self.num_tasks:
-            raise ValueError(f"task ids {tasks} must lie in [0, {self.num_tasks}).")
+        self._check_tasks(tasks, next_tasks)
         ended = np.asarray(done, dtype=np.bool_).reshape(self.n_envs)
         terminated = ended
         if self.handle_timeout_termination:
@@ -294,12 +266,27 @@ class PerTaskReplayBuffer(ReplayBuffer):
             searched=self._searched,
             search_values=self._search_values,
         )
-        for name in ("observations", "actions", "rewards", "next_observations", "search_values"):
-            finite = np.isfinite(getattr(transitions, name))
-            if not finite.all():
-                envs = np.unique(np.nonzero(~finite)[0])
-                raise NonFiniteError(f"{name.replace('_', ' ')} of environments {envs} (tasks {tasks[envs]}) are not finite.")
-        return transitions
+        _check_finite(transitions)
+        replay_of = transitions.tasks if self.independent else np.zeros(self.n_envs, dtype=np.int64)
+        for env in np.flatnonzero(replay_of != self._stream_replay):
+            # A cycling environment: should it have left its last task in mid-episode, that episode ends there.
+            self.replays[self._stream_replay[env]].ring.close(np.array([env]))
+        self._stream_replay = replay_of.copy()
+        for index in np.unique(replay_of):
+            envs = np.flatnonzero(replay_of == index)
+            self.replays[index].add(envs, transitions.select(envs))
+        self._searched = np.zeros(self.n_envs, dtype=np.bool_)
+        self._search_values = np.zeros(self.n_envs, dtype=np.float32)
+        self.pos = int(self.total_added.sum() % (self.buffer_size * self.num_tasks))
+        self.full = all(replay.ring.full for replay in self.replays)
+
+    def _check_tasks(self, tasks: IntArray, next_tasks: IntArray) -> None:
+        if len(tasks) != self.n_envs:
+            raise ValueError(f"got {len(tasks)} observations, but the replay buffer was made for `n_envs={self.n_envs}`.")
+        if not np.array_equal(tasks, next_tasks):
+            raise ValueError(f"observations of tasks {tasks} have successors of other tasks {next_tasks}.")
+        if tasks.min() < 0 or tasks.max() >= self.num_tasks:
+            raise ValueError(f"task ids {tasks} must lie in [0, {self.num_tasks}).")
 
     def close_streams(self) -> None:
         """End all running episodes as by truncation, for when the environments are replaced or reset from outside."""
@@ -397,3 +384,13 @@ class PerTaskReplayBuffer(ReplayBuffer):
         :raises NotImplementedError: always
         """
         raise NotImplementedError("PerTaskReplayBuffer draws weighted segments: call `sample_segments(batch_size)`.")
+
+
+def _check_finite(transitions: Transitions) -> None:
+    for name in ("observations", "actions", "rewards", "next_observations", "search_values"):
+        finite = np.isfinite(getattr(transitions, name))
+        if not finite.all():
+            envs = np.unique(np.nonzero(~finite)[0])
+            raise NonFiniteError(
+                f"{name.replace('_', ' ')} of environments {envs} (tasks {transitions.tasks[envs]}) are not finite."
+            )

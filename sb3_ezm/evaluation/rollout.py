@@ -34,16 +34,15 @@ from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 MAX_ENVS_PER_TASK = 10  # enough rows for a batched search; more would only take memory
 
 
-@kinds.checked(
-    n_eval_episodes=kinds.COUNT,
-    ignore_termination=kinds.SWITCH,
-    seed=kinds.optional(kinds.SEED),
-    deterministic=kinds.SWITCH,
-    max_episode_steps=kinds.optional(kinds.COUNT),
-    n_envs_per_task=kinds.optional(kinds.whole(1, 10_000)),
-    vec_env=kinds.optional(kinds.instance_of(VecEnv, words="a vector environment")),
-    env_kwargs=kinds.optional(kinds.MAPPING),
-)
+_KINDS = {
+    **{"n_eval_episodes": kinds.COUNT, "seed": kinds.optional(kinds.SEED), "deterministic": kinds.SWITCH},
+    **{"max_episode_steps": kinds.optional(kinds.COUNT), "n_envs_per_task": kinds.optional(kinds.whole(1, 10_000))},
+    "vec_env": kinds.optional(kinds.instance_of(VecEnv, words="a vector environment")),
+    "env_kwargs": kinds.optional(kinds.MAPPING),
+}
+
+
+@kinds.checked(ignore_termination=kinds.SWITCH, **_KINDS)
 def evaluate_tasks(
     model: PolicyPredictor,
     tasks: TasksLike | None = None,
@@ -81,35 +80,12 @@ def evaluate_tasks(
     :return: the episodes by task
     :raises ConfigurationError: if the arguments contradict each other, or environment and model do not fit
     """
-    _check_numbers(n_eval_episodes, n_envs_per_task)
-    if vec_env is not None:
-        given = (tasks, max_episode_steps, n_envs_per_task, env_kwargs)
-        if ignore_termination or any(argument is not None for argument in given):
-            raise ConfigurationError(
-                "`vec_env` has its own tasks, time limits, keywords and number of environments: give it alone, and choose "
-                "`ignore_termination`, `max_episode_steps`, `env_kwargs` and `n_envs_per_task` in `make_multitask_env`."
-            )
-        vec_env.seed(seed)
-        results = _evaluate(model, vec_env, n_eval_episodes, deterministic)
-        return results[protocol_of(vec_env)]
-    if tasks is None:
-        raise ConfigurationError("What is to be evaluated? Give `tasks`, for example 'h1-medium', or a `vec_env`.")
-    own = _own_env(model, tasks, n_eval_episodes, ignore_termination, seed, max_episode_steps, n_envs_per_task, env_kwargs)
-    try:
-        return _evaluate(model, own, n_eval_episodes, deterministic)["ignored" if ignore_termination else "respected"]
-    finally:
-        own.close()
+    own = _Own(tasks, ignore_termination, max_episode_steps, n_envs_per_task, env_kwargs)
+    with _environment(model, vec_env, own, n_eval_episodes, seed) as env:
+        return _evaluate(model, env, n_eval_episodes, deterministic)[protocol_of(env)]
 
 
-@kinds.checked(
-    n_eval_episodes=kinds.COUNT,
-    seed=kinds.optional(kinds.SEED),
-    deterministic=kinds.SWITCH,
-    max_episode_steps=kinds.optional(kinds.COUNT),
-    n_envs_per_task=kinds.optional(kinds.whole(1, 10_000)),
-    vec_env=kinds.optional(kinds.instance_of(VecEnv, words="a vector environment")),
-    env_kwargs=kinds.optional(kinds.MAPPING),
-)
+@kinds.checked(**_KINDS)
 def evaluate_protocols(
     model: PolicyPredictor,
     tasks: TasksLike | None = None,
@@ -139,24 +115,9 @@ def evaluate_protocols(
     :return: the results by protocol: ``"respected"`` and ``"ignored"``
     :raises ConfigurationError: if the arguments contradict each other, or environment and model do not fit
     """
-    _check_numbers(n_eval_episodes, n_envs_per_task)
-    if vec_env is None:
-        if tasks is None:
-            raise ConfigurationError("What is to be evaluated? Give `tasks`, for example 'h1-medium', or a `vec_env`.")
-        own = _own_env(model, tasks, n_eval_episodes, True, seed, max_episode_steps, n_envs_per_task, env_kwargs)
-        try:
-            return _evaluate(model, own, n_eval_episodes, deterministic)
-        finally:
-            own.close()
-    if any(argument is not None for argument in (tasks, max_episode_steps, n_envs_per_task, env_kwargs)):
-        raise ConfigurationError("`vec_env` has its own tasks, time limits and number of environments: give it alone.")
-    if protocol_of(vec_env) == "respected":
-        raise ConfigurationError(
-            "Both protocols need episodes that continue after a termination: create the vector environment with "
-            "`make_multitask_env(..., ignore_termination=True)`."
-        )
-    vec_env.seed(seed)
-    return _evaluate(model, vec_env, n_eval_episodes, deterministic)
+    own = _Own(tasks, vec_env is None, max_episode_steps, n_envs_per_task, env_kwargs)
+    with _environment(model, vec_env, own, n_eval_episodes, seed, both=True) as env:
+        return _evaluate(model, env, n_eval_episodes, deterministic)
 
 
 def protocol_of(vec_env: VecEnv) -> Protocol:
@@ -171,25 +132,59 @@ def protocol_of(vec_env: VecEnv) -> Protocol:
     return "ignored" if all(ignoring) else "respected"
 
 
-def _own_env(
-    model: PolicyPredictor,
-    tasks: TasksLike,
-    n_eval_episodes: int,
-    ignore_termination: bool,
-    seed: int | None,
-    max_episode_steps: int | None,
-    n_envs_per_task: int | None,
-    env_kwargs: Mapping[str, Any] | None,
-) -> VecEnv:
+class _Own(NamedTuple):
+    """How a vector environment of the evaluation's own is made."""
+
+    tasks: TasksLike | None
+    ignore_termination: bool
+    max_episode_steps: int | None
+    n_envs_per_task: int | None
+    env_kwargs: Mapping[str, Any] | None
+
+
+@contextmanager
+def _environment(
+    model: PolicyPredictor, vec_env: VecEnv | None, own: _Own, n_eval_episodes: int, seed: int | None, both: bool = False
+) -> Iterator[VecEnv]:
+    """The given vector environment, or a new one, which is closed in the end."""
+    if vec_env is not None:
+        if own != (None, False, None, None, None):
+            raise ConfigurationError(
+                "`vec_env` has its own tasks, time limits, keywords and number of environments: give it alone, and choose "
+                "`ignore_termination`, `max_episode_steps`, `env_kwargs` and `n_envs_per_task` in `make_multitask_env`."
+            )
+        if both and protocol_of(vec_env) == "respected":
+            raise ConfigurationError(
+                "Both protocols need episodes that continue after a termination: create the vector environment with "
+                "`make_multitask_env(..., ignore_termination=True)`."
+            )
+        vec_env.seed(seed)
+        yield vec_env
+        return
+    env = _own_env(model, own, n_eval_episodes, seed)
+    try:
+        yield env
+    finally:
+        env.close()
+
+
+def _own_env(model: PolicyPredictor, own: _Own, n_eval_episodes: int, seed: int | None) -> VecEnv:
     """A new vector environment whose members pause once they have played their share."""
+    if own.tasks is None:
+        raise ConfigurationError("What is to be evaluated? Give `tasks`, for example 'h1-medium', or a `vec_env`.")
+    if own.n_envs_per_task is not None and own.n_envs_per_task > n_eval_episodes:
+        raise ConfigurationError(
+            f"`n_envs_per_task` must lie between 1 and `n_eval_episodes` ({n_eval_episodes}), got {own.n_envs_per_task}: "
+            "every sub-environment has to play at least one episode."
+        )
     _check_not_normalized(model)
     env = make_multitask_env(
-        repeat_as_trained(model, make_task_set(tasks, env_kwargs)),
-        n_envs_per_task=n_envs_per_task or min(n_eval_episodes, MAX_ENVS_PER_TASK),
+        repeat_as_trained(model, make_task_set(own.tasks, own.env_kwargs)),
+        n_envs_per_task=own.n_envs_per_task or min(n_eval_episodes, MAX_ENVS_PER_TASK),
         seed=seed,
-        ignore_termination=ignore_termination,
-        max_episode_steps=max_episode_steps,
-        env_kwargs=env_kwargs,
+        ignore_termination=own.ignore_termination,
+        max_episode_steps=own.max_episode_steps,
+        env_kwargs=own.env_kwargs,
     )
     if isinstance(model, BaseAlgorithm) and model.env is not None:
         copy_normalization(model.env, env)
@@ -204,16 +199,6 @@ def _check_not_normalized(model: Any) -> None:
         raise ConfigurationError(
             "The model was trained on normalized observations (VecNormalize): pass `vec_env=VecNormalize.load(path, "
             "make_multitask_env(...))`, or the training's statistics in another VecNormalize."
-        )
-
-
-def _check_numbers(n_eval_episodes: int, n_envs_per_task: int | None) -> None:
-    if n_eval_episodes < 1:
-        raise ConfigurationError(f"`n_eval_episodes` must be at least 1, got {n_eval_episodes}.")
-    if n_envs_per_task is not None and not 1 <= n_envs_per_task <= n_eval_episodes:
-        raise ConfigurationError(
-            f"`n_envs_per_task` must lie between 1 and `n_eval_episodes` ({n_eval_episodes}), got {n_envs_per_task}: "
-            "every sub-environment has to play at least one episode."
         )
 
 
@@ -243,9 +228,8 @@ def _evaluate(
             tasks.append(TaskResult(spec, tuple(ret for ret, _ in figures), tuple(length for _, length in figures)))
         return EvaluationResult(tuple(tasks), wanted)
 
-    if protocol == "respected":
-        return {"respected": result("respected")}
-    return {"respected": result("respected"), "ignored": result("ignored")}
+    both: tuple[Protocol, ...] = ("respected", "ignored")
+    return {wanted: result(wanted) for wanted in (both if protocol == "ignored" else both[:1])}
 
 
 def check_evaluation(model: PolicyPredictor, vec_env: VecEnv, n_eval_episodes: int) -> list[str]:

@@ -88,7 +88,7 @@ class ActionHead(Protocol):
         """
 
 
-class SquashedGaussian:
+class SquashedGaussian(ActionHead):
     """
     Actions in (-1, 1): the tanh of a Gaussian whose mean and bounded log standard deviation are the parameters (paper).
 
@@ -103,18 +103,16 @@ class SquashedGaussian:
         self._bounds = (log_std_min, log_std_max, log_std_init)
 
     def num_parameters(self, action_size: int) -> int:
-        """See :meth:`ActionHead.num_parameters`."""
         return 2 * action_size
 
     def parametrize(self, raw: th.Tensor, mask: th.Tensor) -> th.Tensor:
-        """See :meth:`ActionHead.parametrize`."""
         mean, raw_std = raw.float().chunk(2, dim=-1)
         return th.cat((mean * mask, bound_log_std(raw_std * mask, *self._bounds)), dim=-1)
 
     def candidates(
         self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor, config: SearchConfig, wide: int
     ) -> Candidates:
-        """See :meth:`ActionHead.candidates`: by the proposal."""
+        """By the proposal."""
 
         def policy(normal: th.Tensor) -> th.Tensor:
             return self.sample(parameters.unsqueeze(-2), normal, mask)
@@ -122,31 +120,29 @@ class SquashedGaussian:
         return PROPOSALS[config.proposal](Draws(policy, noise, mask, wide, config.std_magnification))
 
     def sample(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
-        """See :meth:`ActionHead.sample`."""
         mean, log_std = parameters.chunk(2, dim=-1)
         return squash_action(mean + th.exp(log_std) * noise, mask)
 
     def mode(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
-        """See :meth:`ActionHead.mode`: the mean before the tanh."""
+        """The mean before the tanh."""
         return squash_action(parameters.chunk(2, dim=-1)[0], mask)
 
     def log_prob(self, actions: th.Tensor, parameters: th.Tensor, mask: th.Tensor, scales: th.Tensor) -> th.Tensor:
-        """See :meth:`ActionHead.log_prob`: a density, summed over the entries that exist."""
+        """A density, summed over the entries that exist."""
         mean, log_std = parameters.unsqueeze(-2).chunk(2, dim=-1)
         return log_prob(actions, mean, log_std + th.log(scales).unsqueeze(-1), mask.unsqueeze(-2))
 
     def entropy(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
-        """See :meth:`ActionHead.entropy`: of the Gaussian before the tanh."""
+        """Of the Gaussian before the tanh."""
         return entropy(parameters.chunk(2, dim=-1)[1], mask)
 
     def figures(self, parameters: th.Tensor, mask: th.Tensor) -> dict[str, th.Tensor]:
-        """See :meth:`ActionHead.figures`."""
         mean, log_std = parameters.chunk(2, dim=-1)
         entries = mask.sum().clamp(min=1.0)
         return {"policy_std": (th.exp(log_std) * mask).sum() / entries, "policy_mean_abs": (mean.abs() * mask).sum() / entries}
 
 
-class Categorical:
+class Categorical(ActionHead):
     """
     One of ``A`` actions, as a one-hot vector; the parameters are log-probabilities (not in the paper; Danihelka et al. 2022).
 
@@ -157,17 +153,15 @@ class Categorical:
     discrete = True
 
     def num_parameters(self, action_size: int) -> int:
-        """See :meth:`ActionHead.num_parameters`."""
         return action_size
 
     def parametrize(self, raw: th.Tensor, mask: th.Tensor) -> th.Tensor:
-        """See :meth:`ActionHead.parametrize`."""
         return th.log_softmax(raw.float().masked_fill(mask == 0, -th.inf), dim=-1)
 
     def candidates(
         self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor, config: SearchConfig, wide: int
     ) -> Candidates:
-        """See :meth:`ActionHead.candidates`: the first row of draws gives the Gumbel noise; zeros give none."""
+        """The first row of draws gives the Gumbel noise; zeros give none."""
         count, size = noise.shape[-2], parameters.shape[-1]
         perturbation = _gumbel(noise[..., 0, :])
         keys = parameters + perturbation
@@ -181,24 +175,22 @@ class Categorical:
         return Candidates(_one_hot(best, size), keys.new_ones(count), parameters.expand_as(keys).gather(-1, best), gumbel)
 
     def sample(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
-        """See :meth:`ActionHead.sample`."""
         return _one_hot((parameters + _gumbel(noise)).argmax(dim=-1), parameters.shape[-1])
 
     def mode(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
-        """See :meth:`ActionHead.mode`: the most probable action."""
+        """The most probable action."""
         return _one_hot(parameters.argmax(dim=-1), parameters.shape[-1])
 
     def log_prob(self, actions: th.Tensor, parameters: th.Tensor, mask: th.Tensor, scales: th.Tensor) -> th.Tensor:
-        """See :meth:`ActionHead.log_prob`: no deviation, hence no scales."""
+        """No deviation, hence no scales."""
         # Times zero would turn the logarithm of an impossible action into NaN.
         return th.where(actions > 0.5, parameters.unsqueeze(-2), 0.0).sum(dim=-1)
 
     def entropy(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
-        """See :meth:`ActionHead.entropy`: a choice is one entry."""
+        """A choice is one entry."""
         return -(parameters.exp() * parameters.masked_fill(mask == 0, 0.0)).sum(dim=-1)
 
     def figures(self, parameters: th.Tensor, mask: th.Tensor) -> dict[str, th.Tensor]:
-        """See :meth:`ActionHead.figures`."""
         return {"policy_best_probability": parameters.amax(dim=-1).exp().mean()}
 
 

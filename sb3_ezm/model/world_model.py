@@ -120,16 +120,12 @@ class WorldModel(nn.Module):
         self.trunk = nn.Sequential(residual_tower(trunk, trunk, blocks, activation), nn.LayerNorm(trunk))
         self.value_heads = nn.ModuleList(head(trunk, out=atoms) for _ in range(config.num_value_heads))
         self.policy_head = head(trunk, out=self.actions.num_parameters(action_size), zero_init=True)
-        hidden = config.projector_size
+        norm, size = nn.LayerNorm, config.projector_size
         self.projector = nn.Sequential(
-            *(nn.Linear(latent, hidden), nn.LayerNorm(hidden), activation()),
-            *(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), activation()),
-            *(nn.Linear(hidden, latent), nn.LayerNorm(latent)),
+            *(nn.Linear(latent, size), norm(size), activation(), nn.Linear(size, size), norm(size), activation()),
+            *(nn.Linear(size, latent), norm(latent)),
         )
-        self.predictor = nn.Sequential(
-            nn.Linear(latent, hidden), nn.LayerNorm(hidden), activation(), nn.Linear(hidden, latent)
-        )
-
+        self.predictor = nn.Sequential(nn.Linear(latent, size), norm(size), activation(), nn.Linear(size, latent))
         self.observation_head = nn.Linear(latent, observation_size) if config.decode_observations else None
 
     def mark_changed(self) -> None:

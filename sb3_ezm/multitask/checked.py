@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -13,27 +14,20 @@ from sb3_ezm.multitask.watch import MethodExtension
 from sb3_ezm.tasks.api import ObservationCheck, check_env_class, check_reset, check_step
 
 
-class _CheckedReset(MethodExtension):
+class _CheckedAnswers(MethodExtension):
+    check: Callable[[Any, str], Any]
     who = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return check_reset(self.method(*args, **kwargs), self.who)
-
-
-class _CheckedStep(MethodExtension):
-    who = ""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return check_step(self.method(*args, **kwargs), self.who)
+        return self.check(self.method(*args, **kwargs), self.who)
 
 
 class _CheckedObservations(MethodExtension):
-    check: ObservationCheck | None = None
+    check: ObservationCheck
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         answer = self.method(*args, **kwargs)
-        if self.check is not None:
-            self.check.flatten(answer[0])
+        self.check.flatten(answer[0])
         return answer
 
 
@@ -49,10 +43,10 @@ def check_answers(env: DummyVecEnv) -> None:
             continue
         who = f"Environment {index} ({type(sub_env.unwrapped).__name__})"
         check_env_class(sub_env, who)
-        for kind, name in ((_CheckedReset, "reset"), (_CheckedStep, "step")):
+        for name, check in (("reset", check_reset), ("step", check_step)):
             # Innermost: wrappers would stumble over a wrong answer first.
-            if (checked := kind.install(sub_env.unwrapped, name)) is not None:
-                checked.who = who
+            if (checked := _CheckedAnswers.install(sub_env.unwrapped, name)) is not None:
+                checked.check, checked.who = check, who
         space = sub_env.observation_space
         if not space.is_np_flattenable:
             continue

@@ -96,10 +96,8 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
     :raises StateUnavailableError: naming the layer whose state is unknown
     """
     layers = []
-    layer: Any = env
-    while isinstance(layer, gym.Wrapper):
+    for layer in _layers(env):
         if isinstance(layer, wrappers.PassiveEnvChecker):  # it only looks at the first calls
-            layer = layer.env
             continue
         checks = _WRAPPERS.get(_listed(type(layer)))
         if _has_state(layer):
@@ -107,11 +105,8 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
         elif checks is not None:
             layers.append([_label(layer), {name: getattr(layer, name) for name in checks}])
         else:
-            raise StateUnavailableError(f"the wrapper {_label(layer)} has no `get_state` and `set_state`")
-        layer = layer.env
-    if not _has_state(layer):
-        raise StateUnavailableError(f"the environment {_label(layer)} has no `get_state` and `set_state`")
-    layers.append([_label(layer), _own_state(layer)])
+            kind = "wrapper" if isinstance(layer, gym.Wrapper) else "environment"
+            raise StateUnavailableError(f"the {kind} {_label(layer)} has no `get_state` and `set_state`")
     state = {
         "layers": layers,
         "random": layer._np_random,
@@ -130,7 +125,11 @@ def _own_state(layer: Any) -> Any:
             warnings.warn(f"Checkpoints leave the running episodes out: {_TRIED[layer]}.", stacklevel=2)
     if _TRIED[layer]:
         raise StateUnavailableError(_TRIED[layer])
-    state: Any = layer.get_state()
+    return _read_own_state(layer)
+
+
+def _read_own_state(layer: Any) -> Any:
+    state = layer.get_state()
     if isinstance(state, dict):  # the result may be its own attributes, with methods that were extended
         state = {name: value for name, value in state.items() if not is_extension(value)}
     return state
@@ -140,9 +139,7 @@ def _try_own_state(layer: Any) -> str:
     """Why a layer's own methods cannot be used, if so."""
     own = f"`get_state` and `set_state` of {_label(layer)}"
     try:
-        state = layer.get_state()
-        if isinstance(state, dict):
-            state = {name: value for name, value in state.items() if not is_extension(value)}
+        state = _read_own_state(layer)
         if not _is_plain(state):
             return f"{own} work with objects that no checkpoint can hold"
         layer.set_state(copy.deepcopy(state))
