@@ -5,6 +5,7 @@ from __future__ import annotations
 import gymnasium as gym
 
 from sb3_ezm.envs import toy
+from sb3_ezm.envs.dmc import suite as dmc
 from sb3_ezm.envs.h1 import suite as h1
 from sb3_ezm.envs.humanoid_bench import suite as humanoid_bench
 from sb3_ezm.envs.walker import suite as walker
@@ -21,7 +22,7 @@ def register_envs() -> None:
     Ids that are already registered are left alone, so calling this again does nothing. Only names are recorded: neither
     MuJoCo nor the rest of the package is imported before an environment is made.
     """
-    for suite in (h1, toy, walker, humanoid_bench):
+    for suite in (h1, toy, walker, humanoid_bench, dmc):
         suite.register()
     for multitask_name, suite_name in MULTITASK_IDS.items():
         for env_id in (multitask_name, f"sb3_ezm/{multitask_name}"):

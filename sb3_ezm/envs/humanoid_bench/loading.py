@@ -4,7 +4,7 @@ The optional package: import it, make it run on the installed MuJoCo, and give i
 HumanoidBench (its main branch) pins versions that exclude Stable-Baselines3 2.9, and some of its code needs help:
 
 * Its table of MuJoCo's array sizes names fields that newer versions do not have, and building an environment looks them all
-  up: :func:`drop_missing_fields`.
+  up: :func:`~sb3_ezm.envs.mujoco_fields.drop_missing_fields`.
 * Its tasks draw from NumPy's global generator, which ``reset(seed=...)`` does not seed and every thread shares, and creating a
   G1 changes module variables that the rewards of all other robots read: :func:`task_class` gives every robot task classes from
   a copy of the module that belongs to it, with a random source of its own.
@@ -21,9 +21,9 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-import mujoco
 import numpy as np
 
+from sb3_ezm.envs.mujoco_fields import drop_missing_fields
 from sb3_ezm.errors import EZMError
 
 REPOSITORY = "https://github.com/carlosferrazza/humanoid-bench"
@@ -41,21 +41,6 @@ INSTALL_HELP = (
 
 class HumanoidBenchUnavailableError(EZMError, ImportError):
     """HumanoidBench, or a package that it imports, is not installed."""
-
-
-def drop_missing_fields(array_sizes: dict[str, dict[str, Any]]) -> list[str]:
-    """
-    Remove fields that the installed MuJoCo lacks from HumanoidBench's table of arrays (made for MuJoCo 3.1.6).
-
-    :param array_sizes: ``humanoid_bench.dmc_deps.dmc_sizes.array_sizes``, changed in place
-    :return: the removed fields, as ``"mjmodel.tex_rgb"``
-    """
-    removed = []
-    for struct, cls in (("mjmodel", mujoco.MjModel), ("mjdata", mujoco.MjData)):
-        for name in [name for name in array_sizes[struct] if not hasattr(cls, name)]:
-            del array_sizes[struct][name]
-            removed.append(f"{struct}.{name}")
-    return removed
 
 
 @cache

@@ -1,0 +1,52 @@
+"""The suites of the DeepMind Control Suite's tasks and their Gymnasium ids; only creating an environment needs dm_control."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import gymnasium as gym
+
+from sb3_ezm.envs.dmc.tasks import MAX_EPISODE_STEPS, SUITES, TASKS
+from sb3_ezm.tasks.env_factory import GymEnvFactory
+from sb3_ezm.tasks.registry import register_suite
+from sb3_ezm.tasks.task_set import TaskSpec
+
+PRESETS = {"dmc-walker": "dmc-walker", "dmc-cheetah": "dmc-cheetah"}
+
+
+def register() -> None:
+    """
+    Register the tasks as ``sb3_ezm/DMC-walker-walk-v0`` and so on (1000 steps each), the suites of one system, ``dmc-20``, and
+    ``dmc``, which holds every task with bounded actions.
+    """
+    for name, task in TASKS.items():
+        if task.gym_id not in gym.registry:
+            gym.register(
+                task.gym_id,
+                entry_point="sb3_ezm.envs.dmc.env:DMControlEnv",
+                max_episode_steps=MAX_EPISODE_STEPS,
+                kwargs={"task": name},
+            )
+    for suite, names in SUITES.items():
+        register_suite(suite, partial(build, names), "dmc/", preset=PRESETS.get(suite))
+
+
+def build(names: Sequence[str]) -> tuple[TaskSpec, ...]:
+    """
+    :param names: keys of :data:`~sb3_ezm.envs.dmc.tasks.TASKS`
+    :return: the tasks in that order
+    """
+    return tuple(
+        TaskSpec(
+            name=name,
+            observation_size=TASKS[name].observation_size,
+            action_size=TASKS[name].action_size,
+            success_bar=TASKS[name].bar,
+            random_score=TASKS[name].random,
+            may_terminate=False,
+            env_fn=GymEnvFactory(TASKS[name].gym_id),
+            embodiment=f"dmc-{TASKS[name].domain}",
+        )
+        for name in names
+    )
