@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import mujoco
 import numpy as np
 
+from sb3_ezm.envs.mujoco_fields import drop_missing_fields
 from sb3_ezm.envs.walker import WALKER_TASK_INFO, WALKER_TASKS, WalkerEnv
 from sb3_ezm.envs.walker.tasks import ACTION_SIZE, MAX_EPISODE_STEPS
 
@@ -39,10 +40,7 @@ def load_dm_control() -> Any:
     :return: the module ``dm_control``
     :raises ImportError: if it is not installed, or cannot be imported for another reason
     """
-    sizes = importlib.import_module("dm_control.mujoco.wrapper.mjbindings.sizes").array_sizes
-    for table, owner in (("mjmodel", mujoco.MjModel), ("mjdata", mujoco.MjData)):
-        for name in [name for name in sizes.get(table, {}) if not hasattr(owner, name)]:
-            del sizes[table][name]
+    drop_missing_fields(importlib.import_module("dm_control.mujoco.wrapper.mjbindings.sizes").array_sizes)
     importlib.import_module("dm_control.suite")
     return importlib.import_module("dm_control")
 

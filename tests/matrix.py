@@ -105,7 +105,7 @@ def environment_of(version: str) -> str | None:
     if not own.exists():
         subprocess.run([python, "-m", "venv", str(folder)], check=True)
     pip = [str(own), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-c", "constraints.txt", "-e", ".[dev,docs,zoo]"], cwd=ROOT, check=True)
+    subprocess.run([*pip, "-c", "constraints.txt", "-e", ".[dev,docs,zoo,dmc]"], cwd=ROOT, check=True)
     return str(own)
 
 

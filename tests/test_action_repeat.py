@@ -229,6 +229,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_presets_may_say_how_often() -> None:
     assert get_preset("small").env == {}
+    assert get_preset("dmc-walker").env == get_preset("dmc-cheetah").env == {"action_repeat": 2}
 
 
 def test_the_state_includes_the_count() -> None:

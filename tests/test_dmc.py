@@ -25,7 +25,13 @@ needs_dmc = pytest.mark.skipif(
     reason="dm_control is not installed: pip install 'sb3-ezm[dmc]'",
 )
 #: Tasks outside `dmc-20` that keep something of an episode in their model or in the task.
-REMEMBERING = ["dmc/fish-swim", "dmc/swimmer-swimmer6", "dmc/point-mass-hard", "dmc/manipulator-bring-peg", "dmc/stacker-stack-2"]
+REMEMBERING = [
+    "dmc/fish-swim",
+    "dmc/swimmer-swimmer6",
+    "dmc/point-mass-hard",
+    "dmc/manipulator-bring-peg",
+    "dmc/stacker-stack-2",
+]
 
 # ---------------------------------------------------------------------------------------------------- without the package
 
@@ -149,7 +155,9 @@ class _Still:
 
 
 @needs_dmc
-@pytest.mark.parametrize("name", ["dmc/walker-run", "dmc/reacher-hard", "dmc/finger-turn-hard", "dmc/quadruped-run", *REMEMBERING])
+@pytest.mark.parametrize(
+    "name", ["dmc/walker-run", "dmc/reacher-hard", "dmc/finger-turn-hard", "dmc/quadruped-run", *REMEMBERING]
+)
 def test_a_state_continues_bit_for_bit(name: str) -> None:
     first, second = (gym.make(TASKS[name].gym_id) for _ in range(2))
     first.reset(seed=1)

@@ -24,6 +24,8 @@ TASKS = {
     "small": "Pendulum-v1",
     "toy": "toy",
     "walker": "walker",
+    "dmc-walker": "dmc-walker",
+    "dmc-cheetah": "dmc-cheetah",
     "humanoidbench-medium": "humanoidbench-medium",
     "humanoidbench-hard": "humanoidbench-hard",
     "humanoidbench-medium-cpu": "humanoidbench-medium",

@@ -18,8 +18,10 @@ from sb3_ezm.errors import ConfigurationError, did_you_mean
 # What the physics depends on, the solver's starting point included.
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
 # What the tasks change in the model at a reset: goals, their sizes and looks, gains, terrain.
-_MODEL_FIELDS = ("body_pos", "body_quat", "geom_pos", "geom_size", "geom_rgba", "site_pos", "site_size", "site_rgba")
-_MODEL_FIELDS += ("dof_damping", "light_pos", "wrap_prm", "hfield_data")
+_MODEL_FIELDS = (
+    *("body_pos", "body_quat", "geom_pos", "geom_size", "geom_rgba", "site_pos", "site_size", "site_rgba"),
+    *("dof_damping", "light_pos", "wrap_prm", "hfield_data"),
+)
 
 
 class DMControlEnv(gym.Env[NDArray[np.float32], NDArray[np.floating[Any]]]):
@@ -74,9 +76,7 @@ class DMControlEnv(gym.Env[NDArray[np.float32], NDArray[np.floating[Any]]]):
         self._last_observation = _flat(observation)
         return self._last_observation, {}
 
-    def step(
-        self, action: NDArray[np.floating[Any]]
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """
         :param action: within the bounds of the task
         :return: observation, reward, terminated, truncated, info. If the simulation diverges the step is ``truncated`` with

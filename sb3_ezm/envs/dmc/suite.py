@@ -42,7 +42,7 @@ def build(names: Sequence[str]) -> tuple[TaskSpec, ...]:
             name=name,
             observation_size=TASKS[name].observation_size,
             action_size=TASKS[name].action_size,
-            success_bar=TASKS[name].bar,
+            success_bar=TASKS[name].success_bar,
             random_score=TASKS[name].random,
             may_terminate=False,
             env_fn=GymEnvFactory(TASKS[name].gym_id),
