@@ -47,7 +47,7 @@ def with_stand_ins(tasks: TaskSet) -> TaskSet:
                     SpaceEnv, spaces.Box(-1.0, 1.0, (spec.observation_size,)), spaces.Box(-1.0, 1.0, (spec.action_size,))
                 ),
             )
-            if spec.name in HUMANOID_BENCH_TASKS
+            if spec.name in HUMANOID_BENCH_TASKS or spec.name.startswith("dmc/")
             else spec
             for spec in tasks
         )
