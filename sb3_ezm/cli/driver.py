@@ -96,8 +96,7 @@ def train(
             settings.write(folder)
         _introduce(model, settings, folder, resumes)
         scoreboard = _scoreboard(settings, folder, tasks)
-        # The clock of the others starts after the evaluation with which the scoreboard begins.
-        callbacks = [scoreboard, *_limits(settings, folder, len(tasks)), *callbacks]
+        callbacks = [*_callbacks(settings, folder, scoreboard), *callbacks]
         _learn(model, settings, callbacks, folder, resumes)
     _report(model, scoreboard, settings, folder, films)
     return model
@@ -130,12 +129,15 @@ def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -
     print(f"Training ends after {' or '.join(limits)}.", flush=True)
 
 
-def _limits(settings: RunSettings, folder: Path, tasks: int) -> list[BaseCallback]:
-    """Checkpoints, the clock, and a bar or lines that show the progress."""
+def _callbacks(settings: RunSettings, folder: Path, scoreboard: Scoreboard) -> list[BaseCallback]:
+    """
+    In this order: what has to be saved after SIGTERM does not wait for an evaluation, and the clock starts after the
+    evaluation with which the scoreboard begins.
+    """
     seconds = math.inf if settings.minutes is None else 60.0 * settings.minutes
-    every = settings.checkpoint_every * tasks
+    every = settings.checkpoint_every * len(scoreboard.tasks)
     checkpoints = [FullCheckpointCallback(every, folder / CHECKPOINTS)] if every > 0 else []
-    return [*checkpoints, TimeBudgetCallback(seconds), TimedProgressCallback(seconds)]
+    return [*checkpoints, scoreboard, TimeBudgetCallback(seconds), TimedProgressCallback(seconds)]
 
 
 def _scoreboard(settings: RunSettings, folder: Path, tasks: TaskSet) -> Scoreboard:

@@ -32,7 +32,7 @@ class Scoreboard(TaskEvalCallback):
     def __init__(self, tasks: TaskSet, seconds: float = math.inf, **settings: Any) -> None:
         super().__init__(tasks, at_end=True, freq_per_task=True, **settings)
         self.first_result: EvaluationResult | None = None
-        self._tasks_shown = tasks
+        self.tasks = tasks
         self._seconds = seconds
         self._next_time = math.inf
         self._evaluated_updates = -1
@@ -82,16 +82,16 @@ class Scoreboard(TaskEvalCallback):
             column.cell(task.mean_return, self._before.get(task.spec.name))
             for column, task in zip(self._columns, result, strict=True)
         ]
-        steps = env_steps_of(self.model) // len(self._tasks_shown)
+        steps = env_steps_of(self.model) // len(self.tasks)
         self._print(f"{steps:>9,} {clock(time.monotonic() - self._started_at):>7}", cells, f"{mean:>7}{' best' * is_best}")
         self._before = {task.spec.name: task.mean_return for task in result}
         return is_best
 
     def _print_head(self) -> None:
         columns = self._columns
-        score = "score" if self._tasks_shown.has_scores else ""
+        score = "score" if self.tasks.has_scores else ""
         print()
-        steps = "env steps" if self._tasks_shown.action_repeat > 1 else "steps"
+        steps = "env steps" if self.tasks.action_repeat > 1 else "steps"
         self._print(f"{steps:>9} {'time':>7}", [column.aligned(column.title) for column in columns], f"{score:>7}")
         if any(column.random is not None for column in columns):
             self._print(
