@@ -13,12 +13,9 @@ import inspect
 import math
 import os
 import reprlib
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, get_args
-
-import numpy as np
 
 from sb3_ezm.errors import ConfigurationError
 
@@ -72,16 +69,18 @@ def shown(value: Any) -> str:
     return " ".join(short.repr(value).split())
 
 
-def _scalar(value: Any) -> Any:
-    """The Python number that a NumPy or torch scalar stands for; anything else unchanged."""
-    torch = sys.modules.get("torch")  # only a caller with a tensor has imported it; others should not wait
-    tensor = torch is not None and isinstance(value, torch.Tensor)
-    if (tensor or isinstance(value, (np.generic, np.ndarray))) and value.ndim == 0:
-        try:
-            return value.item()
-        except (RuntimeError, NotImplementedError):  # a tensor without data
-            raise TypeError from None
-    return value
+def scalar(value: Any) -> Any:
+    """
+    :param value: anything
+    :return: the Python number that a scalar of NumPy or PyTorch stands for; anything else unchanged
+    :raises TypeError: for a tensor without data
+    """
+    if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
+        return value
+    try:
+        return value.item()
+    except (RuntimeError, NotImplementedError):
+        raise TypeError("a tensor without data") from None
 
 
 def _if(allowed: str, condition: Callable[[Any], bool], convert: Callable[[Any], Any] = lambda value: value) -> Kind:
@@ -96,7 +95,7 @@ def _if(allowed: str, condition: Callable[[Any], bool], convert: Callable[[Any],
 
 
 def _switch(value: Any) -> bool:
-    value = _scalar(value)
+    value = scalar(value)
     if not isinstance(value, bool):
         raise TypeError
     return value
@@ -122,7 +121,7 @@ def whole(least: int | None = None, most: int = LARGEST_INTEGER) -> Kind:
     """
 
     def take(value: Any) -> int:
-        value = _scalar(value)
+        value = scalar(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value != int(value):
             raise TypeError
         if not (-LARGEST_INTEGER if least is None else least) <= value <= most:
@@ -144,7 +143,7 @@ def number(least: float = -LARGEST_NUMBER, most: float = LARGEST_NUMBER, above: 
     """
 
     def take(value: Any) -> float:
-        value = _scalar(value)
+        value = scalar(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError
         inside = (least < value if above else least <= value) and (value < most if below else value <= most)
@@ -192,14 +191,12 @@ def optional(kind: Kind) -> Kind:
     return Kind(f"{kind.allowed} or None", lambda value: None if value is None else kind.take(value))
 
 
-def _duration(value: Any) -> float:
-    value = _scalar(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ValueError
-    return float(value)
+def _is_duration(value: Any) -> bool:
+    return isinstance(value := scalar(value), (int, float)) and not isinstance(value, bool) and value > 0
 
 
-DURATION = Kind("a positive number of seconds, infinity included", _duration)
+DURATION = _if("a positive number of seconds, infinity included", _is_duration, float)
+TIME_LIMIT = number(0.0, 1e6, above=True)  # seconds; locks take no infinity
 
 
 def either(*alternatives: Kind, words: str) -> Kind:

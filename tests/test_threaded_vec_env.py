@@ -279,7 +279,7 @@ def test_close_joins_threads_once_and_refuses_more_steps() -> None:
 
 
 def test_number_of_threads() -> None:
-    with pytest.raises(ConfigurationError, match="`num_threads` must be at least 1, got 0"):
+    with pytest.raises(ConfigurationError, match=r"`num_threads` \(0\) must be an integer of at least 1"):
         ThreadedVecEnv([CountingEnv], num_threads=0)
     assert ThreadedVecEnv([CountingEnv], num_threads=8).num_threads == 1
     assert ThreadedVecEnv([CountingEnv] * 3, num_threads=2).num_threads == 2

@@ -89,7 +89,7 @@ def _choose_vec_env(
     ignore_termination=kinds.SWITCH,
     max_episode_steps=kinds.optional(kinds.COUNT),
     env_kwargs=kinds.optional(kinds.MAPPING),
-    step_timeout=kinds.optional(kinds.DURATION),
+    step_timeout=kinds.optional(kinds.TIME_LIMIT),
     action_repeat=kinds.optional(kinds.ACTION_REPEAT),
 )
 def make_multitask_env(

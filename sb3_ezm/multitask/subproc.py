@@ -19,7 +19,8 @@ from stable_baselines3.common.vec_env.subproc_vec_env import _worker
 
 from sb3_ezm import errors
 from sb3_ezm.errors import EZMError
-from sb3_ezm.multitask.vec_env import SubEnvError, check_time_limit
+from sb3_ezm.kinds import TIME_LIMIT, checked, optional
+from sb3_ezm.multitask.vec_env import SubEnvError
 from sb3_ezm.multitask.watch import OwnedObservations
 
 PATIENCE = 5.0  # seconds that a worker may take to end on its own
@@ -74,6 +75,7 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
     :raises SubEnvError: here and in every other method, if a worker has died, raised or hangs. All workers are then ended
     """
 
+    @checked(step_timeout=optional(TIME_LIMIT))
     def __init__(
         self,
         env_fns: list[Callable[[], gym.Env[Any, Any]]],
@@ -81,7 +83,6 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
         names: Sequence[str] | None = None,
         step_timeout: float | None = None,
     ):
-        check_time_limit(step_timeout)
         self._names = names
         self._watched: tuple[_WatchedPipe, ...] = ()
         # As in SubprocVecEnv, whose own method takes no other worker.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import threading
 import weakref
@@ -21,6 +20,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from sb3_ezm.devices import available_cpus
 from sb3_ezm.errors import ConfigurationError, EZMError
+from sb3_ezm.kinds import COUNT, TIME_LIMIT, checked, optional
 from sb3_ezm.multitask.watch import copy_observation
 
 INTERRUPT_PATIENCE = 5.0  # seconds that sub-environments have to finish their step after Ctrl-C
@@ -28,15 +28,6 @@ INTERRUPT_PATIENCE = 5.0  # seconds that sub-environments have to finish their s
 
 class SubEnvError(EZMError, RuntimeError):
     """A sub-environment raised or hangs; the message names its index and task, the cause is the original error."""
-
-
-def check_time_limit(seconds: float | None) -> None:
-    """
-    :param seconds: value of the argument ``step_timeout``
-    :raises ConfigurationError: unless it is None or a positive number
-    """
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise ConfigurationError(f"`step_timeout` must be a positive number of seconds, or None for no limit, got {seconds}.")
 
 
 class _DaemonThreads:
@@ -93,15 +84,13 @@ class ThreadedVecEnv(DummyVecEnv):
     :raises ConfigurationError: if ``num_threads`` is below 1, ``step_timeout`` is not positive or cannot be watched
     """
 
+    @checked(num_threads=optional(COUNT), step_timeout=optional(TIME_LIMIT))
     def __init__(
         self,
         env_fns: list[Callable[[], gym.Env[Any, Any]]],
         num_threads: int | None = None,
         step_timeout: float | None = None,
     ):
-        if num_threads is not None and num_threads < 1:
-            raise ConfigurationError(f"`num_threads` must be at least 1, got {num_threads}.")
-        check_time_limit(step_timeout)
         super().__init__(env_fns)
         wanted = available_cpus() if num_threads is None else num_threads
         # A window belongs to the thread that opened it: environments that draw while stepping stay in the calling thread.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import reprlib
 import traceback
 from collections.abc import Iterator
 from numbers import Real
@@ -20,6 +19,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_ezm.errors import ConfigurationError, EZMError, NonFiniteError
+from sb3_ezm.kinds import scalar, shown
 
 Answer = tuple[Any, float, bool, bool, dict[str, Any]]
 MUST_RETURN = {
@@ -41,7 +41,7 @@ def check_env_class(env: Any, who: str) -> None:
         space = getattr(env, name, None)
         if not isinstance(space, spaces.Space):
             raise ConfigurationError(
-                f"{who}: its `{name}` is {_shown(space)}, not a space of Gymnasium: set it in `__init__`, "
+                f"{who}: its `{name}` is {shown(space)}, not a space of Gymnasium: set it in `__init__`, "
                 f"for example `self.{name} = gymnasium.spaces.Box(-1.0, 1.0, (3,))`."
             )
     layer, needed = env, ["seed"]
@@ -65,7 +65,7 @@ def check_reset(answer: Any, who: str) -> tuple[Any, dict[str, Any]]:
     :raises ConfigurationError: unless it is a pair of an observation and a dictionary
     """
     if not isinstance(answer, (tuple, list)) or len(answer) != 2 or (isinstance(answer, list) and _is_numbers(answer)):
-        raise ConfigurationError(f"{who}: `reset` returned {_shown(answer)}. {MUST_RETURN['reset']}")
+        raise ConfigurationError(f"{who}: `reset` returned {shown(answer)}. {MUST_RETURN['reset']}")
     return answer[0], _info(answer[1], who, "reset")
 
 
@@ -78,7 +78,7 @@ def check_step(answer: Any, who: str) -> Answer:
     :raises NonFiniteError: if the reward is NaN or infinite
     """
     if not isinstance(answer, (tuple, list)) or len(answer) != 5:
-        count = f"{len(answer)} values" if isinstance(answer, (tuple, list)) else _shown(answer)
+        count = f"{len(answer)} values" if isinstance(answer, (tuple, list)) else shown(answer)
         old = " (the interface of Gym before 0.26, with one `done`)" if count == "4 values" else ""
         raise ConfigurationError(f"{who}: `step` returned {count}{old}. {MUST_RETURN['step']}")
     observation, reward, terminated, truncated, info = answer
@@ -96,34 +96,29 @@ def check_step(answer: Any, who: str) -> Answer:
 def _info(info: Any, who: str, method: str) -> dict[str, Any]:
     if not isinstance(info, dict):
         raise ConfigurationError(
-            f"{who}: the info that `{method}` returned is {_shown(info)}, not a dictionary: return `{{}}` if there is none."
+            f"{who}: the info that `{method}` returned is {shown(info)}, not a dictionary: return `{{}}` if there is none."
         )
     return info
 
 
 def _reward(reward: Any, who: str) -> float:
-    if isinstance(number := _scalar(reward), Real):
+    if isinstance(number := scalar(reward), Real):
         return float(number)
     fix = "one reward for each task" if _size(reward) > 1 else "`return observation, float(reward), ...`"
     if reward is None:
         fix = "0.0 if a step earns nothing"
     elif _size(reward) == 1:
         fix = "the number in it, `float(reward[0])`"
-    raise ConfigurationError(f"{who}: the reward is {_shown(reward)} ({type(reward).__name__}), not a number: return {fix}.")
+    raise ConfigurationError(f"{who}: the reward is {shown(reward)} ({type(reward).__name__}), not a number: return {fix}.")
 
 
 def _switch(value: Any, who: str, name: str) -> bool:
-    number = _scalar(value)
+    number = scalar(value)
     if isinstance(number, (bool, int)) and number in (0, 1):
         return bool(number)
     raise ConfigurationError(
-        f"{who}: `{name}` is {_shown(value)} ({type(value).__name__}): return True or False, for example `bool({name})`."
+        f"{who}: `{name}` is {shown(value)} ({type(value).__name__}): return True or False, for example `bool({name})`."
     )
-
-
-def _scalar(value: Any) -> Any:
-    """The Python number that a scalar of NumPy or PyTorch stands for; anything else as it is."""
-    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def _size(value: Any) -> int:
@@ -145,10 +140,6 @@ def _takes(function: Any, keyword: str) -> bool:
     except ValueError:  # no signature
         pass
     return True
-
-
-def _shown(value: Any) -> str:
-    return " ".join(reprlib.repr(value).split())
 
 
 class ObservationCheck:
@@ -194,7 +185,7 @@ class ObservationCheck:
     def _error(self, value: Any, path: tuple[Any, ...], problem: str) -> ConfigurationError:
         entry = f"entry {'/'.join(map(str, path))!r} of the observation" if path else "observation"
         return ConfigurationError(
-            f"{self._who}: the {entry} {_shown(value)} {problem}: return what `observation_space` declares, or declare "
+            f"{self._who}: the {entry} {shown(value)} {problem}: return what `observation_space` declares, or declare "
             "what it returns."
         )
 
