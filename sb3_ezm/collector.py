@@ -60,7 +60,7 @@ class Collector:
         self.times = times
         self.act_with_target = act_with_target
         self.generator = th.Generator()
-        self.generator.set_state(policy.generator_state())  # drawing a seed here would shift all later draws
+        self.generator.set_state(policy.generator.get_state())  # drawing a seed here would shift all later draws
         self._watch: EnvWatch | None = None
         self._sent_at: float | None = None  # when the actions not yet stored were sent
         self._raw: tuple[VecEnvObs, npt.NDArray[Any]] | None = None  # observations and rewards as returned, not normalized

@@ -132,7 +132,7 @@ class EZMPolicy(BasePolicy):
         self.target_model = copy.deepcopy(self.world_model).requires_grad_(False).eval()
         self.optimizer = optimizer_class(self.world_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
         self.lock = SharedLock()  # held while the networks must stay in one mode
-        self._generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
+        self.generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
         self._planner = Planner(self.search_config)
 
     @classmethod
@@ -168,19 +168,7 @@ class EZMPolicy(BasePolicy):
 
         :param seed: its seed
         """
-        self._generator.manual_seed(seed)
-
-    def generator_state(self) -> th.Tensor:
-        """
-        :return: state of the planner's own random generator, for :meth:`set_generator_state`
-        """
-        return self._generator.get_state()
-
-    def set_generator_state(self, state: th.Tensor) -> None:
-        """
-        :param state: from :meth:`generator_state`
-        """
-        self._generator.set_state(state)
+        self.generator.manual_seed(seed)
 
     def plan(
         self,
@@ -202,7 +190,7 @@ class EZMPolicy(BasePolicy):
         """
         model = self.world_model if model is None else model
         rows, tasks = self.layout.flatten_tensors(observation)
-        generator = None if deterministic else (generator or self._generator)
+        generator = None if deterministic else (generator or self.generator)
         return (planner or self._planner).plan(model, rows, tasks, generator)
 
     def predict(
@@ -236,7 +224,7 @@ class EZMPolicy(BasePolicy):
         mask = self.world_model.action_mask[tasks]
         if deterministic:
             return self._actions_of(self.world_model.actions.mode(policy, mask))
-        noise = th.randn(mask.shape, generator=self._generator).to(mask.device)
+        noise = th.randn(mask.shape, generator=self.generator).to(mask.device)
         return self._actions_of(self.world_model.actions.sample(policy, noise, mask))
 
     def unscale_action(self, scaled_action: npt.NDArray[Any]) -> npt.NDArray[Any]:

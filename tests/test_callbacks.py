@@ -60,7 +60,7 @@ def test_the_time_left_follows_from_the_speed_of_updates(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(callbacks, "time", ticking_clock())
-    tiny_model(train_freq=1).learn(40, callback=TimedProgressCallback(1000.0, interval=5.0))
+    tiny_model(train_freq=1, gradient_steps=1).learn(40, callback=TimedProgressCallback(1000.0, interval=5.0))
     lines = [line.split(",") for line in capsys.readouterr().err.splitlines()]
     # A second for each step of both environments. Random ones say nothing of the speed: until the first update is noticed
     # at the sixth step, the budget is all that is known.

@@ -283,7 +283,7 @@ def test_another_seed_changes_the_run(half: Path) -> None:
     models = [EZM.resume(half, make_env("normalized"), **settings) for settings in ({}, {"seed": 5}, {"seed": 5})]
     draws = [model.replay_buffer.rng.random() for model in models]
     assert draws[0] != draws[1] == draws[2]
-    states = [model.policy.generator_state() for model in models]
+    states = [model.policy.generator.get_state() for model in models]
     assert not th.equal(states[0], states[1]) and th.equal(states[1], states[2])
 
 

@@ -237,10 +237,10 @@ def test_a_model_trained_on_normalized_observations_needs_their_statistics() -> 
 def test_evaluation_is_reproducible_and_does_not_affect_the_model() -> None:
     env = make_multitask_env("toy", seed=0)
     model = small_model(env)
-    generator_state = model.policy._generator.get_state()
+    generator_state = model.policy.generator.get_state()
     first, second = (evaluate_tasks(model, "toy", 2, seed=3, max_episode_steps=6) for _ in range(2))
     assert first == second
-    assert (model.policy._generator.get_state() == generator_state).all()
+    assert (model.policy.generator.get_state() == generator_state).all()
     other = evaluate_tasks(model, "toy", 2, seed=4, max_episode_steps=6)
     assert other["toy-spin"].returns != first["toy-spin"].returns
     env.close()

@@ -135,12 +135,12 @@ def test_single_and_batched_dict_observations(planner: bool) -> None:
 def test_deterministic_predictions_repeat_and_leave_no_trace(planner: bool) -> None:
     policy = make_policy(planner=planner)
     batch = observations(6)
-    own = policy._generator.get_state().clone()
+    own = policy.generator.get_state().clone()
     before = Globals()
     first, _ = policy.predict(batch, deterministic=True)
     second, _ = policy.predict(batch, deterministic=True)
     np.testing.assert_array_equal(first, second)
-    assert th.equal(policy._generator.get_state(), own)
+    assert th.equal(policy.generator.get_state(), own)
     assert before.unchanged()
     assert len(np.unique(first, axis=0)) == 6  # different observations, different actions
 

@@ -145,7 +145,7 @@ def restore(model: Resumable, state: dict[str, Any], reset_env: bool) -> str:
     :raises CheckpointError: if the environment does not fit
     """
     assert model.env is not None
-    own = {"policy": model.policy._generator, "collector": model.collector.generator}
+    own = {"policy": model.policy.generator, "collector": model.collector.generator}
     check_generators(state["generators"], own)
     check_progress(state["progress"], (*COUNTERS, *_MEANS), PROGRESS)
     check_weights(state["policy"], model.policy)
@@ -178,7 +178,7 @@ def _capture_generators(model: Resumable) -> dict[str, Any]:
     return {
         **global_states(),
         "cuda": th.cuda.get_rng_state(model.device) if model.device.type == "cuda" else None,
-        "policy": model.policy.generator_state(),
+        "policy": model.policy.generator.get_state(),
         "collector": model.collector.generator.get_state(),
         "action_space": space_generators(model.action_space),
         "observation_space": space_generators(model.observation_space),
@@ -189,7 +189,7 @@ def _restore_generators(model: Resumable, generators: dict[str, Any]) -> None:
     restore_global_states(generators)
     if generators["cuda"] is not None and model.device.type == "cuda":
         th.cuda.set_rng_state(generators["cuda"], model.device)
-    model.policy.set_generator_state(generators["policy"])
+    model.policy.generator.set_state(generators["policy"])
     # Files of earlier versions have one generator for predicting and collecting.
     model.collector.generator.set_state(generators.get("collector", generators["policy"]))
     set_space_generators(model.action_space, generators["action_space"])
