@@ -245,8 +245,8 @@ class EZMPolicy(BasePolicy):
     @th.no_grad()
     def update_statistics(self, observations: th.Tensor, tasks: th.Tensor, weights: th.Tensor) -> None:
         """
-        Add observations to the running statistics of the learner. The target network starts with the first ones of each
-        embodiment, and follows with :meth:`update_target`.
+        Add observations to the running statistics of the learner. Those of the target network begin alike, and follow with
+        :meth:`update_target`.
 
         :param observations: ``[N, O]``
         :param tasks: integer ids ``[N]``
@@ -255,11 +255,9 @@ class EZMPolicy(BasePolicy):
         ours, theirs = self.world_model.normalizer, self.target_model.normalizer
         if ours is None or theirs is None:  # pictures are not normalized
             return
+        ours.begin(observations, tasks, weights)
+        theirs.take_unseen(ours)
         ours.update(observations, tasks, weights)
-        unseen = (theirs.count == 0).unsqueeze(1)
-        theirs.mean.copy_(th.where(unseen, ours.mean, theirs.mean))
-        theirs.variance.copy_(th.where(unseen, ours.variance, theirs.variance))
-        theirs.count.copy_(th.where(unseen.squeeze(1), ours.count, theirs.count))
 
     @th.no_grad()
     def update_target(self, tau: float) -> None:

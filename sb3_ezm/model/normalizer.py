@@ -11,6 +11,10 @@ from torch import nn
 # A reading so many standard deviations from the mean is a glitch. Ranges that really grow stay far below: where the warm-up
 # only ever saw a robot hang or fall, the first success lies at some ten to a thousand.
 CUT = 10_000.0
+# Statistics begin with so many imagined observations.
+IMAGINED = 1_000.0
+# An entry whose middle 90 % lie within this distance of a number of this size is on an ordinary scale.
+ORDINARY = (0.01, 10.0)
 # Deviations smaller than this, absolute and as a share of the mean, are rounding: such an entry counts as constant.
 RESOLUTION = 1e-6
 
@@ -20,14 +24,19 @@ class RunningNormalizer(nn.Module):
     Running mean and variance of observations, merged batch by batch with Chan's parallel formula.
 
     Tasks of one group (one robot) share statistics; another group's observations, or its padding, do not count towards them.
+    Statistics begin, as in the released code, with 1,000 imagined observations of mean 0 and variance 1. They keep the scale
+    wide while the agent has seen little: a robot that hangs nearly still during the warm-up does not see its own trembling
+    magnified, and learns to swing up in half as many steps. Under an offset, or in another unit, they would hide what varies
+    for thousands of updates, so for an entry whose first batch is not on an ordinary scale (:data:`ORDINARY`) the imagined
+    observations are like that batch.
+
     An entry that has been constant so far is centered, not scaled. A value further than :data:`CUT` standard deviations from
     the mean counts as if it were the mean: a single reading of 1e12 does not move the scale, while an entry whose range really
     grows is followed at once. Normalized values are never clipped.
 
-    Deviations from the released code: updated once per learner step by an explicit call with all real observations of the
-    batch, not inside every forward pass. The first batch sets the scale, where the released code starts from 1,000 imagined
-    observations of mean 0 and variance 1, under which an offset hides what varies for thousands of updates. Glitches do
-    not count. The count is part of the state dict, so that a resumed run continues.
+    Deviations from the released code: entries on other scales, as above; updated once per learner step by an explicit call
+    with all real observations of the batch, not inside every forward pass; glitches do not count; the count is part of the
+    state dict, so that a resumed run continues.
 
     :param size: observation entries ``O``
     :param groups: group of each task, from 0 (default: all tasks in one)
@@ -48,9 +57,45 @@ class RunningNormalizer(nn.Module):
         self._started = False  # whether every group has statistics, as far as the host knows
 
     @th.no_grad()
+    def begin(self, observations: th.Tensor, tasks: th.Tensor | None = None, weights: th.Tensor | None = None) -> None:
+        """
+        Imagine the first observations of the groups that a batch shows for the first time; later it does nothing. Waits for
+        the device until every group has been seen.
+
+        :param observations: ``[N, O]``
+        :param tasks: integer ids ``[N]``; may be left out if there is one group
+        :param weights: 1 for rows that count and 0 for others ``[N]`` (default: all count)
+        """
+        if self._started:
+            return
+        group = self._group_of(tasks, observations)
+        counts = th.ones_like(group, dtype=th.bool) if weights is None else weights > 0
+        for index in range(self.num_groups):
+            rows = observations[(group == index) & counts]
+            if self.count[index] > 0 or len(rows) == 0:
+                continue
+            low, middle, high = th.quantile(rows, rows.new_tensor([0.05, 0.5, 0.95]), dim=0)
+            half = (high - low) / 2.0
+            ordinary = (middle.abs() <= ORDINARY[1]) & (half >= ORDINARY[0]) & (half <= ORDINARY[1])
+            self.mean[index] = th.where(ordinary, 0.0, middle)
+            self.variance[index] = th.where(ordinary, 1.0, (half / 1.645).square())  # 90 % of a normal distribution
+            self.count[index] = IMAGINED
+        self._started = bool((self.count > 0).all())
+
+    def take_unseen(self, other: RunningNormalizer) -> None:
+        """
+        Take over the statistics of groups that this one has not seen.
+
+        :param other: with the same entries and groups
+        """
+        unseen = self.count == 0
+        for mine, theirs in ((self.mean, other.mean), (self.variance, other.variance), (self.count, other.count)):
+            mine.copy_(th.where(unseen if mine.dim() == 1 else unseen.unsqueeze(1), theirs, mine))
+
+    @th.no_grad()
     def update(self, observations: th.Tensor, tasks: th.Tensor | None = None, weights: th.Tensor | None = None) -> None:
         """
-        Merge a batch into the statistics. Waits for the device only until every group has been seen.
+        Merge a batch into the statistics.
 
         :param observations: ``[N, O]``
         :param tasks: integer ids ``[N]``; may be left out if there is one group
@@ -58,15 +103,13 @@ class RunningNormalizer(nn.Module):
         """
         if observations.shape[0] == 0:
             return
+        self.begin(observations, tasks, weights)
         group = self._group_of(tasks, observations)
         member = (group == th.arange(self.num_groups, device=group.device).unsqueeze(1)).to(observations.dtype)  # [G, N]
         if weights is not None:
             member = member * weights
-        center, limit = self.mean, CUT * self.variance.sqrt()
-        limit = limit.masked_fill(self._is_constant(), th.inf)
-        if not self._started:
-            center, limit = self._first_center_and_limit(observations, member, center, limit)
-        deviation = observations - center[group]
+        limit = (CUT * self.variance.sqrt()).masked_fill(self._is_constant(), th.inf)
+        deviation = observations - self.mean[group]
         deviation = th.where(deviation.abs() <= limit[group], deviation, 0.0)
 
         added = member.sum(dim=1, keepdim=True)  # [G, 1]
@@ -76,26 +119,11 @@ class RunningNormalizer(nn.Module):
         seen = self.count.unsqueeze(1)
         total = (seen + added).clamp(min=1.0)
         new, old = added / total, seen / total
-        self.mean.copy_(center + shift * new)
+        self.mean.add_(shift * new)
         self.variance.copy_(
             th.where(added > 0, self.variance * old + spread * new + shift.square() * (old * new), self.variance)
         )
         self.count.add_(added.squeeze(1))
-
-    def _first_center_and_limit(
-        self, observations: th.Tensor, member: th.Tensor, center: th.Tensor, limit: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor]:
-        """For groups without statistics: median, and a limit from the range of the middle nine tenths."""
-        center, limit = center.clone(), limit.clone()
-        for index in range(self.num_groups):
-            rows = observations[member[index] > 0]
-            if self.count[index] > 0 or len(rows) == 0:
-                continue
-            low, middle, high = th.quantile(rows, th.tensor([0.05, 0.5, 0.95], dtype=rows.dtype, device=rows.device), dim=0)
-            center[index] = middle
-            limit[index] = (CUT * (high - low) / 2.0).masked_fill(high - low <= RESOLUTION * (1.0 + middle.abs()), th.inf)
-        self._started = bool(((self.count > 0) | (member.sum(dim=1) > 0)).all())
-        return center, limit
 
     def forward(self, observations: th.Tensor, tasks: th.Tensor | None = None) -> th.Tensor:
         """
