@@ -290,6 +290,7 @@ def build_toy() -> tuple[TaskSpec, ...]:
             random_score=task.random_score,
             may_terminate=task.may_terminate,
             env_fn=GymEnvFactory(toy_env_id(name)),
+            embodiment="rod",
         )
         for name, task in TOY_TASKS.items()
     )

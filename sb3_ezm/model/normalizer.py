@@ -13,8 +13,9 @@ from torch import nn
 CUT = 10_000.0
 # Statistics begin with so many imagined observations.
 IMAGINED = 1_000.0
-# An entry whose middle 90 % lie within this distance of a number of this size is on an ordinary scale.
-ORDINARY = (0.01, 10.0)
+# An entry is on an ordinary scale if its median is not far from 0, and the middle 90 % of its readings have some such width.
+ORDINARY_MEDIAN = 2.0
+ORDINARY_WIDTH = (0.05, 200.0)
 # Deviations smaller than this, absolute and as a share of the mean, are rounding: such an entry counts as constant.
 RESOLUTION = 1e-6
 
@@ -27,7 +28,7 @@ class RunningNormalizer(nn.Module):
     Statistics begin, as in the released code, with 1,000 imagined observations of mean 0 and variance 1. They keep the scale
     wide while the agent has seen little: a robot that hangs nearly still during the warm-up does not see its own trembling
     magnified, and learns to swing up in half as many steps. Under an offset, or in another unit, they would hide what varies
-    for thousands of updates, so for an entry whose first batch is not on an ordinary scale (:data:`ORDINARY`) the imagined
+    for thousands of updates, so for an entry whose first batch is on another scale (beyond :data:`ORDINARY_WIDTH`) the imagined
     observations are like that batch.
 
     An entry that has been constant so far is centered, not scaled. A value further than :data:`CUT` standard deviations from
@@ -75,10 +76,10 @@ class RunningNormalizer(nn.Module):
             if self.count[index] > 0 or len(rows) == 0:
                 continue
             low, middle, high = th.quantile(rows, rows.new_tensor([0.05, 0.5, 0.95]), dim=0)
-            half = (high - low) / 2.0
-            ordinary = (middle.abs() <= ORDINARY[1]) & (half >= ORDINARY[0]) & (half <= ORDINARY[1])
+            width = high - low
+            ordinary = (middle.abs() <= ORDINARY_MEDIAN) & (width >= ORDINARY_WIDTH[0]) & (width <= ORDINARY_WIDTH[1])
             self.mean[index] = th.where(ordinary, 0.0, middle)
-            self.variance[index] = th.where(ordinary, 1.0, (half / 1.645).square())  # 90 % of a normal distribution
+            self.variance[index] = th.where(ordinary, 1.0, (width / 3.29).square())  # of a normal distribution
             self.count[index] = IMAGINED
         self._started = bool((self.count > 0).all())
 
