@@ -28,7 +28,7 @@ class RunningNormalizer(nn.Module):
     Statistics begin, as in the released code, with 1,000 imagined observations of mean 0 and variance 1. They keep the scale
     wide while the agent has seen little: a robot that hangs nearly still during the warm-up does not see its own trembling
     magnified, and learns to swing up in half as many steps. Under an offset, or in another unit, they would hide what varies
-    for thousands of updates, so for an entry whose first batch is on another scale (beyond :data:`ORDINARY_WIDTH`) the imagined
+    for thousands of updates, so for an entry whose first batch is on another scale (:data:`ORDINARY_WIDTH`) the imagined
     observations are like that batch.
 
     An entry that has been constant so far is centered, not scaled. A value further than :data:`CUT` standard deviations from
