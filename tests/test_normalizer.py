@@ -16,6 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ezm import EZM, TaskSet, TaskSpec
+from sb3_ezm.arguments import plain_defaults
 from sb3_ezm.model.normalizer import CUT, RunningNormalizer
 from sb3_ezm.policies import SMALL_MODEL
 from tests.tiny import TINY_NETWORKS
@@ -285,7 +286,7 @@ class Follow(gym.Env[np.ndarray, np.ndarray]):
 def test_observations_with_an_offset_and_in_any_unit_are_learned(offset: float, unit: float) -> None:
     env = DummyVecEnv([lambda: Monitor(Follow(offset, unit))])
     settings: dict[str, Any] = {
-        "preset": "paper",
+        **{"preset": "paper", **plain_defaults()},
         **{"learning_rate": 1e-3, "num_simulations": 8, "num_candidates": 8, "unroll_steps": 1, "td_steps": 1},
         **{"batch_size": 64, "learning_starts": 200, "gradient_steps": 2, "device": "cpu", "seed": 0},
     }
