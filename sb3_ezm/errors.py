@@ -24,18 +24,22 @@ class CheckpointError(EZMError):
     """A checkpoint cannot be written, read or used; the message names the file and what is wrong with it."""
 
 
+MANY = 60  # names that a message does not list
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """
-    Phrase the known options, nearest spelling first, as the tail of an error message.
+    Phrase the known options, nearest spelling first, as the tail of an error message. Of many only the nearest are named.
 
     :param name: what the user wrote
     :param options: what is known
     :return: for example ``"Did you mean 'walk'? Known: run, stand, walk."``
     """
-    known = sorted(options)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
-    return f"{hint}Known: {', '.join(known)}."
+    known = sorted(set(options))
+    few = len(known) <= MANY
+    near = [repr(match) for match in difflib.get_close_matches(name, known, n=1 if few else 3, cutoff=0.5)]
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    return hint + (f"Known: {', '.join(known)}." if few else f"{len(known)} names are known, such as {', '.join(known[:5])}.")
 
 
 def counted(number: int, noun: str) -> str:

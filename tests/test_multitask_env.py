@@ -298,7 +298,7 @@ def test_sizes_are_read_with_the_keywords_in_use() -> None:
     [
         ("h1-medum", "'h1-medum' is not a suite.*Did you mean 'h1-medium'"),
         (["toy-swingpu"], "Did you mean 'toy-swingup'"),
-        ("walk", "Did you mean 'h1-walk'"),
+        ("walk", "Did you mean 'walker' or 'h1-walk' or "),
         ("Pendulm-v1", "No Gymnasium environment is registered as 'Pendulm-v1'. Did you mean 'Pendulum-v1'"),
         ("nobody/Nothing-v0", "is registered as 'nobody/Nothing-v0'"),
         (["Pendulum-v1", "Pendulum-v1"], r"\['Pendulum-v1'\] appear more than once.*n_envs_per_task"),
