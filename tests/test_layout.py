@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.matrix import NUMERIC
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sb3_ezm"
 MAX_FILE_LINES = 400
@@ -292,3 +294,7 @@ def test_sources_carry_no_copyleft_notice() -> None:
     assert sources
     found = [path for path in sources if any(phrase in path.read_text().lower() for phrase in phrases)]
     assert not found, f"The package is MIT: {found} carry the text of another license."
+
+
+def test_the_matrix_names_files_that_exist() -> None:
+    assert [name for name in NUMERIC if not (ROOT / name).exists()] == []
