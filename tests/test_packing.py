@@ -565,8 +565,22 @@ def test_training_with_packed_weights_is_reproducible() -> None:
     assert all(map(th.equal, first, same)) and not all(map(th.equal, first, other))
 
 
-def test_an_update_affects_subsequent_searches() -> None:
-    model = tiny_model(toy_env(seed=1), seed=1, act_with_target=False)  # uses batch statistics and a fused optimizer
+class UncountedSGD(th.optim.SGD):
+    """An optimizer of a user that writes to memory which PyTorch does not watch."""
+
+    @th.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.data.sub_(group["lr"] * parameter.grad)
+
+
+@pytest.mark.parametrize("optimizer", [th.optim.Adam, th.optim.SGD, UncountedSGD])  # the first of them is fused
+@pytest.mark.parametrize("norm", ["batch", "layer"])  # batch statistics change, too
+def test_an_update_affects_subsequent_searches(optimizer: type[th.optim.Optimizer], norm: str) -> None:
+    options = {"head_norm": norm, "optimizer_class": optimizer}
+    model = tiny_model(toy_env(seed=1), seed=1, act_with_target=False, policy_kwargs={**TINY_NETWORKS, **options})
     model.learn(20)
     for _ in range(2):
         model.policy.set_training_mode(False)

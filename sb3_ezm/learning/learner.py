@@ -191,10 +191,10 @@ class Learner:
         if fused and getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()
             optimizer.step()
-            self.policy.world_model.mark_changed()
             del optimizer.grad_scale, optimizer.found_inf
         elif bool(finite):  # other optimizers cannot skip a step on the device, so the host waits for the answer
             optimizer.step()
+        self.policy.world_model.mark_changed()
 
     def finish(self, lag: int = 0) -> list[UpdateOutcome]:
         """
