@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch as th
 

@@ -18,8 +18,8 @@ from gymnasium import spaces
 from sb3_ezm import ConfigurationError, TaskSet, load_preset, make_multitask_env, make_task_set
 from sb3_ezm.envs.humanoid_bench import loading
 from sb3_ezm.envs.humanoid_bench.loading import RANDOM, HumanoidBenchUnavailableError, task_class
-from sb3_ezm.envs.mujoco_fields import drop_missing_fields
 from sb3_ezm.envs.humanoid_bench.tasks import SUITES, TASKS
+from sb3_ezm.envs.mujoco_fields import drop_missing_fields
 from sb3_ezm.multitask import PaddedTaskEnv, ThreadedVecEnv, suite_names
 from tests.tiny import SpaceEnv
 

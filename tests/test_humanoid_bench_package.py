@@ -22,8 +22,8 @@ from sb3_ezm.checkpoint.codec import decode, encode
 from sb3_ezm.cli import main
 from sb3_ezm.envs.humanoid_bench.env import HumanoidBenchEnv
 from sb3_ezm.envs.humanoid_bench.loading import HumanoidBenchUnavailableError, load, task_class
-from sb3_ezm.envs.mujoco_fields import drop_missing_fields
 from sb3_ezm.envs.humanoid_bench.tasks import ROBOTS, SUITES, TASKS
+from sb3_ezm.envs.mujoco_fields import drop_missing_fields
 from sb3_ezm.evaluation import read_evaluations
 from sb3_ezm.multitask import ThreadedVecEnv
 from sb3_ezm.multitask.env_state import get_env_state, set_env_state

@@ -9,8 +9,8 @@ from hypothesis import given
 
 from sb3_ezm.learning.targets import mix_value_targets, n_step_targets, segment_masks
 from sb3_ezm.value_targets import VALUE_TARGETS, Sources, ValueTarget
-from tests.tiny import tiny_model, toy_env
 from tests.target_oracle import Episode, windows
+from tests.tiny import tiny_model, toy_env
 
 DISCOUNT = 0.5  # every product below is exact
 
