@@ -27,7 +27,7 @@ class RunningNormalizer(nn.Module):
     Tasks of one group (one robot) share statistics; another group's observations, or its padding, do not count towards them.
     Statistics begin, as in the released code, with 1,000 imagined observations of mean 0 and variance 1. They keep the scale
     wide while the agent has seen little: a robot that hangs nearly still during the warm-up does not see its own trembling
-    magnified, and learns to swing up in half as many steps. Under an offset, or in another unit, they would hide what varies
+    magnified, and learns to swing up sooner (measured in experiments/NOTES.md). Under an offset, or in another unit, they would hide what varies
     for thousands of updates, so for an entry whose first batch is on another scale (:data:`ORDINARY_WIDTH`) the imagined
     observations are like that batch.
 
