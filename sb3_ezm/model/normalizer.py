@@ -27,9 +27,9 @@ class RunningNormalizer(nn.Module):
     Tasks of one group (one robot) share statistics; another group's observations, or its padding, do not count towards them.
     Statistics begin, as in the released code, with 1,000 imagined observations of mean 0 and variance 1. They keep the scale
     wide while the agent has seen little: a robot that hangs nearly still during the warm-up does not see its own trembling
-    magnified, and learns to swing up sooner (measured in experiments/NOTES.md). Under an offset, or in another unit, they would hide what varies
-    for thousands of updates, so for an entry whose first batch is on another scale (:data:`ORDINARY_WIDTH`) the imagined
-    observations are like that batch.
+    magnified, and learns to swing up sooner (measured in experiments/NOTES.md). Under an offset, or in another unit, they
+    would hide what varies for thousands of updates, so for an entry whose first batch is on another scale
+    (:data:`ORDINARY_WIDTH`) the imagined observations are like that batch.
 
     An entry that has been constant so far is centered, not scaled. A value further than :data:`CUT` standard deviations from
     the mean counts as if it were the mean: a single reading of 1e12 does not move the scale, while an entry whose range really
