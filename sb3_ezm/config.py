@@ -17,13 +17,6 @@ from sb3_ezm.value_targets import VALUE_TARGETS
 
 ConfigT = TypeVar("ConfigT", bound="Settings")
 
-# Settings of older models and checkpoints, by argument: the value that had no effect, and why others are refused.
-_REMOVED: dict[str, dict[str, tuple[Any, str]]] = {
-    "target_kwargs": {
-        "reuse_age": (0, "results of earlier searches are no longer reused, since that did not improve learning")
-    }
-}
-
 HeadNorm = Literal["batch", "layer"]
 MeanCandidate = Literal["never", "deterministic", "always"]
 ValueReduction = Literal["min2", "mean", "min"]
@@ -80,12 +73,6 @@ def build_config(cls: type[ConfigT], settings: Mapping[str, Any] | None, argumen
     :raises UnknownSettingError: for an unknown key
     """
     settings = dict(settings or {})
-    for key, (neutral, reason) in _REMOVED.get(argument, {}).items():
-        value = settings.pop(key, neutral)
-        if value != neutral:
-            raise ConfigurationError(
-                f"{key!r} ({value!r}) in `{argument}` is no longer a setting: {reason}. Pass `{argument}` without it."
-            )
     for key in settings:
         if key not in cls.names():
             raise UnknownSettingError(f"`{argument}` has no setting {key!r}. {did_you_mean(key, cls.names())}")

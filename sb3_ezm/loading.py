@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+import re
 from typing import Any, TypeVar, cast
 
 import torch as th
@@ -44,10 +45,19 @@ class LoadedWithChanges(OffPolicyAlgorithm):
         :param force_reset: see SB3
         :param changes: arguments of the algorithm
         :return: the model
-        :raises ConfigurationError: if an argument cannot change, or the discounts of the environment's tasks differ
+        :raises ConfigurationError: if an argument cannot change, the discounts of the environment's tasks differ, or the file
+            is of another version
         :raises UnknownSettingError: if there is no such argument
         """
-        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, _changes=changes)
+        try:
+            model = super().load(path, env, device, custom_objects, print_system_info, force_reset, _changes=changes)
+        except (ModuleNotFoundError, RuntimeError) as error:
+            if re.search(r"No module named 'sb3_ezm|loading state_dict", str(error)) is None:
+                raise
+            raise ConfigurationError(
+                f"{path} holds a model of another version of sb3-ezm, which this one does not read: use the version that "
+                f"wrote it, or train again ({error})."
+            ) from error
         apply_changes(model, changes, model.__dict__.pop("_saved_policy_kwargs", {}))
         if env is not None and "task_set" not in changes:
             check_discounts(cast("EZMPolicy", model.policy).task_set, model.env, model.gamma)

@@ -290,7 +290,7 @@ def check_replay_buffer(loaded: Any, expected: PerTaskReplayBuffer, names: tuple
     ):
         if theirs != ours:
             raise ConfigurationError(f"The loaded replay buffer has {label} of {theirs}, this model needs {ours}.")
-    # Buffers know tasks only by number; version 0.1 did not save their names.
+    # Buffers know tasks only by number; `save_replay_buffer` adds their names.
     if loaded.task_names is not None and len(names) > 1 and loaded.task_names != names:
         raise ConfigurationError(
             f"The loaded replay buffer has the tasks {list(loaded.task_names)}, this model has {list(names)}: they must be "

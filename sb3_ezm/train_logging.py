@@ -74,15 +74,13 @@ class MetricMeans:
         """
         :param state: from :meth:`state_dict`
         """
-        # A name instead of a tuple of names is from an older file, in which every metric had its own sum.
-        groups = {key: (key,) if isinstance(key, str) else tuple(key) for key in state["sums"]}
-        counts = state["counts"]
-        if counts.keys() != groups.keys() or any(type(count) is not int or count < 1 for count in counts.values()):
+        sums, counts = state["sums"], state["counts"]
+        if counts.keys() != sums.keys() or any(type(count) is not int or count < 1 for count in counts.values()):
             raise ConfigurationError("the logged means have counts that do not match their sums.")
-        if any(type(name) is not str for names in groups.values() for name in names):
+        if any(type(name) is not str for names in sums for name in names):
             raise ConfigurationError("the logged means have names that are not strings.")
-        self._sums = {names: th.as_tensor(state["sums"][key]).reshape(len(names)) for key, names in groups.items()}
-        self._counts = {names: state["counts"][key] for key, names in groups.items()}
+        self._sums = {names: th.as_tensor(total).reshape(len(names)) for names, total in sums.items()}
+        self._counts = dict(counts)
 
 
 class TimeSplit:

@@ -168,8 +168,11 @@ def test_files_that_are_not_checkpoints(tmp_path: Path) -> None:
     other.write_bytes(pickle.dumps(list(range(100))))
     with pytest.raises(CheckpointError, match=r"other.pkl is not a checkpoint of this package: it begins with b"):
         read_checkpoint(other)
-    other.write_bytes(struct.pack("<8sIQQ", container.MAGIC, 2, 0, 0) + bytes(32))
-    with pytest.raises(CheckpointError, match="has the format version 2, this version of the package reads 1"):
+    other.write_bytes(struct.pack("<8sIQQ", container.MAGIC, 1, 0, 0) + bytes(32))
+    with pytest.raises(
+        CheckpointError,
+        match="has the format version 1, this version of the package reads 2",
+    ):
         read_checkpoint(other)
 
 
@@ -305,10 +308,11 @@ def test_every_field_is_checked_before_it_is_used(tmp_path: Path, entry: Any, co
 
 
 def test_the_label_can_be_read_alone(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path / "x", value(), {"run": "abc", "sequence": 3})
-    assert read_label(path) == {"run": "abc", "sequence": 3}
-    assert read_label(forge(tmp_path / "old.ezm", {"arrays": [], "value": 1})) == {}  # as version 0.1 wrote
-    assert read_checkpoint(tmp_path / "old.ezm") == 1
+    path = write_checkpoint(tmp_path / "x", value(), container.Label("abc", 3))
+    assert read_label(path) == container.Label("abc", 3)
+    assert read_label(write_checkpoint(tmp_path / "unlabeled", 1)) is None
+    for label in ({"run": ["abc"], "sequence": 3}, {"run": "abc", "sequence": True}, {"run": "abc"}, [1]):
+        assert read_label(forge(tmp_path / "forged.ezm", {"label": label, "arrays": [], "value": 1})) is None
     for content in (b"", b"no checkpoint at all, but long enough", path.read_bytes()[:33]):
         (tmp_path / "bad.ezm").write_bytes(content)
         assert read_label(tmp_path / "bad.ezm") is None

@@ -120,29 +120,12 @@ def test_paths_stored_in_the_file_are_ignored(tmp_path: Path) -> None:
         resumed = EZM.resume(path, toy_env(["toy-spin"]))
     assert resumed.tensorboard_log is None
     state = read_checkpoint(path)
-    del state["logged"]  # as in version 0.1
     state["arguments"]["tensorboard_log"] = {"value": str(tmp_path / "planted")}
-    with pytest.warns(UserWarning, match="no path is taken"):
-        EZM.resume(write_checkpoint(tmp_path / "old", state), toy_env(["toy-spin"])).learn(2, reset_num_timesteps=False)
-    assert not (tmp_path / "planted").exists()
+    with pytest.raises(CheckpointError, match=r"holds arguments that a checkpoint never holds: \['tensorboard_log'\]"):
+        EZM.resume(write_checkpoint(tmp_path / "planted", state), toy_env(["toy-spin"]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert EZM.resume(path, toy_env(["toy-spin"]), tensorboard_log=str(tmp_path / "logs")).tensorboard_log
-
-
-def test_checkpoints_of_version_0_1_load(saved: Path, tmp_path: Path) -> None:
-    state = read_checkpoint(saved)
-    for part, name in (("env", "statistics"), ("generators", "collector"), ("progress", "_rollout_steps")):
-        del state[part][name]
-    del state["threads"], state["logged"], state["progress"]["_rollout_episodes"]
-    for replay in state["replay"]["replays"]:
-        del replay["alpha"]
-    for env in state["env"]["episodes"]["envs"]:
-        env["layers"].insert(1, ["PassiveEnvChecker", {}])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        resumed = EZM.resume(write_checkpoint(tmp_path / "x", state), make_env())
-    assert resumed.num_timesteps == 24 and resumed._last_obs is not None
 
 
 def test_another_number_of_threads_is_reported(saved: Path, tmp_path: Path) -> None:

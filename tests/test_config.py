@@ -123,14 +123,6 @@ def test_impossible_values(config: type[Any], name: str, value: Any, message: st
     assert issubclass(ConfigurationError, ValueError) and issubclass(ConfigurationError, EZMError)
 
 
-def test_removed_settings_load_if_they_had_no_effect() -> None:
-    assert build_config(TargetConfig, {"reuse_age": 0, "td_steps": 7}, "target_kwargs") == TargetConfig(td_steps=7)
-    with pytest.raises(ConfigurationError, match=r"'reuse_age' \(5\) in `target_kwargs` is no longer a setting: results"):
-        build_config(TargetConfig, {"reuse_age": 5}, "target_kwargs")
-    with pytest.raises(ConfigurationError, match="`search_kwargs` has no setting 'reuse_age'"):
-        build_config(SearchConfig, {"reuse_age": 0}, "search_kwargs")
-
-
 def test_at_least_one_loss_is_required() -> None:
     with pytest.raises(ConfigurationError, match=r"at least one loss weight must not be 0, got \{'reward': 0"):
         LossConfig(**dict.fromkeys(WEIGHTS, 0.0))

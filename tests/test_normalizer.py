@@ -236,16 +236,6 @@ def test_padding_is_no_reading_of_an_embodiment() -> None:
     assert TaskSet((*specs, moved)).embodiments() == (0, 0, 1, 2)
 
 
-def test_statistics_of_version_0_1_serve_every_group() -> None:
-    old = {"mean": th.tensor([1.0, 2.0]), "variance": th.tensor([4.0, 9.0]), "count": th.tensor(1_200.0)}
-    normalizer = RunningNormalizer(2, groups=(0, 1))
-    normalizer.load_state_dict(old)
-    assert normalizer.mean.tolist() == [[1.0, 2.0]] * 2 and normalizer.count.tolist() == [1_200.0] * 2
-    normalizer.update(th.full((300, 2), 3.0), th.zeros(300, dtype=th.long))
-    assert normalizer.mean[0, 0].item() == pytest.approx(1.0 + 2.0 * 300.0 / 1_500.0, rel=1e-5)  # weighs 1,200 to 300
-    assert normalizer.mean[1].tolist() == [1.0, 2.0]
-
-
 def test_copies_and_restored_states_continue_identically() -> None:
     first = RunningNormalizer(2)
     first.update(th.randn(30, 2))

@@ -97,7 +97,7 @@ class PrioritizedRing:
         :param state: from :meth:`state_dict`
         :raises ConfigurationError: if its sizes differ, or its numbers do not fit together
         """
-        ring, tree, alpha = state["ring"], state["tree"], state.get("alpha", self.alpha)
+        ring, tree, alpha = state["ring"], state["tree"], state.get("alpha")
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha < np.inf:
             raise ConfigurationError(f"the exponent of the priorities is {alpha!r}.")
         self.ring.load_state_dict(ring)

@@ -23,10 +23,10 @@ def check_ring(state: Mapping[str, Any], sizes: Mapping[str, int], dtypes: Mappi
     for name, size in sizes.items():
         if type(state.get(name)) is not int or state[name] != size:
             raise ConfigurationError(f"the transitions have a `{name}` of {state.get(name)!r} instead of {size}.")
-    written = state.get("rows_written")
-    if type(written) is not int or not 0 <= written < 2**40:
-        raise ConfigurationError(f"`rows_written` of the transitions is {written!r}.")
-    used = min(written, sizes["capacity"])
+    for name, bits in (("rows_written", 40), ("generation", 23)):
+        if type(state.get(name)) is not int or not 0 <= state[name] < 2**bits:
+            raise ConfigurationError(f"`{name}` of the transitions is {state.get(name)!r}.")
+    used = min(state["rows_written"], sizes["capacity"])
     widths = {"observation": sizes["observation_size"], "action": sizes["action_size"]}
     for name, dtype in dtypes.items():
         shape = (used, widths[name]) if name in widths else (used,)

@@ -81,10 +81,6 @@ class TransitionRing:
     :raises ConfigurationError: if the capacity is below :func:`minimum_rows` or sizes are not positive
     """
 
-    storage_device: str | None = None
-    observation_dtype = "float32"  # also in rings saved by version 0.1
-    generation = 0  # how often it was cleared: older tickets no longer name a row
-
     _COLUMNS = (
         "observation",
         "action",
@@ -126,6 +122,7 @@ class TransitionRing:
         self.num_tasks = num_tasks
         self.storage_device = storage_device
         self.observation_dtype = np.dtype(observation_dtype).name
+        self.generation = 0  # how often it was cleared: older tickets no longer name a row
         self._allocate()
 
     def _allocate(self) -> None:
@@ -308,13 +305,8 @@ class TransitionRing:
         """
         dtypes = {name: getattr(getattr(self, name), "dtype", np.float32) for name in self._COLUMNS}
         check_ring(state, {name: getattr(self, name) for name in SIZES}, dtypes)
-        generation = state.get("generation", 0)
-        if type(generation) is not int or not 0 <= generation < 2 ** (63 - _GENERATION):
-            raise ConfigurationError(f"`generation` of the transitions is {generation!r}.")
-        names = (*SIZES, *self._COLUMNS, "rows_written", "counts", "total_added", "_newest")
-        kept = {name: state[name] for name in names}
-        kept |= {"generation": generation} if generation else {}  # as if the ring had never been cleared
-        self.__setstate__({**kept, "storage_device": self.storage_device})
+        names = (*SIZES, *self._COLUMNS, "rows_written", "generation", "counts", "total_added", "_newest")
+        self.__setstate__({**{name: state[name] for name in names}, "storage_device": self.storage_device})
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep only the rows that have been used."""

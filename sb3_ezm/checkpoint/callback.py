@@ -90,8 +90,7 @@ class FullCheckpointCallback(BaseCallback):
     def _check_folder(self) -> None:
         self._runs.add(self._algorithm.run_id)
         for item in find_checkpoints(self.save_path, self.name_prefix):
-            # Files of version 0.1 name no training: a resumed one may be theirs.
-            if item.run not in self._runs and (item.run is not None or self.model.num_timesteps == 0):
+            if item.run not in self._runs:
                 raise ConfigurationError(
                     f"{item.path} belongs to another training: continue that one with `EZM.resume`, choose another "
                     "`save_path` or `name_prefix`, or delete its checkpoints."
@@ -150,7 +149,7 @@ class FullCheckpointCallback(BaseCallback):
 
     def _delete_oldest(self, keep: int) -> None:
         found = find_checkpoints(self.save_path, self.name_prefix)
-        mine = [item.path for item in found if item.is_readable and (item.run is None or item.run in self._runs)]
+        mine = [item.path for item in found if item.run in self._runs]
         for path in mine[:-keep]:
             if path != self.last_path:
                 with contextlib.suppress(FileNotFoundError):
@@ -183,7 +182,8 @@ class FullCheckpointCallback(BaseCallback):
 
     def _save_emergency(self, error: NonFiniteError) -> None:
         path = self.save_path / f"{EMERGENCY}_{self.model.num_timesteps}{SUFFIX}"
-        if path.exists() and (read_label(path) or {}).get("run") not in self._runs:
+        label = read_label(path)
+        if path.exists() and (label is None or label.run not in self._runs):
             path = free_path(path)
         try:
             path = self._algorithm.save_checkpoint(path)

@@ -19,7 +19,7 @@ _SECTIONS: dict[str, type[Any]] = {
     **{name: str for name in ("device", "observation_space", "action_space")},
     **{name: dict for name in ("arguments", "progress", "observed", "policy", "optimizer", "learner", "replay")},
     **{name: dict for name in ("statistics", "generators", "env")},
-    "n_envs": int,
+    **{"n_envs": int, "threads": int, "logged": bool},
     "tasks": TaskSet,
 }
 
@@ -90,16 +90,14 @@ _PROGRESS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def check_progress(progress: Mapping[str, Any], required: tuple[str, ...], known: tuple[str, ...]) -> None:
+def check_progress(progress: Mapping[str, Any], known: tuple[str, ...]) -> None:
     """
     :param progress: attributes of the algorithm by name
-    :param required: names that must be there
-    :param known: names that may be there; counters, unless this module says otherwise
+    :param known: their names; counters, unless this module says otherwise
     :raises CheckpointError: for other names, types or ranges
     """
-    unknown, missing = sorted(set(progress) - set(known)), sorted(set(required) - set(progress))
-    if unknown or missing:
-        raise CheckpointError(f"sets attributes that are no progress of a training, {unknown}, or lacks {missing}")
+    if progress.keys() != set(known):
+        raise CheckpointError(f"holds {sorted(progress)} as the progress of a training instead of {sorted(known)}")
     wrong = [name for name, value in progress.items() if not _PROGRESS.get(name, _is_count)(value)]
     if wrong:
         raise CheckpointError(f"holds no progress of a training: {wrong} have other types or ranges")
@@ -191,8 +189,7 @@ def check_generators(generators: Mapping[str, Any], names: Mapping[str, th.Gener
     try:
         check_global_states(dict(generators))
         for name, generator in names.items():
-            if name in generators:
-                check_torch_state(generators[name], generator)
+            check_torch_state(generators[name], generator)
         for name in ("action_space", "observation_space"):
             parts = generators[name]
             if not isinstance(parts, list) or any(not isinstance(item, (np.random.Generator, type(None))) for item in parts):

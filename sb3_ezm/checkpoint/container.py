@@ -13,7 +13,7 @@ Layout, integers in little-endian order::
 
 The checksum finds damage; it is not a signature. Whoever can write the file can also write a matching checksum, but no
 code: see :mod:`sb3_ezm.checkpoint.codec`. The label, a few plain values, comes first so that many files can be listed without
-reading them; version 0.1 wrote none.
+reading them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import struct
 from collections.abc import Iterator
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from sb3_ezm.errors import CheckpointError
 from sb3_ezm.files import PathLike, replacing
 
 MAGIC = b"SB3EZMCK"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: before the release of 0.1.0
 SUFFIX = ".ezm"
 _PREFIX = struct.Struct("<8sIQQ")
 _DIGEST_SIZE = hashlib.sha256().digest_size
@@ -50,14 +50,14 @@ _NOT_OURS = (
 )
 
 
-def write_checkpoint(path: PathLike, value: Any, label: dict[str, Any] | None = None) -> Path:
+def write_checkpoint(path: PathLike, value: Any, label: Label | None = None) -> Path:
     """
     Write a nested value. Until the last moment an older file of that name stays as it is, even if the process or the machine
     stops, see :func:`~sb3_ezm.files.replacing`.
 
     :param path: file; without a suffix it gets ``.ezm``, and missing folders are made
     :param value: see :func:`~sb3_ezm.checkpoint.codec.encode`
-    :param label: a few numbers and short texts for :func:`read_label`
+    :param label: for :func:`read_label`
     :return: path of the file
     :raises CheckpointError: for a value that no checkpoint can hold
     :raises OSError: if the disk is full or the folder cannot be written
@@ -69,7 +69,7 @@ def write_checkpoint(path: PathLike, value: Any, label: dict[str, Any] | None = 
     except CheckpointError as error:
         raise CheckpointError(f"{path} was not written: {error}.") from None
     layout = [{"dtype": array.dtype.str, "shape": list(array.shape)} for array in arrays]
-    content = {"label": label or {}, "value": encoded, "arrays": layout}
+    content = {"label": label and label._asdict(), "value": encoded, "arrays": layout}
     header = json.dumps(content, separators=(",", ":")).encode()
     with replacing(path) as temporary, temporary.open("wb") as file:
         _write(file, header, arrays)
@@ -141,26 +141,37 @@ def read_checkpoint(path: PathLike) -> Any:
             ) from error
 
 
-def read_label(path: PathLike) -> dict[str, Any] | None:
+class Label(NamedTuple):
+    """
+    Beginning of a file, which says where it belongs.
+
+    :param run: identifies the training
+    :param sequence: number of the checkpoint, in the order of writing
+    """
+
+    run: str
+    sequence: int
+
+
+def read_label(path: PathLike) -> Label | None:
     """
     Read the label of a file without verifying the rest.
 
     :param path: file
-    :return: its label, empty if it was written without one; None if the file is not a readable checkpoint
+    :return: its label; None if the file is not a checkpoint of a training
     """
     try:
         with open(path, "rb") as file:
             magic, version, header_size, _ = _PREFIX.unpack(file.read(_PREFIX.size))
             size = min(header_size, _MAX_LABEL)
             start = file.read(size)
-        if magic != MAGIC or version != FORMAT_VERSION or len(start) < size:
+        if magic != MAGIC or version != FORMAT_VERSION or len(start) < size or not start.startswith(_LABEL_START):
             return None
-        if not start.startswith(_LABEL_START):
-            return {}
-        label, _ = json.JSONDecoder().raw_decode(start[len(_LABEL_START) :].decode(errors="replace"))
-    except (OSError, struct.error, ValueError, RecursionError):
+        entries, _ = json.JSONDecoder().raw_decode(start[len(_LABEL_START) :].decode(errors="replace"))
+        label = Label(entries["run"], entries["sequence"])
+    except (OSError, struct.error, ValueError, TypeError, KeyError, RecursionError):
         return None
-    return label if isinstance(label, dict) else None
+    return label if isinstance(label.run, str) and type(label.sequence) is int else None
 
 
 def _verify(path: Path, file: BufferedReader) -> tuple[int, int]:

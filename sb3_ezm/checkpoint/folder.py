@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sb3_ezm.checkpoint.container import SUFFIX, read_label
 from sb3_ezm.errors import CheckpointError
@@ -28,9 +28,8 @@ class FoundCheckpoint(NamedTuple):
     :param path: path of the file
     :param prefix: of its name
     :param steps: in its name
-    :param run: which training wrote it; None for version 0.1, and for anything that is not a checkpoint
-    :param sequence: which of the folder's checkpoints it is, in the order of writing; -1 for version 0.1
-    :param is_readable: whether it starts like a checkpoint
+    :param run: which training wrote it; None for anything that is not a checkpoint
+    :param sequence: which of the folder's checkpoints it is, in the order of writing; -1 for anything else
     """
 
     path: Path
@@ -38,14 +37,18 @@ class FoundCheckpoint(NamedTuple):
     steps: int
     run: str | None
     sequence: int
-    is_readable: bool
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether it starts like a checkpoint."""
+        return self.run is not None
 
 
 def find_checkpoints(folder: PathLike, name_prefix: str | None = None) -> list[FoundCheckpoint]:
     """
     :param folder: where ``FullCheckpointCallback`` saves
     :param name_prefix: of the files; None for all
-    :return: files named ``<prefix>_<steps>.ezm``, the latest at the end; those of version 0.1 come first, by steps
+    :return: files named ``<prefix>_<steps>.ezm``, the latest at the end; those that are not checkpoints come first, by steps
     """
     found = []
     for path in Path(folder).iterdir() if Path(folder).is_dir() else ():
@@ -55,15 +58,8 @@ def find_checkpoints(folder: PathLike, name_prefix: str | None = None) -> list[F
         label = read_label(path)
         if label is None and not path.exists():  # a running training has just deleted it
             continue
-        run, sequence = _entries(label or {})
-        found.append(FoundCheckpoint(path, match["prefix"], int(match["steps"]), run, sequence, label is not None))
-    return sorted(found, key=lambda item: (item.is_readable, item.sequence, item.steps, item.path.name))
-
-
-def _entries(label: dict[str, Any]) -> tuple[str | None, int]:
-    """Training and number in a label, which anybody may have written."""
-    run, sequence = label.get("run"), label.get("sequence")
-    return run if isinstance(run, str) else None, sequence if type(sequence) is int and 0 <= sequence < 2**62 else -1
+        found.append(FoundCheckpoint(path, match["prefix"], int(match["steps"]), *(label or (None, -1))))
+    return sorted(found, key=lambda item: (item.sequence, item.steps, item.path.name))
 
 
 def list_checkpoints(folder: PathLike, name_prefix: str | None = None) -> list[Path]:

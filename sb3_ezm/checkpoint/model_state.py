@@ -21,8 +21,10 @@ from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.settings import argument_names
 
 COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates")
-_MEANS = ("_current_progress_remaining", "ep_info_buffer", "ep_success_buffer")
-PROGRESS = (*COUNTERS, "_rollout_steps", "_rollout_episodes", "_missing_env_steps", *_MEANS)
+PROGRESS = (
+    *(*COUNTERS, "_rollout_steps", "_rollout_episodes", "_missing_env_steps"),
+    *("_current_progress_remaining", "ep_info_buffer", "ep_success_buffer"),
+)
 OBSERVED = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 # Arguments that a checkpoint holds elsewhere, or that depend on where training runs: no path comes from a file.
 _NOT_KEPT = ("self", "policy", "env", "device", "tensorboard_log", "_init_setup_model")
@@ -147,7 +149,7 @@ def restore(model: Resumable, state: dict[str, Any], reset_env: bool) -> str:
     assert model.env is not None
     own = {"policy": model.policy.generator, "collector": model.collector.generator}
     check_generators(state["generators"], own)
-    check_progress(state["progress"], (*COUNTERS, *_MEANS), PROGRESS)
+    check_progress(state["progress"], PROGRESS)
     check_weights(state["policy"], model.policy)
     model.policy.load_state_dict(state["policy"])
     check_optimizer(state["optimizer"], model.policy.optimizer)
@@ -190,7 +192,6 @@ def _restore_generators(model: Resumable, generators: dict[str, Any]) -> None:
     if generators["cuda"] is not None and model.device.type == "cuda":
         th.cuda.set_rng_state(generators["cuda"], model.device)
     model.policy.generator.set_state(generators["policy"])
-    # Files of earlier versions have one generator for predicting and collecting.
-    model.collector.generator.set_state(generators.get("collector", generators["policy"]))
+    model.collector.generator.set_state(generators["collector"])
     set_space_generators(model.action_space, generators["action_space"])
     set_space_generators(model.observation_space, generators["observation_space"])

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ezm.checkpoint.checks import check_arguments, check_sections, check_sizes
 from sb3_ezm.checkpoint.codec import encode
-from sb3_ezm.checkpoint.container import checkpoint_path, find_checkpoint, read_checkpoint, read_label, write_checkpoint
+from sb3_ezm.checkpoint.container import Label, checkpoint_path, find_checkpoint, read_checkpoint, read_label, write_checkpoint
 from sb3_ezm.checkpoint.folder import latest_checkpoint, next_sequence
 from sb3_ezm.checkpoint.model_state import capture, check_env, kept_arguments, restore
 from sb3_ezm.checkpoint.protocol import Resumable
@@ -44,8 +44,7 @@ def save_checkpoint(model: Resumable, path: PathLike) -> Path:
     except CheckpointError as error:
         raise CheckpointError(f"{path} was not written: {error}.") from None
     path = checkpoint_path(path)
-    label = {"run": model.run_id, "sequence": next_sequence(path.parent), "steps": model.num_timesteps}
-    return write_checkpoint(path, state, label)
+    return write_checkpoint(path, state, Label(model.run_id, next_sequence(path.parent)))
 
 
 def check_savable(model: Resumable) -> None:
@@ -75,7 +74,6 @@ def resume_training(
     try:
         check_sections(state)
         kept, device = dict(state["arguments"]), state["device"]
-        was_logged = state.get("logged", kept.pop("tensorboard_log", {}).get("value") is not None)
         check_arguments(kept, [*kept_arguments(cls), "policy"])
         vec_env = BaseAlgorithm._wrap_env(maybe_make_env(env, 0))
         check_env(state, vec_env)
@@ -95,8 +93,8 @@ def resume_training(
         model: ModelT = create(env=vec_env, **merged)
         why = restore(model, state, reset_env)
         apply_changes(model, arguments, saved["policy_kwargs"] or {})
-        run = (read_label(path) or {}).get("run")
-        model.run_id = run if isinstance(run, str) else model.run_id
+        if (label := read_label(path)) is not None:
+            model.run_id = label.run
         if arguments.get("seed") is not None:  # the caller asked for different random numbers
             model.set_random_seed(merged["seed"])
     except CheckpointError as error:
@@ -104,12 +102,12 @@ def resume_training(
     except _UNFIT as error:
         given = f" with {sorted(arguments)} changed" if arguments else ""
         raise CheckpointError(f"{path} cannot be continued by {cls.__name__}{given}: {error}") from error
-    for words in _differences(model, state, "" if reset_env else why, was_logged):
+    for words in _differences(model, state, "" if reset_env else why):
         warnings.warn(words, stacklevel=3)
     return model
 
 
-def _differences(model: Resumable, state: dict[str, Any], why: str, was_logged: bool) -> Iterator[str]:
+def _differences(model: Resumable, state: dict[str, Any], why: str) -> Iterator[str]:
     """A message about what does not continue as before."""
     if why:
         kept = sorted({label for env in state["env"].get("statistics") or () for label, *_ in env})
@@ -118,10 +116,10 @@ def _differences(model: Resumable, state: dict[str, Any], why: str, was_logged: 
             f"The environments start new episodes: {why}. Anything they and their wrappers keep beyond an episode starts "
             f"afresh{means}. Nothing else is lost."
         )
-    if was_logged and model.tensorboard_log is None:
+    if state["logged"] and model.tensorboard_log is None:
         yield "The training wrote TensorBoard files, and no path is taken from a file: pass `tensorboard_log` to continue."
-    threads, now = state.get("threads"), th.get_num_threads()
-    if type(threads) is int and threads != now and model.device.type == "cpu":
+    threads, now = state["threads"], th.get_num_threads()
+    if threads != now and model.device.type == "cpu":
         yield (
             f"The checkpoint was written with {threads} PyTorch threads, now there are {now}: sums are rounded "
             f"differently, and training does not continue bit for bit; with `torch.set_num_threads({threads})` it does."

@@ -99,7 +99,7 @@ def restore_wrappers(env: VecEnv, state: dict[str, Any]) -> None:
         _check_values(wrapper, values, _STATISTICS.get(type(wrapper), ()))
     for wrapper, (_, values) in zip(wrappers, state["wrappers"], strict=True):
         vars(wrapper).update(values)
-    native, statistics = env.unwrapped, state.get("statistics")  # version 0.1 did not save them
+    native, statistics = env.unwrapped, state["statistics"]
     if isinstance(native, DummyVecEnv) and statistics is not None:
         for index, (sub_env, values) in enumerate(zip(native.envs, statistics, strict=True)):
             with _naming(index):

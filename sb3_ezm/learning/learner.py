@@ -70,9 +70,7 @@ class _LaunchedUpdate:
         :param state: from :meth:`state_dict`
         :return: the same update, its outcome known
         """
-        renamed = {"slots": "tickets"}  # in checkpoints of earlier versions
-        fields = {renamed.get(name, name): value for name, value in state.items()}
-        return cls(**{**fields, "arriving": Readback(th.as_tensor(state["arriving"]))})
+        return cls(**{**state, "arriving": Readback(th.as_tensor(state["arriving"]))})
 
 
 class Learner:
@@ -139,11 +137,11 @@ class Learner:
         :param state: from :meth:`state_dict`
         """
         self.reanalyzer.generator.set_state(state["generator"])
-        noise, known = self.reanalyzer.noise_generator, state.get("noise_generator")
-        if known is not None and len(known) == len(noise.get_state()):  # otherwise it was written on another kind of device
+        noise, known = self.reanalyzer.noise_generator, state["noise_generator"]
+        if len(known) == len(noise.get_state()):  # otherwise it was written on another kind of device
             noise.set_state(known)
         self.metrics.load_state_dict(state["metrics"])
-        self._launched = deque(_LaunchedUpdate.from_state_dict(values) for values in state.get("launched", []))
+        self._launched = deque(_LaunchedUpdate.from_state_dict(values) for values in state["launched"])
 
     def reanalyze(self, batch: SegmentBatch, updates: int) -> TargetBatch:
         """

@@ -150,10 +150,5 @@ class RunningNormalizer(nn.Module):
         return self.group[tasks] if len(self.group) > 1 else th.zeros_like(tasks)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        # Version 0.1 kept one mean and variance [O] and a count [] for all tasks.
-        for name in ("mean", "variance", "count"):
-            value = state_dict.get(prefix + name)
-            if value is not None and value.dim() < getattr(self, name).dim():
-                state_dict[prefix + name] = value.expand_as(getattr(self, name)).clone()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._started = False  # checked again at the next update

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -151,11 +151,6 @@ class WorldModel(nn.Module):
         self.mark_changed()  # moved, or of another type
         super()._apply(fn, recurse)
         return self
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in ("action_mask", "discounts"):  # in files that still hold them
-            state_dict.pop(prefix + name, None)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def embed(self, tasks: th.Tensor) -> TaskContext:
         """

@@ -169,12 +169,11 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     layers = _layers(env)
     checkers = [layer for layer in layers if isinstance(layer, wrappers.PassiveEnvChecker)]
     layers = [layer for layer in layers if layer not in checkers]
-    kept = [[label, values] for label, values in state["layers"] if label != "PassiveEnvChecker"]  # version 0.1 listed it
-    found, saved = [_label(layer) for layer in layers], [label for label, _ in kept]
+    found, saved = [_label(layer) for layer in layers], [label for label, _ in state["layers"]]
     if found != saved:
         raise ConfigurationError(f"its state belongs to {_nested(saved)}, but the environment is {_nested(found)}.")
-    native, state, kept = layers[-1], copy.deepcopy(state), copy.deepcopy(kept)
-    pairs = list(zip(reversed(layers), (values for _, values in reversed(kept)), strict=True))
+    native, state = layers[-1], copy.deepcopy(state)
+    pairs = [(layer, values) for layer, (_, values) in zip(reversed(layers), reversed(state["layers"]), strict=True)]
     for layer, values in pairs:
         if not _has_state(layer):
             _check_attributes(layer, values, _WRAPPERS[_listed(type(layer))])
