@@ -10,6 +10,7 @@ from sb3_ezm.lazy import lazy_names
 if TYPE_CHECKING:
     from sb3_ezm.checkpoint import FullCheckpointCallback
     from sb3_ezm.ezm import EZM
+    from sb3_ezm.fine_tuning import add_tasks
     from sb3_ezm.multitask import make_multitask_env
     from sb3_ezm.presets import load_preset, preset_names
     from sb3_ezm.tasks.registry import register_suite
@@ -23,6 +24,7 @@ else:
             "FullCheckpointCallback": "sb3_ezm.checkpoint",
             "TaskSet": "sb3_ezm.tasks.task_set",
             "TaskSpec": "sb3_ezm.tasks.task_set",
+            "add_tasks": "sb3_ezm.fine_tuning",
             "load_preset": "sb3_ezm.presets",
             "make_multitask_env": "sb3_ezm.multitask",
             "make_task_set": "sb3_ezm.tasks.resolver",
@@ -45,6 +47,7 @@ __all__ = [
     "TaskSet",
     "TaskSpec",
     "__version__",
+    "add_tasks",
     "load_preset",
     "make_multitask_env",
     "make_task_set",

@@ -58,7 +58,8 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
     :param env: environment, its Gymnasium id, or a vector environment from ``make_multitask_env``
     :param learning_rate: of the optimizer, or a function of the remaining progress
     :param buffer_size: replayed transitions per task
-    :param learning_starts: environment steps (of all environments together) with random actions before learning
+    :param learning_starts: environment steps (of all environments together) before learning, with random actions unless the
+        networks have been trained before
     :param batch_size: segments per update, shared equally among the tasks (512 gives 504 for nine tasks)
     :param tau: step of the target network towards the learner (released code: 0.01 every 5 updates)
     :param gamma: discount of tasks without their own
@@ -280,7 +281,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Choose the actions of all environments with one search, or at random while warming up."""
         assert self._last_obs is not None, "no observation to act on: call learn()"
-        searched = self.num_timesteps >= learning_starts
+        searched = self.num_timesteps >= learning_starts or self._n_updates > 0  # random actions are for untrained networks
         chosen = self.collector.act(self._last_obs, searched, action_noise)
         self.replay_buffer.annotate(chosen.searched, chosen.values)
         return chosen.actions, chosen.scaled

@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from sb3_ezm.action_layout import ActionLayout, action_size
 from sb3_ezm.config import ModelConfig, SearchConfig, TargetConfig, build_config
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.kinds import SIZES
+from sb3_ezm.kinds import SIZES, SWITCH
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.optimizers import check_optimizer, default_options
@@ -78,6 +78,8 @@ class EZMPolicy(BasePolicy):
     :param optimizer_kwargs: its keywords besides the learning rate (default: weight decay 2e-5 and fused kernels)
     :param net_arch: widths, as in SB3: all of them for the hidden layers of the heads (``head_layers``), the first one also
         for the latent state and thereby for the residual blocks of every trunk (``latent_size``)
+    :param freeze_dynamics: representation, dynamics and the statistics of observations stay as they are, see
+        :meth:`~sb3_ezm.model.world_model.WorldModel.freeze_dynamics`
     :param model_kwargs: fields of :class:`~sb3_ezm.config.ModelConfig`
     :raises ConfigurationError: for unsupported spaces or impossible settings
     :raises UnknownSettingError: for an unknown setting, also a ``TypeError``
@@ -98,6 +100,7 @@ class EZMPolicy(BasePolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         net_arch: Sequence[int] | None = None,
+        freeze_dynamics: bool = False,
         **model_kwargs: Any,
     ) -> None:
         if optimizer_kwargs is None:
@@ -117,6 +120,7 @@ class EZMPolicy(BasePolicy):
         self.search_config = search_config or SearchConfig()
         self.planner = planner
         self.net_arch = net_arch
+        self.freeze_dynamics = SWITCH("freeze_dynamics", freeze_dynamics)
         self.model_kwargs = model_kwargs
         self.model_config = self.model_settings(net_arch=net_arch, **model_kwargs)
         check_task_set(self.task_set, self.layout, action_space)
@@ -129,6 +133,8 @@ class EZMPolicy(BasePolicy):
             image_shape=self.layout.image_shape,
             discrete=self.task_set.discrete,
         )
+        if self.freeze_dynamics:
+            self.world_model.freeze_dynamics()
         self.target_model = copy.deepcopy(self.world_model).requires_grad_(False).eval()
         self.optimizer = optimizer_class(self.world_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
         self.lock = SharedLock()  # held while the networks must stay in one mode
@@ -246,7 +252,7 @@ class EZMPolicy(BasePolicy):
     def update_statistics(self, observations: th.Tensor, tasks: th.Tensor, weights: th.Tensor) -> None:
         """
         Add observations to the running statistics of the learner. Those of the target network begin alike, and follow with
-        :meth:`update_target`.
+        :meth:`update_target`. Below a frozen representation they stay as they are, once they have begun.
 
         :param observations: ``[N, O]``
         :param tasks: integer ids ``[N]``
@@ -257,7 +263,8 @@ class EZMPolicy(BasePolicy):
             return
         ours.begin(observations, tasks, weights)
         theirs.take_unseen(ours)
-        ours.update(observations, tasks, weights)
+        if not self.freeze_dynamics:
+            ours.update(observations, tasks, weights)
 
     @th.no_grad()
     def update_target(self, tau: float) -> None:
@@ -298,6 +305,7 @@ class EZMPolicy(BasePolicy):
             optimizer_class=self.optimizer_class,
             optimizer_kwargs=self.optimizer_kwargs,
             net_arch=self.net_arch,
+            freeze_dynamics=self.freeze_dynamics,
             **self.model_kwargs,
         )
         return data

@@ -98,14 +98,14 @@ def _check_task_set(saved: TaskSet, wanted: TaskSet) -> None:
 
 
 def _check_networks(saved: Mapping[str, Any], wanted: Mapping[str, Any], policy_class: type[EZMPolicy]) -> None:
-    """Of the settings of a policy, only those of its optimizer may change."""
+    """Of the settings of a policy, only those of its optimizer may change, and what is frozen."""
     optimizers = [given.get("optimizer_class", th.optim.Adam) for given in (saved, wanted)]
     if optimizers[0] is not optimizers[1]:
         names = [getattr(optimizer, "__name__", shown(optimizer)) for optimizer in optimizers]
         raise ConfigurationError(
             f"`policy_kwargs`: `optimizer_class` cannot change from {names[0]} to {names[1]}: the saved optimizer has a state."
         )
-    own = ("optimizer_class", "optimizer_kwargs")
+    own = ("optimizer_class", "optimizer_kwargs", "freeze_dynamics")
     before, after = (
         policy_class.model_settings(**{name: value for name, value in given.items() if name not in own})
         for given in (saved, wanted)

@@ -344,6 +344,25 @@ def test_going_on_before_the_first_checkpoint_starts_from_the_beginning(ezm: Any
     assert not list(folder.glob(".replaced-*"))
 
 
+def test_a_training_starts_from_another_one(ezm: Any, tmp_path: Path, run_folder: Path) -> None:
+    tasks, out = [*TASKS, "toy-swingup"], tmp_path / "more"
+    options = ["--steps-per-task", 60, "--eval-episodes", 1, "--eval-every", 0, "--seed", 5]
+    output = ezm("train", *tasks, "--from", run_folder, "--like", "toy-hold", "--freeze-dynamics", "--out", out, *options)
+    assert f"from {run_folder.absolute()}" in output
+    before, after = EZM.load(run_folder / "model.zip"), EZM.load(out / "model.zip")
+    assert after.policy.task_set.names == tuple(tasks) and after.seed == 5 and after.batch_size == before.batch_size
+    assert after._n_updates > before._n_updates and after.num_timesteps == 192  # rounded up to train_freq
+    frozen = "world_model.representation.0.0.weight"
+    assert th.equal(after.policy.state_dict()[frozen], before.policy.state_dict()[frozen])
+    assert RunSettings.read(out).like == "toy-hold"
+    assert "leave --preset out" in ezm("train", *tasks, "--from", run_folder, "--preset", "toy", "--out", "x", status=2)
+    assert "name it with --from" in ezm("train", *tasks, "--like", "toy-hold", "--out", tmp_path / "x", status=2)
+    assert "No task is named 'a'" in ezm(
+        "train", *tasks, "--from", run_folder, "--like", "a", "--out", tmp_path / "x", status=2
+    )
+    assert not (tmp_path / "x").exists()
+
+
 def test_overwriting_replaces_a_run_once_the_new_one_stands(ezm: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     ezm("train", "toy-spin", "--out", folder, "--seed", 1, *QUIET, *SMALL)

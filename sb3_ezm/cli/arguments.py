@@ -109,6 +109,7 @@ def _add_train(commands: Any) -> None:
   ezm train Pendulum-v1 --preset small --steps-per-task 3000 --seed 0 1 2
   ezm train toy --set learning_rate=3e-4 policy_kwargs.latent_size=96
   ezm train toy --overwrite
+  ezm train walker --from runs/stand-walk --like walker-walk
 """
     parser = _add_parser(commands, "train", "train", "Train one agent on one or several tasks.", examples)
     add = parser.add_argument
@@ -125,6 +126,15 @@ def _add_train(commands: Any) -> None:
         help="seed for everything (default 0); several are trained one after the other, in --out/seed-0 and so on",
     )
     add("--out", type=Path, help="folder for everything (default runs/<first task>)")
+    add(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        type=Path,
+        help="start from a trained agent, with its settings: a saved model (.zip) or the folder of a run; tasks may be added",
+    )
+    add("--like", metavar="TASK", help="trained task that the added ones start from (default: the mean of all)")
+    add("--freeze-dynamics", action="store_true", help="leave representation and dynamics of the trained agent as they are")
     add("--resume", action="store_true", help="continue from the latest checkpoint in the folder --out, as `ezm resume` does")
     add("--overwrite", action="store_true", help="replace the run that the folder --out holds")
     _add_training(parser, "default {}")
@@ -139,7 +149,7 @@ def _add_resume(commands: Any) -> None:
     parser = _add_parser(commands, "resume", "train", "Continue a training from its latest checkpoint.", examples)
     parser.add_argument("out", metavar="folder", type=Path, help="folder of `ezm train`")
     parser.set_defaults(resume=True, overwrite=False, tasks=[], preset=None, set=[], envs_per_task=None, seed=None)
-    parser.set_defaults(action_repeat=None, ignore_termination=False)
+    parser.set_defaults(action_repeat=None, ignore_termination=False, start=None, like=None, freeze_dynamics=False)
     _add_training(parser, "default: as when the training began")
 
 

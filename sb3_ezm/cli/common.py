@@ -82,6 +82,14 @@ def run_tasks(settings: RunSettings) -> TaskSet:
     return tasks if settings.action_repeat is None else tasks.with_action_repeat(settings.action_repeat)
 
 
+def model_name(path: Path) -> str:
+    """
+    :param path: as :func:`load_model` takes it
+    :return: text that means the same from another folder
+    """
+    return str(path.absolute())
+
+
 def load_model(path: Path, device: str) -> EZM:
     """
     :param path: a saved model, or the folder of ``ezm train``

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ezm.callbacks import TimeBudgetCallback, TimedProgressCallback
 from sb3_ezm.checkpoint import FullCheckpointCallback
 from sb3_ezm.cli.arguments import EVALUATION_SEED
-from sb3_ezm.cli.common import program, run_tasks
+from sb3_ezm.cli.common import load_model, program, run_tasks
 from sb3_ezm.cli.folder import (
     BEST_MODEL,
     CHECKPOINTS,
@@ -35,6 +35,7 @@ from sb3_ezm.errors import ConfigurationError, EZMError, NonFiniteError, counted
 from sb3_ezm.evaluation import EvaluationResult, format_table
 from sb3_ezm.ezm import EZM
 from sb3_ezm.files import replacing
+from sb3_ezm.fine_tuning import add_tasks
 from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.presets import get_preset, load_preset
 from sb3_ezm.tasks.task_set import TaskSet
@@ -103,6 +104,10 @@ def train(
 
 
 def _start(settings: RunSettings, env: VecEnv, device: str, log: str | None) -> EZM:
+    if settings.start is not None:
+        trained = load_model(Path(settings.start), device)
+        changes = {**settings.changes, "seed": settings.seed, "tensorboard_log": log}
+        return add_tasks(trained, env, settings.like, **changes)
     policy = get_preset(settings.preset).policy
     if policy == "MlpPolicy":  # SB3's name for observations that are not a dictionary; the network is the same
         policy = "MultiInputPolicy"
@@ -120,9 +125,9 @@ def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -
         print(f"Resumed at {counted(model.num_env_steps, 'environment step')}, {counted(model._n_updates, 'update')}.")
     else:
         parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
+        origin = f"preset {settings.preset!r}" if settings.start is None else f"from {settings.start}"
         print(
-            f"{counted(len(model.policy.task_set), 'task')}, preset {settings.preset!r}, {parameters:,} parameters, "
-            f"{model.device}, in {folder}"
+            f"{counted(len(model.policy.task_set), 'task')}, {origin}, {parameters:,} parameters, {model.device}, in {folder}"
         )
     limits = [] if settings.steps_per_task is None else [f"{counted(settings.steps_per_task, 'step')} of each task"]
     limits += [] if settings.minutes is None else [f"{settings.minutes:g} minutes, first and last evaluation not counted"]

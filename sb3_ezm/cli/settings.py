@@ -47,6 +47,8 @@ class RunSettings:
     :param checkpoint_every: steps between checkpoints; 0 for none
     :param eval_every: steps between evaluations, 0 for one at the end, None for ten over the run
     :param eval_episodes: of each task
+    :param start: trained model that the training starts from; None for new networks
+    :param like: trained task that added ones start from; None for the mean of all
     :param protocol: of the evaluations: ``"respected"``, ``"ignored"`` or ``"both"``; None for that of the training episodes
     """
 
@@ -63,6 +65,8 @@ class RunSettings:
     eval_every: int | None = None
     eval_episodes: int = 3
     protocol: str | None = None
+    start: str | None = None
+    like: str | None = None
 
     def __post_init__(self) -> None:
         if self.steps_per_task is None and self.minutes is None:

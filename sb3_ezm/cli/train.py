@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from sb3_ezm.cli.common import check_device, program, resolve_tasks, run_tasks
+from sb3_ezm.cli.common import check_device, load_model, model_name, program, resolve_tasks, run_tasks
 from sb3_ezm.cli.driver import train
 from sb3_ezm.cli.folder import RUN
 from sb3_ezm.cli.settings import RunSettings, parse_changes
@@ -65,23 +66,41 @@ def _new(args: argparse.Namespace) -> dict[Path, RunSettings]:
                 f"{folder} holds a run: continue it with `{program()} resume {folder}`, replace it with --overwrite, or "
                 "choose another --out."
             )
-    preset = args.preset or default_preset(resolve_tasks(args.tasks).names) or "small"
+    preset, changes = args.preset or default_preset(resolve_tasks(args.tasks).names) or "small", parse_changes(args.set)
+    repeat = get_preset(preset).env.get("action_repeat")
+    if args.start is not None:
+        preset, repeat = _of_trained(args, changes)
+    elif args.like or args.freeze_dynamics:
+        raise ConfigurationError("--like and --freeze-dynamics are about a trained agent: name it with --from.")
     settings = RunSettings(
         tasks=args.tasks,
         preset=preset,
-        changes=parse_changes(args.set),
+        changes=changes,
         envs_per_task=args.envs_per_task or 1,
-        action_repeat=args.action_repeat or get_preset(preset).env.get("action_repeat"),
+        action_repeat=args.action_repeat or repeat,
         ignore_termination=args.ignore_termination,
+        start=None if args.start is None else model_name(args.start),
+        like=args.like,
         **_given(args),  # type: ignore[arg-type]
     )
     return {folder: replace(settings, seed=seed) for folder, seed in zip(folders, seeds, strict=True)}
 
 
+def _of_trained(args: argparse.Namespace, changes: dict[str, Any]) -> tuple[str, int]:
+    """Preset and action repeat of the agent to start from; what is frozen enters the changes."""
+    if args.preset is not None:
+        raise ConfigurationError("A trained agent brings its own settings: leave --preset out, and change some with --set.")
+    if args.freeze_dynamics:
+        changes.setdefault("policy_kwargs", {})["freeze_dynamics"] = True
+    trained = load_model(args.start, args.device)
+    return trained.preset or "small", trained.policy.task_set.action_repeat
+
+
 def _continued(args: argparse.Namespace) -> RunSettings:
     fixed = {"tasks": args.tasks, "--preset": args.preset, "--envs-per-task": args.envs_per_task, "--set": args.set}
     fixed |= {"--action-repeat": args.action_repeat, "--seed": args.seed}
-    fixed |= {"--ignore-termination": args.ignore_termination or None}
+    fixed |= {"--ignore-termination": args.ignore_termination or None, "--from": args.start, "--like": args.like}
+    fixed |= {"--freeze-dynamics": args.freeze_dynamics or None}
     given = [name for name, value in fixed.items() if value not in (None, [])]
     if given:
         raise ConfigurationError(f"A training continues with its own settings: leave {', '.join(given)} out with --resume.")

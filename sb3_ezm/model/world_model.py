@@ -135,6 +135,17 @@ class WorldModel(nn.Module):
         """
         self.changes += 1
 
+    def freeze_dynamics(self) -> None:
+        """
+        Exclude from learning how latent states arise: representation, dynamics, and what only serves to teach them (projector,
+        predictor, observation head). Reward, value and policy networks, with their batch normalization, and the task embedding
+        go on learning; for the embedding, consistency is still part of the loss.
+        """
+        encoder = (self.image_features, self.representation, self.dynamics_input, self.dynamics)
+        for part in (*encoder, self.projector, self.predictor, self.observation_head):
+            if part is not None:
+                part.requires_grad_(False)
+
     def train(self, mode: bool = True) -> WorldModel:
         """
         Switch between training and evaluation. The end of training counts as a change.

@@ -1,0 +1,179 @@
+"""A trained agent for further tasks: its networks, its optimizer, and a new row of the task embedding for each new task."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch as th
+from stable_baselines3.common.type_aliases import GymEnv
+
+from sb3_ezm.arguments import ARGUMENTS
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.ezm import EZM
+from sb3_ezm.multitask.inspection import find_task_set
+from sb3_ezm.observations import ObservationLayout
+from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.settings import apply_changes, argument_names, attributes, change_arguments
+from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
+
+EZMT = TypeVar("EZMT", bound=EZM)
+
+_SAME = ("observation_size", "action_size", "observation_index", "embodiment")  # of a task that is known already
+
+
+def add_tasks(model: EZMT, env: GymEnv, like: str | None = None, **changes: Any) -> EZMT:
+    """
+    Make an agent for the tasks of an environment from one that has been trained on others.
+
+    Tasks are matched by name. Those that the trained agent knows keep their embedding: for them the new agent computes
+    exactly what the old one did. A new task's embedding starts as the mean of the trained ones, or as that of the task
+    ``like``, and so does what the optimizer remembers of it. Tasks that the environment lacks are forgotten. Networks, target
+    network, optimizer, statistics of observations and the number of updates are taken over; a robot that the agent has not
+    seen begins with statistics of its own. The replay and the count of steps start from zero; the first ``learning_starts``
+    transitions, before the first update, are collected with what the agent has learned, not at random.
+
+    With ``policy_kwargs={"freeze_dynamics": True}`` only reward, value, policy and the embeddings learn from then on, see
+    :meth:`~sb3_ezm.model.world_model.WorldModel.freeze_dynamics`.
+
+    :param model: the trained agent, which stays as it is
+    :param env: environment of all tasks that the new agent shall play, from ``make_multitask_env``. Padded, its observations
+        and actions must be as long as the trained ones
+    :param like: trained task that the new ones start from (default: the mean of all)
+    :param changes: arguments of the algorithm that replace those of the trained agent
+    :return: the new agent
+    :raises ConfigurationError: if the tasks do not fit the networks; the message names the sizes
+    :raises UnknownSettingError: if there is no such argument
+    """
+    trained, policy_class = model.policy.task_set, type(model.policy)
+    vec_env = type(model)._wrap_env(env, model.verbose)
+    tasks: TaskSet | None = changes.get("task_set") or find_task_set(vec_env)
+    if tasks is None:
+        raise ConfigurationError("The environment does not name its tasks: create it with `make_multitask_env`.")
+    _check_tasks(trained, tasks, model.policy.model_config.task_embedding_size)
+    _check_pictures(model.policy, ObservationLayout(vec_env.observation_space))
+    sources = [trained.index(like)] if like is not None else list(range(len(trained)))
+    rows = [[trained.index(spec.name)] if spec.name in trained else sources for spec in tasks]
+
+    saved = {**_arguments(model), "task_set": None}
+    arguments = change_arguments(type(model), saved, changes, policy_class, ("model",))
+    create: Any = type(model)
+    extended: EZMT = create(policy_class, vec_env, **arguments)
+    weights = {**extended.policy.state_dict(), **model.policy.state_dict()}
+    for network in ("world_model", "target_model"):
+        _take_rows(weights, f"{network}.task_embedding.weight", rows)
+        _take_statistics(weights, f"{network}.normalizer", getattr(extended.policy, network), _groups(trained, tasks))
+    try:
+        extended.policy.load_state_dict(weights)
+    except RuntimeError as error:  # networks of the user's own
+        raise ConfigurationError(f"The networks of the trained agent do not fit the new tasks: {error}") from error
+    extended.policy.optimizer.load_state_dict(_optimizer_state(model.policy, rows))
+    apply_changes(extended, changes, saved["policy_kwargs"] or {})
+    extended._n_updates = model._n_updates
+    return extended
+
+
+def _check_tasks(trained: TaskSet, tasks: TaskSet, embedding: int) -> None:
+    if tasks.discrete != trained.discrete:
+        kinds = {True: "one of several actions", False: "continuous actions"}
+        raise ConfigurationError(f"The agent chooses {kinds[trained.discrete]}, the new tasks {kinds[tasks.discrete]}.")
+    if tasks.action_repeat != trained.action_repeat:
+        raise ConfigurationError(
+            f"The agent was trained with `action_repeat` {trained.action_repeat}, the environment has {tasks.action_repeat}: "
+            f"pass `action_repeat={trained.action_repeat}` to `make_multitask_env`."
+        )
+    for spec in tasks:
+        if spec.name in trained:
+            _check_same(trained[spec.name], spec)
+        else:
+            _check_new(trained, spec)
+    mine, theirs = ((each.observation_size, each.action_size) for each in (trained, tasks))
+    if mine != theirs:
+        largest = [spec.name for spec in trained if spec.padded_size == mine[0] or spec.action_size == mine[1]]
+        raise ConfigurationError(
+            f"The networks take {mine[0]} observation entries and {mine[1]} action entries, the environment is padded to "
+            f"{theirs[0]} and {theirs[1]}: keep the largest trained tasks ({largest}) in it."
+        )
+    if embedding and (len(trained) == 1) != (len(tasks) == 1):
+        raise ConfigurationError(
+            f"The agent was trained on {len(trained)} and shall play {len(tasks)}: only agents of several tasks have a task "
+            "embedding, so neither can the only task get company nor all but one be dropped."
+        )
+
+
+def _check_same(before: TaskSpec, after: TaskSpec) -> None:
+    for label in _SAME:
+        mine, theirs = getattr(before, label), getattr(after, label)
+        if mine != theirs:
+            hint = ""
+            if label == "observation_index":  # suites that align observations do so for all tasks of a set together
+                hint = " Make the environment of a TaskSet that keeps the places: `TaskSet((*trained_tasks, *new_tasks))`."
+            raise ConfigurationError(f"Task {before.name!r} was trained with the `{label}` {mine} and now has {theirs}.{hint}")
+
+
+def _check_new(trained: TaskSet, spec: TaskSpec) -> None:
+    for what, size, most in (
+        ("observation", spec.padded_size, trained.observation_size),
+        ("action", spec.action_size, trained.action_size),
+    ):
+        if size > most:
+            raise ConfigurationError(
+                f"Task {spec.name!r} needs {size} {what} entries, the trained networks take {most}: train a new agent on all "
+                "tasks, or begin with tasks that are as large."
+            )
+
+
+def _check_pictures(policy: EZMPolicy, layout: ObservationLayout) -> None:
+    mine, theirs = (each.image_shape or "no pictures" for each in (policy.layout, layout))
+    if mine != theirs:
+        raise ConfigurationError(f"The agent observes {mine}, the environment shows {theirs}.")
+
+
+def _arguments(model: EZM) -> dict[str, Any]:
+    """All arguments that the model was made with, those of a subclass included."""
+    others = [name for name in argument_names(type(model)) if name not in ARGUMENTS and hasattr(model, name)]
+    arguments = {**attributes(model), **{name: getattr(model, name) for name in others}}
+    arguments["action_noise"] = getattr(model.action_noise, "base_noise", model.action_noise)  # SB3 makes one per environment
+    return arguments
+
+
+def _mean_rows(table: th.Tensor, rows: Sequence[Sequence[int]]) -> th.Tensor:
+    """Rows that are each the mean of some of a table's; of one, it is that row to the bit."""
+    return th.stack([table[row[0]] if len(row) == 1 else table[list(row)].mean(dim=0) for row in rows])
+
+
+def _take_rows(weights: dict[str, th.Tensor], name: str, rows: Sequence[Sequence[int]]) -> None:
+    if name in weights:
+        weights[name] = _mean_rows(weights[name], rows)
+
+
+def _groups(trained: TaskSet, tasks: TaskSet) -> dict[int, int]:
+    """For each group of tasks that share statistics the trained group with the same robot, if there is one."""
+    # Numbered in order of appearance: the trained ones keep their numbers.
+    joint = TaskSet((*trained, *(spec for spec in tasks if spec.name not in trained)))
+    numbers = dict(zip(joint.names, joint.embodiments(), strict=True))
+    known = set(trained.embodiments())
+    pairs = zip(tasks.names, tasks.embodiments(), strict=True)
+    return {group: numbers[name] for name, group in pairs if numbers[name] in known}
+
+
+def _take_statistics(weights: dict[str, th.Tensor], prefix: str, network: th.nn.Module, groups: dict[int, int]) -> None:
+    for name in ("mean", "variance", "count"):
+        if f"{prefix}.{name}" not in weights:  # pictures are not normalized
+            continue
+        statistics = network.state_dict()[f"normalizer.{name}"].clone()  # nothing seen
+        for new, old in groups.items():
+            statistics[new] = weights[f"{prefix}.{name}"][old]
+        weights[f"{prefix}.{name}"] = statistics
+
+
+def _optimizer_state(policy: EZMPolicy, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+    state = copy.deepcopy(policy.optimizer.state_dict())  # an optimizer would share the tensors
+    if policy.world_model.task_embedding is not None:
+        table = policy.world_model.task_embedding.weight
+        index = next(index for index, weight in enumerate(policy.world_model.parameters()) if weight is table)
+        for name, value in state["state"].get(index, {}).items():
+            if isinstance(value, th.Tensor) and value.shape == table.shape:
+                state["state"][index][name] = _mean_rows(value, rows)
+    return state
