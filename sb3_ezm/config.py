@@ -291,6 +291,9 @@ class RuntimeConfig(Settings):
     :param priority_lag: updates that may still be running while the next batch is drawn. 0: new priorities count for the
         next batch. With a lag the host never waits for the device in an update; priorities and target network follow that many
         updates late, as does the error for a gradient that is not finite (it is never applied).
+    :param overlap: on a CPU, compute the targets of the next update of the same call of ``train`` in a second thread, beside the
+        gradient: with ``gradient_steps`` of 4 and more this keeps two cores busy. Those targets come from the target network, and
+        their segments from the priorities, of one update earlier; results do not depend on which thread is faster
     :param compile: run searches, unroll and losses through ``torch.compile`` with fixed shapes. The first updates then take
         minutes with the backend ``"inductor"``
     :param compile_backend: of ``torch.compile``
@@ -300,6 +303,7 @@ class RuntimeConfig(Settings):
     mixed_precision: bool = setting(False, kinds.SWITCH)
     max_roots: int = setting(4096, kinds.COUNT)
     priority_lag: int = setting(0, kinds.whole(0, 1000))
+    overlap: bool = setting(False, kinds.SWITCH)
     compile: bool = setting(False, kinds.SWITCH)
     compile_backend: str = setting("inductor", kinds.TEXT)
     cuda_graphs: bool = setting(False, kinds.SWITCH)

@@ -29,7 +29,7 @@ from sb3_ezm.config import (
 from sb3_ezm.defaults import BY_PRESET, completed
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.kinds import checked
-from sb3_ezm.learning.learner import Learner
+from sb3_ezm.learning.learner import Learner, Reanalysis
 from sb3_ezm.loading import LoadedWithChanges
 from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.observations import ObservationLayout
@@ -323,23 +323,34 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
             self._warn_of_idle_tasks(self.policy.task_set.names)
             return
         self._update_learning_rate(self.policy.optimizer)
-        for _ in range(gradient_steps):
+        following: Reanalysis | None = None
+        for left in range(gradient_steps, 0, -1):
             with self.policy.lock:  # another thread may predict between two updates
                 self.policy.set_training_mode(True)
-                self._update(batch_size)
+                following = self._update(batch_size, following, ahead=left > 1 and self.learner.runtime.overlap)
             self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
-    def _update(self, batch_size: int) -> None:
-        with self._times.measure("sample"):
-            batch = self.replay_buffer.sample_segments(batch_size, env=self._vec_normalize_env).to(self.device)
+    def _update(self, batch_size: int, prepared: Reanalysis | None, ahead: bool) -> Reanalysis | None:
+        """One update; if ``ahead``, the next one's targets are computed beside the gradient, which must not see them change."""
+        prepared = prepared or self._reanalyze(batch_size, self._n_updates)
         with self._times.measure("reanalyze"):
-            targets = self.learner.reanalyze(batch, self._n_updates)
+            targets = self.learner.targets_of(prepared)
+        following = self._reanalyze(batch_size, self._n_updates + 1) if ahead else None
         with self._times.measure("update"):
-            self.learner.launch(batch, targets, self._n_updates)
+            self.learner.launch(prepared.batch, targets, self._n_updates)
+            if following is not None:
+                following.wait()  # it reads the target network, which steps now
             outcomes = self.learner.finish(lag=self.learner.runtime.priority_lag)
         for outcome in outcomes:
             self.replay_buffer.update_priorities(outcome.tasks, outcome.tickets, outcome.errors)
+        return following
+
+    def _reanalyze(self, batch_size: int, updates: int) -> Reanalysis:
+        with self._times.measure("sample"):
+            batch = self.replay_buffer.sample_segments(batch_size, env=self._vec_normalize_env).to(self.device)
+        with self._times.measure("reanalyze"):
+            return self.learner.begin_reanalysis(batch, updates)
 
     def _can_train(self) -> bool:
         """Every task needs data; an environment that cycles through tasks may not have shown them all yet."""

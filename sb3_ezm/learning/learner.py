@@ -9,6 +9,7 @@ on the device.
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from sb3_ezm.devices import Readback
 from sb3_ezm.errors import NonFiniteError
 from sb3_ezm.finite import describe_gradient
 from sb3_ezm.learning.gradients import GradientStep, UnrollLoss
-from sb3_ezm.learning.reanalyze import Reanalyzer
+from sb3_ezm.learning.reanalyze import Reanalyzed, Reanalyzer
 from sb3_ezm.planner import Planner
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.runtime.graphs import CudaGraphs, check_backend
@@ -44,6 +45,18 @@ class UpdateOutcome:
     tasks: IntArray
     tickets: IntArray
     errors: FloatArray
+
+
+@dataclass(frozen=True)
+class Reanalysis:
+    """Targets that are being computed."""
+
+    batch: SegmentBatch
+    outcome: Future[Reanalyzed]
+
+    def wait(self) -> None:
+        """Return when they are there, or an error is."""
+        wait([self.outcome])
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,7 @@ class Learner:
         loss = UnrollLoss(policy.world_model, loss_config, target_config.unroll_steps, self.runtime.mixed_precision)
         self._gradient_step = GradientStep(loss, self.update_config.max_grad_norm, self.runtime, graphs)
         self._launched: deque[_LaunchedUpdate] = deque()
+        self._second_thread = ThreadPoolExecutor(1, "reanalysis") if self.runtime.overlap else None
 
     def seed(self, seed: int) -> None:
         """
@@ -143,19 +157,42 @@ class Learner:
         self.metrics.load_state_dict(state["metrics"])
         self._launched = deque(_LaunchedUpdate.from_state_dict(values) for values in state["launched"])
 
+    def begin_reanalysis(self, batch: SegmentBatch, updates: int) -> Reanalysis:
+        """
+        Add the observations to the running statistics, and compute targets with the target network: with ``overlap`` in a
+        second thread, while the caller goes on. Until it is done, neither target network nor statistics may change.
+
+        :param batch: segments
+        :param updates: updates done before their gradient step
+        :return: the running computation
+        """
+        self.policy.update_statistics(*batch.reached_observations())
+        arguments = self.policy.target_model, batch, updates
+        if self._second_thread is not None:
+            return Reanalysis(batch, self._second_thread.submit(self.reanalyzer, *arguments))
+        done: Future[Reanalyzed] = Future()
+        done.set_result(self.reanalyzer(*arguments))
+        return Reanalysis(batch, done)
+
+    def targets_of(self, reanalysis: Reanalysis) -> TargetBatch:
+        """
+        :param reanalysis: from :meth:`begin_reanalysis`
+        :return: its targets, once they are there
+        """
+        targets, figures = reanalysis.outcome.result()
+        if self.target_config.reanalyze_ratio > 0:
+            self.metrics.add(**{f"search_{name}": value for name, value in figures.items()})
+        return targets
+
     def reanalyze(self, batch: SegmentBatch, updates: int) -> TargetBatch:
         """
-        Add the observations to the running statistics, and compute targets with the target network.
+        :meth:`begin_reanalysis` and :meth:`targets_of` in one.
 
         :param batch: segments
         :param updates: updates done so far
         :return: targets
         """
-        self.policy.update_statistics(*batch.reached_observations())
-        targets, figures = self.reanalyzer(self.policy.target_model, batch, updates)
-        if self.target_config.reanalyze_ratio > 0:
-            self.metrics.add(**{f"search_{name}": value for name, value in figures.items()})
-        return targets
+        return self.targets_of(self.begin_reanalysis(batch, updates))
 
     def launch(self, batch: SegmentBatch, targets: TargetBatch, updates: int) -> None:
         """

@@ -16,6 +16,10 @@ from sb3_ezm.search.model import choose_heads
 from sb3_ezm.types import SegmentBatch, TargetBatch
 
 
+#: targets, and statistics of the searches for the log
+Reanalyzed = tuple[TargetBatch, dict[str, th.Tensor]]
+
+
 class SearchTargets(NamedTuple):
     """Targets from ``N`` searches."""
 
@@ -49,7 +53,7 @@ class Reanalyzer:
         self.autocast = planner.runtime.mixed_precision
 
     @th.no_grad()
-    def __call__(self, model: WorldModel, batch: SegmentBatch, updates: int) -> tuple[TargetBatch, dict[str, th.Tensor]]:
+    def __call__(self, model: WorldModel, batch: SegmentBatch, updates: int) -> Reanalyzed:
         """
         Compute all targets.
 
