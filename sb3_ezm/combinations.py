@@ -17,11 +17,14 @@ from sb3_ezm.value_targets import VALUE_TARGETS
 Rule = tuple[type[Settings], str, bool, str]  # configuration, setting, whether it has no effect, why
 
 
-def check_combinations(configs: Configs, policy: EZMPolicy, train_freq: Any, num_envs: int | None, preset: str | None) -> None:
+def check_combinations(
+    configs: Configs, policy: EZMPolicy, train_freq: Any, gradient_steps: int, num_envs: int | None, preset: str | None
+) -> None:
     """
     :param configs: settings of the algorithm
     :param policy: made with them
     :param train_freq: SB3's, when to train
+    :param gradient_steps: SB3's, updates in a row
     :param num_envs: number of environments, if there are any
     :param preset: whose settings the user did not have to give
     :raises ConfigurationError: for settings that cannot work together
@@ -44,12 +47,15 @@ def check_combinations(configs: Configs, policy: EZMPolicy, train_freq: Any, num
     settings = preset_settings(preset)
     usual: dict[type[Settings], Settings] = {type(config): config for config in make_configs(settings)}
     usual[ModelConfig] = policy.model_settings(**settings.get("policy_kwargs", {}))
-    for config, name, inert, why in (
+    pairs = "it pairs updates of one call of `train`, and `gradient_steps` is 1"
+    rules: list[Rule] = [
         *_of_targets(configs),
         *_of_searches(configs),
         *_of_proposals(policy.task_set.discrete),
         *_others(configs, len(policy.task_set)),
-    ):
+        (RuntimeConfig, "overlap", gradient_steps == 1, pairs),
+    ]
+    for config, name, inert, why in rules:
         value = getattr(used[config], name)
         if inert and value != getattr(usual[config], name):
             warnings.warn(f"{_where(config, name)} ({value!r}) does nothing: {why}.", UserWarning, stacklevel=4)

@@ -291,9 +291,10 @@ class RuntimeConfig(Settings):
     :param priority_lag: updates that may still be running while the next batch is drawn. 0: new priorities count for the
         next batch. With a lag the host never waits for the device in an update; priorities and target network follow that many
         updates late, as does the error for a gradient that is not finite (it is never applied).
-    :param overlap: on a CPU, compute the targets of the next update of the same call of ``train`` in a second thread, beside the
-        gradient: with ``gradient_steps`` of 4 and more this keeps two cores busy. Those targets come from the target network, and
-        their segments from the priorities, of one update earlier; results do not depend on which thread is faster
+    :param overlap: on a CPU, compute the targets of the next update of the same call of ``train`` in a second thread, beside
+        the gradient, each with half of PyTorch's threads: with ``gradient_steps`` of 4 and more this keeps two cores busy.
+        Those targets come from the target network, and their segments from the priorities, of one update earlier; results do
+        not depend on which thread is faster
     :param compile: run searches, unroll and losses through ``torch.compile`` with fixed shapes. The first updates then take
         minutes with the backend ``"inductor"``
     :param compile_backend: of ``torch.compile``
@@ -307,6 +308,14 @@ class RuntimeConfig(Settings):
     compile: bool = setting(False, kinds.SWITCH)
     compile_backend: str = setting("inductor", kinds.TEXT)
     cuda_graphs: bool = setting(False, kinds.SWITCH)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(
+            not (self.overlap and self.static),
+            f"`overlap` is for plain functions on a CPU, not with `compile` ({self.compile}) or `cuda_graphs` "
+            f"({self.cuda_graphs}).",
+        )
 
     @property
     def static(self) -> bool:

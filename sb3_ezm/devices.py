@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,22 @@ def set_num_threads(wanted: int) -> None:
     if wanted > cores:
         warnings.warn(f"{wanted} threads were requested and {cores} are used: there are no more cores.", stacklevel=2)
     th.set_num_threads(min(wanted, cores))
+
+
+@contextmanager
+def num_threads(count: int) -> Iterator[None]:
+    """
+    :param count: threads of PyTorch in each operation of the calling thread, in the context
+    """
+    before = th.get_num_threads()
+    if count == before:
+        yield
+        return
+    th.set_num_threads(count)
+    try:
+        yield
+    finally:
+        th.set_num_threads(before)
 
 
 def to_device(values: npt.NDArray[Any] | th.Tensor, device: th.device) -> th.Tensor:

@@ -27,6 +27,7 @@ from sb3_ezm.config import (
     PolicyTarget,
 )
 from sb3_ezm.defaults import BY_PRESET, completed
+from sb3_ezm.devices import num_threads
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.kinds import checked
 from sb3_ezm.learning.learner import Learner, Reanalysis
@@ -222,7 +223,8 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
             self.observation_space, self.action_space, self.lr_schedule, **settings.policy_settings(values, self.configs)
         )
         self.policy = policy.to(self.device)
-        check_combinations(self.configs, self.policy, self.train_freq, getattr(self, "n_envs", None), self.preset)
+        num_envs = getattr(self, "n_envs", None)
+        check_combinations(self.configs, self.policy, self.train_freq, self.gradient_steps, num_envs, self.preset)
         if getattr(self, "replay_buffer", None) is None:
             self.replay_buffer = settings.make_replay_buffer(self, values, self.configs)
         self.learner = Learner(self.policy, *self.configs[:5])
@@ -325,14 +327,15 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         self._update_learning_rate(self.policy.optimizer)
         following: Reanalysis | None = None
         for left in range(gradient_steps, 0, -1):
-            with self.policy.lock:  # another thread may predict between two updates
+            # Another thread may predict between two updates.
+            with self.policy.lock, num_threads(self.learner.threads_each):
                 self.policy.set_training_mode(True)
                 following = self._update(batch_size, following, ahead=left > 1 and self.learner.runtime.overlap)
             self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _update(self, batch_size: int, prepared: Reanalysis | None, ahead: bool) -> Reanalysis | None:
-        """One update; if ``ahead``, the next one's targets are computed beside the gradient, which must not see them change."""
+        """One update. If ``ahead``, the targets of the next one are computed beside its gradient, and returned."""
         prepared = prepared or self._reanalyze(batch_size, self._n_updates)
         with self._times.measure("reanalyze"):
             targets = self.learner.targets_of(prepared)

@@ -65,6 +65,7 @@ ACTING: list[tuple[str, Any, dict[str, Any]]] = [
     ("num_simulations", 6, {}),
     ("runtime_kwargs.max_roots", 2, {}),
     ("runtime_kwargs.priority_lag", 2, {}),
+    ("runtime_kwargs.overlap", True, {"gradient_steps": 2}),
     *((f"search_kwargs.{name}", value, {}) for name, value in {"num_leaf_actions": 3, "wide_fraction": 0.0}.items()),
     *((f"search_kwargs.{name}", value, {}) for name, value in {"std_magnification": 9.0}.items()),
     *((f"search_kwargs.{name}", value, {}) for name, value in {"gumbel_scale": 5.0, "value_reduction": "mean"}.items()),

@@ -16,8 +16,8 @@ from typing import Any
 import torch as th
 
 from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig, TargetConfig, UpdateConfig
-from sb3_ezm.devices import Readback
-from sb3_ezm.errors import NonFiniteError
+from sb3_ezm.devices import Readback, num_threads
+from sb3_ezm.errors import ConfigurationError, NonFiniteError
 from sb3_ezm.finite import describe_gradient
 from sb3_ezm.learning.gradients import GradientStep, UnrollLoss
 from sb3_ezm.learning.reanalyze import Reanalyzed, Reanalyzer
@@ -112,6 +112,10 @@ class Learner:
         self.loss_config = loss_config
         self.update_config = update_config or UpdateConfig()
         self.runtime = runtime or RuntimeConfig()
+        if self.runtime.overlap and policy.device.type != "cpu":
+            raise ConfigurationError(
+                f"`overlap` shares the cores of a CPU, but the model is on {str(policy.device)!r}: use `priority_lag` there."
+            )
         self.metrics = MetricMeans()
         generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
         # Millions of normal draws per batch: an accelerator makes its own. Decisions on the host need a generator on the CPU.
@@ -160,7 +164,8 @@ class Learner:
     def begin_reanalysis(self, batch: SegmentBatch, updates: int) -> Reanalysis:
         """
         Add the observations to the running statistics, and compute targets with the target network: with ``overlap`` in a
-        second thread, while the caller goes on. Until it is done, neither target network nor statistics may change.
+        second thread with as many threads of PyTorch as the caller's, which goes on. Until it is done, neither target network
+        nor statistics may change.
 
         :param batch: segments
         :param updates: updates done before their gradient step
@@ -169,10 +174,20 @@ class Learner:
         self.policy.update_statistics(*batch.reached_observations())
         arguments = self.policy.target_model, batch, updates
         if self._second_thread is not None:
-            return Reanalysis(batch, self._second_thread.submit(self.reanalyzer, *arguments))
+            return Reanalysis(batch, self._second_thread.submit(self._reanalyze_with, th.get_num_threads(), *arguments))
         done: Future[Reanalyzed] = Future()
         done.set_result(self.reanalyzer(*arguments))
         return Reanalysis(batch, done)
+
+    @property
+    def threads_each(self) -> int:
+        """PyTorch's threads for an update, or for each half of it if they overlap."""
+        count = th.get_num_threads()
+        return count if self._second_thread is None else max(1, count // 2)
+
+    def _reanalyze_with(self, threads: int, *arguments: Any) -> Reanalyzed:
+        with num_threads(threads):
+            return self.reanalyzer(*arguments)
 
     def targets_of(self, reanalysis: Reanalysis) -> TargetBatch:
         """

@@ -1,0 +1,139 @@
+"""Reanalysis in a second thread, beside the gradient of the update before."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch as th
+
+from sb3_ezm import EZM, ConfigurationError
+from sb3_ezm.checkpoint.container import read_checkpoint
+from sb3_ezm.config import RuntimeConfig
+from sb3_ezm.devices import num_threads
+from sb3_ezm.types import SegmentBatch
+from tests.resume_cases import differences
+from tests.tiny import tiny_model, toy_env
+
+TASKS = ["toy-balance", "toy-spin"]
+
+
+def make(steps: int = 3, overlap: bool = True, **changes: Any) -> EZM:
+    settings = {"gradient_steps": steps, "runtime_kwargs": {"overlap": overlap}, "learning_rate": 1e-2, "seed": 0, **changes}
+    return tiny_model(toy_env(TASKS), **settings)
+
+
+def weights(model: EZM) -> dict[str, th.Tensor]:
+    networks = {"learner": model.policy.world_model, "target": model.policy.target_model}
+    return {f"{name}.{key}": value for name, network in networks.items() for key, value in network.state_dict().items()}
+
+
+def assert_same(one: EZM, other: EZM) -> None:
+    for name, value in weights(one).items():
+        assert th.equal(value, weights(other)[name]), name
+
+
+def test_the_next_targets_come_from_the_target_network_of_one_update_earlier() -> None:
+    trained, by_hand = (make().learn(12, log_interval=None) for _ in range(2))
+    assert_same(trained, by_hand)
+    trained.train(3, 8)
+
+    policy, learner, buffer = by_hand.policy, by_hand.learner, by_hand.replay_buffer
+    policy.set_training_mode(True)
+
+    def draw() -> SegmentBatch:
+        batch = buffer.sample_segments(8).to(policy.device)
+        policy.update_statistics(*batch.reached_observations())
+        return batch
+
+    batch = draw()
+    targets, _ = learner.reanalyzer(policy.target_model, batch, by_hand._n_updates)
+    for left in (2, 1, 0):
+        if left > 0:
+            following = draw()
+            next_targets, _ = learner.reanalyzer(policy.target_model, following, by_hand._n_updates + 1)
+        learner.launch(batch, targets, by_hand._n_updates)
+        (outcome,) = learner.finish()
+        buffer.update_priorities(outcome.tasks, outcome.tickets, outcome.errors)
+        by_hand._n_updates += 1
+        batch, targets = following, next_targets
+    assert_same(trained, by_hand)
+
+
+def test_a_single_update_per_call_is_the_same_with_and_without() -> None:
+    with pytest.warns(UserWarning, match=r"`overlap` in `runtime_kwargs` \(True\) does nothing: .*`gradient_steps` is 1"):
+        overlapping = make(steps=1)
+    assert_same(overlapping.learn(20, log_interval=None), make(steps=1, overlap=False).learn(20, log_interval=None))
+
+
+def test_reanalysis_runs_in_another_thread_while_the_gradient_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(steps=2).learn(12, log_interval=None)
+    second, gradient_began = model.learner.reanalyzer, threading.Event()
+    threads, compute = [], model.learner._gradient_step._compute
+
+    def reanalyze(*arguments: Any) -> Any:
+        if threads:  # the first of the two precedes any gradient
+            assert gradient_began.wait(timeout=60), "the gradient waits for the reanalysis"
+        threads.append(threading.current_thread())
+        return second(*arguments)
+
+    def gradient(*arguments: Any) -> Any:
+        gradient_began.set()
+        return compute(*arguments)
+
+    monkeypatch.setattr(model.learner, "reanalyzer", reanalyze)
+    monkeypatch.setattr(model.learner._gradient_step, "_compute", gradient)
+    model.train(2, 8)
+    assert len(threads) == 2 and threading.main_thread() not in threads
+
+
+def test_each_half_gets_half_of_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    for overlap, expected in ((True, 2), (False, 4)):
+        model = make(overlap=overlap).learn(12, log_interval=None)
+        reanalyzer, launch = model.learner.reanalyzer, model.learner.launch
+        monkeypatch.setattr(
+            model.learner, "reanalyzer", lambda *a, f=reanalyzer: (seen.append(th.get_num_threads()), f(*a))[1]
+        )
+        monkeypatch.setattr(model.learner, "launch", lambda *a, f=launch: (seen.append(th.get_num_threads()), f(*a))[1])
+        with num_threads(4):
+            model.train(2, 8)
+            assert th.get_num_threads() == 4
+        assert seen == [expected] * 4
+        seen.clear()
+
+
+def test_an_error_in_the_second_thread_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make().learn(12, log_interval=None)
+
+    def fail(*arguments: Any) -> Any:
+        raise RuntimeError("no targets today")
+
+    monkeypatch.setattr(model.learner, "reanalyzer", fail)
+    with pytest.raises(RuntimeError, match="no targets today"):
+        model.train(2, 8)
+
+
+def test_it_resumes_bit_for_bit(tmp_path: Path) -> None:
+    make().learn(24).save_checkpoint(tmp_path / "half")
+    resumed = EZM.resume(tmp_path / "half", toy_env(TASKS))
+    assert resumed.learner.runtime == RuntimeConfig(overlap=True)
+    finished = []
+    for model in (resumed, make().learn(24)):
+        model.learn(12, reset_num_timesteps=False)
+        finished.append(read_checkpoint(model.save_checkpoint(tmp_path / str(len(finished)))))
+    assert differences(*finished) == []
+
+
+@pytest.mark.parametrize("other", ["compile", "cuda_graphs"])
+def test_not_with_fixed_shapes(other: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"`overlap` is for plain functions on a CPU, not with `compile`"):
+        RuntimeConfig(**{"overlap": True, other: True})
+
+
+def test_not_on_another_device() -> None:
+    model = make()
+    with pytest.raises(ConfigurationError, match=r"`overlap` shares the cores of a CPU, but the model is on 'meta'"):
+        type(model.learner)(model.policy.to("meta"), *model.configs[:5])
