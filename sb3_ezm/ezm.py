@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -27,10 +28,10 @@ from sb3_ezm.config import (
     PolicyTarget,
 )
 from sb3_ezm.defaults import BY_PRESET, completed
-from sb3_ezm.devices import num_threads
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.kinds import checked
-from sb3_ezm.learning.learner import Learner, Reanalysis
+from sb3_ezm.learning.learner import Learner
+from sb3_ezm.learning.updates import updates
 from sb3_ezm.loading import LoadedWithChanges
 from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.observations import ObservationLayout
@@ -325,35 +326,12 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
             self._warn_of_idle_tasks(self.policy.task_set.names)
             return
         self._update_learning_rate(self.policy.optimizer)
-        following: Reanalysis | None = None
-        for left in range(gradient_steps, 0, -1):
-            # Another thread may predict between two updates.
-            with self.policy.lock, num_threads(self.learner.threads_each):
-                self.policy.set_training_mode(True)
-                following = self._update(batch_size, following, ahead=left > 1 and self.learner.runtime.overlap)
+        draw = partial(self.replay_buffer.sample_segments, batch_size, env=self._vec_normalize_env)
+        for outcomes in updates(self.learner, draw, gradient_steps, self._n_updates, self._times):
+            for outcome in outcomes:
+                self.replay_buffer.update_priorities(outcome.tasks, outcome.tickets, outcome.errors)
             self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-
-    def _update(self, batch_size: int, prepared: Reanalysis | None, ahead: bool) -> Reanalysis | None:
-        """One update. If ``ahead``, the targets of the next one are computed beside its gradient, and returned."""
-        prepared = prepared or self._reanalyze(batch_size, self._n_updates)
-        with self._times.measure("reanalyze"):
-            targets = self.learner.targets_of(prepared)
-        following = self._reanalyze(batch_size, self._n_updates + 1) if ahead else None
-        with self._times.measure("update"):
-            self.learner.launch(prepared.batch, targets, self._n_updates)
-            if following is not None:
-                following.wait()  # it reads the target network, which steps now
-            outcomes = self.learner.finish(lag=self.learner.runtime.priority_lag)
-        for outcome in outcomes:
-            self.replay_buffer.update_priorities(outcome.tasks, outcome.tickets, outcome.errors)
-        return following
-
-    def _reanalyze(self, batch_size: int, updates: int) -> Reanalysis:
-        with self._times.measure("sample"):
-            batch = self.replay_buffer.sample_segments(batch_size, env=self._vec_normalize_env).to(self.device)
-        with self._times.measure("reanalyze"):
-            return self.learner.begin_reanalysis(batch, updates)
 
     def _can_train(self) -> bool:
         """Every task needs data; an environment that cycles through tasks may not have shown them all yet."""

@@ -279,19 +279,6 @@ def test_training_with_a_lag_resumes_bit_for_bit(tmp_path: Any) -> None:
     assert differences(*finished) == []
 
 
-def test_late_updates_of_earlier_versions_resume() -> None:
-    learner = make_learner()
-    batch = make_segments().to(learner.policy.device)
-    learner.launch(batch, learner.reanalyze(batch, 0), 0)
-    state = learner.state_dict()
-    state["launched"][0]["slots"] = state["launched"][0].pop("tickets")
-    other = make_learner()
-    other.load_state_dict(state)
-    (outcome,) = other.finish()
-    np.testing.assert_array_equal(outcome.tickets, batch.tickets)
-    np.testing.assert_array_equal(outcome.errors, learner.finish()[0].errors)
-
-
 def test_late_priorities_do_not_reach_another_replay_buffer(tmp_path: Any) -> None:
     def blank_rows_with_priority(model: EZM) -> int:
         return sum(

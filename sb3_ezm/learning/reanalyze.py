@@ -15,7 +15,6 @@ from sb3_ezm.search import SearchOutput
 from sb3_ezm.search.model import choose_heads
 from sb3_ezm.types import SegmentBatch, TargetBatch
 
-
 #: targets, and statistics of the searches for the log
 Reanalyzed = tuple[TargetBatch, dict[str, th.Tensor]]
 
