@@ -120,7 +120,7 @@ def table(scores: dict[str, dict[str, Score]]) -> str:
         reference, random, zero = HUMANOID_BENCH[task], result["random"], result["zero"]
         cells = [
             task,
-            f"{H1_TASK_INFO[task].random_score:.1f}",
+            f"{H1_TASK_INFO[task].reference.random_score:.1f}",
             f"{reference.random_terminated:.1f}",
             f"{random.terminated:.1f} ± {random.terminated_std:.1f} ({random.length:.0f})",
             f"{reference.random_full:.1f}",

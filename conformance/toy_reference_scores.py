@@ -48,7 +48,8 @@ def main() -> None:
         random, random_std = mean_return(name, episodes, controller=False)
         best, best_std = mean_return(name, episodes, controller=True)
         bar = random + 0.9 * (best - random)
-        print(f"{name:<10}{random:>9.2f} ±{random_std:>6.2f}{best:>10.2f} ±{best_std:>6.2f}{bar:>10.1f}{task.success_bar:>12}")
+        in_use = task.reference.success_bar
+        print(f"{name:<10}{random:>9.2f} ±{random_std:>6.2f}{best:>10.2f} ±{best_std:>6.2f}{bar:>10.1f}{in_use:>12}")
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def main() -> None:
         print(f"{'task':<16}{'random':>18}{'no torque':>18}{'in use':>10}")
         for task in WALKER_TASKS:
             (random, random_std), (still, still_std) = (mean_return(task, args.episodes, scale) for scale in (1.0, 0.0))
-            in_use = WALKER_TASK_INFO[task].random_score
+            in_use = WALKER_TASK_INFO[task].reference.random_score
             print(f"{task:<16}{random:>9.2f} ±{random_std:>6.2f}{still:>10.2f} ±{still_std:>6.2f}{in_use:>10}")
 
 

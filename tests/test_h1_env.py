@@ -55,7 +55,7 @@ def test_ids_pass_both_environment_checkers(task: str) -> None:
 
 def test_task_order_is_the_task_id_order_of_the_suite() -> None:
     assert H1_MEDIUM_TASKS == ("stand", "walk", "run", "stair", "crawl", "pole", "slide", "hurdle", "maze")
-    assert [task.success_bar for task in H1_TASK_INFO.values()] == [800] + [700] * 7 + [1200]
+    assert [task.reference.success_bar for task in H1_TASK_INFO.values()] == [800] + [700] * 7 + [1200]
 
 
 def test_registering_twice_changes_nothing() -> None:

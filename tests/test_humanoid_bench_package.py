@@ -27,6 +27,7 @@ from sb3_ezm.envs.mujoco_fields import drop_missing_fields
 from sb3_ezm.evaluation import read_evaluations
 from sb3_ezm.multitask import ThreadedVecEnv
 from sb3_ezm.multitask.env_state import get_env_state, set_env_state
+from sb3_ezm.tasks.bounds import largest_reward
 
 try:
     load()
@@ -64,7 +65,7 @@ def test_facts_are_the_packages() -> None:
         robot = getattr(load(), "ROBOTS")[facts.robot](None)  # noqa: B009
         assert robot.dof == ROBOTS[facts.robot].positions
         assert task(robot, None).observation_space.shape == (facts.observation_size,)
-        assert (task.success_bar, task.max_episode_steps) == (facts.success_bar, facts.max_episode_steps)
+        assert (task.success_bar, task.max_episode_steps) == (facts.reference.success_bar, facts.max_episode_steps)
         assert (task.get_terminated.__qualname__ not in ("Task.get_terminated", "Crawl.get_terminated")) == facts.may_terminate
 
 
@@ -85,7 +86,7 @@ def test_suites_run(suite: str) -> None:
     assert np.abs(observation[:, :3]).max() < 2.0 and (observation[:, 2] > 0.9).all()  # the pelvis
     for _ in range(3):
         _, rewards, _, _ = env.step(np.zeros((env.num_envs, tasks.action_size), dtype=np.float32))
-        assert all(reward <= task.largest_reward for reward, task in zip(rewards, SUITES[suite], strict=True))
+        assert all(reward <= largest_reward(spec) for reward, spec in zip(rewards, tasks, strict=True))
     env.close()
 
 

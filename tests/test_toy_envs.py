@@ -150,9 +150,9 @@ def test_reference_scores_hold(name: str) -> None:
     task = TOY_TASKS[name]
     random = np.array([play(name, seed, controller=False)[0] for seed in range(30)])
     best = np.array([play(name, seed, controller=True)[0] for seed in range(30)])
-    assert abs(random.mean() - task.random_score) < 4 * random.std() / math.sqrt(30) + 1e-6
-    assert best.min() > task.success_bar
-    assert random.max() < task.success_bar - 0.2 * (task.success_bar - task.random_score)
+    assert abs(random.mean() - task.reference.random_score) < 4 * random.std() / math.sqrt(30) + 1e-6
+    assert best.min() > task.reference.success_bar
+    assert random.max() < task.reference.success_bar - 0.2 * (task.reference.success_bar - task.reference.random_score)
 
 
 def test_sizes_differ_across_the_suite() -> None:

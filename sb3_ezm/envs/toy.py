@@ -29,9 +29,11 @@ from gymnasium import spaces
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.tasks.env_factory import GymEnvFactory
+from sb3_ezm.tasks.reference import TaskReference
 from sb3_ezm.tasks.registry import register_suite
 from sb3_ezm.tasks.task_set import TaskSpec
 
+SOURCE = "200 episodes; bar: nine tenths of the way to a hand-derived controller (conformance/toy_reference_scores.py)"
 GRAVITY = 10.0  # angular acceleration of a horizontal rod, rad/s^2
 TORQUE = 5.0  # angular acceleration of full actions, rad/s^2: too weak to lift the rod without swinging
 DAMPING = 0.25  # 1/s
@@ -57,8 +59,7 @@ class ToyEnv(gym.Env[np.ndarray, np.ndarray]):
     motors: ClassVar[tuple[float, ...]] = (1.0,)  # strength of each action entry, as a multiple of TORQUE
     max_episode_steps: ClassVar[int] = 100
     may_terminate: ClassVar[bool] = False
-    random_score: ClassVar[float]
-    success_bar: ClassVar[float]
+    reference: ClassVar[TaskReference]
 
     def __init__(self, render_mode: str | None = None):
         if render_mode not in (None, "rgb_array"):
@@ -160,8 +161,7 @@ class ToySwingup(ToyEnv):
     """Swing up and stay upright. Reward ((1 + cos angle) / 2)^2 / (1 + speed^2 / 10), in [0, 1]."""
 
     name = "swingup"
-    random_score = 0.13
-    success_bar = 66.1
+    reference = TaskReference(0.13, 66.1, (0.0, 1.0), source=SOURCE)
 
     def _reward(self) -> float:
         return (0.5 + 0.5 * math.cos(self.angle)) ** 2 / (1.0 + 0.1 * self.speed**2)
@@ -181,8 +181,7 @@ class ToyBalance(ToyEnv):
     observation_size = 4
     max_episode_steps = 200
     may_terminate = True
-    random_score = 9.81
-    success_bar = 181.0
+    reference = TaskReference(9.81, 181.0, (0.0, 1.0), source=SOURCE)
 
     def _start(self) -> None:
         self.angle = self.np_random.uniform(-0.2, 0.2)
@@ -214,8 +213,7 @@ class ToySpin(ToyEnv):
     name = "spin"
     observation_size = 4
     motors = (1.5, 1.0)
-    random_score = -130.84
-    success_bar = -15.3
+    reference = TaskReference(-130.84, -15.3, (None, 0.0), source=SOURCE)
 
     def _start(self) -> None:
         super()._start()
@@ -237,8 +235,7 @@ class ToyHold(ToyEnv):
 
     name = "hold"
     goal: ClassVar[float] = math.pi - 0.4
-    random_score = 6.76
-    success_bar = 86.1
+    reference = TaskReference(6.76, 86.1, (0.0, 1.0), source=SOURCE)
 
     def _reward(self) -> float:
         return 1.0 if abs(self.angle - self.goal) < 0.15 and abs(self.speed) < 0.6 else 0.0
@@ -286,11 +283,10 @@ def build_toy() -> tuple[TaskSpec, ...]:
             name=f"toy-{name}",
             observation_size=task.observation_size,
             action_size=len(task.motors),
-            success_bar=task.success_bar,
-            random_score=task.random_score,
             may_terminate=task.may_terminate,
             env_fn=GymEnvFactory(toy_env_id(name)),
             embodiment="rod",
+            **task.reference.of_spec(),
         )
         for name, task in TOY_TASKS.items()
     )

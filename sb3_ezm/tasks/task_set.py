@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import cloudpickle
 import gymnasium as gym
@@ -13,10 +13,13 @@ from gymnasium import spaces
 
 from sb3_ezm import kinds
 from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.tasks.reference import Range, check_range
 
 EnvFactory = Callable[..., "gym.Env[Any, Any]"]
 """Returns a new environment at every call; takes ``render_mode`` (and any ``env_kwargs``) as keywords."""
 
+Outcome = Literal["return", "success"]
+"""What the score of an episode is about."""
 
 _SCORE = kinds.optional(kinds.NUMBER)
 _KINDS = {
@@ -31,6 +34,9 @@ _KINDS = {
     "embodiment": kinds.optional(kinds.TEXT),
     "discrete": kinds.SWITCH,
     "action_repeat": kinds.ACTION_REPEAT,
+    "reward_range": kinds.optional(kinds.several(_SCORE, "bounds, the least and the greatest reward")),
+    "bonuses": kinds.several(kinds.NUMBER, "rewards"),
+    "outcome": kinds.one_of(Outcome),
 }
 
 
@@ -54,8 +60,8 @@ class TaskSpec:
     :param name: what logs, errors and scores call the task; unique within a set
     :param observation_size: number of native observation entries after flattening
     :param action_size: number of native action entries after flattening, or of actions if they are discrete
-    :param success_bar: return at which the task counts as solved (normalized score 1)
-    :param random_score: return of the uniform random policy (normalized score 0)
+    :param success_bar: outcome at which the task counts as solved (normalized score 1)
+    :param random_score: outcome of the uniform random policy (normalized score 0)
     :param discount: discount of this task; ``None`` means the algorithm's ``gamma``
     :param may_terminate: False if an episode only ever ends by its time limit
     :param env_fn: creates the native environment; ``None`` for a set that only describes tasks
@@ -66,6 +72,10 @@ class TaskSpec:
     :param discrete: an action is one of ``action_size`` instead of a vector
     :param action_repeat: steps of the environment for which each action is repeated, see
         :class:`~sb3_ezm.multitask.action_repeat.ActionRepeat`; the same in all tasks of a set
+    :param reward_range: least and greatest reward of one step of the environment, None where there is no bound
+    :param bonuses: rewards that come on top, each of them once in an episode
+    :param outcome: what scores are about: the ``"return"`` of an episode, or its ``"success"``, 1 or 0, which the environment
+        reports as ``info["is_success"]`` when the episode ends. The latter's bar is 1 and its random score 0 unless given
     :raises ConfigurationError: if a value is impossible
     """
 
@@ -81,6 +91,9 @@ class TaskSpec:
     embodiment: str | None = None
     discrete: bool = False
     action_repeat: int = 1
+    reward_range: Range | None = None
+    bonuses: tuple[float, ...] = ()
+    outcome: Outcome = "return"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -92,6 +105,12 @@ class TaskSpec:
                 raise ConfigurationError(f"Task {self.name!r}: {error}") from None
         if self.observation_index is not None:
             _check_index(self.name, self.observation_index, self.observation_size)
+        if self.reward_range is not None:
+            check_range(self.name, self.reward_range)
+        if self.outcome == "success":
+            for label, usual in (("success_bar", 1.0), ("random_score", 0.0)):
+                if getattr(self, label) is None:
+                    object.__setattr__(self, label, usual)
         bar, random = self.success_bar, self.random_score
         if bar is not None and random is not None and bar <= random:
             raise ConfigurationError(
@@ -334,8 +353,9 @@ class TaskSet:
         for spec in self.without_factories():
             values = asdict(spec)
             del values["env_fn"]
-            if values["observation_index"] is not None:
-                values["observation_index"] = list(values["observation_index"])
+            for label in ("observation_index", "reward_range", "bonuses"):
+                if values[label] is not None:
+                    values[label] = list(values[label])
             tasks.append(values)
         return {"tasks": tasks}
 

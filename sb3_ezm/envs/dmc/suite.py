@@ -42,11 +42,10 @@ def build(names: Sequence[str]) -> tuple[TaskSpec, ...]:
             name=name,
             observation_size=TASKS[name].observation_size,
             action_size=TASKS[name].action_size,
-            success_bar=TASKS[name].success_bar,
-            random_score=TASKS[name].random,
             may_terminate=False,
             env_fn=GymEnvFactory(TASKS[name].gym_id),
             embodiment=f"dmc-{TASKS[name].domain}",
+            **TASKS[name].reference.of_spec(),
         )
         for name in names
     )

@@ -4,7 +4,7 @@ The tasks of the DeepMind Control Suite: names, sizes and reference scores. Data
 Names follow the literature: dm_control's domain and task with dashes, and ``cup-catch`` for ``ball_in_cup catch``. The two
 tasks of its domain ``lqr`` are left out: their actions have no bounds and their rewards no common scale.
 
-``reference`` is the mean return of TD-MPC2 (arXiv 2310.16828) learning the task alone, after a million environment steps: the
+``agent`` is the mean return of TD-MPC2 (arXiv 2310.16828) learning the task alone, after a million environment steps: the
 three seeds of ``results/tdmpc2`` in the repository ``nicklashansen/tdmpc2``. ``random`` is the mean return of uniformly random
 actions, printed by ``python conformance/dmc_random_scores.py``, and for the walker by ``conformance/walker_parity.py``. Tasks
 without both have no normalized score.
@@ -14,7 +14,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sb3_ezm.tasks.reference import TaskReference
+
 MAX_EPISODE_STEPS = 1000
+SOURCE = (
+    "random scores: conformance/dmc_random_scores.py and walker_parity.py; bars: nine tenths of the way from there to TD-MPC2 "
+    "(arXiv 2310.16828) learning the task alone, a million environment steps, mean of its three published seeds"
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class DMCTask:
     :param observation_size: entries of all parts of the observation together
     :param action_size: entries of an action
     :param random: return of the uniformly random policy
-    :param reference: return that counts as mastered
+    :param agent: return of the published agent
     """
 
     domain: str
@@ -35,7 +41,7 @@ class DMCTask:
     observation_size: int
     action_size: int
     random: float | None = None
-    reference: float | None = None
+    agent: float | None = None
 
     @property
     def name(self) -> str:
@@ -44,11 +50,9 @@ class DMCTask:
         return f"dmc/{domain}-{self.task}".replace("_", "-").lower()
 
     @property
-    def success_bar(self) -> float | None:
-        """Return from which the task counts as solved: nine tenths of the way from the random score to the reference."""
-        if self.random is None or self.reference is None:
-            return None
-        return round(self.random + 0.9 * (self.reference - self.random), 1)
+    def reference(self) -> TaskReference:
+        """Bar, random score and range of the rewards."""
+        return TaskReference.of_agent(self.random, self.agent, (0.0, 1.0), SOURCE)
 
     @property
     def gym_id(self) -> str:

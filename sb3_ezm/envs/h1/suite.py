@@ -32,11 +32,10 @@ def build_h1_medium() -> tuple[TaskSpec, ...]:
             name=f"h1-{task}",
             observation_size=OBSERVATION_SIZE,
             action_size=ACTION_SIZE,
-            success_bar=H1_TASK_INFO[task].success_bar,
-            random_score=H1_TASK_INFO[task].random_score,
             may_terminate=H1_TASK_INFO[task].may_terminate,
             env_fn=GymEnvFactory(H1_TASK_INFO[task].gym_id, releases_gil=True),
             embodiment="h1",
+            **H1_TASK_INFO[task].reference.of_spec(),
         )
         for task in H1_MEDIUM_TASKS
     )

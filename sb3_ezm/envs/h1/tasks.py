@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sb3_ezm.tasks.reference import TaskReference
+
 OBSERVATION_SIZE = 51  # 26 positions and 25 velocities
 ACTION_SIZE = 19
 MAX_EPISODE_STEPS = 1000  # 20 s at 50 Hz
@@ -16,22 +18,31 @@ class H1TaskInfo:
 
     :param name: task name
     :param summary: one line for people
-    :param success_bar: return from which the task counts as solved (HumanoidBench)
-    :param random_score: return of a uniformly random policy as published with the SimbaV2 and BRC code
+    :param reference: success bar, random score and range of the rewards
     :param may_terminate: whether a fall ends the episode (crawl never ends early)
     :param gym_id: Gymnasium id
     """
 
     name: str
     summary: str
-    success_bar: float
-    random_score: float
+    reference: TaskReference
     may_terminate: bool
     gym_id: str
 
 
-def _info(name: str, summary: str, success_bar: float, random_score: float, may_terminate: bool = True) -> H1TaskInfo:
-    return H1TaskInfo(name, summary, success_bar, random_score, may_terminate, gym_id=f"sb3_ezm/H1-{name.capitalize()}-v0")
+SOURCE = "bars of HumanoidBench; random scores as published with the SimbaV2 and BRC code (10 seeds x 10 episodes)"
+
+
+def _info(
+    name: str,
+    summary: str,
+    success_bar: float,
+    random_score: float,
+    may_terminate: bool = True,
+    bonuses: tuple[float, ...] = (),
+) -> H1TaskInfo:
+    reference = TaskReference(random_score, success_bar, (0.0, 1.0), bonuses, SOURCE)
+    return H1TaskInfo(name, summary, reference, may_terminate, gym_id=f"sb3_ezm/H1-{name.capitalize()}-v0")
 
 
 # The order is the task id order of EfficientZero-Multitask's medium suite (arXiv 2603.01452).
@@ -44,7 +55,7 @@ _TASKS = (
     _info("pole", "walk through a forest of poles", 700.0, 20.09),
     _info("slide", "walk up and down slopes", 700.0, 3.191),
     _info("hurdle", "run over hurdles", 700.0, 2.214),
-    _info("maze", "walk from checkpoint to checkpoint", 1200.0, 106.441),
+    _info("maze", "walk from checkpoint to checkpoint", 1200.0, 106.441, bonuses=(100.0, 200.0, 300.0, 400.0)),
 )
 
 H1_TASK_INFO: dict[str, H1TaskInfo] = {task.name: task for task in _TASKS}

@@ -20,11 +20,10 @@ def task_spec(name: str) -> TaskSpec:
         name=name,
         observation_size=task.observation_size,
         action_size=task.action_size,
-        success_bar=task.success_bar,
-        random_score=task.random_score,
         may_terminate=task.may_terminate,
         env_fn=GymEnvFactory(task.gym_id, releases_gil=True),
         embodiment=task.robot,
+        **task.reference.of_spec(),
     )
 
 

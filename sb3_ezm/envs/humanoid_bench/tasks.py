@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sb3_ezm.tasks.reference import TaskReference
+
 NAMESPACE = "humanoid_bench"
 
 # EfficientZero-Multitask's suites (arXiv 2603.01452) in task id order.
@@ -54,6 +56,7 @@ class _Kind:
     :param randomness: False where the start position is not disturbed
     :param steady: most that every step can pay
     :param bonuses: what is paid once, on top of that
+    :param has_floor: False where a penalty for speed or distance has no bound; otherwise no step pays less than 0
     """
 
     success_bar: float
@@ -64,6 +67,7 @@ class _Kind:
     randomness: bool = True
     steady: float = 1.0
     bonuses: tuple[float, ...] = ()
+    has_floor: bool = True
 
 
 _SHELF = (100.0, 200.0, 300.0, 400.0, 500.0)  # for each object in its place
@@ -82,9 +86,9 @@ _KINDS = {
     "sit_hard": _Kind(750.0, objects=(7, 6)),
     "balance_simple": _Kind(800.0, objects=(7, 6)),
     "balance_hard": _Kind(800.0, objects=(14, 12)),
-    "reach": _Kind(12000.0, extra=6, may_terminate=False, steady=20.0),
-    "push": _Kind(700.0, extra=12, max_episode_steps=500, steady=0.0, bonuses=(1000.0,)),
-    "package": _Kind(1500.0, extra=22, steady=2.0, bonuses=(1000.0,)),
+    "reach": _Kind(12000.0, extra=6, may_terminate=False, steady=20.0, has_floor=False),
+    "push": _Kind(700.0, extra=12, max_episode_steps=500, steady=0.0, bonuses=(1000.0,), has_floor=False),
+    "package": _Kind(1500.0, extra=22, steady=2.0, bonuses=(1000.0,), has_floor=False),
     "truck": _Kind(3000.0, objects=(35, 30), steady=4.0, bonuses=(500.0, 1500.0)),
     "door": _Kind(600.0, objects=(2, 2)),
     "basketball": _Kind(1200.0, objects=(7, 6), max_episode_steps=500, bonuses=(1000.0,)),
@@ -114,6 +118,10 @@ _ROBOT_TASKS = {
     "g1": tuple(task for task in _WITH_HANDS if task != "truck"),
 }
 
+SOURCE = (
+    "bars of HumanoidBench; random scores as published with the SimbaV2 and BRC code (10 seeds x 10 episodes), "
+    "of the other tasks ten episodes of the adapter on MuJoCo 4.0"
+)
 # Return of a uniformly random policy. First as published with the SimbaV2 and BRC code (10 seeds x 10 episodes).
 _RANDOM_SCORES = {
     "h1-stand": 10.545,
@@ -214,14 +222,16 @@ class HumanoidBenchTask:
         return ROBOTS[self.robot].actions
 
     @property
-    def success_bar(self) -> float:
-        """Return from which the task counts as solved."""
-        return _KINDS[self.task].success_bar
-
-    @property
-    def random_score(self) -> float | None:
-        """Return of a uniformly random policy, None if it is not known."""
-        return _RANDOM_SCORES.get(f"{self.robot}-{self.task}")
+    def reference(self) -> TaskReference:
+        """Success bar, random score (None if it is not known) and range of the rewards."""
+        kind = _KINDS[self.task]
+        return TaskReference(
+            _RANDOM_SCORES.get(f"{self.robot}-{self.task}"),
+            kind.success_bar,
+            (0.0 if kind.has_floor else None, kind.steady),
+            kind.bonuses,
+            SOURCE,
+        )
 
     @property
     def max_episode_steps(self) -> int:
@@ -237,22 +247,6 @@ class HumanoidBenchTask:
     def has_reset_noise(self) -> bool:
         """Whether the start position is disturbed."""
         return _KINDS[self.task].randomness
-
-    @property
-    def largest_reward(self) -> float:
-        """Upper bound of a step's reward. (Penalties for speed or distance, in reach, push and package, have no bound.)"""
-        kind = _KINDS[self.task]
-        return kind.steady + max(kind.bonuses, default=0.0)
-
-    def largest_value(self, gamma: float) -> float:
-        """
-        Upper bound of the discounted return: the steady reward forever, ``steady / (1 - gamma)``, and all bonuses at once.
-
-        :param gamma: discount below 1
-        :return: the bound
-        """
-        kind = _KINDS[self.task]
-        return kind.steady / (1.0 - gamma) + sum(kind.bonuses)
 
     def observation_index(self, positions: int) -> tuple[int, ...] | None:
         """

@@ -42,11 +42,10 @@ def _specs(names: Iterable[str]) -> tuple[TaskSpec, ...]:
             name=f"walker-{name}",
             observation_size=OBSERVATION_SIZE,
             action_size=ACTION_SIZE,
-            success_bar=WALKER_TASK_INFO[name].success_bar,
-            random_score=WALKER_TASK_INFO[name].random_score,
             may_terminate=False,
             env_fn=GymEnvFactory(WALKER_TASK_INFO[name].gym_id, releases_gil=True),
             embodiment=EMBODIMENT,
+            **WALKER_TASK_INFO[name].reference.of_spec(),
         )
         for name in names
     )
