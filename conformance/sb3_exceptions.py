@@ -21,24 +21,21 @@ FILES = (
     "monitor",
 )
 
-# Algorithm whose parameters to use instead of SAC's: for SAC the test also expects a separate actor network, which EZM lacks.
-IN_PLACE_OF = {"test_save_load_policy": "DDPG"}
+# Algorithm whose parameters to use instead of SAC's. For SAC the first test also expects a separate actor network, which EZM
+# lacks, and the second that discrete actions are refused, which EZM takes.
+IN_PLACE_OF = {"test_save_load_policy": "DDPG", "test_action_spaces": "A2C"}
 
-# These tests observe an image next to vectors. EZM refuses images, so they run without it.
+# These tests observe a picture beside vectors, which EZM refuses, so they run without it.
 WITHOUT_IMAGE = {"test_dict_spaces", "test_multiprocessing", "test_dict_vec_framestack", "test_vec_normalize"}
 
-_IMAGES = "Images: EZM plans from vectors and says so"
 _HER = "Hindsight replay: EZM replays segments of consecutive transitions"
 _DQN_PARTS = "Parts of DQN: its Q-network, epsilon or warnings"
 _ON_POLICY = "Settings of A2C and PPO: advantages, clip range, rollout sizes"
-_ACTIONS = "Discrete actions"
 _SDE = "State-dependent exploration: EZM explores by the candidates it samples"
 
 # Reasons, by regular expression on "file::test[parameters]"; the first match counts.
 NOT_APPLICABLE: dict[str, str] = {
     r"test_save_load.py::test_save_load_pytorch_var": "SAC's entropy coefficient as a variable: EZM's is a fixed weight",
-    r"test_save_load.py::test_save_load_env_cnn.*": _IMAGES,
-    r"test_save_load.py::test_save_load_policy\[False-CnnPolicy.*": _IMAGES,
     r"test_save_load.py::test_save_load_policy\[True-.*": _SDE,
     r"test_save_load.py::test_save_load_q_net.*": _DQN_PARTS,
     r"test_save_load.py::test_save_load_replay_buffer.*": (
@@ -49,7 +46,6 @@ NOT_APPLICABLE: dict[str, str] = {
     r"test_save_load.py::test_save_load_(backward_compatible|clip_range_portable).*": _ON_POLICY,
     r"test_predict.py::test_dqn_epsilon_greedy": _DQN_PARTS,
     r"test_run.py::test_sac\[auto.*": "SAC's automatic entropy coefficient: EZM's is a fixed weight",
-    r"test_run.py::test_a2c\[CartPole.*": _ACTIONS,
     r"test_run.py::test_(ppo|advantage_normalization)\W.*": _ON_POLICY,
     r"test_run.py::test_ppo_warnings": _ON_POLICY,
     r"test_run.py::test_warn_dqn_multi_env": _DQN_PARTS,
@@ -57,7 +53,7 @@ NOT_APPLICABLE: dict[str, str] = {
     r"test_callbacks.py::test_eval_success_logging": _HER,
     r"test_vec_normalize.py::test_her_normalization": _HER,
     r"test_spaces.py::test_sde_multi_dim": _SDE,
-    r"test_spaces.py::test_multidim_binary_not_supported": "Checks the wording of A2C's error; EZM's says that it takes a Box",
+    r"test_spaces.py::test_multidim_binary_not_supported": "Checks the wording of A2C's error; EZM's names what it takes",
     r"test_train_eval_mode.py::test_(dqn|td3|sac)_train_with_batch_norm": (
         "A target network that `tau=0` freezes: EZM's `tau` must be positive, and its target averages running statistics too"
     ),

@@ -3,8 +3,7 @@ A pytest plugin that replaces SAC with EZM in Stable-Baselines3's own tests and 
 
 ``sb3_conformance.py`` starts it, one process per file. The files are not modified. A test parametrized over algorithms runs
 only for SAC or, if SAC is not among them, for one of the others; a test that names another algorithm in its body gets EZM
-under that name. In tests of other algorithms, discrete actions become a Box. Tests that do not apply to EZM are listed in
-``sb3_exceptions.py``.
+under that name. Tests that do not apply to EZM are listed in ``sb3_exceptions.py``.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ import os
 from collections import defaultdict
 from collections.abc import Generator
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType
 from typing import Any
 
 import pytest
 import stable_baselines3
 import torch as th
 from sb3_exceptions import IN_PLACE_OF, WITHOUT_IMAGE, why_not_applicable
-from sb3_stand_in import BOX_ENVIRONMENTS, CONTINUOUS_CART_POLE, SAC, batch_norm_statistics, environments_without_images
+from sb3_stand_in import SAC, batch_norm_statistics, environments_without_images
 
 stable_baselines3.SAC = SAC  # before the tests import it
 th.set_num_threads(1)
@@ -61,15 +60,6 @@ def named_in(code: CodeType) -> set[str]:
     return (set(code.co_names) & set(OTHERS)).union(*inner)
 
 
-def with_box_actions(code: CodeType) -> CodeType:
-    """
-    :param code: code of a function
-    :return: the same with the continuous CartPole in place of the discrete one
-    """
-    constants = [with_box_actions(value) if isinstance(value, CodeType) else value for value in code.co_consts]
-    return code.replace(co_consts=tuple(CONTINUOUS_CART_POLE if value == "CartPole-v1" else value for value in constants))
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
     """
     Keep one algorithm of each parametrized test.
@@ -95,7 +85,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> No
             item.add_marker(pytest.mark.skip(reason=reason))
         if item.stands_for not in (None, "SAC"):
             # A separate class, so that what the test does only for SAC is skipped.
-            parameters[id(item)][found[id(item)][item.stands_for]] = type("SAC", (SAC,), {})
+            item.stand_in = parameters[id(item)][found[id(item)][item.stands_for]] = type("SAC", (SAC,), {})
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
 
@@ -112,15 +102,12 @@ def _in_the_place_of_sac(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     others = named_in(item.function.__code__) if item.stands_for is None else set()
     if item.stands_for == "SAC" or not (others or item.stands_for):
         return
-    monkeypatch.setattr(SAC, "box_actions", True)
     monkeypatch.setattr(SAC, "log_name", item.stands_for or min(others))
+    if item.stands_for is not None:
+        monkeypatch.setattr(module, item.stands_for, item.stand_in, raising=False)
     for name in others:
         monkeypatch.setattr(module, name, SAC, raising=False)
         monkeypatch.setattr(stable_baselines3, name, SAC)
-    for name, value in BOX_ENVIRONMENTS.items():
-        monkeypatch.setattr(module, name, value, raising=False)
-    for function in [value for value in vars(module).values() if isinstance(value, FunctionType)]:
-        monkeypatch.setattr(function, "__code__", with_box_actions(function.__code__))
 
 
 @pytest.hookimpl(wrapper=True)

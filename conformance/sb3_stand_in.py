@@ -1,6 +1,6 @@
 """
-Replacements for use in Stable-Baselines3's own tests: a small EZM that accepts SAC's arguments, and environments without
-discrete actions or images. Used by ``sb3_conformance.py``.
+Replacements for use in Stable-Baselines3's own tests: a small EZM that accepts SAC's arguments, and environments without the
+picture beside their vectors. Used by ``sb3_conformance.py``.
 """
 
 from __future__ import annotations
@@ -10,13 +10,10 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 import gymnasium as gym
-import numpy as np
 import torch as th
 from gymnasium import spaces
-from gymnasium.envs.classic_control import CartPoleEnv
-from stable_baselines3.common.envs import BitFlippingEnv, IdentityEnvBox
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
 from sb3_ezm import EZM
 
@@ -48,22 +45,21 @@ class SAC(EZM):
     features extractor with batch normalization becomes ``head_norm="batch"``, a numeric ``ent_coef`` becomes the weight of the
     entropy bonus, ``n_steps`` of on-policy algorithms becomes ``train_freq``, and :data:`WITHOUT_MEANING` is dropped.
 
-    :param policy: see EZM
-    :param env: see EZM; discrete actions are made continuous if ``box_actions`` is set
+    :param policy: see EZM; for ``"CnnPolicy"`` it is ``"MlpPolicy"``, which also takes a picture
+    :param env: see EZM
     :param policy_kwargs: see SAC
     :param kwargs: see SAC
     """
 
     made: ClassVar[int] = 0
-    box_actions: ClassVar[bool] = False
     log_name: ClassVar[str] = "SAC"
 
     def __init__(
         self, policy: Any, env: GymEnv | str | None, policy_kwargs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         SAC.made += 1
-        if self.box_actions and isinstance(getattr(env, "action_space", None), spaces.Discrete):
-            env = BoxActionsVecEnv(env) if isinstance(env, VecEnv) else BoxActions(env)  # type: ignore[arg-type]
+        if policy == "CnnPolicy":
+            policy = "MlpPolicy"
         if "n_steps" in kwargs:
             kwargs["train_freq"] = kwargs.pop("n_steps")
         if isinstance(kwargs.get("ent_coef"), float):
@@ -116,63 +112,6 @@ def batch_norm_statistics(model: EZM) -> tuple[th.Tensor, ...]:
     return tuple(values.clone() for layer in layers for values in (layer.bias, layer.running_mean) if values is not None)
 
 
-class BoxActions(gym.ActionWrapper[Any, Any, Any]):
-    """
-    Discrete actions as a Box: the index of the largest entry is the action.
-
-    :param env: an environment with a Discrete action space
-    """
-
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        super().__init__(env)
-        assert isinstance(env.action_space, spaces.Discrete)
-        self.action_space = spaces.Box(-1.0, 1.0, (int(env.action_space.n),), np.float32)
-
-    def reset(self, **kwargs: Any) -> Any:
-        """
-        :param kwargs: what the environment takes
-        :return: what it returns
-        """
-        return self.env.reset(**kwargs)
-
-    def action(self, action: Any) -> int:
-        """
-        :param action: preferences
-        :return: the index of the largest
-        """
-        return int(np.argmax(action))
-
-
-class BoxActionsVecEnv(VecEnvWrapper):
-    """
-    :class:`BoxActions` for a vector environment.
-
-    :param venv: a vector environment with a Discrete action space
-    """
-
-    def __init__(self, venv: VecEnv) -> None:
-        assert isinstance(venv.action_space, spaces.Discrete)
-        super().__init__(venv, action_space=spaces.Box(-1.0, 1.0, (int(venv.action_space.n),), np.float32))
-
-    def reset(self) -> Any:
-        """
-        :return: of the environments
-        """
-        return self.venv.reset()
-
-    def step_async(self, actions: Any) -> None:
-        """
-        :param actions: preferences of all environments
-        """
-        self.venv.step_async(np.argmax(actions, axis=1))
-
-    def step_wait(self) -> Any:
-        """
-        :return: of the environments
-        """
-        return self.venv.step_wait()
-
-
 class WithoutImage(gym.ObservationWrapper[Any, Any, Any]):
     """
     Drops the entry ``"img"`` of a Dict observation.
@@ -217,22 +156,6 @@ def stack_vectors(venv: VecEnv, n_stack: int, channels_order: dict[str, Any]) ->
     :return: stacked observations
     """
     return VecFrameStack(venv, n_stack, {key: order for key, order in channels_order.items() if key != "img"})
-
-
-def continuous_cart_pole(**kwargs: Any) -> gym.Env[Any, Any]:
-    """
-    :param kwargs: of CartPole
-    :return: CartPole with a Box of actions
-    """
-    return BoxActions(CartPoleEnv(**kwargs))
-
-
-gym.register("ContinuousCartPole-v1", continuous_cart_pole, max_episode_steps=500, reward_threshold=475.0)
-# Prefixed with the module's name so that subprocesses of a vector environment can find it.
-CONTINUOUS_CART_POLE = f"{__name__}:ContinuousCartPole-v1"
-
-# Replacements for names in a test module, for tests written for other algorithms or with images.
-BOX_ENVIRONMENTS: dict[str, Any] = {"IdentityEnv": IdentityEnvBox, "BitFlippingEnv": partial(BitFlippingEnv, continuous=True)}
 
 
 def environments_without_images(module: ModuleType) -> dict[str, Any]:
