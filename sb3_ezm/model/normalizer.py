@@ -16,8 +16,10 @@ IMAGINED = 1_000.0
 # An entry is on an ordinary scale if its median is not far from 0, and the middle 90 % of its readings have some such width.
 ORDINARY_MEDIAN = 2.0
 ORDINARY_WIDTH = (0.05, 200.0)
-# Deviations smaller than this, absolute and as a share of the mean, are rounding: such an entry counts as constant.
+# A deviation below this share of the mean is rounding: such an entry counts as constant.
 RESOLUTION = 1e-6
+# Variances below this would overflow when scaled.
+SMALLEST_VARIANCE = 1e-36
 
 
 class RunningNormalizer(nn.Module):
@@ -33,7 +35,8 @@ class RunningNormalizer(nn.Module):
 
     An entry that has been constant so far is centered, not scaled. A value further than :data:`CUT` standard deviations from
     the mean counts as if it were the mean: a single reading of 1e12 does not move the scale, while an entry whose range really
-    grows is followed at once. Normalized values are never clipped.
+    grows is followed at once. Below deviations of 1e-6 everything counts: that may be a small unit, or the noise of a joint
+    that has not moved yet. Normalized values are never clipped.
 
     Deviations from the released code: entries on other scales, as above; updated once per learner step by an explicit call
     with all real observations of the batch, not inside every forward pass; glitches do not count; the count is part of the
@@ -109,7 +112,8 @@ class RunningNormalizer(nn.Module):
         member = (group == th.arange(self.num_groups, device=group.device).unsqueeze(1)).to(observations.dtype)  # [G, N]
         if weights is not None:
             member = member * weights
-        limit = (CUT * self.variance.sqrt()).masked_fill(self._is_constant(), th.inf)
+        barely_moved = self.variance <= (RESOLUTION * (1.0 + self.mean.abs())).square()
+        limit = (CUT * self.variance.sqrt()).masked_fill(barely_moved, th.inf)
         deviation = observations - self.mean[group]
         deviation = th.where(deviation.abs() <= limit[group], deviation, 0.0)
 
@@ -141,7 +145,7 @@ class RunningNormalizer(nn.Module):
         return (observations - self.mean[group]) * scale[group]
 
     def _is_constant(self) -> th.Tensor:
-        return self.variance <= (RESOLUTION * (1.0 + self.mean.abs())).square()
+        return self.variance <= (RESOLUTION * self.mean).square().clamp(min=SMALLEST_VARIANCE)
 
     def _group_of(self, tasks: th.Tensor | None, observations: th.Tensor) -> th.Tensor:
         if tasks is None:
