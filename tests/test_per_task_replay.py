@@ -93,6 +93,13 @@ def priorities(buffer: PerTaskReplayBuffer, replay: int = 0) -> list[float]:
     return tree.get(np.flatnonzero(ring.step)).tolist()
 
 
+def test_actions_in_the_units_of_an_environment_are_refused() -> None:
+    buffer = make()
+    with pytest.raises(ConfigurationError, match=r"stores actions in \[-1, 1\], got \[2\.0\]: pass .*scale_action"):
+        add(buffer, [2_000.0, 500.0], [0.0, 0.0], [0, 1])
+    assert buffer.size() == 0
+
+
 def test_it_is_a_replay_buffer_of_stable_baselines3() -> None:
     buffer = make()
     assert isinstance(buffer, ReplayBuffer)

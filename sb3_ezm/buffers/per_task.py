@@ -14,9 +14,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ezm.buffers.prioritized import PrioritizedRing
 from sb3_ezm.buffers.restoring import check_buffer
-from sb3_ezm.buffers.segments import TransitionRing, Transitions, minimum_rows
+from sb3_ezm.buffers.segments import TransitionRing, Transitions, check_transitions, minimum_rows
 from sb3_ezm.config import ReplayConfig
-from sb3_ezm.errors import ConfigurationError, NonFiniteError
+from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import COUNT, SEED, SWITCH, checked, optional
 from sb3_ezm.types import BoolArray, FloatArray, IntArray, SegmentBatch
 
@@ -241,11 +241,12 @@ class PerTaskReplayBuffer(ReplayBuffer):
 
         :param obs: observations, ``n_envs`` of them
         :param next_obs: their successors; where an episode ends its true last observation
-        :param action: executed actions ``[n_envs, A]`` in [-1, 1]
+        :param action: executed actions ``[n_envs, A]`` in [-1, 1] (``policy.scale_action``), or one-hot
         :param reward: rewards ``[n_envs]``
         :param done: whether the episode ends ``[n_envs]``
         :param infos: ``info["TimeLimit.truncated"]`` tells truncation from termination
         :raises NonFiniteError: for NaN and infinity
+        :raises ConfigurationError: for actions beyond [-1, 1]
         :raises ValueError: for unknown task ids, or an observation and successor of different tasks
         """
         observations, tasks = self.layout.flatten(obs)
@@ -266,7 +267,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
             searched=self._searched,
             search_values=self._search_values,
         )
-        _check_finite(transitions)
+        check_transitions(transitions)
         replay_of = transitions.tasks if self.independent else np.zeros(self.n_envs, dtype=np.int64)
         for env in np.flatnonzero(replay_of != self._stream_replay):
             # A cycling environment: should it have left its last task in mid-episode, that episode ends there.
@@ -384,13 +385,3 @@ class PerTaskReplayBuffer(ReplayBuffer):
         :raises NotImplementedError: always
         """
         raise NotImplementedError("PerTaskReplayBuffer draws weighted segments: call `sample_segments(batch_size)`.")
-
-
-def _check_finite(transitions: Transitions) -> None:
-    for name in ("observations", "actions", "rewards", "next_observations", "search_values"):
-        finite = np.isfinite(getattr(transitions, name))
-        if not finite.all():
-            envs = np.unique(np.nonzero(~finite)[0])
-            raise NonFiniteError(
-                f"{name.replace('_', ' ')} of environments {envs} (tasks {transitions.tasks[envs]}) are not finite."
-            )

@@ -11,9 +11,10 @@ import torch as th
 
 from sb3_ezm.buffers.restoring import SIZES, check_ring
 from sb3_ezm.buffers.storage import make_column
-from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.errors import ConfigurationError, NonFiniteError
 from sb3_ezm.types import BoolArray, FloatArray, IntArray, SegmentBatch
 
+LARGEST_ACTION = 1.0 + 1e-5  # scaling rounds
 _GENERATION = 40  # bits of a ticket that number rows; the bits above count how often the ring had been cleared
 
 
@@ -36,6 +37,27 @@ class Transitions(NamedTuple):
         :return: these transitions
         """
         return Transitions._make(column[rows] for column in self)
+
+
+def check_transitions(transitions: Transitions) -> None:
+    """
+    :param transitions: to be stored
+    :raises NonFiniteError: for NaN and infinity
+    :raises ConfigurationError: for actions beyond [-1, 1], for example in the units of the environment
+    """
+    for name in ("observations", "actions", "rewards", "next_observations", "search_values"):
+        finite = np.isfinite(getattr(transitions, name))
+        if not finite.all():
+            envs = np.unique(np.nonzero(~finite)[0])
+            raise NonFiniteError(
+                f"{name.replace('_', ' ')} of environments {envs} (tasks {transitions.tasks[envs]}) are not finite."
+            )
+    beyond = np.abs(transitions.actions) > LARGEST_ACTION
+    if beyond.any():
+        raise ConfigurationError(
+            f"The replay buffer stores actions in [-1, 1], got {transitions.actions[beyond][:3].tolist()}: pass "
+            "`model.policy.scale_action(action)` to `add` (the number of a Discrete action as a one-hot vector)."
+        )
 
 
 class StoredRows(NamedTuple):
