@@ -251,6 +251,27 @@ def test_an_environment_that_is_not_finite_stops_the_training(
         EZM.resume(emergency, DummyVecEnv([CountEnv] * 2)).learn(10, reset_num_timesteps=False)
 
 
+class RaisingEnv(CountEnv):
+    """Raises in the third step of its second episode."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if self.episode == 1 and self.steps == 2:
+            raise RuntimeError("simulator lost")
+        return super().step(action)
+
+
+@pytest.mark.parametrize("env_class", [SickEnv, RaisingEnv])
+def test_after_an_error_the_way_around_it_is_offered(
+    env_class: type[CountEnv], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((NonFiniteError, RuntimeError)):
+        tiny_model(env_class(), learning_starts=100).learn(40, callback=FullCheckpointCallback(4, tmp_path))
+    said = capsys.readouterr().out
+    last = str(tmp_path / "checkpoint_8.ezm")
+    assert f"`EZM.resume({last!r}, env, reset_env=True)` continues from the last checkpoint with new episodes" in said
+    assert "the same error unless its cause is removed" in said
+
+
 def test_with_vec_normalize_the_raw_numbers_count() -> None:
     env = VecNormalize(DummyVecEnv([lambda: SickEnv("reward", value=np.inf)]))
     with pytest.raises(NonFiniteError, match=r"Environment 0 \(SickEnv\): the environment returned the reward inf"):

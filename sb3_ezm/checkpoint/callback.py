@@ -179,6 +179,8 @@ class FullCheckpointCallback(BaseCallback):
             self._save_emergency(error)
         elif isinstance(error, Exception) and self._algorithm.stop_signals.requested is not None:
             self._stop()  # the environments' processes received the signal as well
+        elif isinstance(error, Exception):
+            self._say_how_to_go_on()
 
     def _save_emergency(self, error: NonFiniteError) -> None:
         path = self.save_path / f"{EMERGENCY}_{self.model.num_timesteps}{SUFFIX}"
@@ -190,6 +192,9 @@ class FullCheckpointCallback(BaseCallback):
         except (OSError, CheckpointError) as second:
             raise CheckpointError(f"No emergency checkpoint was written: {second}") from second
         print(f"The training stops: {error}\nIts state is in {path}.")
+        self._say_how_to_go_on()
+
+    def _say_how_to_go_on(self) -> None:
         if self.last_path is not None:
             print(
                 f"`EZM.resume({str(self.last_path)!r}, env, reset_env=True)` continues from the last checkpoint with new "
