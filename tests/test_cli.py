@@ -302,13 +302,27 @@ def test_a_budget_of_time_and_several_seeds(ezm: Any, tmp_path: Path, monkeypatc
 def test_what_takes_the_place_of_what_on_resuming(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[RunSettings] = []
     monkeypatch.setattr("sb3_ezm.cli.train.train", lambda settings, *_, **__: found.append(settings))
-    for options in ([], ["--minutes", "2"], ["--steps-per-task", "300", "--eval-every", "7"]):
+    for options in ([], ["--minutes", "2"], ["--steps-per-task", "300", "--eval-every", "7", "--step-timeout", "60"]):
         assert main(["resume", str(run_folder), *options]) == 0
     assert [(item.steps_per_task, item.minutes, item.eval_every) for item in found] == [
         (120, None, 100),
         (None, 2.0, 100),
         (300, None, 7),
     ]
+    assert [item.step_timeout for item in found] == [None, None, 60.0]
+
+
+def test_a_time_limit_reaches_all_environments(ezm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[Any] = []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        limits.append(kwargs["step_timeout"])
+        return make_multitask_env(*args, **kwargs)
+
+    monkeypatch.setattr("sb3_ezm.cli.driver.make_multitask_env", watched)
+    monkeypatch.setattr("sb3_ezm.evaluation.callback.make_multitask_env", watched)
+    ezm("train", "toy-spin", "--out", str(tmp_path / "run"), *QUIET, "--step-timeout", "60")
+    assert limits == [60.0, 60.0]
 
 
 def test_an_evaluation_is_a_line_below_the_scale(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,6 +303,22 @@ def test_impossible_arguments_are_refused() -> None:
         TaskEvalCallback()
     with pytest.raises(ConfigurationError, match="Did you mean 'toy-spin'"):
         TaskEvalCallback("toy-spim")
+    with pytest.raises(ConfigurationError, match=r"`step_timeout` \(0\) must be"):
+        TaskEvalCallback(TASKS, step_timeout=0)
+    with pytest.raises(ConfigurationError, match="pass `step_timeout` to `make_multitask_env`"):
+        TaskEvalCallback(vec_env=make_multitask_env(TASKS), step_timeout=60)
+
+
+def test_a_time_limit_reaches_the_environments() -> None:
+    seen: list[Any] = []
+    callback = TaskEvalCallback(TASKS, step_timeout=60, **OFTEN)
+
+    def look(*_: Any) -> bool:
+        seen.append(callback.vec_env)
+        return True
+
+    tiny_model().learn(2, callback=[callback, ConvertCallback(look)])
+    assert {(type(env), env.step_timeout) for env in seen} == {(ThreadedVecEnv, 60.0)}
 
 
 # --- what is said when the training starts --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import zipfile
@@ -17,8 +18,10 @@ import yaml
 from sb3_ezm import EZM, ConfigurationError, make_multitask_env
 from sb3_ezm.arguments import ARGUMENTS
 from sb3_ezm.config import LossConfig, ModelConfig, SearchConfig, TargetConfig, build_config
-from sb3_ezm.envs.h1.tasks import TASK_INFO
+from sb3_ezm.envs.h1.tasks import H1_TASK_INFO
 from sb3_ezm.evaluation import evaluate_tasks
+from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
+from sb3_ezm.multitask.vec_env import ThreadedVecEnv
 from sb3_ezm.presets import load_preset
 from sb3_ezm.zoo.hyperparams import CONFIG_FILE, Settings, read_settings
 from sb3_ezm.zoo.main import main, with_defaults
@@ -77,8 +80,7 @@ def test_the_settings_file_names_what_it_must() -> None:
     entries = read_settings(CONFIG_FILE)
     mujoco = ("HalfCheetah-v5", "Ant-v5", "Hopper-v5", "Walker2d-v5", "Humanoid-v5", "Swimmer-v5", "Reacher-v5", "Pusher-v5")
     needed = {"MultiTask-Humanoid-v0", "MultiTask-Toy-v0", "MultiTask-Walker-v0", "Pendulum-v1", *mujoco}
-    needed |= {"MultiTask-Humanoid-Hard-v0", *(task.gym_id for tasks in TASK_INFO.values() for task in tasks.values())}
-    assert needed <= set(entries)
+    assert needed | {task.gym_id for task in H1_TASK_INFO.values()} <= set(entries)
     assert set(entries) - {"default"} <= set(gym.registry)
 
 
@@ -112,8 +114,10 @@ def test_updates_reach_into_nested_settings() -> None:
     assert isinstance(settings, Settings)
     settings.update({"loss_kwargs": {"entropy": 0.5}, "batch_size": 18})
     assert settings["loss_kwargs"] == {**load_preset("h1-cpu")["loss_kwargs"], "entropy": 0.5}
+    settings.update({"normalize": True, "step_timeout": 60})  # of the run, as `n_envs` is
     settings.update({"preset": "paper", "tau": 0.5})
     expected = {**load_preset("paper"), "tau": 0.5, "policy": "MultiTask-Humanoid", "n_envs": 9, "n_timesteps": 450_000}
+    expected |= {"normalize": True, "step_timeout": 60}
     assert settings == expected
 
 
@@ -242,7 +246,25 @@ def test_environments_that_tasks_cannot_share(zoo: Any, folder: Path) -> None:
         "train", "--env", "MultiTask-Toy-v0", "-conf", "tiny.yml", "-params", "n_envs:6", "--eval-freq", "-1", status=2
     )
     assert "6 environments cannot be shared equally among 4 tasks" in error and "n_envs:4" in error
+    stacked = ("-params", "frame_stack:3", "--eval-freq", "-1")
+    error = zoo("train", "--env", "MultiTask-Toy-v0", "-conf", "tiny.yml", *stacked, status=2)
+    assert "cannot stack the task ids" in error and "`stack_frames(tasks, 3)`" in error
     assert not (folder / "logs" / "ezm" / "MultiTask-Toy-v0_2").exists()
+
+
+@pytest.mark.parametrize(("kind", "watched"), [("dummy", ThreadedVecEnv), ("subproc", WatchedSubprocVecEnv)])
+def test_a_time_limit_reaches_the_environments(kind: str, watched: type, tmp_path: Path) -> None:
+    from sb3_ezm.zoo.manager import EZMExperimentManager  # needs RL Zoo
+
+    manager = EZMExperimentManager(argparse.Namespace(), "ezm", "Pendulum-v1", str(tmp_path), vec_env_type=kind, verbose=0)
+    entry = {**read_settings(CONFIG_FILE)["Pendulum-v1"], "step_timeout": 60}
+    kept, *_ = manager._preprocess_hyperparams(entry)
+    assert "step_timeout" not in kept
+    assert (manager.vec_env_class, manager.vec_env_kwargs["step_timeout"]) == (watched, 60.0)
+    if kind == "dummy":
+        env = manager.create_envs(1, no_log=True)
+        assert type(env.unwrapped) is ThreadedVecEnv and env.unwrapped.num_threads == 1
+        env.close()
 
 
 def test_one_environment_takes_turns(zoo: Any, folder: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sb3_ezm.kinds import TIME_LIMIT
 from sb3_ezm.presets import preset_names
 
 EVALUATION_SEED = 10_000  # evaluated episodes start from different states than training with a small seed
@@ -80,6 +81,17 @@ def minutes(text: str) -> float:
     if not 0.0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a positive number of minutes, got {text!r}")
     return value
+
+
+def time_limit(text: str) -> float:
+    """
+    :param text: of an option
+    :return: seconds
+    """
+    try:
+        return float(TIME_LIMIT.take(float(text)))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be {TIME_LIMIT.allowed}, got {text!r}") from None
 
 
 def _add_parser(commands: Any, name: str, module: str, summary: str, examples: str) -> argparse.ArgumentParser:
@@ -168,6 +180,13 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     add("--eval-episodes", type=whole(1), help=f"episodes of each task in an evaluation ({default.format('3')})")
     protocol = default.format("as in training")
     add("--protocol", choices=PROTOCOLS, help=f"whether a termination ends an evaluated episode ({protocol})")
+    limit = default.format("no limit")
+    add(
+        "--step-timeout",
+        type=time_limit,
+        metavar="SECONDS",
+        help=f"end with an error that names the task when a step or reset takes longer ({limit})",
+    )
     add("--film", nargs="*", metavar="TASK", help="film these tasks at the end, or `all` (without a name: the best)")
     add("--no-tensorboard", action="store_true", help="write no TensorBoard files")
     add("--track", action="store_true", help="log the run to Weights & Biases (pip install 'sb3-ezm[track]')")

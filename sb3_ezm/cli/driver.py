@@ -88,6 +88,7 @@ def train(
                 settings.seed,
                 monitor_dir=monitor,
                 ignore_termination=settings.ignore_termination,
+                step_timeout=settings.step_timeout,
             )
             stack.callback(env.close)
             if resumes:
@@ -154,6 +155,7 @@ def _scoreboard(settings: RunSettings, folder: Path, tasks: TaskSet) -> Scoreboa
         n_eval_episodes=settings.eval_episodes,
         ignore_termination=settings.deciding_protocol == "ignored",
         both_protocols=settings.protocol == "both",
+        step_timeout=settings.step_timeout,
         seed=EVALUATION_SEED,
         csv_path=folder / EVALUATIONS,
         best_model_path=folder / BEST_MODEL,

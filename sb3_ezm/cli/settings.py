@@ -49,6 +49,7 @@ class RunSettings:
     :param eval_episodes: of each task
     :param start: trained model that the training starts from; None for new networks
     :param like: trained task that added ones start from; None for the mean of all
+    :param step_timeout: seconds that a step or reset of the environments may take; None for no limit
     :param protocol: of the evaluations: ``"respected"``, ``"ignored"`` or ``"both"``; None for that of the training episodes
     """
 
@@ -65,6 +66,7 @@ class RunSettings:
     eval_every: int | None = None
     eval_episodes: int = 3
     protocol: str | None = None
+    step_timeout: float | None = None
     start: str | None = None
     like: str | None = None
 

@@ -78,6 +78,7 @@ class TaskEvalCallback(EventCallback):
     :param verbose: 1 prints the mean score of each evaluation
     :param at_end: also evaluate when training ends, unless an evaluation has just been made
     :param env_kwargs: keywords of every environment, as in :func:`make_multitask_env`
+    :param step_timeout: seconds that a step or reset may take, as there
     :raises ConfigurationError: if a number is out of range, tasks are given twice or not at all, or the best model is
         requested by score without reference scores; when the training starts, if its model and the tasks do not fit,
         episodes cannot be shared by the sub-environments, or a file cannot be written
@@ -101,6 +102,7 @@ class TaskEvalCallback(EventCallback):
         callback_after_eval=kinds.optional(_CALLBACK),
         at_end=kinds.SWITCH,
         env_kwargs=kinds.optional(kinds.MAPPING),
+        step_timeout=kinds.optional(kinds.TIME_LIMIT),
     )
     def __init__(
         self,
@@ -122,6 +124,7 @@ class TaskEvalCallback(EventCallback):
         callback_after_eval: BaseCallback | None = None,
         at_end: bool = False,
         env_kwargs: Mapping[str, Any] | None = None,
+        step_timeout: float | None = None,
     ) -> None:
         super().__init__(callback_after_eval, verbose)
         if (tasks is None) == (vec_env is None):
@@ -152,11 +155,13 @@ class TaskEvalCallback(EventCallback):
                 ignore_termination=ignore_termination or both_protocols,
                 max_episode_steps=max_episode_steps,
                 env_kwargs=env_kwargs,
+                step_timeout=step_timeout,
             )
         else:
             assert vec_env is not None
-            if env_kwargs is not None:
-                raise ConfigurationError("`vec_env` has its own environments: pass `env_kwargs` to `make_multitask_env`.")
+            for name, given in (("env_kwargs", env_kwargs), ("step_timeout", step_timeout)):
+                if given is not None:
+                    raise ConfigurationError(f"`vec_env` has its own environments: pass `{name}` to `make_multitask_env`.")
             task_set = task_set_of(vec_env)
             ignore_termination = _ignored_in(vec_env, ignore_termination, max_episode_steps, both_protocols)
         self._tasks = task_set

@@ -15,6 +15,12 @@ from sb3_ezm.presets import merge_settings, preset_entry
 ALGORITHM = "ezm"
 CONFIG_FILE = Path(__file__).parent.parent / "hyperparams" / "ezm.yml"
 
+# Entries that are not of the algorithm, nor of presets but for keywords of the environment. All but the last are RL Zoo's.
+_OF_THE_RUN = (
+    *("n_envs", "n_timesteps", "callback", "env_kwargs", "env_wrapper", "vec_env_wrapper", "monitor_kwargs"),
+    *("normalize", "frame_stack", "step_timeout"),
+)
+
 hyperparams: dict[str, Settings] = {}
 """What RL Zoo reads if this module is its configuration, see :func:`use_file`."""
 
@@ -42,7 +48,7 @@ class Settings(dict[str, Any]):
 
         :param preset: its name
         """
-        kept = {key: self[key] for key in ("n_envs", "n_timesteps", "env_kwargs", "env_wrapper", "callback") if key in self}
+        kept = {key: self[key] for key in _OF_THE_RUN if key in self}
         entry = preset_entry(preset)
         self.clear()
         env_kwargs = {"env_kwargs": entry["env"]} if "env" in entry else {}

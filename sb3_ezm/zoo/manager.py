@@ -9,8 +9,12 @@ from typing import Any
 import gymnasium as gym
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.callbacks import EvalCallback, ProgressBarCallback
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.kinds import TIME_LIMIT
+from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
+from sb3_ezm.multitask.vec_env import ThreadedVecEnv
 from sb3_ezm.progress import TaskProgressBarCallback
 from sb3_ezm.zoo.hyperparams import ALGORITHM, CONFIG_FILE, check_names, use_file
 from sb3_ezm.zoo.tasks import ScoredEpisodes, TaskReturnsCallback, assign_tasks, check_share, find_tasks
@@ -47,20 +51,35 @@ class EZMExperimentManager(ExperimentManager):
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
         processed: tuple[Any, ...] = super()._preprocess_hyperparams(hyperparams)
         if self.is_ezm:
+            if (seconds := processed[0].pop("step_timeout", None)) is not None:
+                self._watch_time(TIME_LIMIT("step_timeout", seconds))
             check_names(processed[0])
         return processed
+
+    def _watch_time(self, seconds: float) -> None:
+        self.vec_env_kwargs = {**self.vec_env_kwargs, "step_timeout": seconds}
+        if issubclass(self.vec_env_class, DummyVecEnv):
+            self.vec_env_class = ThreadedVecEnv
+            self.vec_env_kwargs["num_threads"] = 1
+        else:
+            self.vec_env_class = WatchedSubprocVecEnv
 
     def create_log_folder(self) -> None:
         """
         Check the tasks of the environment, then create the folder: a training that cannot start leaves none behind.
 
-        :raises ConfigurationError: if the environments cannot be shared equally among the tasks
+        :raises ConfigurationError: if the environments cannot be shared equally among the tasks, or frames are to be stacked
         """
         self.tasks = find_tasks(self.env_name.gym_id, self.env_kwargs) if self.is_ezm else ()
         if self.is_ezm and (self.env_kwargs or {}).get("action_repeat", 1) > 1:
             self.monitor_kwargs = {**self.monitor_kwargs, "info_keywords": ("episode_env_steps", *self._info_keywords())}
         if self.tasks:
             check_share(self.n_envs, self.tasks)
+            if self.frame_stack is not None:
+                raise ConfigurationError(
+                    f"`frame_stack` ({self.frame_stack}) cannot stack the task ids of {self.env_name.gym_id}: register a "
+                    f"suite of `stack_frames(tasks, {self.frame_stack})` (from `sb3_ezm.multitask`) and leave it out."
+                )
             self._plan_evaluation()
         super().create_log_folder()
 
