@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from sb3_ezm.action_layout import ActionLayout, action_size
 from sb3_ezm.config import ModelConfig, SearchConfig, TargetConfig, build_config
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.finite import check_rows
 from sb3_ezm.kinds import SIZES, SWITCH
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.observations import ObservationLayout
@@ -209,6 +210,14 @@ class EZMPolicy(BasePolicy):
         """As in SB3. It may be called from other threads and does not affect training."""
         with self.lock:
             return super().predict(observation, state, episode_start, deterministic)
+
+    def obs_to_tensor(self, observation: npt.NDArray[Any] | dict[str, npt.NDArray[Any]]) -> tuple[PyTorchObs, bool]:
+        """As in SB3, but numbers that no network can take are a ``NonFiniteError`` that names task and entries."""
+        tensors, is_batch = super().obs_to_tensor(observation)
+        if self.layout.image_shape is None:
+            rows, tasks = self.layout.flatten_tensors(tensors)
+            check_rows("observation", rows.cpu().numpy(), tasks.cpu().numpy(), self.task_set.names)
+        return tensors, is_batch
 
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """

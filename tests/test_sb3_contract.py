@@ -28,7 +28,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
-from sb3_ezm import EZM, ConfigurationError
+from sb3_ezm import EZM, ConfigurationError, NonFiniteError
 from sb3_ezm.action_layout import check_action_space
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.learning.learner import NonFiniteLossError
@@ -611,6 +611,16 @@ def test_an_info_entry_named_task_of_a_plain_environment_is_ignored() -> None:
     model = tiny_model(Named(CountEnv()))
     model.learn(12)
     assert model.task_statistics.snapshot()["task"]["episodes"] == 2
+
+
+def test_predicting_from_what_is_not_finite_is_an_error() -> None:
+    model = tiny_model(DummyVecEnv([CountEnv] * 2))
+    with pytest.raises(NonFiniteError, match=r"The observation is not finite: \[nan\] in task 'task' \(environment 1\)"):
+        model.predict(np.array([[7.0], [np.nan]], dtype=np.float32))
+    with pytest.raises(NonFiniteError, match=r"\[inf\] in task 'task'"):
+        model.predict(np.array([np.inf], dtype=np.float32))
+    with pytest.raises(NonFiniteError, match=r"is beyond 1e\+15, .*: \[1\.0.*e\+20\] in task 'task'"):
+        model.predict(np.array([1e20]))
 
 
 def test_predicting_does_not_affect_training() -> None:
