@@ -21,9 +21,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.collector import Collector
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.kinds import shown
 from sb3_ezm.multitask.inspection import find_served_tasks
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.tasks.api import check_env_class
+from sb3_ezm.tasks.statistics import report_of
 
 DISTURBED = (
     "The training environments were stepped or reset by somebody else (an evaluation or a callback?): their running "
@@ -52,6 +54,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         super().__init__(*args, **kwargs)
         self._no_updates_until = -1  # number of environment steps
         self._is_warned = False  # warned that there are no updates
+        self._is_warned_of_reports = False
         self._served: set[str] | None = None
         self._rollout_steps = self._rollout_episodes = 0  # of an unfinished rollout
         self._missing_env_steps = 0  # repetitions of actions that the end of an episode cut short
@@ -87,6 +90,23 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         self.num_timesteps += len(dones)
         if (repeat := self.policy.task_set.action_repeat) > 1:
             self._missing_env_steps += sum(repeat - infos[env].get("env_steps", repeat) for env in np.flatnonzero(dones))
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: npt.NDArray[Any] | None = None) -> None:
+        if any("episode" in info and report_of(info) is None for info in infos):
+            self._warn_of_other_reports(infos)
+            infos = [info if report_of(info) is not None else {**info, "episode": None} for info in infos]
+        super()._update_info_buffer(infos, dones)
+
+    def _warn_of_other_reports(self, infos: list[dict[str, Any]]) -> None:
+        if self._is_warned_of_reports:
+            return
+        self._is_warned_of_reports = True
+        found = next(info["episode"] for info in infos if "episode" in info and report_of(info) is None)
+        warnings.warn(
+            f"info['episode'] is {shown(found)}, not a report of Monitor (return 'r' and length 'l' of an episode): it is "
+            "left out of the statistics of episodes. Use another key in the environment, and wrap it in SB3's Monitor.",
+            stacklevel=4,
+        )
 
     def dump_logs(self) -> None:
         """As in SB3, with ``time/env_steps`` if actions are repeated."""

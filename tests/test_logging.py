@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, configure
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -192,6 +193,25 @@ def test_training_with_awkward_names_logs_everywhere(tmp_path: Path) -> None:
     assert {f"{label}/return" for label in (first, second, third)} <= set(rows[-1])
     events = EventAccumulator(str(tmp_path)).Reload()
     assert {f"{first}/return", f"{third}/buffer_size", "rollout/ep_rew_mean"} <= set(events.Tags()["scalars"])
+
+
+class Numbered(CountEnv):
+    """Calls the number of its episode ``info["episode"]``, which SB3's ``Monitor`` and logs take for a report."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return *super().step(action)[:4], {"episode": self.episode}
+
+
+@pytest.mark.parametrize("monitored", [True, False])
+def test_what_an_environment_calls_an_episode_is_no_report(monitored: bool) -> None:
+    with pytest.warns(UserWarning, match=r"info\['episode'\] is 0, not a report of Monitor.*Use another key") as caught:
+        model = tiny_model(DummyVecEnv([lambda: Monitor(Numbered()) if monitored else Numbered()]), learning_starts=100)
+        lines = logged(model, 24, log_interval=1)
+    assert len(caught) == 1
+    # Returns of 21, 6,021, 12,021 and 18,021.
+    means = [line["rollout/ep_rew_mean"] for line in lines if "rollout/ep_rew_mean" in line]
+    assert means == ([21.0, 3_021.0, 6_021.0, 9_021.0] if monitored else [])
+    assert model.task_statistics.episodes == {"task": 4 if monitored else 0}
 
 
 def test_tensorboard_gets_a_run_with_the_given_name(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from sb3_ezm.multitask.inspection import read_attribute
 from sb3_ezm.multitask.normalization import copy_normalization
 from sb3_ezm.multitask.padding import IgnoreTermination
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
+from sb3_ezm.tasks.statistics import report_of
 
 MAX_ENVS_PER_TASK = 10  # enough rows for a batched search; more would only take memory
 
@@ -301,7 +302,7 @@ def _play(model: PolicyPredictor, vec_env: VecEnv, quotas: list[int], determinis
             returns[index] += reward
             lengths[index] += steps
             if dones[index]:
-                monitored = info.get("episode")
+                monitored = report_of(info)
                 if monitored is None:
                     raise ConfigurationError(
                         f"Sub-environment {index} reports no returns: wrap it in SB3's Monitor, or use `make_multitask_env`."

@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 
 from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.kinds import shown
 from sb3_ezm.tasks.task_set import TaskSet
+
+
+def report_of(info: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """
+    :param info: of a step
+    :return: what ``Monitor`` reports about the episode that ended with it, if anything: environments may use its key for
+        something of their own
+    """
+    report = info.get("episode")
+    return report if isinstance(report, Mapping) and "r" in report and "l" in report else None
 
 
 class TaskStatistics:
@@ -46,13 +57,14 @@ class TaskStatistics:
             if name not in self.episodes:
                 known = did_you_mean(str(name), self.task_names)
                 raise ConfigurationError(f"A finished episode has info['task'] = {name!r}, which is not a known task. {known}")
-            if "episode" not in info:
+            if (report := report_of(info)) is None:
                 raise ConfigurationError(
-                    f"A finished episode of task {name!r} has no info['episode']: wrap each sub-environment in SB3's Monitor."
+                    f"A finished episode of task {name!r} has no report in info['episode'] (it is "
+                    f"{shown(info.get('episode'))}): wrap each sub-environment in SB3's Monitor."
                 )
             self.episodes[name] += 1
-            self.returns[name].append(float(info["episode"]["r"]))
-            self.lengths[name].append(int(info.get("episode_env_steps", info["episode"]["l"])))
+            self.returns[name].append(float(report["r"]))
+            self.lengths[name].append(int(info.get("episode_env_steps", report["l"])))
 
     def snapshot(self) -> dict[str, dict[str, float]]:
         """

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.cycling import CyclingTaskEnv
+from sb3_ezm.tasks.statistics import report_of
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.train_logging import task_labels
 
@@ -79,8 +80,7 @@ class ScoredEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         :return: what the environment returns, with the score in the report of a finished episode
         """
         observation, reward, terminated, truncated, info = self.env.step(action)
-        if "episode" in info:
-            episode = info["episode"]
+        if (episode := report_of(info)) is not None:
             self._returns.append(float(episode["r"]))
             if self._task_set.has_scores:
                 score = self._task_set.normalized_score(info["task"], episode["r"])
