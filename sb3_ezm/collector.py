@@ -94,6 +94,13 @@ class Collector:
             _warn_of_pictures(normalize)
         self._order_is_right = normalize is None or normalize is env
 
+    def watches(self, env: VecEnv | None) -> bool:
+        """
+        :param env: vector environment
+        :return: whether it is the one in which this collects
+        """
+        return env is (None if self._watch is None else self._watch.env)
+
     def mark(self) -> None:
         """Accept the environments' current state as known."""
         if self._watch is not None:

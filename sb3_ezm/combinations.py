@@ -17,19 +17,17 @@ from sb3_ezm.value_targets import VALUE_TARGETS
 Rule = tuple[type[Settings], str, bool, str]  # configuration, setting, whether it has no effect, why
 
 
-def check_combinations(
-    configs: Configs, policy: EZMPolicy, train_freq: Any, gradient_steps: int, num_envs: int | None, preset: str | None
-) -> None:
+def check_contradictions(configs: Configs, policy: EZMPolicy, train_freq: Any, num_envs: int | None) -> None:
     """
     :param configs: settings of the algorithm
     :param policy: made with them
     :param train_freq: SB3's, when to train
-    :param gradient_steps: SB3's, updates in a row
     :param num_envs: number of environments, if there are any
-    :param preset: whose settings the user did not have to give
     :raises ConfigurationError: for settings that cannot work together
-    :warns UserWarning: for every setting that was changed and has no effect given the others
     """
+    batch_size, num_tasks = configs.update.batch_size, len(policy.task_set)
+    if configs.replay.independent and batch_size < num_tasks:
+        raise ConfigurationError(f"`batch_size` ({batch_size}) is below the number of tasks ({num_tasks}).")
     weight = configs.loss.observation
     if weight > 0 and not policy.model_config.decode_observations:
         raise ConfigurationError(
@@ -43,6 +41,24 @@ def check_combinations(
             f"`train_freq` ({(train_freq.frequency, 'episode')}) counts episodes, which needs a single environment, not "
             f"{num_envs}: count steps, `train_freq={train_freq.frequency}`."
         )
+
+
+def check_combinations(
+    configs: Configs, policy: EZMPolicy, train_freq: Any, gradient_steps: int, num_envs: int | None, preset: str | None
+) -> None:
+    """
+    As :func:`check_contradictions`, with warnings.
+
+    :param configs: settings of the algorithm
+    :param policy: made with them
+    :param train_freq: SB3's, when to train
+    :param gradient_steps: SB3's, updates in a row
+    :param num_envs: number of environments, if there are any
+    :param preset: whose settings the user did not have to give
+    :raises ConfigurationError: for settings that cannot work together
+    :warns UserWarning: for every setting that was changed and has no effect given the others
+    """
+    check_contradictions(configs, policy, train_freq, num_envs)
     used: dict[type[Settings], Settings] = {type(config): config for config in (*configs, policy.model_config)}
     settings = preset_settings(preset)
     usual: dict[type[Settings], Settings] = {type(config): config for config in make_configs(settings)}

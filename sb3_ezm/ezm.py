@@ -20,13 +20,12 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from sb3_ezm import settings
 from sb3_ezm.acting import PlannerSwitch
 from sb3_ezm.arguments import KINDS, LEARN_KINDS, make_configs
+from sb3_ezm.assignments import CheckedAssignments
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm, read_replay_buffer
 from sb3_ezm.collector import Collector
 from sb3_ezm.combinations import check_combinations
-from sb3_ezm.config import (
-    PolicyTarget,
-)
+from sb3_ezm.config import PolicyTarget
 from sb3_ezm.defaults import BY_PRESET, completed
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.kinds import checked
@@ -38,7 +37,7 @@ from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
 from sb3_ezm.progress import with_progress_bar
 from sb3_ezm.rollouts import RolloutAlgorithm
-from sb3_ezm.tasks.statistics import TaskStatistics
+from sb3_ezm.tasks.statistics import TaskStatistics, report_of
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.tensorboard import add_layout
 from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks
@@ -46,7 +45,7 @@ from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks
 SelfEZM = TypeVar("SelfEZM", bound="EZM")
 
 
-class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm):
+class EZM(CheckedAssignments, PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm):
     """
     EfficientZero-Multitask (EZ-M): online model-based RL with one world model for all tasks.
 
@@ -209,6 +208,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
             self._setup_model()
 
     def _setup_model(self) -> None:
+        vars(self).pop("collector", None)  # nothing depends on the arguments any more
         self._take_changes()
         self._setup_lr_schedule()
         self._convert_train_freq()
@@ -217,8 +217,6 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         values = settings.read_arguments(self)
         self.configs = make_configs(values)
         settings.check_discrete(self.task_set.discrete, values, self.configs)
-        if self.independent_replay and self.batch_size < len(self.task_set):
-            raise ConfigurationError(f"`batch_size` ({self.batch_size}) is below the number of tasks ({len(self.task_set)}).")
         self.set_random_seed(self.seed)
         policy: Any = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **settings.policy_settings(values, self.configs)
@@ -254,7 +252,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         self._seed_parts(seed)
 
     def _seed_parts(self, seed: int | None) -> None:
-        if seed is None or not hasattr(self, "learner"):
+        if seed is None or not hasattr(self, "collector"):
             return
         self.policy.seed(seed)
         self.collector.seed(seed)
@@ -308,7 +306,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
             # By the task id in the observation: only environments made by this package name their task.
             (_, tasks), names = self.policy.layout.flatten(self._last_obs), self.policy.task_set.names
             named = [{**info, "task": names[task]} for info, task in zip(infos, tasks, strict=True)]
-            monitored = np.array([bool(done) and "episode" in info for info, done in zip(infos, dones, strict=True)])
+            monitored = np.array([report_of(info) is not None for info in infos]) & np.asarray(dones, dtype=bool)
             self.task_statistics.update(named, monitored)
 
     # ---------------------------------------------------------------------------------------------------------- training
@@ -356,6 +354,8 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         progress_bar: bool = False,
     ) -> SelfEZM:
         """Learn as in SB3; in the replay buffer, episodes that a reset cuts short end as truncated."""
+        if self.env is not None and not self.collector.watches(self.env):  # `model.env` has been set
+            self.set_env(self.env)
         self._begin_streams(reset_num_timesteps)
         if self.independent_replay:
             self._warn_of_absent_tasks(self.policy.task_set.names)
@@ -383,7 +383,7 @@ class EZM(PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm
         loaded.device = self.device
         if truncate_last_traj:
             loaded.close_streams()
-        self.replay_buffer, self.buffer_size = loaded, loaded.buffer_size
+        vars(self).update(replay_buffer=loaded, buffer_size=loaded.buffer_size)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "learner", "configs", "_times"]

@@ -1,0 +1,112 @@
+"""Arguments that are set on a model, such as ``model.tau = 0.1``: they take effect, or are refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+
+from sb3_ezm.arguments import ARGUMENTS, Configs
+from sb3_ezm.collector import Collector
+from sb3_ezm.combinations import check_contradictions
+from sb3_ezm.config import UpdateConfig
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.kinds import shown
+from sb3_ezm.learning.learner import Learner
+from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.settings import attribute_of, check_discrete
+
+# Read whenever they are used, or brought to where they are used by `_change`. The parts of a model are made with all others.
+LIVE = frozenset(
+    {
+        *("learning_rate", "learning_starts", "batch_size", "tau", "gamma", "train_freq", "gradient_steps"),
+        *("target_update_interval", "act_with_target", "planner", "action_noise", "tensorboard_log", "verbose"),
+    }
+)
+
+
+class CheckedAssignments(OffPolicyAlgorithm):
+    """
+    Mixin of the algorithm. With Stable-Baselines3's algorithms, setting an attribute changes a training. Here that holds for
+    the arguments in :data:`LIVE`; with the others networks, searches and replay buffer were made, so a new value would do
+    nothing and is refused.
+    """
+
+    if TYPE_CHECKING:
+        configs: Configs
+        learner: Learner
+        collector: Collector
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """
+        :param name: of an attribute
+        :param value: its value
+        :raises ConfigurationError: for an argument that is impossible or cannot change any more
+        """
+        # `learn` looks at the environment. Without `collector` the model is still being made.
+        if name not in ARGUMENTS or name == "env" or "collector" not in vars(self):
+            super().__setattr__(name, value)
+        elif name in LIVE:
+            self._change(name, ARGUMENTS[name].kind(name, value))
+        elif name == "policy" and _share_weights(self.policy, value):  # such as `torch.compile(model.policy)`
+            super().__setattr__(name, value)
+        elif not _equal(known := getattr(self, attribute_of(self, name), None), value):
+            how = {
+                "seed": "call `set_random_seed`",
+                "policy": "`model.policy.load_state_dict(other.state_dict())` copies weights",
+            }
+            instead = how.get(name, f"save it, and `EZM.load(path, env, {name}=...)`")
+            raise ConfigurationError(
+                f"`{name}` cannot be set from {_brief(known)} to {_brief(value)} on a model, whose parts were made with it: "
+                f"{instead}."
+            )
+
+    def _change(self, name: str, value: Any) -> None:
+        argument, configs = ARGUMENTS[name], self.configs
+        if argument.config is UpdateConfig:
+            configs = configs._replace(update=replace(configs.update, **{argument.field: value}))
+        elif name == "gamma":
+            configs = configs._replace(target=replace(configs.target, gamma=value))
+        policy: Any = self.policy
+        if name == "train_freq":
+            steps, unit = value if isinstance(value, tuple) else (value, "step")
+            value = TrainFreq(steps, TrainFrequencyUnit(unit))
+        check_contradictions(
+            configs, policy, value if name == "train_freq" else self.train_freq, getattr(self, "n_envs", None)
+        )
+        if name == "action_noise":
+            check_discrete(policy.task_set.discrete, {name: value}, configs)
+        super().__setattr__(name, value)
+        self.configs, self.learner.update_config, self.learner.target_config = configs, configs.update, configs.target
+        if name == "learning_rate":
+            self._setup_lr_schedule()
+        elif name == "act_with_target":
+            self.collector.act_with_target = value
+        elif name == "gamma":
+            _set_discount(policy, value)
+
+
+def _set_discount(policy: EZMPolicy, gamma: float) -> None:
+    policy.gamma = gamma
+    for model in (policy.world_model, policy.target_model):
+        model.discounts.copy_(th.as_tensor(policy.task_set.discounts(gamma)))
+
+
+def _share_weights(known: Any, value: Any) -> bool:
+    if not isinstance(value, th.nn.Module):
+        return False
+    return {id(weights) for weights in known.parameters()} == {id(weights) for weights in value.parameters()}
+
+
+def _brief(value: Any) -> str:
+    return type(value).__name__ if isinstance(value, th.nn.Module) else shown(value)
+
+
+def _equal(known: Any, value: Any) -> bool:
+    try:
+        return known is value or bool(known == value)
+    except (ValueError, RuntimeError):  # arrays
+        return False
