@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_ezm.envs.h1 import H1_MEDIUM_TASKS
-from sb3_ezm.envs.h1.objectives import OBJECTIVES, MazeObjective
+from sb3_ezm.envs.h1.objectives import OBJECTIVES, MazeObjective, ReachObjective
 from sb3_ezm.envs.h1.rewards import MAZE_CHECKPOINTS
 from sb3_ezm.envs.h1.robot import Robot, geom_names, observe
-from sb3_ezm.envs.h1.tasks import ACTION_SIZE, MAX_EPISODE_STEPS
+from sb3_ezm.envs.h1.tasks import MAX_EPISODE_STEPS
 from sb3_ezm.envs.humanoid_bench.env import HumanoidBenchEnv
 
 COM_VELOCITY = "pelvis_subtreelinvel"  # HumanoidBench's name of the sensor
@@ -37,19 +37,22 @@ PLACES = {
     "pole": ((-0.4, 40.0), (-2.9, 2.9)),
     "hurdle": ((-0.4, 70.0), (-4.4, 4.4)),
     "maze": ((-1.5, 7.5), (-1.5, 7.5)),
+    **dict.fromkeys(("sit_simple", "sit_hard"), ((-0.8, 0.4), (-0.4, 0.4))),
+    **dict.fromkeys(("balance_simple", "balance_hard"), ((-0.4, 0.4), (-0.6, 0.6))),
 }
 ANYWHERE = ((-3.0, 3.0), (-3.0, 3.0))  # the flat tasks
 SCATTER_EVERY = 8  # control steps between two scattered states
 STANCE_NOISE = 0.2  # half-width of the noise on the actions that hold the initial pose
 
 
-def real_env(task: str) -> Any:
+def real_env(task: str, robot: str = "h1") -> Any:
     """
     :param task: task name
-    :return: the package's own H1 environment, without wrappers
+    :param robot: ``"h1"`` or ``"h1hand"``
+    :return: the package's own environment, without wrappers
     :raises HumanoidBenchUnavailableError: if the package is not installed
     """
-    return HumanoidBenchEnv(f"h1-{task}-v0").humanoid
+    return HumanoidBenchEnv(f"{robot}-{task}-v0").humanoid
 
 
 def real_robot(task: str, model: mujoco.MjModel, data: mujoco.MjData) -> Robot:
@@ -75,13 +78,15 @@ class EmbeddedJudge:
     """
 
     def __init__(self, task: str, env: Any) -> None:
-        self._data = env.data
+        self._env, self._data = env, env.data
         self._robot = real_robot(task, env.model, env.data)
         self.objective = OBJECTIVES[task]()
 
     def reset(self) -> None:
-        """Forget the last episode. Call this with every reset of the environment."""
-        self.objective.reset()
+        """Forget the last episode, and take over its goal. Call this with every reset of the environment."""
+        self.objective.reset(self._robot, np.random.default_rng(0))
+        if isinstance(self.objective, ReachObjective):
+            self.objective.goal = tuple(self._env.task.goal.tolist())
 
     def __call__(self) -> tuple[NDArray[np.float32], float, bool, dict[str, float]]:
         """
@@ -90,7 +95,8 @@ class EmbeddedJudge:
         :return: observation, reward, whether the episode ends, terms of the reward
         """
         reward, terms = self.objective.reward(self._robot)
-        return observe(self._data.qpos, self._data.qvel), reward, self.objective.terminated(self._robot), terms
+        observation = observe(self._data.qpos, self._data.qvel, self.objective.extra)
+        return observation, reward, self.objective.terminated(self._robot), terms
 
 
 class Comparison:
@@ -117,7 +123,8 @@ class Comparison:
         self.last_stage = max(self.last_stage, int(info.get("success_subtasks", 0)))
         shared = [(terms[name], info[TERMS.get(name, name)]) for name in terms if TERMS.get(name, name) in info]
         self._keep("reward", abs(our_reward - reward))
-        self._keep("terms", max(abs(ours_ - real_) for ours_, real_ in shared))
+        # The squared velocities of reach reach thousands.
+        self._keep("terms", max(abs(ours_ - real_) / max(1.0, abs(real_)) for ours_, real_ in shared))
         self._keep("termination", float(our_terminated != bool(terminated)))
         # Our observations are float32, so compare them with rounded ones, and report the rounding error separately.
         self._keep("observation", float(np.abs(our_observation - observation.astype(np.float32)).max()))
@@ -141,10 +148,13 @@ class Comparison:
 def stance_action(env: Any) -> NDArray[np.float32]:
     """
     :param env: an environment with a MuJoCo model, without wrappers
-    :return: the action [19] whose position targets are the joint angles of the initial pose
+    :return: the action [A] whose position targets are those of the initial pose
     """
+    data = mujoco.MjData(env.model)
+    mujoco.mj_resetDataKeyframe(env.model, data, 0)
+    mujoco.mj_forward(env.model, data)
     lower, upper = env.model.actuator_ctrlrange.T
-    action: NDArray[np.float32] = (2.0 * (env.model.key_qpos[0, 7:] - lower) / (upper - lower) - 1.0).astype(np.float32)
+    action: NDArray[np.float32] = (2.0 * (data.actuator_length - lower) / (upper - lower) - 1.0).astype(np.float32)
     return action
 
 
@@ -161,14 +171,14 @@ def compare_episodes(task: str, env: Any, steps: int, seed: int, noise: float, h
     :return: the differences
     """
     comparison, judge, generator = Comparison(), EmbeddedJudge(task, env), np.random.default_rng(seed)
-    middle = stance_action(env) if hold else np.zeros(ACTION_SIZE, np.float32)
+    middle = stance_action(env) if hold else np.zeros(env.model.nu, np.float32)
     elapsed = MAX_EPISODE_STEPS
     for _ in range(steps):
         if elapsed == MAX_EPISODE_STEPS:
             env.reset(seed=int(generator.integers(2**31)))
             judge.reset()
             elapsed = 0
-        action = np.clip(middle + generator.uniform(-noise, noise, ACTION_SIZE), -1, 1).astype(np.float32)
+        action = np.clip(middle + generator.uniform(-noise, noise, env.model.nu), -1, 1).astype(np.float32)
         observation, reward, terminated, _, info = env.step(action)
         comparison.add((observation, reward, terminated, info), judge())
         elapsed = MAX_EPISODE_STEPS if terminated else elapsed + 1
@@ -194,7 +204,7 @@ def compare_scattered(task: str, env: Any, steps: int, seed: int) -> Comparison:
             judge.reset()
         if step % SCATTER_EVERY == 0:
             env.set_state(*_scattered_state(task, env, judge, generator))
-        observation, reward, terminated, _, info = env.step(generator.uniform(-1, 1, ACTION_SIZE).astype(np.float32))
+        observation, reward, terminated, _, info = env.step(generator.uniform(-1, 1, env.model.nu).astype(np.float32))
         comparison.add((observation, reward, terminated, info), judge())
     return comparison
 
@@ -209,8 +219,9 @@ def _scattered_state(
         qpos[:2] = np.array(MAZE_CHECKPOINTS[judge.objective.stage]) + generator.uniform(-0.5, 0.5, 2)
     turn = np.array([1.0, 0.0, 0.0, 0.0]) + generator.normal(0.0, 0.4, 4)
     qpos[3:7] = turn / np.linalg.norm(turn)
-    lower, upper = env.model.jnt_range[1:].T
-    qpos[7:] = np.clip(qpos[7:] + generator.normal(0.0, 0.3, qpos.size - 7), lower, upper)
+    hinges = env.model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE
+    angles, (lower, upper) = env.model.jnt_qposadr[hinges], env.model.jnt_range[hinges].T
+    qpos[angles] = np.clip(qpos[angles] + generator.normal(0.0, 0.3, angles.size), lower, upper)
     return qpos, qvel
 
 

@@ -16,7 +16,6 @@ from sb3_ezm.envs.h1.env import FRAME_SKIP, RESET_NOISE
 from sb3_ezm.envs.h1.model import robot_numbers
 from sb3_ezm.envs.h1.objectives import OBJECTIVES
 from sb3_ezm.envs.h1.robot import observe
-from sb3_ezm.envs.h1.tasks import ACTION_SIZE
 
 _BODY = mujoco.mjtObj.mjOBJ_BODY
 _BY_BODY = ("pos", "quat", "ipos", "iquat", "mass", "inertia", "gravcomp")
@@ -72,10 +71,11 @@ def _largest(first: Any, second: Any) -> float:
     return float("inf") if first.shape != second.shape else float(np.abs(first - second).max(initial=0.0))
 
 
-def motion_differences(task: str, real: Any, steps: int, seed: int) -> dict[str, float]:
+def motion_differences(task: str, real: Any, steps: int, seed: int, robot: str = "h1") -> dict[str, float]:
     """
     Reset with the same seed and take the same actions with all contacts disabled, so that nothing depends on shapes.
 
+    What a task draws at a reset (the start of sit_hard) comes from another generator there, so that it is copied from there.
     HumanoidBench maps actions to position targets in single precision, the embedded suite in double precision; "same targets"
     uses HumanoidBench's targets in both.
 
@@ -83,10 +83,11 @@ def motion_differences(task: str, real: Any, steps: int, seed: int) -> dict[str,
     :param real: HumanoidBench's environment, without wrappers
     :param steps: control steps of random actions
     :param seed: seed of the reset and the actions
+    :param robot: ``"h1"`` or ``"h1hand"``
     :return: largest differences in position targets, and in positions and velocities after the reset, after all steps, and
         with the same targets
     """
-    ours = H1Env(task, share_model=False)
+    ours = H1Env(task, share_model=False, robot=robot)
     flags = real.model.opt.disableflags
     differences = {"reset": 0.0, "targets": 0.0, "motion": 0.0, "same targets": 0.0}
     try:
@@ -96,9 +97,12 @@ def motion_differences(task: str, real: Any, steps: int, seed: int) -> dict[str,
             generator = np.random.default_rng(seed)
             real.reset(seed=seed)
             ours.reset(seed=seed)
+            if task == "sit_hard":
+                ours.data.qpos[:7] = real.data.qpos[:7]
+                mujoco.mj_forward(ours.model, ours.data)
             differences["reset"] = max(differences["reset"], _gap(real.data, ours.data))
             for _ in range(steps):
-                action = generator.uniform(-1.0, 1.0, ACTION_SIZE).astype(np.float32)
+                action = generator.uniform(-1.0, 1.0, real.model.nu).astype(np.float32)
                 real.step(action)
                 if name == "motion":
                     ours.step(action)
@@ -178,16 +182,17 @@ def _first_hit(
     return float(mujoco.mj_ray(model, data, origin, direction, _SEEN, 1, -1, np.zeros(1, np.int32)))
 
 
-def transplant(task: str, xml: str, ours: Callable[[str], bool] = lambda body: True) -> mujoco.MjModel:
+def transplant(task: str, xml: str, ours: Callable[[str], bool] = lambda body: True, robot: str = "h1") -> mujoco.MjModel:
     """
     Replace the robot's collision meshes in HumanoidBench's model of a task with the embedded suite's primitives.
 
     :param task: task name
     :param xml: HumanoidBench's file
     :param ours: whether to replace the shapes of the body of this name
+    :param robot: ``"h1"`` or ``"h1hand"``
     :return: a model with their scene and our shapes
     """
-    spec, numbers = mujoco.MjSpec.from_file(xml), robot_numbers()
+    spec, numbers = mujoco.MjSpec.from_file(xml), robot_numbers(robot)
     bodies = {body.name: body for body in spec.bodies if body.name in {entry["name"] for entry in numbers["bodies"]}}
     for name, body in bodies.items():
         for geom in list(body.geoms):
@@ -196,7 +201,8 @@ def transplant(task: str, xml: str, ours: Callable[[str], bool] = lambda body: T
     for geom in numbers["collision_geoms"]:
         if ours(geom["body"]):
             kind, size = getattr(mujoco.mjtGeom, f"mjGEOM_{geom['type'].upper()}"), [*geom["size"], 0.0, 0.0][:3]
-            bodies[geom["body"]].add_geom(type=kind, size=size, pos=geom["pos"], quat=geom["quat"], mass=0.0)
+            contact = {name: geom[name] for name in ("solref", "solimp") if name in geom}
+            bodies[geom["body"]].add_geom(type=kind, size=size, pos=geom["pos"], quat=geom["quat"], mass=0.0, **contact)
     for first, second in numbers["contact_excludes"]:
         if ours(first) and ours(second):
             spec.add_exclude(bodyname1=first, bodyname2=second)
@@ -231,17 +237,20 @@ class Simulation:
         :return: observation and an empty info dictionary
         """
         mujoco.mj_resetDataKeyframe(self.model, self.data, 0)
-        self.data.qpos[:] += np.random.default_rng(seed).uniform(-RESET_NOISE, RESET_NOISE, self.model.nq)
+        generator = np.random.default_rng(seed)
+        self.data.qpos[:] += generator.uniform(-RESET_NOISE, RESET_NOISE, self.model.nq)
+        self._objective.place(self.data.qpos, generator)
         mujoco.mj_forward(self.model, self.data)
-        self._objective.reset()
-        return observe(self.data.qpos, self.data.qvel), {}
+        self._objective.reset(self._robot, generator)
+        return observe(self.data.qpos, self.data.qvel, self._objective.extra), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, float]]:
         """
-        :param action: targets [19] in [-1, 1]
+        :param action: targets [A] in [-1, 1]
         :return: observation, reward, terminated, False, terms of the reward
         """
         self.data.ctrl[:] = self._middle + self._half * action.astype(np.float64)
         mujoco.mj_step(self.model, self.data, FRAME_SKIP)
         reward, terms = self._objective.reward(self._robot)
-        return observe(self.data.qpos, self.data.qvel), reward, self._objective.terminated(self._robot), False, terms
+        observation = observe(self.data.qpos, self.data.qvel, self._objective.extra)
+        return observation, reward, self._objective.terminated(self._robot), False, terms

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from parity_functions import stance_action
 
 from sb3_ezm.envs.h1 import H1_MEDIUM_TASKS
-from sb3_ezm.envs.h1.tasks import ACTION_SIZE, MAX_EPISODE_STEPS
+from sb3_ezm.envs.h1.tasks import MAX_EPISODE_STEPS
 
 POLICIES = ("random", "zero", "stance")
 SCORES = ("return", "length", "full")
@@ -46,11 +46,11 @@ def actions(policy: str, env: Any, seed: int, steps: int) -> NDArray[np.float32]
     :param env: an environment without wrappers
     :param seed: seed of the random policy
     :param steps: number of steps
-    :return: actions [steps, 19]: uniformly random, zero, or holding the initial pose
+    :return: actions [steps, A]: uniformly random, zero, or holding the initial pose
     """
     if policy == "random":
-        return np.random.default_rng(seed).uniform(-1.0, 1.0, (steps, ACTION_SIZE)).astype(np.float32)
-    middle = stance_action(env) if policy == "stance" else np.zeros(ACTION_SIZE, np.float32)
+        return np.random.default_rng(seed).uniform(-1.0, 1.0, (steps, env.model.nu)).astype(np.float32)
+    middle = stance_action(env) if policy == "stance" else np.zeros(env.model.nu, np.float32)
     return np.tile(middle, (steps, 1))
 
 

@@ -1,4 +1,4 @@
-"""The H1 environment: spaces, determinism, protocols, states, errors."""
+"""The H1 environment without and with hands: spaces, determinism, protocols, states, errors."""
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -13,17 +13,23 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import sb3_ezm  # noqa: F401 (registers the ids)
-from sb3_ezm.envs.h1 import H1_MEDIUM_TASKS, H1_TASK_INFO, H1Env
+from sb3_ezm.envs.h1 import H1_MEDIUM_TASKS, H1_TASK_INFO, H1HAND_TASK_INFO, H1Env, H1TaskInfo
 from sb3_ezm.envs.h1.model import robot_numbers
 from sb3_ezm.envs.h1.objectives import OBJECTIVES
 from sb3_ezm.envs.registration import register_envs
 from sb3_ezm.errors import ConfigurationError
 
 Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
+ALL_TASKS = [*H1_TASK_INFO.values(), *H1HAND_TASK_INFO.values()]
+every_task = pytest.mark.parametrize("task", ALL_TASKS, ids=lambda task: f"{task.robot}-{task.name}")
 
 
-def random_actions(number: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(-1, 1, (number, 19)).astype(np.float32)
+def make(task: H1TaskInfo, **settings: Any) -> H1Env:
+    return H1Env(task.name, robot=task.robot, **settings)
+
+
+def random_actions(number: int, seed: int = 0, size: int = 19) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-1, 1, (number, size)).astype(np.float32)
 
 
 def stance(env: H1Env) -> np.ndarray:
@@ -41,14 +47,17 @@ def same(first: list[Step], second: list[Step]) -> bool:
     return all(np.array_equal(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("task", H1_MEDIUM_TASKS)
+@every_task
 @pytest.mark.filterwarnings("ignore:.*Box observation space m.*")  # positions and velocities are unbounded
-def test_ids_pass_both_environment_checkers(task: str) -> None:
-    env = gym.make(H1_TASK_INFO[task].gym_id)
+def test_ids_pass_both_environment_checkers(task: H1TaskInfo) -> None:
+    env = gym.make(task.gym_id)
     assert env.spec is not None and env.spec.max_episode_steps == 1000
-    assert env.unwrapped.task == task
-    assert env.observation_space == gym.spaces.Box(-np.inf, np.inf, (51,), np.float32)
-    assert env.action_space == gym.spaces.Box(-1, 1, (19,), np.float32)
+    assert (env.unwrapped.robot, env.unwrapped.task) == (task.robot, task.name)
+    # 26 + 25 without hands, 76 + 75 with; an object that moves has 7 + 6, and reach adds two points
+    objects = {"sit_hard": 13, "balance_simple": 13, "balance_hard": 26, "reach": 6}.get(task.name, 0)
+    observations, actions = (51, 19) if task.robot == "h1" else (151 + objects, 61)
+    assert env.observation_space == gym.spaces.Box(-np.inf, np.inf, (observations,), np.float32)
+    assert env.action_space == gym.spaces.Box(-1, 1, (actions,), np.float32)
     sb3_check_env(env)
     gymnasium_check_env(env.unwrapped, skip_render_check=True)
 
@@ -102,12 +111,13 @@ def test_holding_the_start_pose_returns_what_humanoidbench_returned() -> None:
     assert total == pytest.approx(67.3, abs=0.5)
 
 
-@pytest.mark.parametrize("task", H1_MEDIUM_TASKS)
-def test_same_seed_same_trajectory_and_flat_float_info(task: str) -> None:
-    first, second = H1Env(task), H1Env(task, share_model=False)
+@every_task
+def test_same_seed_same_trajectory_and_flat_float_info(task: H1TaskInfo) -> None:
+    first, second = make(task), make(task, share_model=False)
     assert np.array_equal(first.reset(seed=7)[0], second.reset(seed=7)[0])
-    steps = rollout(first, random_actions(25))
-    assert same(steps, rollout(second, random_actions(25)))
+    actions = random_actions(25, size=first.model.nu)
+    steps = rollout(first, actions)
+    assert same(steps, rollout(second, actions))
     observation, reward, terminated, truncated, info = steps[-1]
     assert observation.dtype == np.float32 and type(reward) is float
     assert type(terminated) is bool and type(truncated) is bool
@@ -141,27 +151,35 @@ def test_parallel_threads_give_the_serial_trajectories() -> None:
     assert all(same(a, b) for a, b in zip(serial, parallel, strict=True))
 
 
-@pytest.mark.parametrize("task", H1_MEDIUM_TASKS)
-def test_falls_end_the_episode_unless_ignored(task: str) -> None:
-    env, ignoring = H1Env(task), H1Env(task, ignore_termination=True)
+@every_task
+def test_falls_end_the_episode_unless_ignored(task: H1TaskInfo) -> None:
+    env, ignoring = make(task), make(task, ignore_termination=True)
     env.reset(seed=3)
     ignoring.reset(seed=3)
-    actions = random_actions(150, seed=3)
+    actions = random_actions(150, 3, env.model.nu)
     ends = [step[2] for step in rollout(env, actions)]
-    assert any(ends) is H1_TASK_INFO[task].may_terminate
+    assert any(ends) is task.may_terminate
     assert not any(step[2] for step in rollout(ignoring, actions))
 
 
-@pytest.mark.parametrize("task", H1_MEDIUM_TASKS)
+@pytest.mark.parametrize("task", OBJECTIVES)
 def test_termination_thresholds(task: str) -> None:
     # lowest pelvis height and torso axis at which the episode continues
-    height, tilt = {"pole": (0.5, -1.0), "crawl": (-9.0, -1.0), "stair": (-9.0, 0.1), "slide": (-9.0, 0.1)}.get(
-        task, (0.2, -1.0)
-    )
+    height, tilt = {
+        **dict.fromkeys(("pole", "sit_simple", "sit_hard"), (0.5, -1.0)),
+        **dict.fromkeys(("balance_simple", "balance_hard"), (0.8, -1.0)),
+        **dict.fromkeys(("crawl", "reach"), (-9.0, -1.0)),
+        **dict.fromkeys(("stair", "slide"), (-9.0, 0.1)),
+    }.get(task, (0.2, -1.0))
     terminated = OBJECTIVES[task]().terminated
-    assert terminated(SimpleNamespace(root_height=height, torso_up=tilt)) is False
-    assert terminated(SimpleNamespace(root_height=height - 1e-9, torso_up=tilt)) is (height > -9.0)
-    assert terminated(SimpleNamespace(root_height=height, torso_up=tilt - 1e-9)) is (tilt > -1.0)
+
+    def at(root_height: float, torso_up: float, off: bool = False) -> Any:
+        return SimpleNamespace(root_height=root_height, torso_up=torso_up, leaves_the_board=off)
+
+    assert terminated(at(height, tilt)) is False
+    assert terminated(at(height - 1e-9, tilt)) is (height > -9.0)
+    assert terminated(at(height, tilt - 1e-9)) is (tilt > -1.0)
+    assert terminated(at(height, tilt, off=True)) is task.startswith("balance")
 
 
 def test_maze_pays_the_first_bonus_at_the_first_step_and_forgets_it_at_reset() -> None:
@@ -173,17 +191,18 @@ def test_maze_pays_the_first_bonus_at_the_first_step_and_forgets_it_at_reset() -
         assert second < 1
 
 
-@pytest.mark.parametrize("task", H1_MEDIUM_TASKS)
-def test_a_state_continues_bit_for_bit(task: str) -> None:
-    env, other = H1Env(task, ignore_termination=True), H1Env(task, ignore_termination=True)
+@every_task
+def test_a_state_continues_bit_for_bit(task: H1TaskInfo) -> None:
+    env, other = make(task, ignore_termination=True), make(task, ignore_termination=True)
     env.reset(seed=5)
-    rollout(env, random_actions(30, seed=1))
+    last = rollout(env, random_actions(30, 1, env.model.nu))[-1][0]
     state = pickle.loads(pickle.dumps(env.get_state()))
-    future = rollout(env, random_actions(30, seed=2))
+    actions = random_actions(30, 2, env.model.nu)
+    future = rollout(env, actions)
     after_reset = env.reset()[0]
-    assert other.set_state(state).shape == (51,)
+    assert np.array_equal(other.set_state(state), last)
     assert other.elapsed_steps == 30
-    assert same(future, rollout(other, random_actions(30, seed=2)))
+    assert same(future, rollout(other, actions))
     assert np.array_equal(after_reset, other.reset()[0])  # the random generator is part of the state
 
 
@@ -238,6 +257,12 @@ def test_impossible_settings_are_refused() -> None:
     state = H1Env("walk").get_state()
     with pytest.raises(ConfigurationError, match=r"'walk'.*'run'"):
         H1Env("run").set_state(state)
+    with pytest.raises(ConfigurationError, match=r"'walk'.*'h1hand-walk'"):
+        H1Env("walk", robot="h1hand").set_state(state)
+    with pytest.raises(ConfigurationError, match=r"Unknown robot 'h1hands'\. Did you mean 'h1hand'"):
+        H1Env("walk", robot="h1hands")
+    with pytest.raises(ConfigurationError, match=r"Unknown task 'reach' of the robot 'h1'"):
+        H1Env("reach")
 
 
 @pytest.mark.parametrize("steps_before", [0, 3])

@@ -139,5 +139,5 @@ def test_decoration_changes_nothing_but_looks(task: str) -> None:
 
 
 def test_unknown_task() -> None:
-    with pytest.raises(ConfigurationError, match=r"Unknown H1 task 'wlak'\. Did you mean 'walk'"):
+    with pytest.raises(ConfigurationError, match=r"Unknown task 'wlak' of the robot 'h1'\. Did you mean 'walk'"):
         compile_model("wlak")

@@ -112,9 +112,10 @@ def test_the_layout_is_part_of_the_task_set() -> None:
 def test_misspelled_names() -> None:
     with pytest.raises(ConfigurationError, match="Did you mean 'h1hand-walk-v0'"):
         make_task_set("h1hand-wlak-v0")
-    with pytest.raises(ConfigurationError, match=r"'h1hand-walk'.*Did you mean 'h1hand-walk-v0'"):
-        make_task_set("h1hand-walk")
-    assert make_task_set("h1-walk")[0].env_fn.env_id == "sb3_ezm/H1-Walk-v0"  # the embedded task keeps its name
+    with pytest.raises(ConfigurationError, match=r"'h1hand-door'.*Did you mean 'h1hand-door-v0'"):
+        make_task_set("h1hand-door")
+    assert make_task_set("h1-walk")[0].env_fn.env_id == "sb3_ezm/H1-Walk-v0"  # the embedded tasks keep their names
+    assert make_task_set("h1hand-walk")[0].env_fn.env_id == "sb3_ezm/H1Hand-Walk-v0"
 
 
 # Loading. A stand-in package shows the logic; tests/test_humanoid_bench_package.py has the real one.

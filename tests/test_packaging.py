@@ -56,7 +56,8 @@ def test_the_wheel_is_the_package_with_its_data(built: Path) -> None:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         licenses = {Path(name).name for name in wheel.namelist() if "/licenses/" in name}
     assert names == files(built, ["sb3_ezm"])
-    assert {"sb3_ezm/py.typed", "sb3_ezm/envs/h1/h1_model.json", "sb3_ezm/hyperparams/presets.yml"} <= names
+    data = {"envs/h1/h1_model.json", "envs/h1/hands.json", "hyperparams/presets.yml", "py.typed"}
+    assert {f"sb3_ezm/{name}" for name in data} <= names
     assert licenses == {"LICENSE", "NOTICE"}
 
 

@@ -49,9 +49,16 @@ def install_plugin(folder: Path, module: str, target: str = "lab_suites:register
 
 
 def test_the_package_registers_its_own() -> None:
-    assert {"h1-medium", "toy", "walker", "walker-5", "humanoidbench-medium", "humanoidbench-hard", "humanoidbench"} <= set(
-        suite_names()
-    )
+    assert {
+        "h1-medium",
+        "h1hand-hard",
+        "toy",
+        "walker",
+        "walker-5",
+        "humanoidbench-medium",
+        "humanoidbench-hard",
+        "humanoidbench",
+    } <= set(suite_names())
 
 
 def test_a_user_defined_suite() -> None:
@@ -97,6 +104,8 @@ def test_a_broken_package_is_named_and_does_not_affect_others(
     [
         ("h1-medium", "h1-cpu"),
         ("h1-walk", "h1-cpu"),
+        ("h1hand-hard", "humanoidbench-hard-cpu"),
+        (["h1hand-walk", "h1hand-reach"], "humanoidbench-hard-cpu"),
         ("toy", "toy"),
         ("walker", "walker"),
         (["walker-stand", "walker-run-backwards"], "walker"),

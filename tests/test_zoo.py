@@ -18,7 +18,7 @@ import yaml
 from sb3_ezm import EZM, ConfigurationError, make_multitask_env
 from sb3_ezm.arguments import ARGUMENTS
 from sb3_ezm.config import LossConfig, ModelConfig, SearchConfig, TargetConfig, build_config
-from sb3_ezm.envs.h1.tasks import H1_TASK_INFO
+from sb3_ezm.envs.h1.tasks import TASK_INFO
 from sb3_ezm.evaluation import evaluate_tasks
 from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
 from sb3_ezm.multitask.vec_env import ThreadedVecEnv
@@ -80,7 +80,8 @@ def test_the_settings_file_names_what_it_must() -> None:
     entries = read_settings(CONFIG_FILE)
     mujoco = ("HalfCheetah-v5", "Ant-v5", "Hopper-v5", "Walker2d-v5", "Humanoid-v5", "Swimmer-v5", "Reacher-v5", "Pusher-v5")
     needed = {"MultiTask-Humanoid-v0", "MultiTask-Toy-v0", "MultiTask-Walker-v0", "Pendulum-v1", *mujoco}
-    assert needed | {task.gym_id for task in H1_TASK_INFO.values()} <= set(entries)
+    needed |= {"MultiTask-Humanoid-Hard-v0", *(task.gym_id for tasks in TASK_INFO.values() for task in tasks.values())}
+    assert needed <= set(entries)
     assert set(entries) - {"default"} <= set(gym.registry)
 
 

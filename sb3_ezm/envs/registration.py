@@ -11,13 +11,19 @@ from sb3_ezm.envs.humanoid_bench import suite as humanoid_bench
 from sb3_ezm.envs.walker import suite as walker
 
 MULTITASK_ENTRY_POINT = "sb3_ezm.multitask.cycling:make_multitask_suite"
-MULTITASK_IDS = {"MultiTask-Humanoid-v0": "h1-medium", "MultiTask-Toy-v0": "toy", "MultiTask-Walker-v0": "walker"}
+MULTITASK_IDS = {
+    "MultiTask-Humanoid-v0": "h1-medium",
+    "MultiTask-Humanoid-Hard-v0": "h1hand-hard",
+    "MultiTask-Toy-v0": "toy",
+    "MultiTask-Walker-v0": "walker",
+}
 
 
 def register_envs() -> None:
     """
     Register the suites of the package with the Gymnasium ids of their tasks, ``MultiTask-Humanoid-v0`` (all nine tasks of
-    ``h1-medium``), ``MultiTask-Toy-v0`` and ``MultiTask-Walker-v0``, these three with and without namespace.
+    ``h1-medium``), ``MultiTask-Humanoid-Hard-v0`` (all fourteen of ``h1hand-hard``), ``MultiTask-Toy-v0`` and
+    ``MultiTask-Walker-v0``, these four with and without namespace.
 
     Ids that are already registered are left alone, so calling this again does nothing. Only names are recorded: neither
     MuJoCo nor the rest of the package is imported before an environment is made.

@@ -1,4 +1,4 @@
-"""The embedded H1 suite as a Gymnasium environment: nine tasks of one humanoid, position control at 50 Hz."""
+"""The embedded H1 suites as a Gymnasium environment: one humanoid, with or without hands, position control at 50 Hz."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sb3_ezm.envs.h1.model import TIMESTEP, compile_model, shared_model
-from sb3_ezm.envs.h1.objectives import OBJECTIVES, MazeObjective
+from sb3_ezm.envs.h1.objectives import OBJECTIVES, MazeObjective, ReachObjective
 from sb3_ezm.envs.h1.rendering import H1Painter
 from sb3_ezm.envs.h1.robot import Robot, observe
-from sb3_ezm.envs.h1.tasks import ACTION_SIZE, OBSERVATION_SIZE
 from sb3_ezm.errors import ConfigurationError
 
 FRAME_SKIP = 10  # physics steps per control step
@@ -30,14 +29,15 @@ Observation = NDArray[np.float32]
 
 class H1Env(gym.Env[Observation, NDArray[np.float32]]):
     """
-    One task of the medium suite on a mesh-free Unitree H1 with HumanoidBench's definitions (arXiv 2403.10506).
+    One task of a mesh-free Unitree H1 with HumanoidBench's definitions (arXiv 2403.10506).
 
-    Observation [51]: positions (26, root position and quaternion first) and velocities (25). Action [19]: position targets,
-    -1 and 1 being the ends of each actuator's range. ``info`` carries every term of the reward. The 1000-step limit comes
-    from the registered Gymnasium ids (``sb3_ezm/H1-Walk-v0``, ...). Instances are independent and may be stepped in parallel
-    threads: MuJoCo releases the GIL. Pictures of one instance must all be taken in one thread.
+    Observation [O]: positions (root position and quaternion first), velocities, and in ``reach`` the left hand and the goal:
+    51 entries without hands, 151 to 177 with hands. Action [A]: position targets of 19 or 61 actuators, -1 and 1 being the
+    ends of each one's range. ``info`` carries every term of the reward. The 1000-step limit comes from the registered
+    Gymnasium ids (``sb3_ezm/H1-Walk-v0``, ``sb3_ezm/H1Hand-Walk-v0``, ...). Instances are independent and may be stepped in
+    parallel threads: MuJoCo releases the GIL. Pictures of one instance must all be taken in one thread.
 
-    :param task: one of :data:`~sb3_ezm.envs.h1.tasks.H1_MEDIUM_TASKS`
+    :param task: one of the robot's tasks in :data:`~sb3_ezm.envs.h1.tasks.TASK_INFO`
     :param render_mode: ``"rgb_array"`` to allow :meth:`render`, or None
     :param width: width of pictures in pixels
     :param height: height of pictures in pixels
@@ -45,6 +45,7 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
     :param ignore_termination: a fall does not end the episode (protocol of EfficientZero-Multitask, arXiv 2603.01452)
     :param reset_noise: half width of the uniform noise on every entry of the start position (m, rad, quaternion entries)
     :param share_model: use the process-wide compiled model, which must not be changed; False compiles a private one
+    :param robot: ``"h1"`` or, with two hands, ``"h1hand"``
     :raises ConfigurationError: if an argument is impossible
     """
 
@@ -60,29 +61,37 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
         ignore_termination: bool = False,
         reset_noise: float = RESET_NOISE,
         share_model: bool = True,
+        robot: str = "h1",
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ConfigurationError(f"render_mode={render_mode!r} is not supported: use 'rgb_array' or None.")
         if not 0.0 <= reset_noise < 0.5:
             raise ConfigurationError(f"reset_noise={reset_noise} must lie in [0, 0.5): it also disturbs the root quaternion.")
-        self.model = shared_model(task) if share_model else compile_model(task)
+        self.model = shared_model(task, robot) if share_model else compile_model(task, robot=robot)
         self.data = mujoco.MjData(self.model)
         self.task = task
+        self.robot = robot
         self.render_mode = render_mode
         self.ignore_termination = ignore_termination
         self.reset_noise = reset_noise
-        self.observation_space = spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
         self._objective = OBJECTIVES[task]()
+        size = self.model.nq + self.model.nv + len(self._objective.extra)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
         self._robot = Robot(self.model, self.data)
-        self._painter = H1Painter(task, width, height, camera)
+        self._painter = H1Painter(task, width, height, camera, robot)
         lower, upper = self.model.actuator_ctrlrange.T
         self._ctrl_middle, self._ctrl_half = (lower + upper) / 2.0, (upper - lower) / 2.0
         # Views of MuJoCo's memory, kept because looking them up costs more than reading them.
         self._qpos, self._qvel, self._ctrl = self.data.qpos, self.data.qvel, self.data.ctrl
         self._warnings = self.data.warning.number
-        self._last_observation: Observation = np.zeros(OBSERVATION_SIZE, dtype=np.float32)
+        self._last_observation: Observation = np.zeros(size, dtype=np.float32)
         self._ready = False
+
+    @property
+    def _name(self) -> str:
+        """What states and messages call the task: its name alone if the robot has no hands."""
+        return self.task if self.robot == "h1" else f"{self.robot}-{self.task}"
 
     @property
     def elapsed_steps(self) -> int:
@@ -91,17 +100,18 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """
-        Start an episode: the standing pose plus uniform noise on every position entry, at rest.
+        Start an episode: the standing pose plus uniform noise on every position entry, at rest; then what the task draws.
 
         :param seed: seed of the environment's own random generator
         :param options: unused
-        :return: observation [51] and an empty info
+        :return: observation [O] and an empty info
         """
         super().reset(seed=seed)
         mujoco.mj_resetDataKeyframe(self.model, self.data, 0)
         self._qpos += self.np_random.uniform(-self.reset_noise, self.reset_noise, size=self._qpos.size)
+        self._objective.place(self._qpos, self.np_random)
         mujoco.mj_forward(self.model, self.data)
-        self._objective.reset()
+        self._objective.reset(self._robot, self.np_random)
         self._ready = True
         return self._observation(), {}
 
@@ -109,8 +119,8 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
         """
         Simulate 0.02 s with constant position targets.
 
-        :param action: targets [19] in [-1, 1]
-        :return: observation [51], reward, terminated, truncated, terms of the reward. If the simulation diverges the step is
+        :param action: targets [A] in [-1, 1]
+        :return: observation [O], reward, terminated, truncated, terms of the reward. If the simulation diverges the step is
             ``truncated`` with reward 0, the last finite observation and ``info["diverged"] = 1.0``.
         :raises ConfigurationError: if the action has the wrong shape, is outside [-1, 1] or not finite, or before a reset
         """
@@ -136,7 +146,8 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
             gym.logger.warn("render() needs H1Env(..., render_mode='rgb_array'): no picture was taken.")
             return None
         stage = self._objective.stage if isinstance(self._objective, MazeObjective) else 0
-        return self._painter.draw(self.data, stage)
+        goal = self._objective.goal if isinstance(self._objective, ReachObjective) else None
+        return self._painter.draw(self.data, stage, goal)
 
     def close(self) -> None:
         """Free OpenGL."""
@@ -151,7 +162,7 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
         physics = np.empty(mujoco.mj_stateSize(self.model, _STATE))
         mujoco.mj_getState(self.model, self.data, physics, _STATE)
         return {
-            "task": self.task,
+            "task": self._name,
             "physics": physics,
             "objective": self._objective.get_state(),
             "random": self.np_random.bit_generator.state,
@@ -163,12 +174,12 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
         Continue from a state of :meth:`get_state`: afterwards the same actions give the same transitions, bit for bit.
 
         :param state: state of any instance of the same task
-        :return: observation [51] of that state
+        :return: observation [O] of that state
         :raises ConfigurationError: if the state belongs to another task
         """
-        if state["task"] != self.task:
+        if state["task"] != self._name:
             raise ConfigurationError(
-                f"A state of task {state['task']!r} cannot be loaded into an environment of task {self.task!r}."
+                f"A state of task {state['task']!r} cannot be loaded into an environment of task {self._name!r}."
             )
         mujoco.mj_setState(self.model, self.data, state["physics"], _STATE)
         # Positions of bodies and sites, for pictures; then the state again, since that may have moved the solver's warm start.
@@ -183,9 +194,10 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
     def _position_targets(self, action: NDArray[np.float32]) -> NDArray[np.float64]:
         """Map [-1, 1] to each actuator's range."""
         action = np.asarray(action, dtype=np.float64)
-        if action.shape != (ACTION_SIZE,):
+        if action.shape != self._ctrl.shape:
+            size = self._ctrl.size
             raise ConfigurationError(
-                f"The action has shape {action.shape}, the H1 has {ACTION_SIZE} actuators: pass shape ({ACTION_SIZE},)."
+                f"The action has shape {action.shape}, the robot has {size} actuators: pass shape ({size},)."
             )
         largest = np.abs(action).max()
         if not largest <= 1.0 + _ACTION_TOLERANCE:  # also true for NaN
@@ -196,10 +208,10 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
         return targets
 
     def _observation(self) -> Observation:
-        self._last_observation = observe(self._qpos, self._qvel)
+        self._last_observation = observe(self._qpos, self._qvel, self._objective.extra)
         return self._last_observation
 
     def _diverged(self) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        gym.logger.warn(f"The simulation of H1 task {self.task!r} diverged; the episode is truncated.")
+        gym.logger.warn(f"The simulation of H1 task {self._name!r} diverged; the episode is truncated.")
         self._ready = False
         return self._last_observation.copy(), 0.0, False, True, {"diverged": 1.0}

@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-from sb3_ezm.envs.h1 import rewards
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_ezm.envs.h1 import hard_rewards, rewards
 from sb3_ezm.envs.h1.rewards import RewardAndTerms
 from sb3_ezm.envs.h1.robot import Robot
 
 FALLEN_HEIGHT = 0.2  # [m] pelvis height below which the robot lies on the ground
 POLE_FALLEN_HEIGHT = 0.5  # [m]
+SEAT_LOST_HEIGHT = 0.5  # [m]
+BOARD_LOST_HEIGHT = 0.8  # [m]
+REACH_GOALS = ((-2.0, -2.0, 0.2), (2.0, 2.0, 2.0))  # [m] ends of the box that goals are drawn from
+SIT_STARTS = ((0.2, -0.15, -1.8), (0.4, 0.15, 1.8))  # [m, m, rad] range of x, y and yaw at the start of sit_hard
 TILTED = 0.1  # world z component of the torso axis below which a climber has tipped over
 
 
 class Objective:
     """
-    Reward and end of an episode of one task, without memory.
+    Reward, start and end of an episode of one task, without memory.
 
     :param reward: maps the robot to reward and terms
     :param fallen: maps the robot to whether the episode ends
+    :param place: changes the start position [P] in place, with random numbers if it needs any
     """
 
-    def __init__(self, reward: Callable[[Robot], RewardAndTerms], fallen: Callable[[Robot], bool]) -> None:
+    def __init__(
+        self,
+        reward: Callable[[Robot], RewardAndTerms],
+        fallen: Callable[[Robot], bool],
+        place: Callable[[NDArray[np.float64], np.random.Generator], None] = lambda qpos, generator: None,
+    ) -> None:
         self._reward = reward
         self._fallen = fallen
+        self.place = place
 
-    def reset(self) -> None:
-        """Forget the last episode."""
+    @property
+    def extra(self) -> tuple[float, ...]:
+        """What the task adds to the observation."""
+        return ()
+
+    def reset(self, robot: Robot, generator: np.random.Generator) -> None:
+        """
+        Forget the last episode.
+
+        :param robot: measurements at the start
+        :param generator: for what is random in the task
+        """
 
     def reward(self, robot: Robot) -> RewardAndTerms:
         """
@@ -70,8 +95,13 @@ class MazeObjective(Objective):
         super().__init__(self._stage_reward, _pelvis_below(FALLEN_HEIGHT))
         self.stage = 0
 
-    def reset(self) -> None:
-        """Go back to the first checkpoint."""
+    def reset(self, robot: Robot, generator: np.random.Generator) -> None:
+        """
+        Go back to the first checkpoint.
+
+        :param robot: unused
+        :param generator: unused
+        """
         self.stage = 0
 
     def get_state(self) -> dict[str, Any]:
@@ -101,6 +131,52 @@ class MazeObjective(Objective):
             stage=self.stage,
             bonus=bonus,
         )
+
+
+class ReachObjective(Objective):
+    """Reaching has a goal that the observation shows along with the hand, both in m."""
+
+    def __init__(self) -> None:
+        super().__init__(self._distance_reward, _never)
+        self.hand: tuple[float, ...] = (0.0, 0.0, 0.0)
+        self.goal: tuple[float, ...] = (0.0, 0.0, 0.0)
+
+    @property
+    def extra(self) -> tuple[float, ...]:
+        """Position of the left hand, then the goal."""
+        return (*self.hand, *self.goal)
+
+    def reset(self, robot: Robot, generator: np.random.Generator) -> None:
+        """
+        Draw a goal.
+
+        :param robot: measurements at the start
+        :param generator: draws the goal
+        """
+        x, y, z = generator.uniform(*REACH_GOALS).tolist()
+        self.hand, self.goal = robot.left_hand, (x, y, z)
+
+    def get_state(self) -> dict[str, Any]:
+        """
+        :return: the goal, and the hand as it was observed
+        """
+        return {"hand": list(self.hand), "goal": list(self.goal)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        :param state: what :meth:`get_state` returned
+        """
+        self.hand, self.goal = tuple(state["hand"]), tuple(state["goal"])
+
+    def _distance_reward(self, robot: Robot) -> RewardAndTerms:
+        self.hand = robot.left_hand
+        return hard_rewards.reach_reward(math.dist(self.hand, self.goal), robot.pelvis_up, robot.velocities)
+
+
+def _place_for_sitting(qpos: NDArray[np.float64], generator: np.random.Generator) -> None:
+    x, y, yaw = generator.uniform(*SIT_STARTS).tolist()
+    qpos[:2] = x, y
+    qpos[3:7] = math.cos(yaw / 2.0), 0.0, 0.0, math.sin(yaw / 2.0)
 
 
 def _pelvis_below(height: float) -> Callable[[Robot], bool]:
@@ -142,6 +218,34 @@ def _never(robot: Robot) -> bool:
     return False
 
 
+def _sit(robot: Robot) -> RewardAndTerms:
+    return hard_rewards.sit_reward(
+        robot.head_height,
+        robot.imu[2],
+        robot.torso_up,
+        robot.root,
+        robot.chair_xy,
+        robot.velocity_x,
+        robot.velocity_y,
+        robot.forces,
+    )
+
+
+def _balance(robot: Robot) -> RewardAndTerms:
+    return rewards.stand_reward(
+        robot.head_height,
+        robot.torso_up,
+        robot.velocity_x,
+        robot.velocity_y,
+        robot.forces,
+        enough=hard_rewards.BALANCE_HEAD_HEIGHT,
+    )
+
+
+def _off_the_board(robot: Robot) -> bool:
+    return robot.root_height < BOARD_LOST_HEIGHT or robot.leaves_the_board
+
+
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "stand": lambda: Objective(_stand, _pelvis_below(FALLEN_HEIGHT)),
     "walk": lambda: Objective(_locomotion(rewards.WALK_SPEED), _pelvis_below(FALLEN_HEIGHT)),
@@ -152,4 +256,9 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "slide": lambda: Objective(_climb, _tipped_over),
     "hurdle": lambda: Objective(_hurdle, _pelvis_below(FALLEN_HEIGHT)),
     "maze": MazeObjective,
+    "sit_simple": lambda: Objective(_sit, _pelvis_below(SEAT_LOST_HEIGHT)),
+    "sit_hard": lambda: Objective(_sit, _pelvis_below(SEAT_LOST_HEIGHT), _place_for_sitting),
+    "balance_simple": lambda: Objective(_balance, _off_the_board),
+    "balance_hard": lambda: Objective(_balance, _off_the_board),
+    "reach": ReachObjective,
 }

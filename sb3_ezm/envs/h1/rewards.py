@@ -1,5 +1,5 @@
 """
-Rewards of the nine H1 tasks as pure functions of a few numbers, in float64.
+Rewards of the nine tasks of the medium suite as pure functions of a few numbers, in float64.
 
 The definitions are those of HumanoidBench (arXiv 2403.10506, MIT). Each task function returns the reward of one control step
 and the terms it is made of; apart from the maze bonus every reward lies in [0, 1].
@@ -102,15 +102,16 @@ def stand_still(velocity_x: float, velocity_y: float) -> float:
     return (gaussian(velocity_x, 0.0, 0.0, 2.0) + gaussian(velocity_y, 0.0, 0.0, 2.0)) / 2.0
 
 
-def standing(head_height: float) -> float:
+def standing(head_height: float, enough: float = STAND_HEAD_HEIGHT) -> float:
     """
     Credit for a high head.
 
     :param head_height: height of the head above the world origin in m
+    :param enough: height from which the credit is full
     :return: a number in (0, 1]
     """
-    # 0.1^((max(0, 1.65 - z_head) / 0.4125)^2)
-    return gaussian(head_height, STAND_HEAD_HEIGHT, math.inf, STAND_HEAD_HEIGHT / 4.0)
+    # 0.1^((max(0, enough - z_head) / 0.4125)^2)
+    return gaussian(head_height, enough, math.inf, STAND_HEAD_HEIGHT / 4.0)
 
 
 def upright(torso_up: float, enough: float = 0.9) -> float:
@@ -126,20 +127,26 @@ def upright(torso_up: float, enough: float = 0.9) -> float:
 
 
 def stand_reward(
-    head_height: float, torso_up: float, velocity_x: float, velocity_y: float, forces: NDArray[np.float64]
+    head_height: float,
+    torso_up: float,
+    velocity_x: float,
+    velocity_y: float,
+    forces: NDArray[np.float64],
+    enough: float = STAND_HEAD_HEIGHT,
 ) -> RewardAndTerms:
     """
-    Task ``stand``: stand upright and stay where you are.
+    Tasks ``stand`` and, with a higher head, ``balance_simple`` and ``balance_hard``: stand upright and stay where you are.
 
     :param head_height: head height in m
     :param torso_up: world z component of the torso's z axis
     :param velocity_x: center-of-mass velocity along x in m/s
     :param velocity_y: center-of-mass velocity along y in m/s
     :param forces: actuator forces [A] in N m
+    :param enough: head height in m from which the credit is full
     :return: reward and its terms
     """
     # r = control * (standing * upright) * still
-    terms = _posture_terms(standing(head_height), upright(torso_up), forces)
+    terms = _posture_terms(standing(head_height, enough), upright(torso_up), forces)
     terms["dont_move"] = stand_still(velocity_x, velocity_y)
     return terms["small_control"] * terms["stand_reward"] * terms["dont_move"], terms
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_ezm.envs.h1.objects import BALL_GEOM, BOARD_GEOM, CHAIR
 from sb3_ezm.envs.h1.scenes import FORBIDDEN
+
+_FLOOR = 0  # index of the floor's geom, in HumanoidBench's models as well
 
 
 def geom_names(model: mujoco.MjModel) -> list[str]:
@@ -17,17 +22,20 @@ def geom_names(model: mujoco.MjModel) -> list[str]:
     return [mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_GEOM, geom) or "" for geom in range(model.ngeom)]
 
 
-def observe(qpos: NDArray[np.float64], qvel: NDArray[np.float64]) -> NDArray[np.float32]:
+def observe(qpos: NDArray[np.float64], qvel: NDArray[np.float64], extra: Sequence[float] = ()) -> NDArray[np.float32]:
     """
-    What an agent sees: all positions, then all velocities, in single precision.
+    What an agent sees: all positions, then all velocities, then what the task adds, in single precision.
 
-    :param qpos: generalized positions [26]
-    :param qvel: generalized velocities [25]
-    :return: a new array [51]
+    :param qpos: generalized positions [P], 26 without hands and objects
+    :param qvel: generalized velocities [V], 25 without hands and objects
+    :param extra: what the task adds [X]
+    :return: a new array [P + V + X]
     """
-    observation = np.empty(qpos.size + qvel.size, dtype=np.float32)
+    both = qpos.size + qvel.size
+    observation = np.empty(both + len(extra), dtype=np.float32)
     observation[: qpos.size] = qpos
-    observation[qpos.size :] = qvel
+    observation[qpos.size : both] = qvel
+    observation[both:] = extra
     return observation
 
 
@@ -36,7 +44,7 @@ class Robot:
     Measurements on one simulation, looked up by index only.
 
     Positions, velocities and contacts are those MuJoCo computed at the start of the last 2 ms step, as in HumanoidBench;
-    only :attr:`root_height` (and the observation) is from after it.
+    only :attr:`root`, :attr:`velocities` (and the observation) are from after it.
 
     :param model: model of the task, or any other with the same names of bodies and sites (HumanoidBench's own has them)
     :param data: simulation state
@@ -68,6 +76,13 @@ class Robot:
         self._com_velocity = data.sensordata[start : start + 3]
         self._forces: NDArray[np.float64] = data.actuator_force
         self._qpos = data.qpos
+        self._qvel: NDArray[np.float64] = data.qvel
+        self._pelvis_rotation = data.xmat[pelvis]
+        # Only some scenes have these; an index of -1 is never looked up in the others.
+        self._left_hand = data.site_xpos[index(mujoco.mjtObj.mjOBJ_SITE, "left_hand")]
+        self._chair = data.xpos[index(mujoco.mjtObj.mjOBJ_BODY, CHAIR)]
+        self._board = index(mujoco.mjtObj.mjOBJ_GEOM, BOARD_GEOM)
+        self._ball = index(mujoco.mjtObj.mjOBJ_GEOM, BALL_GEOM)
         if forbidden is None:
             forbidden = np.array([name.startswith(FORBIDDEN) for name in geom_names(model)])
         self._forbidden = forbidden
@@ -88,9 +103,20 @@ class Robot:
         return float(self._head[2] - self._right_foot[2])
 
     @property
+    def root(self) -> list[float]:
+        """Position of the pelvis [3] in m, after the step."""
+        root: list[float] = self._qpos[:3].tolist()
+        return root
+
+    @property
     def root_height(self) -> float:
         """Height of the pelvis in m, after the step."""
         return float(self._qpos[2])
+
+    @property
+    def velocities(self) -> NDArray[np.float64]:
+        """Generalized velocities, after the step."""
+        return self._qvel
 
     @property
     def torso_up(self) -> float:
@@ -125,8 +151,24 @@ class Robot:
         return quat
 
     @property
+    def pelvis_up(self) -> float:
+        """World z component of the pelvis's z axis."""
+        return float(self._pelvis_rotation[8])
+
+    @property
+    def left_hand(self) -> tuple[float, float, float]:
+        """Position of the left hand in m, if the robot has hands."""
+        x, y, z = self._left_hand.tolist()
+        return x, y, z
+
+    @property
+    def chair_xy(self) -> tuple[float, float]:
+        """Horizontal position of the chair in m, in a scene that has one."""
+        return float(self._chair[0]), float(self._chair[1])
+
+    @property
     def forces(self) -> NDArray[np.float64]:
-        """Actuator forces [19] in N m."""
+        """Actuator forces [A] in N m."""
         return self._forces
 
     @property
@@ -135,3 +177,16 @@ class Robot:
         if self._data.ncon == 0:
             return False
         return bool(self._forbidden[self._data.contact.geom].any())
+
+    @property
+    def leaves_the_board(self) -> bool:
+        """
+        Whether the floor touches anything but the ball, or the ball anything but floor and board, in a scene that has them.
+        """
+        for pair in self._data.contact.geom.tolist():
+            if self._ball in pair:
+                if _FLOOR not in pair and self._board not in pair:
+                    return True
+            elif _FLOOR in pair:
+                return True
+        return False

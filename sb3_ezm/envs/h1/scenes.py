@@ -15,6 +15,7 @@ Vector = tuple[float, float, float]
 
 FORBIDDEN = "forbidden_"  # name prefix of obstacles that lower the reward when touched
 CHECKPOINT = "checkpoint_"  # name prefix of the markers in the maze
+GOAL = "goal"  # name of the marker of the point to reach
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class SceneGeom:
     One primitive of a scene.
 
     :param name: unique name
-    :param kind: MuJoCo geom type, ``"box"``, ``"capsule"`` or ``"cylinder"``
+    :param kind: MuJoCo geom type, ``"box"``, ``"capsule"``, ``"cylinder"`` or ``"sphere"``
     :param pos: center in m
     :param size: MuJoCo half sizes in m
     :param material: name of a material of the model
@@ -176,6 +177,11 @@ def maze() -> list[SceneGeom]:
     return geoms
 
 
+def goal() -> list[SceneGeom]:
+    """The floor and, in pictures, a marker of the point to reach."""
+    return [_decoration(GOAL, "sphere", (0.0, 0.0, 1.0), (0.05,), "accent")]
+
+
 SCENES: dict[str, Callable[[], list[SceneGeom]]] = {
     "stand": flat,
     "walk": flat,
@@ -186,4 +192,10 @@ SCENES: dict[str, Callable[[], list[SceneGeom]]] = {
     "slide": slopes,
     "hurdle": hurdles,
     "maze": maze,
+    "sit_simple": flat,
+    "sit_hard": flat,
+    "balance_simple": flat,
+    "balance_hard": flat,
+    "reach": goal,
 }
+"""What stands still in each task; :mod:`~sb3_ezm.envs.h1.objects` has the rest."""

@@ -1,41 +1,62 @@
-"""The H1 suite and its Gymnasium ids."""
+"""The two H1 suites and their Gymnasium ids."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
+
 import gymnasium as gym
 
-from sb3_ezm.envs.h1.tasks import ACTION_SIZE, H1_MEDIUM_TASKS, H1_TASK_INFO, MAX_EPISODE_STEPS, OBSERVATION_SIZE
+from sb3_ezm.envs.h1.tasks import MAX_EPISODE_STEPS, TASK_INFO
+from sb3_ezm.envs.humanoid_bench.specs import align_blocks, task_spec
+from sb3_ezm.envs.humanoid_bench.tasks import HumanoidBenchTask
 from sb3_ezm.tasks.env_factory import GymEnvFactory
 from sb3_ezm.tasks.registry import register_suite
 from sb3_ezm.tasks.task_set import TaskSpec
 
 
 def register() -> None:
-    """Register ``sb3_ezm/H1-Stand-v0`` ... ``sb3_ezm/H1-Maze-v0`` (1000 steps each) and the suite ``h1-medium``."""
-    for task in H1_TASK_INFO.values():
-        if task.gym_id not in gym.registry:
-            gym.register(
-                task.gym_id,
-                entry_point="sb3_ezm.envs.h1.env:H1Env",
-                max_episode_steps=MAX_EPISODE_STEPS,
-                kwargs={"task": task.name},
-            )
-    register_suite("h1-medium", build_h1_medium, task_prefix="h1-", preset="h1-cpu")
-
-
-def build_h1_medium() -> tuple[TaskSpec, ...]:
     """
-    :return: the nine tasks of the paper's medium suite: 51 observation and 19 action entries each, no padding needed
+    Register ``sb3_ezm/H1-Stand-v0`` ... ``sb3_ezm/H1-Maze-v0`` and ``sb3_ezm/H1Hand-Stand-v0`` ... ``sb3_ezm/H1Hand-Reach-v0``
+    (1000 steps each) and the suites ``h1-medium`` and ``h1hand-hard``.
+    """
+    for robot, tasks in TASK_INFO.items():
+        for task in tasks.values():
+            if task.gym_id not in gym.registry:
+                gym.register(
+                    task.gym_id,
+                    entry_point="sb3_ezm.envs.h1.env:H1Env",
+                    max_episode_steps=MAX_EPISODE_STEPS,
+                    kwargs={"task": task.name, "robot": robot},
+                )
+    register_suite("h1-medium", partial(build, "h1"), task_prefix="h1-", preset="h1-cpu")
+    register_suite(
+        "h1hand-hard", partial(build, "h1hand"), task_prefix="h1hand-", preset="humanoidbench-hard-cpu", align=align
+    )
+
+
+def build(robot: str) -> tuple[TaskSpec, ...]:
+    """
+    :param robot: ``"h1"`` or ``"h1hand"``
+    :return: the nine tasks of the paper's medium suite (51 observation, 19 action entries each) or the fourteen of its hard
+        suite (151 to 177 and 61)
     """
     return tuple(
-        TaskSpec(
-            name=f"h1-{task}",
-            observation_size=OBSERVATION_SIZE,
-            action_size=ACTION_SIZE,
-            may_terminate=H1_TASK_INFO[task].may_terminate,
-            env_fn=GymEnvFactory(H1_TASK_INFO[task].gym_id, releases_gil=True),
-            embodiment="h1",
-            **H1_TASK_INFO[task].reference.of_spec(),
-        )
-        for task in H1_MEDIUM_TASKS
+        task_spec(task.original, f"{robot}-{task.name}", GymEnvFactory(task.gym_id, releases_gil=True))
+        for task in TASK_INFO[robot].values()
     )
+
+
+def align(specs: Iterable[TaskSpec]) -> tuple[TaskSpec, ...]:
+    """
+    Lay out the observations of this family's tasks block by block, as those of HumanoidBench's.
+
+    :param specs: tasks of one set
+    :return: the tasks with ``observation_index`` where entries move
+    """
+    return align_blocks(specs, _original)
+
+
+def _original(spec: TaskSpec) -> HumanoidBenchTask | None:
+    ours = {task.gym_id: task.original for tasks in TASK_INFO.values() for task in tasks.values()}
+    return ours.get(spec.env_fn.env_id) if isinstance(spec.env_fn, GymEnvFactory) else None

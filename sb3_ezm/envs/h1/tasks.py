@@ -1,62 +1,72 @@
-"""The nine tasks of the suite: order, success bars and reference scores. Data only, no physics."""
+"""The tasks of the two suites, without and with hands: order, sizes, bars and reference scores. Data only, no physics."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sb3_ezm.envs.humanoid_bench.tasks import HARD_TASKS, MEDIUM_TASKS, TASKS, HumanoidBenchTask
 from sb3_ezm.tasks.reference import TaskReference
 
-OBSERVATION_SIZE = 51  # 26 positions and 25 velocities
-ACTION_SIZE = 19
 MAX_EPISODE_STEPS = 1000  # 20 s at 50 Hz
 
 
 @dataclass(frozen=True)
 class H1TaskInfo:
     """
-    Facts about one task of the medium suite.
+    Facts about one task, those of HumanoidBench's task of the same name.
 
+    :param robot: ``"h1"`` or, with two hands, ``"h1hand"``
     :param name: task name
     :param summary: one line for people
-    :param reference: success bar, random score and range of the rewards
-    :param may_terminate: whether a fall ends the episode (crawl never ends early)
-    :param gym_id: Gymnasium id
     """
 
+    robot: str
     name: str
     summary: str
-    reference: TaskReference
-    may_terminate: bool
-    gym_id: str
+
+    @property
+    def original(self) -> HumanoidBenchTask:
+        """The task of HumanoidBench that this one rebuilds."""
+        return TASKS[f"{self.robot}-{self.name}-v0"]
+
+    @property
+    def gym_id(self) -> str:
+        """Gymnasium id, for example ``"sb3_ezm/H1Hand-Sit-Hard-v0"``."""
+        robot = "H1Hand" if self.robot == "h1hand" else "H1"
+        return f"sb3_ezm/{robot}-{self.name.replace('_', '-').title()}-v0"
+
+    @property
+    def reference(self) -> TaskReference:
+        """Success bar, random score and range of the rewards."""
+        return self.original.reference
+
+    @property
+    def may_terminate(self) -> bool:
+        """Whether a fall ends the episode (crawl and reach never end early)."""
+        return self.original.may_terminate
 
 
-SOURCE = "bars of HumanoidBench; random scores as published with the SimbaV2 and BRC code (10 seeds x 10 episodes)"
+_SUMMARIES = {
+    "stand": "stand upright and stay",
+    "walk": "walk at 1 m/s",
+    "run": "run at 5 m/s",
+    "stair": "walk up and down stairs",
+    "crawl": "crawl through a low tunnel",
+    "pole": "walk through a forest of poles",
+    "slide": "walk up and down slopes",
+    "hurdle": "run over hurdles",
+    "maze": "walk from checkpoint to checkpoint",
+    "sit_simple": "sit down on a chair",
+    "sit_hard": "turn to a chair that may slip, and sit down",
+    "balance_simple": "stand on a board on a fixed ball",
+    "balance_hard": "stand on a board on a rolling ball",
+    "reach": "bring the left hand to a point",
+}
 
-
-def _info(
-    name: str,
-    summary: str,
-    success_bar: float,
-    random_score: float,
-    may_terminate: bool = True,
-    bonuses: tuple[float, ...] = (),
-) -> H1TaskInfo:
-    reference = TaskReference(random_score, success_bar, (0.0, 1.0), bonuses, SOURCE)
-    return H1TaskInfo(name, summary, reference, may_terminate, gym_id=f"sb3_ezm/H1-{name.capitalize()}-v0")
-
-
-# The order is the task id order of EfficientZero-Multitask's medium suite (arXiv 2603.01452).
-_TASKS = (
-    _info("stand", "stand upright and stay", 800.0, 10.545),
-    _info("walk", "walk at 1 m/s", 700.0, 2.377),
-    _info("run", "run at 5 m/s", 700.0, 2.02),
-    _info("stair", "walk up and down stairs", 700.0, 3.112),
-    _info("crawl", "crawl through a low tunnel", 700.0, 272.658, may_terminate=False),
-    _info("pole", "walk through a forest of poles", 700.0, 20.09),
-    _info("slide", "walk up and down slopes", 700.0, 3.191),
-    _info("hurdle", "run over hurdles", 700.0, 2.214),
-    _info("maze", "walk from checkpoint to checkpoint", 1200.0, 106.441, bonuses=(100.0, 200.0, 300.0, 400.0)),
-)
-
-H1_TASK_INFO: dict[str, H1TaskInfo] = {task.name: task for task in _TASKS}
+# The orders are the task id orders of EfficientZero-Multitask's medium and hard suites (arXiv 2603.01452).
+H1_TASK_INFO: dict[str, H1TaskInfo] = {name: H1TaskInfo("h1", name, _SUMMARIES[name]) for name in MEDIUM_TASKS}
+H1HAND_TASK_INFO: dict[str, H1TaskInfo] = {name: H1TaskInfo("h1hand", name, _SUMMARIES[name]) for name in HARD_TASKS}
+TASK_INFO = {"h1": H1_TASK_INFO, "h1hand": H1HAND_TASK_INFO}
+"""The tasks of each robot."""
 H1_MEDIUM_TASKS: tuple[str, ...] = tuple(H1_TASK_INFO)
+H1_HARD_TASKS: tuple[str, ...] = tuple(H1HAND_TASK_INFO)

@@ -126,4 +126,9 @@ TASK_CAMERA: dict[str, str] = {
     "slide": "side",
     "hurdle": "back",
     "maze": "above",
+    "sit_simple": "side",
+    "sit_hard": "front",
+    "balance_simple": "front",
+    "balance_hard": "front",
+    "reach": "front",
 }

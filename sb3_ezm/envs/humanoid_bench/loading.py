@@ -35,7 +35,8 @@ INSTALL_HELP = (
     "    pip install --no-deps -e humanoid-bench\n"
     "    pip install --no-deps dm_control\n"
     "    pip install jax\n"
-    "Without it there is the suite 'h1-medium' (tasks 'h1-stand', 'h1-walk', ...): nine of its tasks, embedded in sb3-ezm."
+    "Without it there are the suites 'h1-medium' (tasks 'h1-stand', 'h1-walk', ...) and 'h1hand-hard' ('h1hand-stand', ...): "
+    "nine and fourteen of its tasks, embedded in sb3-ezm."
 )
 
 

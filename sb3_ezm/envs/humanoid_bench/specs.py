@@ -2,48 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from sb3_ezm.envs.humanoid_bench.tasks import TASKS
+from sb3_ezm.envs.humanoid_bench.tasks import TASKS, HumanoidBenchTask
 from sb3_ezm.tasks.env_factory import GymEnvFactory
 from sb3_ezm.tasks.task_set import TaskSpec
 
 
-def task_spec(name: str) -> TaskSpec:
+def task_spec(task: HumanoidBenchTask, name: str, env_fn: GymEnvFactory) -> TaskSpec:
     """
-    :param name: HumanoidBench's id, for example ``"h1hand-reach-v0"``
+    :param task: facts about the task
+    :param name: name in task sets
+    :param env_fn: creates its environment
     :return: the task, its observation in native order
     """
-    task = TASKS[name]
     return TaskSpec(
         name=name,
         observation_size=task.observation_size,
         action_size=task.action_size,
         may_terminate=task.may_terminate,
-        env_fn=GymEnvFactory(task.gym_id, releases_gil=True),
+        env_fn=env_fn,
         embodiment=task.robot,
         **task.reference.of_spec(),
     )
 
 
+def align_blocks(specs: Iterable[TaskSpec], facts: Callable[[TaskSpec], HumanoidBenchTask | None]) -> tuple[TaskSpec, ...]:
+    """
+    Give observations a common layout: positions padded to the most that a task of the set has, then velocities likewise.
+
+    :param specs: tasks of one set
+    :param facts: sizes of a task's blocks; None for a task that stays as it is, as do those that have an index already
+    :return: the tasks with ``observation_index`` where entries move
+    """
+    specs = tuple(specs)
+    tasks = [facts(spec) for spec in specs]
+    positions = max((task.position_size for task in tasks if task is not None), default=0)
+    return tuple(
+        replace(spec, observation_index=task.observation_index(positions))
+        if task is not None and spec.observation_index is None
+        else spec
+        for spec, task in zip(specs, tasks, strict=True)
+    )
+
+
 def align(specs: Iterable[TaskSpec]) -> tuple[TaskSpec, ...]:
     """
-    Give the observations of HumanoidBench's tasks a common layout: positions padded to the most that a task of the set has,
-    then velocities padded likewise. Tasks that are not HumanoidBench's, or have an index already, stay as they are.
+    Lay out the observations of HumanoidBench's own tasks block by block, see :func:`align_blocks`.
 
     :param specs: tasks of one set
     :return: the tasks with ``observation_index`` where entries move
     """
-    specs = tuple(specs)
-    tasks = {spec.name: TASKS[spec.name] for spec in specs if _is_ours(spec)}
-    positions = max((task.position_size for task in tasks.values()), default=0)
-    return tuple(
-        replace(spec, observation_index=tasks[spec.name].observation_index(positions))
-        if spec.name in tasks and spec.observation_index is None
-        else spec
-        for spec in specs
-    )
+    return align_blocks(specs, lambda spec: TASKS[spec.name] if _is_ours(spec) else None)
 
 
 def _is_ours(spec: TaskSpec) -> bool:

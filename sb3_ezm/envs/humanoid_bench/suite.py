@@ -9,6 +9,7 @@ import gymnasium as gym
 
 from sb3_ezm.envs.humanoid_bench.specs import align, task_spec
 from sb3_ezm.envs.humanoid_bench.tasks import ROBOTS, SUITES, TASKS
+from sb3_ezm.tasks.env_factory import GymEnvFactory
 from sb3_ezm.tasks.registry import register_suite
 from sb3_ezm.tasks.task_set import TaskSpec
 
@@ -40,4 +41,4 @@ def build(names: Sequence[str]) -> tuple[TaskSpec, ...]:
     :param names: HumanoidBench's ids
     :return: the tasks in that order, observations in native order
     """
-    return tuple(map(task_spec, names))
+    return tuple(task_spec(TASKS[name], name, GymEnvFactory(TASKS[name].gym_id, releases_gil=True)) for name in names)
