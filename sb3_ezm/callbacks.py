@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_ezm.errors import counted
 from sb3_ezm.evaluation.callback import TaskEvalCallback
 from sb3_ezm.kinds import DURATION, VERBOSE, checked
-from sb3_ezm.progress import clock, describe_returns
+from sb3_ezm.progress import clock, describe_returns, in_notebook
 
 __all__ = ["TaskEvalCallback", "TimeBudgetCallback", "TimedProgressCallback"]
 
@@ -56,10 +56,11 @@ class TimedProgressCallback(BaseCallback):
 
     The time left follows from the speed since the first update: the random steps before it are much faster.
 
-    On a terminal it is a bar; elsewhere (a log file) a line every ``interval`` seconds.
+    On a terminal it is a bar, in a notebook a line that is renewed once a second, and elsewhere (a log file) a new line every
+    ``interval`` seconds.
 
     :param seconds: the time budget
-    :param interval: seconds between lines if there is no terminal
+    :param interval: seconds between lines if there is neither terminal nor notebook
     :raises ConfigurationError: if a time is not positive
     """
 
@@ -69,6 +70,7 @@ class TimedProgressCallback(BaseCallback):
         self.seconds = seconds
         self.interval = interval
         self._live: Any = None  # of rich
+        self._line_width: int | None = None  # of the line in a notebook that the next one replaces; None elsewhere
         self._started_at = self._shown_at = 0.0
         self._start_steps = self._start_updates = 0
         self._first_update: tuple[float, int] | None = None  # seconds and steps at that time
@@ -79,6 +81,7 @@ class TimedProgressCallback(BaseCallback):
         self._start_steps = self.model.num_timesteps
         self._start_updates = self._updates
         self._first_update = None
+        self._line_width = 0 if in_notebook() else None
         if sys.stdout.isatty() and sys.stderr.isatty():
             from rich.live import Live  # lines in a file need no bar
 
@@ -96,7 +99,7 @@ class TimedProgressCallback(BaseCallback):
         now = time.monotonic()
         if self._first_update is None and self._updates > self._start_updates:
             self._first_update = (now - self._started_at, self.num_timesteps)
-        if now - self._shown_at >= (0.5 if self._live else self.interval):
+        if now - self._shown_at >= (0.5 if self._live else self.interval if self._line_width is None else 1.0):
             self._shown_at = now
             self._show(now - self._started_at)
         return True
@@ -109,6 +112,9 @@ class TimedProgressCallback(BaseCallback):
         if self._live is not None:
             self._live.stop()
             self._live = None
+        if self._line_width:
+            print(file=sys.stderr)
+            self._line_width = 0
 
     def _left(self, elapsed: float, steps: int) -> float:
         """Seconds; infinite if nothing is known yet."""
@@ -131,7 +137,12 @@ class TimedProgressCallback(BaseCallback):
             means = {name: row["return"] for name, row in statistics.snapshot().items()}
             returns = describe_returns(means, statistics.task_names)
         if self._live is None:
-            print(f"{done:4.0%} {elapsed:5.0f} s, {counts}  {returns}".rstrip(), file=sys.stderr, flush=True)
+            line = f"{done:4.0%} {elapsed:5.0f} s, {counts}  {returns}".rstrip()
+            if self._line_width is None:
+                print(line, file=sys.stderr, flush=True)
+            else:
+                print(f"\r{line:<{self._line_width}}", end="", file=sys.stderr, flush=True)
+                self._line_width = len(line)
             return
         from rich.console import Group
         from rich.padding import Padding

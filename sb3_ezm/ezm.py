@@ -26,6 +26,7 @@ from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm, read_replay_buffer
 from sb3_ezm.collector import Collector
 from sb3_ezm.combinations import check_combinations
 from sb3_ezm.config import PolicyTarget
+from sb3_ezm.console import PACED, flush_console
 from sb3_ezm.defaults import BY_PRESET, completed
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.kinds import checked
@@ -40,7 +41,7 @@ from sb3_ezm.rollouts import RolloutAlgorithm
 from sb3_ezm.tasks.statistics import TaskStatistics, report_of
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.tensorboard import add_layout
-from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks
+from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks, record_times
 
 SelfEZM = TypeVar("SelfEZM", bound="EZM")
 
@@ -339,8 +340,7 @@ class EZM(CheckedAssignments, PlannerSwitch, LoadedWithChanges, RolloutAlgorithm
         """Write returns, lengths, scores and buffer sizes by task, the learner's means, and where the time went."""
         record_tasks(self.logger, self.task_statistics, self.replay_buffer.task_sizes())
         record_learner(self.logger, self.learner.metrics.pop())
-        for part, seconds in self._times.pop().items():
-            self.logger.record(f"time/{part}_seconds", seconds)
+        record_times(self.logger, self._times)
         super().dump_logs()
 
     @checked(**LEARN_KINDS)
@@ -348,12 +348,12 @@ class EZM(CheckedAssignments, PlannerSwitch, LoadedWithChanges, RolloutAlgorithm
         self: SelfEZM,
         total_timesteps: int,
         callback: MaybeCallback = None,
-        log_interval: int = 4,
+        log_interval: int = PACED,
         tb_log_name: str = "EZM",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfEZM:
-        """Learn as in SB3; in the replay buffer, episodes that a reset cuts short end as truncated."""
+        """Learn as in SB3. Without a ``log_interval`` the console shows one table a minute; files get all of SB3's lines."""
         if self.env is not None and not self.collector.watches(self.env):  # `model.env` has been set
             self.set_env(self.env)
         self._begin_streams(reset_num_timesteps)
@@ -362,12 +362,14 @@ class EZM(CheckedAssignments, PlannerSwitch, LoadedWithChanges, RolloutAlgorithm
         if reset_num_timesteps:
             self.task_statistics = TaskStatistics(self.policy.task_set, window=self._stats_window_size)
         try:
-            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            flush_console(self.logger)
+            return self
         finally:
             self._no_updates_until = -1  # `train` may be called directly, for example with a replay buffer from elsewhere
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        add_layout(self.logger, self.policy.task_set.names)
+        add_layout(self.logger, self.policy.task_set)
         return super()._init_callback(with_progress_bar(callback) if progress_bar else callback)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import textwrap
 from collections.abc import Sequence
 
@@ -9,27 +10,50 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 LINE_WIDTH = 24  # what the bar leaves of a terminal with 80 columns
+NOTEBOOK_SECONDS = 0.5  # between two pictures of a bar in a notebook, each of which goes through the browser
 
 
 class TaskProgressBarCallback(ProgressBarCallback):
-    """SB3's progress bar plus the per-task returns of a model that has ``task_statistics``."""
+    """
+    SB3's progress bar plus the per-task returns of a model that has ``task_statistics``.
+
+    In a notebook it is tqdm's plain bar: rich's needs ``ipywidgets`` there.
+    """
 
     def _on_training_start(self) -> None:
-        super()._on_training_start()
+        self._in_notebook = in_notebook()
+        if self._in_notebook:
+            from tqdm import tqdm  # installed, as rich is, wherever this bar is used
+
+            steps = self.locals["total_timesteps"] - self.model.num_timesteps
+            self.pbar = tqdm(total=steps, mininterval=NOTEBOOK_SECONDS, miniters=1)
+        else:
+            super()._on_training_start()
         self._shown_episodes = 0
 
     def _on_rollout_end(self) -> None:
         statistics = getattr(self.model, "task_statistics", None)
         if statistics is None or sum(statistics.episodes.values()) == self._shown_episodes:
             return
-        from rich.markup import escape  # installed wherever this bar is used
-
         self._shown_episodes = sum(statistics.episodes.values())
         returns = {name: row["return"] for name, row in statistics.snapshot().items()}
         phrases = _phrases(returns, statistics.task_names)
+        if self._in_notebook:
+            self.pbar.set_postfix_str(" ".join(phrases), refresh=False)
+            return
+        from rich.markup import escape
+
         # SB3's bar draws no postfix, only the description before it. Lines break only between tasks.
         lines = textwrap.wrap(" ".join(phrase.replace(" ", "\xa0") for phrase in phrases), LINE_WIDTH)
         self.pbar.set_description_str(escape("\n".join(lines)) + " ", refresh=False)
+
+
+def in_notebook() -> bool:
+    """
+    :return: whether what is printed appears in a notebook (Jupyter, Colab and the like)
+    """
+    shell = getattr(builtins, "get_ipython", lambda: None)()
+    return type(shell).__name__ not in ("NoneType", "TerminalInteractiveShell")
 
 
 def describe_returns(returns: dict[str, float], names: tuple[str, ...]) -> str:

@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.collector import Collector
+from sb3_ezm.console import PACED, pace_console
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import shown
 from sb3_ezm.multitask.inspection import find_served_tasks
@@ -167,6 +168,8 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
     ) -> RolloutReturn:
         """As in SB3, but a callback that ends the training loses no step, and the next call continues the same rollout."""
         self.policy.set_training_mode(False)
+        if log_interval is PACED and not self._custom_logger:
+            pace_console(self.logger)
         if env.num_envs > 1:
             assert train_freq.unit == TrainFrequencyUnit.STEP, "You must use only one env when doing episodic training."
         callback.on_rollout_start()

@@ -165,6 +165,17 @@ def record_learner(logger: Logger, means: dict[str, float]) -> None:
             )
 
 
+def record_times(logger: Logger, times: TimeSplit) -> None:
+    """
+    Log the seconds since the last time as ``time/<part>_seconds``.
+
+    :param logger: SB3's logger
+    :param times: read and started over
+    """
+    for part, seconds in times.pop().items():
+        logger.record(f"time/{part}_seconds", seconds)
+
+
 def record_tasks(logger: Logger, statistics: TaskStatistics, sizes: IntArray) -> None:
     """
     Log returns, lengths, scores and replayed transitions by task: ``h1-walk/return``, or ``rollout/return`` if there is only

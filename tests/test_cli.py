@@ -19,6 +19,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from PIL import Image
 
 import sb3_ezm
 from sb3_ezm import EZM, make_multitask_env
@@ -443,6 +444,14 @@ def test_eval_prints_or_writes_what_evaluate_tasks_measures(ezm: Any, run_folder
 def test_plot(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
     ezm("plot", "training", run_folder)
     assert (run_folder / "curves.png").stat().st_size > 10_000
+    (run_folder / "curves.png").unlink()
+    assert "curves.png" in ezm("plot", run_folder)  # a folder alone means its training
+    assert (run_folder / "curves.png").exists()
+    ezm("plot", "diagnostics", run_folder, "-o", tmp_path / "diagnostics.png")
+    assert (tmp_path / "diagnostics.png").stat().st_size > 10_000
+    (tmp_path / "run.json").write_text((run_folder / "run.json").read_text())
+    assert "has no TensorBoard files" in ezm("plot", "diagnostics", tmp_path, status=2)
+    (tmp_path / "run.json").unlink()
     ezm("plot", "scores", "--suite", "medium", "--out", tmp_path / "published.png")
     assert (tmp_path / "published.png").stat().st_size > 10_000
     path = tmp_path / "evaluations.csv"
@@ -459,7 +468,10 @@ def test_plot(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.render
 def test_video(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
     ezm("video", run_folder, "--task", "toy-hold", "--max-steps", 5, "-o", tmp_path / "hold.gif")
-    assert (tmp_path / "hold.gif").stat().st_size > 100
+    with Image.open(tmp_path / "hold.gif") as film:
+        assert min(film.size) >= 240, "large enough to see"
+    ezm("film", run_folder, "--task", "toy-hold", "--max-steps", 5, "-o", tmp_path / "again.gif")  # another name for it
+    assert (tmp_path / "again.gif").exists()
     assert "Did you mean 'toy-hold'" in ezm("video", run_folder, "--task", "toy-hol", status=2)
 
 

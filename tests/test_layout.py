@@ -53,6 +53,7 @@ LEVELS = {
     "sb3_ezm.tensorboard": 8,
     "sb3_ezm.train_logging": 8,
     "sb3_ezm.progress": 8,
+    "sb3_ezm.console": 8,
     "sb3_ezm.arguments": 8,
     "sb3_ezm.assignments": 8,
     "sb3_ezm.settings": 8,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sb3_ezm import TaskSet, TaskSpec, train_logging
+from sb3_ezm import TaskSet, TaskSpec, console, train_logging
 from sb3_ezm.envs.toy import ToySpin, ToySwingup
 from sb3_ezm.progress import TaskProgressBarCallback, describe_returns, with_progress_bar
 from sb3_ezm.tasks.statistics import TaskStatistics
@@ -346,6 +347,87 @@ def test_verbose_training_prints(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "Using cpu device" in printed
     assert "buffer_size" in printed
+
+
+def test_without_an_interval_the_console_shows_a_table_a_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    model = tiny_model(CountEnv(), verbose=1, learning_starts=10_000, tensorboard_log=str(tmp_path))
+    after_17_episodes = EventCallbackAt(6 * 17, lambda: clock.__setitem__(0, 1061.0))
+    model.learn(6 * 30, callback=after_17_episodes)
+    printed = [int(number) for number in re.findall(r"total_timesteps\s*\|\s*(\d+)", capsys.readouterr().out)]
+    # Episodes of 6 steps, a line of the log after every fourth: the first, the first after the minute, the last at the end.
+    assert printed == [24, 120, 168]
+    events = EventAccumulator(str(tmp_path / "EZM_1")).Reload()
+    assert [event.step for event in events.Scalars("rollout/return")] == [24, 48, 72, 96, 120, 144, 168]
+
+
+def test_the_interval_that_the_user_gives_wins(capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_model(CountEnv(), verbose=1, learning_starts=10_000).learn(6 * 12, log_interval=4)  # as much as the default
+    assert capsys.readouterr().out.count("total_timesteps") == 3
+
+
+def test_a_table_has_what_was_logged_since_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    stream = io.StringIO()
+    logger = Logger(None, [HumanOutputFormat(stream)])
+    console.pace_console(logger)
+    console.pace_console(logger)
+    for number, key in enumerate(("rollout/first", "eval/second", "rollout/third", "rollout/second")):
+        logger.record(key, number)
+        logger.record("train/only-in-files", number, exclude="stdout")
+        logger.dump(number)
+    assert "first" in stream.getvalue() and "second" not in stream.getvalue()
+    clock[0] = 60.0
+    logger.record("rollout/second", 7)
+    logger.dump(9)
+    table = stream.getvalue()
+    assert all(word in table for word in ("eval/", "third", "7")) and "only-in-files" not in table
+    console.flush_console(logger)
+    assert stream.getvalue() == table, "nothing is printed twice"
+
+
+class EventCallbackAt(BaseCallback):
+    """Calls a function once, after a number of steps."""
+
+    def __init__(self, steps: int, function: Any) -> None:
+        super().__init__()
+        self.steps, self.function = steps, function
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.steps:
+            self.function()
+        return True
+
+
+def test_a_notebook_gets_a_plain_bar_that_is_not_redrawn_at_every_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sb3_ezm.progress.in_notebook", lambda: True)
+    model = tiny_model(CountEnv(), learning_starts=10_000)
+    callbacks = with_progress_bar(None)
+
+    class Clock(BaseCallback):
+        """Lets every step last a tenth of a second."""
+
+        def _on_training_start(self) -> None:
+            self.steps = 0
+            bar = callbacks.callbacks[1].pbar
+            bar._time = lambda: self.steps / 10
+            bar.start_t = bar.last_print_t = 0.0
+
+        def _on_step(self) -> bool:
+            self.steps += 1
+            return True
+
+    callbacks.callbacks.append(Clock())
+    model.learn(60, callback=callbacks)
+    shown = capsys.readouterr().err
+    assert "60/60" in shown and "return " in shown
+    assert 10 <= shown.count("\r") <= 16  # 6 seconds at 2 Hz, and the pictures at the beginning and the end
 
 
 def test_clipped_targets_are_reported() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sb3_ezm.kinds import TIME_LIMIT
 from sb3_ezm.presets import preset_names
 
 EVALUATION_SEED = 10_000  # evaluated episodes start from different states than training with a small seed
+FIGURES = ("training", "diagnostics", "curves", "scores")
 PROTOCOLS = ("respected", "ignored", "both")
 EXAMPLES = """\
 examples:
@@ -23,17 +25,32 @@ examples:
   ezm eval runs/toy --episodes 20 --json -         scores as JSON
   ezm video runs/toy --task toy-swingup
   ezm check-env my_package.envs:make_env
-  ezm plot training runs/toy
+  ezm plot runs/toy
 
 exit status: 0 success, 1 a check or something unexpected failed, 2 impossible arguments or files, 130 interrupted
 """
+
+
+class _Parser(argparse.ArgumentParser):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """
+        :param args: arguments, by default those of the process. ``plot FOLDER`` means ``plot training FOLDER``
+        :param namespace: as in the class it derives from
+        :return: what they say
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        at = next((index for index, word in enumerate(words) if not word.startswith("-")), 0)
+        figure = next(iter(words[at + 1 :]), "-")
+        if words[at : at + 1] == ["plot"] and figure not in FIGURES and ("/" in figure or Path(figure).is_dir()):
+            words.insert(at + 1, FIGURES[0])
+        return super().parse_args(words, namespace)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """
     :return: the parser of the whole command line; ``command`` of what it returns is the module that runs it
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ezm",
         description="EfficientZero-Multitask for Stable-Baselines3.",
         epilog=EXAMPLES,
@@ -94,9 +111,12 @@ def time_limit(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be {TIME_LIMIT.allowed}, got {text!r}") from None
 
 
-def _add_parser(commands: Any, name: str, module: str, summary: str, examples: str) -> argparse.ArgumentParser:
+def _add_parser(
+    commands: Any, name: str, module: str, summary: str, examples: str, aliases: Sequence[str] = ()
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
+        aliases=aliases,
         help=summary[0].lower() + summary[1:].rstrip("."),
         description=summary,
         epilog=f"examples:\n{examples}",
@@ -219,16 +239,20 @@ def _add_eval(commands: Any) -> None:
 
 def _add_plot(commands: Any) -> None:
     examples = """\
-  ezm plot training runs/toy
+  ezm plot runs/toy                                the same as `ezm plot training runs/toy`
+  ezm plot diagnostics runs/toy
   ezm plot curves --runs runs/h1-medium/evaluations.csv --suite medium --out curves.png
   ezm plot scores --runs runs/h1-medium/evaluations.csv --suite medium --out scores.png
 """
     parser = _add_parser(commands, "plot", "plot", "Draw learning curves.", examples)
     figures = parser.add_subparsers(metavar="FIGURE", dest="figure", required=True)
-    summary = "Draw the learning curves of a run, a panel for each task."
-    training = _add_parser(figures, "training", "plot", summary, "  ezm plot training runs/toy\n")
-    training.add_argument("folder", type=Path, help="folder of the run")
-    training.add_argument("-o", "--output", type=Path, help="picture: .png, .svg or .pdf (default curves.png in the folder)")
+    for name, summary, picture in (
+        ("training", "Draw the learning curves of a run, a panel for each task.", "curves.png"),
+        ("diagnostics", "Draw what the learner of a run logged: values, errors, losses, search, speed.", "diagnostics.png"),
+    ):
+        figure = _add_parser(figures, name, "plot", summary, f"  ezm plot {name} runs/toy\n")
+        figure.add_argument("folder", type=Path, help="folder of the run")
+        figure.add_argument("-o", "--output", type=Path, help=f"picture: .png, .svg or .pdf (default {picture} in the folder)")
     for name, summary in (
         ("curves", "Draw learning curves of runs on those of EZ-M, multi-task and single-task."),
         ("scores", "Draw final scores of runs beside EZ-M, BRC, TD-MPC2, SimbaV2, BMPC and FastTD3."),
@@ -256,7 +280,7 @@ def _add_video(commands: Any) -> None:
   ezm video runs/toy --task all --output videos
   ezm video runs/toy --task toy-spin --output spin.gif --max-steps 50
 """
-    parser = _add_parser(commands, "video", "video", "Film an episode of an agent.", examples)
+    parser = _add_parser(commands, "video", "video", "Film an episode of an agent.", examples, aliases=("film",))
     _add_model(parser)
     add = parser.add_argument
     add("--task", nargs="+", help="tasks to film, or `all` (default: the agent's first)")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sb3_ezm.cli.common import run_tasks
-from sb3_ezm.cli.folder import CURVES, EVALUATIONS, MONITOR, RESUMED
+from sb3_ezm.cli.folder import CURVES, DIAGNOSTICS, EVALUATIONS, MONITOR, RESUMED, TENSORBOARD
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.paths import check_can_write
@@ -17,6 +17,8 @@ from sb3_ezm.plotting import (
     Curve,
     load_evaluation_curves,
     load_monitor_curves,
+    load_scalars,
+    plot_diagnostics,
     plot_learning_curves,
     published_curves,
     published_methods,
@@ -34,9 +36,15 @@ def run(args: argparse.Namespace) -> int:
     :return: exit status
     :raises ConfigurationError: if a file or an argument cannot be used
     """
-    if args.figure != "training":
+    if args.figure == "training":
+        print(f"curves: {draw_training(args.folder, args.output)}")
+    elif args.figure == "diagnostics":
+        RunSettings.read(args.folder)  # otherwise it is no run
+        output = check_can_write(args.output or args.folder / DIAGNOSTICS)
+        scalars = load_scalars(args.folder / TENSORBOARD)
+        print(f"diagnostics: {plot_diagnostics(output, scalars, title=args.folder.resolve().name)}")
+    else:
         return _plot_published(args)
-    print(f"curves: {draw_training(args.folder, args.output)}")
     return 0
 
 
