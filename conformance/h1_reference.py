@@ -1,10 +1,11 @@
 """
-Compare returns of the random and the zero-action policy on the nine H1 tasks with HumanoidBench's.
+Compare returns of the random and the zero-action policy on the H1 tasks with HumanoidBench's.
 
 Every episode runs for 1000 steps. Its return up to the first termination is the score with termination, its full return the
 one without.
 
     python conformance/h1_reference.py --json h1_reference.json
+    python conformance/h1_reference.py --robot h1hand
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from sb3_ezm.envs.h1 import H1_MEDIUM_TASKS, H1_TASK_INFO, H1Env
-from sb3_ezm.envs.h1.tasks import ACTION_SIZE, MAX_EPISODE_STEPS
+from sb3_ezm.envs.h1 import H1Env
+from sb3_ezm.envs.h1.tasks import MAX_EPISODE_STEPS, TASK_INFO
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Reference:
     zero_length: int
 
 
-HUMANOID_BENCH = {
+H1 = {
     "stand": Reference(17.7, 17.7, 33.3, 64),
     "walk": Reference(4.1, 4.1, 6.1, 64),
     "run": Reference(3.2, 3.2, 6.0, 64),
@@ -48,6 +49,23 @@ HUMANOID_BENCH = {
     "hurdle": Reference(3.4, 3.4, 17.4, 1000),
     "maze": Reference(106.8, 181.3, 119.9, 1000),
 }
+H1HAND = {
+    "stand": Reference(20.6, 20.6, 38.3, 68),
+    "walk": Reference(4.2, 4.2, 6.9, 68),
+    "run": Reference(3.8, 3.8, 6.8, 68),
+    "stair": Reference(5.8, 5.8, 9.2, 67),
+    "crawl": Reference(243.2, 243.2, 294.2, 1000),
+    "pole": Reference(25.7, 186.3, 488.3, 1000),
+    "slide": Reference(5.9, 5.9, 9.2, 67),
+    "hurdle": Reference(4.5, 4.5, 18.4, 1000),
+    "maze": Reference(108.5, 149.9, 118.8, 1000),
+    "sit_simple": Reference(13.4, 13.5, 624.7, 1000),
+    "sit_hard": Reference(5.1, 5.1, 8.2, 90),
+    "balance_simple": Reference(14.2, 15.4, 40.7, 65),
+    "balance_hard": Reference(13.1, 15.1, 31.2, 44),
+    "reach": Reference(-331.7, -331.7, 131.3, 1000),
+}
+HUMANOID_BENCH = {"h1": H1, "h1hand": H1HAND}
 
 
 @dataclass(frozen=True)
@@ -71,24 +89,26 @@ class Score:
     full_std: float
 
 
-def measure(task: str, episodes: int, scale: float, seed: int) -> Score:
+def measure(robot: str, task: str, episodes: int, scale: float, seed: int) -> Score:
     """
     Run one policy on one task.
 
+    :param robot: ``"h1"`` or ``"h1hand"``
     :param task: task name
     :param episodes: number of episodes
     :param scale: half-width of the uniform actions: 1 for the random policy, 0 for the zero-action policy
     :param seed: seed of the environment and the actions
     :return: mean scores
     """
-    env = H1Env(task)
+    env = H1Env(task, robot=robot)
     generator = np.random.default_rng(seed)
     full, until_end, lengths = np.zeros(episodes), np.zeros(episodes), np.full(episodes, MAX_EPISODE_STEPS)
     for episode in range(episodes):
         env.reset(seed=seed + episode)
         over = False
         for step in range(MAX_EPISODE_STEPS):
-            _, reward, terminated, _, _ = env.step((scale * generator.uniform(-1.0, 1.0, ACTION_SIZE)).astype(np.float32))
+            action = (scale * generator.uniform(-1.0, 1.0, env.model.nu)).astype(np.float32)
+            _, reward, terminated, _, _ = env.step(action)
             full[episode] += reward
             if not over:
                 until_end[episode] += reward
@@ -104,10 +124,11 @@ def measure(task: str, episodes: int, scale: float, seed: int) -> Score:
     )
 
 
-def table(scores: dict[str, dict[str, Score]]) -> str:
+def table(robot: str, scores: dict[str, dict[str, Score]]) -> str:
     """
     Tabulate the scores next to the references.
 
+    :param robot: ``"h1"`` or ``"h1hand"``
     :param scores: task -> policy ("random", "zero") -> score
     :return: Markdown table
     """
@@ -117,10 +138,10 @@ def table(scores: dict[str, dict[str, Score]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for task, result in scores.items():
-        reference, random, zero = HUMANOID_BENCH[task], result["random"], result["zero"]
+        reference, random, zero = HUMANOID_BENCH[robot][task], result["random"], result["zero"]
         cells = [
             task,
-            f"{H1_TASK_INFO[task].reference.random_score:.1f}",
+            f"{TASK_INFO[robot][task].reference.random_score:.1f}",
             f"{reference.random_terminated:.1f}",
             f"{random.terminated:.1f} ± {random.terminated_std:.1f} ({random.length:.0f})",
             f"{reference.random_full:.1f}",
@@ -138,21 +159,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--random-episodes", type=int, default=20)
     parser.add_argument("--zero-episodes", type=int, default=5)
-    parser.add_argument("--tasks", nargs="+", choices=H1_MEDIUM_TASKS, default=list(H1_MEDIUM_TASKS))
+    parser.add_argument("--robot", choices=TASK_INFO, default="h1")
+    parser.add_argument("--tasks", nargs="+", choices=list(H1HAND), help="all of the robot's by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", metavar="FILE", help="also write the scores as JSON")
     arguments = parser.parse_args()
-    start = time.perf_counter()
+    robot, start = arguments.robot, time.perf_counter()
     scores = {
         task: {
-            "random": measure(task, arguments.random_episodes, 1.0, arguments.seed),
-            "zero": measure(task, arguments.zero_episodes, 0.0, arguments.seed),
+            "random": measure(robot, task, arguments.random_episodes, 1.0, arguments.seed),
+            "zero": measure(robot, task, arguments.zero_episodes, 0.0, arguments.seed),
         }
-        for task in arguments.tasks
+        for task in arguments.tasks or TASK_INFO[robot]
     }
     seconds = time.perf_counter() - start
     steps = len(scores) * (arguments.random_episodes + arguments.zero_episodes) * MAX_EPISODE_STEPS
-    print(table(scores))
+    print(table(robot, scores))
     print(f"\n{steps} control steps in {seconds:.0f} s ({steps / seconds:.0f} per second, one thread)")
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:

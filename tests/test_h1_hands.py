@@ -8,13 +8,15 @@ import mujoco
 import numpy as np
 import pytest
 
-from sb3_ezm import EZM, load_preset, make_multitask_env, make_task_set
+from sb3_ezm import make_multitask_env, make_task_set
+from sb3_ezm.config import ModelConfig
 from sb3_ezm.envs.h1 import H1_HARD_TASKS, H1_MEDIUM_TASKS, H1Env
 from sb3_ezm.envs.h1.hard_rewards import BALANCE_HEAD_HEIGHT, reach_reward, sit_reward
 from sb3_ezm.envs.h1.model import compile_model, robot_numbers, shared_model
 from sb3_ezm.envs.h1.rewards import stand_reward
 from sb3_ezm.envs.h1.scenes import SCENES
 from sb3_ezm.envs.h1.tasks import H1HAND_TASK_INFO
+from sb3_ezm.model import WorldModel
 
 NO_FORCE = np.zeros(61)
 
@@ -230,9 +232,17 @@ def test_the_suite_and_its_layout() -> None:
     assert tasks["h1hand-walk"].observation_index == (*range(76), *range(90, 165))
 
 
-def test_the_model_of_the_paper_has_the_published_size() -> None:
+def test_all_fourteen_step_together() -> None:
     env = make_multitask_env("h1hand-hard", seed=0)
-    agent = EZM("MultiTask-Humanoid", env, device="cpu", **load_preset("paper", buffer_size=1000))
-    count = sum(parameter.numel() for parameter in agent.policy.world_model.parameters())
+    env.reset()
+    observations, rewards, dones, infos = env.step(np.zeros((14, 61), np.float32))
     env.close()
-    assert round(count / 1e6, 2) == 16.09
+    assert observations["observation"].shape == (14, 177) and sorted(observations["task"].tolist()) == list(range(14))
+    assert np.isfinite(rewards).all() and not dones.any() and "hand_dist" in infos[-1]
+
+
+def test_the_model_of_the_paper_has_the_published_size() -> None:
+    tasks = make_task_set("h1hand-hard")
+    mask, discounts = np.ones((len(tasks), tasks.action_size), np.float32), np.full(len(tasks), 0.99, np.float32)
+    model = WorldModel(tasks.observation_size, mask, discounts, ModelConfig())
+    assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2) == 16.09

@@ -8,19 +8,21 @@ import mujoco
 import numpy as np
 import pytest
 
-from sb3_ezm.envs.h1 import H1_MEDIUM_TASKS, H1Env
+from sb3_ezm.envs.h1 import H1_HARD_TASKS, H1_MEDIUM_TASKS, H1Env
 from sb3_ezm.envs.h1.visuals import CAMERAS
 from sb3_ezm.errors import EZMError
 
 
 @pytest.mark.render
-@pytest.mark.parametrize("task", H1_MEDIUM_TASKS)
-def test_pictures_show_the_robot_move(task: str) -> None:
-    env = H1Env(task, render_mode="rgb_array", width=96, height=64)
+@pytest.mark.parametrize(
+    ("robot", "task"), [("h1", task) for task in H1_MEDIUM_TASKS] + [("h1hand", task) for task in H1_HARD_TASKS[9:]]
+)
+def test_pictures_show_the_robot_move(robot: str, task: str) -> None:
+    env = H1Env(task, render_mode="rgb_array", width=96, height=64, robot=robot)
     env.reset(seed=0)
     first = env.render()
     for _ in range(15):
-        env.step(np.zeros(19))
+        env.step(np.zeros(env.model.nu))
     second = env.render()
     env.close()
     assert first is not None and second is not None
