@@ -16,7 +16,7 @@ from sb3_ezm.envs.h1.model import compile_model, robot_numbers, shared_model
 from sb3_ezm.envs.h1.rewards import stand_reward
 from sb3_ezm.envs.h1.scenes import SCENES
 from sb3_ezm.envs.h1.tasks import H1HAND_TASK_INFO
-from sb3_ezm.model import WorldModel
+from sb3_ezm.model.world_model import WorldModel
 
 NO_FORCE = np.zeros(61)
 
