@@ -3,6 +3,7 @@ Compare vector environment classes on one suite: start-up time and environment s
 
     python benchmarks/envs.py --suite h1-medium --n-envs-per-task 2 --steps 300 --json envs.json
     python benchmarks/envs.py --suite walker --classes native dummy
+    python benchmarks/envs.py --suite metaworld-mt10 --classes dummy threaded pooled
 
 ``native`` is the environments alone, one after the other, without padding, monitors and vector environment.
 The last column counts CPU time of this process, which other programs disturb less; workers of ``SubprocVecEnv`` are not in it.
@@ -21,12 +22,13 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from sb3_ezm.multitask import TaskSet, ThreadedVecEnv, make_multitask_env, make_task_set
+from sb3_ezm.multitask import PooledVecEnv, TaskSet, ThreadedVecEnv, make_multitask_env, make_task_set
 from sb3_ezm.tasks.env_factory import create_native_env
 
 CONTENDERS: dict[str, tuple[type[VecEnv], dict[str, Any]]] = {
     "dummy": (DummyVecEnv, {}),
     "threaded": (ThreadedVecEnv, {}),
+    "pooled": (PooledVecEnv, {}),  # a DummyVecEnv for suites without pools
     "subproc": (SubprocVecEnv, {"start_method": "fork"}),
     "forkserver": (SubprocVecEnv, {"start_method": "forkserver"}),  # every worker imports everything again
 }

@@ -25,7 +25,7 @@ import sb3_ezm
 from sb3_ezm import EZM, make_multitask_env
 from sb3_ezm.callbacks import TimedProgressCallback
 from sb3_ezm.cli import main
-from sb3_ezm.cli.arguments import whole
+from sb3_ezm.cli.arguments import build_parser, whole
 from sb3_ezm.cli.plot import load_training
 from sb3_ezm.cli.scoreboard import Scoreboard
 from sb3_ezm.cli.settings import RunSettings
@@ -521,3 +521,10 @@ def test_the_trained_agent_acts_in_any_environment_of_its_tasks(run_folder: Path
     actions, _ = EZM.load(run_folder / "model.zip").predict(env.reset(), deterministic=True)
     assert actions.shape == (4, 1)
     env.close()
+
+
+def test_an_option_may_be_repeated() -> None:
+    words = "train toy --set tau=0.1 --set batch_size=8 gamma=0.9 --seed 1 --seed 2 3"
+    args = build_parser().parse_args(words.split())
+    assert (args.set, args.seed) == (["tau=0.1", "batch_size=8", "gamma=0.9"], [1, 2, 3])
+    assert build_parser().parse_args(["train", "toy"]).set == []

@@ -42,6 +42,13 @@ def test_names_and_suites() -> None:
     twenty = make_task_set("dmc-20")
     assert len(twenty) == 20 and twenty.has_scores
     assert (twenty.observation_size, twenty.action_size) == (78, 12)  # the quadruped's
+    for name, size in (("dmc-28", 28), ("dmc-30", 30)):
+        assert len(make_task_set(name)) == size and make_task_set(name).observation_size == 223  # the dog's
+    assert make_task_set("dmc-28").has_scores and set(SUITES["dmc-20"]) < set(SUITES["dmc-28"]) < set(SUITES["dmc-30"])
+    assert [spec.name for spec in make_task_set("dmc-30") if not spec.has_scores] == [
+        "dmc/fish-upright",
+        "dmc/point-mass-easy",
+    ]
     assert len(make_task_set("dmc")) == 49
     assert set(SUITES["dmc-20"]) <= set(TASKS)
     # Tasks of one system with equal observations share their statistics: spin sees no target.

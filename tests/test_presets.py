@@ -26,6 +26,7 @@ TASKS = {
     "walker": "walker",
     "dmc-walker": "dmc-walker",
     "dmc-cheetah": "dmc-cheetah",
+    "metaworld": "metaworld-mt10",
     "humanoidbench-medium": "humanoidbench-medium",
     "humanoidbench-hard": "humanoidbench-hard",
     "humanoidbench-medium-cpu": "humanoidbench-medium",
@@ -47,7 +48,7 @@ def with_stand_ins(tasks: TaskSet) -> TaskSet:
                     SpaceEnv, spaces.Box(-1.0, 1.0, (spec.observation_size,)), spaces.Box(-1.0, 1.0, (spec.action_size,))
                 ),
             )
-            if spec.name in HUMANOID_BENCH_TASKS or spec.name.startswith("dmc/")
+            if spec.name in HUMANOID_BENCH_TASKS or spec.name.startswith(("dmc/", "metaworld/"))
             else spec
             for spec in tasks
         )

@@ -129,7 +129,9 @@ def _add_parser(
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a saved model (.zip), or the folder of `ezm train`")
-    parser.add_argument("--tasks", nargs="+", help="tasks, if those of the model cannot be found by their names")
+    parser.add_argument(
+        "--tasks", nargs="+", action="extend", help="tasks, if those of the model cannot be found by their names"
+    )
     parser.add_argument("--device", default="auto", help="PyTorch device (default auto)")
 
 
@@ -147,7 +149,14 @@ def _add_train(commands: Any) -> None:
     add = parser.add_argument
     add("tasks", nargs="*", help="suites, tasks, or Gymnasium ids")
     add("--preset", choices=preset_names(), help="settings (default: those of the suite, or small)")
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="arguments of EZM, replacing the preset's; `a.b=1` in dicts")
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="arguments of EZM, replacing the preset's; `a.b=1` in dicts",
+    )
     add("--envs-per-task", type=whole(1), help="environments of each task (default 1)")
     add("--action-repeat", type=whole(1), help="environment steps that each action lasts (default: the preset's, else 1)")
     add("--ignore-termination", action="store_true", help="falls do not end training episodes, as in the paper")
@@ -155,6 +164,7 @@ def _add_train(commands: Any) -> None:
         "--seed",
         type=whole(0),
         nargs="+",
+        action="extend",
         help="seed for everything (default 0); several are trained one after the other, in --out/seed-0 and so on",
     )
     add("--out", type=Path, help="folder for everything (default runs/<first task>)")
@@ -207,7 +217,13 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
         metavar="SECONDS",
         help=f"end with an error that names the task when a step or reset takes longer ({limit})",
     )
-    add("--film", nargs="*", metavar="TASK", help="film these tasks at the end, or `all` (without a name: the best)")
+    add(
+        "--film",
+        nargs="*",
+        action="extend",
+        metavar="TASK",
+        help="film these tasks at the end, or `all` (without a name: the best)",
+    )
     add("--no-tensorboard", action="store_true", help="write no TensorBoard files")
     add("--track", action="store_true", help="log the run to Weights & Biases (pip install 'sb3-ezm[track]')")
     add("--project", default="sb3-ezm", help="Weights & Biases project (default sb3-ezm)")
@@ -283,7 +299,7 @@ def _add_video(commands: Any) -> None:
     parser = _add_parser(commands, "video", "video", "Film an episode of an agent.", examples, aliases=("film",))
     _add_model(parser)
     add = parser.add_argument
-    add("--task", nargs="+", help="tasks to film, or `all` (default: the agent's first)")
+    add("--task", nargs="+", action="extend", help="tasks to film, or `all` (default: the agent's first)")
     add("-o", "--output", type=Path, help="file, .mp4 or .gif, for one task, or folder (default: beside the model)")
     add("--seed", type=whole(0), default=EVALUATION_SEED, help=f"of the episode (default {EVALUATION_SEED})")
     add("--max-steps", type=whole(1), help="stop after this many steps, a repeated action being one")

@@ -18,6 +18,7 @@ from sb3_ezm.tasks.registry import suite_names
 from sb3_ezm.tasks.resolver import make_task_set
 
 VERSION = (Path(__file__).parent.parent / "version.txt").read_text().strip()
+MOST_NAMES = 150  # of tasks of a suite that are listed
 _PACKAGES = ("stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy", "rl_zoo3", "wandb")
 _SETTINGS = ("batch_size", "gamma", "num_simulations", "num_candidates", "unroll_steps", "td_steps", "value_target", "seed")
 
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     devices = [th.cuda.get_device_name(index) for index in range(th.cuda.device_count())]
     suites = _table("suite", "tasks")
     for suite in suite_names():
-        suites.add_row(suite, ", ".join(make_task_set(suite).names))
+        suites.add_row(suite, _tasks_of(suite))
     presets = _table("preset", "for")
     for name in preset_names():
         presets.add_row(name, get_preset(name).description)
@@ -47,6 +48,14 @@ def run(args: argparse.Namespace) -> int:
         console.print(table)
     console.print(f"devices: cpu ({counted(th.get_num_threads(), 'thread')}){''.join(f', cuda: {name}' for name in devices)}")
     return 0
+
+
+def _tasks_of(suite: str) -> str:
+    try:
+        names = make_task_set(suite).names
+    except ImportError as error:  # the package that knows its tasks
+        return str(error)
+    return ", ".join(names) if len(names) <= MOST_NAMES else f"{len(names)} tasks, such as {names[0]} and {names[-1]}"
 
 
 def _show_model(console: Console, path: Path) -> None:

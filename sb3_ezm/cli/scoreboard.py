@@ -37,7 +37,12 @@ class Scoreboard(TaskEvalCallback):
         self._next_time = math.inf
         self._evaluated_updates = -1
         self._before: dict[str, float] = {}
-        self._columns = [_Column(name, spec.random_score, spec.success_bar) for name, spec in _titled(tasks)]
+        # The columns show returns, which references of successes do not belong to.
+        shown = [(name, spec, spec.outcome == "return") for name, spec in _titled(tasks)]
+        self._columns = [
+            _Column(name, spec.random_score if is_return else None, spec.success_bar if is_return else None)
+            for name, spec, is_return in shown
+        ]
 
     def _on_training_start(self) -> None:
         super()._on_training_start()

@@ -28,11 +28,18 @@ class TaskResult:
     :param spec: the task with its reference scores
     :param returns: undiscounted return of each episode, in raw rewards
     :param lengths: steps of the environment in each episode
+    :param successes: 1 or 0 for each episode of a task with ``outcome="success"``, otherwise None
     """
 
     spec: TaskSpec
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
+    successes: tuple[float, ...] | None = None
+
+    @property
+    def outcomes(self) -> tuple[float, ...]:
+        """What the scores of the episodes are about: returns, or successes."""
+        return self.returns if self.successes is None else self.successes
 
     @property
     def mean_return(self) -> float:
@@ -51,16 +58,16 @@ class TaskResult:
 
     @property
     def score(self) -> float | None:
-        """Normalized score of the mean return, 0 for the random policy and 1 at the success bar; None without references."""
+        """Normalized score of the mean outcome, 0 for the random policy and 1 at the success bar; None without references."""
         if not self.spec.has_scores:
             return None
-        return TaskSet((self.spec,)).normalized_score(self.spec.name, self.mean_return)
+        return TaskSet((self.spec,)).normalized_score(self.spec.name, float(np.mean(self.outcomes)))
 
     @property
     def success_rate(self) -> float | None:
-        """Share of the episodes whose return reaches the success bar; None without a bar."""
+        """Share of the episodes whose outcome reaches the success bar; None without a bar."""
         bar = self.spec.success_bar
-        return None if bar is None else float(np.mean([ret >= bar for ret in self.returns]))
+        return None if bar is None else float(np.mean([outcome >= bar for outcome in self.outcomes]))
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,7 @@ class EvaluationResult:
                     "success_rate": task.success_rate,
                     "returns": list(task.returns),
                     "lengths": list(task.lengths),
+                    **({} if task.successes is None else {"successes": list(task.successes)}),
                 }
                 for task in self.tasks
             },
@@ -135,7 +143,7 @@ def format_table(after: EvaluationResult, before: EvaluationResult | None = None
     header = ["task", "random", *(["before"] if before else []), "after", "normalized"]
     rows = []
     for task in after:
-        random = task.spec.random_score
+        random = task.spec.random_score if task.spec.outcome == "return" else None
         cells = [task.spec.name, "-" if random is None else f"{random:.1f}"]
         if before is not None:
             cells.append(_mean_and_std(before[task.spec.name]))

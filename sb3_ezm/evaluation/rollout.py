@@ -30,7 +30,7 @@ from sb3_ezm.multitask.inspection import read_attribute
 from sb3_ezm.multitask.normalization import copy_normalization
 from sb3_ezm.multitask.padding import IgnoreTermination
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
-from sb3_ezm.tasks.statistics import report_of
+from sb3_ezm.tasks.statistics import check_success, report_of
 
 MAX_ENVS_PER_TASK = 10  # enough rows for a batched search; more would only take memory
 
@@ -203,11 +203,14 @@ def _check_not_normalized(model: Any) -> None:
         )
 
 
-class _Episode(NamedTuple):
-    """Return and length of an episode, as played and up to its first termination."""
+_Figures = tuple[float, int, float | None]  # return, length and success, None if the environment does not report it
 
-    played: tuple[float, int]
-    until_termination: tuple[float, int]
+
+class _Episode(NamedTuple):
+    """Figures of an episode, as played and up to its first termination."""
+
+    played: _Figures
+    until_termination: _Figures
 
 
 def _evaluate(
@@ -220,13 +223,17 @@ def _evaluate(
     quotas = episode_quotas(names, n_eval_episodes)
     with _frozen_statistics(vec_env):
         episodes = _play(model, vec_env, quotas, deterministic)
+    for name, row in zip(names, episodes, strict=True):
+        if task_set[name].outcome == "success":
+            check_success(name, [episode.played[2] for episode in row])
 
     def result(wanted: Protocol) -> EvaluationResult:
         tasks = []
         for spec in task_set.without_factories():
             rows = [episode for name, row in zip(names, episodes, strict=True) if name == spec.name for episode in row]
             figures = [row.played if wanted == protocol else row.until_termination for row in rows]
-            tasks.append(TaskResult(spec, tuple(ret for ret, _ in figures), tuple(length for _, length in figures)))
+            returns, lengths, successes = zip(*figures, strict=True)
+            tasks.append(TaskResult(spec, returns, lengths, successes if spec.outcome == "success" else None))
         return EvaluationResult(tuple(tasks), wanted)
 
     both: tuple[Protocol, ...] = ("respected", "ignored")
@@ -283,7 +290,7 @@ def _play(model: PolicyPredictor, vec_env: VecEnv, quotas: list[int], determinis
     :return: the episodes of each sub-environment, from its ``Monitor``
     """
     episodes: list[list[_Episode]] = [[] for _ in quotas]
-    terminated: list[tuple[float, int] | None] = [None] * len(quotas)  # return and length at the first termination ignored
+    terminated: list[_Figures | None] = [None] * len(quotas)  # at the first termination ignored
     returns, lengths = [0.0] * len(quotas), [0] * len(quotas)
     normalize = unwrap_vec_normalize(vec_env)
     observation = vec_env.reset()
@@ -296,9 +303,10 @@ def _play(model: PolicyPredictor, vec_env: VecEnv, quotas: list[int], determinis
             rewards = normalize.get_original_reward()
         for index in playing:
             info, reward, steps = infos[index], float(rewards[index]), infos[index].get("env_steps", 1)
+            success = None if info.get("is_success") is None else float(info["is_success"])
             if terminated[index] is None and info.get("terminated_ignored", False):
                 until = info.get("until_termination", (reward, steps))
-                terminated[index] = (returns[index] + until[0], lengths[index] + until[1])
+                terminated[index] = (returns[index] + until[0], lengths[index] + until[1], success)
             returns[index] += reward
             lengths[index] += steps
             if dones[index]:
@@ -307,7 +315,7 @@ def _play(model: PolicyPredictor, vec_env: VecEnv, quotas: list[int], determinis
                     raise ConfigurationError(
                         f"Sub-environment {index} reports no returns: wrap it in SB3's Monitor, or use `make_multitask_env`."
                     )
-                played = (float(monitored["r"]), int(info.get("episode_env_steps", monitored["l"])))
+                played = (float(monitored["r"]), int(info.get("episode_env_steps", monitored["l"])), success)
                 episodes[index].append(_Episode(played, terminated[index] or played))
                 terminated[index], returns[index], lengths[index] = None, 0.0, 0
     return episodes

@@ -20,6 +20,11 @@ class StandBy(gym.Wrapper[Any, Any, Any, Any]):
         self._left = episodes
         self._observation: Any = None
 
+    @property
+    def stands_still(self) -> bool:
+        """Whether a step will not reach the environment."""
+        return self._left == 0
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset, and keep the observation for the time after the last episode."""
         self._observation, info = self.env.reset(seed=seed, options=options)

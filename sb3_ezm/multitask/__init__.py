@@ -5,6 +5,7 @@ from sb3_ezm.multitask.action_repeat import ActionRepeat
 from sb3_ezm.multitask.cycling import CyclingTaskEnv, make_multitask_suite
 from sb3_ezm.multitask.factory import make_multitask_env, make_task_env
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
+from sb3_ezm.multitask.pooled import PooledVecEnv
 from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
 from sb3_ezm.multitask.vec_env import SubEnvError, ThreadedVecEnv
 from sb3_ezm.tasks.env_factory import GymEnvFactory
@@ -21,6 +22,7 @@ __all__ = [
     "IgnoreTermination",
     "NonFiniteError",
     "PaddedTaskEnv",
+    "PooledVecEnv",
     "SubEnvError",
     "TaskSet",
     "TaskSpec",

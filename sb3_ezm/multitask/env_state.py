@@ -26,6 +26,7 @@ from sb3_ezm.errors import ConfigurationError, EZMError
 from sb3_ezm.multitask.action_repeat import ActionRepeat
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
 from sb3_ezm.multitask.watch import is_extension
+from sb3_ezm.tasks.pool import PoolMember
 
 
 def _listed(cls: type[Any]) -> type[Any]:
@@ -104,6 +105,8 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
             layers.append([_label(layer), _own_state(layer)])
         elif checks is not None:
             layers.append([_label(layer), {name: getattr(layer, name) for name in checks}])
+        elif isinstance(layer, PoolMember):
+            raise StateUnavailableError(layer.state_unavailable)
         else:
             kind = "wrapper" if isinstance(layer, gym.Wrapper) else "environment"
             raise StateUnavailableError(f"the {kind} {_label(layer)} has no `get_state` and `set_state`")

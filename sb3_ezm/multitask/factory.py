@@ -18,6 +18,7 @@ from sb3_ezm.files import file_stems
 from sb3_ezm.multitask.action_repeat import ActionRepeat
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
 from sb3_ezm.multitask.pictures import EqualPictures
+from sb3_ezm.multitask.pooled import PooledVecEnv
 from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
 from sb3_ezm.multitask.vec_env import ThreadedVecEnv
 from sb3_ezm.tasks.env_factory import create_native_env
@@ -56,6 +57,8 @@ def make_task_env(
 
 def _default_vec_env_cls(task_set: TaskSet) -> type[DummyVecEnv]:
     """Threads pay off if every task computes outside the interpreter lock; otherwise they only add switching."""
+    if any(getattr(spec.env_fn, "pooled", False) for spec in task_set):
+        return PooledVecEnv
     if all(getattr(spec.env_fn, "releases_gil", False) for spec in task_set):
         return ThreadedVecEnv
     return DummyVecEnv
@@ -116,7 +119,8 @@ def make_multitask_env(
     :param tasks: anything :func:`make_task_set` takes, for example ``"h1-medium"`` or ``["h1-walk", "h1-stand"]``
     :param n_envs_per_task: number of sub-environments of each task
     :param seed: sub-environment ``i`` is seeded with ``seed + i`` at the first reset, as in SB3's ``make_vec_env``
-    :param vec_env_cls: vector environment class; by default threads for physics suites, else ``DummyVecEnv``. For
+    :param vec_env_cls: vector environment class; by default threads for physics suites, :class:`PooledVecEnv` for those that
+        a pool simulates, else ``DummyVecEnv``. For
         ``SubprocVecEnv`` it is :class:`WatchedSubprocVecEnv`, which notices when a worker dies
     :param monitor_dir: folder for ``<task>_<i>.monitor.csv`` files, ``i`` counting the sub-environments of the task. Files of
         an earlier run are kept, and the new ones are called ``<task>_<i>-2.monitor.csv`` and so on

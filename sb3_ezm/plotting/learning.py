@@ -129,6 +129,8 @@ def _draw_references(panel: Axes, tasks: TaskSet | Iterable[str], name: str) -> 
     if not isinstance(tasks, TaskSet):
         return
     spec = tasks[name]
+    if spec.outcome != "return":
+        return
     if spec.random_score is not None:
         panel.axhline(spec.random_score, color=REFERENCE_COLOR, linewidth=1.0, linestyle=":", label="random policy")
     if spec.success_bar is not None:

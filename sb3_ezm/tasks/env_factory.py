@@ -59,11 +59,13 @@ class GymEnvFactory:
     :param env_id: what :func:`registered_id` finds
     :param kwargs: keywords of the environment; those of the call take precedence
     :param releases_gil: True if ``step`` spends its time outside the interpreter lock, so that threads help
+    :param pooled: True if a pool simulates its environments (:class:`~sb3_ezm.tasks.pool.PoolMember`)
     """
 
     env_id: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     releases_gil: bool = False
+    pooled: bool = False
 
     def __call__(self, **kwargs: Any) -> gym.Env[Any, Any]:
         """
@@ -168,6 +170,11 @@ class StackedEnvFactory:
     def releases_gil(self) -> bool:
         """Whether threads help."""
         return bool(getattr(self.env_fn, "releases_gil", False))
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a pool simulates the environments."""
+        return bool(getattr(self.env_fn, "pooled", False))
 
     def __call__(self, **kwargs: Any) -> gym.Env[Any, Any]:
         """

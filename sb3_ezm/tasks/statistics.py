@@ -23,6 +23,20 @@ def report_of(info: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return report if isinstance(report, Mapping) and "r" in report and "l" in report else None
 
 
+def check_success(task: str, successes: Sequence[Any]) -> None:
+    """
+    :param task: name of a task whose scores are about success
+    :param successes: ``info["is_success"]`` at the end of its episodes
+    :raises ConfigurationError: if one is missing or is neither True nor False
+    """
+    wrong = [value for value in successes if value is None or value not in (0, 1)]
+    if wrong:
+        raise ConfigurationError(
+            f"Task {task!r} is scored by success, but an episode ended with info['is_success'] = {wrong[0]!r}: report True or "
+            "False there, or declare `outcome='return'` in its TaskSpec."
+        )
+
+
 class TaskStatistics:
     """
     Collects finished episodes by task, from the infos of a vector environment with ``Monitor``.
@@ -41,12 +55,15 @@ class TaskStatistics:
         self.episodes = dict.fromkeys(self.task_names, 0)
         self.returns: dict[str, deque[float]] = {name: deque(maxlen=window) for name in self.task_names}
         self.lengths: dict[str, deque[int]] = {name: deque(maxlen=window) for name in self.task_names}
+        scored = [] if self.task_set is None else [spec.name for spec in self.task_set if spec.outcome == "success"]
+        self.successes: dict[str, deque[float]] = {name: deque(maxlen=window) for name in scored}
 
     def update(self, infos: Sequence[Mapping[str, Any]], dones: np.ndarray) -> None:
         """
         Record one step of a vector environment.
 
-        :param infos: one info per sub-environment; finished ones carry ``"episode"`` (by ``Monitor``) and ``"task"``
+        :param infos: one info per sub-environment; finished ones carry ``"episode"`` (by ``Monitor``) and ``"task"``, and
+            those of a task with ``outcome="success"`` ``"is_success"``
         :param dones: [n_envs] whether the episode ended
         :raises ConfigurationError: if a finished episode lacks them, or its task is unknown
         """
@@ -62,6 +79,9 @@ class TaskStatistics:
                     f"A finished episode of task {name!r} has no report in info['episode'] (it is "
                     f"{shown(info.get('episode'))}): wrap each sub-environment in SB3's Monitor."
                 )
+            if name in self.successes:
+                check_success(name, [info.get("is_success")])
+                self.successes[name].append(float(info["is_success"]))
             self.episodes[name] += 1
             self.returns[name].append(float(report["r"]))
             self.lengths[name].append(int(info.get("episode_env_steps", report["l"])))
@@ -83,7 +103,8 @@ class TaskStatistics:
                 "length": float(np.mean(self.lengths[name])),
             }
             if self.task_set is not None and self.task_set[name].has_scores:
-                scores = [self.task_set.normalized_score(name, ret) for ret in self.returns[name]]
+                outcomes = self.successes.get(name, self.returns[name])
+                scores = [self.task_set.normalized_score(name, outcome) for outcome in outcomes]
                 result[name]["score"] = float(np.mean(scores))
                 result[name]["success_rate"] = float(np.mean([score >= 1.0 for score in scores]))
         return result
@@ -92,7 +113,12 @@ class TaskStatistics:
         """
         :return: plain values for :meth:`load_state_dict`
         """
-        return {"episodes": dict(self.episodes), "returns": dict(self.returns), "lengths": dict(self.lengths)}
+        return {
+            "episodes": dict(self.episodes),
+            "returns": dict(self.returns),
+            "lengths": dict(self.lengths),
+            "successes": dict(self.successes),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
@@ -107,6 +133,8 @@ class TaskStatistics:
         for name in self.task_names:
             self.returns[name] = deque(state["returns"][name], maxlen=self.window)
             self.lengths[name] = deque(state["lengths"][name], maxlen=self.window)
+        for name in self.successes:
+            self.successes[name] = deque(state["successes"][name], maxlen=self.window)
 
     def mean_score(self) -> float | None:
         """

@@ -83,7 +83,8 @@ class ScoredEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         if (episode := report_of(info)) is not None:
             self._returns.append(float(episode["r"]))
             if self._task_set.has_scores:
-                score = self._task_set.normalized_score(info["task"], episode["r"])
+                is_return = self._task_set[info["task"]].outcome == "return"
+                score = self._task_set.normalized_score(info["task"], episode["r"] if is_return else info["is_success"])
                 info = {**info, "episode": {**episode, "r": score, "return": episode["r"]}}
         return observation, reward, terminated, truncated, info
 

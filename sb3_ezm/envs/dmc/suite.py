@@ -17,8 +17,8 @@ PRESETS = {"dmc-walker": "dmc-walker", "dmc-cheetah": "dmc-cheetah"}
 
 def register() -> None:
     """
-    Register the tasks as ``sb3_ezm/DMC-walker-walk-v0`` and so on (1000 steps each), the suites of one system, ``dmc-20``, and
-    ``dmc``, which holds every task with bounded actions.
+    Register the tasks as ``sb3_ezm/DMC-walker-walk-v0`` and so on (1000 steps each), the suites of one system, ``dmc-20``,
+    ``dmc-28``, ``dmc-30`` and ``dmc``, which holds every task with bounded actions.
     """
     for name, task in TASKS.items():
         if task.gym_id not in gym.registry:

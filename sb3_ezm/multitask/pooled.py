@@ -1,0 +1,170 @@
+"""Vector environment over pools: all tasks step at the same time, each in a pool of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import TimeLimit  # by name: RL Zoo replaces the module's attribute with a subclass
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.multitask.action_repeat import ActionRepeat
+from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
+from sb3_ezm.tasks.pool import Pool, PoolMember
+
+
+@dataclass
+class _Turn:
+    """A member's part of a decision: the steps that its pool takes before the wrappers around it are asked."""
+
+    member: PoolMember
+    action: NDArray[Any]
+    steps: int  # still to take
+    left: float  # steps to the time limit
+    is_over: bool = False
+
+
+class PooledVecEnv(DummyVecEnv):
+    """
+    A ``DummyVecEnv`` whose members (:class:`~sb3_ezm.tasks.pool.PoolMember`) step in pools, one for each task.
+
+    ``step_async`` sends the actions of all members, so that the pools simulate while the caller does something else.
+    ``step_wait`` receives, repeats actions where the task does, and begins the next episodes of those that ended, each for all
+    pools at once; then the wrappers of every sub-environment find their answers waiting. Sub-environments that are no members
+    step as usual. A pool is opened with the seeds of its members, at the first reset and at every one after ``seed``.
+
+    :param env_fns: functions that return new environments
+    :raises ConfigurationError: if the termination of a member were ignored, which a pool cannot do
+    """
+
+    def __init__(self, env_fns: list[Callable[[], gym.Env[Any, Any]]]) -> None:
+        super().__init__(env_fns)
+        self._turns: list[_Turn] = []
+        self._in_flight: list[Pool] = []
+        for env in self.envs:
+            member = env.unwrapped
+            if isinstance(member, PoolMember) and member.may_terminate and _find(env, IgnoreTermination) is not None:
+                raise ConfigurationError(
+                    f"Task {env.get_wrapper_attr('task_name')!r} may terminate, which cannot be ignored: a pool does not "
+                    "continue an episode after its end. Leave `ignore_termination` out."
+                )
+
+    def reset(self) -> VecEnvObs:
+        """
+        Reset all sub-environments, those of pools at the same time. A step in progress is canceled.
+
+        :return: observations
+        """
+        for pool in self._in_flight:
+            pool.recv()
+        self._in_flight, self._turns = [], []
+        groups: dict[Hashable, list[int]] = {}
+        for index, env in enumerate(self.envs):
+            if isinstance(env.unwrapped, PoolMember):
+                env.unwrapped.drop()
+                groups.setdefault(env.unwrapped.group, []).append(index)
+        for indices in groups.values():
+            members: list[Any] = [self.envs[index].unwrapped for index in indices]
+            seeds = [self._seeds[index] for index in indices]
+            shared = {id(member.pool) for member in members}
+            if len(shared) > 1 or members[0].pool is None or any(seed is not None for seed in seeds):
+                pool = members[0].open_pool(seeds)
+                for number, member in enumerate(members):
+                    member.join(pool, number)
+        self._begin_episodes(env.unwrapped for env in self.envs if isinstance(env.unwrapped, PoolMember))
+        return super().reset()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """
+        Send the actions to the pools.
+
+        :param actions: [n_envs, A]
+        :raises ConfigurationError: if an action is impossible; nothing has been sent then
+        """
+        super().step_async(np.array(actions))
+        turns = [turn for env, action in zip(self.envs, self.actions, strict=True) if (turn := _turn(env, action)) is not None]
+        self._turns = turns
+        self._send()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """
+        Receive from the pools, then let every sub-environment see its answers.
+
+        :return: observations, rewards, dones, infos, as of a ``DummyVecEnv``
+        """
+        while self._in_flight:
+            self._receive()
+            self._send()
+        self._begin_episodes(turn.member for turn in self._turns if turn.is_over)
+        self._turns = []
+        return super().step_wait()
+
+    def _running(self) -> dict[int, list[_Turn]]:
+        groups: dict[int, list[_Turn]] = {}
+        for turn in self._turns:
+            if turn.steps and not turn.is_over:
+                groups.setdefault(id(turn.member.pool), []).append(turn)
+        return groups
+
+    def _send(self) -> None:
+        for turns in self._running().values():
+            pool = turns[0].member.pool
+            assert pool is not None
+            pool.send(np.stack([turn.action for turn in turns]), [turn.member.index for turn in turns])
+            self._in_flight.append(pool)
+
+    def _receive(self) -> None:
+        running = self._running()
+        pools, self._in_flight = self._in_flight, []
+        for pool in pools:
+            batch, turns = pool.recv(), {turn.member.index: turn for turn in running[id(pool)]}
+            for row, index in enumerate(batch.ids.tolist()):
+                turn = turns[index]
+                turn.steps -= 1
+                turn.left -= 1
+                turn.is_over = turn.member.deliver(turn.action, batch, row) or turn.left <= 0
+
+    def _begin_episodes(self, members: Iterable[PoolMember]) -> None:
+        groups: dict[int, list[PoolMember]] = {}
+        for member in members:
+            groups.setdefault(id(member.pool), []).append(member)
+        pools = []
+        for group in groups.values():
+            pool = group[0].pool
+            assert pool is not None
+            pool.send_reset([member.index for member in group])
+            pools.append((pool, {member.index: member for member in group}))
+        for pool, by_index in pools:
+            batch = pool.recv()
+            for row, index in enumerate(batch.ids.tolist()):
+                by_index[index].deliver(None, batch, row)
+
+
+def _turn(env: gym.Env[Any, Any], action: NDArray[Any]) -> _Turn | None:
+    """What the pool of a sub-environment has to do for a decision; None if it is no member, or will not be stepped."""
+    member, padded = env.unwrapped, _find(env, PaddedTaskEnv)
+    if not isinstance(member, PoolMember) or padded is None or member.pool is None or getattr(env, "stands_still", False):
+        return None
+    if member.is_ahead:
+        raise ConfigurationError(f"A wrapper of {env} does not step it at every step: use a DummyVecEnv.")
+    left, layer = float("inf"), env
+    while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, TimeLimit):
+            left = min(left, layer._max_episode_steps - (layer._elapsed_steps or 0))
+        layer = layer.env
+    repeat = _find(env, ActionRepeat)
+    return _Turn(member, padded.native_action(action), 1 if repeat is None else repeat.num_repeats, left)
+
+
+def _find(env: gym.Env[Any, Any], wrapper: type[Any]) -> Any:
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, wrapper):
+            return env
+        env = env.env
+    return None
