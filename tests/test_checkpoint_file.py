@@ -237,7 +237,6 @@ PCG = {"bit_generator": "PCG64", "state": {"state": 1, "inc": 1}, "has_uint32": 
         {"bit_generator": "MT19937", "state": {**TWISTER, "key": np.zeros(3, dtype=np.uint32)}},
         {**PCG, "state": {"state": 2**200, "inc": 1}},
         {**PCG, "state": {"state": -1, "inc": 1}},
-        {**PCG, "has_uint32": 2},
         {**PCG, "uinteger": 10**20},
         {**PCG, "more": 1},
         {**PCG, "bit_generator": "system"},

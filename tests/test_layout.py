@@ -21,6 +21,7 @@ MAX_FUNCTION_LINES = 60
 LEVELS = {
     "sb3_ezm.types": 0,
     "sb3_ezm.kinds": 0,
+    "sb3_ezm.likeness": 0,
     "sb3_ezm.training_kinds": 0,
     "sb3_ezm.config": 0,
     "sb3_ezm.errors": 0,

@@ -305,7 +305,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         :param state: from :meth:`state_dict` of a buffer with the same sizes
         :raises ConfigurationError: naming the sizes that disagree
         """
-        check_buffer(state, self.n_envs, len(self.replays))
+        check_buffer(state, self.state_dict())
         for replay, values in zip(self.replays, state["replays"], strict=True):
             replay.load_state_dict(values)
         for name in _STATE:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.likeness import check_like
 
 SIZES = ("capacity", "observation_size", "action_size", "num_streams", "num_tasks")
 _FLOATS = ("observation", "action", "reward", "search_value")
@@ -63,25 +64,18 @@ def check_leaves(leaves: Any, capacity: int, holds: Any) -> None:
         raise ConfigurationError("the priorities belong to rows without a transition.")
 
 
-def check_buffer(state: Mapping[str, Any], n_envs: int, num_replays: int) -> None:
+def check_buffer(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """
     :param state: from ``PerTaskReplayBuffer.state_dict``
-    :param n_envs: number of environments
-    :param num_replays: number of rings
+    :param own: the same of the buffer that will take it
     :raises ConfigurationError: naming what does not fit
     """
-    replays = state.get("replays")
-    if not isinstance(replays, list) or len(replays) != num_replays:
-        found = len(replays) if isinstance(replays, list) else "no"
-        raise ConfigurationError(f"the replay has {found} rings instead of {num_replays} (`independent`).")
-    if not _within(_array(state, "_stream_replay", np.int64, (n_envs,)), 0, num_replays):
+    check_like(state, {**own, "replays": [{}]}, "replay")
+    found, rings = len(state["replays"]), len(own["replays"])
+    if found != rings:
+        raise ConfigurationError(f"the replay has {found} rings instead of {rings} (`independent`).")
+    if not _within(state["_stream_replay"], 0, rings):
         raise ConfigurationError("`_stream_replay` of the replay names rings that do not exist.")
-    _array(state, "_searched", np.bool_, (n_envs,))
-    _array(state, "_search_values", np.float32, (n_envs,))
-    if type(state.get("pos")) is not int or state["pos"] < 0 or type(state.get("full")) is not bool:
-        raise ConfigurationError("`pos` and `full` of the replay have different types.")
-    if not isinstance(state.get("rng"), np.random.Generator):
-        raise ConfigurationError("the replay has no random generator.")
 
 
 def _within(values: Any, low: int, high: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,13 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.buffers import PerTaskReplayBuffer
-from sb3_ezm.checkpoint.checks import check_generators, check_observed, check_optimizer, check_progress, check_weights
+from sb3_ezm.checkpoint.checks import check_optimizer
 from sb3_ezm.checkpoint.codec import encode
 from sb3_ezm.checkpoint.generators import global_states, restore_global_states
 from sb3_ezm.checkpoint.protocol import Resumable
 from sb3_ezm.checkpoint.vec_env_state import capture_vec_env, force_new_episodes, restore_episodes, restore_wrappers
 from sb3_ezm.errors import CheckpointError
+from sb3_ezm.likeness import check_like
 from sb3_ezm.multitask.env_state import set_space_generators, space_generators
 from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.settings import argument_names
@@ -147,10 +149,9 @@ def restore(model: Resumable, state: dict[str, Any], reset_env: bool) -> str:
     :raises CheckpointError: if the environment does not fit
     """
     assert model.env is not None
-    own = {"policy": model.policy.generator, "collector": model.collector.generator}
-    check_generators(state["generators"], own)
-    check_progress(state["progress"], PROGRESS)
-    check_weights(state["policy"], model.policy)
+    check_like(state["generators"], {**_capture_generators(model), "cuda": state["generators"]["cuda"]}, "generators")
+    check_like(state["progress"], _progress(model, state["progress"]), "progress")
+    check_like(state["policy"], model.policy.state_dict(), "policy")
     model.policy.load_state_dict(state["policy"])
     check_optimizer(state["optimizer"], model.policy.optimizer)
     model.policy.optimizer.load_state_dict(state["optimizer"])
@@ -166,7 +167,7 @@ def restore(model: Resumable, state: dict[str, Any], reset_env: bool) -> str:
         model.replay_buffer.close_streams()
         force_new_episodes(model.env, model.seed, model.num_timesteps)
     else:
-        check_observed(state["observed"], OBSERVED, model.observation_space, model.n_envs)
+        check_like(state["observed"], _observed(model, state["observed"]), "observed")
         for name, value in state["observed"].items():
             setattr(model, name, value)
         restore_episodes(model.env, episodes)
@@ -174,6 +175,25 @@ def restore(model: Resumable, state: dict[str, Any], reset_env: bool) -> str:
     # Last of all: everything before may have drawn from them.
     _restore_generators(model, state["generators"])
     return why
+
+
+def _progress(model: Resumable, state: dict[str, Any]) -> dict[str, Any]:
+    """An example of what it may be: episodes are remembered from the first call of ``learn`` on."""
+    present = {name: getattr(model, name) for name in PROGRESS}
+    return {name: deque() if isinstance(state.get(name), deque) else value for name, value in present.items()}
+
+
+def _batch(space: spaces.Space[Any], size: int) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _batch(part, size) for key, part in space.items()}
+    return np.zeros((size, *(space.shape or ())))
+
+
+def _observed(model: Resumable, state: dict[str, Any]) -> dict[str, Any]:
+    """An example of what it may be: before the first reset nothing has been observed."""
+    zeros = _batch(model.observation_space, model.n_envs)
+    like = {"_last_obs": zeros, "_last_original_obs": zeros, "_last_episode_starts": np.zeros(model.n_envs, np.bool_)}
+    return {name: None if state.get(name) is None else value for name, value in like.items()}
 
 
 def _capture_generators(model: Resumable) -> dict[str, Any]:

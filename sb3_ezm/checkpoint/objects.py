@@ -11,15 +11,9 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
+from sb3_ezm.likeness import is_number
+
 Check = Callable[[Any], bool]
-
-
-def is_number(value: Any) -> bool:
-    """
-    :param value: any
-    :return: whether it is a number and not a boolean
-    """
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def is_numbers(value: Any) -> bool:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     VecCheckNan,
@@ -20,6 +19,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_ezm.errors import CheckpointError, ConfigurationError
+from sb3_ezm.likeness import check_like
 from sb3_ezm.multitask.env_state import (
     StateUnavailableError,
     get_env_state,
@@ -148,28 +148,7 @@ def _naming(index: int) -> Iterator[None]:
 
 def _check_values(wrapper: VecEnvWrapper, values: Any, names: tuple[str, ...]) -> None:
     """Only listed attributes are set, to values of the kind that they have."""
-    if not isinstance(values, dict) or not values.keys() <= set(names):
-        raise CheckpointError(f"sets attributes of {type(wrapper).__name__} other than {sorted(names)}")
-    wrong = [name for name, value in values.items() if not _is_like(value, vars(wrapper).get(name))]
-    if wrong:
-        raise CheckpointError(f"holds the wrong types or shapes for {wrong} of {type(wrapper).__name__}")
-
-
-def _is_like(value: Any, present: Any) -> bool:
-    """Whether a value could replace the current one; None stands for arrays before the first reset."""
-    if isinstance(present, dict) and isinstance(value, dict):
-        return value.keys() == present.keys() and all(_is_like(value[key], item) for key, item in present.items())
-    if isinstance(present, RunningMeanStd):
-        return isinstance(value, RunningMeanStd) and all(
-            np.shape(getattr(value, name)) == np.shape(getattr(present, name)) for name in ("mean", "var", "count")
-        )
-    if isinstance(present, np.ndarray):
-        return isinstance(value, np.ndarray) and (value.shape == present.shape or not present.size)  # empty before a step
-    if present is None:
-        return value is None or isinstance(value, (np.ndarray, dict))
-    if isinstance(present, (int, float)) and not isinstance(present, bool):
-        return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    return type(value) is type(present)
+    check_like(values, {name: vars(wrapper).get(name) for name in names if name in values}, type(wrapper).__name__)
 
 
 def force_new_episodes(env: VecEnv, seed: int | None, num_timesteps: int) -> None:

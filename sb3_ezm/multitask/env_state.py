@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,6 +22,7 @@ from gymnasium import spaces, wrappers
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_ezm.errors import ConfigurationError, EZMError
+from sb3_ezm.likeness import check_like
 from sb3_ezm.multitask.action_repeat import ActionRepeat
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
 from sb3_ezm.multitask.watch import is_extension
@@ -35,36 +35,19 @@ def _listed(cls: type[Any]) -> type[Any]:
     return base if cls.__module__ == "rl_zoo3.gym_patches" else cls
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_switch(value: Any) -> bool:
-    return type(value) is bool
-
-
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) in (int, float) for item in value)
-
-
-# Attributes of wrappers that change from step to step, and what they may be. Wrappers without any only transform.
-_WRAPPERS: dict[type[gym.Wrapper[Any, Any, Any, Any]], dict[str, Callable[[Any], bool]]] = {
-    _listed(wrappers.TimeLimit): {"_elapsed_steps": lambda value: value is None or _is_count(value)},
-    wrappers.OrderEnforcing: {"_has_reset": _is_switch},
-    Monitor: {
-        "rewards": _is_numbers,
-        "needs_reset": _is_switch,
-        "episode_returns": _is_numbers,
-        "episode_lengths": _is_numbers,
-        "episode_times": _is_numbers,
-        "total_steps": _is_count,
-        "current_reset_info": lambda value: isinstance(value, dict),
-    },
-    ActionRepeat: {"_episode_env_steps": _is_count},
-    wrappers.NormalizeObservation: {},
-    wrappers.NormalizeReward: {"discounted_reward": lambda value: isinstance(value, np.ndarray) and value.shape == (1,)},
+# Attributes of wrappers that change from step to step. Wrappers without any only transform.
+_WRAPPERS: dict[type[gym.Wrapper[Any, Any, Any, Any]], tuple[str, ...]] = {
+    _listed(wrappers.TimeLimit): ("_elapsed_steps",),
+    wrappers.OrderEnforcing: ("_has_reset",),
+    Monitor: (
+        *("rewards", "needs_reset", "episode_returns", "episode_lengths", "episode_times", "total_steps"),
+        "current_reset_info",
+    ),
+    ActionRepeat: ("_episode_env_steps",),
+    wrappers.NormalizeObservation: (),
+    wrappers.NormalizeReward: ("discounted_reward",),
     **{
-        transforming: {}
+        transforming: ()
         for transforming in (
             *(PaddedTaskEnv, IgnoreTermination),
             *(wrappers.ClipAction, wrappers.RescaleAction, wrappers.TransformAction),
@@ -100,11 +83,11 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
     for layer in _layers(env):
         if isinstance(layer, wrappers.PassiveEnvChecker):  # it only looks at the first calls
             continue
-        checks = _WRAPPERS.get(_listed(type(layer)))
+        names = _WRAPPERS.get(_listed(type(layer)))
         if _has_state(layer):
             layers.append([_label(layer), _own_state(layer)])
-        elif checks is not None:
-            layers.append([_label(layer), {name: getattr(layer, name) for name in checks}])
+        elif names is not None:
+            layers.append([_label(layer), {name: getattr(layer, name) for name in names}])
         elif isinstance(layer, PoolMember):
             raise StateUnavailableError(layer.state_unavailable)
         else:
@@ -179,7 +162,8 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     pairs = [(layer, values) for layer, (_, values) in zip(reversed(layers), reversed(state["layers"]), strict=True)]
     for layer, values in pairs:
         if not _has_state(layer):
-            _check_attributes(layer, values, _WRAPPERS[_listed(type(layer))])
+            present = {name: getattr(layer, name) for name in _WRAPPERS[_listed(type(layer))]}
+            check_like(values, {**present, "current_reset_info": {}} if isinstance(layer, Monitor) else present, _label(layer))
     random, seed = state["random"], state["random_seed"]
     if not isinstance(random, (np.random.Generator, type(None))) or not isinstance(seed, (int, np.integer, type(None))):
         raise ConfigurationError(f"its state has no random generator for {_label(native)}.")
@@ -195,14 +179,6 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     for checker in checkers:
         # Its first-call checks are over; without their data it would fail.
         vars(checker).update({name: True for name in vars(checker) if name.startswith("checked_")})
-
-
-def _check_attributes(layer: Any, values: Any, checks: Mapping[str, Callable[[Any], bool]]) -> None:
-    if not isinstance(values, dict) or values.keys() != checks.keys():
-        raise ConfigurationError(f"its state has attributes for {_label(layer)} other than {sorted(checks)}.")
-    wrong = [name for name, check in checks.items() if not check(values[name])]
-    if wrong:
-        raise ConfigurationError(f"its state has the wrong types for {wrong} of {_label(layer)}.")
 
 
 def get_env_statistics(env: gym.Env[Any, Any]) -> list[list[Any]]:
@@ -226,11 +202,7 @@ def set_env_statistics(env: gym.Env[Any, Any], statistics: list[list[Any]]) -> N
         raise ConfigurationError(f"it was written with running means of {saved}, but the environment has those of {found}.")
     for layer, (label, means, moves) in zip(keepers, statistics, strict=True):
         own = vars(layer)[_STATISTICS[type(layer)]]
-        fits = type(means) is type(own) and type(moves) is bool
-        if not fits or any(
-            np.shape(getattr(means, name)) != np.shape(getattr(own, name)) for name in ("mean", "var", "count")
-        ):
-            raise ConfigurationError(f"its running means for {label} have a different shape.")
+        check_like([means, moves], [own, True], label)
         vars(layer).update({_STATISTICS[type(layer)]: copy.copy(means), _MOVES: moves})
 
 
