@@ -37,7 +37,6 @@ from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
 from sb3_ezm.progress import with_progress_bar
-from sb3_ezm.rollouts import RolloutAlgorithm
 from sb3_ezm.tasks.statistics import TaskStatistics, report_of
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.tensorboard import add_layout
@@ -46,7 +45,7 @@ from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks, recor
 SelfEZM = TypeVar("SelfEZM", bound="EZM")
 
 
-class EZM(CheckedAssignments, PlannerSwitch, LoadedWithChanges, RolloutAlgorithm, ResumableAlgorithm):
+class EZM(CheckedAssignments, PlannerSwitch, LoadedWithChanges, ResumableAlgorithm):
     """
     EfficientZero-Multitask (EZ-M): online model-based RL with one world model for all tasks.
 
@@ -107,8 +106,6 @@ class EZM(CheckedAssignments, PlannerSwitch, LoadedWithChanges, RolloutAlgorithm
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: EZMPolicy
-    replay_buffer: PerTaskReplayBuffer
-    task_statistics: TaskStatistics
 
     @checked(**KINDS)
     @completed

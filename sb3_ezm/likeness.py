@@ -43,7 +43,7 @@ def check_like(value: Any, like: Any, name: str) -> None:
         parts = ((item, like[min(i, len(like) - 1)] if like else 0.0, i) for i, item in enumerate(value if fits else ()))
     elif isinstance(like, _MEANS):
         fits = type(value) is type(like)
-        parts = ((*(np.asarray(getattr(it, part)) for it in (value, like)), part) for part in ("mean", "var", "count"))
+        parts = ((np.asarray(getattr(value, it)), np.asarray(getattr(like, it)), it) for it in ("mean", "var", "count"))
     else:
         fits = _is_like(value, like)
     if not fits:

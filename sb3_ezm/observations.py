@@ -9,6 +9,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.tasks.spaces import is_picture
 from sb3_ezm.types import FloatArray, IntArray
 
 TASK_KEY = "task"
@@ -52,7 +53,7 @@ class ObservationLayout:
         if not parts:
             raise ConfigurationError(f"The observation space {space} has a task id but nothing to observe.")
         self._parts = parts
-        pictures = [part for part in parts if _is_picture(part.space)]
+        pictures = [part for part in parts if is_picture(part.space)]
         if pictures and len(parts) > 1:
             raise ConfigurationError(
                 f"The observation space {space} has a picture ({pictures[0].key!r}) beside other entries: give either one "
@@ -146,10 +147,6 @@ def _part(key: str | None, space: spaces.Space[Any]) -> _Part:
     )
 
 
-def _is_picture(space: spaces.Space[Any]) -> bool:
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2
-
-
 def _as_tensors(observation: Any) -> Any:
     if isinstance(observation, dict):
         return {key: th.as_tensor(np.asarray(value)) for key, value in observation.items()}
@@ -159,7 +156,7 @@ def _as_tensors(observation: Any) -> Any:
 def _encode(part: _Part, values: th.Tensor) -> th.Tensor:
     if not part.classes:
         flat = values.reshape(-1, part.size)
-        return flat.to(th.uint8) if _is_picture(part.space) else flat.float()
+        return flat.to(th.uint8) if is_picture(part.space) else flat.float()
     digits = values.reshape(-1, len(part.classes)).long()
     columns = [th.nn.functional.one_hot(digits[:, i], n) for i, n in enumerate(part.classes)]
     return th.cat(columns, dim=1).float()

@@ -23,10 +23,11 @@ from sb3_ezm.collector import Collector
 from sb3_ezm.console import PACED, pace_console
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import shown
+from sb3_ezm.learning.learner import Learner
 from sb3_ezm.multitask.inspection import find_served_tasks
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.tasks.api import check_env_class
-from sb3_ezm.tasks.statistics import report_of
+from sb3_ezm.tasks.statistics import TaskStatistics, report_of
 
 DISTURBED = (
     "The training environments were stepped or reset by somebody else (an evaluation or a callback?): their running "
@@ -50,6 +51,8 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
     policy: EZMPolicy
     collector: Collector
     replay_buffer: PerTaskReplayBuffer
+    learner: Learner
+    task_statistics: TaskStatistics
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

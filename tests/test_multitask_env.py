@@ -211,11 +211,11 @@ def test_bad_actions_are_refused() -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (spaces.MultiDiscrete([3, 2]), "only a Box of floats and Discrete"),
-        (spaces.Box(0, 5, (2,), np.int32), "only a Box of floats and Discrete"),
-        (spaces.Dict({"a": spaces.Box(-1, 1, (1,))}), "only a Box of floats and Discrete"),
-        (spaces.Box(-np.inf, 1, (2,)), "action bounds must be finite"),
-        (spaces.Box(np.array([0.0, 1.0]), np.array([1.0, 1.0]), dtype=np.float64), "needs low < high"),
+        (spaces.MultiDiscrete([3, 2]), "EZM plans over a Box of floats or one of several"),
+        (spaces.Box(0, 5, (2,), np.int32), "EZM plans over a Box of floats or one of several"),
+        (spaces.Dict({"a": spaces.Box(-1, 1, (1,))}), "EZM plans over a Box of floats or one of several"),
+        (spaces.Box(-np.inf, 1, (2,)), "bounds of the action space must be finite"),
+        (spaces.Box(np.array([0.0, 1.0]), np.array([1.0, 1.0]), dtype=np.float64), "finite with low < high in every entry"),
     ],
 )
 def test_unsupported_action_spaces_are_refused(space: spaces.Space, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The base class that makes an algorithm's trainings resumable."""
+"""Trainings that are saved by one call and continued by another."""
 
 from __future__ import annotations
 
@@ -6,27 +6,37 @@ import io
 import pickle
 import secrets
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+import torch as th
 from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
-from sb3_ezm.checkpoint.protocol import Resumable
-from sb3_ezm.checkpoint.resume import check_savable, resume_training, save_checkpoint
+from sb3_ezm.checkpoint.checks import check_arguments, check_sections, check_sizes
+from sb3_ezm.checkpoint.codec import encode
+from sb3_ezm.checkpoint.container import Label, checkpoint_path, find_checkpoint, read_checkpoint, read_label, write_checkpoint
+from sb3_ezm.checkpoint.folder import latest_checkpoint, next_sequence
+from sb3_ezm.checkpoint.model_state import capture, check_env, kept_arguments, restore
 from sb3_ezm.checkpoint.signals import StopSignals
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.files import PathLike, replacing
+from sb3_ezm.rollouts import RolloutAlgorithm
+from sb3_ezm.settings import apply_changes, change_arguments, check_discounts
 
 SelfT = TypeVar("SelfT", bound="ResumableAlgorithm")
+# Errors of models and environments for a state that is not theirs, or for sizes that do not fit into memory.
+_UNFIT = (
+    *(KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError),
+    *(ArithmeticError, RuntimeError, MemoryError),
+)
 
 
-class ResumableAlgorithm(OffPolicyAlgorithm):
+class ResumableAlgorithm(RolloutAlgorithm):
     """
-    An off-policy algorithm whose trainings can be saved and continued without loss. A subclass has the parts that
-    :class:`~sb3_ezm.checkpoint.protocol.Resumable` names.
+    An algorithm whose trainings can be saved and continued without loss. Its arguments are attributes of the same names, with
+    or without an underscore.
 
     :param args: of ``OffPolicyAlgorithm``
     :param kwargs: of ``OffPolicyAlgorithm``
@@ -52,7 +62,12 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         :raises CheckpointError: if something cannot be saved
         :raises OSError: if the file cannot be written; an older one of that name is then kept
         """
-        return save_checkpoint(cast(Resumable, self), path)
+        try:
+            state = capture(self)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path} was not written: {error}.") from None
+        path = checkpoint_path(path)
+        return write_checkpoint(path, state, Label(self.run_id, next_sequence(path.parent)))
 
     def check_checkpoint(self) -> None:
         """
@@ -60,7 +75,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
 
         :raises CheckpointError: naming what no checkpoint can hold
         """
-        check_savable(cast(Resumable, self))
+        encode(capture(self), [])
 
     @classmethod
     def resume(cls: type[SelfT], path: PathLike, env: GymEnv | str, reset_env: bool = False, **arguments: Any) -> SelfT:
@@ -75,7 +90,42 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
         :return: the algorithm as it was
         :raises CheckpointError: if the file is truncated, changed or of another version, or the environment does not fit
         """
-        return cast(SelfT, resume_training(cast(Any, cls), path, env, reset_env, arguments))
+        path = latest_checkpoint(path) if Path(path).is_dir() else find_checkpoint(path)
+        state = read_checkpoint(path)
+        try:
+            check_sections(state)
+            kept, device = dict(state["arguments"]), state["device"]
+            check_arguments(kept, [*kept_arguments(cls), "policy"])
+            vec_env = cls._wrap_env(env)
+            check_env(state, vec_env)
+            missing = {name: entry["missing"] for name, entry in kept.items() if "missing" in entry and name not in arguments}
+            if missing:
+                what = "; ".join(f"`{name}`, because {reason}" for name, reason in missing.items())
+                raise CheckpointError(f"needs arguments that it could not hold: pass {what}")
+            saved = {name: entry["value"] for name, entry in kept.items() if "value" in entry}
+            check_sizes({name: value for name, value in saved.items() if name not in arguments}, state)
+            saved = {"device": device, "task_set": state["tasks"], **saved}
+            policy: Any = arguments.get("policy", saved.get("policy"))
+            policy_class: Any = cls.policy_aliases.get(policy, policy)
+            merged = change_arguments(cls, saved, arguments, policy_class)
+            if "task_set" not in arguments:
+                check_discounts(state["tasks"], vec_env, merged["gamma"])
+            create: Any = cls
+            model: SelfT = create(env=vec_env, **merged)
+            why = restore(model, state, reset_env)
+            apply_changes(model, arguments, saved["policy_kwargs"] or {})
+            if (label := read_label(path)) is not None:
+                model.run_id = label.run
+            if arguments.get("seed") is not None:  # the caller asked for different random numbers
+                model.set_random_seed(merged["seed"])
+        except CheckpointError as error:
+            raise CheckpointError(f"{path} {error}.") from error.__cause__
+        except _UNFIT as error:
+            given = f" with {sorted(arguments)} changed" if arguments else ""
+            raise CheckpointError(f"{path} cannot be continued by {cls.__name__}{given}: {error}") from error
+        for words in _differences(model, state, "" if reset_env else why):
+            warnings.warn(words, stacklevel=2)
+        return model
 
     def save(
         self,
@@ -93,8 +143,7 @@ class ResumableAlgorithm(OffPolicyAlgorithm):
     def save_replay_buffer(self, path: str | Path | io.BufferedIOBase) -> None:
         """Save as in SB3, with the names of the tasks, and completely or not at all."""
         if self.replay_buffer is not None:
-            model = cast(Resumable, self)
-            model.replay_buffer.task_names = model.policy.task_set.names
+            self.replay_buffer.task_names = self.policy.task_set.names
         if isinstance(path, io.BufferedIOBase):
             super().save_replay_buffer(path)
             return
@@ -162,3 +211,22 @@ def read_replay_buffer(path: str | Path | io.BufferedIOBase, verbose: int = 0) -
 def _with_suffix(path: str | Path, suffix: str) -> Path:
     path = Path(path)
     return path if path.suffix else path.with_suffix(suffix)
+
+
+def _differences(model: ResumableAlgorithm, state: dict[str, Any], why: str) -> Iterator[str]:
+    """A message about what does not continue as before."""
+    if why:
+        kept = sorted({label for env in state["env"].get("statistics") or () for label, *_ in env})
+        means = f", except for the running means of {' and '.join(kept)}" if kept else ""
+        yield (
+            f"The environments start new episodes: {why}. Anything they and their wrappers keep beyond an episode starts "
+            f"afresh{means}. Nothing else is lost."
+        )
+    if state["logged"] and model.tensorboard_log is None:
+        yield "The training wrote TensorBoard files, and no path is taken from a file: pass `tensorboard_log` to continue."
+    threads, now = state["threads"], th.get_num_threads()
+    if threads != now and model.device.type == "cpu":
+        yield (
+            f"The checkpoint was written with {threads} PyTorch threads, now there are {now}: sums are rounded "
+            f"differently, and training does not continue bit for bit; with `torch.set_num_threads({threads})` it does."
+        )

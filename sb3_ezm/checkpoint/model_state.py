@@ -14,12 +14,12 @@ from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.checkpoint.checks import check_optimizer
 from sb3_ezm.checkpoint.codec import encode
 from sb3_ezm.checkpoint.generators import global_states, restore_global_states
-from sb3_ezm.checkpoint.protocol import Resumable
 from sb3_ezm.checkpoint.vec_env_state import capture_vec_env, force_new_episodes, restore_episodes, restore_wrappers
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.likeness import check_like
 from sb3_ezm.multitask.env_state import set_space_generators, space_generators
 from sb3_ezm.multitask.inspection import find_task_set
+from sb3_ezm.rollouts import RolloutAlgorithm
 from sb3_ezm.settings import argument_names
 
 COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates")
@@ -33,7 +33,7 @@ _NOT_KEPT = ("self", "policy", "env", "device", "tensorboard_log", "_init_setup_
 _UNKNOWN = object()  # the value of an argument that a subclass does not keep as an attribute
 
 
-def capture(model: Resumable) -> dict[str, Any]:
+def capture(model: RolloutAlgorithm) -> dict[str, Any]:
     """
     Collect everything that the future of a training depends on. Arrays are views: encode them before training continues.
 
@@ -64,7 +64,7 @@ def capture(model: Resumable) -> dict[str, Any]:
     }
 
 
-def capture_arguments(model: Resumable) -> dict[str, Any]:
+def capture_arguments(model: RolloutAlgorithm) -> dict[str, Any]:
     """
     Arguments that the model was made with, except for a policy class without a name.
 
@@ -138,7 +138,7 @@ def check_env(state: dict[str, Any], env: VecEnv) -> None:
             raise CheckpointError(f"was written with the {name.replace('_', ' ')} {state[name]}, the environment has {space}")
 
 
-def restore(model: Resumable, state: dict[str, Any], reset_env: bool) -> str:
+def restore(model: RolloutAlgorithm, state: dict[str, Any], reset_env: bool) -> str:
     """
     Give a new model the state of another.
 
@@ -177,7 +177,7 @@ def restore(model: Resumable, state: dict[str, Any], reset_env: bool) -> str:
     return why
 
 
-def _progress(model: Resumable, state: dict[str, Any]) -> dict[str, Any]:
+def _progress(model: RolloutAlgorithm, state: dict[str, Any]) -> dict[str, Any]:
     """An example of what it may be: episodes are remembered from the first call of ``learn`` on."""
     present = {name: getattr(model, name) for name in PROGRESS}
     return {name: deque() if isinstance(state.get(name), deque) else value for name, value in present.items()}
@@ -189,14 +189,14 @@ def _batch(space: spaces.Space[Any], size: int) -> Any:
     return np.zeros((size, *(space.shape or ())))
 
 
-def _observed(model: Resumable, state: dict[str, Any]) -> dict[str, Any]:
+def _observed(model: RolloutAlgorithm, state: dict[str, Any]) -> dict[str, Any]:
     """An example of what it may be: before the first reset nothing has been observed."""
     zeros = _batch(model.observation_space, model.n_envs)
     like = {"_last_obs": zeros, "_last_original_obs": zeros, "_last_episode_starts": np.zeros(model.n_envs, np.bool_)}
     return {name: None if state.get(name) is None else value for name, value in like.items()}
 
 
-def _capture_generators(model: Resumable) -> dict[str, Any]:
+def _capture_generators(model: RolloutAlgorithm) -> dict[str, Any]:
     return {
         **global_states(),
         "cuda": th.cuda.get_rng_state(model.device) if model.device.type == "cuda" else None,
@@ -207,7 +207,7 @@ def _capture_generators(model: Resumable) -> dict[str, Any]:
     }
 
 
-def _restore_generators(model: Resumable, generators: dict[str, Any]) -> None:
+def _restore_generators(model: RolloutAlgorithm, generators: dict[str, Any]) -> None:
     restore_global_states(generators)
     if generators["cuda"] is not None and model.device.type == "cuda":
         th.cuda.set_rng_state(generators["cuda"], model.device)

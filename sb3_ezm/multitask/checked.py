@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ezm.multitask.padding import PaddedTaskEnv
 from sb3_ezm.multitask.watch import MethodExtension
-from sb3_ezm.tasks.api import ObservationCheck, check_env_class, check_reset, check_step
+from sb3_ezm.tasks.api import ObservationCheck, check_env_class, check_reset, check_step, layers_of
 
 
 class _CheckedAnswers(MethodExtension):
@@ -39,7 +38,7 @@ def check_answers(env: DummyVecEnv) -> None:
     :raises ConfigurationError: if this shows before the first reset
     """
     for index, sub_env in enumerate(env.envs):
-        if _is_padded(sub_env):
+        if any(isinstance(layer, PaddedTaskEnv) for layer in layers_of(sub_env)):
             continue
         who = f"Environment {index} ({type(sub_env.unwrapped).__name__})"
         check_env_class(sub_env, who)
@@ -54,11 +53,3 @@ def check_answers(env: DummyVecEnv) -> None:
             # Outermost: wrappers may change observations and their space.
             if (observed := _CheckedObservations.install(sub_env, name)) is not None:
                 observed.check = ObservationCheck(space, spaces.flatdim(space), who)
-
-
-def _is_padded(env: gym.Env[Any, Any]) -> bool:
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, PaddedTaskEnv):
-            return True
-        env = env.env
-    return False

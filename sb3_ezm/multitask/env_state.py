@@ -26,6 +26,7 @@ from sb3_ezm.likeness import check_like
 from sb3_ezm.multitask.action_repeat import ActionRepeat
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
 from sb3_ezm.multitask.watch import is_extension
+from sb3_ezm.tasks.api import layers_of
 from sb3_ezm.tasks.pool import PoolMember
 
 
@@ -80,7 +81,7 @@ def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
     :raises StateUnavailableError: naming the layer whose state is unknown
     """
     layers = []
-    for layer in _layers(env):
+    for layer in layers_of(env):
         if isinstance(layer, wrappers.PassiveEnvChecker):  # it only looks at the first calls
             continue
         names = _WRAPPERS.get(_listed(type(layer)))
@@ -152,7 +153,7 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     :param state: from :func:`get_env_state`
     :raises ConfigurationError: if environment or wrappers differ, or it is not a state
     """
-    layers = _layers(env)
+    layers = layers_of(env)
     checkers = [layer for layer in layers if isinstance(layer, wrappers.PassiveEnvChecker)]
     layers = [layer for layer in layers if layer not in checkers]
     found, saved = [_label(layer) for layer in layers], [label for label, _ in state["layers"]]
@@ -186,7 +187,7 @@ def get_env_statistics(env: gym.Env[Any, Any]) -> list[list[Any]]:
     :param env: environment, wrapped or not
     :return: for each wrapper with running means, outermost first: its name, the means, and whether they are still updated
     """
-    means = ((layer, _STATISTICS.get(type(layer))) for layer in _layers(env))
+    means = ((layer, _STATISTICS.get(type(layer))) for layer in layers_of(env))
     return [[_label(layer), copy.copy(vars(layer)[name]), bool(vars(layer)[_MOVES])] for layer, name in means if name]
 
 
@@ -196,7 +197,7 @@ def set_env_statistics(env: gym.Env[Any, Any], statistics: list[list[Any]]) -> N
     :param statistics: from :func:`get_env_statistics`
     :raises ConfigurationError: if its wrappers differ, or the means have a different shape
     """
-    keepers = [layer for layer in _layers(env) if type(layer) in _STATISTICS]
+    keepers = [layer for layer in layers_of(env) if type(layer) in _STATISTICS]
     found, saved = [_label(layer) for layer in keepers], [label for label, _, _ in statistics]
     if found != saved:
         raise ConfigurationError(f"it was written with running means of {saved}, but the environment has those of {found}.")
@@ -204,13 +205,6 @@ def set_env_statistics(env: gym.Env[Any, Any], statistics: list[list[Any]]) -> N
         own = vars(layer)[_STATISTICS[type(layer)]]
         check_like([means, moves], [own, True], label)
         vars(layer).update({_STATISTICS[type(layer)]: copy.copy(means), _MOVES: moves})
-
-
-def _layers(env: Any) -> list[Any]:
-    layers = [env]
-    while isinstance(layers[-1], gym.Wrapper):
-        layers.append(layers[-1].env)
-    return layers
 
 
 def _has_state(layer: Any) -> bool:

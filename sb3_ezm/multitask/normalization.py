@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_ezm.errors import EZMError
 from sb3_ezm.multitask.inspection import read_attribute
+from sb3_ezm.tasks.api import layers_of
 
 
 def copy_normalization(source: VecEnv, target: VecEnv) -> None:
@@ -41,12 +42,7 @@ def copy_normalization(source: VecEnv, target: VecEnv) -> None:
 
 
 def _layers(env: gym.Env[Any, Any]) -> list[gym.wrappers.NormalizeObservation]:
-    found, layer = [], env
-    while isinstance(layer, gym.Wrapper):
-        if isinstance(layer, gym.wrappers.NormalizeObservation):
-            found.append(layer)
-        layer = layer.env
-    return found
+    return [layer for layer in layers_of(env) if isinstance(layer, gym.wrappers.NormalizeObservation)]
 
 
 def _warn(reason: str) -> None:

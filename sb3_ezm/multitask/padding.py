@@ -10,7 +10,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit  # by name: RL Zoo replaces the module's attribute with a subclass
 
 from sb3_ezm.errors import ConfigurationError, NonFiniteError
-from sb3_ezm.tasks.api import ObservationCheck, check_env_class, check_reset, check_step, explain
+from sb3_ezm.tasks.api import ObservationCheck, check_env_class, check_reset, check_step, explain, layers_of
 from sb3_ezm.tasks.spaces import flat_action_size, flat_observation_size
 from sb3_ezm.tasks.task_set import TaskSet
 
@@ -159,16 +159,6 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
         return labelled
 
 
-def _time_limits(env: gym.Env[Any, Any]) -> list[TimeLimit[Any, Any]]:
-    layer: Any = env
-    limits = []
-    while isinstance(layer, gym.Wrapper):
-        if isinstance(layer, TimeLimit):
-            limits.append(layer)
-        layer = layer.env
-    return limits
-
-
 class IgnoreTermination(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
     """
     Never terminates: episodes continue to their time limit, as in the paper's evaluation (EfficientZero-Multitask,
@@ -181,7 +171,7 @@ class IgnoreTermination(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstru
     def __init__(self, env: gym.Env[Any, Any]):
         gym.utils.RecordConstructorArgs.__init__(self)
         gym.Wrapper.__init__(self, env)
-        self._limits = _time_limits(env)
+        self._limits = [layer for layer in layers_of(env) if isinstance(layer, TimeLimit)]
         if not self._limits:
             raise ConfigurationError(
                 f"Termination of {env} cannot be ignored: it has no time limit, so its episodes would never end. "

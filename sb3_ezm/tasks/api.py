@@ -29,6 +29,17 @@ MUST_RETURN = {
 }
 
 
+def layers_of(env: Any) -> list[Any]:
+    """
+    :param env: environment
+    :return: its wrappers, from the outside in, and the environment within
+    """
+    layers = [env]
+    while isinstance(layers[-1], gym.Wrapper):
+        layers.append(layers[-1].env)
+    return layers
+
+
 def check_env_class(env: Any, who: str) -> None:
     """
     Check what can be checked before the first reset.
@@ -44,8 +55,8 @@ def check_env_class(env: Any, who: str) -> None:
                 f"{who}: its `{name}` is {shown(space)}, not a space of Gymnasium: set it in `__init__`, "
                 f"for example `self.{name} = gymnasium.spaces.Box(-1.0, 1.0, (3,))`."
             )
-    layer, needed = env, ["seed"]
-    while isinstance(layer, gym.Env):
+    needed = ["seed"]
+    for layer in layers_of(env):
         missing = [name for name in needed if not _takes(layer.reset, name)]
         if missing:
             raise ConfigurationError(
@@ -54,7 +65,6 @@ def check_env_class(env: Any, who: str) -> None:
             )
         if type(layer).__module__.startswith("gymnasium."):
             needed = ["seed", "options"]  # these wrappers pass it on
-        layer = layer.env if isinstance(layer, gym.Wrapper) else None
 
 
 def check_reset(answer: Any, who: str) -> tuple[Any, dict[str, Any]]:

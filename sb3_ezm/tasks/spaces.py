@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from sb3_ezm.action_layout import action_size, check_action_space
 from sb3_ezm.errors import ConfigurationError
 
 
-def _is_image(space: spaces.Space[Any]) -> bool:
+def is_picture(space: spaces.Space[Any]) -> bool:
+    """
+    :param space: any
+    :return: whether its elements are pictures
+    """
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2
 
 
@@ -24,7 +28,7 @@ def flat_observation_size(space: spaces.Space[Any], task: str) -> int:
     """
     parts = space.spaces if isinstance(space, (spaces.Dict, spaces.Tuple)) else [space]
     leaves = parts.values() if isinstance(parts, dict) else parts
-    if any(_is_image(leaf) for leaf in leaves):
+    if any(map(is_picture, leaves)):
         raise ConfigurationError(
             f"Task {task!r}: image observations ({space}) are not padded: several tasks need vectors, for example the states. "
             "A single task may have pictures: pass its environment to EZM directly."
@@ -49,21 +53,7 @@ def flat_action_size(space: spaces.Space[Any], task: str) -> int:
     :return: number of entries after flattening, or of actions to choose from
     :raises ConfigurationError: unless the space is Discrete, or a Box of floats with finite bounds
     """
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if not isinstance(space, spaces.Box) or not np.issubdtype(np.dtype(space.dtype), np.floating):
-        raise ConfigurationError(f"Task {task!r}: only a Box of floats and Discrete actions are supported, got {space}.")
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise ConfigurationError(
-            f"Task {task!r}: the action bounds must be finite to be rescaled from [-1, 1], "
-            f"got low={space.low}, high={space.high}. Wrap the environment in one that bounds its actions."
-        )
-    if not (space.low < space.high).all():
-        raise ConfigurationError(
-            f"Task {task!r}: every action entry needs low < high, got low={space.low}, high={space.high}. "
-            "Drop constant entries in a wrapper."
-        )
-    size = math.prod(space.shape)
-    if size < 1:
-        raise ConfigurationError(f"Task {task!r}: the action space {space} has no entries.")
-    return size
+    try:
+        return action_size(check_action_space(space))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"Task {task!r}: {error}") from None
