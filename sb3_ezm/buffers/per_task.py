@@ -124,31 +124,29 @@ class PerTaskReplayBuffer(ReplayBuffer):
         self.num_tasks = num_tasks
         self.horizon = horizon
         self.independent = config.independent
-        capacity = max(config.buffer_size * (1 if config.independent else num_tasks) + n_envs, minimum_rows(n_envs))
-        if capacity >= 2**31:
-            raise ConfigurationError(f"`buffer_size` ({config.buffer_size}) is too large: a ring has fewer than 2**31 rows.")
-        try:
-            self.replays = [
-                PrioritizedRing(
-                    TransitionRing(
-                        capacity, layout.size, self.action_dim, n_envs, num_tasks, config.storage_device, layout.dtype
-                    ),
-                    alpha=config.alpha,
-                    beta=config.beta,
-                    min_weight=config.min_weight,
-                    epsilon=config.priority_epsilon,
-                )
-                for _ in range(num_tasks if config.independent else 1)
-            ]
-        except (MemoryError, RuntimeError) as error:
-            raise ConfigurationError(
-                f"`buffer_size` ({config.buffer_size}) is too large: rings of {capacity:,} rows with {layout.size} + "
-                f"{self.action_dim} numbers do not fit into memory ({error})."
-            ) from error
+        self.replays = self._make_rings(config)
         self._stream_replay = np.zeros(n_envs, dtype=np.int64)
         self._searched = np.zeros(n_envs, dtype=np.bool_)
         self._search_values = np.zeros(n_envs, dtype=np.float32)
         self.seed(seed)
+
+    def _make_rings(self, config: ReplayConfig) -> list[PrioritizedRing]:
+        capacity = config.buffer_size * (1 if config.independent else self.num_tasks) + self.n_envs
+        capacity = max(capacity, minimum_rows(self.n_envs))
+        if capacity >= 2**31:
+            raise ConfigurationError(f"`buffer_size` ({config.buffer_size}) is too large: a ring has fewer than 2**31 rows.")
+        sizes = (capacity, self.layout.size, self.action_dim, self.n_envs, self.num_tasks)
+        settings = (config.alpha, config.beta, config.min_weight, config.priority_epsilon)
+        try:
+            return [
+                PrioritizedRing(TransitionRing(*sizes, config.storage_device, self.layout.dtype), *settings)
+                for _ in range(self.num_tasks if config.independent else 1)
+            ]
+        except (MemoryError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"`buffer_size` ({config.buffer_size}) is too large: rings of {capacity:,} rows with {self.layout.size} + "
+                f"{self.action_dim} numbers do not fit into memory ({error})."
+            ) from error
 
     def seed(self, seed: int | None) -> None:
         """

@@ -7,12 +7,13 @@ import pickle
 import secrets
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch as th
 from stable_baselines3.common.save_util import load_from_pkl
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ezm.checkpoint.checks import check_arguments, check_sections, check_sizes
 from sb3_ezm.checkpoint.codec import encode
@@ -46,7 +47,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
         super().__init__(*args, **kwargs)
         self.failure_handlers: list[Callable[[BaseException], None]] = []
         self.stop_signals = StopSignals()
-        self.run_id = secrets.token_hex(8)  # identifies the training, wherever it continues
+        self.run_id = new_run_id()
 
     def save_checkpoint(self, path: PathLike) -> Path:
         """
@@ -155,27 +156,12 @@ class ResumableAlgorithm(RolloutAlgorithm):
         """Environment steps that remained of the ``learn`` call that a checkpoint or an error cut short."""
         return max(0, self._total_timesteps - self.num_timesteps)
 
-    def learn(
-        self: SelfT,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str = "run",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfT:
-        """
-        Learn as in SB3. On an error the callbacks are told first, so that they can save what there is and close what they
-        opened.
-
-        :raises NonFiniteError: for NaN and infinity, naming task and tensor
-        :raises SystemExit: after SIGTERM or SIGHUP, if a ``FullCheckpointCallback`` has saved the training
-        """
+    @contextmanager
+    def _reporting_failures(self) -> Iterator[None]:
+        """Tell the callbacks of an error first, so that they can save what there is and close what they opened."""
         self.failure_handlers = []  # callbacks register when training starts
-        if reset_num_timesteps and self.num_timesteps > 0:
-            self.run_id = secrets.token_hex(8)  # a new training
         try:
-            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            yield
             self.stop_signals.obey()
         except BaseException as error:
             for handler in self.failure_handlers:
@@ -187,10 +173,16 @@ class ResumableAlgorithm(RolloutAlgorithm):
             raise
         finally:
             self.stop_signals.release()
-        return self
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "failure_handlers", "stop_signals"]
+
+
+def new_run_id() -> str:
+    """
+    :return: what identifies a training, wherever it continues
+    """
+    return secrets.token_hex(8)
 
 
 def read_replay_buffer(path: str | Path | io.BufferedIOBase, verbose: int = 0) -> Any:

@@ -41,6 +41,17 @@ SUMMARY_KEYS = ("mean_return", "mean_ep_length", "mean_score", "mean_success_rat
 
 
 _CALLBACK = kinds.instance_of(BaseCallback, words="a callback of Stable-Baselines3")
+_SWITCHES = ("ignore_termination", "deterministic", "freq_per_task", "both_protocols", "at_end")
+_KINDS = {
+    **dict.fromkeys(_SWITCHES, kinds.SWITCH),
+    **dict.fromkeys(("eval_freq", "n_eval_episodes"), kinds.COUNT),
+    **dict.fromkeys(("csv_path", "best_model_path"), kinds.optional(kinds.PATH)),
+    **dict.fromkeys(("callback_on_new_best", "callback_after_eval"), kinds.optional(_CALLBACK)),
+    **{"max_episode_steps": kinds.optional(kinds.COUNT), "env_kwargs": kinds.optional(kinds.MAPPING)},
+    "step_timeout": kinds.optional(kinds.TIME_LIMIT),
+    **{"seed": kinds.SEED, "verbose": kinds.VERBOSE, "best_by": kinds.choice("score", "return")},
+    "vec_env": kinds.optional(kinds.instance_of(VecEnv, words="a vector environment")),
+}
 
 
 class TaskEvalCallback(EventCallback):
@@ -84,26 +95,7 @@ class TaskEvalCallback(EventCallback):
         episodes cannot be shared by the sub-environments, or a file cannot be written
     """
 
-    @kinds.checked(
-        eval_freq=kinds.COUNT,
-        n_eval_episodes=kinds.COUNT,
-        ignore_termination=kinds.SWITCH,
-        max_episode_steps=kinds.optional(kinds.COUNT),
-        seed=kinds.SEED,
-        deterministic=kinds.SWITCH,
-        csv_path=kinds.optional(kinds.PATH),
-        best_model_path=kinds.optional(kinds.PATH),
-        vec_env=kinds.optional(kinds.instance_of(VecEnv, words="a vector environment")),
-        verbose=kinds.VERBOSE,
-        freq_per_task=kinds.SWITCH,
-        both_protocols=kinds.SWITCH,
-        best_by=kinds.choice("score", "return"),
-        callback_on_new_best=kinds.optional(_CALLBACK),
-        callback_after_eval=kinds.optional(_CALLBACK),
-        at_end=kinds.SWITCH,
-        env_kwargs=kinds.optional(kinds.MAPPING),
-        step_timeout=kinds.optional(kinds.TIME_LIMIT),
-    )
+    @kinds.checked(**_KINDS)
     def __init__(
         self,
         tasks: TasksLike | None = None,
@@ -144,27 +136,21 @@ class TaskEvalCallback(EventCallback):
         self.last_result: EvaluationResult | None = None
         self.at_end = at_end
         self.both_protocols = both_protocols
-        self.vec_env = vec_env
-        self._make_env: Callable[[TaskSet], VecEnv] | None = None
-        if tasks is not None:
-            task_set = make_task_set(tasks, env_kwargs)  # unknown names fail here, not hours later
-            self._make_env = partial(
-                make_multitask_env,
-                n_envs_per_task=min(n_eval_episodes, MAX_ENVS_PER_TASK),
-                seed=seed,
-                ignore_termination=ignore_termination or both_protocols,
-                max_episode_steps=max_episode_steps,
-                env_kwargs=env_kwargs,
-                step_timeout=step_timeout,
-            )
-        else:
-            assert vec_env is not None
-            for name, given in (("env_kwargs", env_kwargs), ("step_timeout", step_timeout)):
-                if given is not None:
-                    raise ConfigurationError(f"`vec_env` has its own environments: pass `{name}` to `make_multitask_env`.")
-            task_set = task_set_of(vec_env)
-            ignore_termination = _ignored_in(vec_env, ignore_termination, max_episode_steps, both_protocols)
-        self._tasks = task_set
+        self.vec_env, self._makes_env = vec_env, vec_env is None
+        self._make_env: Callable[[TaskSet], VecEnv] = partial(
+            make_multitask_env,
+            n_envs_per_task=min(n_eval_episodes, MAX_ENVS_PER_TASK),
+            seed=seed,
+            ignore_termination=ignore_termination or both_protocols,
+            max_episode_steps=max_episode_steps,
+            env_kwargs=env_kwargs,
+            step_timeout=step_timeout,
+        )
+        # Unknown names fail here, not hours later.
+        self._tasks = task_set = task_set_of(vec_env) if tasks is None else make_task_set(tasks, env_kwargs)  # type: ignore[arg-type]
+        if vec_env is not None:
+            others = (max_episode_steps, env_kwargs, step_timeout)
+            ignore_termination = _ignored_in(vec_env, ignore_termination, both_protocols, *others)
         self.protocol: Protocol = "ignored" if ignore_termination else "respected"
         self.eval_freq = eval_freq * (len(task_set) if freq_per_task else 1)
         self._labels = task_labels(task_set.names, MAX_KEY, SUMMARY_KEYS)
@@ -210,12 +196,11 @@ class TaskEvalCallback(EventCallback):
 
     def _open(self) -> VecEnv:
         if self.vec_env is None:
-            assert self._make_env is not None
             self.vec_env = self._make_env(repeat_as_trained(self.model, self._tasks))
         return self.vec_env
 
     def _close(self) -> None:
-        if self._make_env is not None and self.vec_env is not None:
+        if self._makes_env and self.vec_env is not None:
             self.vec_env.close()
             self.vec_env = None
 
@@ -285,7 +270,7 @@ class TaskEvalCallback(EventCallback):
         self._check_normalized(self.model, vec_env)
         if self.model.get_vec_normalize_env() is not None:
             sync_envs_normalization(self.training_env, vec_env)
-        if self._make_env is not None:
+        if self._makes_env:
             copy_normalization(self.training_env, vec_env)
         run = evaluate_protocols if self.both_protocols else evaluate_tasks
         found = run(
@@ -354,12 +339,12 @@ class TaskEvalCallback(EventCallback):
         return is_best
 
 
-def _ignored_in(vec_env: VecEnv, ignore_termination: bool, max_episode_steps: int | None, both: bool) -> bool:
+def _ignored_in(vec_env: VecEnv, ignore_termination: bool, both: bool, *others: Any) -> bool:
     """Whether the deciding protocol ignores termination: the environment's, or the user's choice with both protocols."""
-    if max_episode_steps is not None or (ignore_termination and not both):
+    if any(other is not None for other in others) or (ignore_termination and not both):
         raise ConfigurationError(
-            "`vec_env` has its own time limits and protocol: choose `max_episode_steps` and `ignore_termination` in "
-            "`make_multitask_env`."
+            "`vec_env` has its own environments, time limits and protocol: choose `env_kwargs`, `step_timeout`, "
+            "`max_episode_steps` and `ignore_termination` in `make_multitask_env`."
         )
     ignoring = protocol_of(vec_env) == "ignored"
     if both and not ignoring:

@@ -144,6 +144,23 @@ class ResidualInput(nn.Module):
         return out
 
 
+def projection_layers(latent: int, hidden: int, activation_fn: type[nn.Module]) -> tuple[nn.Sequential, nn.Sequential]:
+    """
+    Projector and predictor of temporal consistency (SimSiam).
+
+    :param latent: entries of a latent, of its projection and of the prediction
+    :param hidden: size of the hidden layers
+    :param activation_fn: their activation
+    :return: two networks, in this order
+    """
+    norm, size = nn.LayerNorm, hidden
+    projector = nn.Sequential(
+        *(nn.Linear(latent, size), norm(size), activation_fn(), nn.Linear(size, size), norm(size), activation_fn()),
+        *(nn.Linear(size, latent), norm(latent)),
+    )
+    return projector, nn.Sequential(nn.Linear(latent, size), norm(size), activation_fn(), nn.Linear(size, latent))
+
+
 class TaskEmbedding(nn.Module):
     """
     Learnable table of task vectors whose L2 norm never exceeds one.

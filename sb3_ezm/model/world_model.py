@@ -25,6 +25,7 @@ from sb3_ezm.model.networks import (
     ResidualInput,
     TaskEmbedding,
     mlp_head,
+    projection_layers,
     residual_tower,
     scale_gradient,
     tanh_layer,
@@ -77,9 +78,8 @@ class WorldModel(nn.Module):
         num_tasks, action_size = action_mask.shape
         self.config = config
         self.num_tasks = num_tasks
-        self.actions: ActionHead = (
-            Categorical() if discrete else SquashedGaussian(config.log_std_min, config.log_std_max, config.log_std_init)
-        )
+        bounds = (config.log_std_min, config.log_std_max, config.log_std_init)
+        self.actions: ActionHead = Categorical() if discrete else SquashedGaussian(*bounds)
         self.changes = 0  # those reported, see `mark_changed`
         self.reward_support = CategoricalSupport(config.reward_range, config.num_atoms)
         self.value_support = CategoricalSupport(config.value_range, config.num_atoms)
@@ -98,14 +98,14 @@ class WorldModel(nn.Module):
         self.task_embedding = TaskEmbedding(num_tasks, embedding) if embedding else None
         self.normalizer: RunningNormalizer | None = None
         self.image_features: ImageFeatures | None = None
-        if image_shape is not None:
-            if config.decode_observations:
-                raise ConfigurationError("`decode_observations` decodes numbers, not pictures: leave it at False.")
+        features = observation_size
+        if image_shape is None:
+            self.normalizer = RunningNormalizer(observation_size, embodiments or (0,) * num_tasks)
+        elif config.decode_observations:
+            raise ConfigurationError("`decode_observations` decodes numbers, not pictures: leave it at False.")
+        else:
             self.image_features = ImageFeatures(image_shape, config.image_channels, activation)
             features = self.image_features.size
-        else:
-            self.normalizer = RunningNormalizer(observation_size, embodiments or (0,) * num_tasks)
-            features = observation_size
         self.representation = nn.Sequential(
             tanh_layer(features + in_representation, latent), residual_tower(latent, latent, blocks, activation)
         )
@@ -120,12 +120,7 @@ class WorldModel(nn.Module):
         self.trunk = nn.Sequential(residual_tower(trunk, trunk, blocks, activation), nn.LayerNorm(trunk))
         self.value_heads = nn.ModuleList(head(trunk, out=atoms) for _ in range(config.num_value_heads))
         self.policy_head = head(trunk, out=self.actions.num_parameters(action_size), zero_init=True)
-        norm, size = nn.LayerNorm, config.projector_size
-        self.projector = nn.Sequential(
-            *(nn.Linear(latent, size), norm(size), activation(), nn.Linear(size, size), norm(size), activation()),
-            *(nn.Linear(size, latent), norm(latent)),
-        )
-        self.predictor = nn.Sequential(nn.Linear(latent, size), norm(size), activation(), nn.Linear(size, latent))
+        self.projector, self.predictor = projection_layers(latent, config.projector_size, activation)
         self.observation_head = nn.Linear(latent, observation_size) if config.decode_observations else None
 
     def mark_changed(self) -> None:

@@ -82,19 +82,17 @@ def _choose_vec_env(
     )
 
 
-@kinds.checked(
-    n_envs_per_task=kinds.whole(1, 10_000),
-    seed=kinds.optional(kinds.SEED),
-    vec_env_cls=kinds.optional(kinds.CALLABLE),
-    monitor_dir=kinds.optional(kinds.PATH),
-    render_mode=kinds.optional(kinds.TEXT),
-    vec_env_kwargs=kinds.optional(kinds.MAPPING),
-    ignore_termination=kinds.SWITCH,
-    max_episode_steps=kinds.optional(kinds.COUNT),
-    env_kwargs=kinds.optional(kinds.MAPPING),
-    step_timeout=kinds.optional(kinds.TIME_LIMIT),
-    action_repeat=kinds.optional(kinds.ACTION_REPEAT),
-)
+_KINDS = {
+    **{"n_envs_per_task": kinds.whole(1, 10_000), "ignore_termination": kinds.SWITCH},
+    **{"seed": kinds.optional(kinds.SEED), "vec_env_cls": kinds.optional(kinds.CALLABLE)},
+    **{"monitor_dir": kinds.optional(kinds.PATH), "render_mode": kinds.optional(kinds.TEXT)},
+    **dict.fromkeys(("vec_env_kwargs", "env_kwargs"), kinds.optional(kinds.MAPPING)),
+    **{"max_episode_steps": kinds.optional(kinds.COUNT), "step_timeout": kinds.optional(kinds.TIME_LIMIT)},
+    "action_repeat": kinds.optional(kinds.ACTION_REPEAT),
+}
+
+
+@kinds.checked(**_KINDS)
 def make_multitask_env(
     tasks: TasksLike,
     n_envs_per_task: int = 1,

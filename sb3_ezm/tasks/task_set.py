@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import cloudpickle
@@ -349,15 +349,7 @@ class TaskSet:
         """
         :return: the metadata (no factories) as plain JSON-able values
         """
-        tasks = []
-        for spec in self.without_factories():
-            values = asdict(spec)
-            del values["env_fn"]
-            for label in ("observation_index", "reward_range", "bonuses"):
-                if values[label] is not None:
-                    values[label] = list(values[label])
-            tasks.append(values)
-        return {"tasks": tasks}
+        return {"tasks": [{name: value for name, value in vars(spec).items() if name != "env_fn"} for spec in self.specs]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TaskSet:
@@ -368,16 +360,7 @@ class TaskSet:
         :return: the task set
         :raises ConfigurationError: if a key is unknown or missing
         """
-        if set(data) != {"tasks"}:
-            raise ConfigurationError(f"Task set metadata has the one key 'tasks', got {sorted(map(str, data))}.")
-        known = {item.name for item in fields(TaskSpec)} - {"env_fn"}
-        specs = []
-        for values in data["tasks"]:
-            missing = {"name", "observation_size", "action_size"} - set(values)
-            if missing or not set(values) <= known:
-                raise ConfigurationError(
-                    f"Task metadata lacks {sorted(missing)} and has the unknown keys {sorted(set(values) - known)}; "
-                    f"known keys: {sorted(known)}."
-                )
-            specs.append(TaskSpec(**values))
-        return cls(tuple(specs))
+        try:
+            return cls(tuple(TaskSpec(**values) for values in data["tasks"]))
+        except (KeyError, TypeError) as error:
+            raise ConfigurationError(f"These are not the tasks of `to_dict` ({type(error).__name__}: {error}).") from error
