@@ -22,7 +22,7 @@ from sb3_ezm.acting import PlannerSwitch
 from sb3_ezm.arguments import KINDS, LEARN_KINDS, make_configs
 from sb3_ezm.assignments import CheckedAssignments
 from sb3_ezm.buffers import PerTaskReplayBuffer
-from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm, new_run_id, read_replay_buffer
+from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm, read_replay_buffer
 from sb3_ezm.collector import Collector
 from sb3_ezm.combinations import check_combinations
 from sb3_ezm.config import PolicyTarget
@@ -358,10 +358,8 @@ class EZM(CheckedAssignments, PlannerSwitch, LoadedWithChanges, ResumableAlgorit
             self._warn_of_absent_tasks(self.policy.task_set.names)
         if reset_num_timesteps:
             self.task_statistics = TaskStatistics(self.policy.task_set, window=self._stats_window_size)
-            if self.num_timesteps > 0:
-                self.run_id = new_run_id()
         try:
-            with self._reporting_failures():
+            with self._reporting_failures(reset_num_timesteps):
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
             flush_console(self.logger)
             return self

@@ -87,6 +87,7 @@ class EZMPolicy(BasePolicy):
     """
 
     default_model: ClassVar[dict[str, Any]] = {}
+    default_presets: ClassVar[tuple[str | None, str | None]] = (None, None)  # on a CPU, elsewhere
     world_model_class: ClassVar[type[WorldModel]] = WorldModel
 
     def __init__(
@@ -148,7 +149,7 @@ class EZMPolicy(BasePolicy):
         :param device: where the model will run
         :return: the preset that fills in what the user leaves out; None leaves the defaults of the settings
         """
-        return None
+        return cls.default_presets[device.type != "cpu"]
 
     @classmethod
     def model_settings(cls, net_arch: Sequence[int] | None = None, **model_kwargs: Any) -> ModelConfig:
@@ -182,8 +183,6 @@ class EZMPolicy(BasePolicy):
         observation: PyTorchObs,
         deterministic: bool = False,
         model: WorldModel | None = None,
-        generator: th.Generator | None = None,
-        planner: Planner | None = None,
     ) -> SearchOutput:
         """
         Search from a batch of observations, in float32: acting has too few rows for bfloat16 to pay off.
@@ -191,14 +190,11 @@ class EZMPolicy(BasePolicy):
         :param observation: tensors from :meth:`obs_to_tensor`
         :param deterministic: without exploration noise; rows are then independent of each other
         :param model: world model to plan with (default: the learner's)
-        :param generator: of the exploration noise (default: that of :meth:`predict`)
-        :param planner: runs the search (default: that of :meth:`predict`)
         :return: actions in [-1, 1] and search statistics
         """
         model = self.world_model if model is None else model
         rows, tasks = self.layout.flatten_tensors(observation)
-        generator = None if deterministic else (generator or self.generator)
-        return (planner or self._planner).plan(model, rows, tasks, generator)
+        return self._planner.plan(model, rows, tasks, None if deterministic else self.generator)
 
     def predict(
         self,
@@ -334,14 +330,7 @@ class MlpPolicy(EZMPolicy):
     """A small world model for one task, or a few, on a CPU."""
 
     default_model = SMALL_MODEL
-
-    @classmethod
-    def default_preset(cls, device: th.device) -> str:
-        """
-        :param device: where the model will run
-        :return: ``"small"``
-        """
-        return "small"
+    default_presets = ("small", "small")
 
 
 class MultiInputPolicy(MlpPolicy):
@@ -351,13 +340,7 @@ class MultiInputPolicy(MlpPolicy):
 class MultiTaskHumanoidPolicy(EZMPolicy):
     """The paper's sizes: 15.95 M parameters on the nine H1 tasks; on a CPU those of the preset ``h1-cpu``, 1.3 M."""
 
-    @classmethod
-    def default_preset(cls, device: th.device) -> str:
-        """
-        :param device: where the model will run
-        :return: ``"h1-cpu"`` on a CPU, otherwise ``"paper"``
-        """
-        return "h1-cpu" if device.type == "cpu" else "paper"
+    default_presets = ("h1-cpu", "paper")
 
 
 def _averaged(model: WorldModel) -> list[th.Tensor]:

@@ -47,7 +47,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
         super().__init__(*args, **kwargs)
         self.failure_handlers: list[Callable[[BaseException], None]] = []
         self.stop_signals = StopSignals()
-        self.run_id = new_run_id()
+        self.run_id = secrets.token_hex(8)  # identifies the training, wherever it continues
 
     def save_checkpoint(self, path: PathLike) -> Path:
         """
@@ -157,9 +157,11 @@ class ResumableAlgorithm(RolloutAlgorithm):
         return max(0, self._total_timesteps - self.num_timesteps)
 
     @contextmanager
-    def _reporting_failures(self) -> Iterator[None]:
+    def _reporting_failures(self, is_new: bool) -> Iterator[None]:
         """Tell the callbacks of an error first, so that they can save what there is and close what they opened."""
         self.failure_handlers = []  # callbacks register when training starts
+        if is_new and self.num_timesteps > 0:
+            self.run_id = secrets.token_hex(8)
         try:
             yield
             self.stop_signals.obey()
@@ -176,13 +178,6 @@ class ResumableAlgorithm(RolloutAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "failure_handlers", "stop_signals"]
-
-
-def new_run_id() -> str:
-    """
-    :return: what identifies a training, wherever it continues
-    """
-    return secrets.token_hex(8)
 
 
 def read_replay_buffer(path: str | Path | io.BufferedIOBase, verbose: int = 0) -> Any:
