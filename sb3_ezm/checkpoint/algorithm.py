@@ -27,11 +27,6 @@ from sb3_ezm.rollouts import RolloutAlgorithm
 from sb3_ezm.settings import apply_changes, change_arguments, check_discounts
 
 SelfT = TypeVar("SelfT", bound="ResumableAlgorithm")
-# Errors of models and environments for a state that is not theirs, or for sizes that do not fit into memory.
-_UNFIT = (
-    *(KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError),
-    *(ArithmeticError, RuntimeError, MemoryError),
-)
 
 
 class ResumableAlgorithm(RolloutAlgorithm):
@@ -121,7 +116,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
                 model.set_random_seed(merged["seed"])
         except CheckpointError as error:
             raise CheckpointError(f"{path} {error}.") from error.__cause__
-        except _UNFIT as error:
+        except Exception as error:  # of many kinds, for a state that is another model's or environment's
             given = f" with {sorted(arguments)} changed" if arguments else ""
             raise CheckpointError(f"{path} cannot be continued by {cls.__name__}{given}: {error}") from error
         for words in _differences(model, state, "" if reset_env else why):

@@ -30,16 +30,8 @@ def _is_type(value: Any) -> bool:
     return isinstance(value, type) and issubclass(value, np.number)
 
 
-def _is_schedule(value: Any) -> bool:
-    return type(value) in (ConstantSchedule, LinearSchedule)
-
-
 def _is_noise(value: Any) -> bool:
     return type(value) in (NormalActionNoise, OrnsteinUhlenbeckActionNoise)
-
-
-def _is_noises(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(_is_noise(item) for item in value)
 
 
 _MEANS: dict[str, Check] = {
@@ -49,7 +41,7 @@ _MEANS: dict[str, Check] = {
 }
 _CLASSES: dict[str, tuple[type[Any], dict[str, Check]]] = {
     "ConstantSchedule": (ConstantSchedule, {"val": is_number}),
-    "FloatSchedule": (FloatSchedule, {"value_schedule": _is_schedule}),
+    "FloatSchedule": (FloatSchedule, {"value_schedule": lambda value: type(value) in (ConstantSchedule, LinearSchedule)}),
     "LinearSchedule": (LinearSchedule, {"start": is_number, "end": is_number, "end_fraction": is_number}),
     "NormalActionNoise": (NormalActionNoise, {"_mu": is_numbers, "_sigma": is_numbers, "_dtype": _is_type}),
     "OrnsteinUhlenbeckActionNoise": (
@@ -62,7 +54,11 @@ _CLASSES: dict[str, tuple[type[Any], dict[str, Check]]] = {
     ),
     "VectorizedActionNoise": (
         VectorizedActionNoise,
-        {"n_envs": lambda value: type(value) is int, "_base_noise": _is_noise, "_noises": _is_noises},
+        {
+            "n_envs": lambda value: type(value) is int,
+            "_base_noise": _is_noise,
+            "_noises": lambda value: isinstance(value, list) and bool(value) and all(map(_is_noise, value)),
+        },
     ),
     "RunningMeanStd": (RunningMeanStd, _MEANS),
     # The same class from another package.
