@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar
+from typing import Any
 
-import gymnasium as gym
 import mujoco
 import numpy as np
 from gymnasium import spaces
@@ -14,18 +13,17 @@ from numpy.typing import NDArray
 from sb3_ezm.envs.humanoid_bench.loading import RANDOM, load, task_class
 from sb3_ezm.envs.humanoid_bench.tasks import ROBOTS, TASKS
 from sb3_ezm.envs.opengl import open_renderer
+from sb3_ezm.envs.simulation import Simulation
 from sb3_ezm.errors import ConfigurationError, EZMError, did_you_mean
 
 Observation = NDArray[np.float64]
 
-_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-_DIVERGED = tuple(int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{kind}")) for kind in ("QPOS", "QVEL", "QACC"))
 # What tasks change in the model at a reset (places of goals) or in passing (colors of reached checkpoints).
 _MODEL_FIELDS = ("body_pos", "body_quat", "geom_rgba")
 _REFERENCES = ("robot", "_env", "unwrapped")  # attributes of a task that refer back to the environment
 
 
-class HumanoidBenchEnv(gym.Env[Observation, NDArray[np.float32]]):
+class HumanoidBenchEnv(Simulation):
     """
     A task of HumanoidBench (arXiv 2403.10506), from its own code and models.
 
@@ -43,13 +41,9 @@ class HumanoidBenchEnv(gym.Env[Observation, NDArray[np.float32]]):
     :raises HumanoidBenchUnavailableError: without the package; the message tells how to get it
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}  # type: ignore[misc]
-
     def __init__(self, task: str, render_mode: str | None = None, width: int = 640, height: int = 480, **kwargs: Any) -> None:
         if task not in TASKS:
             raise ConfigurationError(f"HumanoidBench has no task {task!r}. {did_you_mean(task, TASKS)}")
-        if render_mode not in (None, "rgb_array"):
-            raise ConfigurationError(f"render_mode={render_mode!r} is not supported: use 'rgb_array' or None.")
         facts = TASKS[task]
         control = ROBOTS[facts.robot].control
         if not facts.has_reset_noise:  # the package identifies these tasks by their classes, and ours are copies
@@ -64,18 +58,12 @@ class HumanoidBenchEnv(gym.Env[Observation, NDArray[np.float32]]):
             height=height,
             **kwargs,
         )
-        self.task = task
-        self.model: mujoco.MjModel = self.humanoid.model
-        self.data: mujoco.MjData = self.humanoid.data
-        self.render_mode = render_mode
-        size = self.humanoid.observation_space.shape
-        self.observation_space = spaces.Box(-np.inf, np.inf, size, np.float64)
-        self.action_space = spaces.Box(-1.0, 1.0, self.humanoid.action_space.shape, np.float32)
+        size = self.humanoid.action_space.shape[0]
+        space = spaces.Box(-np.inf, np.inf, self.humanoid.observation_space.shape, np.float64)
+        super().__init__(task, self.humanoid.model, self.humanoid.data, space, size, render_mode)
         self._size = (width, height)
         self._renderer: mujoco.Renderer | None = None
         self._random = np.random.RandomState()  # what the task draws; what the simulation draws is `np_random`
-        self._last_observation: Observation = np.zeros(size)
-        self._ready = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """
@@ -104,28 +92,16 @@ class HumanoidBenchEnv(gym.Env[Observation, NDArray[np.float32]]):
             its zero pose as if nothing had happened.
         :raises ConfigurationError: before a reset
         """
-        if not self._ready:
-            raise ConfigurationError("step() needs a reset() first, at the start and after a simulation has diverged.")
+        self._check_ready()
         with RANDOM.use(self._random):
             observation, reward, terminated, _, info = self.humanoid.step(action)
-        warnings = self.data.warning.number
-        if any(warnings[kind] for kind in _DIVERGED):
-            gym.logger.warn(f"The simulation of {self.task!r} diverged; the episode is truncated.")
-            self._ready = False
-            return self._last_observation.copy(), 0.0, False, True, {"diverged": 1.0}
+        if (outcome := self._diverged()) is not None:
+            return outcome
         self._last_observation = observation
         return observation, float(reward), bool(terminated), False, info
 
-    def render(self) -> NDArray[np.uint8] | None:
-        """
-        Picture from the task's camera; OpenGL is opened at the first call, and all pictures must be taken in one thread.
-
-        :return: picture [height, width, 3], or None without ``render_mode="rgb_array"``
-        :raises EZMError: if there is no OpenGL
-        """
-        if self.render_mode is None:
-            gym.logger.warn("render() needs render_mode='rgb_array': no picture was taken.")
-            return None
+    def _draw(self) -> NDArray[np.uint8]:
+        """From the task's camera."""
         if self._renderer is None:
             self._renderer = open_renderer(self.model, *self._size)
         self._renderer.update_scene(self.data, camera=self.humanoid.task.camera_name)
@@ -145,19 +121,15 @@ class HumanoidBenchEnv(gym.Env[Observation, NDArray[np.float32]]):
         :return: task name, physics, memory of the task, what it changed in the model, and its random generator
         :raises EZMError: if the task remembers something that cannot be saved
         """
-        physics = np.empty(mujoco.mj_stateSize(self.model, _STATE))
-        mujoco.mj_getState(self.model, self.data, physics, _STATE)
         memory = {name: value for name, value in vars(self.humanoid.task).items() if name not in _REFERENCES}
         random = self._random.get_state(legacy=False)
         assert isinstance(random, dict)
         return {
-            "task": self.task,
-            "physics": physics,
+            **super().get_state(),
             "memory": {name: _to_plain(value, f"{self.task}: {name}") for name, value in memory.items()},
             "model": {name: getattr(self.model, name).copy() for name in _MODEL_FIELDS},
             "random": random,
             "last_observation": self._last_observation.copy(),
-            "ready": self._ready,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -167,22 +139,14 @@ class HumanoidBenchEnv(gym.Env[Observation, NDArray[np.float32]]):
         :param state: state of any instance of the same task
         :raises ConfigurationError: if the state belongs to another task
         """
-        if state["task"] != self.task:
-            raise ConfigurationError(
-                f"A state of task {state['task']!r} cannot be loaded into an environment of task {self.task!r}."
-            )
+        self._check_task(state)
         for name, value in state["model"].items():
             getattr(self.model, name)[:] = value
-        mujoco.mj_setState(self.model, self.data, state["physics"], _STATE)
-        # Positions of bodies and sites, for pictures; then the state again, since that may have moved the solver's warm start.
-        mujoco.mj_forward(self.model, self.data)
-        mujoco.mj_setState(self.model, self.data, state["physics"], _STATE)
-        self.data.warning.number[:] = 0
+        self._set_physics(state)
         vars(self.humanoid.task).update({name: _from_plain(value) for name, value in state["memory"].items()})
         self._random.set_state(state["random"])
         self.humanoid.np_random = self.np_random
         self._last_observation = np.array(state["last_observation"])
-        self._ready = bool(state["ready"])
 
 
 def _to_plain(value: Any, what: str) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-import gymnasium as gym
 import mujoco
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sb3_ezm.envs.painter import Painter
+from sb3_ezm.envs.simulation import Simulation
 from sb3_ezm.envs.walker.model import BODIES, CAMERAS, TIMESTEP, compile_model, shared_model
 from sb3_ezm.envs.walker.rewards import reward
 from sb3_ezm.envs.walker.tasks import ACTION_SIZE, OBSERVATION_SIZE, WALKER_TASK_INFO, WALKER_TASKS
@@ -21,15 +21,13 @@ FRAME_SKIP = 10  # physics steps per control step
 CONTROL_TIMESTEP = FRAME_SKIP * TIMESTEP  # 0.025 s, 40 Hz
 ROOT_ANGLE = 2  # place of the torso's angle in qpos, after its height and its distance
 _TORSO = 1  # body number, 0 being the world
-_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-_DIVERGED = tuple(int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{kind}")) for kind in ("QPOS", "QVEL", "QACC"))
 # Actions are float32 and often come out of a tanh: forgive rounding, nothing else.
 _LARGEST_ACTION = 1.0 + 1e-6
 
 Observation = NDArray[np.float32]
 
 
-class WalkerEnv(gym.Env[Observation, NDArray[np.float32]]):
+class WalkerEnv(Simulation):
     """
     One task of the planar walker of the DeepMind Control Suite (arXiv 1801.00690), or one of TD-MPC2's backwards
     (arXiv 2310.16828), without ``dm_control``: the same states and rewards.
@@ -63,14 +61,9 @@ class WalkerEnv(gym.Env[Observation, NDArray[np.float32]]):
     ) -> None:
         if task not in WALKER_TASK_INFO:
             raise ConfigurationError(f"Unknown walker task {task!r}. {did_you_mean(task, WALKER_TASKS)}")
-        if render_mode not in (None, "rgb_array"):
-            raise ConfigurationError(f"render_mode={render_mode!r} is not supported: use 'rgb_array' or None.")
-        self.model = shared_model() if share_model else compile_model()
-        self.data = mujoco.MjData(self.model)
-        self.task = task
-        self.render_mode = render_mode
-        self.observation_space = spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+        model = shared_model() if share_model else compile_model()
+        space = spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float32)
+        super().__init__(task, model, mujoco.MjData(model), space, ACTION_SIZE, render_mode)
         self._speed = WALKER_TASK_INFO[task].speed
         self._painter = WalkerPainter(CAMERAS, camera, width, height)
         lower, upper = self.model.jnt_range.T.copy()
@@ -78,16 +71,11 @@ class WalkerEnv(gym.Env[Observation, NDArray[np.float32]]):
         lower[unlimited] = upper[unlimited] = 0.0
         lower[ROOT_ANGLE], upper[ROOT_ANGLE] = -math.pi, math.pi
         self._start_range = lower, upper
-        # Views of MuJoCo's memory, kept because looking them up costs more than reading them.
-        self._qpos, self._qvel, self._ctrl = self.data.qpos, self.data.qvel, self.data.ctrl
-        self._warnings = self.data.warning.number
         self._xmat = self.data.xmat.reshape(-1)
         self._position, self._axes = self.data.xpos[_TORSO], self.data.xmat[_TORSO]
         self._velocity = self.data.subtree_linvel[_TORSO]
         # Entries 0 and 2 of each body's matrix (3 x 3, row by row): the cosine and the sine of its angle.
         self._orientations = np.array([9 * body + entry for body in range(1, 1 + len(BODIES)) for entry in (0, 2)])
-        self._last_observation: Observation = np.zeros(OBSERVATION_SIZE, dtype=np.float32)
-        self._ready = False
 
     @property
     def elapsed_steps(self) -> int:
@@ -119,8 +107,7 @@ class WalkerEnv(gym.Env[Observation, NDArray[np.float32]]):
             ``truncated`` with reward 0, the last finite observation and ``info["diverged"] = 1.0``.
         :raises ConfigurationError: if the action has the wrong shape, is outside [-1, 1] or not finite, or before a reset
         """
-        if not self._ready:
-            raise ConfigurationError("step() needs a reset() first, at the start and after a simulation has diverged.")
+        self._check_ready()
         self._ctrl[:] = self._checked(action)
         # Ten physics steps, cut within a step: positions and velocities of bodies then belong to the new state, not to the one
         # before it, at no further cost. `dm_control` steps the same way.
@@ -128,42 +115,17 @@ class WalkerEnv(gym.Env[Observation, NDArray[np.float32]]):
         mujoco.mj_step(self.model, self.data, FRAME_SKIP - 1)
         mujoco.mj_step1(self.model, self.data)
         mujoco.mj_subtreeVel(self.model, self.data)
-        if any(self._warnings[kind] for kind in _DIVERGED):
-            # MuJoCo met a value that is not finite or beyond 1e10 and silently continued from its zero pose.
-            return self._diverged()
+        if (outcome := self._diverged()) is not None:
+            return outcome
         value, terms = reward(self._position.item(2), self._axes.item(8), self._velocity.item(0), self._speed)
         return self._observation(), value, False, False, terms
 
-    def render(self) -> NDArray[np.uint8] | None:
-        """
-        Picture of the current state; OpenGL is opened at the first call.
-
-        :return: picture [height, width, 3], or None without ``render_mode="rgb_array"``
-        :raises EZMError: if there is no OpenGL
-        """
-        if self.render_mode is None:
-            gym.logger.warn("render() needs WalkerEnv(..., render_mode='rgb_array'): no picture was taken.")
-            return None
+    def _draw(self) -> NDArray[np.uint8]:
         return self._painter.draw(self.data)
 
     def close(self) -> None:
         """Free OpenGL."""
         self._painter.close()
-
-    def get_state(self) -> dict[str, Any]:
-        """
-        Everything that the future depends on, for checkpoints and for planning with the true dynamics.
-
-        :return: task name, full physics state and state of the random generator
-        """
-        physics = np.empty(mujoco.mj_stateSize(self.model, _STATE))
-        mujoco.mj_getState(self.model, self.data, physics, _STATE)
-        return {
-            "task": self.task,
-            "physics": physics,
-            "random": self.np_random.bit_generator.state,
-            "ready": self._ready,
-        }
 
     def set_state(self, state: dict[str, Any]) -> Observation:
         """
@@ -173,15 +135,9 @@ class WalkerEnv(gym.Env[Observation, NDArray[np.float32]]):
         :return: observation [24] of that state
         :raises ConfigurationError: if the state belongs to another task
         """
-        if state["task"] != self.task:
-            raise ConfigurationError(
-                f"A state of task {state['task']!r} cannot be loaded into an environment of task {self.task!r}."
-            )
-        mujoco.mj_setState(self.model, self.data, state["physics"], _STATE)
+        self._set_physics(state)
         mujoco.mj_step1(self.model, self.data)  # what the second half of a physics step takes from the first
-        self._warnings[:] = 0
         self.np_random.bit_generator.state = state["random"]
-        self._ready = bool(state["ready"])
         return self._observation()
 
     def _checked(self, action: NDArray[np.float32]) -> list[float]:
@@ -202,11 +158,6 @@ class WalkerEnv(gym.Env[Observation, NDArray[np.float32]]):
         observation[15:] = self._qvel
         self._last_observation = observation
         return observation
-
-    def _diverged(self) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        gym.logger.warn(f"The simulation of walker task {self.task!r} diverged; the episode is truncated.")
-        self._ready = False
-        return self._last_observation.copy(), 0.0, False, True, {"diverged": 1.0}
 
 
 class WalkerPainter(Painter):
