@@ -74,7 +74,9 @@ def check_optimizer(state: Mapping[str, Any], optimizer: th.optim.Optimizer) -> 
     :raises CheckpointError: for values whose shape differs from their weights'
     """
     own = optimizer.state_dict()
-    check_like(state, {**own, "state": {}}, "optimizer")
+    # A number such as the decay 0 is not a count here.
+    groups = [{key: float(value) if type(value) is int else value for key, value in g.items()} for g in own["param_groups"]]
+    check_like(state, {"param_groups": groups, "state": {}}, "optimizer")
     if any(group["params"] != mine["params"] for group, mine in zip(state["param_groups"], own["param_groups"], strict=True)):
         raise CheckpointError("holds the state of an optimizer with other weights")
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
