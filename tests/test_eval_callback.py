@@ -305,7 +305,7 @@ def test_impossible_arguments_are_refused() -> None:
         TaskEvalCallback("toy-spim")
     with pytest.raises(ConfigurationError, match=r"`step_timeout` \(0\) must be"):
         TaskEvalCallback(TASKS, step_timeout=0)
-    with pytest.raises(ConfigurationError, match="pass `step_timeout` to `make_multitask_env`"):
+    with pytest.raises(ConfigurationError, match="`step_timeout`, `max_episode_steps` and"):
         TaskEvalCallback(vec_env=make_multitask_env(TASKS), step_timeout=60)
 
 
