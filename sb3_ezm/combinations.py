@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from sb3_ezm.arguments import ARGUMENTS, NESTED, Configs, make_configs
@@ -12,6 +14,7 @@ from sb3_ezm.defaults import preset_settings
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.search.schedule import halving_levels
+from sb3_ezm.tasks.bounds import largest_reward, largest_value
 from sb3_ezm.value_targets import VALUE_TARGETS
 
 Rule = tuple[type[Settings], str, bool, str]  # configuration, setting, whether it has no effect, why
@@ -56,9 +59,12 @@ def check_combinations(
     :param num_envs: number of environments, if there are any
     :param preset: whose settings the user did not have to give
     :raises ConfigurationError: for settings that cannot work together
-    :warns UserWarning: for every setting that was changed and has no effect given the others
+    :warns UserWarning: for every setting that was changed and has no effect given the others, and for a support that cannot
+        hold what the tasks pay at every step
     """
     check_contradictions(configs, policy, train_freq, num_envs)
+    for words in _short_supports(policy, configs.target.gamma):
+        warnings.warn(words, UserWarning, stacklevel=4)
     used: dict[type[Settings], Settings] = {type(config): config for config in (*configs, policy.model_config)}
     settings = preset_settings(preset)
     usual: dict[type[Settings], Settings] = {type(config): config for config in make_configs(settings)}
@@ -75,6 +81,22 @@ def check_combinations(
         value = getattr(used[config], name)
         if inert and value != getattr(usual[config], name):
             warnings.warn(f"{_where(config, name)} ({value!r}) does nothing: {why}.", UserWarning, stacklevel=4)
+
+
+def _short_supports(policy: EZMPolicy, gamma: float) -> Iterator[str]:
+    """Once for each support. What is paid once in an episode does not count: an agent may never see it."""
+    config = policy.model_config
+    steady = [replace(spec, bonuses=()) for spec in policy.task_set]
+    for name, bounds, limit in (
+        ("reward_range", {spec.name: largest_reward(spec) for spec in steady}, config.reward_range),
+        ("value_range", {spec.name: largest_value(spec, gamma) for spec in steady}, config.value_range),
+    ):
+        task = max(bounds, key=lambda known: bounds[known])
+        if limit < bounds[task] < math.inf:
+            yield (
+                f"Task {task!r} can have a {name.removesuffix('_range')} of {bounds[task]:g}, which is cut to {limit:g}, "
+                f"the end of its support: raise `{name}` in `policy_kwargs` if agents come that far."
+            )
 
 
 def _where(config: type[Settings], name: str) -> str:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from sb3_ezm import ConfigurationError, TaskSet, make_task_set
+from sb3_ezm import EZM, ConfigurationError, TaskSet, load_preset, make_multitask_env, make_task_set
 from sb3_ezm.config import ModelConfig
 from sb3_ezm.multitask import TaskSpec
 from sb3_ezm.presets import get_preset, preset_names
@@ -86,3 +86,16 @@ def test_the_form() -> None:
 def test_success_is_an_outcome() -> None:
     spec = TaskSpec("a", 3, 1, outcome="success")
     assert (spec.random_score, spec.success_bar) == (0.0, 1.0) and TaskSet((spec,)).normalized_score("a", 0.25) == 0.25
+
+
+def test_a_support_that_is_too_small_is_named() -> None:
+    env = make_multitask_env("toy", seed=0)  # pays at most 1 at every step, which is 1 / (1 - 0.97) = 33.3 in the long run
+    small = {"policy_kwargs": {"reward_range": 0.5, "value_range": 30.0}}
+    with pytest.warns(UserWarning) as found:
+        EZM("MultiInputPolicy", env, device="cpu", **load_preset("toy", **small))
+    words = [str(warning.message) for warning in found if "support" in str(warning.message)]
+    assert (
+        len(words) == 2
+        and "a reward of 1, which is cut to 0.5" in words[0]
+        and "a value of 33.3333, which is cut to 30" in words[1]
+    )
