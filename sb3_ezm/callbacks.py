@@ -1,4 +1,4 @@
-"""Callbacks: evaluate every task during training, stop by the clock, show progress."""
+"""Callbacks: evaluate every task during training, compare the tasks' gradients, stop by the clock, show progress."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ezm.errors import counted
 from sb3_ezm.evaluation.callback import TaskEvalCallback
+from sb3_ezm.gradient_similarity import GradientSimilarityCallback
 from sb3_ezm.kinds import DURATION, VERBOSE, checked
 from sb3_ezm.progress import clock, describe_returns, in_notebook
 
-__all__ = ["TaskEvalCallback", "TimeBudgetCallback", "TimedProgressCallback"]
+__all__ = ["GradientSimilarityCallback", "TaskEvalCallback", "TimeBudgetCallback", "TimedProgressCallback"]
 
 
 class TimeBudgetCallback(BaseCallback):

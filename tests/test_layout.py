@@ -70,6 +70,7 @@ LEVELS = {
     "sb3_ezm.video": 9,
     "sb3_ezm.__main__": 9,
     "sb3_ezm.export": 9,
+    "sb3_ezm.gradient_similarity": 9,
     "sb3_ezm.fine_tuning": 9,
     # The package itself re-exports the public names: nothing inside may import it.
     "sb3_ezm": 10,

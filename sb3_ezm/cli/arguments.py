@@ -177,6 +177,12 @@ def _add_train(commands: Any) -> None:
     )
     add("--like", metavar="TASK", help="trained task that the added ones start from (default: the mean of all)")
     add("--freeze-dynamics", action="store_true", help="leave representation and dynamics of the trained agent as they are")
+    add(
+        "--gradient-similarity",
+        metavar="UPDATES",
+        type=whole(1),
+        help="compare the tasks' gradients every so many updates, in gradients.jsonl (default: never)",
+    )
     add("--resume", action="store_true", help="continue from the latest checkpoint in the folder --out, as `ezm resume` does")
     add("--overwrite", action="store_true", help="replace the run that the folder --out holds")
     _add_training(parser, "default {}")
@@ -192,6 +198,7 @@ def _add_resume(commands: Any) -> None:
     parser.add_argument("out", metavar="folder", type=Path, help="folder of `ezm train`")
     parser.set_defaults(resume=True, overwrite=False, tasks=[], preset=None, set=[], envs_per_task=None, seed=None)
     parser.set_defaults(action_repeat=None, ignore_termination=False, start=None, like=None, freeze_dynamics=False)
+    parser.set_defaults(gradient_similarity=None)
     _add_training(parser, "default: as when the training began")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ezm.callbacks import TimeBudgetCallback, TimedProgressCallback
+from sb3_ezm.callbacks import GradientSimilarityCallback, TimeBudgetCallback, TimedProgressCallback
 from sb3_ezm.checkpoint import FullCheckpointCallback
 from sb3_ezm.cli.arguments import EVALUATION_SEED
 from sb3_ezm.cli.common import load_model, program, run_tasks
@@ -21,6 +21,7 @@ from sb3_ezm.cli.folder import (
     CHECKPOINTS,
     EVALUATIONS,
     FILMS,
+    GRADIENTS,
     MODEL,
     TENSORBOARD,
     can_resume,
@@ -143,7 +144,9 @@ def _callbacks(settings: RunSettings, folder: Path, scoreboard: Scoreboard) -> l
     seconds = math.inf if settings.minutes is None else 60.0 * settings.minutes
     every = settings.checkpoint_every * len(scoreboard.tasks)
     checkpoints = [FullCheckpointCallback(every, folder / CHECKPOINTS)] if every > 0 else []
-    return [*checkpoints, scoreboard, TimeBudgetCallback(seconds), TimedProgressCallback(seconds)]
+    gradients = settings.gradient_similarity
+    similarity = [GradientSimilarityCallback(folder / GRADIENTS, gradients)] if gradients > 0 else []
+    return [*checkpoints, scoreboard, *similarity, TimeBudgetCallback(seconds), TimedProgressCallback(seconds)]
 
 
 def _scoreboard(settings: RunSettings, folder: Path, tasks: TaskSet) -> Scoreboard:

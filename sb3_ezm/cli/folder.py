@@ -14,9 +14,9 @@ from sb3_ezm.paths import check_can_write_into
 
 MODEL, BEST_MODEL, RUN, EVALUATIONS = "model.zip", "best_model.zip", "run.json", "evaluations.csv"
 MONITOR, CHECKPOINTS, TENSORBOARD, CURVES, FILMS = "monitor", "checkpoints", "tensorboard", "curves.png", "films"
-DIAGNOSTICS = "diagnostics.png"
+DIAGNOSTICS, GRADIENTS = "diagnostics.png", "gradients.jsonl"
 RESUMED = "resumed-at-"  # followed by the steps: monitor files of a part of a training
-_WRITTEN = (RUN, MODEL, BEST_MODEL, EVALUATIONS, MONITOR, CHECKPOINTS, TENSORBOARD, CURVES, DIAGNOSTICS, FILMS)
+_WRITTEN = (RUN, MODEL, BEST_MODEL, EVALUATIONS, MONITOR, CHECKPOINTS, TENSORBOARD, CURVES, DIAGNOSTICS, FILMS, GRADIENTS)
 
 
 def can_resume(folder: Path) -> bool:

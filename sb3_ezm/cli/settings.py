@@ -48,6 +48,7 @@ class RunSettings:
     :param eval_every: steps between evaluations, 0 for one at the end, None for ten over the run
     :param eval_episodes: of each task
     :param start: trained model that the training starts from; None for new networks
+    :param gradient_similarity: updates between two comparisons of the tasks' gradients; 0 for none
     :param like: trained task that added ones start from; None for the mean of all
     :param step_timeout: seconds that a step or reset of the environments may take; None for no limit
     :param protocol: of the evaluations: ``"respected"``, ``"ignored"`` or ``"both"``; None for that of the training episodes
@@ -69,6 +70,7 @@ class RunSettings:
     step_timeout: float | None = None
     start: str | None = None
     like: str | None = None
+    gradient_similarity: int = 0
 
     def __post_init__(self) -> None:
         if self.steps_per_task is None and self.minutes is None:

@@ -81,6 +81,7 @@ def _new(args: argparse.Namespace) -> dict[Path, RunSettings]:
         ignore_termination=args.ignore_termination,
         start=None if args.start is None else model_name(args.start),
         like=args.like,
+        gradient_similarity=args.gradient_similarity or 0,
         **_given(args),  # type: ignore[arg-type]
     )
     return {folder: replace(settings, seed=seed) for folder, seed in zip(folders, seeds, strict=True)}
@@ -100,7 +101,7 @@ def _continued(args: argparse.Namespace) -> RunSettings:
     fixed = {"tasks": args.tasks, "--preset": args.preset, "--envs-per-task": args.envs_per_task, "--set": args.set}
     fixed |= {"--action-repeat": args.action_repeat, "--seed": args.seed}
     fixed |= {"--ignore-termination": args.ignore_termination or None, "--from": args.start, "--like": args.like}
-    fixed |= {"--freeze-dynamics": args.freeze_dynamics or None}
+    fixed |= {"--freeze-dynamics": args.freeze_dynamics or None, "--gradient-similarity": args.gradient_similarity}
     given = [name for name, value in fixed.items() if value not in (None, [])]
     if given:
         raise ConfigurationError(f"A training continues with its own settings: leave {', '.join(given)} out with --resume.")
