@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,7 +67,7 @@ class GradientSimilarityCallback(BaseCallback):
         self.every = every
         self.seed = seed
         self._due = 0
-        self._lines: list[str] = []
+        self._measured: list[Cosines] = []
 
     def _init_callback(self) -> None:
         if not isinstance(self.model, EZM) or len(self.model.policy.task_set) < 2:
@@ -78,8 +78,8 @@ class GradientSimilarityCallback(BaseCallback):
         check_can_write(self.path)
         done = self.model._n_updates
         kept = [] if done == 0 or not self.path.exists() else [m for m in read_cosines(self.path) if m.updates <= done]
-        self._lines = [_line(measured) for measured in kept]
-        write_text(self.path, "".join(self._lines))
+        self._measured = kept
+        write_cosines(self.path, kept)
         self._due = (kept[-1].updates if kept else 0) + (self.every or 0)
 
     def _on_rollout_end(self) -> None:
@@ -91,8 +91,8 @@ class GradientSimilarityCallback(BaseCallback):
         found = self._measure(updates)
         seconds = time.perf_counter() - start
         names = self.model.policy.task_set.names
-        self._lines.append(_line(Cosines(updates, self.model.num_timesteps, seconds, names, found)))
-        write_text(self.path, "".join(self._lines))  # the whole file: a killed process leaves no half line
+        self._measured.append(Cosines(updates, self.model.num_timesteps, seconds, names, found))
+        write_cosines(self.path, self._measured)
 
     def _on_step(self) -> bool:
         return True
@@ -130,6 +130,16 @@ def _unchanged(model: EZM) -> Iterator[None]:
                     buffer.copy_(before)
             policy.set_training_mode(training)
             policy.world_model.mark_changed()
+
+
+def write_cosines(path: str | os.PathLike[str], measured: Iterable[Cosines]) -> None:
+    """
+    Write all of them: a process that dies leaves no half line.
+
+    :param path: the file
+    :param measured: in the order of the updates
+    """
+    write_text(path, "".join(map(_line, measured)))
 
 
 def _line(measured: Cosines) -> str:

@@ -96,5 +96,5 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="There is no file"):
         read_cosines(tmp_path / "none.jsonl")
     (tmp_path / "gradients.jsonl").write_text('{"updates": 3}\n')
-    with pytest.raises(ConfigurationError, match="Line 1 of .* is not a measurement"):
+    with pytest.raises(ConfigurationError, match=r"Line 1 of .* is not a measurement"):
         read_cosines(tmp_path / "gradients.jsonl")

@@ -1,0 +1,1 @@
+"""The parts of ``python -m experiments.study``: one module for each study, and what they share."""

@@ -1,0 +1,112 @@
+"""Which parts of the method matter: the preset without each of them; and `compat`, with each behavior of the released code."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from experiments.studies.report import Claim, Report, bars
+from experiments.studies.scores import Final, difference_of, final_of, mean_of, table_of, verdict
+from experiments.studies.trainings import Training, ezm_arguments, run_trainings
+from experiments.studies.variants import ABLATIONS, ADDITIONS, WITHOUT_SETTING, Variant, applicable, effective, released
+from sb3_ezm.cli.common import resolve_tasks
+from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.evaluation import Interval
+from sb3_ezm.tasks.registry import default_preset
+
+BASE = "base"
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    :param args: the command line
+    :return: exit status
+    """
+    tasks = resolve_tasks(args.tasks)
+    preset = args.preset or default_preset(tasks.names) or "small"
+    if args.study == "compat":
+        candidates, notes = (
+            released(max(spec.action_size for spec in tasks)),
+            ["No option: " + "; ".join(WITHOUT_SETTING) + "."],
+        )
+    else:
+        candidates, notes = (*ABLATIONS, *ADDITIONS), []
+    variants, unchanged = applicable(_chosen(candidates, args.only), effective(preset, args.set))
+    if unchanged:
+        notes.append("Already so in these settings: " + ", ".join(variant.name for variant in unchanged) + ".")
+    trainings = [
+        Training(variant.name, seed, ezm_arguments(args, variant.pairs(), variant.options))
+        for variant in (Variant(BASE, "unchanged"), *variants)
+        for seed in range(args.seeds)
+    ]
+    failed = run_trainings(trainings, args.out, args.workers, args.minutes)
+    report = Report(args.study, f"{' '.join(args.tasks)}, preset {preset}, {args.steps:,} steps of each task", notes=notes)
+    differences = _compare(report, variants, trainings, args)
+    report.write(args.out, bars(differences, "score minus that of the unchanged settings") if differences else None)
+    return 1 if failed else 0
+
+
+def _chosen(candidates: tuple[Variant, ...], only: list[str]) -> tuple[Variant, ...]:
+    names = {variant.name: variant for variant in candidates}
+    for name in only:
+        if name not in names:
+            raise ConfigurationError(f"--only: there is no variant {name!r}. {did_you_mean(name, names)}")
+    return tuple(variant for name, variant in names.items() if not only or name in only)
+
+
+def _finals(name: str, trainings: list[Training], out: Path, protocol: str) -> dict[int, Final]:
+    found = {t.seed: final_of(t, out, protocol) for t in trainings if t.name == name}
+    return {seed: final for seed, final in found.items() if final is not None}
+
+
+def _compare(
+    report: Report, variants: list[Variant], trainings: list[Training], args: argparse.Namespace
+) -> dict[str, Interval]:
+    base = _finals(BASE, trainings, args.out, args.protocol)
+    if not base:
+        report.notes.append("No training with the unchanged settings has ended yet: call again.")
+        return {}
+    names = list(next(iter(base.values())).scores)
+    report.rows.append(_row(Variant(BASE, "unchanged"), list(base.values()), names))
+    differences: dict[str, Interval] = {}
+    verdicts: dict[str, tuple[Variant, int]] = {}
+    for variant in variants:
+        own = _finals(variant.name, trainings, args.out, args.protocol)
+        seeds = sorted(own.keys() & base.keys())
+        if not seeds:
+            report.rows.append({"settings": variant.name, "what": variant.about, "seeds": 0})
+            continue
+        finals = [own[seed] for seed in seeds]
+        difference = difference_of(table_of(finals, names), table_of([base[seed] for seed in seeds], names))
+        report.rows.append({**_row(variant, finals, names), "difference": difference})
+        differences[variant.name], verdicts[variant.name] = difference, (variant, len(seeds))
+    for variant in variants:
+        if variant.claim:
+            report.claims.append(_claim(variant, differences, verdicts))
+    return differences
+
+
+def _row(variant: Variant, finals: list[Final], names: list[str]) -> dict[str, object]:
+    return {
+        "settings": variant.name,
+        "what": variant.about,
+        "seeds": len(finals),
+        "steps of each task": min(final.steps for final in finals),
+        f"mean {finals[0].unit}": mean_of(table_of(finals, names)),
+        "minutes": sum(final.seconds for final in finals) / 60.0 / len(finals),
+    }
+
+
+def _claim(variant: Variant, differences: dict[str, Interval], verdicts: dict[str, tuple[Variant, int]]) -> Claim:
+    if variant.name not in differences:
+        return Claim(variant.claim, verdict(Interval(0.0, None, None), 0, -1), "no training has ended yet")
+    difference, seeds = differences[variant.name], verdicts[variant.name][1]
+    because = f"without it the score changes by {difference}, {seeds} seeds"
+    found = verdict(difference, seeds, -1)
+    if "most critical" in variant.claim and found == "seen":
+        worse = [
+            name for name, other in differences.items() if other.value < difference.value and not name.startswith("paper-")
+        ]
+        if worse:
+            found, because = verdict(Interval(0.0, None, None), 0, -1), f"{because}; but more without {', '.join(worse)}"
+    return Claim(variant.claim, found, because)

@@ -1,0 +1,203 @@
+"""The trainings of a study, each a process of its own: several at once, stopped by the clock, continued by the next call."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sb3_ezm.cli.folder import RUN
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.files import write_text
+
+NOTE, LOG = "study.json", "log.txt"
+EZM_TRAIN = ("-m", "sb3_ezm", "train")
+POLL = 0.2  # seconds between two looks at the processes
+PATIENCE = 600.0  # seconds for saving a checkpoint after the time is up
+
+
+@dataclass(frozen=True)
+class Training:
+    """
+    One training.
+
+    :param name: of its settings, the same for all seeds; a folder has it as its name
+    :param seed: of the training
+    :param arguments: of the command, without seed and folder
+    :param program: arguments of Python that come first
+    """
+
+    name: str
+    seed: int
+    arguments: tuple[str, ...]
+    program: tuple[str, ...] = EZM_TRAIN
+
+    def folder(self, out: Path) -> Path:
+        """
+        :param out: folder of the study
+        :return: folder of the training
+        """
+        return out / self.name / f"seed-{self.seed}"
+
+    def command(self, out: Path) -> list[str]:
+        """
+        :param out: folder of the study
+        :return: what to run; an interrupted training of EZM goes on
+        """
+        folder = self.folder(out)
+        if self.program == EZM_TRAIN and (folder / RUN).exists():
+            return [sys.executable, *EZM_TRAIN, "--resume", "--no-tensorboard", "--out", str(folder)]
+        return [sys.executable, *self.program, *self.arguments, "--seed", str(self.seed), "--out", str(folder)]
+
+    def note(self, out: Path) -> dict[str, Any] | None:
+        """
+        :param out: folder of the study
+        :return: what is known about its state; None if it has not begun
+        :raises ConfigurationError: if the folder holds a training with other settings
+        """
+        path = self.folder(out) / NOTE
+        if not path.exists():
+            return None
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if known["arguments"] != [*self.program, *self.arguments]:
+            raise ConfigurationError(
+                f"{path.parent} holds a training with other settings, {' '.join(known['arguments'])}: choose another --out, "
+                "or the settings with which the study began."
+            )
+        return known
+
+    def finished(self, out: Path) -> bool:
+        """
+        :param out: folder of the study
+        :return: whether the training has ended
+        """
+        note = self.note(out)
+        return note is not None and bool(note["finished"])
+
+
+def common_arguments(args: argparse.Namespace, steps: int | None = None, tasks: Sequence[str] = ()) -> tuple[str, ...]:
+    """
+    :param args: the command line of a study
+    :param steps: of each task (default: those of the command line)
+    :param tasks: names (default: those of the command line)
+    :return: arguments that ``ezm train`` and the baselines share: tasks, steps and evaluation
+    """
+    steps = args.steps if steps is None else steps
+    every = max(1, steps // args.evaluations)
+    return (
+        *(tasks or args.tasks),
+        *("--steps-per-task", str(steps), "--eval-every", str(every)),
+        *("--eval-episodes", str(args.episodes), "--protocol", args.protocol),
+    )
+
+
+def ezm_arguments(
+    args: argparse.Namespace,
+    changes: Sequence[str] = (),
+    options: Sequence[str] = (),
+    steps: int | None = None,
+    tasks: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """
+    :param args: the command line of a study
+    :param changes: for ``--set``, after those of the command line
+    :param options: further options of ``ezm train``
+    :param steps: of each task (default: those of the command line)
+    :param tasks: names (default: those of the command line)
+    :return: arguments of ``ezm train``
+    """
+    preset = ("--preset", args.preset) if args.preset else ()
+    settings = [*args.set, *changes]
+    # A checkpoint must be possible, so that a training that is stopped can go on.
+    checkpoints = ("--checkpoint-every", str(min(10_000, args.steps if steps is None else steps)))
+    own = ("--no-tensorboard", *checkpoints, *preset, *(("--set", *settings) if settings else ()), *options)
+    return (*common_arguments(args, steps, tasks), *own)
+
+
+def run_trainings(trainings: Sequence[Training], out: Path, workers: int, minutes: float | None) -> list[Training]:
+    """
+    Run what is not done yet, seed by seed. When the time is up, running trainings save a checkpoint and end.
+
+    :param trainings: all of the study
+    :param out: its folder
+    :param workers: trainings at the same time
+    :param minutes: of this call; None for as long as it takes
+    :return: trainings that failed; the end of their output has been printed
+    :raises ConfigurationError: if the folder holds other trainings
+    """
+    deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
+    waiting = [training for training in sorted(trainings, key=lambda t: t.seed) if not training.finished(out)]
+    print(f"{len(trainings) - len(waiting)} of {len(trainings)} trainings are done.", flush=True)
+    running: dict[Training, tuple[subprocess.Popen[bytes], float]] = {}
+    failed: list[Training] = []
+    try:
+        while running or waiting:
+            if deadline is not None and time.monotonic() >= deadline:
+                print(f"The time is up: {len(waiting) + len(running)} trainings are left for the next call.", flush=True)
+                break
+            while waiting and len(running) < workers:
+                training = waiting.pop(0)
+                running[training] = _start(training, out), time.monotonic()
+            for training, (process, began) in list(running.items()):
+                if process.poll() is not None:
+                    del running[training]
+                    if not _end(training, out, process.returncode, time.monotonic() - began):
+                        failed.append(training)
+            time.sleep(POLL)
+    finally:
+        _stop(running, out)
+    return failed
+
+
+def _start(training: Training, out: Path) -> subprocess.Popen[bytes]:
+    folder = training.folder(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    command, known = training.command(out), training.note(out)
+    _write(training, out, False, 0.0 if known is None else known["seconds"])
+    print(f"{training.name}, seed {training.seed}: {' '.join(command[1:])}", flush=True)
+    return launch(command, folder / LOG)
+
+
+def launch(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """
+    :param command: to run
+    :param log: receives its output, after what is there
+    :return: the running process
+    """
+    with log.open("ab") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+
+
+def _end(training: Training, out: Path, status: int, seconds: float) -> bool:
+    known = training.note(out)
+    seconds += 0.0 if known is None else known["seconds"]
+    _write(training, out, status == 0, seconds)
+    if status != 0:
+        tail = (training.folder(out) / LOG).read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+        print(f"{training.name}, seed {training.seed} failed with status {status}:", *tail, sep="\n  ", file=sys.stderr)
+    return status == 0
+
+
+def _stop(running: dict[Training, tuple[subprocess.Popen[bytes], float]], out: Path) -> None:
+    for process, _ in running.values():
+        process.terminate()
+    for training, (process, began) in running.items():
+        try:
+            status = process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
+        known = training.note(out)
+        so_far = 0.0 if known is None else known["seconds"]
+        _write(training, out, status == 0, so_far + time.monotonic() - began)
+
+
+def _write(training: Training, out: Path, finished: bool, seconds: float) -> None:
+    note = {"arguments": [*training.program, *training.arguments], "finished": finished, "seconds": round(seconds, 1)}
+    write_text(training.folder(out) / NOTE, json.dumps(note, indent=1))

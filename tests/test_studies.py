@@ -1,0 +1,271 @@
+"""The studies of `experiments/`: their arithmetic, and a tiny version of each from command to verdict."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+
+from experiments import baselines, study
+from experiments.studies import ablation, cost, gradients, model_free, scaling, trainings
+from experiments.studies.report import RESULTS
+from experiments.studies.scores import CANNOT_TELL, NOT_SEEN, SEEN, difference_of, verdict
+from experiments.studies.variants import ABLATIONS, ADDITIONS, applicable, effective, released
+from sb3_ezm.cli import main
+from sb3_ezm.cli.settings import parse_changes
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.evaluation import Interval
+from sb3_ezm.presets import preset_names
+from tests.tiny import tiny_model, toy_env
+
+TASKS = ["toy-balance", "toy-hold"]
+SMALL = [
+    "--set", "gradient_steps=1", "train_freq=4", "batch_size=8", "num_simulations=2", "num_candidates=2", "learning_starts=40",
+    "policy_kwargs.latent_size=8", "policy_kwargs.head_layers=[8]", "policy_kwargs.projector_size=8",
+]  # fmt: skip
+SHORT = ["--steps", "60", "--evaluations", "1", "--episodes", "1", "--seeds", "1"]
+
+
+class Done:
+    """What `subprocess.Popen` would be after the end of the process."""
+
+    def __init__(self, status: int) -> None:
+        self.returncode = status
+
+    def poll(self) -> int:
+        return self.returncode
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Trainings run in this process, which takes a tenth of the time; the list has their commands."""
+    commands: list[list[str]] = []
+
+    def launch(command: list[str], log: Path) -> Done:
+        program, arguments = command[1:3], command[3:]
+        commands.append(arguments)
+        threads = th.get_num_threads()
+        try:
+            if program == ["-m", "sb3_ezm"]:
+                return Done(main(arguments))
+            baselines.main(arguments)
+            return Done(0)
+        finally:
+            th.set_num_threads(threads)
+
+    monkeypatch.setattr(trainings, "launch", launch)
+    monkeypatch.setattr(trainings, "POLL", 0.0)
+    return commands
+
+
+def results(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / RESULTS).read_text())
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- arithmetic
+
+
+def test_a_difference_and_its_verdict() -> None:
+    base = np.array([[0.5, 0.7], [0.6, 0.8], [0.4, 0.6]])
+    worse = difference_of(base - 0.3, base)
+    assert worse.value == pytest.approx(-0.3) and worse.low is not None and worse.high is not None
+    assert worse.low < -0.3 < worse.high < 0.0
+    assert verdict(worse, 3, -1) == SEEN and verdict(worse, 3, 1) == NOT_SEEN
+    assert verdict(worse, 2, -1) == CANNOT_TELL  # intervals of two seeds are too narrow
+    assert verdict(difference_of(base, base), 3, 1) == CANNOT_TELL
+    assert verdict(Interval(1.0, None, None), 1, 1) == CANNOT_TELL
+
+
+def test_groups_of_tasks() -> None:
+    names = list("abcde")
+    assert scaling.groups_of(names, 1) == [("a",), ("b",), ("c",), ("d",), ("e",)]
+    assert scaling.groups_of(names, 2) == [("a", "b"), ("c", "d"), ("e", "a")]
+    assert scaling.groups_of(names, 5) == [tuple(names)]
+    assert len(scaling.groups_of(names, 3, subsets=True)) == 10
+    assert [scaling.default_sizes(count) for count in (1, 2, 3, 4, 9)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4], [1, 4, 9]]
+    with pytest.raises(ConfigurationError, match="a group of 6 tasks"):
+        scaling.groups_of(names, 6)
+
+
+def test_both_budgets_share_the_largest_group() -> None:
+    args = study.parse_arguments(["scaling", "x", "--steps", "100"])
+    planned = scaling.plan(args, ["a", "b", "c", "d"])
+    assert {key: groups[0][2] for key, groups in planned.items()} == {
+        ("per-task", 1): 100, ("per-task", 2): 100, ("per-task", 4): 100,
+        ("total", 1): 400, ("total", 2): 200, ("total", 4): 100,
+    }  # fmt: skip
+    assert planned["per-task", 4] == planned["total", 4] == [(("a", "b", "c", "d"), "a+b+c+d@100", 100)]
+    with pytest.raises(ConfigurationError, match="z are not among"):
+        scaling.plan(study.parse_arguments(["scaling", "x", "--groups", "a,z"]), ["a", "b"])
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_variants_are_settings_of_every_preset(preset: str) -> None:
+    settings = effective(preset, [])
+    for variants in (ABLATIONS, ADDITIONS, released(19)):
+        changing, unchanged = applicable(variants, settings)
+        assert len(changing) + len(unchanged) == len(variants)
+        for variant in changing:
+            after = effective(preset, variant.pairs())
+            assert parse_changes(variant.pairs()) or variant.options
+            assert all(after[name] == value for name, value in variant.changes.items())
+        assert all(settings[name] == value for variant in unchanged for name, value in variant.changes.items())
+
+
+def test_the_paper_has_no_additions_and_all_its_parts() -> None:
+    settings = effective("paper", [])
+    assert applicable(ADDITIONS, settings)[0] == []
+    assert applicable(ABLATIONS, settings)[1] == []
+    # The released penalty 5e-3 A H is w (-H / A) with w = -5e-3 A^2 = -5e-3 * 361.
+    assert {v.name: v for v in released(19)}["entropy-penalty"].changes == {"loss_kwargs.entropy": pytest.approx(-1.805)}
+
+
+def test_counted_operations_are_those_of_a_model() -> None:
+    # One network call by hand: toy's SAC actor is 3 + 4 entries -> 256 -> 256 -> mean and deviation of one action.
+    problem = cost.PROBLEMS["toy"]
+    assert cost.sb3_cost("sac", problem).acting == 2 * (7 * 256 + 256 * 256 + 2 * 256)
+    paper = cost.ezm_cost("paper")
+    assert round(paper.parameters / 1e6, 2) == 15.95
+    assert paper.updates == pytest.approx(1 / 45)  # one per five steps of each of nine tasks
+    # Of 504 segments six positions are searched again.
+    assert paper.update["search"] == pytest.approx(504 * 6 * paper.acting)
+    # 12 operations per parameter and sample, 2 updates with 1024 samples for nine steps.
+    assert cost.brc_cost(cost.H1).per_step == pytest.approx(2 / 9 * 1024 * 12e9, rel=0.01)
+    assert 4.9e6 < cost.tdmpc2_cost(cost.PROBLEMS["paper-single-task"]).parameters < 5.3e6
+
+
+def test_counted_search_is_that_of_the_library() -> None:
+    model = tiny_model(toy_env(TASKS), runtime_kwargs={}, num_simulations=4, num_candidates=2)
+    observation = model.env.reset()
+    with th.no_grad():
+        found = cost.counted(lambda: model.policy.predict(observation, deterministic=True))
+    expected = cost.ModelFlops(model.policy.world_model).search(model.configs.search)
+    assert found == 2 * expected  # of two environments
+
+
+def test_gradients_of_a_model_free_learner() -> None:
+    from stable_baselines3 import SAC
+
+    env = model_free_env()
+    model = SAC("MlpPolicy", env, learning_starts=10, batch_size=16, gradient_steps=1, seed=0, device="cpu").learn(60)
+    before = [p.clone() for p in model.policy.parameters()]
+    found = model_free.critic_cosines(model, 2)
+    assert list(found) == ["whole", "critic", "actor"]
+    for matrix in found.values():
+        assert np.isfinite(matrix).all() and (np.abs(matrix) <= 1.0 + 1e-6).all()
+        np.testing.assert_allclose(matrix, matrix.T)
+    assert all(th.equal(a, b) for a, b in zip(before, model.policy.parameters(), strict=True))
+
+
+def model_free_env() -> Any:
+    from experiments.studies.flat_tasks import FlatTasks
+
+    env = FlatTasks(toy_env(TASKS))
+    # Observations of the largest task, then one entry per task.
+    assert env.reset().shape == (2, env.observation_space.shape[0])
+    np.testing.assert_array_equal(env.reset()[:, -2:], np.eye(2))
+    return env
+
+
+# ------------------------------------------------------------------------------------------------------------ tiny studies
+
+
+def test_a_tiny_ablation(here: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "ablation"
+    command = ["ablation", *TASKS, *SHORT, *SMALL, "--out", str(out), "--only", "no-independent-replay", "no-task-embedding"]
+    assert study.main(command) == 0
+    assert len(here) == 3
+    found = results(out)
+    assert [(row["settings"], row["seeds"]) for row in found["rows"]] == [
+        ("base", 1), ("no-independent-replay", 1), ("no-task-embedding", 1)
+    ]  # fmt: skip
+    assert all(row["steps of each task"] == 60 for row in found["rows"])
+    assert [claim["verdict"] for claim in found["claims"]] == [CANNOT_TELL]
+    run = json.loads((out / "no-independent-replay" / "seed-0" / "run.json").read_text())
+    assert run["changes"]["independent_replay"] is False
+    assert (out / "figure.png").exists() and "most critical" in (out / "results.md").read_text()
+    # What is done is not done again; other settings are refused.
+    assert study.main(command) == 0 and len(here) == 3
+    assert "3 of 3 trainings are done" in capsys.readouterr().out
+    assert study.main([*command, "--steps", "70"]) == 2
+    assert "holds a training with other settings" in capsys.readouterr().err
+    with pytest.raises(ConfigurationError, match="no variant 'no-replay'"):
+        ablation._chosen(ABLATIONS, ["no-replay"])
+
+
+def test_a_tiny_compat(here: list[list[str]], tmp_path: Path) -> None:
+    out = tmp_path / "compat"
+    assert study.main(["compat", *TASKS, *SHORT, *SMALL, "--out", str(out), "--only", "falls-ignored", "entropy-penalty"]) == 0
+    assert [row["settings"] for row in results(out)["rows"]] == ["base", "falls-ignored", "entropy-penalty"]
+    assert [("--ignore-termination" in command) for command in here] == [False, True, False]
+
+
+def test_a_tiny_scaling(here: list[list[str]], tmp_path: Path) -> None:
+    out = tmp_path / "scaling"
+    assert study.main(["scaling", *TASKS, *SHORT, *SMALL, "--out", str(out)]) == 0
+    # Each task alone with 60 steps and with 120, both together with 60.
+    assert len(here) == 5
+    rows = results(out)["rows"]
+    assert [(row["budget"], row["N"], row["groups"], row["steps of each task"]) for row in rows] == [
+        ("per-task", 1, 2, 60), ("per-task", 2, 1, 60), ("total", 1, 2, 120), ("total", 2, 1, 60)
+    ]  # fmt: skip
+    assert [claim["verdict"] for claim in results(out)["claims"]] == [CANNOT_TELL] * 2
+
+
+def test_tiny_gradients(here: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "RANDOM_STEPS", 10)
+    out = tmp_path / "gradients"
+    options = ["--every", "5", "--model-free", "--related", *TASKS, "--distant", *TASKS]
+    assert study.main(["gradients", *TASKS, *SHORT, *SMALL, "--out", str(out), *options]) == 0
+    found = results(out)
+    assert [(row["learner"], row["network"]) for row in found["rows"]] == [
+        *(("ezm", network) for network in ("whole", "representation", "dynamics", "reward", "prediction")),
+        *(("sac", network) for network in ("whole", "critic", "actor")),
+    ]
+    assert all(row["measurements"] >= 1 and row["seeds"] == 1 for row in found["rows"])
+    assert len(found["claims"]) == 2 and (out / "figure.png").exists()
+    assert gradients._pair(None, ("h1-walk", "h1-run"), "related") == (0, 1)
+    assert gradients._pair(None, ("h1-walk", "h1-run"), "distant") is None
+
+
+def test_a_tiny_comparison(here: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sb3_contrib")
+    monkeypatch.setattr(baselines, "RANDOM_STEPS", 50)
+    out = tmp_path / "compare"
+    assert study.main(["compare", *TASKS, *SHORT, *SMALL, "--out", str(out), "--learners", "ezm", "sac", "tqc", "crossq"]) == 0
+    rows = results(out)["rows"]
+    assert [(row["learner"], row["seeds"], row["steps of each task"]) for row in rows] == [
+        (name, 1, 60) for name in ("ezm", "sac", "tqc", "crossq")
+    ]
+    assert "EZ-M minus this" in rows[1]
+
+
+def test_a_failed_training_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = trainings.Training("broken", 0, ("import sys; sys.exit('no way')",), ("-c",))
+    assert trainings.run_trainings([broken], tmp_path, 1, None) == [broken]
+    assert "broken, seed 0 failed with status 1" in (errors := capsys.readouterr().err) and "no way" in errors
+    assert not broken.finished(tmp_path)
+
+
+def test_time_is_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # The process ends by the signal; without a limit it would take an hour.
+    endless = trainings.Training("endless", 0, ("import time; time.sleep(3600)",), ("-c",))
+    assert trainings.run_trainings([endless], tmp_path, 1, 0.01) == []
+    assert "1 trainings are left for the next call" in capsys.readouterr().out
+    note = endless.note(tmp_path)
+    assert note is not None and not note["finished"] and note["seconds"] > 0
+    # An unfinished training of EZ-M goes on.
+    ezm = trainings.Training("ezm", 1, ("toy",))
+    folder = ezm.folder(tmp_path)
+    assert ezm.command(tmp_path)[1:] == ["-m", "sb3_ezm", "train", "toy", "--seed", "1", "--out", str(folder)]
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    assert ezm.command(tmp_path)[1:5] == ["-m", "sb3_ezm", "train", "--resume"] and ezm.command(tmp_path)[0] == sys.executable
