@@ -2,10 +2,10 @@
 Compare returns of the random and the zero-action policy on the H1 tasks with HumanoidBench's.
 
 Every episode runs for 1000 steps. Its return up to the first termination is the score with termination, its full return the
-one without.
+one without. With ``--until-fall`` episodes end at their first termination, which is faster, and both scores are the same.
 
     python conformance/h1_reference.py --json h1_reference.json
-    python conformance/h1_reference.py --robot h1hand
+    python conformance/h1_reference.py --robot h1hand --until-fall
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Score:
     full_std: float
 
 
-def measure(robot: str, task: str, episodes: int, scale: float, seed: int) -> Score:
+def measure(robot: str, task: str, episodes: int, scale: float, seed: int, until_fall: bool) -> Score:
     """
     Run one policy on one task.
 
@@ -98,6 +98,7 @@ def measure(robot: str, task: str, episodes: int, scale: float, seed: int) -> Sc
     :param episodes: number of episodes
     :param scale: half-width of the uniform actions: 1 for the random policy, 0 for the zero-action policy
     :param seed: seed of the environment and the actions
+    :param until_fall: end an episode at its first termination
     :return: mean scores
     """
     env = H1Env(task, robot=robot)
@@ -114,6 +115,8 @@ def measure(robot: str, task: str, episodes: int, scale: float, seed: int) -> Sc
                 until_end[episode] += reward
                 if terminated:
                     over, lengths[episode] = True, step + 1
+            if over and until_fall:
+                break
     return Score(
         episodes,
         float(until_end.mean()),
@@ -161,19 +164,21 @@ def main() -> None:
     parser.add_argument("--zero-episodes", type=int, default=5)
     parser.add_argument("--robot", choices=TASK_INFO, default="h1")
     parser.add_argument("--tasks", nargs="+", choices=list(H1HAND), help="all of the robot's by default")
+    parser.add_argument("--until-fall", action="store_true", help="end episodes at the first termination")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", metavar="FILE", help="also write the scores as JSON")
     arguments = parser.parse_args()
     robot, start = arguments.robot, time.perf_counter()
     scores = {
         task: {
-            "random": measure(robot, task, arguments.random_episodes, 1.0, arguments.seed),
-            "zero": measure(robot, task, arguments.zero_episodes, 0.0, arguments.seed),
+            "random": measure(robot, task, arguments.random_episodes, 1.0, arguments.seed, arguments.until_fall),
+            "zero": measure(robot, task, arguments.zero_episodes, 0.0, arguments.seed, arguments.until_fall),
         }
         for task in arguments.tasks or TASK_INFO[robot]
     }
     seconds = time.perf_counter() - start
-    steps = len(scores) * (arguments.random_episodes + arguments.zero_episodes) * MAX_EPISODE_STEPS
+    played = [score for result in scores.values() for score in result.values()]
+    steps = round(sum(score.episodes * (score.length if arguments.until_fall else MAX_EPISODE_STEPS) for score in played))
     print(table(robot, scores))
     print(f"\n{steps} control steps in {seconds:.0f} s ({steps / seconds:.0f} per second, one thread)")
     if arguments.json:
