@@ -10,11 +10,12 @@ from experiments.studies.scores import Final, difference_of, final_of, mean_of, 
 from experiments.studies.trainings import Training, ezm_arguments, run_trainings
 from experiments.studies.variants import ABLATIONS, ADDITIONS, WITHOUT_SETTING, Variant, applicable, effective, released
 from sb3_ezm.cli.common import resolve_tasks
-from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.errors import ConfigurationError, counted, did_you_mean
 from sb3_ezm.evaluation import Interval
 from sb3_ezm.tasks.registry import default_preset
 
 BASE = "base"
+_EMBEDDINGS = {f"policy_kwargs.embed_{network}" for network in ("representation", "dynamics", "reward", "prediction")}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,6 +33,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         candidates, notes = (*ABLATIONS, *ADDITIONS), []
     variants, unchanged = applicable(_chosen(candidates, args.only), effective(preset, args.set))
+    if len(tasks) == 1:  # nothing to share a replay with, and no embedding
+        variants = [v for v in variants if not ({"independent_replay"} | _EMBEDDINGS) & set(v.changes)]
+        notes.append("One task has neither a task embedding nor a replay of its own.")
     if unchanged:
         notes.append("Already so in these settings: " + ", ".join(variant.name for variant in unchanged) + ".")
     trainings = [
@@ -101,7 +105,7 @@ def _claim(variant: Variant, differences: dict[str, Interval], verdicts: dict[st
     if variant.name not in differences:
         return Claim(variant.claim, verdict(Interval(0.0, None, None), 0, -1), "no training has ended yet")
     difference, seeds = differences[variant.name], verdicts[variant.name][1]
-    because = f"without it the score changes by {difference}, {seeds} seeds"
+    because = f"without it the score changes by {difference}, {counted(seeds, 'seed')}"
     found = verdict(difference, seeds, -1)
     if "most critical" in variant.claim and found == "seen":
         worse = [

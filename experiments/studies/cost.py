@@ -63,6 +63,7 @@ PROBLEMS = {
     "walker": Problem("walker", 3, 24, 6),
     "dmc-walker": Problem("walker", 3, 24, 6),
     "dmc-cheetah": Problem("cheetah", 1, 17, 6),
+    "metaworld": Problem("Meta-World MT10", 10, 39, 4),
     "small": Problem("Pendulum-v1", 1, 3, 1),
 }
 

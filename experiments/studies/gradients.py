@@ -16,7 +16,7 @@ from experiments.studies.scores import CANNOT_TELL, mean_of, seconds_of, verdict
 from experiments.studies.trainings import Training, common_arguments, ezm_arguments, run_trainings
 from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.cli.folder import GRADIENTS
-from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.errors import ConfigurationError, counted
 from sb3_ezm.evaluation import Interval
 from sb3_ezm.evaluation.statistics import percentile_interval, resample_scores
 from sb3_ezm.gradient_similarity import UPDATES_PER_TASK, Cosines, read_cosines
@@ -158,14 +158,14 @@ def _add_claims(
         whole = ezm.matrices(WHOLE)
         difference = _difference(whole[:, related[0], related[1]], whole[:, distant[0], distant[1]])
         both = " minus ".join(f"{names[i]}-{names[j]}" for i, j in (related, distant))
-        because = f"cosine of {both}: {difference}, {len(whole)} seeds"
+        because = f"cosine of {both}: {difference}, {counted(len(whole), 'seed')}"
         report.claims.append(Claim(RELATED, verdict(difference, len(whole), 1), because))
     if ezm is not None and sac is not None:
         upper = np.triu_indices(len(names), 1)
         means = [np.array([_mean(matrix[upper]) for matrix in learner.matrices(WHOLE)]) for learner in (ezm, sac)]
         difference = _difference(*means)
         count = min(map(len, means))
-        because = f"mean cosine of all pairs, EZM minus SAC (the paper's is BRC): {difference}, {count} seeds"
+        because = f"mean cosine of all pairs, EZM minus SAC (the paper's is BRC): {difference}, {counted(count, 'seed')}"
         report.claims.append(Claim(MODEL_FREE, verdict(difference, count, 1), because))
     else:
         report.claims.append(Claim(MODEL_FREE, CANNOT_TELL, "train SAC beside it with --model-free"))

@@ -13,7 +13,7 @@ from experiments.studies.report import Claim, Report, new_figure
 from experiments.studies.scores import difference_of, final_of, mean_of, verdict
 from experiments.studies.trainings import Training, ezm_arguments, run_trainings
 from sb3_ezm.cli.common import resolve_tasks
-from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.errors import ConfigurationError, counted
 from sb3_ezm.evaluation import Interval
 from sb3_ezm.evaluation.statistics import FloatArray
 
@@ -144,7 +144,7 @@ def _claims(
         curves[budget] = {size: mean_of(values) for size, values in table.items()}
         if len(sizes) > 1:
             difference = difference_of(table[sizes[-1]], table[sizes[0]])
-            because = f"from N = {sizes[0]} to {sizes[-1]} the mean changes by {difference}, {len(seeds)} seeds"
+            because = f"from N = {sizes[0]} to {sizes[-1]} the mean changes by {difference}, {counted(len(seeds), 'seed')}"
             report.claims.append(Claim(f"{CLAIM} ({title})", verdict(difference, len(seeds), 1), because))
         report.details[budget] = {"tasks": shared, "seeds": seeds, "scores": {size: t.tolist() for size, t in table.items()}}
     if not report.claims:
