@@ -54,7 +54,7 @@ def resident_memory() -> float:
     :return: memory of this process in MiB (Linux; 0 elsewhere)
     """
     status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
 
 

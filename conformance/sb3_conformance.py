@@ -56,7 +56,7 @@ def run_file(source: Path, name: str, expensive: bool) -> list[Result]:
             capture_output=True,
             text=True,
         )
-        results: list[Result] = json.loads(out.read_text()) if out.exists() else []
+        results: list[Result] = json.loads(out.read_text(encoding="utf-8")) if out.exists() else []
     if child.returncode not in (0, 1) or not results:  # pytest itself failed
         results.append({"test": path.name, "outcome": "failed", "error": child.stdout.splitlines()[-12:]})
     return [{"file": name, "kind": kind(result), **result} for result in results]

@@ -12,7 +12,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_extensions")]
 project = "sb3-ezm"
 author = "sb3-ezm authors"
 copyright = "sb3-ezm authors"
-release = version = (ROOT / "sb3_ezm" / "version.txt").read_text().strip()
+release = version = (ROOT / "sb3_ezm" / "version.txt").read_text(encoding="utf-8").strip()
 
 extensions = [
     "myst_parser",

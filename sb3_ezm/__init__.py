@@ -33,7 +33,7 @@ else:
         },
     )
 
-__version__ = (Path(__file__).parent / "version.txt").read_text().strip()
+__version__ = (Path(__file__).parent / "version.txt").read_text(encoding="utf-8").strip()
 
 register_envs()
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.types import FloatArray
+
+if TYPE_CHECKING:  # suites look at spaces, and neither they nor the command line should import PyTorch for that
+    from sb3_ezm.types import FloatArray
 
 
 class ActionLayout:

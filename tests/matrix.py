@@ -115,7 +115,7 @@ def lacks(row: Row) -> list[str]:
     :return: instructions that the row needs and this processor does not have
     """
     info = Path("/proc/cpuinfo")
-    known = set(info.read_text().split()) if info.exists() else set()
+    known = set(info.read_text(encoding="utf-8").split()) if info.exists() else set()
     return [flag for flag in row.flags if flag not in known]
 
 

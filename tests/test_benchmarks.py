@@ -58,7 +58,7 @@ def run_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, *a
     path = tmp_path / "figures.json"
     monkeypatch.setattr(sys, "argv", [name, *arguments, "--json", str(path)])
     runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
-    figures: dict[str, Any] = json.loads(path.read_text())
+    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     assert figures["benchmark"] in (name, "memory")
     return figures
 

@@ -27,7 +27,13 @@ FREE: dict[str, Any] = {
     **{"num_candidates": 3, "reanalyze_ratio": 0.5, "value_target": "td", "policy_target": "improved", "max_grad_norm": 0.1},
     **{"per_beta": 0.5, "act_with_target": False, "planner": False, "mixed_precision": True, "stats_window_size": 7},
     **{"runtime_kwargs": {"max_roots": 9}, "search_kwargs": {"c_visit": 9.0}, "target_kwargs": {"match_proposal": True}},
-    **{"loss_kwargs": {"value": 0.9}, "replay_buffer_kwargs": {"min_weight": 0.9}, "verbose": 1, "seed": 9},
+    **{
+        "predict_with_target": True,
+        "loss_kwargs": {"value": 0.9},
+        "replay_buffer_kwargs": {"min_weight": 0.9},
+        "verbose": 1,
+        "seed": 9,
+    },
 }
 FIXED: dict[str, Any] = {"buffer_size": 500, "per_alpha": 0.5, "independent_replay": False}
 

@@ -116,7 +116,7 @@ def test_public_names_are_imported_when_they_are_used() -> None:
 
 
 def test_type_checkers_see_the_names_that_are_imported_late() -> None:
-    tree = ast.parse(Path(sb3_ezm.__file__).read_text())
+    tree = ast.parse(Path(sb3_ezm.__file__).read_text(encoding="utf-8"))
     branch = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     typed = {alias.name: node.module for node in branch.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     mapping = next(node for other in branch.orelse for node in ast.walk(other) if isinstance(node, ast.Dict))
@@ -232,7 +232,7 @@ def test_a_model_of_plain_observations(ezm: Any, tmp_path: Path) -> None:
 
 
 def test_what_a_training_leaves(run_folder: Path) -> None:
-    noted = json.loads((run_folder / "run.json").read_text())
+    noted = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
     assert (noted["tasks"], noted["preset"], noted["seed"]) == (TASKS, "toy", 3)
     model = EZM.load(run_folder / "model.zip")
     assert model.num_timesteps == 240 and model.batch_size == 8 and model.seed == 3
@@ -388,7 +388,7 @@ def test_overwriting_replaces_a_run_once_the_new_one_stands(ezm: Any, tmp_path: 
     ezm("train", "toy-hold", "--out", folder, "--overwrite", *QUIET, *SMALL)
     assert EZM.load(folder / "model.zip").policy.task_set.names == ("toy-hold",)
     assert [path.name for path in (folder / "monitor").iterdir()] == ["toy-hold_0.monitor.csv"]
-    assert (folder / "notes.txt").read_text() == "mine" and not list(folder.glob(".replaced-*"))
+    assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine" and not list(folder.glob(".replaced-*"))
 
 
 def test_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,7 +437,7 @@ def test_eval_prints_or_writes_what_evaluate_tasks_measures(ezm: Any, run_folder
     assert found["results"] == [expected.to_dict()]
     output = ezm("eval", run_folder / "model.zip", "--episodes", 1, "--protocol", "both", "--json", tmp_path / "both.json")
     assert "termination ignored" in output and output.count("toy-balance") == 2
-    protocols = [result["protocol"] for result in json.loads((tmp_path / "both.json").read_text())["results"]]
+    protocols = [result["protocol"] for result in json.loads((tmp_path / "both.json").read_text(encoding="utf-8"))["results"]]
     assert sorted(protocols) == ["ignored", "respected"]
 
 
@@ -449,7 +449,7 @@ def test_plot(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
     assert (run_folder / "curves.png").exists()
     ezm("plot", "diagnostics", run_folder, "-o", tmp_path / "diagnostics.png")
     assert (tmp_path / "diagnostics.png").stat().st_size > 10_000
-    (tmp_path / "run.json").write_text((run_folder / "run.json").read_text())
+    (tmp_path / "run.json").write_text((run_folder / "run.json").read_text(encoding="utf-8"))
     assert "has no TensorBoard files" in ezm("plot", "diagnostics", tmp_path, status=2)
     (tmp_path / "run.json").unlink()
     ezm("plot", "scores", "--suite", "medium", "--out", tmp_path / "published.png")

@@ -186,7 +186,7 @@ def check_script(script: Path, options: list[str]) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_exist(page: Path) -> None:
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     extras = configparser.ConfigParser()
     extras.read(ROOT / "setup.cfg")
     for command in commands(page):
@@ -252,14 +252,14 @@ def test_links_lead_to_files(page: Path) -> None:
 
 
 def test_every_page_can_be_found() -> None:
-    index = (ROOT / "docs" / "index.md").read_text()
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^(\w+)$", index, re.M))
     unlisted = [page.stem for page in DOCS if page.stem not in listed | {"index"}]
     assert not unlisted, f"Add {unlisted} to a toctree of docs/index.md."
 
 
 def test_every_example_is_listed() -> None:
-    text = (ROOT / "docs" / "examples.md").read_text()
+    text = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
     missing = [path.name for path in (ROOT / "examples").iterdir() if path.is_file() and f"examples/{path.name}" not in text]
     assert not missing, f"Add {missing} to docs/examples.md."
 
@@ -283,7 +283,7 @@ def test_the_metrics_page_lists_what_is_logged() -> None:
         assert (seen & CONDITIONAL == CONDITIONAL) is (loss_kwargs is not None)
     general = {re.sub(r"^(eval\w*)/toy-\w+$", r"\1/<task>", key) for key in seen}
     general = {f"<task>/{key.split('/')[1]}" if key.split("/")[0] in names else key for key in general}
-    text = (ROOT / "docs" / "metrics.md").read_text()
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `([\w<>]+/[\w<>]+)` \|", text, re.M))
     assert documented == general, f"not documented: {general - documented}; not logged: {documented - general}"
 

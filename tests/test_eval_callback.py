@@ -61,7 +61,7 @@ def test_evaluations_are_logged_and_written(tmp_path: Path) -> None:
     # Two environments: the counter passes 10, 20 and 30 exactly.
     assert [(row["timesteps"], row["task"]) for row in rows] == [(str(n), task) for n in (10, 20, 30) for task in TASKS]
     assert all(row["episodes"] == "2" and float(row["mean_length"]) == 3.0 for row in rows)
-    logged = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
+    logged = [json.loads(line) for line in (tmp_path / "progress.json").read_text(encoding="utf-8").splitlines()]
     logged = [row for row in logged if "eval/toy-spin" in row]
     assert [row["eval/toy-spin"] for row in logged] == [pytest.approx(float(row["mean_return"])) for row in rows[1::2]]
     scores = [float(row["score"]) for row in rows[:2]]
@@ -179,11 +179,11 @@ def test_resumed_training_continues_the_file(monkeypatch: pytest.MonkeyPatch, tm
     model = tiny_model()
     script(monkeypatch, (0.1, 0.3), (0.6, 0.6), (0.4, 0.4))
     model.learn(4, callback=callback())
-    head = path.read_text()
+    head = path.read_text(encoding="utf-8")
     best_before = (tmp_path / "best.zip").read_bytes()
     second = callback()
     model.learn(2, callback=second, reset_num_timesteps=False)
-    assert path.read_text().startswith(head)
+    assert path.read_text(encoding="utf-8").startswith(head)
     rows = read_evaluations(path)
     assert [row.timesteps for row in rows] == [2, 2, 4, 4, 6, 6]
     assert [row.seconds for row in rows] == sorted(row.seconds for row in rows)
@@ -209,7 +209,7 @@ def test_an_abandoned_continuation_is_left_out(tmp_path: Path) -> None:
 def test_broken_lines_are_named(tmp_path: Path) -> None:
     path = tmp_path / "eval.csv"
     append_evaluation(path, scripted_result(0.5), timesteps=10, seconds=1.0)
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     path.write_text(text + "20,2.0,resp")
     with pytest.raises(ConfigurationError, match=r"Line 3 of .*eval\.csv is not an evaluation"):
         read_evaluations(path)
@@ -230,7 +230,7 @@ def test_both_protocols_are_written_and_logged(tmp_path: Path) -> None:
         (protocol, task) for protocol in ("respected", "ignored") for task in TASKS
     ]
     assert callback.last_result is not None and callback.last_result.protocol == "respected"
-    (logged,) = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()][:1]
+    (logged,) = [json.loads(line) for line in (tmp_path / "progress.json").read_text(encoding="utf-8").splitlines()][:1]
     assert logged["eval/toy-spin"] == pytest.approx(callback.last_result["toy-spin"].mean_return)
     assert {"eval_ignored/toy-spin", "eval_ignored/mean_score", "eval_score/toy-spin", "eval_length/toy-spin"} <= set(logged)
 
@@ -266,7 +266,7 @@ def test_an_unrelated_csv_file_is_not_touched(tmp_path: Path) -> None:
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ConfigurationError, match=r"\['a', 'b'\]"):
         TaskEvalCallback(TASKS, csv_path=path)
-    assert path.read_text() == "a,b\n1,2\n"
+    assert path.read_text(encoding="utf-8") == "a,b\n1,2\n"
 
 
 def test_a_process_that_dies_leaves_no_partial_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +289,7 @@ def test_csv_lines(tmp_path: Path) -> None:
     path = tmp_path / "new" / "eval.csv"
     append_evaluation(path, scripted_result(0.5), timesteps=10, seconds=1.23456)
     append_evaluation(path, scripted_result(1.0), timesteps=20, seconds=2.0)
-    assert path.read_text().splitlines() == [
+    assert path.read_text(encoding="utf-8").splitlines() == [
         "timesteps,seconds,protocol,task,mean_return,std_return,mean_length,score,success_rate,episodes",
         "10,1.235,respected,t0,5.0,0.0,5.0,0.5,0.0,1",
         "20,2.0,respected,t0,10.0,0.0,5.0,1.0,1.0,1",

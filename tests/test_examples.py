@@ -64,7 +64,7 @@ def test_callbacks_and_evaluation(run_example, tmp_path: Path) -> None:
     assert output.count("Evaluation after") == 4
     assert "the worst task is toy-" in output
     assert output.splitlines()[-1].startswith("mean")
-    lines = (tmp_path / "out" / "evaluations.csv").read_text().splitlines()
+    lines = (tmp_path / "out" / "evaluations.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + 4 * 4  # header; four tasks, four times
     assert (tmp_path / "out" / "best.zip").exists()
     assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000

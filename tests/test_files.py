@@ -20,7 +20,7 @@ def test_a_new_file_gets_default_permissions_and_a_replaced_one_keeps_its_own(tm
     assert stat.S_IMODE((tmp_path / "new" / "a.txt").stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
     (tmp_path / "new" / "a.txt").chmod(0o640)
     write_text(tmp_path / "new" / "a.txt", "two\n")
-    assert (tmp_path / "new" / "a.txt").read_text() == "two\n"
+    assert (tmp_path / "new" / "a.txt").read_text(encoding="utf-8") == "two\n"
     assert stat.S_IMODE((tmp_path / "new" / "a.txt").stat().st_mode) == 0o640
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
 
@@ -43,7 +43,7 @@ def test_writing_to_a_link_replaces_its_target(tmp_path: Path) -> None:
     link = tmp_path / "link.txt"
     link.symlink_to(tmp_path / "real" / "a.txt")
     write_text(link, "new")
-    assert link.is_symlink() and (tmp_path / "real" / "a.txt").read_text() == "new"
+    assert link.is_symlink() and (tmp_path / "real" / "a.txt").read_text(encoding="utf-8") == "new"
 
 
 def test_a_link_with_the_temporary_name_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_a_link_with_the_temporary_name_is_not_followed(tmp_path: Path, monkeypa
     guessed.symlink_to(victim)
     with pytest.raises(FileExistsError), replacing(tmp_path / "a.txt") as temporary:
         temporary.write_text("new")
-    assert victim.read_text() == "precious"
+    assert victim.read_text(encoding="utf-8") == "precious"
 
 
 def test_writers_in_two_threads_do_not_interfere(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_writers_in_two_threads_do_not_interfere(tmp_path: Path) -> None:
 def test_long_names(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 250 + ".txt")
     write_text(path, "x")
-    assert path.read_text() == "x"
+    assert path.read_text(encoding="utf-8") == "x"
 
 
 def test_stems_differ_and_need_no_quotes() -> None:

@@ -189,18 +189,20 @@ def test_a_rehearsal_of_everything(tmp_path: Path) -> None:
     wanted = {"summary.md", "sanity.json", "ladder.json", "training.json", "evaluations.csv", "metrics.csv", "model.zip"}
     assert wanted <= names <= wanted | {"film.gif"}
     assert all(path.stat().st_size < 16 * 2**20 for path in out.iterdir())
-    sanity, ladder, training = (json.loads((out / f"{name}.json").read_text()) for name in ("sanity", "ladder", "training"))
+    sanity, ladder, training = (
+        json.loads((out / f"{name}.json").read_text(encoding="utf-8")) for name in ("sanity", "ladder", "training")
+    )
     assert sanity["training"]["float32"]["within bounds"] and sanity["save and load"]["within bounds"]
     by_rung = {row["rung"]: row for row in ladder["rungs"]}
     assert by_rung["bf16"]["update ms"] > 0.0
     assert "needs a CUDA device" in by_rung["graphs"]["error"]  # reported, and the rest continued
     assert training["progress"]["ended by"] == "number of steps" and training["progress"]["steps per task"] >= 40
     assert training["progress"]["updates"] > 0 and training["evaluations"]["status"] == "done"
-    summary = (out / "summary.md").read_text()
+    summary = (out / "summary.md").read_text(encoding="utf-8")
     assert "ConfigurationError" in summary and "## Curve" in summary
     report = [sys.executable, str(EXPERIMENTS / "gpu_report.py"), str(out), "--images", str(tmp_path / "images")]
     done = subprocess.run([*report, "--out", str(tmp_path / "section.md")], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    section = (tmp_path / "section.md").read_text()
+    section = (tmp_path / "section.md").read_text(encoding="utf-8")
     assert "published EZ-M" in section and "extrapolated" in section and "images/h1_gpu_curves.png" in section
     assert (tmp_path / "images" / "h1_gpu_curves.png").stat().st_size > 0

@@ -227,7 +227,7 @@ def room(module: str) -> str:
 def test_no_imports_run_in_circles(place: Callable[[str], str]) -> None:
     arrows: dict[str, set[str]] = {}
     for module, path in MODULES.items():
-        found = imported_modules(module, ast.parse(path.read_text()), path.name == "__init__.py")
+        found = imported_modules(module, ast.parse(path.read_text(encoding="utf-8")), path.name == "__init__.py")
         arrows.setdefault(place(module), set()).update(place(name) for _, name in found)
     for name, targets in arrows.items():
         targets.discard(name)
@@ -242,7 +242,7 @@ def test_circles_are_found() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_downwards(module: str) -> None:
     path = MODULES[module]
-    found = upward_imports(module, ast.parse(path.read_text()), path.name == "__init__.py")
+    found = upward_imports(module, ast.parse(path.read_text(encoding="utf-8")), path.name == "__init__.py")
     assert not found, "\n".join(found)
 
 
@@ -265,7 +265,7 @@ def test_the_import_rule_itself(module: str, source: str, upward: bool) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_files_and_functions_stay_small(module: str) -> None:
-    source = MODULES[module].read_text()
+    source = MODULES[module].read_text(encoding="utf-8")
     lines = source.count("\n")
     assert lines <= MAX_FILE_LINES, f"{module} has {lines} lines, the limit is {MAX_FILE_LINES}: one idea per file."
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, FunctionNode)]
@@ -275,7 +275,7 @@ def test_files_and_functions_stay_small(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_public_functions_state_what_they_return(module: str) -> None:
-    tree = ast.parse(MODULES[module].read_text())
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     bare = [f"{module}:{node.lineno} {node.name}" for node in public_functions(tree) if node.returns is None]
     assert not bare, f"No return annotation: {bare}"
 
@@ -298,7 +298,7 @@ def test_sources_carry_no_copyleft_notice() -> None:
     folders = [PACKAGE, *(ROOT / name for name in ("examples", "experiments", "tests", "benchmarks", "conformance", "docs"))]
     sources = [path for folder in folders for path in folder.rglob("*.py")]
     assert sources
-    found = [path for path in sources if any(phrase in path.read_text().lower() for phrase in phrases)]
+    found = [path for path in sources if any(phrase in path.read_text(encoding="utf-8").lower() for phrase in phrases)]
     assert not found, f"The package is MIT: {found} carry the text of another license."
 
 

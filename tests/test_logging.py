@@ -189,7 +189,7 @@ def test_training_with_awkward_names_logs_everywhere(tmp_path: Path) -> None:
     model.set_logger(configure(str(tmp_path), ["log", "csv", "json", "tensorboard"]))
     model.learn(24, log_interval=3)
     first, second, third = task_labels(model.policy.task_set.names)
-    with open(tmp_path / "progress.csv") as file:
+    with open(tmp_path / "progress.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {f"{label}/return" for label in (first, second, third)} <= set(rows[-1])
     events = EventAccumulator(str(tmp_path)).Reload()

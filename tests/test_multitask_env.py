@@ -380,11 +380,11 @@ def test_monitor_files_of_similar_names_and_earlier_runs_stay_apart(tmp_path) ->
         env.close()
 
     play(10)  # two episodes of five steps
-    first = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    first = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
     assert sorted(first) == ["walk-slow--2_0.monitor.csv", "walk-slow-_0.monitor.csv"]
     assert [len(text.splitlines()) for text in first.values()] == [4, 4]
     play(5)
-    second = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    second = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
     assert sorted(second) == [
         "walk-slow--2_0-2.monitor.csv",
         "walk-slow--2_0.monitor.csv",
@@ -404,7 +404,7 @@ def test_monitor_files_are_named_by_task(tmp_path) -> None:
     env.close()
     files = sorted(path.name for path in (tmp_path / "new").iterdir())
     assert files == [f"{task}_{copy}.monitor.csv" for task in ("Pendulum-v1", "toy-hold") for copy in (0, 1)]
-    rows = list(csv.reader((tmp_path / "new" / "toy-hold_1.monitor.csv").read_text().splitlines()))
+    rows = list(csv.reader((tmp_path / "new" / "toy-hold_1.monitor.csv").read_text(encoding="utf-8").splitlines()))
     assert rows[1] == ["r", "l", "t"] and rows[2][1] == "100"
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import copy
 import dataclasses
 import gc
+import locale
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -516,6 +518,8 @@ def refer_to_itself(model: WorldModel) -> None:
     "prepare", [lambda model: None, WorldModel.compile, refer_to_itself], ids=["plain", "compile", "hook"]
 )
 def test_packed_weights_are_freed_with_their_model(prepare: Callable[[WorldModel], None]) -> None:
+    if prepare is WorldModel.compile and codecs.lookup(locale.getpreferredencoding(False)).name == "ascii":
+        pytest.skip("PyTorch reads its own sources in the encoding of the locale")
     model = small_world()
     prepare(model)
     twin, itself = weakref.ref(packed_world_model(model, th.float32)), weakref.ref(model)

@@ -35,7 +35,6 @@ DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "huggingface_sb3": "sb3-team
 UNDECLARED = {"humanoid_bench"}
 # Declared and never imported by name.
 OTHERWISE_USED = {
-    "tqdm": "Stable-Baselines3 draws the bar of `learn(progress_bar=True)` with it",
     "moviepy": "Gymnasium and Stable-Baselines3 write the videos of `record_video` with it",
     "pandas": "imported by RL Zoo",
     "requests": "imported by RL Zoo",

@@ -64,7 +64,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def results(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / RESULTS).read_text())
+    found: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
     return found
 
 
@@ -187,9 +187,9 @@ def test_a_tiny_ablation(here: list[list[str]], tmp_path: Path, capsys: pytest.C
     ]  # fmt: skip
     assert all(row["steps of each task"] == 60 for row in found["rows"])
     assert [claim["verdict"] for claim in found["claims"]] == [CANNOT_TELL]
-    run = json.loads((out / "no-independent-replay" / "seed-0" / "run.json").read_text())
+    run = json.loads((out / "no-independent-replay" / "seed-0" / "run.json").read_text(encoding="utf-8"))
     assert run["changes"]["independent_replay"] is False
-    assert (out / "figure.png").exists() and "most critical" in (out / "results.md").read_text()
+    assert (out / "figure.png").exists() and "most critical" in (out / "results.md").read_text(encoding="utf-8")
     # What is done is not done again; other settings are refused.
     assert study.main(command) == 0 and len(here) == 3
     assert "3 of 3 trainings are done" in capsys.readouterr().out

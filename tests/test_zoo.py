@@ -170,7 +170,7 @@ def test_without_rl_zoo_the_package_imports_and_says_what_to_install(
 
 def test_training_saves_what_the_zoo_saves(folder: Path) -> None:
     run = folder / "logs" / "ezm" / "Pendulum-v1_1"
-    saved = yaml.unsafe_load((run / "Pendulum-v1" / "config.yml").read_text())
+    saved = yaml.unsafe_load((run / "Pendulum-v1" / "config.yml").read_text(encoding="utf-8"))
     assert saved["num_simulations"] == 2 and saved["policy_kwargs"]["num_blocks"] == 1  # from the file, and from the preset
     model = EZM.load(run / "Pendulum-v1.zip")
     assert model.num_timesteps == 264 and model._n_updates == 21  # after 104, 112, ..., 264 steps
@@ -200,7 +200,7 @@ def test_plot_of_one_task(zoo: Any, folder: Path) -> None:
 def test_every_environment_keeps_its_task(folder: Path) -> None:
     run = folder / "logs" / "ezm" / "MultiTask-Toy-v0_1"
     for index, task in enumerate(("toy-swingup", "toy-balance", "toy-spin", "toy-hold")):
-        header, *rows = (run / f"{index}.monitor.csv").read_text().splitlines()[1:]
+        header, *rows = (run / f"{index}.monitor.csv").read_text(encoding="utf-8").splitlines()[1:]
         assert header == "r,l,t,task" and len(rows) >= 1
         assert {row.split(",")[-1] for row in rows} == {task}
 
@@ -271,7 +271,7 @@ def test_a_time_limit_reaches_the_environments(kind: str, watched: type, tmp_pat
 def test_one_environment_takes_turns(zoo: Any, folder: Path) -> None:
     options = ["-conf", "tiny.yml", "-params", "n_envs:1", "--eval-freq", "-1", "-n", "408", "-f", "turns", "--seed", "0"]
     zoo("train", "--env", "MultiTask-Toy-v0", *options)
-    rows = (folder / "turns" / "ezm" / "MultiTask-Toy-v0_1" / "0.monitor.csv").read_text().splitlines()[2:]
+    rows = (folder / "turns" / "ezm" / "MultiTask-Toy-v0_1" / "0.monitor.csv").read_text(encoding="utf-8").splitlines()[2:]
     assert [row.split(",")[-1] for row in rows][:3] == ["toy-swingup", "toy-balance", "toy-spin"]
 
 
@@ -316,7 +316,7 @@ def test_two_trials(zoo: Any, folder: Path) -> None:
     # Train an agent with the best trial's settings; what was not sampled is unchanged.
     found = [*options[:4], "--storage", study_file, "--study-name", "toy", "--trial-id", "1", "-f", "tuned"]
     zoo("train", "--env", "MultiTask-Toy-v0", "-conf", "tiny.yml", "--eval-freq", "-1", *found)
-    saved = yaml.unsafe_load((folder / "tuned/ezm/MultiTask-Toy-v0_1/MultiTask-Toy-v0/config.yml").read_text())
+    saved = yaml.unsafe_load((folder / "tuned/ezm/MultiTask-Toy-v0_1/MultiTask-Toy-v0/config.yml").read_text(encoding="utf-8"))
     params = study.trials[1].params
     assert saved["policy_kwargs"]["latent_size"] == params["latent_size"] and saved["policy_kwargs"]["num_blocks"] == 1
     assert saved["gamma"] == 1 - params["one_minus_gamma"]
@@ -399,7 +399,7 @@ def test_an_agent_is_packaged_with_its_card_and_uploaded(zoo: Any, folder: Path,
     with zipfile.ZipFile(package / "train_eval_metrics.zip") as archive:
         assert {"evaluations.npz", "0.monitor.csv", "3.monitor.csv"} <= set(archive.namelist())
     # The card states what was measured, and its code loads what was uploaded.
-    results = json.loads((package / "results.json").read_text())
+    results = json.loads((package / "results.json").read_text(encoding="utf-8"))
     model = EZM.load(package / "ezm-MultiTask-Toy-v0.zip")
     assert evaluate_tasks(model, "toy", 2, seed=5).to_dict() == results
     card = ModelCard.load(package / "README.md")
@@ -420,7 +420,7 @@ def test_the_card_of_one_task(zoo: Any, folder: Path, monkeypatch: pytest.Monkey
     options = ["-orga", "me", "--eval-episodes", "1", "--dry-run", "--no-render", "-o", "packages", "-name", "pendulum"]
     assert "not uploaded" in zoo("push_to_hub", "--env", "Pendulum-v1", *options)
     package = folder / "packages" / "pendulum"
-    text = (package / "README.md").read_text()
+    text = (package / "README.md").read_text(encoding="utf-8")
     assert "| Pendulum-v1 | -" in text and 'gym.make("Pendulum-v1")' in text and "trained for 264 environment steps" in text
     code = text.split("```python\n")[1].split("```")[0]
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo_id, filename: str(package / filename))

@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    version = (Path(__file__).parent.parent / "version.txt").read_text().strip()
+    version = (Path(__file__).parent.parent / "version.txt").read_text(encoding="utf-8").strip()
     parser.add_argument("--version", action="version", version=f"sb3-ezm {version}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(metavar="COMMAND")

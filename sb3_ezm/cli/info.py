@@ -17,7 +17,7 @@ from sb3_ezm.presets import get_preset, preset_names
 from sb3_ezm.tasks.registry import suite_names
 from sb3_ezm.tasks.resolver import make_task_set
 
-VERSION = (Path(__file__).parent.parent / "version.txt").read_text().strip()
+VERSION = (Path(__file__).parent.parent / "version.txt").read_text(encoding="utf-8").strip()
 MOST_NAMES = 150  # of tasks of a suite that are listed
 _PACKAGES = ("stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy", "rl_zoo3", "wandb")
 _SETTINGS = ("batch_size", "gamma", "num_simulations", "num_candidates", "unroll_steps", "td_steps", "value_target", "seed")

@@ -27,7 +27,7 @@ from sb3_ezm.zoo.card import CardFacts, model_card
 from sb3_ezm.zoo.hyperparams import ALGORITHM
 from sb3_ezm.zoo.tasks import find_tasks
 
-VERSION = (Path(__file__).parent.parent / "version.txt").read_text().strip()
+VERSION = (Path(__file__).parent.parent / "version.txt").read_text(encoding="utf-8").strip()
 _PACKAGES = ("stable_baselines3", "torch", "gymnasium", "numpy")
 
 
@@ -176,7 +176,7 @@ def upload(folder: Path, repo_id: str, commit_message: str, private: bool = Fals
 
 def _env_kwargs(folder: Path, settings: dict[str, Any], given: dict[str, Any] | None) -> dict[str, Any]:
     """As in RL Zoo's programs: from the settings, else from the training's command line, plus those of this command line."""
-    saved = yaml.unsafe_load((folder / "args.yml").read_text())["env_kwargs"]
+    saved = yaml.unsafe_load((folder / "args.yml").read_text(encoding="utf-8"))["env_kwargs"]
     return {**(settings.pop("env_kwargs", None) or {}), **(saved or {}), **(given or {})}
 
 
