@@ -102,7 +102,6 @@ ARGUMENTS: dict[str, Argument] = {
     "independent_replay": _setting(ReplayConfig, "independent", "replay buffer"),
     "act_with_target": Argument(kinds.SWITCH, plain=True),
     "planner": Argument(kinds.SWITCH, plain=True),
-    "predict_with_target": Argument(kinds.SWITCH, plain=False),
     "mixed_precision": _setting(RuntimeConfig, "mixed_precision"),
     "runtime_kwargs": _NESTED,
     "search_kwargs": _NESTED,

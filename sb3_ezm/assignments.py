@@ -23,8 +23,7 @@ from sb3_ezm.settings import attribute_of, check_discrete
 LIVE = frozenset(
     {
         *("learning_rate", "learning_starts", "batch_size", "tau", "gamma", "train_freq", "gradient_steps"),
-        *("target_update_interval", "act_with_target", "planner", "predict_with_target", "action_noise"),
-        *("tensorboard_log", "verbose"),
+        *("target_update_interval", "act_with_target", "planner", "action_noise", "tensorboard_log", "verbose"),
     }
 )
 

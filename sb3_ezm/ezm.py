@@ -18,7 +18,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ezm import settings
-from sb3_ezm.acting import PredictionSwitches
+from sb3_ezm.acting import PlannerSwitch
 from sb3_ezm.arguments import KINDS, LEARN_KINDS, make_configs
 from sb3_ezm.assignments import CheckedAssignments
 from sb3_ezm.buffers import PerTaskReplayBuffer
@@ -45,7 +45,7 @@ from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks, recor
 SelfEZM = TypeVar("SelfEZM", bound="EZM")
 
 
-class EZM(CheckedAssignments, PredictionSwitches, LoadedWithChanges, ResumableAlgorithm):
+class EZM(CheckedAssignments, PlannerSwitch, LoadedWithChanges, ResumableAlgorithm):
     """
     EfficientZero-Multitask (EZ-M): online model-based RL with one world model for all tasks.
 
@@ -80,7 +80,6 @@ class EZM(CheckedAssignments, PredictionSwitches, LoadedWithChanges, ResumableAl
     :param independent_replay: False shares one replay buffer between the tasks (ablation)
     :param act_with_target: collect with the target network, which moves slowly (as released), instead of the learner
     :param planner: False predicts with the policy head alone; learning and collecting data stay the same
-    :param predict_with_target: predict with the target network, too (not as released): an average swings less than the learner
     :param mixed_precision: run the networks in bfloat16; losses stay in float32
     :param runtime_kwargs: fields of :class:`~sb3_ezm.config.RuntimeConfig`: how things are computed, not what
     :param search_kwargs: further fields of :class:`~sb3_ezm.config.SearchConfig`
@@ -136,7 +135,6 @@ class EZM(CheckedAssignments, PredictionSwitches, LoadedWithChanges, ResumableAl
         independent_replay: bool = BY_PRESET,
         act_with_target: bool = BY_PRESET,
         planner: bool = BY_PRESET,
-        predict_with_target: bool = BY_PRESET,
         mixed_precision: bool = BY_PRESET,
         runtime_kwargs: dict[str, Any] | None = None,
         search_kwargs: dict[str, Any] | None = None,
@@ -197,7 +195,6 @@ class EZM(CheckedAssignments, PredictionSwitches, LoadedWithChanges, ResumableAl
         self.independent_replay = independent_replay
         self.act_with_target = act_with_target
         self.planner = planner
-        self.predict_with_target = predict_with_target
         self.mixed_precision = mixed_precision
         self.runtime_kwargs = runtime_kwargs
         self.search_kwargs = search_kwargs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -17,7 +18,6 @@ from sb3_ezm.config import ModelConfig, SearchConfig, TargetConfig, build_config
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.finite import check_rows
 from sb3_ezm.kinds import SIZES, SWITCH
-from sb3_ezm.locks import SharedLock
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.optimizers import check_optimizer, default_options
@@ -45,6 +45,22 @@ SMALL_MODEL: dict[str, Any] = {
 }
 
 
+class SharedLock:
+    """A reentrant lock for an object that is copied or pickled; the copy gets a new lock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> Any:
+        return SharedLock, ()
+
+
 class EZMPolicy(BasePolicy):
     """
     World model with target network (paper, architecture section). Its sizes default to the paper's.
@@ -59,7 +75,6 @@ class EZMPolicy(BasePolicy):
     :param gamma: discount of tasks without their own
     :param search_config: settings of the search behind :meth:`predict`
     :param planner: False acts with the policy head alone
-    :param predict_with_target: predict with the target network instead of the learner
     :param optimizer_class: optimizer of the world model
     :param optimizer_kwargs: its keywords besides the learning rate (default: weight decay 2e-5 and fused kernels)
     :param net_arch: widths, as in SB3: all of them for the hidden layers of the heads (``head_layers``), the first one also
@@ -84,7 +99,6 @@ class EZMPolicy(BasePolicy):
         gamma: float = TargetConfig.gamma,
         search_config: SearchConfig | None = None,
         planner: bool = True,
-        predict_with_target: bool = False,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         net_arch: Sequence[int] | None = None,
@@ -107,7 +121,6 @@ class EZMPolicy(BasePolicy):
         self.gamma = gamma
         self.search_config = search_config or SearchConfig()
         self.planner = planner
-        self.predict_with_target = predict_with_target
         self.net_arch = net_arch
         self.freeze_dynamics = SWITCH("freeze_dynamics", freeze_dynamics)
         self.model_kwargs = model_kwargs
@@ -176,17 +189,12 @@ class EZMPolicy(BasePolicy):
 
         :param observation: tensors from :meth:`obs_to_tensor`
         :param deterministic: without exploration noise; rows are then independent of each other
-        :param model: world model to plan with (default: that of :meth:`predict`)
+        :param model: world model to plan with (default: the learner's)
         :return: actions in [-1, 1] and search statistics
         """
-        model = self.prediction_model if model is None else model
+        model = self.world_model if model is None else model
         rows, tasks = self.layout.flatten_tensors(observation)
         return self._planner.plan(model, rows, tasks, None if deterministic else self.generator)
-
-    @property
-    def prediction_model(self) -> WorldModel:
-        """The world model that predicts: the learner's, or its average."""
-        return self.target_model if self.predict_with_target else self.world_model
 
     def predict(
         self,
@@ -223,13 +231,12 @@ class EZMPolicy(BasePolicy):
         if self.planner:
             return self._actions_of(self.plan(observation, deterministic).actions)
         rows, tasks = self.layout.flatten_tensors(observation)
-        model = self.prediction_model
-        policy = self._planner.evaluate(model, rows, tasks, heads=(0,)).policy
-        mask = model.action_mask[tasks]
+        policy = self._planner.evaluate(self.world_model, rows, tasks, heads=(0,)).policy
+        mask = self.world_model.action_mask[tasks]
         if deterministic:
-            return self._actions_of(model.actions.mode(policy, mask))
+            return self._actions_of(self.world_model.actions.mode(policy, mask))
         noise = th.randn(mask.shape, generator=self.generator).to(mask.device)
-        return self._actions_of(model.actions.sample(policy, noise, mask))
+        return self._actions_of(self.world_model.actions.sample(policy, noise, mask))
 
     def unscale_action(self, scaled_action: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """
@@ -300,7 +307,6 @@ class EZMPolicy(BasePolicy):
             gamma=self.gamma,
             search_config=self.search_config,
             planner=self.planner,
-            predict_with_target=self.predict_with_target,
             optimizer_class=self.optimizer_class,
             optimizer_kwargs=self.optimizer_kwargs,
             net_arch=self.net_arch,

@@ -184,7 +184,7 @@ def policy_settings(values: Mapping[str, Any], configs: Configs) -> dict[str, An
     own = {
         "task_set": values["task_set"],
         "gamma": configs.target.gamma,
-        **{name: values[name] for name in ("planner", "predict_with_target")},
+        "planner": values["planner"],
         "search_config": configs.search,
     }
     given = values["policy_kwargs"] or {}

@@ -28,7 +28,6 @@ FREE: dict[str, Any] = {
     **{"per_beta": 0.5, "act_with_target": False, "planner": False, "mixed_precision": True, "stats_window_size": 7},
     **{"runtime_kwargs": {"max_roots": 9}, "search_kwargs": {"c_visit": 9.0}, "target_kwargs": {"match_proposal": True}},
     **{
-        "predict_with_target": True,
         "loss_kwargs": {"value": 0.9},
         "replay_buffer_kwargs": {"min_weight": 0.9},
         "verbose": 1,

@@ -1,4 +1,4 @@
-"""``planner=False``: predicting with the policy head alone; ``predict_with_target=True``: with the average of the learner."""
+"""``planner=False``: predicting with the policy head alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_ezm import EZM
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.export import PolicyHead
 from tests.tiny import TINY_NETWORKS, CountEnv, assert_same_weights, mean_of, randomize, tiny_model, weights_of
 
 
@@ -94,49 +93,7 @@ def test_learning_is_not_affected() -> None:
     assert_same_weights(*(weights_of(model) for model in models))
 
 
-def test_the_target_network_predicts() -> None:
-    model, other = opinionated(planner=False), opinionated(planner=False)
-    other.policy.world_model.load_state_dict(model.policy.target_model.state_dict())
-    for planner in (False, True):
-        model.planner = other.planner = planner
-        learner, _ = model.predict(OBSERVATION, deterministic=True)
-        model.predict_with_target = True
-        average, _ = model.predict(OBSERVATION, deterministic=True)
-        model.predict_with_target = False
-        assert abs(float(learner[0] - average[0])) > 1e-3
-        np.testing.assert_array_equal(average, other.predict(OBSERVATION, deterministic=True)[0])
-
-
-def test_files_keep_who_predicts_and_loading_changes_it() -> None:
-    model = opinionated(predict_with_target=True)
-    file = io.BytesIO()
-    model.save(file)
-    for given, expected in (({}, True), ({"predict_with_target": False}, False)):
-        file.seek(0)
-        loaded = EZM.load(file, device="cpu", **given)
-        assert loaded.predict_with_target is loaded.policy.predict_with_target is expected
-        model.predict_with_target = expected
-        np.testing.assert_array_equal(
-            loaded.predict(OBSERVATION, deterministic=True)[0], model.predict(OBSERVATION, deterministic=True)[0]
-        )
-
-
-def test_who_predicts_does_not_affect_learning() -> None:
-    models = [tiny_model(CountEnv(length=100), predict_with_target=switch, seed=3) for switch in (True, False)]
-    for model in models:
-        model.learn(20)
-    assert_same_weights(*(weights_of(model) for model in models))
-
-
-def test_the_exported_policy_is_the_one_that_predicts() -> None:
-    model = opinionated(planner=False, predict_with_target=True)
-    exported = PolicyHead(model.policy)
-    found = exported(th.as_tensor(OBSERVATION).unsqueeze(0))
-    expected, _ = model.predict(OBSERVATION, deterministic=True)
-    assert float(found.reshape(-1)[0]) == pytest.approx(float(expected[0]), abs=1e-5)
-
-
-@pytest.mark.parametrize("name", ["planner", "predict_with_target", "gamma", "task_set", "search_config"])
+@pytest.mark.parametrize("name", ["planner", "gamma", "task_set", "search_config"])
 def test_settings_of_the_algorithm_are_not_policy_settings(name: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"'{name}'.*`policy_kwargs`.*arguments of EZM"):
         tiny_model(policy_kwargs={**TINY_NETWORKS, name: None})

@@ -60,7 +60,6 @@ ACTING: list[tuple[str, Any, dict[str, Any]]] = [
     ),
     *((name, value, {}) for name, value in {"max_grad_norm": 1e-3, "per_alpha": 0.0, "per_beta": 0.0, "seed": 1}.items()),
     *((name, value, {}) for name, value in {"independent_replay": False, "act_with_target": False, "planner": False}.items()),
-    ("predict_with_target", True, {}),
     *((name, value, {}) for name, value in {"mixed_precision": True}.items()),
     ("action_noise", NormalActionNoise(np.zeros(2), np.full(2, 0.3)), {}),
     ("num_simulations", 6, {}),
