@@ -35,7 +35,7 @@ endif
 endif
 endif
 
-.PHONY: help train test test-fast test-lowest test-newest test-matrix docs docs-links lint type format check-codestyle commit-checks install clean
+.PHONY: help train test test-fast test-lowest test-newest test-matrix docs docs-browser docs-links lint type format check-codestyle commit-checks install clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -72,7 +72,11 @@ test-matrix: $(INSTALLED) ## run the tests as other processors and users would (
 docs: $(INSTALLED) ## build the pages in docs/_build/html; a warning is an error
 	@rm -rf docs/api
 	$(BIN)/python -m sphinx -q -n -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python docs/check_site.py
 	@echo "Open docs/_build/html/index.html"
+
+docs-browser: docs ## look at the pages in a headless Chromium without a network: formulas, search
+	$(BIN)/python docs/check_site.py --browser
 
 docs-links: $(INSTALLED) ## look up the links that lead out of the pages
 	$(BIN)/python -m sphinx -q -n -W --keep-going -b linkcheck docs docs/_build/links

@@ -9,24 +9,41 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_extensions")]
 
+import inventories  # noqa: E402
+
 project = "sb3-ezm"
 author = "sb3-ezm authors"
 copyright = "sb3-ezm authors"
 release = version = (ROOT / "sb3_ezm" / "version.txt").read_text(encoding="utf-8").strip()
 
 extensions = [
-    "myst_parser",
+    "myst_nb",  # Markdown by myst_parser, and notebooks
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "function_body",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "_extensions", "_templates"]
+exclude_patterns = ["_build", "_extensions", "_inventories", "_static", "_templates"]
 html_theme = "furo"
 html_title = f"sb3-ezm {release}"
+html_static_path = ["_static"]
+# The site must be complete without a network: MathJax is part of it, in one file with its fonts.
+mathjax_path = "mathjax/tex-svg.js"
+
+# The notebook runs while the pages are built, and again only when it changes.
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(ROOT / "docs" / "_build" / "notebooks")
+nb_execution_in_temp = True
+nb_execution_timeout = 1800  # seconds for a cell, beside other programs; alone the notebook takes less than a minute
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_output_stderr = "remove"  # progress bars
+nb_merge_streams = True
+nb_ipywidgets_js: dict[str, Any] = {}  # would come from other servers
 
 # The same pages are read as plain Markdown where the repository is browsed, hence $ for formulas and ordinary links.
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
@@ -41,7 +58,10 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"show-inheritance": True}
 
-# Every reference into the package must resolve; those to other packages are left as text, so that building needs no network.
+# Names of other packages that the pages mention, with their addresses, so that building needs no network.
+intersphinx_mapping = inventories.compile_all(ROOT / "docs" / "_inventories", ROOT / "docs" / "_build" / "inventories")
+
+# Every reference into the package must resolve; those to other packages without an address are left as text.
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!sb3_ezm\.).*"),

@@ -473,7 +473,7 @@ def test_search_builds_no_graph() -> None:
 
 
 def test_difference_from_a_strictly_sequential_search() -> None:
-    # 500 random roots (50 worlds of 10) under the default settings. docs/search.md quotes the printed figures.
+    # 500 random roots (50 worlds of 10) under the default settings. docs/planning.md quotes the printed figures.
     config, worlds, rows = SearchConfig(), 50, 10
     generator = th.Generator().manual_seed(1)
     paths = actions = visits = 0

@@ -17,7 +17,7 @@ FIGURES = ("training", "diagnostics", "curves", "scores")
 PROTOCOLS = ("respected", "ignored", "both")
 EXAMPLES = """\
 examples:
-  ezm train toy                                    the four toy tasks, a minute on one core
+  ezm train toy                                    the four toy tasks, minutes on one core
   ezm train walker --minutes 10                    stand, walk and run
   ezm train h1-medium --steps-per-task 50000       nine humanoid tasks
   ezm train Pendulum-v1 MountainCarContinuous-v0   tasks of your own

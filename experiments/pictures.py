@@ -1,0 +1,147 @@
+"""
+Draw pictures of the pages into ``docs/images``.
+
+    python experiments/pictures.py             # pendulum.png and toy.png, from the tables in docs/results.md
+    python experiments/pictures.py h1_suite    # h1_suite.png: how episodes of the nine tasks begin; needs OpenGL
+
+The curves of a run are drawn by ``ezm plot``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+COLORS = ("#c23b22", "#2a6fbb", "#888888", "#3a923a")
+
+
+def numbers(cell: str) -> list[float]:
+    """
+    :param cell: of a table
+    :return: the numbers in it, without thousands separators
+    """
+    return [float(number.replace(",", "")) for number in re.findall(r"-?\d[\d,]*(?:\.\d+)?(?=[,\s]|$)", cell)]
+
+
+def table(text: str, heading: str) -> list[list[str]]:
+    """
+    :param text: a page in Markdown
+    :param heading: of a section
+    :return: cells of the first table in it, without its head
+    :raises LookupError: if there is none
+    """
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")]
+    if len(rows) < 3:
+        raise LookupError(f"docs/results.md has no table below {heading!r}")
+    return rows[2:]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """
+    :param width: inches
+    :param height: inches
+    :return: a figure with a canvas of its own
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw_pendulum(rows: list[list[str]]) -> Figure:
+    """
+    :param rows: algorithm, steps, return of each seed, mean
+    :return: mean and range over the seeds, against steps
+    """
+    curves: dict[str, list[tuple[float, list[float]]]] = defaultdict(list)
+    for algorithm, steps, *cells in rows:
+        curves[algorithm].append((numbers(steps)[0], [value for cell in cells[:-1] for value in numbers(cell)]))
+    figure = new_figure(6.6, 3.6)
+    panel = figure.subplots()
+    for color, (algorithm, points) in zip(COLORS, curves.items(), strict=True):
+        steps = [step for step, _ in points]
+        seeds = [values for _, values in points]
+        panel.plot(steps, [np.mean(values) for values in seeds], marker="o", color=color, label=algorithm)
+        panel.fill_between(steps, [min(values) for values in seeds], [max(values) for values in seeds], color=color, alpha=0.2)
+    panel.set_xlabel("environment steps")
+    panel.set_ylabel("return: mean and range of the seeds")
+    panel.set_title("Pendulum-v1", fontsize=11)
+    panel.grid(alpha=0.25)
+    panel.legend(fontsize=8)
+    return figure
+
+
+def draw_toy(rows: list[list[str]]) -> Figure:
+    """
+    :param rows: task, random, SAC, EZ-M on all, EZ-M alone, ...
+    :return: shares of the way from random to SAC, with the seeds as points
+    """
+    figure = new_figure(8.0, 3.2)
+    panel = figure.subplots()
+    for index, (_, random, sac, together, alone, *_) in enumerate(rows):
+        (low,), (high,) = numbers(random), numbers(sac)
+        shares = [(value - low) / (high - low) for value in numbers(together)]
+        (single,) = [(value - low) / (high - low) for value in numbers(alone)]
+        labels = ("EZ-M on all four, 4,000 steps each", "EZ-M on it alone, 4,000 steps") if index == 0 else (None, None)
+        panel.bar(index - 0.2, np.mean(shares), 0.38, color=COLORS[0], label=labels[0])
+        panel.plot([index - 0.2] * len(shares), shares, "k.", markersize=5)
+        panel.bar(index + 0.2, single, 0.38, color="#e8a090", label=labels[1])
+    panel.axhline(1.0, color=COLORS[1], linestyle="--", label="SAC on it alone, 40,000 steps")
+    panel.set_xticks(range(len(rows)), [row[0] for row in rows])
+    panel.set_ylabel("from random (0) to SAC (1)")
+    figure.legend(fontsize=8, loc="outside upper center", ncols=3)
+    return figure
+
+
+def draw_suite(path: Path) -> None:
+    """
+    :param path: of the picture: the first state of each task of ``h1-medium``, three in a row
+    """
+    from sb3_ezm.video import prefer_egl
+
+    prefer_egl()
+    from PIL import Image
+
+    from sb3_ezm import make_task_set
+    from sb3_ezm.multitask.factory import make_task_env
+
+    tasks, (width, height), gap = make_task_set("h1-medium"), (300, 225), 4
+    sheet = Image.new("RGB", (3 * (width + gap) - gap, 3 * (height + gap) - gap), "white")
+    for index, name in enumerate(tasks.names):
+        env = make_task_env(tasks, name, render_mode="rgb_array", env_kwargs={"width": width, "height": height})
+        env.reset(seed=0)
+        sheet.paste(Image.fromarray(env.render()), (index % 3 * (width + gap), index // 3 * (height + gap)))
+        env.close()
+    sheet.quantize(256).save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = "pendulum, toy or h1_suite (default: the first two)"
+    parser.add_argument("names", nargs="*", metavar="NAME", default=["pendulum", "toy"], help=names)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", help="folder for the pictures")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for name in args.names:
+        path = args.out / f"{name}.png"
+        if name == "h1_suite":
+            draw_suite(path)
+        elif name == "toy":
+            draw_toy(table(text, "Toy suite")).savefig(path, dpi=100)
+        elif name == "pendulum":
+            draw_pendulum(table(text, "Pendulum-v1")).savefig(path, dpi=100)
+        else:
+            parser.error(f"there is no picture {name!r}: pendulum, toy, h1_suite")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
