@@ -26,6 +26,7 @@ from sb3_ezm import EZM, make_multitask_env
 from sb3_ezm.callbacks import TimedProgressCallback
 from sb3_ezm.cli import main
 from sb3_ezm.cli.arguments import build_parser, whole
+from sb3_ezm.cli.common import command
 from sb3_ezm.cli.plot import load_training
 from sb3_ezm.cli.scoreboard import Scoreboard
 from sb3_ezm.cli.settings import RunSettings
@@ -202,8 +203,8 @@ def test_impossible_numbers_devices_and_files(ezm: Any, tmp_path: Path, run_fold
         assert "--device cuda cannot be used" in ezm("train", "toy", "--out", tmp_path, "--device", "cuda", status=2)
     shutil.copy(run_folder / "checkpoints" / "checkpoint_240.ezm", tmp_path / "renamed.zip")
     assert "renamed.zip is damaged or not a saved model" in ezm("eval", tmp_path / "renamed.zip", status=2)
-    for command in ("eval", "video", "info"):
-        assert "run.json is damaged or not a saved model" in ezm(command, run_folder / "run.json", status=2)
+    for name in ("eval", "video", "info"):
+        assert "run.json is damaged or not a saved model" in ezm(name, run_folder / "run.json", status=2)
     assert "A picture is written as .png" in ezm("plot", "training", run_folder, "-o", tmp_path / "curves.xyz", status=2)
 
 
@@ -426,6 +427,10 @@ def test_tracking_offline(ezm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_tracking_without_wandb(ezm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     assert "sb3-ezm[track]" in ezm("train", *TASKS, "--out", tmp_path / "run", "--track", status=2)
+
+
+def test_what_to_type_is_quoted_as_a_shell_needs_it() -> None:
+    assert command("resume", Path("my runs/toy")).endswith(" resume 'my runs/toy'")
 
 
 # --- eval, plot, video, info ----------------------------------------------------------------------------------------------

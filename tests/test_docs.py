@@ -311,7 +311,7 @@ def sb3_ezm_logger(seen: set[str]) -> Any:
 def test_the_notebook_runs(small: list[EZM]) -> None:
     import json
 
-    pytest.importorskip("IPython", reason="shows the film in the notebook: pip install sb3-ezm[docs]")
+    pytest.importorskip("ipykernel", reason="brings IPython: pip install sb3-ezm[docs]")
     notebook = json.loads((ROOT / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells), "strip the outputs"

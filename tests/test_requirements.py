@@ -46,7 +46,6 @@ OTHERWISE_USED = {
     "furo": "theme in docs/conf.py",
     "myst-parser": "read by myst-nb, set up in docs/conf.py",
     "myst-nb": "extension in docs/conf.py",
-    "ipykernel": "myst-nb runs notebooks in it",
     "sphinx-copybutton": "extension in docs/conf.py",
 }
 # Functions that take a module name as a string.

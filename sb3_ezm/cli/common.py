@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import shutil
 import sys
 import zipfile
@@ -30,6 +31,14 @@ def program() -> str:
         return "python -m sb3_ezm"
     found = shutil.which("ezm")
     return str(called) if called.name == "ezm" and found != str(called.absolute()) else "ezm"
+
+
+def command(*words: str | Path) -> str:
+    """
+    :param words: arguments
+    :return: what to type to run this program with them, in the quotes that a shell needs
+    """
+    return " ".join([program(), *(shlex.quote(str(word)) for word in words)])
 
 
 def check_device(name: str) -> None:
@@ -101,7 +110,7 @@ def load_model(path: Path, device: str) -> EZM:
     if not path.exists():
         hint = "give a file that `model.save` wrote, or the folder of a run."
         if (folder / RUN).exists():
-            hint = f"the training in {folder} has not ended. `{program()} resume {folder}` continues it."
+            hint = f"the training in {folder} has not ended. `{command('resume', folder)}` continues it."
             if (folder / BEST_MODEL).exists():
                 hint += f" Its best model so far is {folder / BEST_MODEL}."
         raise ConfigurationError(f"There is no model {path}: {hint}")

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ezm.callbacks import GradientSimilarityCallback, TimeBudgetCallback, TimedProgressCallback
 from sb3_ezm.checkpoint import FullCheckpointCallback
 from sb3_ezm.cli.arguments import EVALUATION_SEED
-from sb3_ezm.cli.common import load_model, program, run_tasks
+from sb3_ezm.cli.common import command, load_model, run_tasks
 from sb3_ezm.cli.folder import (
     BEST_MODEL,
     CHECKPOINTS,
@@ -179,7 +179,7 @@ def _learn(model: EZM, settings: RunSettings, callbacks: list[BaseCallback], fol
     except NonFiniteError:
         raise  # the checkpoint callback has kept the state for inspection: there is nothing sound to continue from
     except SystemExit:  # a signal, after which the checkpoint callback has saved the training
-        print(f"Continue with: {program()} resume {folder}", file=sys.stderr)
+        print(f"Continue with: {command('resume', folder)}", file=sys.stderr)
         raise
     except BaseException as error:
         what = "Interrupted" if isinstance(error, KeyboardInterrupt) else f"Stopped by {type(error).__name__}"
@@ -193,7 +193,7 @@ def _save(model: EZM, folder: Path) -> str:
         _save_model(model, folder)
     except (EZMError, OSError) as error:
         return f"Nothing could be saved: {error}"
-    return f"Saved: {path}, {folder / MODEL}\nContinue with: {program()} resume {folder}"
+    return f"Saved: {path}, {folder / MODEL}\nContinue with: {command('resume', folder)}"
 
 
 def _save_model(model: EZM, folder: Path) -> None:
@@ -218,8 +218,8 @@ def _report(model: EZM, scoreboard: Scoreboard, settings: RunSettings, folder: P
     print(f"curves: {draw_training(folder)}", flush=True)
     if films is not None:
         print(_film(model, result, settings, folder, films))
-    print(f"\nWhat next:\n  {program()} eval {folder}\n  {program()} video {folder} --task all")
-    print(f"  {program()} resume {folder} --minutes 10", flush=True)
+    print(f"\nWhat next:\n  {command('eval', folder)}\n  {command('video', folder, '--task', 'all')}")
+    print(f"  {command('resume', folder, '--minutes', '10')}", flush=True)
 
 
 def _film(model: EZM, result: EvaluationResult, settings: RunSettings, folder: Path, films: Sequence[str]) -> str:

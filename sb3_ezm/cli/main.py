@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -69,7 +70,7 @@ def _report(error: Exception, debug: bool, given: Sequence[str], status: int) ->
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))  # where an environment failed
     if status == 1:
         print(
-            f"unexpected error: {type(error).__name__}: {error}{notes}\n`ezm --debug {' '.join(given)}` shows where.",
+            f"unexpected error: {type(error).__name__}: {error}{notes}\n`ezm --debug {shlex.join(given)}` shows where.",
             file=sys.stderr,
         )
     elif isinstance(error, OSError) and error.filename is not None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sb3_ezm.cli.common import check_device, load_model, model_name, program, resolve_tasks, run_tasks
+from sb3_ezm.cli.common import check_device, command, load_model, model_name, resolve_tasks, run_tasks
 from sb3_ezm.cli.driver import train
 from sb3_ezm.cli.folder import RUN
 from sb3_ezm.cli.settings import RunSettings, parse_changes
@@ -63,7 +63,7 @@ def _new(args: argparse.Namespace) -> dict[Path, RunSettings]:
     for folder in folders:
         if (folder / RUN).exists() and not args.overwrite:
             raise ConfigurationError(
-                f"{folder} holds a run: continue it with `{program()} resume {folder}`, replace it with --overwrite, or "
+                f"{folder} holds a run: continue it with `{command('resume', folder)}`, replace it with --overwrite, or "
                 "choose another --out."
             )
     preset, changes = args.preset or default_preset(resolve_tasks(args.tasks).names) or "small", parse_changes(args.set)
