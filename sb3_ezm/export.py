@@ -1,14 +1,19 @@
-"""The policy head as ONNX, TorchScript or an exported program of PyTorch: acting without Python, and without the search."""
+"""
+The policy head as ONNX, TorchScript or an exported program of PyTorch: acting without Python, and without the search. The
+whole agent as a small file for :meth:`EZM.pretrained <sb3_ezm.loading.LoadedWithChanges.pretrained>`.
+"""
 
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -16,11 +21,16 @@ from gymnasium import spaces
 from torch import nn
 
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.evaluation import EvaluationResult, Protocol, evaluate_protocols
 from sb3_ezm.ezm import EZM
+from sb3_ezm.files import write_text
 from sb3_ezm.observations import TASK_KEY
 from sb3_ezm.paths import check_can_write
 from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.pretrained import write_agent
+from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 
+VERSION = (Path(__file__).parent / "version.txt").read_text().strip()
 SUFFIXES = (".onnx", ".pt", ".pt2")
 
 
@@ -106,6 +116,70 @@ def export_policy(model: EZM, path: str | os.PathLike[str]) -> Path:
         else:
             _write_onnx(head, example, path)
     return path
+
+
+def export_agent(
+    model: EZM,
+    path: str | os.PathLike[str],
+    tasks: TasksLike | None = None,
+    n_eval_episodes: int = 10,
+    seed: int = 0,
+    training: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """
+    Write an agent as a small file with rounded weights, load it, evaluate it beside the original, and write a card beside it.
+
+    :param model: trained in an environment of ``make_multitask_env``
+    :param path: file with the suffix ``.agent``; the card has the same name and the suffix ``.json``
+    :param tasks: of the model, with their environments (default: found by their names)
+    :param n_eval_episodes: of each task; both protocols are measured in the same episodes
+    :param seed: of the episodes
+    :param training: what the card shall say about it besides steps, updates and seed: command, date, commit
+    :return: the card
+    :raises ConfigurationError: if the agent cannot be stored, or the tasks are not its own
+    :raises CheckpointError: if something cannot be stored
+    """
+    path = write_agent(model, path)
+    released = EZM.pretrained(path, device=model.device)
+    own = model.policy.task_set
+    tasks = make_task_set(list(own.names) if tasks is None else tasks)
+    results = [evaluate_protocols(each, tasks, n_eval_episodes, seed=seed) for each in (released, model)]
+    card = {
+        "name": path.stem,
+        "tasks": list(own.names),
+        "action_repeat": own.action_repeat,
+        "preset": model.preset,
+        "parameters": sum(parameter.numel() for parameter in model.policy.world_model.parameters()),
+        "bytes": path.stat().st_size,
+        "training": {
+            **(training or {}),
+            "env_steps_per_task": model.num_env_steps // len(own),
+            "updates": model._n_updates,
+            "seed": model.seed,
+            "sb3_ezm": VERSION,
+        },
+        "evaluation": {"episodes_per_task": n_eval_episodes, "seed": seed, **_scores(results[0])},
+        "rounding": {"weights": "matrices in bfloat16, the rest in float32", "scores_before": _scores(results[1])},
+    }
+    write_text(path.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
+    return card
+
+
+def _scores(results: Mapping[Protocol, EvaluationResult]) -> dict[str, Any]:
+    """By protocol; all returns would be most of the card."""
+    short: dict[str, Any] = {}
+    for protocol, result in results.items():
+        values = result.to_dict()
+        kept = [key for key in next(iter(values["tasks"].values())) if key not in ("returns", "lengths")]
+        short[protocol] = {
+            "mean_score": _rounded(values["mean_score"]),
+            "tasks": {name: {key: _rounded(row[key]) for key in kept} for name, row in values["tasks"].items()},
+        }
+    return short
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from sb3_ezm.arguments import check_arguments
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.pretrained import is_agent, read_agent
 from sb3_ezm.settings import apply_changes, attribute_of, attributes, change_arguments, check_discounts
 
 SelfT = TypeVar("SelfT", bound="LoadedWithChanges")
@@ -37,7 +38,7 @@ class LoadedWithChanges(OffPolicyAlgorithm):
         Load as in SB3. All arguments of the algorithm may be given in place of the saved ones, except those that the networks
         depend on; a dictionary changes only the entries that it names.
 
-        :param path: path of the file
+        :param path: path of the file; ``"pretrained:NAME"`` and files with the suffix ``.agent`` go to :meth:`pretrained`
         :param env: environment, with the tasks of the model; may be left out for predictions
         :param device: where it runs
         :param custom_objects: see SB3
@@ -49,6 +50,8 @@ class LoadedWithChanges(OffPolicyAlgorithm):
             is of another version
         :raises UnknownSettingError: if there is no such argument
         """
+        if is_agent(path):
+            return cls.pretrained(cast("str", path), env, device, **changes)
         try:
             model = super().load(path, env, device, custom_objects, print_system_info, force_reset, _changes=changes)
         except (ModuleNotFoundError, RuntimeError) as error:
@@ -62,6 +65,26 @@ class LoadedWithChanges(OffPolicyAlgorithm):
         if env is not None and "task_set" not in changes:
             check_discounts(cast("EZMPolicy", model.policy).task_set, model.env, model.gamma)
         return model
+
+    @classmethod
+    def pretrained(
+        cls: type[SelfT], name: str | pathlib.Path, env: GymEnv | None = None, device: th.device | str = "auto", **changes: Any
+    ) -> SelfT:
+        """
+        Load an agent that comes with the package, or a file of ``ezm export MODEL --output FILE.agent``.
+
+        It predicts at once. Further training starts without its optimizer's state and with the target network equal to the
+        learner; :func:`~sb3_ezm.fine_tuning.add_tasks` adds tasks.
+
+        :param name: of :func:`~sb3_ezm.pretrained.pretrained_names`, or a file with the suffix ``.agent``
+        :param env: environment, with the tasks of the agent; may be left out for predictions
+        :param device: where it runs
+        :param changes: arguments of the algorithm, in place of the stored ones
+        :return: the agent
+        :raises ConfigurationError: if there is no such agent, naming those that exist, or an argument cannot change
+        :raises CheckpointError: if the file is damaged or holds something else
+        """
+        return read_agent(cls, name, env, device, changes)
 
     def _take_changes(self) -> None:
         """SB3 puts keywords of ``load`` among the attributes, after the saved ones, and then sets the model up."""

@@ -61,6 +61,7 @@ LEVELS = {
     "sb3_ezm.combinations": 8,
     "sb3_ezm.defaults": 8,
     "sb3_ezm.loading": 8,
+    "sb3_ezm.pretrained": 8,
     "sb3_ezm.callbacks": 9,
     "sb3_ezm.evaluation": 9,
     "sb3_ezm.zoo": 9,

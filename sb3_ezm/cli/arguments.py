@@ -15,6 +15,7 @@ from sb3_ezm.presets import preset_names
 EVALUATION_SEED = 10_000  # evaluated episodes start from different states than training with a small seed
 FIGURES = ("training", "diagnostics", "curves", "scores")
 PROTOCOLS = ("respected", "ignored", "both")
+_MODEL = "a saved model (.zip, .agent), the folder of `ezm train`, or pretrained:NAME, see `ezm info`"
 EXAMPLES = """\
 examples:
   ezm train toy                                    the four toy tasks, minutes on one core
@@ -128,7 +129,7 @@ def _add_parser(
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="a saved model (.zip), or the folder of `ezm train`")
+    parser.add_argument("model", type=Path, help=_MODEL)
     parser.add_argument(
         "--tasks", nargs="+", action="extend", help="tasks, if those of the model cannot be found by their names"
     )
@@ -173,7 +174,7 @@ def _add_train(commands: Any) -> None:
         dest="start",
         metavar="MODEL",
         type=Path,
-        help="start from a trained agent, with its settings: a saved model (.zip) or the folder of a run; tasks may be added",
+        help=f"start from a trained agent, with its settings; tasks may be added. {_MODEL[0].upper()}{_MODEL[1:]}",
     )
     add("--like", metavar="TASK", help="trained task that the added ones start from (default: the mean of all)")
     add("--freeze-dynamics", action="store_true", help="leave representation and dynamics of the trained agent as they are")
@@ -243,6 +244,7 @@ def _add_eval(commands: Any) -> None:
   ezm eval runs/toy
   ezm eval runs/h1-medium --episodes 20 --protocol both
   ezm eval runs/h1-medium/best_model.zip --json scores.json
+  ezm eval pretrained:walker
 """
     parser = _add_parser(commands, "eval", "evaluate", "Evaluate an agent on all its tasks.", examples)
     _add_model(parser)
@@ -318,13 +320,17 @@ def _add_export(commands: Any) -> None:
     examples = """\
   ezm export runs/toy --output policy.onnx
   ezm export runs/toy/best_model.zip --output policy.pt
+  ezm export runs/toy --output toy.agent            the agent, for EZM.pretrained("toy.agent")
 """
-    summary = "Write the policy head, without the search, as ONNX or TorchScript."
+    summary = "Write the policy head, without the search, as ONNX or TorchScript, or the whole agent as a small file."
     parser = _add_parser(commands, "export", "export", summary, examples)
-    parser.add_argument("model", type=Path, help="a saved model (.zip), or the folder of `ezm train`")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="file: .onnx, .pt (TorchScript) or .pt2 (torch.export)"
-    )
+    _add_model(parser)
+    add = parser.add_argument
+    formats = "policy head: .onnx, .pt (TorchScript) or .pt2 (torch.export); agent with rounded weights: .agent"
+    add("-o", "--output", type=Path, required=True, help=f"file; {formats}, and a .json with its scores")
+    add("--episodes", type=whole(1), default=10, help="of an .agent: evaluated episodes of each task (default 10)")
+    add("--trained-by", metavar="COMMAND", help="of an .agent: for its card (default: as the folder of the run says)")
+    add("--commit", help="of an .agent: version of the sources that trained it, for its card")
 
 
 def _add_check_env(commands: Any) -> None:
@@ -346,7 +352,8 @@ def _add_info(commands: Any) -> None:
   ezm info
   ezm info runs/toy
   ezm info runs/toy/best_model.zip
+  ezm info pretrained:walker
 """
     summary = "Show versions, devices, suites and presets, or what a model file holds."
     parser = _add_parser(commands, "info", "info", summary, examples)
-    parser.add_argument("model", type=Path, nargs="?", help="a saved model (.zip), or the folder of `ezm train`")
+    parser.add_argument("model", type=Path, nargs="?", help=_MODEL)

@@ -18,6 +18,7 @@ from sb3_ezm.cli.folder import BEST_MODEL, MODEL, RUN
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.ezm import EZM
+from sb3_ezm.pretrained import PREFIX, is_agent
 from sb3_ezm.tasks.resolver import TaskLike, make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
 
@@ -96,16 +97,20 @@ def model_name(path: Path) -> str:
     :param path: as :func:`load_model` takes it
     :return: text that means the same from another folder
     """
-    return str(path.absolute())
+    return str(path) if str(path).startswith(PREFIX) else str(path.absolute())
 
 
 def load_model(path: Path, device: str) -> EZM:
     """
-    :param path: a saved model, or the folder of ``ezm train``
+    :param path: a saved model, the folder of ``ezm train``, or ``pretrained:NAME``
     :param device: PyTorch device
     :return: the model
     :raises ConfigurationError: if there is no such file or it is not a model of EZM
+    :raises CheckpointError: if a file with the suffix ``.agent`` is damaged
     """
+    if is_agent(path):
+        check_device(device)
+        return EZM.pretrained(path, device=device)
     folder, path = path, path / MODEL if path.is_dir() else path
     if not path.exists():
         hint = "give a file that `model.save` wrote, or the folder of a run."
@@ -143,5 +148,6 @@ def load_agent(args: argparse.Namespace) -> tuple[EZM, TaskSet]:
     folder = args.model if args.model.is_dir() else args.model.parent
     names = args.tasks
     if names is None:  # as named in training, which may have been by functions
-        names = RunSettings.read(folder).tasks if (folder / RUN).exists() else list(model.policy.task_set.names)
+        is_run = (folder / RUN).exists() and not is_agent(args.model)
+        names = RunSettings.read(folder).tasks if is_run else list(model.policy.task_set.names)
     return model, resolve_tasks(names)

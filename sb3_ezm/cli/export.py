@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import datetime
+import shlex
+from pathlib import Path
+from typing import Any
 
-from sb3_ezm.cli.common import load_model
-from sb3_ezm.export import PolicyHead, export_policy
+from sb3_ezm.cli.arguments import EVALUATION_SEED
+from sb3_ezm.cli.common import load_agent, load_model
+from sb3_ezm.cli.folder import MODEL, RUN
+from sb3_ezm.cli.settings import RunSettings
+from sb3_ezm.export import PolicyHead, export_agent, export_policy
+from sb3_ezm.paths import check_can_write
+from sb3_ezm.pretrained import SUFFIX, is_agent
 
 
 def run(args: argparse.Namespace) -> int:
@@ -14,8 +23,49 @@ def run(args: argparse.Namespace) -> int:
     :return: exit status
     :raises ConfigurationError: if the arguments are impossible
     """
+    if args.output.suffix == SUFFIX:
+        return _agent(args)
     model = load_model(args.model, device="cpu")
     path = export_policy(model, args.output)
     names = ", ".join(PolicyHead(model.policy).names)
     print(f"policy head without the search: {path}, from ({names}) to (action)")
     return 0
+
+
+def _agent(args: argparse.Namespace) -> int:
+    check_can_write(args.output)
+    model, tasks = load_agent(args)
+    card = export_agent(model, args.output, tasks, args.episodes, EVALUATION_SEED, _training(args))
+    print(f"agent: {args.output}, {card['bytes']:,} bytes; card: {args.output.with_suffix('.json')}")
+    for protocol in ("respected", "ignored"):
+        after, before = (scores[protocol]["mean_score"] for scores in (card["evaluation"], card["rounding"]["scores_before"]))
+        if after is not None:
+            print(f"mean score, termination {protocol}: {after:.3f}, before rounding {before:.3f}")
+    return 0
+
+
+def _training(args: argparse.Namespace) -> dict[str, Any]:
+    facts = {"command": args.trained_by, "commit": args.commit}
+    if not is_agent(args.model):
+        folder, file = (args.model, args.model / MODEL) if args.model.is_dir() else (args.model.parent, args.model)
+        facts["date"] = datetime.date.fromtimestamp(file.stat().st_mtime).isoformat()
+        if args.trained_by is None and (folder / RUN).exists():
+            facts["command"] = _command(folder)
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _command(folder: Path) -> str:
+    """What a run was started with, as far as its folder says."""
+    settings = RunSettings.read(folder)
+    words = ["ezm", "train", *settings.tasks, "--seed", str(settings.seed), "--envs-per-task", str(settings.envs_per_task)]
+    words += ["--from", settings.start] if settings.start else ["--preset", settings.preset]
+    for option, value in (
+        ("--steps-per-task", settings.steps_per_task),
+        ("--minutes", settings.minutes),
+        ("--action-repeat", settings.action_repeat),
+        ("--like", settings.like),
+    ):
+        words += [] if value is None else [option, str(value)]
+    words += ["--ignore-termination"] if settings.ignore_termination else []
+    flat = [f"{name}={value}" for name, value in settings.changes.items()]
+    return shlex.join([*words, *(["--set", *flat] if flat else [])])

@@ -6,6 +6,7 @@ import argparse
 import platform
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch as th
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.table import Table
 from sb3_ezm.cli.common import load_model
 from sb3_ezm.errors import counted
 from sb3_ezm.presets import get_preset, preset_names
+from sb3_ezm.pretrained import PREFIX, is_agent, pretrained_names, read_card
 from sb3_ezm.tasks.registry import suite_names
 from sb3_ezm.tasks.resolver import make_task_set
 
@@ -44,7 +46,10 @@ def run(args: argparse.Namespace) -> int:
     presets = _table("preset", "for")
     for name in preset_names():
         presets.add_row(name, get_preset(name).description)
-    for table in (versions, suites, presets):
+    agents = _table("pretrained agent", "tasks")
+    for name in pretrained_names():
+        agents.add_row(f"{PREFIX}{name}", ", ".join((read_card(name) or {}).get("tasks", [])))
+    for table in (versions, suites, presets, *([agents] if agents.row_count else [])):
         console.print(table)
     console.print(f"devices: cpu ({counted(th.get_num_threads(), 'thread')}){''.join(f', cuda: {name}' for name in devices)}")
     return 0
@@ -81,6 +86,24 @@ def _show_model(console: Console, path: Path) -> None:
         for key, value in (getattr(model, name) or {}).items():
             settings.add_row(f"{name}.{key}", str(value))
     console.print(settings)
+    if is_agent(path) and (card := read_card(path)) is not None:
+        _show_card(console, card)
+
+
+def _show_card(console: Console, card: dict[str, Any]) -> None:
+    """What the export of an agent has measured, and how it was trained."""
+    scores = _table(
+        "task", *(f"{what}, termination {how}" for how in ("respected", "ignored") for what in ("return", "score"))
+    )
+    for name in card["tasks"]:
+        rows = [card["evaluation"][how]["tasks"][name] for how in ("respected", "ignored")]
+        cells = [row[what] for row in rows for what in ("mean_return", "score")]
+        scores.add_row(name, *("-" if value is None else f"{value:g}" for value in cells))
+    facts = _table("training", "")
+    for name, value in card["training"].items():
+        facts.add_row(name, str(value))
+    console.print(scores)
+    console.print(facts)
 
 
 def _table(*columns: str) -> Table:
