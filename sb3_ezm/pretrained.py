@@ -19,11 +19,12 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_ezm.checkpoint.checks import check_arguments, check_progress, check_sizes, check_weights
+from sb3_ezm.checkpoint.checks import check_arguments, check_sizes
 from sb3_ezm.checkpoint.container import read_checkpoint, write_checkpoint
 from sb3_ezm.checkpoint.model_state import capture_arguments, kept_arguments
 from sb3_ezm.errors import CheckpointError, ConfigurationError, did_you_mean
 from sb3_ezm.files import PathLike
+from sb3_ezm.likeness import check_like
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.settings import change_arguments, check_discounts
 from sb3_ezm.tasks.task_set import TaskSet
@@ -151,7 +152,7 @@ def read_agent(
             check_discounts(tasks, model.env, model.gamma)
         weights = {**state["vectors"], **_unpack(model.policy.world_model, state["matrices"])}
         for network in (model.policy.world_model, model.policy.target_model):
-            check_weights(weights, network)
+            _check_part(weights, network.state_dict(), "weights")
             network.load_state_dict(weights)
         vars(model).update(state["progress"])
     except CheckpointError as error:
@@ -167,9 +168,16 @@ def _check(state: Any, known: list[str]) -> None:
     if not isinstance(state, dict) or {name: type(value) for name, value in state.items()} != _SECTIONS:
         raise CheckpointError("holds no agent: write one with `ezm export`, and continue a checkpoint with `EZM.resume`")
     check_arguments(state["arguments"], [*known, "policy"])
-    check_progress(state["progress"], _PROGRESS)
+    _check_part(state["progress"], dict.fromkeys(_PROGRESS, 0), "progress")
     if not 1 <= state["n_envs"] < 2**20 or state["matrices"].dtype != np.uint8:
         raise CheckpointError("holds no agent: its parts have other ranges")
+
+
+def _check_part(value: Any, like: Any, name: str) -> None:
+    try:
+        check_like(value, like, name)
+    except ConfigurationError as error:
+        raise CheckpointError(f"holds no agent: {str(error).rstrip('.')}") from error
 
 
 def _matrices(network: WorldModel) -> dict[str, th.Tensor]:

@@ -116,7 +116,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "a part is missing": (without("tasks"), "holds no agent"),
     "a training": (lambda state: {**state, "replay": {}}, "holds no agent"),
     "not a dictionary": (lambda state: [1], "holds no agent"),
-    "an attribute": (lambda state: {**state, "progress": {**state["progress"], "learn": 1}}, "the progress of a training"),
+    "an attribute": (lambda state: {**state, "progress": {**state["progress"], "learn": 1}}, "`progress`"),
     "an argument": (lambda state: {**state, "arguments": {"tensorboard_log": {"value": "/"}}}, "never holds"),
     "other weights": (lambda state: {**state, "matrices": state["matrices"][:-20]}, "cannot be loaded|other networks"),
     "a bomb": (
