@@ -1,9 +1,9 @@
 """
 The strictly sequential search: the same algorithm with one network call per simulation instead of one per halving level.
 
-Every simulation sees the range of Q that the previous one left (docs/planning.md, "Level-parallel against strictly sequential").
-Like the level-parallel search it is batched over the roots and works on the same tensors; only the number of network calls
-differs.
+Every simulation sees the range of Q that the previous one left (docs/planning.md, "Level-parallel against strictly
+sequential"). Like the level-parallel search it is batched over the roots and works on the same tensors; only the number of
+network calls differs.
 """
 
 from __future__ import annotations
