@@ -4,7 +4,8 @@ A trained agent learns one more task: the walker can stand and walk, and is to r
     python examples/fine_tuning.py --steps 20000 --more-steps 10000
 
 The first agent learns to stand and to walk. Then the third task is added to it, starting from what it knows about walking,
-and a second agent learns all three from scratch, for as many steps. Both are evaluated alike.
+and a second agent learns all three from scratch, for as many steps. Both are evaluated alike. With this preset the first
+1,000 decisions of each task come before the first update: fewer steps teach nothing.
 """
 
 from __future__ import annotations
@@ -47,10 +48,11 @@ def main() -> None:
         "from scratch": EZM("MultiInputPolicy", env, **settings),
     }
     for name, agent in agents.items():
+        updates = agent._n_updates
         agent.learn(args.more_steps * len(ALL))
         agent.save(args.out / f"{name.replace(' ', '_')}.zip")
         result = evaluate_tasks(agent, ALL, args.eval_episodes, seed=10_000)
-        print(f"{name}, {agent._n_updates:,} updates:\n{format_table(result)}\n", flush=True)
+        print(f"{name}, {agent._n_updates - updates:,} updates:\n{format_table(result)}\n", flush=True)
     env.close()
 
 
