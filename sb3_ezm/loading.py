@@ -13,11 +13,22 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ezm.arguments import check_arguments
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.kinds import PATH
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.pretrained import is_agent, read_agent
 from sb3_ezm.settings import apply_changes, attribute_of, attributes, change_arguments, check_discounts
 
+#: Raised whenever the objects in a model's file, or what they hold, change: see ``tests/test_save_load.py``.
+MODEL_FORMAT = 1
+
 SelfT = TypeVar("SelfT", bound="LoadedWithChanges")
+
+
+def _other_version(why: object) -> ConfigurationError:
+    return ConfigurationError(
+        "The file holds a model of another version of sb3-ezm or of another algorithm: load it with what wrote it, or train "
+        f"again ({why})."
+    )
 
 
 class LoadedWithChanges(OffPolicyAlgorithm):
@@ -50,6 +61,8 @@ class LoadedWithChanges(OffPolicyAlgorithm):
             is of another version
         :raises UnknownSettingError: if there is no such argument
         """
+        if not isinstance(path, io.BufferedIOBase):
+            path = PATH("path", path)
         if is_agent(path):
             return cls.pretrained(cast("str", path), env, device, **changes)
         try:
@@ -57,10 +70,7 @@ class LoadedWithChanges(OffPolicyAlgorithm):
         except (ModuleNotFoundError, RuntimeError) as error:
             if re.search(r"No module named 'sb3_ezm|loading state_dict", str(error)) is None:
                 raise
-            raise ConfigurationError(
-                f"{path} holds a model of another version of sb3-ezm, which this one does not read: use the version that "
-                f"wrote it, or train again ({error})."
-            ) from error
+            raise _other_version(error) from error
         apply_changes(model, changes, model.__dict__.pop("_saved_policy_kwargs", {}))
         if env is not None and "task_set" not in changes:
             check_discounts(cast("EZMPolicy", model.policy).task_set, model.env, model.gamma)
@@ -89,6 +99,9 @@ class LoadedWithChanges(OffPolicyAlgorithm):
     def _take_changes(self) -> None:
         """SB3 puts keywords of ``load`` among the attributes, after the saved ones, and then sets the model up."""
         changes = self.__dict__.pop("_changes", None)
+        found = self.__dict__.setdefault("model_format", MODEL_FORMAT if changes is None else None)
+        if found != MODEL_FORMAT:
+            raise _other_version(f"its format is {found}, that of this version {MODEL_FORMAT}")
         if changes:
             saved = attributes(self)
             if "policy" in changes:

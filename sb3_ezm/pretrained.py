@@ -24,6 +24,7 @@ from sb3_ezm.checkpoint.container import read_checkpoint, write_checkpoint
 from sb3_ezm.checkpoint.model_state import capture_arguments, kept_arguments
 from sb3_ezm.errors import CheckpointError, ConfigurationError, did_you_mean
 from sb3_ezm.files import PathLike
+from sb3_ezm.kinds import PATH, checked
 from sb3_ezm.likeness import check_like
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.settings import change_arguments, check_discounts
@@ -55,6 +56,7 @@ def is_agent(path: Any) -> bool:
     return isinstance(path, (str, Path)) and (str(path).startswith(PREFIX) or Path(path).suffix == SUFFIX)
 
 
+@checked(name=PATH)
 def find_agent(name: PathLike) -> Path:
     """
     :param name: of a pretrained agent, with ``pretrained:`` or without, or a file with the suffix ``.agent``
@@ -81,6 +83,7 @@ def read_card(name: PathLike) -> dict[str, Any] | None:
     return dict(json.loads(card.read_text(encoding="utf-8"))) if card.exists() else None
 
 
+@checked(path=PATH)
 def write_agent(model: Any, path: PathLike) -> Path:
     """
     Write the agent without what only a training needs. :func:`~sb3_ezm.export.export_agent` also evaluates it.

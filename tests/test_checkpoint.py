@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import warnings
@@ -15,7 +16,7 @@ import torch as th
 from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
-from sb3_ezm import EZM, CheckpointError
+from sb3_ezm import EZM, CheckpointError, ConfigurationError
 from sb3_ezm.checkpoint import FullCheckpointCallback, read_checkpoint
 from sb3_ezm.multitask.env_state import StateUnavailableError, get_env_state, set_env_state
 from sb3_ezm.policies import MlpPolicy
@@ -350,3 +351,18 @@ def test_the_state_of_an_environment_through_its_wrappers() -> None:
         set_env_state(gym.make("sb3_ezm/Toy-Hold-v0"), get_env_state(env))
     with pytest.raises(StateUnavailableError, match="wrapper Forgetful"):
         get_env_state(Forgetful(env))
+
+
+@pytest.mark.parametrize("path", [None, 3, ""])
+def test_what_is_no_path_is_refused(path: Any, tmp_path: Path) -> None:
+    model = tiny_model(CountEnv())
+    for use in (model.save_checkpoint, model.save, EZM.load, EZM.pretrained, lambda value: EZM.resume(value, CountEnv())):
+        with pytest.raises(ConfigurationError, match=r"`(path|name)` \(.*\) must be a path"):
+            use(path)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ConfigurationError, match=r"The folder .* cannot be created \(Not a directory\)"):
+        model.learn(12, callback=FullCheckpointCallback(4, file / "checkpoints"))
+    for place in (file / "a.ezm", file / "folder" / "a.ezm"):
+        with pytest.raises(OSError, match=re.escape(str(file))):
+            model.save_checkpoint(place)

@@ -271,14 +271,23 @@ def test_an_interrupt_saves_and_a_resume_goes_on(
     assert f"Interrupted after 100 of 260 steps. Saved: {folder}" in error and f"ezm resume {folder}" in error
     assert "Traceback" not in error
     assert EZM.load(folder / "model.zip").num_timesteps == 100
+    resumed: list[bool] = []
+    resume = EZM.resume
+
+    def note(path: Path, env: Any, reset_env: bool, **arguments: Any) -> EZM:
+        resumed.append(reset_env)
+        return resume(path, env, reset_env, **arguments)
+
+    monkeypatch.setattr(EZM, "resume", note)
     output = ezm("resume", folder, "--no-tensorboard")
-    assert "Resumed at 100 environment steps" in output
+    assert "Resumed at 100 environment steps" in output and resumed == [False]
     total = EZM.load(folder / "model.zip").num_timesteps
     assert 260 <= total < 280 and f"after {total // 2} steps of each" in output  # the last rollout is a whole one
     # The curve of the second part begins where the first was saved.
     steps = load_training(folder / "monitor", make_task_set(TASKS))["toy-balance"].steps
     assert list(steps) == sorted(steps) and any(50 < step <= 140 for step in steps)
     assert f"Nothing to do: {total} of 260 steps" in ezm("train", "--out", folder, "--resume", *quiet)
+    assert "Nothing to do" in ezm("resume", folder, "--new-episodes", *quiet) and resumed == [False, False, True]
     assert not (folder / "tensorboard").exists()
 
 

@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ezm import EZM
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.loading import MODEL_FORMAT
 from sb3_ezm.multitask import TaskSet
 from tests.tiny import (
     TINY_NETWORKS,
@@ -379,8 +380,34 @@ def test_models_of_development_versions_are_refused(monkeypatch: pytest.MonkeyPa
         EZM.load(file, device="cpu")
     normalizer = model.policy.world_model.normalizer
     normalizer.mean = normalizer.mean[0]
-    with pytest.raises(ConfigurationError, match=r"(?s)use the version that wrote it, or train again.*size mismatch"):
+    with pytest.raises(ConfigurationError, match=r"(?s)load it with what wrote it, or train again.*size mismatch"):
         EZM.load(saved(model), device="cpu")
+    del model.model_format
+    with pytest.raises(
+        ConfigurationError, match=r"another version of sb3-ezm or of another algorithm.*its format is None, that"
+    ):
+        EZM.load(saved(model), device="cpu")
+
+
+def test_the_format_of_model_files_is_raised_with_their_contents() -> None:
+    """What a format promises: if this fails, raise ``MODEL_FORMAT`` and write down what the new format holds."""
+    model = trained(toy_env())
+    data, _, _ = load_from_zip_file(saved(model))
+    assert data is not None
+    own = {
+        type(value).__name__: " ".join(vars(value)) for value in (data["task_statistics"], data["task_set"], *data["task_set"])
+    }
+    assert (MODEL_FORMAT, own) == (
+        1,
+        {
+            "TaskStatistics": "task_set task_names window episodes returns lengths successes",
+            "TaskSet": "specs",
+            "TaskSpec": "name observation_size action_size success_bar random_score discount may_terminate env_fn "
+            "observation_index embodiment discrete action_repeat reward_range bonuses outcome",
+        },
+    )
+    classes = {type(value).__name__ for value in data.values() if type(value).__module__.startswith("sb3_ezm")}
+    assert classes == {"TaskStatistics", "TaskSet"}
 
 
 def test_checkpoints_hold_model_replay_and_normalization(tmp_path: Path) -> None:

@@ -302,7 +302,9 @@ def test_functions_that_cannot_be_recorded_run_without_a_graph(monkeypatch: pyte
     ) as caught:
         batch = make_segments()
         recorded.update(batch, recorded.reanalyze(batch, 0), 0)
-    assert len(caught) == 2  # the search and the gradient, once each
+    assert (
+        sum("cannot be recorded" in str(warning.message) for warning in caught) == 2
+    )  # the search and the gradient, once each
     plain = make()
     plain.update(batch, plain.reanalyze(batch, 0), 0)
     for name, tensor in recorded.policy.state_dict().items():  # the warm-up did not affect the statistics

@@ -23,6 +23,7 @@ from sb3_ezm.checkpoint.model_state import capture, check_env, kept_arguments, r
 from sb3_ezm.checkpoint.signals import StopSignals
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.files import PathLike, replacing
+from sb3_ezm.kinds import PATH, SWITCH, checked
 from sb3_ezm.rollouts import RolloutAlgorithm
 from sb3_ezm.settings import apply_changes, change_arguments, check_discounts
 
@@ -44,6 +45,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
         self.stop_signals = StopSignals()
         self.run_id = secrets.token_hex(8)  # identifies the training, wherever it continues
 
+    @checked(path=PATH)
     def save_checkpoint(self, path: PathLike) -> Path:
         """
         Save the whole training: networks, optimizer, replay with priorities and open episodes, statistics, counters, every
@@ -56,6 +58,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
         :param path: file; without a suffix it gets ``.ezm``
         :return: path of the file
         :raises CheckpointError: if something cannot be saved
+        :raises ConfigurationError: if `path` is no path
         :raises OSError: if the file cannot be written; an older one of that name is then kept
         """
         try:
@@ -74,6 +77,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
         encode(capture(self), [])
 
     @classmethod
+    @checked(path=PATH, reset_env=SWITCH)
     def resume(cls: type[SelfT], path: PathLike, env: GymEnv | str, reset_env: bool = False, **arguments: Any) -> SelfT:
         """
         Continue a training where :meth:`save_checkpoint` left it, with ``learn(..., reset_num_timesteps=False)``.
@@ -85,6 +89,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
             your own functions as learning rates and your own policy classes. A new ``seed`` restarts the generators
         :return: the algorithm as it was
         :raises CheckpointError: if the file is truncated, changed or of another version, or the environment does not fit
+        :raises ConfigurationError: if `path` is no path
         """
         path = latest_checkpoint(path) if Path(path).is_dir() else find_checkpoint(path)
         state = read_checkpoint(path)
@@ -190,6 +195,7 @@ def read_replay_buffer(path: str | Path | io.BufferedIOBase, verbose: int = 0) -
         raise CheckpointError(f"{path} does not hold a readable replay buffer ({type(error).__name__}: {error}).") from error
 
 
+@checked(path=PATH)
 def _with_suffix(path: str | Path, suffix: str) -> Path:
     path = Path(path)
     return path if path.suffix else path.with_suffix(suffix)

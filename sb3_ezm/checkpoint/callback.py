@@ -15,6 +15,7 @@ from sb3_ezm.checkpoint.folder import EMERGENCY, find_checkpoints
 from sb3_ezm.errors import CheckpointError, ConfigurationError, NonFiniteError
 from sb3_ezm.files import TEMPORARY, PathLike, free_path, temporary_prefix
 from sb3_ezm.kinds import COUNT, PATH, TEXT, VERBOSE, checked, optional
+from sb3_ezm.paths import check_can_write_into
 
 if TYPE_CHECKING:
     from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm
@@ -78,7 +79,7 @@ class FullCheckpointCallback(BaseCallback):
             )
 
     def _on_training_start(self) -> None:
-        self.save_path.mkdir(parents=True, exist_ok=True)
+        check_can_write_into(self.save_path)
         self._check_folder()
         self._remove_leftovers()
         self._algorithm.check_checkpoint()
@@ -198,5 +199,6 @@ class FullCheckpointCallback(BaseCallback):
         if self.last_path is not None:
             print(
                 f"`EZM.resume({str(self.last_path)!r}, env, reset_env=True)` continues from the last checkpoint with new "
-                "episodes. Without `reset_env` the same steps follow, and the same error unless its cause is removed."
+                "episodes, as does `ezm resume FOLDER --new-episodes`. Otherwise the same steps follow, and the same error "
+                "unless its cause is removed."
             )

@@ -186,6 +186,7 @@ def _add_train(commands: Any) -> None:
     )
     add("--resume", action="store_true", help="continue from the latest checkpoint in the folder --out, as `ezm resume` does")
     add("--overwrite", action="store_true", help="replace the run that the folder --out holds")
+    parser.set_defaults(new_episodes=False)
     _add_training(parser, "default {}")
 
 
@@ -194,12 +195,16 @@ def _add_resume(commands: Any) -> None:
   ezm resume runs/gaits
   ezm resume runs/gaits --steps-per-task 200000
   ezm resume runs/gaits --minutes 30
+  ezm resume runs/gaits --new-episodes             after an error that the running episodes led to
 """
     parser = _add_parser(commands, "resume", "train", "Continue a training from its latest checkpoint.", examples)
     parser.add_argument("out", metavar="folder", type=Path, help="folder of `ezm train`")
     parser.set_defaults(resume=True, overwrite=False, tasks=[], preset=None, set=[], envs_per_task=None, seed=None)
     parser.set_defaults(action_repeat=None, ignore_termination=False, start=None, like=None, freeze_dynamics=False)
     parser.set_defaults(gradient_similarity=None)
+    parser.add_argument(
+        "--new-episodes", action="store_true", help="start new episodes instead of continuing the running ones"
+    )
     _add_training(parser, "default: as when the training began")
 
 

@@ -49,6 +49,7 @@ def train(
     settings: RunSettings,
     folder: Path,
     resume: bool = False,
+    new_episodes: bool = False,
     device: str = "auto",
     tensorboard: bool = True,
     project: str | None = None,
@@ -60,6 +61,7 @@ def train(
     :param settings: recorded in the folder
     :param folder: replaced if it holds another run, unless that is continued
     :param resume: continue; without a checkpoint the training starts from the beginning
+    :param new_episodes: when continuing, start new episodes instead of continuing the running ones
     :param device: of the networks
     :param tensorboard: whether to write its files
     :param project: of Weights & Biases, which logs the run
@@ -93,7 +95,7 @@ def train(
             )
             stack.callback(env.close)
             if resumes:
-                model = EZM.resume(folder / CHECKPOINTS, env, device=device, tensorboard_log=log)
+                model = EZM.resume(folder / CHECKPOINTS, env, new_episodes, device=device, tensorboard_log=log)
             else:
                 model = _start(settings, env, device, log)
             settings.write(folder)

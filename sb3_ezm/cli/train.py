@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
             settings,
             folder,
             resume=args.resume,
+            new_episodes=args.new_episodes,
             device=args.device,
             tensorboard=not args.no_tensorboard,
             project=args.project if args.track else None,
