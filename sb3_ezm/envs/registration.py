@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gymnasium as gym
-
 from sb3_ezm.envs import toy
 from sb3_ezm.envs.dmc import suite as dmc
 from sb3_ezm.envs.envpool import suite as envpool
 from sb3_ezm.envs.h1 import suite as h1
 from sb3_ezm.envs.humanoid_bench import suite as humanoid_bench
+from sb3_ezm.envs.ids import register_id
 from sb3_ezm.envs.walker import suite as walker
 
 MULTITASK_ENTRY_POINT = "sb3_ezm.multitask.cycling:make_multitask_suite"
@@ -34,6 +33,4 @@ def register_envs() -> None:
         suite.register()
     for multitask_name, suite_name in MULTITASK_IDS.items():
         for env_id in (multitask_name, f"sb3_ezm/{multitask_name}"):
-            if env_id not in gym.registry:
-                # No limit here: the tasks inside have their own.
-                gym.register(env_id, entry_point=MULTITASK_ENTRY_POINT, kwargs={"suite": suite_name})
+            register_id(env_id, MULTITASK_ENTRY_POINT, suite=suite_name)

@@ -54,6 +54,11 @@ class Simulation(gym.Env[NDArray[Any], NDArray[np.float32]]):
         self._last_observation: NDArray[Any] = np.zeros(observation_space.shape, observation_space.dtype)
         self._ready = False
 
+    @property
+    def _label(self) -> str:
+        """What states and messages call the task."""
+        return self.task
+
     def _check_ready(self) -> None:
         if not self._ready:
             raise ConfigurationError("step() needs a reset() first, at the start and after a simulation has diverged.")
@@ -63,9 +68,10 @@ class Simulation(gym.Env[NDArray[Any], NDArray[np.float32]]):
         The outcome of a step after which the simulation is no longer valid: MuJoCo met a value that is not finite or beyond
         1e10 and silently continued from its zero pose. The episode is truncated with the last observation.
         """
-        if not any(self._warnings[kind] for kind in _DIVERGED):
-            return None
-        gym.logger.warn(f"The simulation of task {self.task!r} diverged; the episode is truncated.")
+        return self._cut_off() if any(self._warnings[kind] for kind in _DIVERGED) else None
+
+    def _cut_off(self, reason: str = "") -> Outcome:
+        gym.logger.warn(f"The simulation of task {self._label!r} diverged{reason}; the episode is truncated.")
         self._ready = False
         return self._last_observation.copy(), 0.0, False, True, {"diverged": 1.0}
 
@@ -93,12 +99,12 @@ class Simulation(gym.Env[NDArray[Any], NDArray[np.float32]]):
         """
         physics = np.empty(mujoco.mj_stateSize(self.model, _STATE))
         mujoco.mj_getState(self.model, self.data, physics, _STATE)
-        return {"task": self.task, "physics": physics, "ready": self._ready, "random": self.np_random.bit_generator.state}
+        return {"task": self._label, "physics": physics, "ready": self._ready, "random": self.np_random.bit_generator.state}
 
     def _check_task(self, state: dict[str, Any]) -> None:
-        if state["task"] != self.task:
+        if state["task"] != self._label:
             raise ConfigurationError(
-                f"A state of task {state['task']!r} cannot be loaded into an environment of task {self.task!r}."
+                f"A state of task {state['task']!r} cannot be loaded into an environment of task {self._label!r}."
             )
 
     def _set_physics(self, state: dict[str, Any]) -> None:

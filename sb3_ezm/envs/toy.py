@@ -27,6 +27,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_ezm.envs.ids import register_id
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.tasks.env_factory import GymEnvFactory
 from sb3_ezm.tasks.reference import TaskReference
@@ -265,12 +266,7 @@ def toy_env_id(name: str) -> str:
 def register() -> None:
     """Register the Gymnasium ids ``sb3_ezm/Toy-Swingup-v0`` and so on, and the suite ``toy``."""
     for name, env in TOY_TASKS.items():
-        if toy_env_id(name) not in gym.registry:
-            gym.register(
-                id=toy_env_id(name),
-                entry_point=f"sb3_ezm.envs.toy:{env.__name__}",
-                max_episode_steps=env.max_episode_steps,
-            )
+        register_id(toy_env_id(name), f"sb3_ezm.envs.toy:{env.__name__}", env.max_episode_steps)
     register_suite("toy", build_toy, task_prefix="toy-", preset="toy")
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar
+from typing import Any
 
-import gymnasium as gym
-import mujoco
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sb3_ezm.envs.dmc.loading import load
 from sb3_ezm.envs.dmc.tasks import TASKS
+from sb3_ezm.envs.simulation import Outcome, Simulation
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 
-# What the physics depends on, the solver's starting point included.
-_STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
 # What the tasks change in the model at a reset: goals, their sizes and looks, gains, terrain.
 _MODEL_FIELDS = (
     *("body_pos", "body_quat", "geom_pos", "geom_size", "geom_rgba", "site_pos", "site_size", "site_rgba"),
@@ -24,7 +21,7 @@ _MODEL_FIELDS = (
 )
 
 
-class DMControlEnv(gym.Env[NDArray[np.float32], NDArray[np.floating[Any]]]):
+class DMControlEnv(Simulation):
     """
     One task. Shimmy translates dm_control's interface; here observations become flat, and the state of an episode accessible.
 
@@ -40,27 +37,22 @@ class DMControlEnv(gym.Env[NDArray[np.float32], NDArray[np.floating[Any]]]):
     :raises DMControlUnavailableError: without dm_control or Shimmy
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}  # type: ignore[misc]
-
     def __init__(
         self, task: str, render_mode: str | None = None, camera: int | str = 0, width: int = 320, height: int = 240
     ) -> None:
         if task not in TASKS:
             raise ConfigurationError(f"No task of the DeepMind Control Suite is named {task!r}. {did_you_mean(task, TASKS)}")
-        if render_mode not in (None, "rgb_array"):
-            raise ConfigurationError(f"`render_mode` must be None or 'rgb_array', got {render_mode!r}.")
         suite, translated = load()
         facts = TASKS[task]
         # The time limit is Gymnasium's, so that it can be changed.
         native = suite.load(facts.domain, facts.task, task_kwargs={"time_limit": float("inf")})
+        space = spaces.Box(-np.inf, np.inf, (facts.observation_size,), np.float32)
+        model, data = native.physics.model.ptr, native.physics.data.ptr
+        super().__init__(task, model, data, space, facts.action_size, render_mode)
         pictures = {"camera_id": camera, "width": width, "height": height}
-        self.task, self.render_mode = task, render_mode
         self._native, self._env = native, translated(native, render_mode, pictures)
-        self.metadata = {**self.metadata, "render_fps": round(1.0 / native.control_timestep())}  # type: ignore[misc]
-        self.observation_space = spaces.Box(-np.inf, np.inf, (facts.observation_size,), np.float32)
         self.action_space = self._env.action_space
-        self._last_observation = np.zeros(facts.observation_size, np.float32)
-        self._ready = False
+        self.metadata = {**self.metadata, "render_fps": round(1.0 / native.control_timestep())}  # type: ignore[misc]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -76,31 +68,25 @@ class DMControlEnv(gym.Env[NDArray[np.float32], NDArray[np.floating[Any]]]):
         self._last_observation = _flat(observation)
         return self._last_observation, {}
 
-    def step(self, action: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.floating[Any]]) -> Outcome:
         """
         :param action: within the bounds of the task
         :return: observation, reward, terminated, truncated, info. If the simulation diverges the step is ``truncated`` with
             reward 0, the last observation and ``info["diverged"] = 1.0``
         :raises ConfigurationError: before a reset
         """
-        if not self._ready:
-            raise ConfigurationError("step() needs a reset() first, at the start and after a simulation has diverged.")
+        self._check_ready()
         try:
             observation, reward, terminated, truncated, _ = self._env.step(action)
         except Exception as error:
             if type(error).__name__ != "PhysicsError":  # its class is known only with dm_control
                 raise
-            gym.logger.warn(f"The simulation of {self.task!r} diverged ({error}); the episode is truncated.")
-            self._ready = False
-            return self._last_observation.copy(), 0.0, False, True, {"diverged": 1.0}
+            return self._cut_off(f" ({error})")
         self._last_observation = _flat(observation)
         return self._last_observation, float(reward), terminated, truncated, {}
 
-    def render(self) -> NDArray[np.uint8] | None:
-        """
-        :return: picture [height, width, 3], or None without ``render_mode="rgb_array"``
-        """
-        picture: NDArray[np.uint8] | None = self._env.render()
+    def _draw(self) -> NDArray[np.uint8]:
+        picture: NDArray[np.uint8] = self._env.render()
         return picture
 
     def close(self) -> None:
@@ -114,18 +100,13 @@ class DMControlEnv(gym.Env[NDArray[np.float32], NDArray[np.floating[Any]]]):
 
         :return: task name, physics, sensors, memory of the task, what it changed in the model, and its random generator
         """
-        model, data = self._model_and_data()
-        physics = np.empty(mujoco.mj_stateSize(model, _STATE))
-        mujoco.mj_getState(model, data, physics, _STATE)
         return {
-            "task": self.task,
-            "physics": physics,
-            "sensors": data.sensordata.copy(),
+            **super().get_state(),
+            "sensors": self.data.sensordata.copy(),
             "memory": {name: copy.copy(value) for name, value in vars(self._native.task).items() if _is_number(value)},
-            "model": {name: getattr(model, name).copy() for name in _MODEL_FIELDS},
+            "model": {name: getattr(self.model, name).copy() for name in _MODEL_FIELDS},
             "random": self._native.task.random.get_state(legacy=False),
             "last_observation": self._last_observation.copy(),
-            "ready": self._ready,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -135,29 +116,16 @@ class DMControlEnv(gym.Env[NDArray[np.float32], NDArray[np.floating[Any]]]):
         :param state: state of any instance of the same task
         :raises ConfigurationError: if the state belongs to another task
         """
-        if state["task"] != self.task:
-            raise ConfigurationError(
-                f"A state of task {state['task']!r} cannot be loaded into an environment of task {self.task!r}."
-            )
-        model, data = self._model_and_data()
+        self._check_task(state)
         for name, value in state["model"].items():
-            getattr(model, name)[:] = value
-        mujoco.mj_setState(model, data, state["physics"], _STATE)
-        # A step of dm_control begins with the forces of quantities that the previous one left behind. Then the state again,
-        # since that may have moved the solver's starting point, and the sensors, which it read from other forces.
-        mujoco.mj_forward(model, data)
-        mujoco.mj_setState(model, data, state["physics"], _STATE)
-        data.sensordata[:] = state["sensors"]
-        data.warning.number[:] = 0
+            getattr(self.model, name)[:] = value
+        # It also computes the forces of quantities that a step of dm_control takes from the previous one.
+        self._set_physics(state)
+        self.data.sensordata[:] = state["sensors"]  # read from other forces
         vars(self._native.task).update(copy.deepcopy(state["memory"]))
         self._native.task.random.set_state(state["random"])
         self._native._reset_next_step = False
         self._last_observation = np.array(state["last_observation"])
-        self._ready = bool(state["ready"])
-
-    def _model_and_data(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
-        physics = self._native.physics
-        return physics.model.ptr, physics.data.ptr
 
 
 def _flat(observation: dict[str, Any]) -> NDArray[np.float32]:

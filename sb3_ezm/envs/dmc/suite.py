@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import gymnasium as gym
-
 from sb3_ezm.envs.dmc.tasks import MAX_EPISODE_STEPS, SUITES, TASKS
+from sb3_ezm.envs.ids import register_id
 from sb3_ezm.tasks.env_factory import GymEnvFactory
 from sb3_ezm.tasks.registry import register_suite
 from sb3_ezm.tasks.task_set import TaskSpec
@@ -21,13 +20,7 @@ def register() -> None:
     ``dmc-28``, ``dmc-30`` and ``dmc``, which holds every task with bounded actions.
     """
     for name, task in TASKS.items():
-        if task.gym_id not in gym.registry:
-            gym.register(
-                task.gym_id,
-                entry_point="sb3_ezm.envs.dmc.env:DMControlEnv",
-                max_episode_steps=MAX_EPISODE_STEPS,
-                kwargs={"task": name},
-            )
+        register_id(task.gym_id, "sb3_ezm.envs.dmc.env:DMControlEnv", MAX_EPISODE_STEPS, task=name)
     for suite, names in SUITES.items():
         register_suite(suite, partial(build, names), "dmc/", preset=PRESETS.get(suite))
 

@@ -49,14 +49,17 @@ class _EnvPool:
         )
 
     def send(self, actions: NDArray[Any], ids: Ids) -> None:
+        """Begin a step, without waiting for it."""
         self._resets = False
         self._pool.send(actions, np.array(ids, dtype=np.int32))
 
     def send_reset(self, ids: Ids) -> None:
+        """Begin new episodes, without waiting for them."""
         self._resets = True
         self._pool._reset(np.array(ids, dtype=np.int32))  # as `reset` does, without waiting
 
     def recv(self) -> PoolBatch:
+        """Wait for what was begun; after a reset rewards are 0 and nothing has terminated."""
         answer = self._pool.recv(reset=self._resets)
         observations, info = answer[0], answer[-1]
         rows = len(info["env_id"])

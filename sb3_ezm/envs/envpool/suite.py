@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache, partial
 
-import gymnasium as gym
 from gymnasium import spaces
 
 from sb3_ezm.envs.envpool.loading import load, read_spaces
 from sb3_ezm.envs.envpool.tasks import NAMESPACE, SUITES, TASKS, EnvPoolTask
+from sb3_ezm.envs.ids import register_id
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.tasks.env_factory import GymEnvFactory
 from sb3_ezm.tasks.reference import TaskReference
@@ -95,11 +95,6 @@ def _probe(env_id: str) -> EnvPoolTask | None:
 
 
 def _register_env(task: EnvPoolTask) -> None:
-    if task.gym_id not in gym.registry:
-        facts = {"observation_key": task.observation_key, "success": task.success, "may_terminate": task.may_terminate}
-        gym.register(
-            task.gym_id,
-            entry_point="sb3_ezm.envs.envpool.env:EnvPoolEnv",
-            max_episode_steps=task.max_episode_steps,
-            kwargs={"env_id": task.env_id, **facts, **task.options},
-        )
+    facts = {"observation_key": task.observation_key, "success": task.success, "may_terminate": task.may_terminate}
+    keywords = {"env_id": task.env_id, **facts, **task.options}
+    register_id(task.gym_id, "sb3_ezm.envs.envpool.env:EnvPoolEnv", task.max_episode_steps, **keywords)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
-import gymnasium as gym
 import mujoco
 import numpy as np
 from gymnasium import spaces
@@ -14,20 +13,19 @@ from sb3_ezm.envs.h1.model import TIMESTEP, compile_model, shared_model
 from sb3_ezm.envs.h1.objectives import OBJECTIVES, MazeObjective, ReachObjective
 from sb3_ezm.envs.h1.rendering import H1Painter
 from sb3_ezm.envs.h1.robot import Robot, observe
+from sb3_ezm.envs.simulation import Simulation
 from sb3_ezm.errors import ConfigurationError
 
 FRAME_SKIP = 10  # physics steps per control step
 CONTROL_TIMESTEP = FRAME_SKIP * TIMESTEP  # 0.02 s, 50 Hz
 RESET_NOISE = 0.01
-_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-_DIVERGED = tuple(int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{kind}")) for kind in ("QPOS", "QVEL", "QACC"))
 # Actions are float32 and often come out of a tanh: forgive rounding, nothing else.
 _ACTION_TOLERANCE = 1e-6
 
 Observation = NDArray[np.float32]
 
 
-class H1Env(gym.Env[Observation, NDArray[np.float32]]):
+class H1Env(Simulation):
     """
     One task of a mesh-free Unitree H1 with HumanoidBench's definitions (arXiv 2403.10506).
 
@@ -49,8 +47,6 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
     :raises ConfigurationError: if an argument is impossible
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}  # type: ignore[misc]
-
     def __init__(
         self,
         task: str = "walk",
@@ -63,34 +59,23 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
         share_model: bool = True,
         robot: str = "h1",
     ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise ConfigurationError(f"render_mode={render_mode!r} is not supported: use 'rgb_array' or None.")
         if not 0.0 <= reset_noise < 0.5:
             raise ConfigurationError(f"reset_noise={reset_noise} must lie in [0, 0.5): it also disturbs the root quaternion.")
-        self.model = shared_model(task, robot) if share_model else compile_model(task, robot=robot)
-        self.data = mujoco.MjData(self.model)
-        self.task = task
+        model = shared_model(task, robot) if share_model else compile_model(task, robot=robot)
+        self._objective = OBJECTIVES[task]()
+        space = spaces.Box(-np.inf, np.inf, (model.nq + model.nv + len(self._objective.extra),), np.float32)
+        super().__init__(task, model, mujoco.MjData(model), space, model.nu, render_mode)
         self.robot = robot
-        self.render_mode = render_mode
         self.ignore_termination = ignore_termination
         self.reset_noise = reset_noise
-        self._objective = OBJECTIVES[task]()
-        size = self.model.nq + self.model.nv + len(self._objective.extra)
-        self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
         self._robot = Robot(self.model, self.data)
         self._painter = H1Painter(task, width, height, camera, robot)
         lower, upper = self.model.actuator_ctrlrange.T
         self._ctrl_middle, self._ctrl_half = (lower + upper) / 2.0, (upper - lower) / 2.0
-        # Views of MuJoCo's memory, kept because looking them up costs more than reading them.
-        self._qpos, self._qvel, self._ctrl = self.data.qpos, self.data.qvel, self.data.ctrl
-        self._warnings = self.data.warning.number
-        self._last_observation: Observation = np.zeros(size, dtype=np.float32)
-        self._ready = False
 
     @property
-    def _name(self) -> str:
-        """What states and messages call the task: its name alone if the robot has no hands."""
+    def _label(self) -> str:
+        """Its name alone if the robot has no hands."""
         return self.task if self.robot == "h1" else f"{self.robot}-{self.task}"
 
     @property
@@ -124,27 +109,16 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
             ``truncated`` with reward 0, the last finite observation and ``info["diverged"] = 1.0``.
         :raises ConfigurationError: if the action has the wrong shape, is outside [-1, 1] or not finite, or before a reset
         """
-        if not self._ready:
-            raise ConfigurationError("step() needs a reset() first, at the start and after a simulation has diverged.")
+        self._check_ready()
         self._ctrl[:] = self._position_targets(action)
         mujoco.mj_step(self.model, self.data, FRAME_SKIP)
-        if any(self._warnings[kind] for kind in _DIVERGED):
-            # MuJoCo met a value that is not finite or beyond 1e10 and silently continued from its zero pose.
-            return self._diverged()
+        if (outcome := self._diverged()) is not None:
+            return outcome
         reward, terms = self._objective.reward(self._robot)
         terminated = not self.ignore_termination and self._objective.terminated(self._robot)
         return self._observation(), reward, terminated, False, terms
 
-    def render(self) -> NDArray[np.uint8] | None:
-        """
-        Picture of the current state; OpenGL is opened at the first call.
-
-        :return: picture [height, width, 3], or None without ``render_mode="rgb_array"``
-        :raises EZMError: if there is no OpenGL
-        """
-        if self.render_mode is None:
-            gym.logger.warn("render() needs H1Env(..., render_mode='rgb_array'): no picture was taken.")
-            return None
+    def _draw(self) -> NDArray[np.uint8]:
         stage = self._objective.stage if isinstance(self._objective, MazeObjective) else 0
         goal = self._objective.goal if isinstance(self._objective, ReachObjective) else None
         return self._painter.draw(self.data, stage, goal)
@@ -159,15 +133,7 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
 
         :return: task name, full physics state, memory of the task and state of the random generator
         """
-        physics = np.empty(mujoco.mj_stateSize(self.model, _STATE))
-        mujoco.mj_getState(self.model, self.data, physics, _STATE)
-        return {
-            "task": self._name,
-            "physics": physics,
-            "objective": self._objective.get_state(),
-            "random": self.np_random.bit_generator.state,
-            "ready": self._ready,
-        }
+        return {**super().get_state(), "objective": self._objective.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> Observation:
         """
@@ -177,18 +143,9 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
         :return: observation [O] of that state
         :raises ConfigurationError: if the state belongs to another task
         """
-        if state["task"] != self._name:
-            raise ConfigurationError(
-                f"A state of task {state['task']!r} cannot be loaded into an environment of task {self._name!r}."
-            )
-        mujoco.mj_setState(self.model, self.data, state["physics"], _STATE)
-        # Positions of bodies and sites, for pictures; then the state again, since that may have moved the solver's warm start.
-        mujoco.mj_forward(self.model, self.data)
-        mujoco.mj_setState(self.model, self.data, state["physics"], _STATE)
-        self._warnings[:] = 0
+        self._set_physics(state)
         self._objective.set_state(state["objective"])
         self.np_random.bit_generator.state = state["random"]
-        self._ready = bool(state["ready"])
         return self._observation()
 
     def _position_targets(self, action: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -210,8 +167,3 @@ class H1Env(gym.Env[Observation, NDArray[np.float32]]):
     def _observation(self) -> Observation:
         self._last_observation = observe(self._qpos, self._qvel, self._objective.extra)
         return self._last_observation
-
-    def _diverged(self) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        gym.logger.warn(f"The simulation of H1 task {self._name!r} diverged; the episode is truncated.")
-        self._ready = False
-        return self._last_observation.copy(), 0.0, False, True, {"diverged": 1.0}

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-import gymnasium as gym
-
 from sb3_ezm.envs.h1.tasks import MAX_EPISODE_STEPS, TASK_INFO
 from sb3_ezm.envs.humanoid_bench.specs import align_blocks, task_spec
 from sb3_ezm.envs.humanoid_bench.tasks import HumanoidBenchTask
+from sb3_ezm.envs.ids import register_id
 from sb3_ezm.tasks.env_factory import GymEnvFactory
 from sb3_ezm.tasks.registry import register_suite
 from sb3_ezm.tasks.task_set import TaskSpec
@@ -22,13 +21,7 @@ def register() -> None:
     """
     for robot, tasks in TASK_INFO.items():
         for task in tasks.values():
-            if task.gym_id not in gym.registry:
-                gym.register(
-                    task.gym_id,
-                    entry_point="sb3_ezm.envs.h1.env:H1Env",
-                    max_episode_steps=MAX_EPISODE_STEPS,
-                    kwargs={"task": task.name, "robot": robot},
-                )
+            register_id(task.gym_id, "sb3_ezm.envs.h1.env:H1Env", MAX_EPISODE_STEPS, task=task.name, robot=robot)
     register_suite("h1-medium", partial(build, "h1"), task_prefix="h1-", preset="h1-cpu")
     register_suite(
         "h1hand-hard", partial(build, "h1hand"), task_prefix="h1hand-", preset="humanoidbench-hard-cpu", align=align

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import gymnasium as gym
-
 from sb3_ezm.envs.humanoid_bench.specs import align, task_spec
 from sb3_ezm.envs.humanoid_bench.tasks import ROBOTS, SUITES, TASKS
+from sb3_ezm.envs.ids import register_id
 from sb3_ezm.tasks.env_factory import GymEnvFactory
 from sb3_ezm.tasks.registry import register_suite
 from sb3_ezm.tasks.task_set import TaskSpec
@@ -22,13 +21,7 @@ def register() -> None:
     ``humanoidbench-hard``, and ``humanoidbench``, which holds every task that runs.
     """
     for name, task in TASKS.items():
-        if task.gym_id not in gym.registry:
-            gym.register(
-                task.gym_id,
-                entry_point="sb3_ezm.envs.humanoid_bench.env:HumanoidBenchEnv",
-                max_episode_steps=task.max_episode_steps,
-                kwargs={"task": name},
-            )
+        register_id(task.gym_id, "sb3_ezm.envs.humanoid_bench.env:HumanoidBenchEnv", task.max_episode_steps, task=name)
     for suite, tasks in SUITES.items():
         prefixes = tuple(dict.fromkeys(f"{entry.robot}-" for entry in tasks))
         names = tuple(entry.name for entry in tasks)

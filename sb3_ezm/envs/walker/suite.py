@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import gymnasium as gym
-
+from sb3_ezm.envs.ids import register_id
 from sb3_ezm.envs.walker.tasks import (
     ACTION_SIZE,
     EMBODIMENT,
@@ -25,13 +24,7 @@ def register() -> None:
     (stand, walk, run) and ``walker-5`` (walk and run backwards as well).
     """
     for task in WALKER_TASK_INFO.values():
-        if task.gym_id not in gym.registry:
-            gym.register(
-                task.gym_id,
-                entry_point="sb3_ezm.envs.walker.env:WalkerEnv",
-                max_episode_steps=MAX_EPISODE_STEPS,
-                kwargs={"task": task.name},
-            )
+        register_id(task.gym_id, "sb3_ezm.envs.walker.env:WalkerEnv", MAX_EPISODE_STEPS, task=task.name)
     register_suite("walker", lambda: _specs(FORWARD_TASKS), task_prefix="walker-", preset="walker")
     register_suite("walker-5", lambda: _specs(WALKER_TASK_INFO), task_prefix="walker-", preset="walker")
 
