@@ -85,6 +85,8 @@ class CheckedAssignments(OffPolicyAlgorithm):
             self._setup_lr_schedule()
         elif name == "act_with_target":
             self.collector.act_with_target = value
+        elif name == "planner":
+            policy.planner = value
         elif name == "gamma":
             _set_discount(policy, value)
 

@@ -18,7 +18,6 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_ezm import settings
-from sb3_ezm.acting import PlannerSwitch
 from sb3_ezm.arguments import KINDS, LEARN_KINDS, make_configs
 from sb3_ezm.assignments import CheckedAssignments
 from sb3_ezm.buffers import PerTaskReplayBuffer
@@ -45,7 +44,7 @@ from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks, recor
 SelfEZM = TypeVar("SelfEZM", bound="EZM")
 
 
-class EZM(CheckedAssignments, PlannerSwitch, LoadedWithChanges, ResumableAlgorithm):
+class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
     """
     EfficientZero-Multitask (EZ-M): online model-based RL with one world model for all tasks.
 

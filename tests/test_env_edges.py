@@ -20,7 +20,7 @@ from sb3_ezm import EZM, make_multitask_env, make_task_set
 from sb3_ezm.callbacks import TaskEvalCallback, TimedProgressCallback
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import evaluate_protocols, evaluate_tasks
-from sb3_ezm.multitask import CyclingTaskEnv, TaskSpec, stack_frames
+from sb3_ezm.multitask import CyclingTaskEnv, TaskSpec
 from sb3_ezm.video import record_video
 from sb3_ezm.zoo.tasks import find_tasks
 
@@ -269,19 +269,25 @@ def test_evaluations_normalize_by_the_statistics_of_the_training() -> None:
 # ----------------------------------------------------------------------------------------------------------------- frames
 
 
-def test_frames_of_several_tasks_are_stacked_task_by_task() -> None:
-    tasks = stack_frames([CountEnv, SpaceEnv], 3)  # of one and three entries, padded to three
+def stacked(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """
+    :param env: an environment of any observations
+    :return: the same, showing its last three
+    """
+    return gym.wrappers.FrameStackObservation(gym.wrappers.FlattenObservation(env), 3)
+
+
+def test_tasks_may_stack_frames_in_their_factories() -> None:
+    tasks = make_task_set([lambda: stacked(CountEnv()), lambda: stacked(SpaceEnv())])  # of one and three entries
     env = make_multitask_env(tasks)
     assert env.observation_space["observation"].shape == (9,)  # type: ignore[index]
     assert env.reset()["observation"][0].tolist() == [0.0] * 9  # type: ignore[call-overload]
     for _ in range(4):
         observation = env.step(np.zeros((2, env.action_space.shape[0])))[0]  # type: ignore[index]
-    assert observation["observation"][0].tolist() == [2, 0, 0, 3, 0, 0, 4, 0, 0]
+    assert observation["observation"][0].tolist() == [2, 3, 4, 0, 0, 0, 0, 0, 0]
     model = tiny_model(env).learn(22)
     assert model._n_updates > 0
     assert len(evaluate_tasks(model, tasks, n_eval_episodes=1).tasks) == 2
-    with pytest.raises(ConfigurationError, match="`num_frames` must be at least 1"):
-        stack_frames("toy", 0)
 
 
 # --------------------------------------------------------------------------------------------------------------- pictures

@@ -20,33 +20,18 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.types import FloatArray, IntArray, SegmentBatch
+from sb3_ezm.observations import ObservationLayout
+from sb3_ezm.types import SegmentBatch
 
 ACTIONS = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
 
-class DictLayout:
-    """Observations ``{"observation": [N, size], "task": [N]}``."""
-
-    dtype = np.dtype(np.float32)
-
-    def __init__(self, size: int = 1) -> None:
-        self.size = size
-
-    def flatten(self, observation: Any) -> tuple[FloatArray, IntArray]:
-        flat = np.asarray(observation["observation"], dtype=np.float32)
-        return flat, np.asarray(observation["task"], dtype=np.int64)
-
-    def unflatten(self, flat: FloatArray, tasks: IntArray) -> Any:
-        return {"observation": flat, "task": tasks}
-
-
-def space(num_tasks: int) -> spaces.Dict:
-    return spaces.Dict({"observation": spaces.Box(-np.inf, np.inf, (1,), np.float32), "task": spaces.Discrete(num_tasks)})
+def space(num_tasks: int, size: int = 1) -> spaces.Dict:
+    return spaces.Dict({"observation": spaces.Box(-np.inf, np.inf, (size,), np.float32), "task": spaces.Discrete(num_tasks)})
 
 
 def make(buffer_size: int = 100, n_envs: int = 2, num_tasks: int = 2, **kwargs: Any) -> PerTaskReplayBuffer:
-    settings: dict[str, Any] = {"layout": DictLayout(), "horizon": 3, "seed": 0, **kwargs}
+    settings: dict[str, Any] = {"layout": ObservationLayout(space(num_tasks)), "horizon": 3, "seed": 0, **kwargs}
     return PerTaskReplayBuffer(buffer_size, space(num_tasks), ACTIONS, n_envs=n_envs, num_tasks=num_tasks, **settings)
 
 
@@ -484,7 +469,7 @@ def test_impossible_settings_are_named() -> None:
     for name in ("buffer_size", "n_envs", "num_tasks", "horizon"):
         sizes = {"buffer_size": 10, "n_envs": 1, "num_tasks": 1, "horizon": 3, name: 0}
         with pytest.raises(ConfigurationError, match=f"`{name}` \\(0\\)"):
-            PerTaskReplayBuffer(observation_space=space(1), action_space=ACTIONS, layout=DictLayout(), **sizes)
+            PerTaskReplayBuffer(observation_space=space(1), action_space=ACTIONS, layout=ObservationLayout(space(1)), **sizes)
     with pytest.raises(ConfigurationError, match="`optimize_memory_usage`"):
         make(optimize_memory_usage=True)
     for name, value in (("alpha", -1.0), ("beta", -0.5), ("min_weight", 1.5), ("priority_epsilon", 0.0)):
@@ -498,7 +483,7 @@ def test_bad_transitions_are_named_and_do_not_change_the_buffer() -> None:
         add(buffer, [1, np.nan], [2, 3], [1, 0])
     with pytest.raises(ValueError, match=r"rewards of environments \[0\]"):
         add(buffer, [1, 2], [2, 3], [1, 0], rewards=[np.inf, 0.0])
-    with pytest.raises(ValueError, match=r"task ids \[0 2\] must lie in \[0, 2\)"):
+    with pytest.raises(ValueError, match=r"task ids \[0, 2\] must lie in \[0, 2\)"):
         add(buffer, [1, 2], [2, 3], [0, 2])
     with pytest.raises(ValueError, match=r"got 1 observations, but .* `n_envs=2`"):
         add(buffer, [1], [2], [0])
@@ -517,5 +502,5 @@ def test_bad_transitions_are_named_and_do_not_change_the_buffer() -> None:
 def test_memory_is_floats_plus_ten_percent() -> None:
     # Nine H1 tasks: 51 + 19 + reward + search value = 72 floats per transition.
     actions = spaces.Box(-1.0, 1.0, (19,), np.float32)
-    buffer = PerTaskReplayBuffer(1_000_000, space(9), actions, n_envs=9, layout=DictLayout(51), num_tasks=9)
+    buffer = PerTaskReplayBuffer(1_000_000, space(9), actions, n_envs=9, layout=ObservationLayout(space(9, 51)), num_tasks=9)
     assert buffer.nbytes / 9_000_000 < 1.1 * 4 * 72

@@ -53,12 +53,10 @@ def test_the_policy_head_acts_alone() -> None:
     np.testing.assert_array_equal(model.predict(OBSERVATION, deterministic=True)[0], searched)
 
 
-def test_it_can_be_an_argument_or_be_set_on_the_policy() -> None:
+def test_it_can_be_an_argument() -> None:
     model = opinionated(planner=False)
     assert not model.planner and not model.policy.planner
     assert model.predict(OBSERVATION, deterministic=True)[0][0] == pytest.approx(head_action(model, OBSERVATION), abs=1e-5)
-    model.policy.planner = True
-    assert model.planner
 
 
 def test_files_keep_it_and_loading_changes_it() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -18,37 +18,13 @@ from sb3_ezm.buffers.segments import TransitionRing, Transitions, check_transiti
 from sb3_ezm.config import ReplayConfig
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import COUNT, SEED, SWITCH, checked, optional
+from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.types import BoolArray, FloatArray, IntArray, SegmentBatch
 
 Observation = npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
 
 
 _STATE = ("pos", "full", "_stream_replay", "_searched", "_search_values", "rng")
-
-
-class Layout(Protocol):
-    """How observations become rows of numbers and task ids, and back."""
-
-    @property
-    def size(self) -> int:
-        """Entries of a flat observation, ``O``."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of these entries."""
-
-    def flatten(self, observation: Any) -> tuple[FloatArray, IntArray]:
-        """
-        :param observation: a batch of observations
-        :return: float32 rows ``[N, O]`` and task ids ``[N]``
-        """
-
-    def unflatten(self, flat: FloatArray, tasks: IntArray) -> Any:
-        """
-        :param flat: rows ``[N, O]``
-        :param tasks: task ids ``[N]``
-        :return: a batch of observations
-        """
 
 
 class PerTaskReplayBuffer(ReplayBuffer):
@@ -98,7 +74,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         optimize_memory_usage: bool = False,
         handle_timeout_termination: bool = ReplayConfig.handle_timeout_termination,
         *,
-        layout: Layout,
+        layout: ObservationLayout,
         num_tasks: int = 1,
         horizon: int = 10,
         alpha: float = ReplayConfig.alpha,
@@ -284,8 +260,6 @@ class PerTaskReplayBuffer(ReplayBuffer):
             raise ValueError(f"got {len(tasks)} observations, but the replay buffer was made for `n_envs={self.n_envs}`.")
         if not np.array_equal(tasks, next_tasks):
             raise ValueError(f"observations of tasks {tasks} have successors of other tasks {next_tasks}.")
-        if tasks.min() < 0 or tasks.max() >= self.num_tasks:
-            raise ValueError(f"task ids {tasks} must lie in [0, {self.num_tasks}).")
 
     def close_streams(self) -> None:
         """End all running episodes as by truncation, for when the environments are replaced or reset from outside."""

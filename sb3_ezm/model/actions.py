@@ -103,9 +103,11 @@ class SquashedGaussian(ActionHead):
         self._bounds = (log_std_min, log_std_max, log_std_init)
 
     def num_parameters(self, action_size: int) -> int:
+        """``P = 2 A``: a mean and a log deviation for each entry."""
         return 2 * action_size
 
     def parametrize(self, raw: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """Means, 0 where the entry does not exist, then log deviations within their bounds."""
         mean, raw_std = raw.float().chunk(2, dim=-1)
         return th.cat((mean * mask, bound_log_std(raw_std * mask, *self._bounds)), dim=-1)
 
@@ -120,6 +122,7 @@ class SquashedGaussian(ActionHead):
         return PROPOSALS[config.proposal](Draws(policy, noise, mask, wide, config.std_magnification))
 
     def sample(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """The tanh of mean plus deviation times draw, which passes gradients to both."""
         mean, log_std = parameters.chunk(2, dim=-1)
         return squash_action(mean + th.exp(log_std) * noise, mask)
 
@@ -137,6 +140,7 @@ class SquashedGaussian(ActionHead):
         return entropy(parameters.chunk(2, dim=-1)[1], mask)
 
     def figures(self, parameters: th.Tensor, mask: th.Tensor) -> dict[str, th.Tensor]:
+        """``policy_std`` and ``policy_mean_abs``, before the tanh, over the entries that exist."""
         mean, log_std = parameters.chunk(2, dim=-1)
         entries = mask.sum().clamp(min=1.0)
         return {"policy_std": (th.exp(log_std) * mask).sum() / entries, "policy_mean_abs": (mean.abs() * mask).sum() / entries}
@@ -153,9 +157,11 @@ class Categorical(ActionHead):
     discrete = True
 
     def num_parameters(self, action_size: int) -> int:
+        """``P = A``: a log-probability for each action."""
         return action_size
 
     def parametrize(self, raw: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """Log-probabilities; minus infinity where the action does not exist."""
         return th.log_softmax(raw.float().masked_fill(mask == 0, -th.inf), dim=-1)
 
     def candidates(
@@ -175,6 +181,7 @@ class Categorical(ActionHead):
         return Candidates(_one_hot(best, size), keys.new_ones(count), parameters.expand_as(keys).gather(-1, best), gumbel)
 
     def sample(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
+        """The action with the largest sum of log-probability and Gumbel noise."""
         return _one_hot((parameters + _gumbel(noise)).argmax(dim=-1), parameters.shape[-1])
 
     def mode(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
@@ -191,6 +198,7 @@ class Categorical(ActionHead):
         return -(parameters.exp() * parameters.masked_fill(mask == 0, 0.0)).sum(dim=-1)
 
     def figures(self, parameters: th.Tensor, mask: th.Tensor) -> dict[str, th.Tensor]:
+        """``policy_best_probability``: that of the most probable action."""
         return {"policy_best_probability": parameters.amax(dim=-1).exp().mean()}
 
 

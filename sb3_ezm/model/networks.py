@@ -189,34 +189,6 @@ class TaskEmbedding(nn.Module):
         return capped
 
 
-class ScaleGradient(th.autograd.Function):
-    """Identity whose gradient is multiplied by a constant."""
-
-    @staticmethod
-    def forward(ctx: th.autograd.function.FunctionCtx, x: th.Tensor, scale: float) -> th.Tensor:
-        """
-        Pass ``x`` on.
-
-        :param ctx: autograd context
-        :param x: any tensor
-        :param scale: factor on the gradient
-        :return: ``x``
-        """
-        ctx.scale = scale  # type: ignore[attr-defined]
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: th.autograd.function.FunctionCtx, grad: th.Tensor) -> tuple[th.Tensor, None]:
-        """
-        Scale the gradient.
-
-        :param ctx: autograd context
-        :param grad: incoming gradient
-        :return: gradients of ``x`` and ``scale``
-        """
-        return grad * ctx.scale, None  # type: ignore[attr-defined]
-
-
 def scale_gradient(x: th.Tensor, scale: float) -> th.Tensor:
     """
     Multiply the gradient that flows through ``x`` by ``scale`` (MuZero, appendix G).
@@ -225,4 +197,4 @@ def scale_gradient(x: th.Tensor, scale: float) -> th.Tensor:
     :param scale: factor
     :return: ``x``
     """
-    return x if scale == 1.0 else ScaleGradient.apply(x, scale)
+    return x if scale == 1.0 else th.lerp(x.detach(), x, scale)

@@ -10,7 +10,7 @@ from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
 from sb3_ezm.multitask.vec_env import SubEnvError, ThreadedVecEnv
 from sb3_ezm.tasks.env_factory import GymEnvFactory
 from sb3_ezm.tasks.registry import register_suite, suite_names
-from sb3_ezm.tasks.resolver import make_task_set, stack_frames
+from sb3_ezm.tasks.resolver import make_task_set
 from sb3_ezm.tasks.statistics import TaskStatistics
 from sb3_ezm.tasks.task_set import EnvFactory, TaskSet, TaskSpec
 
@@ -34,6 +34,5 @@ __all__ = [
     "make_task_env",
     "make_task_set",
     "register_suite",
-    "stack_frames",
     "suite_names",
 ]

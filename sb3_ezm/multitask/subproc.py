@@ -185,6 +185,7 @@ class _WatchedPipe:
         self._owner, self._index, self._pipe = owner, index, pipe
 
     def send(self, message: Any) -> None:
+        """Send a command; a :class:`SubEnvError`, or what the worker reported, if nobody can receive it."""
         if self._owner.closed:
             raise SubEnvError("The vector environment is closed: create a new one.")
         try:
@@ -194,6 +195,7 @@ class _WatchedPipe:
             raise self._owner.fail(self._index) from None
 
     def recv(self) -> Any:
+        """Wait for an answer, for ``step_timeout`` seconds at most; raises what ended the worker if none comes."""
         owner = self._owner
         ready = wait([self._pipe, owner.processes[self._index].sentinel], owner.step_timeout)
         if not ready:
@@ -214,6 +216,7 @@ class _WatchedPipe:
             self._pipe.send(("close", None))
 
     def close(self) -> None:
+        """Close the parent's end."""
         self._pipe.close()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -47,11 +47,13 @@ class _DaemonThreads:
             thread.start()
 
     def submit(self, job: Callable[[], None]) -> Future[None]:
+        """Queue a job, which must not raise; the result tells when it is done."""
         future: Future[None] = Future()
         self._jobs.put((future, job))
         return future
 
     def stop(self) -> None:
+        """Let each thread end once the jobs before are done."""
         for _ in self.threads:
             self._jobs.put(None)
 

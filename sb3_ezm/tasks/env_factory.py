@@ -152,33 +152,3 @@ def _check_keywords(spec: TaskSpec, env_fn: EnvFactory, kwargs: Mapping[str, Any
             f"Task {spec.name!r}: its environment factory cannot be called with the keywords {sorted(kwargs)} ({error}). "
             "A factory takes no positional arguments, and `render_mode` plus the `env_kwargs` in use as keywords."
         ) from None
-
-
-@dataclass(frozen=True)
-class StackedEnvFactory:
-    """
-    Creates environments that observe the latest observations, oldest first, each flattened.
-
-    :param env_fn: creates the environment
-    :param num_frames: how many observations
-    """
-
-    env_fn: EnvFactory
-    num_frames: int
-
-    @property
-    def releases_gil(self) -> bool:
-        """Whether threads help."""
-        return bool(getattr(self.env_fn, "releases_gil", False))
-
-    @property
-    def pooled(self) -> bool:
-        """Whether a pool simulates the environments."""
-        return bool(getattr(self.env_fn, "pooled", False))
-
-    def __call__(self, **kwargs: Any) -> gym.Env[Any, Any]:
-        """
-        :param kwargs: keywords of the environment
-        :return: a new environment
-        """
-        return gym.wrappers.FrameStackObservation(gym.wrappers.FlattenObservation(self.env_fn(**kwargs)), self.num_frames)

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import gymnasium as gym
 
 from sb3_ezm.errors import ConfigurationError, did_you_mean
-from sb3_ezm.tasks.env_factory import GymEnvFactory, StackedEnvFactory, create_native_env, registered_id
+from sb3_ezm.tasks.env_factory import GymEnvFactory, create_native_env, registered_id
 from sb3_ezm.tasks.registry import find_task, suites
 from sb3_ezm.tasks.spaces import flat_action_size, flat_observation_size
 from sb3_ezm.tasks.task_set import EnvFactory, TaskSet, TaskSpec
@@ -61,38 +61,6 @@ def make_task_set(
         for align in {suite.align: None for suite in suites().values() if suite.align is not None}:
             specs = list(align(specs))
     return TaskSet(tuple(specs))
-
-
-def stack_frames(tasks: TasksLike, num_frames: int, env_kwargs: Mapping[str, Any] | None = None) -> TaskSet:
-    """
-    The same tasks, each observing its latest observations, oldest first. Stable-Baselines3's ``VecFrameStack`` does
-    this for one task; it cannot stack task ids.
-
-    :param tasks: anything :func:`make_task_set` takes
-    :param num_frames: number of observations; until an episode has that many, its first is repeated
-    :param env_kwargs: keywords that environments will be created with, if they change the sizes
-    :return: the task set, for :func:`make_multitask_env` and everything else that takes tasks
-    :raises ConfigurationError: if the number is below 1, or as :func:`make_task_set`
-    """
-    if num_frames < 1:
-        raise ConfigurationError(f"`num_frames` must be at least 1, got {num_frames}.")
-    task_set = make_task_set(tasks, env_kwargs)
-    width = task_set.observation_size
-    stacked = []
-    for spec in task_set:
-        if spec.env_fn is None:
-            raise ConfigurationError(f"Task {spec.name!r} has no environment factory, so there is nothing to stack.")
-        places = range(spec.observation_size) if spec.observation_index is None else spec.observation_index
-        stacked.append(
-            replace(
-                spec,
-                observation_size=num_frames * spec.observation_size,
-                # Frame by frame, each padded as before: an entry that two tasks share keeps one place.
-                observation_index=tuple(frame * width + place for frame in range(num_frames) for place in places),
-                env_fn=StackedEnvFactory(spec.env_fn, num_frames),
-            )
-        )
-    return TaskSet(tuple(stacked))
 
 
 def _resolve(item: TaskLike, taken: set[str], env_kwargs: Mapping[str, Any]) -> tuple[TaskSpec, ...]:

@@ -77,8 +77,8 @@ class EZMExperimentManager(ExperimentManager):
             check_share(self.n_envs, self.tasks)
             if self.frame_stack is not None:
                 raise ConfigurationError(
-                    f"`frame_stack` ({self.frame_stack}) cannot stack the task ids of {self.env_name.gym_id}: register a "
-                    f"suite of `stack_frames(tasks, {self.frame_stack})` (from `sb3_ezm.multitask`) and leave it out."
+                    f"`frame_stack` ({self.frame_stack}) cannot stack the task ids of {self.env_name.gym_id}: leave it out, "
+                    "and register a suite whose environments have Gymnasium's wrapper FrameStackObservation."
                 )
             self._plan_evaluation()
         super().create_log_folder()
