@@ -60,12 +60,14 @@ class RodPictures(gym.ObservationWrapper[np.ndarray, np.ndarray, np.ndarray]):
         """
 
 
-def make_env(seed: int) -> VecEnv:
+def make_env(task: str, seed: int) -> VecEnv:
     """
+    :param task: ``"balance"`` or ``"swingup"``
     :param seed: of the starts
     :return: one environment that shows its last three pictures
     """
-    env = VecFrameStack(DummyVecEnv([lambda: Monitor(RodPictures(gym.make("sb3_ezm/Toy-Swingup-v0")))]), n_stack=3)
+    env_id = f"sb3_ezm/Toy-{task.capitalize()}-v0"
+    env = VecFrameStack(DummyVecEnv([lambda: Monitor(RodPictures(gym.make(env_id)))]), n_stack=3)
     env.seed(seed)
     return env
 
@@ -73,19 +75,21 @@ def make_env(seed: int) -> VecEnv:
 def main() -> None:
     """Train, evaluate, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6_000, help="environment steps (default 6000, 1000 of them random)")
+    parser.add_argument("--task", choices=("balance", "swingup"), default="balance", help="what to learn (default balance)")
+    parser.add_argument("--steps", type=int, default=2_000, help="environment steps (default 2000, 1000 of them random)")
     parser.add_argument("--eval-episodes", type=int, default=10, help="evaluated episodes (default 10)")
     parser.add_argument("--out", type=Path, default=Path("runs/pixels"), help="where the model goes")
     parser.add_argument("--seed", type=int, default=0, help="seed for everything (default 0)")
     args = parser.parse_args()
 
     th.set_num_threads(1)
-    settings = load_preset("toy", batch_size=64, policy_kwargs={"image_channels": 16})
-    model = EZM("MlpPolicy", make_env(args.seed), seed=args.seed, **settings)
+    settings = load_preset("toy", batch_size=32, policy_kwargs={"image_channels": 16})
+    model = EZM("MlpPolicy", make_env(args.task, args.seed), seed=args.seed, **settings)
     model.learn(args.steps, progress_bar=True)
     model.save(args.out / "model.zip")
-    mean, std = evaluate_policy(model, make_env(args.seed + 10_000), n_eval_episodes=args.eval_episodes)
-    print(f"Swingup from pictures: return {mean:.1f} ± {std:.1f} over {args.eval_episodes} episodes after {args.steps} steps.")
+    env = make_env(args.task, args.seed + 10_000)
+    mean, std = evaluate_policy(model, env, n_eval_episodes=args.eval_episodes)
+    print(f"{args.task} from pictures: return {mean:.1f} ± {std:.1f} over {args.eval_episodes} episodes, {args.steps} steps.")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from sb3_ezm.defaults import preset_settings
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.search.schedule import halving_levels
-from sb3_ezm.tasks.bounds import largest_reward, largest_value
 from sb3_ezm.value_targets import VALUE_TARGETS
 
 Rule = tuple[type[Settings], str, bool, str]  # configuration, setting, whether it has no effect, why
@@ -88,8 +87,8 @@ def _short_supports(policy: EZMPolicy, gamma: float) -> Iterator[str]:
     config = policy.model_config
     steady = [replace(spec, bonuses=()) for spec in policy.task_set]
     for name, bounds, limit in (
-        ("reward_range", {spec.name: largest_reward(spec) for spec in steady}, config.reward_range),
-        ("value_range", {spec.name: largest_value(spec, gamma) for spec in steady}, config.value_range),
+        ("reward_range", {spec.name: spec.largest_reward for spec in steady}, config.reward_range),
+        ("value_range", {spec.name: spec.largest_value(gamma) for spec in steady}, config.value_range),
     ):
         task = max(bounds, key=lambda known: bounds[known])
         if limit < bounds[task] < math.inf:

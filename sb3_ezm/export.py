@@ -23,9 +23,8 @@ from torch import nn
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import EvaluationResult, Protocol, evaluate_protocols
 from sb3_ezm.ezm import EZM
-from sb3_ezm.files import write_text
+from sb3_ezm.files import check_can_write, write_text
 from sb3_ezm.observations import TASK_KEY
-from sb3_ezm.paths import check_can_write
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.pretrained import write_agent
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set

@@ -1,13 +1,16 @@
-"""Files that appear complete or not at all, and names for them that are not taken yet."""
+"""Files that appear complete or not at all, names for them that are not taken yet, and whether they can be written."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+from sb3_ezm.errors import ConfigurationError
 
 PathLike = str | os.PathLike[str]
 
@@ -69,17 +72,23 @@ def temporary_prefix(stem: str) -> str:
     return f".{stem[:40]}."
 
 
+def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
+    """
+    :param name: a wish
+    :param is_taken: whether a name cannot be had
+    :return: the name, otherwise with the first number that makes it free: ``walk-2``
+    """
+    candidates = itertools.chain((name,), (f"{name}-{number}" for number in itertools.count(2)))
+    return next(candidate for candidate in candidates if not is_taken(candidate))
+
+
 def free_path(path: PathLike) -> Path:
     """
     :param path: path of a file to be written
     :return: the path if that name is free, otherwise one with the first free number: ``walk-2.mp4``
     """
-    path = Path(path)
-    number, free = 1, path
-    while os.path.lexists(free):
-        number += 1
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return free
+    folder, suffix = Path(path).parent, Path(path).suffix
+    return folder / (free_name(Path(path).stem, lambda stem: os.path.lexists(folder / (stem + suffix))) + suffix)
 
 
 def file_stems(names: Sequence[str]) -> list[str]:
@@ -90,15 +99,49 @@ def file_stems(names: Sequence[str]) -> list[str]:
     :return: the names with other characters than letters, digits, ``_``, ``.`` and ``-`` replaced; numbered if equal
     """
     plain = [re.sub(r"[^\w.-]+", "-", name)[:_MAX_STEM] for name in names]
-    stems, taken = list(plain), set()
+    stems, taken = list(plain), set[str]()
     # A name that needs no change is kept, whatever others turn into.
     for index in sorted(range(len(names)), key=lambda index: plain[index] != names[index]):
-        number = 1
-        while stems[index].lower() in taken:
-            number += 1
-            stems[index] = f"{plain[index]}-{number}"
+        stems[index] = free_name(plain[index], lambda stem: stem.lower() in taken)
         taken.add(stems[index].lower())
     return stems
+
+
+def check_can_write(path: PathLike) -> Path:
+    """
+    Make sure that a file can be written. Missing folders are created, the file is not.
+
+    :param path: the file
+    :return: the path
+    :raises ConfigurationError: if it cannot, with the system's reason
+    """
+    path = Path(path)
+    is_new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written ({error.strerror}): choose another place.") from error
+    return path
+
+
+def check_can_write_into(folder: PathLike) -> Path:
+    """
+    Make sure that files can be written into a folder, which is created if it is missing.
+
+    :param folder: the folder
+    :return: the folder
+    :raises ConfigurationError: if they cannot, with the system's reason
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"The folder {folder} cannot be created ({error.strerror}): choose another place.") from error
+    check_can_write(Path(folder) / f".write-test-{os.getpid()}")
+    return Path(folder)
 
 
 def _sync_folder(folder: Path) -> None:

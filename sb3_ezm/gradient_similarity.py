@@ -18,11 +18,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_ezm import kinds
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.ezm import EZM
-from sb3_ezm.files import write_text
+from sb3_ezm.files import check_can_write, write_text
 from sb3_ezm.learning.gradients import UnrollLoss
 from sb3_ezm.learning.reanalyze import Reanalyzer
 from sb3_ezm.learning.similarity import Matrix, gradient_cosines
-from sb3_ezm.paths import check_can_write
 
 UPDATES_PER_TASK = 50  # between two measurements, whose cost grows with the number of tasks
 

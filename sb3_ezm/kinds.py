@@ -133,12 +133,11 @@ def whole(least: int | None = None, most: int = LARGEST_INTEGER) -> Kind:
     return Kind("an integer" if least is None else f"an integer of at least {least}", take)
 
 
-def number(least: float = -LARGEST_NUMBER, most: float = LARGEST_NUMBER, above: bool = False, below: bool = False) -> Kind:
+def number(least: float = -LARGEST_NUMBER, most: float = LARGEST_NUMBER, above: bool = False) -> Kind:
     """
     :param least: lower limit
     :param most: upper limit
     :param above: the lower limit itself is not allowed
-    :param below: the upper limit itself is not allowed
     :return: kind of finite floats
     """
 
@@ -146,13 +145,12 @@ def number(least: float = -LARGEST_NUMBER, most: float = LARGEST_NUMBER, above: 
         value = scalar(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError
-        inside = (least < value if above else least <= value) and (value < most if below else value <= most)
-        if not inside:  # NaN is never inside
+        if not (least <= value <= most) or (above and value == least):  # NaN is never inside
             raise ValueError
         return float(value)
 
     if -LARGEST_NUMBER < least and most < LARGEST_NUMBER:
-        return Kind(f"a number in {'(' if above else '['}{least:g}, {most:g}{')' if below else ']'}", take)
+        return Kind(f"a number in {'(' if above else '['}{least:g}, {most:g}]", take)
     if least == 0.0:
         return Kind(f"{'a positive number' if above else 'a number of at least 0'} and at most {LARGEST_NUMBER:g}", take)
     return Kind(f"a number of at most {LARGEST_NUMBER:g} in size", take)

@@ -43,18 +43,6 @@ def _read_file() -> dict[str, dict[str, Any]]:
     return entries
 
 
-@cache
-def _read() -> dict[str, Preset]:
-    from stable_baselines3.common.utils import LinearSchedule  # here, since the names of the presets are needed without it
-
-    entries = copy.deepcopy(_read_file())
-    for entry in entries.values():
-        rate = entry["settings"]["learning_rate"]
-        if isinstance(rate, str) and rate.startswith("lin_"):
-            entry["settings"]["learning_rate"] = LinearSchedule(float(rate.removeprefix("lin_")), 0.0, 1.0)
-    return {name: Preset(name, **entry) for name, entry in entries.items()}
-
-
 def merge_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """
     Change settings. A change that is a dictionary (``policy_kwargs``, ``loss_kwargs``, ...) changes only the entries that it
@@ -86,8 +74,13 @@ def get_preset(name: str) -> Preset:
     :return: the preset, which the caller may change
     :raises ConfigurationError: if there is no such preset; the message suggests the nearest name
     """
-    _check_name(name)
-    return copy.deepcopy(_read()[name])
+    from stable_baselines3.common.utils import LinearSchedule  # here, since the names of the presets are needed without it
+
+    entry = preset_entry(name)
+    rate = entry["settings"]["learning_rate"]
+    if isinstance(rate, str) and rate.startswith("lin_"):
+        entry["settings"]["learning_rate"] = LinearSchedule(float(rate.removeprefix("lin_")), 0.0, 1.0)
+    return Preset(name, **entry)
 
 
 def preset_entry(name: str) -> dict[str, Any]:
@@ -99,13 +92,9 @@ def preset_entry(name: str) -> dict[str, Any]:
         ``"lin_x"``
     :raises ConfigurationError: if there is no such preset; the message suggests the nearest name
     """
-    _check_name(name)
-    return copy.deepcopy(_read_file()[name])
-
-
-def _check_name(name: str) -> None:
     if name not in _read_file():
         raise ConfigurationError(f"No preset is named {name!r}. {did_you_mean(str(name), _read_file())}")
+    return copy.deepcopy(_read_file()[name])
 
 
 def load_preset(name: str, **changes: Any) -> dict[str, Any]:

@@ -17,10 +17,9 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 
 from sb3_ezm.errors import ConfigurationError, EZMError
 from sb3_ezm.evaluation import check_fits, repeat_as_trained
-from sb3_ezm.files import file_stems, free_path, replacing
+from sb3_ezm.files import check_can_write, file_stems, free_path, replacing
 from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.padding import PaddedTaskEnv
-from sb3_ezm.paths import check_can_write
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 
 _DRAW_ONE_PICTURE = """

@@ -159,15 +159,15 @@ def test_impossible_arguments(ezm: Any, tmp_path: Path, run_folder: Path) -> Non
         (["trian"], "invalid choice: 'trian'"),
         (["train", "toy", "--preset", "none"], "invalid choice: 'none'"),
         (["eval", "run", "--episode-count", "3"], "unrecognized arguments: --episode-count"),
-        (["train", "toy", "--seed", "-1"], "--seed: must be at least 0, got -1"),
-        (["train", "toy", "--steps-per-task", "0"], "--steps-per-task: must be at least 1, got 0"),
-        (["train", "toy", "--steps-per-task", "1.5"], "--steps-per-task: must be a whole number, got '1.5'"),
-        (["train", "toy", "--threads", "inf"], "--threads: must be a whole number, got 'inf'"),
-        (["train", "toy", "--minutes", "-1"], "--minutes: must be a positive number of minutes, got '-1'"),
-        (["train", "toy", "--eval-every", "-1"], "--eval-every: must be at least 0, got -1"),
-        (["check-env", "toy", "--steps", "many"], "--steps: must be a whole number, got 'many'"),
-        (["eval", "run", "--episodes", "0"], "--episodes: must be at least 1, got 0"),
-        (["video", "run", "--frame-skip", "0"], "--frame-skip: must be at least 1, got 0"),
+        (["train", "toy", "--seed", "-1"], "--seed: must be an integer of at least 0, got '-1'"),
+        (["train", "toy", "--steps-per-task", "0"], "--steps-per-task: must be an integer of at least 1, got '0'"),
+        (["train", "toy", "--steps-per-task", "1.5"], "--steps-per-task: must be an integer of at least 1, got '1.5'"),
+        (["train", "toy", "--threads", "inf"], "--threads: must be an integer of at least 1, got 'inf'"),
+        (["train", "toy", "--minutes", "-1"], "--minutes: must be a positive number and at most 1e+30, got '-1'"),
+        (["train", "toy", "--eval-every", "-1"], "--eval-every: must be an integer of at least 0, got '-1'"),
+        (["check-env", "toy", "--steps", "many"], "--steps: must be an integer of at least 1, got 'many'"),
+        (["eval", "run", "--episodes", "0"], "--episodes: must be an integer of at least 1, got '0'"),
+        (["video", "run", "--frame-skip", "0"], "--frame-skip: must be an integer of at least 1, got '0'"),
         (["plot"], "required: FIGURE"),
         (["resume", "run", "--seed", "3"], "unrecognized arguments: --seed 3"),
     ],
@@ -198,9 +198,13 @@ def test_settings_that_cannot_be_set(ezm: Any, tmp_path: Path) -> None:
 
 
 def test_impossible_numbers_devices_and_files(ezm: Any, tmp_path: Path, run_folder: Path) -> None:
-    assert "--device nonsense cannot be used" in ezm("train", "toy", "--out", tmp_path, "--device", "nonsense", status=2)
+    assert "`--device` ('nonsense') must be a device of PyTorch that works here" in ezm(
+        "train", "toy", "--out", tmp_path, "--device", "nonsense", status=2
+    )
     if not th.cuda.is_available():  # SB3 would take the CPU without a word
-        assert "--device cuda cannot be used" in ezm("train", "toy", "--out", tmp_path, "--device", "cuda", status=2)
+        assert "`--device` ('cuda') must be a device of PyTorch that works here" in ezm(
+            "train", "toy", "--out", tmp_path, "--device", "cuda", status=2
+        )
     shutil.copy(run_folder / "checkpoints" / "checkpoint_240.ezm", tmp_path / "renamed.zip")
     assert "renamed.zip is damaged or not a saved model" in ezm("eval", tmp_path / "renamed.zip", status=2)
     for name in ("eval", "video", "info"):

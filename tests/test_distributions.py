@@ -10,7 +10,7 @@ import torch as th
 from hypothesis import given
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from sb3_ezm.model.distributions import bound_log_std, entropy, log_prob, squash_action
+from sb3_ezm.model.actions import bound_log_std, entropy, log_prob, squash_action
 
 
 def draw(seed: int, *shape: int) -> th.Tensor:

@@ -41,7 +41,7 @@ def test_single_task(run_example, tmp_path: Path) -> None:
 
 def test_pixels(run_example, tmp_path: Path) -> None:
     output = run_example("pixels.py", "--steps", "1003", "--eval-episodes", "1", "--out", "out")
-    assert "Swingup from pictures: return " in output
+    assert "balance from pictures: return " in output
     assert (tmp_path / "out" / "model.zip").exists()
 
 

@@ -12,7 +12,7 @@ from sb3_ezm import make_multitask_env, make_task_set
 from sb3_ezm.config import ModelConfig
 from sb3_ezm.envs.h1 import H1_HARD_TASKS, H1_MEDIUM_TASKS, H1Env
 from sb3_ezm.envs.h1.hard_rewards import BALANCE_HEAD_HEIGHT, reach_reward, sit_reward
-from sb3_ezm.envs.h1.model import compile_model, robot_numbers, shared_model
+from sb3_ezm.envs.h1.model import robot_numbers, shared_model
 from sb3_ezm.envs.h1.rewards import stand_reward
 from sb3_ezm.envs.h1.scenes import SCENES
 from sb3_ezm.envs.h1.tasks import H1HAND_TASK_INFO
@@ -68,16 +68,6 @@ def test_the_body_is_the_h1_and_the_hands_have_their_published_mass() -> None:
         for name in ("left_hand", "right_hand")
     )
     assert left == pytest.approx(right) and left > 0.79
-
-
-@pytest.mark.parametrize("task", H1_HARD_TASKS)
-def test_decoration_changes_nothing_but_looks(task: str) -> None:
-    bare, decorated = shared_model(task, "h1hand"), compile_model(task, decorated=True, robot="h1hand")
-    collides = (decorated.geom_contype | decorated.geom_conaffinity) != 0
-    assert collides.sum() == bare.ngeom < decorated.ngeom
-    assert np.array_equal(decorated.geom_pos[collides], bare.geom_pos)
-    assert np.array_equal(decorated.body_inertia, bare.body_inertia)
-    assert np.array_equal(decorated.key_qpos, bare.key_qpos)
 
 
 def test_every_task_has_a_scene_and_the_medium_tasks_come_first() -> None:

@@ -4,9 +4,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from sb3_ezm.envs.h1 import H1_MEDIUM_TASKS, H1Env
+from sb3_ezm.envs.h1 import H1Env
 from sb3_ezm.envs.h1.model import compile_model, shared_model
 from sb3_ezm.envs.h1.scenes import MAZE_MAP, SCENES
+from sb3_ezm.envs.h1.tasks import TASK_INFO
 from sb3_ezm.errors import ConfigurationError
 
 
@@ -128,14 +129,15 @@ def test_only_forbidden_contacts_cost_reward(task: str, x: float, y: float, term
     assert info[term] == expected
 
 
-@pytest.mark.parametrize("task", H1_MEDIUM_TASKS)
-def test_decoration_changes_nothing_but_looks(task: str) -> None:
-    bare, decorated = shared_model(task), compile_model(task, decorated=True)
+@pytest.mark.parametrize(("robot", "task"), [(robot, task) for robot, tasks in TASK_INFO.items() for task in tasks])
+def test_decoration_changes_nothing_but_looks(robot: str, task: str) -> None:
+    bare, decorated = shared_model(task, robot), compile_model(task, decorated=True, robot=robot)
     collides = (decorated.geom_contype | decorated.geom_conaffinity) != 0
     assert collides.sum() == bare.ngeom < decorated.ngeom
     assert np.array_equal(decorated.geom_pos[collides], bare.geom_pos)
     assert np.array_equal(decorated.body_mass, bare.body_mass)
     assert np.array_equal(decorated.body_inertia, bare.body_inertia)
+    assert np.array_equal(decorated.key_qpos, bare.key_qpos)
 
 
 def test_unknown_task() -> None:

@@ -27,7 +27,6 @@ LEVELS = {
     "sb3_ezm.errors": 0,
     "sb3_ezm.files": 0,
     "sb3_ezm.lazy": 0,
-    "sb3_ezm.paths": 0,
     "sb3_ezm.presets": 0,
     "sb3_ezm.proposals": 0,
     "sb3_ezm.value_targets": 0,

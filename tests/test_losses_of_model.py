@@ -8,7 +8,7 @@ import torch as th
 from sb3_ezm.config import LossConfig
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.learning.losses import all_losses, consistency_loss, observation_loss, policy_gradient_loss, total_loss
-from sb3_ezm.model.distributions import squash_action
+from sb3_ezm.model.actions import squash_action
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.types import TargetBatch
 from tests.target_oracle import make_model, make_targets, requiring_gradients

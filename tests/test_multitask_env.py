@@ -597,14 +597,15 @@ def test_mean_score_waits_for_every_task() -> None:
 
 
 def test_statistics_need_monitor_and_known_tasks() -> None:
-    statistics = TaskStatistics(["a", "b"])
+    tasks = TaskSet((TaskSpec("a", 1, 1), TaskSpec("b", 1, 1)))
+    statistics = TaskStatistics(tasks)
     with pytest.raises(ConfigurationError, match="wrap each sub-environment in SB3's Monitor"):
         statistics.update([{"task": "a"}], np.array([True]))
     with pytest.raises(ConfigurationError, match=r"info\['task'\] = 'c', which is not a known task"):
         statistics.update([episode("c", 0.0, 1)], np.array([True]))
     with pytest.raises(ConfigurationError, match="window >= 1"):
-        TaskStatistics(["a"], window=0)
-    single = TaskStatistics(["only"])  # a plain single-task environment does not report its task
+        TaskStatistics(tasks, window=0)
+    single = TaskStatistics(TaskSet((TaskSpec("only", 1, 1),)))  # a plain single-task environment does not report its task
     single.update([{"episode": {"r": 1.0, "l": 2, "t": 0.0}}], np.array([True]))
     assert single.snapshot()["only"]["return"] == 1.0
 

@@ -17,7 +17,7 @@ from sb3_ezm.buffers.restoring import check_buffer
 from sb3_ezm.buffers.segments import TransitionRing, Transitions, check_transitions, minimum_rows
 from sb3_ezm.config import ReplayConfig
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.kinds import COUNT, SEED, SWITCH, checked, optional
+from sb3_ezm.kinds import COUNT, OFF, SEED, checked, optional
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.types import BoolArray, FloatArray, IntArray, SegmentBatch
 
@@ -63,7 +63,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
 
     task_names: tuple[str, ...] | None = None  # saved for whoever loads the buffer
 
-    @checked(n_envs=COUNT, num_tasks=COUNT, horizon=COUNT, optimize_memory_usage=SWITCH, seed=optional(SEED))
+    @checked(n_envs=COUNT, num_tasks=COUNT, horizon=COUNT, optimize_memory_usage=OFF, seed=optional(SEED))
     def __init__(
         self,
         buffer_size: int,
@@ -88,8 +88,6 @@ class PerTaskReplayBuffer(ReplayBuffer):
         config = ReplayConfig(
             buffer_size, independent, alpha, beta, min_weight, priority_epsilon, handle_timeout_termination, storage_device
         )
-        if optimize_memory_usage:
-            raise ConfigurationError("every observation is stored only once anyway, leave `optimize_memory_usage` at False.")
         # Not `ReplayBuffer.__init__`, which would allocate arrays for observation and next observation of every step.
         BaseBuffer.__init__(self, config.buffer_size, observation_space, action_space, device, n_envs=n_envs)
         if isinstance(action_space, spaces.Discrete):

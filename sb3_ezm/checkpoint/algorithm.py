@@ -135,21 +135,15 @@ class ResumableAlgorithm(RolloutAlgorithm):
         include: Iterable[str] | None = None,
     ) -> None:
         """Save the model as in SB3, but completely or not at all: an older file stays until the new one is complete."""
-        if isinstance(path, io.BufferedIOBase):
-            super().save(path, exclude, include)
-            return
-        with replacing(_with_suffix(path, ".zip")) as temporary:
-            super().save(temporary, exclude, include)
+        with _complete(path, ".zip") as target:
+            super().save(target, exclude, include)
 
     def save_replay_buffer(self, path: str | Path | io.BufferedIOBase) -> None:
         """Save as in SB3, with the names of the tasks, and completely or not at all."""
         if self.replay_buffer is not None:
             self.replay_buffer.task_names = self.policy.task_set.names
-        if isinstance(path, io.BufferedIOBase):
-            super().save_replay_buffer(path)
-            return
-        with replacing(_with_suffix(path, ".pkl")) as temporary:
-            super().save_replay_buffer(temporary)
+        with _complete(path, ".pkl") as target:
+            super().save_replay_buffer(target)
 
     @property
     def remaining_timesteps(self) -> int:
@@ -195,10 +189,15 @@ def read_replay_buffer(path: str | Path | io.BufferedIOBase, verbose: int = 0) -
         raise CheckpointError(f"{path} does not hold a readable replay buffer ({type(error).__name__}: {error}).") from error
 
 
-@checked(path=PATH)
-def _with_suffix(path: str | Path, suffix: str) -> Path:
-    path = Path(path)
-    return path if path.suffix else path.with_suffix(suffix)
+@contextmanager
+def _complete(path: str | Path | io.BufferedIOBase, suffix: str) -> Iterator[Path | io.BufferedIOBase]:
+    """What to write to: a stream itself, or a file that takes its place only when it is complete."""
+    if isinstance(path, io.BufferedIOBase):
+        yield path
+        return
+    path = Path(PATH("path", path))
+    with replacing(path if path.suffix else path.with_suffix(suffix)) as temporary:
+        yield temporary
 
 
 def _differences(model: ResumableAlgorithm, state: dict[str, Any], why: str) -> Iterator[str]:

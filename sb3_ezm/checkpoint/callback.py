@@ -13,9 +13,8 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from sb3_ezm.checkpoint.container import SUFFIX, read_label
 from sb3_ezm.checkpoint.folder import EMERGENCY, find_checkpoints
 from sb3_ezm.errors import CheckpointError, ConfigurationError, NonFiniteError
-from sb3_ezm.files import TEMPORARY, PathLike, free_path, temporary_prefix
+from sb3_ezm.files import TEMPORARY, PathLike, check_can_write_into, free_path, temporary_prefix
 from sb3_ezm.kinds import COUNT, PATH, TEXT, VERBOSE, checked, optional
-from sb3_ezm.paths import check_can_write_into
 
 if TYPE_CHECKING:
     from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm

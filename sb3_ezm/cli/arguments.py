@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sb3_ezm.kinds import TIME_LIMIT
+from sb3_ezm import kinds
+from sb3_ezm.kinds import Kind
 from sb3_ezm.presets import preset_names
 
 EVALUATION_SEED = 10_000  # evaluated episodes start from different states than training with a small seed
@@ -66,50 +66,28 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def whole(least: int) -> Callable[[str], int]:
+def option(kind: Kind) -> Callable[[str], Any]:
     """
-    :param least: smallest value
-    :return: the type of an option that takes a whole number, also as ``1e6`` and ``1_000_000``
+    :param kind: of numbers
+    :return: the type of an option that takes them, also as ``1e6`` and ``1_000_000``
     """
 
-    def parse(text: str) -> int:
+    def parse(text: str) -> Any:
         try:
-            value = float(text)
-            number = int(text) if text.lstrip("+-").replace("_", "").isdecimal() else int(value)
-        except (ValueError, OverflowError):  # not a number, or infinite
-            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
-        if value != number:
-            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}")
-        if number < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
-        return number
+            # Large integers would lose digits as floats.
+            return kind.take(int(text) if text.lstrip("+-").replace("_", "").isdecimal() else float(text))
+        except (TypeError, ValueError):
+            raise argparse.ArgumentTypeError(f"must be {kind.allowed}, got {text!r}") from None
 
     return parse
 
 
-def minutes(text: str) -> float:
+def whole(least: int) -> Callable[[str], Any]:
     """
-    :param text: of an option
-    :return: a positive number of minutes
+    :param least: smallest value
+    :return: the type of an option that takes a whole number
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number of minutes, got {text!r}")
-    return value
-
-
-def time_limit(text: str) -> float:
-    """
-    :param text: of an option
-    :return: seconds
-    """
-    try:
-        return float(TIME_LIMIT.take(float(text)))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be {TIME_LIMIT.allowed}, got {text!r}") from None
+    return option(kinds.whole(least))
 
 
 def _add_parser(
@@ -212,7 +190,11 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     add = parser.add_argument
     steps = default.format("5000, without limit if --minutes is given")
     add("--steps-per-task", type=whole(1), help=f"steps of each task in total, a repeated action being one ({steps})")
-    add("--minutes", type=minutes, help="wall-clock time from now on, between an evaluation before and one after")
+    add(
+        "--minutes",
+        type=option(kinds.POSITIVE),
+        help="wall-clock time from now on, between an evaluation before and one after",
+    )
     add(
         "--checkpoint-every",
         type=whole(0),
@@ -226,7 +208,7 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     limit = default.format("no limit")
     add(
         "--step-timeout",
-        type=time_limit,
+        type=option(kinds.TIME_LIMIT),
         metavar="SECONDS",
         help=f"end with an error that names the task when a step or reset takes longer ({limit})",
     )

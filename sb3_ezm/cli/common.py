@@ -12,8 +12,6 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch as th
-
 from sb3_ezm.cli.folder import BEST_MODEL, MODEL, RUN
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.errors import ConfigurationError
@@ -21,6 +19,7 @@ from sb3_ezm.ezm import EZM
 from sb3_ezm.pretrained import PREFIX, is_agent
 from sb3_ezm.tasks.resolver import TaskLike, make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
+from sb3_ezm.training_kinds import WORKING_DEVICE
 
 
 def program() -> str:
@@ -47,11 +46,8 @@ def check_device(name: str) -> None:
     :param name: of ``--device``; SB3 would use the CPU if CUDA is missing
     :raises ConfigurationError: if PyTorch does not know it or cannot use it
     """
-    try:
-        if name != "auto":
-            th.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigurationError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
+    if name != "auto":
+        WORKING_DEVICE("--device", name)
 
 
 def resolve_tasks(names: Sequence[str]) -> TaskSet:

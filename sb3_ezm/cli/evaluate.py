@@ -10,8 +10,7 @@ from typing import Any
 from sb3_ezm.cli.common import load_agent
 from sb3_ezm.errors import counted
 from sb3_ezm.evaluation import PROTOCOL_LABELS, EvaluationResult, evaluate_protocols, evaluate_tasks, format_table
-from sb3_ezm.files import write_text
-from sb3_ezm.paths import check_can_write
+from sb3_ezm.files import check_can_write, write_text
 
 
 def run(args: argparse.Namespace) -> int:

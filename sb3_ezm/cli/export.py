@@ -13,7 +13,7 @@ from sb3_ezm.cli.common import load_agent, load_model
 from sb3_ezm.cli.folder import MODEL, RUN
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.export import PolicyHead, export_agent, export_policy
-from sb3_ezm.paths import check_can_write
+from sb3_ezm.files import check_can_write
 from sb3_ezm.pretrained import SUFFIX, is_agent
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sb3_ezm.checkpoint import SUFFIX, list_checkpoints
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.paths import check_can_write_into
+from sb3_ezm.files import check_can_write_into
 
 MODEL, BEST_MODEL, RUN, EVALUATIONS = "model.zip", "best_model.zip", "run.json", "evaluations.csv"
 MONITOR, CHECKPOINTS, TENSORBOARD, CURVES, FILMS = "monitor", "checkpoints", "tensorboard", "curves.png", "films"

@@ -12,7 +12,7 @@ from sb3_ezm.cli.common import run_tasks
 from sb3_ezm.cli.folder import CURVES, DIAGNOSTICS, EVALUATIONS, MONITOR, RESUMED, TENSORBOARD
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.paths import check_can_write
+from sb3_ezm.files import check_can_write
 from sb3_ezm.plotting import (
     Curve,
     load_evaluation_curves,

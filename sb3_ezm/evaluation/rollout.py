@@ -81,8 +81,9 @@ def evaluate_tasks(
     :return: the episodes by task
     :raises ConfigurationError: if the arguments contradict each other, or environment and model do not fit
     """
-    own = _Own(tasks, ignore_termination, max_episode_steps, n_envs_per_task, env_kwargs)
-    with _environment(model, vec_env, own, n_eval_episodes, seed) as env:
+    choices = {"max_episode_steps": max_episode_steps, "n_envs_per_task": n_envs_per_task, "env_kwargs": env_kwargs}
+    choices["ignore_termination"] = ignore_termination
+    with _environment(model, vec_env, tasks, choices, n_eval_episodes, seed) as env:
         return _evaluate(model, env, n_eval_episodes, deterministic)[protocol_of(env)]
 
 
@@ -116,8 +117,9 @@ def evaluate_protocols(
     :return: the results by protocol: ``"respected"`` and ``"ignored"``
     :raises ConfigurationError: if the arguments contradict each other, or environment and model do not fit
     """
-    own = _Own(tasks, vec_env is None, max_episode_steps, n_envs_per_task, env_kwargs)
-    with _environment(model, vec_env, own, n_eval_episodes, seed, both=True) as env:
+    choices = {"max_episode_steps": max_episode_steps, "n_envs_per_task": n_envs_per_task, "env_kwargs": env_kwargs}
+    choices["ignore_termination"] = vec_env is None
+    with _environment(model, vec_env, tasks, choices, n_eval_episodes, seed, both=True) as env:
         return _evaluate(model, env, n_eval_episodes, deterministic)
 
 
@@ -133,23 +135,19 @@ def protocol_of(vec_env: VecEnv) -> Protocol:
     return "ignored" if all(ignoring) else "respected"
 
 
-class _Own(NamedTuple):
-    """How a vector environment of the evaluation's own is made."""
-
-    tasks: TasksLike | None
-    ignore_termination: bool
-    max_episode_steps: int | None
-    n_envs_per_task: int | None
-    env_kwargs: Mapping[str, Any] | None
-
-
 @contextmanager
 def _environment(
-    model: PolicyPredictor, vec_env: VecEnv | None, own: _Own, n_eval_episodes: int, seed: int | None, both: bool = False
+    model: PolicyPredictor,
+    vec_env: VecEnv | None,
+    tasks: TasksLike | None,
+    choices: dict[str, Any],
+    n_eval_episodes: int,
+    seed: int | None,
+    both: bool = False,
 ) -> Iterator[VecEnv]:
-    """The given vector environment, or a new one, which is closed in the end."""
+    """The given vector environment, or one made as ``choices`` say, which is closed in the end."""
     if vec_env is not None:
-        if own != (None, False, None, None, None):
+        if any(choice not in (None, False) for choice in (tasks, *choices.values())):
             raise ConfigurationError(
                 "`vec_env` has its own tasks, time limits, keywords and number of environments: give it alone, and choose "
                 "`ignore_termination`, `max_episode_steps`, `env_kwargs` and `n_envs_per_task` in `make_multitask_env`."
@@ -162,31 +160,28 @@ def _environment(
         vec_env.seed(seed)
         yield vec_env
         return
-    env = _own_env(model, own, n_eval_episodes, seed)
+    env = _own_env(model, tasks, choices, n_eval_episodes, seed)
     try:
         yield env
     finally:
         env.close()
 
 
-def _own_env(model: PolicyPredictor, own: _Own, n_eval_episodes: int, seed: int | None) -> VecEnv:
+def _own_env(
+    model: PolicyPredictor, tasks: TasksLike | None, choices: dict[str, Any], n_eval_episodes: int, seed: int | None
+) -> VecEnv:
     """A new vector environment whose members pause once they have played their share."""
-    if own.tasks is None:
+    if tasks is None:
         raise ConfigurationError("What is to be evaluated? Give `tasks`, for example 'h1-medium', or a `vec_env`.")
-    if own.n_envs_per_task is not None and own.n_envs_per_task > n_eval_episodes:
+    copies = choices["n_envs_per_task"] or min(n_eval_episodes, MAX_ENVS_PER_TASK)
+    if copies > n_eval_episodes:
         raise ConfigurationError(
-            f"`n_envs_per_task` must lie between 1 and `n_eval_episodes` ({n_eval_episodes}), got {own.n_envs_per_task}: "
+            f"`n_envs_per_task` must lie between 1 and `n_eval_episodes` ({n_eval_episodes}), got {copies}: "
             "every sub-environment has to play at least one episode."
         )
     _check_not_normalized(model)
-    env = make_multitask_env(
-        repeat_as_trained(model, make_task_set(own.tasks, own.env_kwargs)),
-        n_envs_per_task=own.n_envs_per_task or min(n_eval_episodes, MAX_ENVS_PER_TASK),
-        seed=seed,
-        ignore_termination=own.ignore_termination,
-        max_episode_steps=own.max_episode_steps,
-        env_kwargs=own.env_kwargs,
-    )
+    known = repeat_as_trained(model, make_task_set(tasks, choices["env_kwargs"]))
+    env = make_multitask_env(known, seed=seed, **{**choices, "n_envs_per_task": copies})
     if isinstance(model, BaseAlgorithm) and model.env is not None:
         copy_normalization(model.env, env)
     if isinstance(env, DummyVecEnv):

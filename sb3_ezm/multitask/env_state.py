@@ -25,7 +25,7 @@ from sb3_ezm.errors import ConfigurationError, EZMError
 from sb3_ezm.likeness import check_like
 from sb3_ezm.multitask.action_repeat import ActionRepeat
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
-from sb3_ezm.multitask.watch import is_extension
+from sb3_ezm.multitask.watch import MethodExtension
 from sb3_ezm.tasks.api import layers_of
 from sb3_ezm.tasks.pool import PoolMember
 
@@ -118,7 +118,7 @@ def _own_state(layer: Any) -> Any:
 def _read_own_state(layer: Any) -> Any:
     state = layer.get_state()
     if isinstance(state, dict):  # the result may be its own attributes, with methods that were extended
-        state = {name: value for name, value in state.items() if not is_extension(value)}
+        state = {name: value for name, value in state.items() if not isinstance(value, MethodExtension)}
     return state
 
 

@@ -14,13 +14,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_ezm import kinds
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.files import file_stems
+from sb3_ezm.files import file_stems, free_name
 from sb3_ezm.multitask.action_repeat import ActionRepeat
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
-from sb3_ezm.multitask.pictures import EqualPictures
 from sb3_ezm.multitask.pooled import PooledVecEnv
 from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
 from sb3_ezm.multitask.vec_env import ThreadedVecEnv
+from sb3_ezm.multitask.watch import EqualPictures
 from sb3_ezm.tasks.env_factory import create_native_env
 from sb3_ezm.tasks.resolver import ObservationPadding, TasksLike, make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
@@ -163,11 +163,5 @@ def _monitor_files(folder: Path, tasks: tuple[str, ...], copies: int) -> list[st
     """In the order of the sub-environments; if an earlier run has left files, the new ones get a number."""
     folder.mkdir(parents=True, exist_ok=True)
     stems = [f"{stem}_{copy}" for stem in file_stems(tasks) for copy in range(copies)]
-    run = 1
-    while any((folder / f"{stem}{_run_mark(run)}.{Monitor.EXT}").exists() for stem in stems):
-        run += 1
-    return [str(folder / f"{stem}{_run_mark(run)}.{Monitor.EXT}") for stem in stems]
-
-
-def _run_mark(run: int) -> str:
-    return "" if run == 1 else f"-{run}"
+    mark = free_name("", lambda mark: any((folder / f"{stem}{mark}.{Monitor.EXT}").exists() for stem in stems))
+    return [str(folder / f"{stem}{mark}.{Monitor.EXT}") for stem in stems]

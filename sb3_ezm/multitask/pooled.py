@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -16,7 +16,10 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.action_repeat import ActionRepeat
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
+from sb3_ezm.tasks.api import layers_of
 from sb3_ezm.tasks.pool import Pool, PoolMember
+
+EntryT = TypeVar("EntryT")
 
 
 @dataclass
@@ -46,7 +49,7 @@ class PooledVecEnv(DummyVecEnv):
     def __init__(self, env_fns: list[Callable[[], gym.Env[Any, Any]]]) -> None:
         super().__init__(env_fns)
         self._turns: list[_Turn] = []
-        self._in_flight: list[Pool] = []
+        self._in_flight: dict[Pool, dict[int, _Turn]] = {}
         for env in self.envs:
             member = env.unwrapped
             if isinstance(member, PoolMember) and member.may_terminate and _find(env, IgnoreTermination) is not None:
@@ -63,7 +66,7 @@ class PooledVecEnv(DummyVecEnv):
         """
         for pool in self._in_flight:
             pool.recv()
-        self._in_flight, self._turns = [], []
+        self._in_flight, self._turns = {}, []
         groups: dict[Hashable, list[int]] = {}
         for index, env in enumerate(self.envs):
             if isinstance(env.unwrapped, PoolMember):
@@ -99,51 +102,41 @@ class PooledVecEnv(DummyVecEnv):
         :return: observations, rewards, dones, infos, as of a ``DummyVecEnv``
         """
         while self._in_flight:
-            self._receive()
+            sent, self._in_flight = self._in_flight, {}
+            for pool, turns in sent.items():
+                batch = pool.recv()
+                for row, index in enumerate(batch.ids.tolist()):
+                    turn = turns[index]
+                    turn.steps -= 1
+                    turn.left -= 1
+                    turn.is_over = turn.member.deliver(turn.action, batch, row) or turn.left <= 0
             self._send()
         self._begin_episodes(turn.member for turn in self._turns if turn.is_over)
         self._turns = []
         return super().step_wait()
 
-    def _running(self) -> dict[int, list[_Turn]]:
-        groups: dict[int, list[_Turn]] = {}
-        for turn in self._turns:
-            if turn.steps and not turn.is_over:
-                groups.setdefault(id(turn.member.pool), []).append(turn)
-        return groups
-
     def _send(self) -> None:
-        for turns in self._running().values():
-            pool = turns[0].member.pool
-            assert pool is not None
-            pool.send(np.stack([turn.action for turn in turns]), [turn.member.index for turn in turns])
-            self._in_flight.append(pool)
-
-    def _receive(self) -> None:
-        running = self._running()
-        pools, self._in_flight = self._in_flight, []
-        for pool in pools:
-            batch, turns = pool.recv(), {turn.member.index: turn for turn in running[id(pool)]}
-            for row, index in enumerate(batch.ids.tolist()):
-                turn = turns[index]
-                turn.steps -= 1
-                turn.left -= 1
-                turn.is_over = turn.member.deliver(turn.action, batch, row) or turn.left <= 0
+        self._in_flight = _by_pool((turn.member, turn) for turn in self._turns if turn.steps and not turn.is_over)
+        for pool, turns in self._in_flight.items():
+            pool.send(np.stack([turn.action for turn in turns.values()]), list(turns))
 
     def _begin_episodes(self, members: Iterable[PoolMember]) -> None:
-        groups: dict[int, list[PoolMember]] = {}
-        for member in members:
-            groups.setdefault(id(member.pool), []).append(member)
-        pools = []
-        for group in groups.values():
-            pool = group[0].pool
-            assert pool is not None
-            pool.send_reset([member.index for member in group])
-            pools.append((pool, {member.index: member for member in group}))
-        for pool, by_index in pools:
+        groups = _by_pool((member, member) for member in members)
+        for pool, group in groups.items():
+            pool.send_reset(list(group))
+        for pool, group in groups.items():
             batch = pool.recv()
             for row, index in enumerate(batch.ids.tolist()):
-                by_index[index].deliver(None, batch, row)
+                group[index].deliver(None, batch, row)
+
+
+def _by_pool(entries: Iterable[tuple[PoolMember, EntryT]]) -> dict[Pool, dict[int, EntryT]]:
+    """Something about members, by pool and number in it."""
+    groups: dict[Pool, dict[int, EntryT]] = {}
+    for member, entry in entries:
+        assert member.pool is not None
+        groups.setdefault(member.pool, {})[member.index] = entry
+    return groups
 
 
 def _turn(env: gym.Env[Any, Any], action: NDArray[Any]) -> _Turn | None:
@@ -153,18 +146,11 @@ def _turn(env: gym.Env[Any, Any], action: NDArray[Any]) -> _Turn | None:
         return None
     if member.is_ahead:
         raise ConfigurationError(f"A wrapper of {env} does not step it at every step: use a DummyVecEnv.")
-    left, layer = float("inf"), env
-    while isinstance(layer, gym.Wrapper):
-        if isinstance(layer, TimeLimit):
-            left = min(left, layer._max_episode_steps - (layer._elapsed_steps or 0))
-        layer = layer.env
+    limits = [layer for layer in layers_of(env) if isinstance(layer, TimeLimit)]
+    left = min((limit._max_episode_steps - (limit._elapsed_steps or 0) for limit in limits), default=float("inf"))
     repeat = _find(env, ActionRepeat)
     return _Turn(member, padded.native_action(action), 1 if repeat is None else repeat.num_repeats, left)
 
 
 def _find(env: gym.Env[Any, Any], wrapper: type[Any]) -> Any:
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, wrapper):
-            return env
-        env = env.env
-    return None
+    return next((layer for layer in layers_of(env) if isinstance(layer, wrapper)), None)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 ExtensionT = TypeVar("ExtensionT", bound="MethodExtension")
@@ -104,6 +105,25 @@ class _LastObservations(MethodExtension):
         return observations, rewards, dones, infos
 
 
+class EqualPictures(MethodExtension):
+    """``get_images`` of a vector environment: smaller pictures get a black margin, so that they can be tiled."""
+
+    def __call__(self) -> Sequence[np.ndarray | None]:
+        """
+        :return: pictures ``[H, W, 3]``, all as high as the tallest and as wide as the widest
+        """
+        images: Sequence[np.ndarray | None] = self.method()
+        sizes = {image.shape[:2] for image in images if isinstance(image, np.ndarray) and image.ndim == 3}
+        if len(sizes) < 2 or any(image is None for image in images):
+            return images
+        height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+        return [
+            np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)))
+            for image in images
+            if image is not None
+        ]
+
+
 def copy_observation(observation: Any) -> Any:
     """
     :param observation: array, or a dictionary or tuple of observations
@@ -114,14 +134,6 @@ def copy_observation(observation: Any) -> Any:
     if isinstance(observation, tuple):
         return tuple(copy_observation(value) for value in observation)
     return copy.copy(observation)  # faster than `deepcopy` for arrays, and free for numbers
-
-
-def is_extension(value: Any) -> bool:
-    """
-    :param value: of an attribute
-    :return: whether it was put there by this module
-    """
-    return isinstance(value, MethodExtension)
 
 
 class EnvWatch:

@@ -38,23 +38,20 @@ class CudaGraphs:
     """
     Records CUDA graphs, which share one pool of memory: results have to be copied out before the next replay.
 
-    Random numbers inside a graph may come from the default generator of the device, which PyTorch handles, or from those
-    given here.
+    Random numbers inside a graph come from the default generator of the device, which PyTorch handles.
 
     :param device: a CUDA device
-    :param generators: used by the functions that will be recorded
     :raises ConfigurationError: for any other device
     """
 
     WARM_UP = 3  # runs before recording, in which libraries choose their kernels and allocate workspaces
 
-    def __init__(self, device: th.device, generators: Sequence[th.Generator] = ()) -> None:
+    def __init__(self, device: th.device) -> None:
         if device.type != "cuda":
             raise ConfigurationError(
                 f"`cuda_graphs` needs a CUDA device, but the model is on {str(device)!r}: leave it off there."
             )
         self._device = device
-        self._generators = generators
         self._pool: Any = None
         self._stream: Any = None  # for all recordings: PyTorch reuses memory of a pool only within one stream
 
@@ -75,8 +72,6 @@ class CudaGraphs:
                     function()
             th.cuda.current_stream().wait_stream(stream)
             graph = th.cuda.CUDAGraph()
-            for generator in self._generators:
-                graph.register_generator_state(generator)
             # The same stream: gradients accumulate on the one where their parameters were first used.
             with th.cuda.graph(graph, pool=self._pool, stream=stream):
                 outputs = function()

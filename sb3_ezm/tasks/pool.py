@@ -85,8 +85,8 @@ class PoolMember(gym.Env[NDArray[Any], NDArray[Any]]):
     may_terminate = True
     state_unavailable = "the pool that simulates the environments cannot tell their states"
 
-    _pool: Pool | None = None
-    _index = 0
+    pool: Pool | None = None  # None before the first reset
+    index = 0  # in the pool
 
     @property
     @abstractmethod
@@ -106,16 +106,6 @@ class PoolMember(gym.Env[NDArray[Any], NDArray[Any]]):
         self._succeeded = 0.0
 
     @property
-    def pool(self) -> Pool | None:
-        """The pool, None before the first reset."""
-        return self._pool
-
-    @property
-    def index(self) -> int:
-        """Number in the pool."""
-        return self._index
-
-    @property
     def is_ahead(self) -> bool:
         """Whether an answer of the pool waits for :meth:`step` or :meth:`reset`."""
         return bool(self._answers)
@@ -125,7 +115,7 @@ class PoolMember(gym.Env[NDArray[Any], NDArray[Any]]):
         :param pool: takes the place of the current one
         :param index: number in it
         """
-        self._pool, self._index = pool, index
+        self.pool, self.index = pool, index
         self.drop()
 
     def drop(self) -> None:
@@ -162,11 +152,11 @@ class PoolMember(gym.Env[NDArray[Any], NDArray[Any]]):
         super().reset(seed=seed)
         if not self._answers or self._answers[0].action is not None:
             self.drop()
-            if self._pool is None or seed is not None:
+            if self.pool is None or seed is not None:
                 self.join(self.open_pool([seed]), 0)
-            assert self._pool is not None
-            self._pool.send_reset([self._index])
-            self.deliver(None, self._pool.recv(), 0)
+            assert self.pool is not None
+            self.pool.send_reset([self.index])
+            self.deliver(None, self.pool.recv(), 0)
         self._is_over, self._succeeded = False, 0.0
         return self._answers.popleft().observation, {}
 
@@ -177,13 +167,13 @@ class PoolMember(gym.Env[NDArray[Any], NDArray[Any]]):
         :raises ConfigurationError: before a reset, and after a termination
         :raises EZMError: if the pool was sent another action
         """
-        if self._is_over or self._pool is None:
+        if self._is_over or self.pool is None:
             raise ConfigurationError(
                 f"{self}: step() needs a reset() first, since a pool cannot continue after a termination: do not ignore it."
             )
         if not self._answers:
-            self._pool.send(np.asarray(action)[None], [self._index])
-            self.deliver(np.array(action), self._pool.recv(), 0)
+            self.pool.send(np.asarray(action)[None], [self.index])
+            self.deliver(np.array(action), self.pool.recv(), 0)
         answer = self._answers.popleft()
         if answer.action is None or not np.array_equal(answer.action, action):
             raise EZMError(f"{self} got the action {action}, but its pool was sent {answer.action}: a wrapper changed it.")
@@ -195,5 +185,5 @@ class PoolMember(gym.Env[NDArray[Any], NDArray[Any]]):
 
     def close(self) -> None:
         """Leave the pool. It is freed when its last member has left."""
-        self._pool = None
+        self.pool = None
         self.drop()

@@ -54,15 +54,6 @@ class TaskReference:
         """
         return {name: value for name, value in asdict(self).items() if name != "source"}
 
-    def to_dict(self) -> dict[str, Any]:
-        """
-        :return: all figures as plain JSON-able values
-        """
-        values = asdict(self)
-        values["bonuses"] = list(self.bonuses)
-        values["reward_range"] = None if self.reward_range is None else list(self.reward_range)
-        return values
-
 
 def check_range(task: str, reward_range: Range) -> None:
     """

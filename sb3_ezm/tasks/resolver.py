@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import gymnasium as gym
 
 from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.files import free_name
 from sb3_ezm.tasks.env_factory import GymEnvFactory, create_native_env, registered_id
 from sb3_ezm.tasks.registry import find_task, suites
 from sb3_ezm.tasks.spaces import flat_action_size, flat_observation_size
@@ -71,7 +72,8 @@ def _resolve(item: TaskLike, taken: set[str], env_kwargs: Mapping[str, Any]) -> 
     if isinstance(item, str):
         return _resolve_name(item, env_kwargs)
     if callable(item):
-        return (_probe(_free_name(_callable_name(item), taken), item, env_kwargs),)
+        # Callables cannot choose their names, so repeated names get a number: ``task``, ``task-2``, ``task-3``.
+        return (_probe(free_name(_callable_name(item), taken.__contains__), item, env_kwargs),)
     raise ConfigurationError(f"A task is a name, a callable, a TaskSpec or a TaskSet, got {item!r}.")
 
 
@@ -123,13 +125,3 @@ def _callable_name(env_fn: EnvFactory) -> str:
     inner = env_fn.func if isinstance(env_fn, partial) else env_fn
     name = getattr(inner, "__name__", type(inner).__name__)
     return "task" if name == "<lambda>" else str(name)
-
-
-def _free_name(name: str, taken: set[str]) -> str:
-    """Callables cannot choose their names, so repeated names get a number: ``task``, ``task-2``, ``task-3``."""
-    if name not in taken:
-        return name
-    number = 2
-    while f"{name}-{number}" in taken:
-        number += 1
-    return f"{name}-{number}"

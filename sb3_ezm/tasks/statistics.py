@@ -12,6 +12,8 @@ from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.kinds import shown
 from sb3_ezm.tasks.task_set import TaskSet
 
+_WINDOWS = ("returns", "lengths", "successes")
+
 
 def report_of(info: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """
@@ -41,21 +43,21 @@ class TaskStatistics:
     """
     Collects finished episodes by task, from the infos of a vector environment with ``Monitor``.
 
-    :param tasks: task set, or only the names; normalized scores need a task set with reference scores
+    :param tasks: task set; normalized scores need its reference scores
     :param window: number of last episodes of each task to average over
-    :raises ConfigurationError: if there is no task or the window is below 1
+    :raises ConfigurationError: if the window is below 1
     """
 
-    def __init__(self, tasks: TaskSet | Sequence[str], window: int = 100):
-        self.task_set = tasks.without_factories() if isinstance(tasks, TaskSet) else None
-        self.task_names = tasks.names if isinstance(tasks, TaskSet) else tuple(tasks)
-        if not self.task_names or window < 1:
-            raise ConfigurationError(f"Need at least one task and window >= 1, got {self.task_names} and {window}.")
+    def __init__(self, tasks: TaskSet, window: int = 100):
+        if window < 1:
+            raise ConfigurationError(f"Need window >= 1, got {window}.")
+        self.task_set = tasks.without_factories()
+        self.task_names = tasks.names
         self.window = window
         self.episodes = dict.fromkeys(self.task_names, 0)
         self.returns: dict[str, deque[float]] = {name: deque(maxlen=window) for name in self.task_names}
         self.lengths: dict[str, deque[int]] = {name: deque(maxlen=window) for name in self.task_names}
-        scored = [] if self.task_set is None else [spec.name for spec in self.task_set if spec.outcome == "success"]
+        scored = [spec.name for spec in tasks if spec.outcome == "success"]
         self.successes: dict[str, deque[float]] = {name: deque(maxlen=window) for name in scored}
 
     def update(self, infos: Sequence[Mapping[str, Any]], dones: np.ndarray) -> None:
@@ -102,7 +104,7 @@ class TaskStatistics:
                 "return": mean,
                 "length": float(np.mean(self.lengths[name])),
             }
-            if self.task_set is not None and self.task_set[name].has_scores:
+            if self.task_set[name].has_scores:
                 outcomes = self.successes.get(name, self.returns[name])
                 scores = [self.task_set.normalized_score(name, outcome) for outcome in outcomes]
                 result[name]["score"] = float(np.mean(scores))
@@ -113,12 +115,7 @@ class TaskStatistics:
         """
         :return: plain values for :meth:`load_state_dict`
         """
-        return {
-            "episodes": dict(self.episodes),
-            "returns": dict(self.returns),
-            "lengths": dict(self.lengths),
-            "successes": dict(self.successes),
-        }
+        return {"episodes": dict(self.episodes), **{window: dict(getattr(self, window)) for window in _WINDOWS}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
@@ -130,11 +127,9 @@ class TaskStatistics:
                 f"the statistics are of the tasks {list(state['episodes'])}, not {list(self.task_names)}."
             )
         self.episodes = dict(state["episodes"])
-        for name in self.task_names:
-            self.returns[name] = deque(state["returns"][name], maxlen=self.window)
-            self.lengths[name] = deque(state["lengths"][name], maxlen=self.window)
-        for name in self.successes:
-            self.successes[name] = deque(state["successes"][name], maxlen=self.window)
+        for window in _WINDOWS:
+            own: dict[str, deque[Any]] = getattr(self, window)
+            own.update({name: deque(state[window][name], maxlen=self.window) for name in own})
 
     def mean_score(self) -> float | None:
         """

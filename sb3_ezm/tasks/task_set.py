@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -127,6 +128,30 @@ class TaskSpec:
     def has_scores(self) -> bool:
         """Whether both reference scores are known."""
         return self.success_bar is not None and self.random_score is not None
+
+    @property
+    def largest_reward(self) -> float:
+        """
+        Largest magnitude of a decision's reward: every step of it pays the extreme, and one pays the largest bonus; 0 where
+        none is known.
+        """
+        return self._steady_reward + max(self.bonuses, default=0.0)
+
+    def largest_value(self, gamma: float) -> float:
+        """
+        Largest magnitude of a discounted return: every decision pays the extreme, forever, and all bonuses come at once.
+
+        :param gamma: discount of a decision where the task has none of its own
+        :return: the bound, 0 where none is known and infinity without discount
+        """
+        steady, discount = self._steady_reward, self.discount or gamma
+        forever = steady / (1.0 - discount) if discount < 1.0 else math.inf * steady if steady else 0.0
+        return forever + sum(self.bonuses)
+
+    @property
+    def _steady_reward(self) -> float:
+        low, high = self.reward_range or (None, None)
+        return self.action_repeat * max(0.0, -(low or 0.0), high or 0.0)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TaskSpec:
         return self  # immutable, and its factory may hold something that cannot be copied
