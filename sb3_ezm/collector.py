@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from sb3_ezm.devices import Readback, to_device
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.finite import check_rows
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.multitask.checked import check_answers
 from sb3_ezm.multitask.watch import EnvWatch, copy_observation
 from sb3_ezm.observations import ObservationLayout
@@ -36,6 +38,41 @@ class ChosenActions(NamedTuple):
     scaled: FloatArray  # [n_envs, A]  for the replay buffer, in [-1, 1] or one-hot
     searched: BoolArray  # [n_envs]  chosen by a search
     values: FloatArray  # [n_envs]  values of the roots of these searches
+
+
+class ActingVecEnv(VecEnv):
+    """A vector environment whose actions are chosen where its environments are, some steps ahead."""
+
+    @abstractmethod
+    def accept(self, env: VecEnv) -> None:
+        """
+        Make sure that what the collector sees is what is acted on.
+
+        :param env: this environment in its wrappers
+        :raises ConfigurationError: if a wrapper changes observations or actions
+        """
+
+    @abstractmethod
+    def next_actions(self, collector: Collector, observation: VecEnvObs) -> ChosenActions:
+        """
+        :param collector: says with which policy and random numbers, and how many steps may be taken ahead
+        :param observation: of all environments
+        :return: actions for the next step
+        """
+
+    @abstractmethod
+    def episodes(self) -> dict[str, Any]:
+        """
+        :return: the running episodes, for :meth:`continue_episodes`
+        :raises StateUnavailableError: if an environment cannot give its state
+        """
+
+    @abstractmethod
+    def continue_episodes(self, episodes: dict[str, Any]) -> None:
+        """
+        :param episodes: from :meth:`episodes`
+        :raises ConfigurationError: if they are of other environments
+        """
 
 
 class Collector:
@@ -61,6 +98,11 @@ class Collector:
         self.act_with_target = act_with_target
         self.generator = th.Generator()
         self.generator.set_state(policy.generator.get_state())  # drawing a seed here would shift all later draws
+        #: of the searches' draws, one for each environment (default: the generator above)
+        self.row_generators: Sequence[th.Generator] | None = None
+        self.searches = True  # whether the next actions are searched, not drawn at random
+        self.steps_ahead = 1  # for which actions may be chosen at once, as nothing is learned in between
+        self._acting: ActingVecEnv | None = None  # chooses the actions by itself
         self._watch: EnvWatch | None = None
         self._sent_at: float | None = None  # when the actions not yet stored were sent
         self._raw: tuple[VecEnvObs, npt.NDArray[Any]] | None = None  # observations and rewards as returned, not normalized
@@ -86,6 +128,10 @@ class Collector:
         if env is not None and isinstance(env.unwrapped, DummyVecEnv):
             check_answers(env.unwrapped)
         self._watch = None if env is None else EnvWatch(env)
+        self._acting = None
+        if env is not None and isinstance(native := env.unwrapped, ActingVecEnv):
+            native.accept(env)
+            self._acting = native
         self._sent_at = self._raw = None
         normalize = None if self._watch is None else self._watch.normalize
         if normalize is not None and normalize.norm_obs:
@@ -175,6 +221,12 @@ class Collector:
         :return: the actions
         :raises NonFiniteError: naming task and tensor
         """
+        self.searches = searched
+        if self._acting is not None:
+            if noise is not None:
+                raise ConfigurationError("`action_noise` is not for environments that choose their actions: leave it at None.")
+            with self.times.measure("search"):
+                return self._acting.next_actions(self, observation)
         policy = self.policy
         rows, tasks = policy.layout.flatten(observation)
         n_envs, names, masks = len(rows), policy.task_set.names, policy.task_set.action_mask()[tasks]
@@ -183,7 +235,7 @@ class Collector:
             if searched:
                 scaled, values = self._search(rows, tasks)
             else:
-                scaled, values = policy.action_layout.sample(masks), np.zeros(n_envs, dtype=np.float32)
+                scaled, values = self._draw(masks), np.zeros(n_envs, dtype=np.float32)
         if noise is not None:
             scaled = np.clip(scaled + noise().reshape(scaled.shape), -1.0, 1.0)
         check_rows("action", scaled, tasks, names)
@@ -191,13 +243,22 @@ class Collector:
         scaled = (scaled * masks).astype(np.float32)
         return ChosenActions(policy.action_layout.decode(scaled), scaled, np.full(n_envs, searched), values)
 
+    @property
+    def acting_model(self) -> WorldModel:
+        """The network that searches."""
+        return self.policy.target_model if self.act_with_target else self.policy.world_model
+
+    def _draw(self, masks: FloatArray) -> FloatArray:
+        """Actions at random ``[n_envs, A]``."""
+        return self.policy.action_layout.sample(masks)
+
     def _search(self, rows: FloatArray, tasks: IntArray) -> tuple[FloatArray, FloatArray]:
         """Wait for the device once, for the result."""
         with self.policy.lock:
             self.policy.set_training_mode(False)
-            model = self.policy.target_model if self.act_with_target else self.policy.world_model
-            device = self.policy.device
-            output = self.planner.plan(model, to_device(rows, device), to_device(tasks, device), self.generator)
+            model, device = self.acting_model, self.policy.device
+            roots = to_device(rows, device), to_device(tasks, device)
+            output = self.planner.plan(model, *roots, self.generator, self.row_generators)
             found = Readback(th.cat((output.actions, output.values.unsqueeze(1)), dim=1)).read()
         self.metrics.add(acting_value=output.values.mean(), acting_improvement=(output.values - output.network_values).mean())
         return found[:, :-1], found[:, -1]

@@ -41,7 +41,7 @@ class Planner:
         observations: th.Tensor,
         tasks: th.Tensor,
         generator: th.Generator | None = None,
-        noise_generator: th.Generator | None = None,
+        noise_generator: th.Generator | Sequence[th.Generator] | None = None,
         bfloat16: bool = False,
         limit: int | None = None,
     ) -> SearchOutput:
@@ -52,20 +52,23 @@ class Planner:
         :param observations: ``[B, O]``, at least one
         :param tasks: ``[B]``
         :param generator: on the CPU; None searches without exploration, so that rows depend on nothing but themselves
-        :param noise_generator: of the random draws, on the device that needs them (default: ``generator``)
+        :param noise_generator: of the random draws, on the device that needs them, or one for each root, whose draws then do
+            not depend on the other roots (default: ``generator``)
         :param bfloat16: run the networks in bfloat16
         :param limit: largest number of roots in calls like this one; fixed shapes are rounded up to a few sizes below it. None
             gives every number of roots its own shape
         :return: actions in [-1, 1], improved policy, search values and statistics
         """
         most = self.runtime.max_roots
-        outputs = []
+        outputs: list[SearchOutput] = []
         for roots, ids in zip(observations.split(most), tasks.split(most), strict=True):
             heads = choose_heads(self.config, len(model.value_heads), generator)
             if generator is None:
                 noise = deterministic_noise(self.config, roots, model.action_mask.shape[1])
             else:
-                noise = draw_noise(self.config, len(ids), model.action_mask.shape[1], noise_generator or generator)
+                source = noise_generator or generator
+                own = source[len(outputs) * most :][:most] if isinstance(source, Sequence) else source
+                noise = draw_noise(self.config, len(ids), model.action_mask.shape[1], own)
             if self._static and generator is not None:
                 rows = None if limit is None else min(most, limit)
                 outputs.append(self._static[bfloat16](model, roots, ids, heads, noise, rows))

@@ -181,6 +181,8 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         while continue_training and should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
             if self.collector.is_disturbed:
                 self._start_new_episodes(env)
+            in_steps = train_freq.unit == TrainFrequencyUnit.STEP
+            self.collector.steps_ahead = train_freq.frequency - num_collected_steps if in_steps else 1
             actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
             new_obs, rewards, dones, infos = self.collector.step(env, actions)
             self._count_steps(infos, dones)

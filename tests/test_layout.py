@@ -67,6 +67,7 @@ LEVELS = {
     "sb3_ezm.plotting": 9,
     "sb3_ezm.video": 9,
     "sb3_ezm.__main__": 9,
+    "sb3_ezm.distributed": 9,
     "sb3_ezm.export": 9,
     "sb3_ezm.gradient_similarity": 9,
     "sb3_ezm.fine_tuning": 9,

@@ -170,7 +170,7 @@ def restore(model: RolloutAlgorithm, state: dict[str, Any], reset_env: bool) -> 
         check_like(state["observed"], _observed(model, state["observed"]), "observed")
         for name, value in state["observed"].items():
             setattr(model, name, value)
-        restore_episodes(model.env, episodes)
+        restore_episodes(model.env, {"statistics": state["env"]["statistics"], **episodes})
         model.collector.mark()
     # Last of all: everything before may have drawn from them.
     _restore_generators(model, state["generators"])

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
+from sb3_ezm.collector import ActingVecEnv
 from sb3_ezm.errors import CheckpointError, ConfigurationError
 from sb3_ezm.likeness import check_like
 from sb3_ezm.multitask.env_state import (
@@ -73,6 +74,8 @@ def _capture_episodes(env: VecEnv) -> dict[str, Any]:
             raise StateUnavailableError(f"the wrapper {type(wrapper).__name__} cannot give its state")
         running.append(_read(wrapper, _RUNNING[type(wrapper)]))
     native = env.unwrapped
+    if isinstance(native, ActingVecEnv):
+        return {"wrappers": running, **native.episodes(), "seeds": native._seeds, "options": native._options}
     if not isinstance(native, DummyVecEnv):
         raise StateUnavailableError(f"the environments of a {type(native).__name__} live in other processes")
     return {
@@ -115,28 +118,37 @@ def restore_episodes(env: VecEnv, episodes: dict[str, Any]) -> None:
     :raises CheckpointError: if the sub-environments differ
     """
     native = env.unwrapped
-    if not isinstance(native, DummyVecEnv):
+    if not isinstance(native, (DummyVecEnv, ActingVecEnv)):
         raise CheckpointError(
             f"holds the states of the environments, which a {type(native).__name__} cannot take over: use a DummyVecEnv or "
             "ThreadedVecEnv, or start new episodes with `reset_env=True`"
         )
     seeds, options = episodes["seeds"], episodes["options"]
-    count = len(native.envs)
+    count = native.num_envs
     if any(type(values) is not list or len(values) != count for values in (seeds, options, episodes["envs"])):
         raise CheckpointError(f"does not hold the states of {count} environments")
     wrappers = list(zip(_wrappers(env), episodes["wrappers"], strict=True))
     for wrapper, values in wrappers:
         _check_values(wrapper, values, _RUNNING.get(type(wrapper), ()))
-    for index, (sub_env, values) in enumerate(zip(native.envs, episodes["envs"], strict=True)):
-        with _naming(index):
-            set_env_state(sub_env, values)
+    if isinstance(native, ActingVecEnv):
+        with _naming("of a collector"):
+            native.continue_episodes(episodes)
+    elif episodes.get("round") is not None:
+        raise CheckpointError(
+            f"is from the middle of a round of collectors, which a {type(native).__name__} cannot repeat: use collectors, or "
+            "start new episodes with `reset_env=True`"
+        )
+    else:
+        for index, (sub_env, values) in enumerate(zip(native.envs, episodes["envs"], strict=True)):
+            with _naming(index):
+                set_env_state(sub_env, values)
     native._seeds, native._options = seeds, options
     for wrapper, values in wrappers:
         vars(wrapper).update(values)
 
 
 @contextmanager
-def _naming(index: int) -> Iterator[None]:
+def _naming(index: int | str) -> Iterator[None]:
     try:
         yield
     except ConfigurationError as error:

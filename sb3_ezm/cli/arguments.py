@@ -212,6 +212,9 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
         metavar="SECONDS",
         help=f"end with an error that names the task when a step or reset takes longer ({limit})",
     )
+    here = default.format("0, all environments in this process")
+    add("--collectors", type=whole(0), help=f"act in so many other processes, with Ray ({here})")
+    add("--address", help="Ray cluster for them, `auto` for the one of this machine (default: start Ray on this machine)")
     add(
         "--film",
         nargs="*",

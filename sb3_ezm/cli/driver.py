@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
@@ -32,6 +33,7 @@ from sb3_ezm.cli.plot import draw_training
 from sb3_ezm.cli.scoreboard import Scoreboard
 from sb3_ezm.cli.settings import EVALUATIONS_OF_A_RUN, RunSettings
 from sb3_ezm.cli.tracking import start_tracking
+from sb3_ezm.distributed import RayVecEnv
 from sb3_ezm.errors import ConfigurationError, EZMError, NonFiniteError, counted
 from sb3_ezm.evaluation import EvaluationResult, format_table
 from sb3_ezm.ezm import EZM
@@ -92,6 +94,7 @@ def train(
                 monitor_dir=monitor,
                 ignore_termination=settings.ignore_termination,
                 step_timeout=settings.step_timeout,
+                **_placement(settings),
             )
             stack.callback(env.close)
             if resumes:
@@ -105,6 +108,16 @@ def train(
         _learn(model, settings, callbacks, folder, resumes)
     _report(model, scoreboard, settings, folder, films)
     return model
+
+
+def _placement(settings: RunSettings) -> dict[str, Any]:
+    """Where the environments are, in keywords of ``make_multitask_env``."""
+    if settings.collectors == 0:
+        if settings.address is not None:
+            raise ConfigurationError("--address is the cluster of the collectors: say how many with --collectors.")
+        return {}
+    keywords = {"collectors": settings.collectors, "address": settings.address}
+    return {"vec_env_cls": RayVecEnv, "vec_env_kwargs": keywords}
 
 
 def _start(settings: RunSettings, env: VecEnv, device: str, log: str | None) -> EZM:

@@ -51,6 +51,8 @@ class RunSettings:
     :param gradient_similarity: updates between two comparisons of the tasks' gradients; 0 for none
     :param like: trained task that added ones start from; None for the mean of all
     :param step_timeout: seconds that a step or reset of the environments may take; None for no limit
+    :param collectors: processes that act; 0 for this one
+    :param address: of the Ray cluster that they are in; None for one on this machine
     :param protocol: of the evaluations: ``"respected"``, ``"ignored"`` or ``"both"``; None for that of the training episodes
     """
 
@@ -71,6 +73,8 @@ class RunSettings:
     start: str | None = None
     like: str | None = None
     gradient_similarity: int = 0
+    collectors: int = 0
+    address: str | None = None
 
     def __post_init__(self) -> None:
         if self.steps_per_task is None and self.minutes is None:

@@ -18,7 +18,10 @@ from sb3_ezm.tasks.registry import default_preset
 from sb3_ezm.video import prefer_egl
 
 # What a continued training keeps unless it is given again.
-_RENEWABLE = ("steps_per_task", "minutes", "checkpoint_every", "eval_every", "eval_episodes", "protocol", "step_timeout")
+_RENEWABLE = (
+    *("steps_per_task", "minutes", "checkpoint_every", "eval_every", "eval_episodes", "protocol", "step_timeout"),
+    *("collectors", "address"),
+)
 
 
 def run(args: argparse.Namespace) -> int:

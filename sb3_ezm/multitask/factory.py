@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -75,7 +76,7 @@ def _choose_vec_env(
         return chosen
     if vec_env_cls is None and chosen is DummyVecEnv:
         return partial(ThreadedVecEnv, num_threads=1, **limit)
-    if isinstance(chosen, type) and issubclass(chosen, (ThreadedVecEnv, WatchedSubprocVecEnv)):
+    if isinstance(chosen, type) and "step_timeout" in inspect.signature(chosen).parameters:
         return partial(chosen, **limit)
     raise ConfigurationError(
         f"{getattr(chosen, '__name__', chosen)} cannot watch the time (`step_timeout`): use ThreadedVecEnv or SubprocVecEnv."
@@ -147,7 +148,9 @@ def make_multitask_env(
             env = make_task_env(task_set, task, render_mode, ignore_termination, max_episode_steps, env_kwargs)
             if seed is not None:
                 env.action_space.seed(seed + rank)
-            return Monitor(env, None if monitor_files is None else monitor_files[rank], info_keywords=counted)
+            file = None if monitor_files is None else monitor_files[rank]
+            is_new = file is None or not Path(file).exists()  # a process that takes over another's environments appends
+            return Monitor(env, file, info_keywords=counted, override_existing=is_new)
 
         return _init
 

@@ -18,7 +18,6 @@ from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper, Ve
 from stable_baselines3.common.vec_env.subproc_vec_env import _worker
 
 from sb3_ezm import errors
-from sb3_ezm.errors import EZMError
 from sb3_ezm.kinds import TIME_LIMIT, checked, optional
 from sb3_ezm.multitask.vec_env import SubEnvError
 from sb3_ezm.multitask.watch import OwnedObservations
@@ -26,12 +25,32 @@ from sb3_ezm.multitask.watch import OwnedObservations
 PATIENCE = 5.0  # seconds that a worker may take to end on its own
 
 
-class _Failure(NamedTuple):
-    """What ended a worker, on its way to the parent process."""
+class Failure(NamedTuple):
+    """An error on its way to another process."""
 
-    kind: type[EZMError]
+    kind: type[Exception]
     summary: str
     traceback: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """
+        :param error: that is being handled
+        :return: what to send
+        """
+        # Errors of this package keep their type. The other process may not know the classes of others.
+        name = type(error).__name__
+        kind: Any = type(error) if getattr(errors, name, None) is type(error) else SubEnvError
+        return cls(kind, f"{name}: {error}", traceback.format_exc())
+
+    def error(self, message: str) -> Exception:
+        """
+        :param message: of the error
+        :return: what to raise, with the other process's traceback as its cause
+        """
+        error = self.kind(message)
+        error.__cause__ = _WorkerTraceback(f"\n{self.traceback}")
+        return error
 
 
 class _WorkerTraceback(Exception):
@@ -46,10 +65,8 @@ def _reporting_worker(remote: Connection, parent_remote: Connection, env_fn: Clo
     try:
         _worker(remote, parent_remote, env_fn)
     except BaseException as error:
-        # Errors of this package keep their type. The parent process may not know the classes of others.
-        kind = type(error) if getattr(errors, type(error).__name__, None) is type(error) else SubEnvError
         with contextlib.suppress(OSError):  # nobody is listening any longer
-            remote.send(_Failure(kind, f"{type(error).__name__}: {error}", traceback.format_exc()))  # type: ignore[arg-type]
+            remote.send(Failure.of(error))
 
 
 def _make_env(env_fn: Callable[[], gym.Env[Any, Any]]) -> gym.Env[Any, Any]:
@@ -111,7 +128,7 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
     def remotes(self, pipes: Sequence[Connection]) -> None:
         self._watched = tuple(_WatchedPipe(self, index, pipe) for index, pipe in enumerate(pipes))
 
-    def fail(self, index: int, failure: _Failure | None = None, hangs: bool = False) -> EZMError:
+    def fail(self, index: int, failure: Failure | None = None, hangs: bool = False) -> Exception:
         """
         End all workers.
 
@@ -130,9 +147,7 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
             return SubEnvError(f"Sub-environment {index}{task} did not answer within {limit}. All workers were ended.")
         if failure is None:
             return SubEnvError(f"The worker process of sub-environment {index}{task} died: {_cause(exit_code)}.")
-        error = failure.kind(f"Sub-environment {index}{task} failed: {failure.summary}")
-        error.__cause__ = _WorkerTraceback(f"\n{failure.traceback}")
-        return error
+        return failure.error(f"Sub-environment {index}{task} failed: {failure.summary}")
 
     def close(self) -> None:
         """End the workers. They have :data:`PATIENCE` seconds: one of them may hang, for example after an interrupt."""
@@ -206,7 +221,7 @@ class _WatchedPipe:
             message = self._pipe.recv()
         except (EOFError, ConnectionResetError) as error:
             raise owner.fail(self._index) from error
-        if isinstance(message, _Failure):
+        if isinstance(message, Failure):
             raise owner.fail(self._index, message)
         return message
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,16 +36,22 @@ class SearchNoise(NamedTuple):
         return SearchNoise(to_device(self.root, device), leaves, to_device(self.gumbel, device), self.explores)
 
 
-def draw_noise(config: SearchConfig, rows: int, action_size: int, generator: th.Generator | None = None) -> SearchNoise:
+def draw_noise(
+    config: SearchConfig, rows: int, action_size: int, generator: th.Generator | Sequence[th.Generator] | None = None
+) -> SearchNoise:
     """
     Draw what one exploring search needs.
 
     :param config: search settings
     :param rows: roots ``B``
     :param action_size: padded action entries ``A``
-    :param generator: source of randomness; the CPU's if there is none
+    :param generator: source of randomness, or one for each root; the CPU's if there is none
     :return: the draws, on the generator's device
     """
+    if isinstance(generator, Sequence):
+        parts = [draw_noise(config, 1, action_size, own) for own in generator]
+        joined = tuple(map(th.cat, zip(*(part.leaves for part in parts), strict=True)))
+        return SearchNoise(th.cat([part.root for part in parts]), joined, th.cat([part.gumbel for part in parts]))
     where: dict[str, Any] = {"generator": generator, "device": "cpu" if generator is None else generator.device}
     root = th.randn(rows, config.num_candidates, action_size, **where)
     leaves = [th.randn(rows, *shape, **where) for shape in _leaf_shapes(config, action_size)]

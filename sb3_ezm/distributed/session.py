@@ -1,0 +1,78 @@
+"""Starting Ray on this machine or joining a cluster, and letting go of it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from types import ModuleType
+from typing import Any
+
+from sb3_ezm.errors import ConfigurationError
+
+_STORE_BYTES = 256 * 2**20  # of the object store: weights and rounds, never replays
+
+_users = 0
+_is_own = False  # whether this package started or joined it
+
+
+def import_ray() -> ModuleType:
+    """
+    :return: Ray
+    :raises ConfigurationError: if it is not installed
+    """
+    # Without it Ray on Linux listens on all interfaces even if it serves this machine alone; read once, at import.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise ConfigurationError(
+            "Collectors in other processes need Ray: `pip install 'sb3-ezm[distributed]'`, or leave out what asks for them."
+        ) from error
+
+
+def acquire(address: str | None, cpus: int, gpus: float) -> ModuleType:
+    """
+    Start Ray, unless it runs: on this machine only, or in a cluster.
+
+    :param address: of a cluster, ``"auto"`` for the one that this machine belongs to; None starts Ray here
+    :param cpus: what all workers together ask for; started here, Ray does not refuse more than there are
+    :param gpus: likewise; here, that many must exist
+    :return: Ray
+    :raises ConfigurationError: if it is not installed, or there is no such cluster
+    """
+    global _users, _is_own
+    if address is not None:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")  # machines find each other by their addresses
+    ray: Any = import_ray()
+    if not ray.is_initialized():
+        common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
+        if address is None:
+            needed = {"num_cpus": cpus, "object_store_memory": _STORE_BYTES, "_node_ip_address": "127.0.0.1"}
+            # By default Ray's workers step back behind every other program (nice 15), but here the algorithm waits for them.
+            ray.init(**common, **needed, _system_config={"worker_niceness": 0})
+            if not str(ray.util.get_node_ip_address()).startswith("127."):
+                warnings.warn(
+                    "Ray was imported before the environments were made, and listens on all network interfaces: make them "
+                    "first, or set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 in the environment of the program.",
+                    stacklevel=2,
+                )
+        else:
+            try:
+                ray.init(address, log_to_driver=False, configure_logging=False)
+            except ConnectionError as error:
+                raise ConfigurationError(
+                    f"There is no Ray cluster at `address` ({address!r}): start one with `ray start --head`, or leave it out."
+                ) from error
+        _is_own = True
+    _users += 1
+    return ray  # type: ignore[no-any-return]
+
+
+def release() -> None:
+    """Shut Ray down after the last user, if this package started or joined it."""
+    global _users, _is_own
+    _users -= 1
+    if _users == 0 and _is_own:
+        _is_own = False
+        import_ray().shutdown()

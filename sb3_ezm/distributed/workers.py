@@ -1,0 +1,175 @@
+"""Worker processes with environments: asked together, restarted when they die, noticed when they hang."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import cloudpickle
+import gymnasium as gym
+
+from sb3_ezm.distributed.env_slice import MOVES, EnvSlice
+from sb3_ezm.errors import EZMError
+from sb3_ezm.multitask.subproc import Failure
+from sb3_ezm.multitask.vec_env import SubEnvError
+
+EnvFn = Callable[[], gym.Env[Any, Any]]
+
+
+class Worker:
+    """
+    One process, as the driver sees it.
+
+    :param ray: Ray
+    :param number: among the workers
+    :param envs: its part of the environments
+    :param env_fns: their functions
+    :param options: Ray's options of the actor, and keywords of :class:`EnvSlice`
+    """
+
+    def __init__(
+        self, ray: Any, number: int, envs: slice, env_fns: Sequence[EnvFn], options: tuple[Mapping[str, Any], ...]
+    ) -> None:
+        self._ray = ray
+        self.number, self.envs = number, envs
+        self.names: list[str] = []  # of the tasks
+        self.state: Any = None  # reference to the state of its environments after the last step that counts
+        self.policy: tuple[Any, ...] = ()  # references to what it was told to act with
+        self._env_fns, self._options = cloudpickle.dumps(list(env_fns)), options
+        self._preparations: list[Any] = []  # references to answers that matter only if they are failures
+        self.actor = self._create()
+
+    def _create(self) -> Any:
+        options, keywords = self._options
+        return self._ray.remote(EnvSlice).options(**options).remote(self._env_fns, sys.path, self.envs.start, **keywords)
+
+    def __str__(self) -> str:
+        tasks = sorted({name for name in self.names if name})
+        which = f"environments {self.envs.start} to {self.envs.stop - 1}" + (f", tasks {tasks}" if tasks else "")
+        return f"Collector {self.number} ({which})"
+
+    def ask(self, method: str, arguments: Sequence[Any]) -> tuple[Any, Any]:
+        """
+        :param method: of :class:`EnvSlice`
+        :param arguments: its arguments
+        :return: references to the answer and the state
+        """
+        answer, state = self.actor.call.options(num_returns=2).remote(method, *arguments)
+        return answer, state
+
+    def restart(self) -> None:
+        """Take over the environments in a new process, as they were after the last step that counts."""
+        self.actor = self._create()
+        self._preparations = []
+        if self.policy:
+            self._preparations.append(self.ask("use_policy", self.policy)[0])
+        self.rewind()
+
+    def rewind(self) -> None:
+        """
+        Go back to the last step that counts.
+
+        :raises SubEnvError: if the environments cannot
+        """
+        if self.state is not None:
+            state = self._ray.get(self.state)
+            if state["why"]:
+                raise SubEnvError(
+                    f"{self} was cut short, and its round cannot be repeated: {state['why']}. Continue from the last "
+                    "checkpoint with `reset_env=True`."
+                )
+            self._preparations.append(self.ask("restore", [state])[0])
+
+    def get(self, answer: Any) -> Any:
+        """
+        :param answer: reference
+        :return: the answer, or why the worker could not be prepared for giving it
+        """
+        given: list[Any] = self._ray.get([*self._preparations, answer])
+        self._preparations = []
+        return next((item for item in given if isinstance(item, Failure)), given[-1])
+
+    def end(self) -> None:
+        """Kill the process."""
+        self._ray.kill(self.actor)
+
+
+class WorkerGroup:
+    """
+    All workers.
+
+    :param ray: Ray
+    :param workers: at least one
+    :param time_limit: seconds for an answer of all of them
+    :param max_restarts: how often a worker may die before it answers
+    """
+
+    def __init__(self, ray: Any, workers: Sequence[Worker], time_limit: float, max_restarts: int) -> None:
+        self._ray = ray
+        self.workers = list(workers)
+        self.time_limit, self.max_restarts = time_limit, max_restarts
+        self.restarts = 0  # so far
+        self._is_cut_short = False  # some workers may have gone further than the others
+
+    def ask(self, method: str, arguments: Mapping[Worker, Sequence[Any]]) -> list[Any]:
+        """
+        Let workers do something at the same time, and wait for all of them. A worker that dies is replaced, and its part done
+        again from where its environments were before. For later calls, either all environments have moved or none.
+
+        :param method: of :class:`EnvSlice`
+        :param arguments: of the method, for each worker that is asked
+        :return: the answers, in the order of the workers
+        :raises SubEnvError: if a worker raised, hangs or keeps dying
+        """
+        if self._is_cut_short and method not in ("reset", "restore"):
+            for worker in self.workers:
+                worker.rewind()
+        self._is_cut_short = method in MOVES
+        deadline = time.monotonic() + self.time_limit
+        pending = {worker: worker.ask(method, given) for worker, given in arguments.items()}
+        answers: dict[Worker, Any] = {}
+        states: dict[Worker, Any] = {}
+        deaths = dict.fromkeys(pending, 0)
+        while pending:
+            waiting = [answer for answer, _ in pending.values()]
+            done, _ = self._ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not done:
+                raise self._hanging(list(pending))
+            worker = next(worker for worker, (answer, _) in pending.items() if answer == done[0])
+            answer, state = pending.pop(worker)
+            try:
+                answers[worker], states[worker] = worker.get(answer), state
+            except self._ray.exceptions.RayActorError as error:
+                deaths[worker] += 1
+                if deaths[worker] > self.max_restarts:
+                    raise SubEnvError(f"{worker} died {deaths[worker]} times in a row: {error}") from error
+                worker.restart()
+                self.restarts += 1
+                pending[worker] = worker.ask(method, arguments[worker])
+        for worker, answer in answers.items():
+            if isinstance(answer, Failure):
+                raise answer.error(_named(worker, answer))
+        if method in MOVES:
+            for worker in answers:
+                worker.state = states[worker]
+            self._is_cut_short = False
+        return [answers[worker] for worker in self.workers if worker in answers]
+
+    def _hanging(self, workers: Sequence[Worker]) -> EZMError:
+        self.end()
+        return SubEnvError(
+            f"{' and '.join(map(str, workers))} did not answer within {self.time_limit:g} s (`time_limit`): an environment "
+            "hangs, or a cluster has no room for the collector. All collectors were ended."
+        )
+
+    def end(self) -> None:
+        """Kill all processes."""
+        for worker in self.workers:
+            worker.end()
+        self.workers = []
+
+
+def _named(worker: Worker, failure: Failure) -> str:
+    return failure.summary if "Sub-environment" in failure.summary else f"{worker} failed: {failure.summary}"

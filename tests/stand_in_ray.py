@@ -1,0 +1,109 @@
+"""A stand-in for Ray whose actors live in this process: everything happens at once, in the order in which it was asked for."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import cloudpickle
+
+
+class RayActorError(Exception):
+    """An actor has died."""
+
+
+class Ref:
+    """
+    The result of a call.
+
+    :param value: of it
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Actor:
+    """
+    An object whose methods answer with references. Whatever crosses to it or back is pickled.
+
+    :param ray: the stand-in
+    :param instance: the object
+    """
+
+    def __init__(self, ray: StandInRay, instance: Any) -> None:
+        self._ray = ray
+        self.instance = instance
+        self.is_dead = False
+
+    def __getattr__(self, name: str) -> Any:
+        def remote(*arguments: Any) -> Any:
+            self._ray.before_call(self, arguments)
+            if self.is_dead:
+                return Ref(RayActorError("it was killed")), Ref(None)
+            sent = [argument.value if isinstance(argument, Ref) else argument for argument in arguments]
+            answer = getattr(self.instance, name)(*pickle.loads(cloudpickle.dumps(sent)))
+            return tuple(Ref(pickle.loads(cloudpickle.dumps(part))) for part in answer)
+
+        return SimpleNamespace(options=lambda num_returns: SimpleNamespace(remote=remote))
+
+
+class StandInRay:
+    """As much of Ray as this package uses."""
+
+    exceptions = SimpleNamespace(RayActorError=RayActorError)
+
+    def __init__(self) -> None:
+        self.actors: list[Actor] = []
+        #: is told of every call before it happens
+        self.before_call: Callable[[Actor, Sequence[Any]], None] = lambda actor, arguments: None
+        self.hangs = False  # whether nothing answers
+        self.puts = 0
+
+    def remote(self, cls: type[Any]) -> Any:
+        """
+        :param cls: of actors
+        :return: what creates them
+        """
+
+        def create(*arguments: Any, **keywords: Any) -> Actor:
+            self.actors.append(Actor(self, cls(*pickle.loads(cloudpickle.dumps(arguments)), **keywords)))
+            return self.actors[-1]
+
+        return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=create))
+
+    def put(self, value: Any) -> Ref:
+        """
+        :param value: anything
+        :return: a reference
+        """
+        self.puts += 1
+        return Ref(pickle.loads(cloudpickle.dumps(value)))
+
+    def get(self, refs: Any) -> Any:
+        """
+        :param refs: one or several
+        :return: what they stand for
+        """
+        if isinstance(refs, list):
+            return [self.get(ref) for ref in refs]
+        if isinstance(refs.value, RayActorError):
+            raise refs.value
+        return refs.value
+
+    def wait(self, refs: Sequence[Ref], num_returns: int, timeout: float) -> tuple[list[Ref], list[Ref]]:
+        """
+        :param refs: running calls
+        :param num_returns: how many to wait for
+        :param timeout: seconds
+        :return: those that are done, and the others; the last ones are done first
+        """
+        return ([], list(refs)) if self.hangs else (list(refs[-num_returns:]), list(refs[:-num_returns]))
+
+    def kill(self, actor: Actor) -> None:
+        """
+        :param actor: to kill
+        """
+        actor.is_dead = True
