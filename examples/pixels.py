@@ -1,9 +1,13 @@
 """
-Learn to swing a rod up from pictures alone: three frames of 24 x 24 pixels, read by a small convolutional network.
+Learn to balance a rod from pictures alone: three frames of 24 x 24 pixels, read by a small convolutional network.
 
-    python examples/pixels.py --steps 6000
+    python examples/pixels.py
+    python examples/pixels.py --task swingup --steps 6000
 
-A random policy earns about 0.1 per episode; EZM with angle and speed as observations about 74 (docs/results.md).
+After 1,000 random and 1,000 further steps, 100 CPU seconds with the evaluation, the rod stays up for all 200 steps of all ten
+episodes (seeds 0 and 1); a random policy drops it after 10. Swinging it up takes longer than five CPU minutes: in evaluations
+after 3,000, 4,000 and 5,000 steps (171, 242 and 313 CPU seconds, one seed) it earned 16, 6 and 14 of 100, where a random
+policy earns 0.1 and an agent that observes angle and speed about 74 (docs/results.md).
 """
 
 from __future__ import annotations
