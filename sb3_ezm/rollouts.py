@@ -25,6 +25,7 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import shown
 from sb3_ezm.learning.learner import Learner
 from sb3_ezm.multitask.inspection import find_served_tasks
+from sb3_ezm.multitask.vec_env import EpisodesLostError
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.tasks.api import check_env_class
 from sb3_ezm.tasks.statistics import TaskStatistics, report_of
@@ -183,7 +184,11 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
                 self._start_new_episodes(env)
             in_steps = train_freq.unit == TrainFrequencyUnit.STEP
             self.collector.steps_ahead = train_freq.frequency - num_collected_steps if in_steps else 1
-            actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
+            try:
+                actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
+            except EpisodesLostError as error:
+                self._start_new_episodes(env, str(error))
+                continue
             new_obs, rewards, dones, infos = self.collector.step(env, actions)
             self._count_steps(infos, dones)
             num_collected_steps += 1
@@ -210,8 +215,8 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
                 self.dump_logs()
         return len(ended)
 
-    def _start_new_episodes(self, env: VecEnv) -> None:
-        warnings.warn(DISTURBED, stacklevel=2)
+    def _start_new_episodes(self, env: VecEnv, why: str = DISTURBED) -> None:
+        warnings.warn(why, stacklevel=2)
         self.replay_buffer.close_streams()
         self._last_obs = self.collector.begin(env.reset())  # type: ignore[assignment]
         if self._vec_normalize_env is not None:

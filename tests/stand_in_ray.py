@@ -38,6 +38,14 @@ class Actor:
         self.instance = instance
         self.is_dead = False
 
+    @property
+    def __ray_call__(self) -> Any:
+        def remote(function: Callable[..., Any], *arguments: Any) -> Ref:
+            sent = [argument.value if isinstance(argument, Ref) else argument for argument in arguments]
+            return Ref(function(self.instance, *sent))
+
+        return SimpleNamespace(remote=remote)
+
     def __getattr__(self, name: str) -> Any:
         def remote(*arguments: Any) -> Any:
             self._ray.before_call(self, arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
+from benchmarks import distributed, scale_model
 from sb3_ezm import EZM, ConfigurationError, make_multitask_env
 from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import RunSettings
@@ -227,11 +229,21 @@ def test_environments_without_a_state_cannot_repeat_a_round(ray: StandInRay, tmp
     path = model.save_checkpoint(tmp_path / "stateless")
     with pytest.warns(UserWarning, match="StatelessEnv has no `get_state`"):
         EZM.resume(path, env)
+    before = model.num_timesteps
     ray.actors[0].is_dead = True
-    with pytest.raises(SubEnvError, match=r"Collector 0 .*StatelessEnv has no `get_state`.*reset_env=True"):
+    with pytest.warns(UserWarning, match=r"Collector 0 .*StatelessEnv has no `get_state`.*new ones begin"):
         model.learn(12, reset_num_timesteps=False)
-    ray.actors[0].is_dead = False
-    model.learn(12)  # new episodes
+    assert env.restarts == 1
+    assert model.replay_buffer.total_added.sum() == model.num_timesteps == before + 12
+
+    def kill(actor: Actor, arguments: Any) -> None:
+        actor.is_dead |= arguments[0] == "collect"
+
+    ray.before_call = kill
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(SubEnvError, match="died 4 times in a row"):
+            model.learn(12, reset_num_timesteps=False)
 
 
 @pytest.mark.usefixtures("ray")
@@ -306,3 +318,29 @@ def test_without_ray_the_error_says_how_to_install_it(monkeypatch: pytest.Monkey
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(ConfigurationError, match=r"sb3-ezm\[distributed\]"):
         make_multitask_env("toy", vec_env_cls=RayVecEnv)
+
+
+@pytest.mark.usefixtures("ray")
+def test_the_benchmark_compares_collectors_and_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    arguments = ["--suite", "toy", "--preset", "toy", "--steps", "2", "--turns", "1", "--collectors", "0", "1"]
+    monkeypatch.setattr("sys.argv", ["distributed", *arguments, "--sleepers", "1", "2", "--json", str(file)])
+    distributed.main()
+    tables = json.loads(file.read_text(encoding="utf-8"))["tables"]
+    assert [row["collectors"] for row in tables["speeds"]] == [0, 1]
+    assert all(row["CPU ms per env step"] > 0.0 for row in tables["speeds"])
+    assert tables["wire"][0]["bytes per transition"] > 0.0
+    assert 0.0 < tables["sleeping"][0]["share of ideal"] <= 1.0
+
+
+def test_the_model_of_scale_by_hand() -> None:
+    figures = scale_model.Figures(
+        **{"act": 0.01, "take": 0.001, "bytes_per_step": 1e3, "weights": 1e6, "bandwidth": 1e8, "per_machine": 2, "envs": 2},
+        **{"steps": 5, "ratio": 0.1, "update": 0.04, "gradient": 1e6, "link": 1e9},
+    )
+    times = scale_model.round_times(figures, collectors=4, gpus=2)
+    # 40 steps with 4 updates: 10 steps of 0.01 s by each collector; 2 machines take 1 MB each; 0.02 + 0.001 s for an update.
+    assert times == pytest.approx({"acting": 0.1, "driver": 0.04, "wire": 4e-4, "weights": 0.02, "learner": 0.084})
+    row = scale_model.outcome(figures, collectors=4, gpus=2)
+    assert row["binds"] == "acting"
+    assert row["env steps/s"] == pytest.approx(40 / 0.2444)

@@ -14,6 +14,7 @@ _STORE_BYTES = 256 * 2**20  # of the object store: weights and rounds, never rep
 
 _users = 0
 _is_own = False  # whether this package started or joined it
+_is_local = False  # whether this package started it
 
 
 def import_ray() -> ModuleType:
@@ -31,24 +32,22 @@ def import_ray() -> ModuleType:
         ) from error
 
 
-def acquire(address: str | None, cpus: int, gpus: float) -> ModuleType:
+def acquire(address: str | None) -> ModuleType:
     """
     Start Ray, unless it runs: on this machine only, or in a cluster.
 
     :param address: of a cluster, ``"auto"`` for the one that this machine belongs to; None starts Ray here
-    :param cpus: what all workers together ask for; started here, Ray does not refuse more than there are
-    :param gpus: likewise; here, that many must exist
     :return: Ray
     :raises ConfigurationError: if it is not installed, or there is no such cluster
     """
-    global _users, _is_own
+    global _users, _is_own, _is_local
     if address is not None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")  # machines find each other by their addresses
     ray: Any = import_ray()
     if not ray.is_initialized():
         common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
         if address is None:
-            needed = {"num_cpus": cpus, "object_store_memory": _STORE_BYTES, "_node_ip_address": "127.0.0.1"}
+            needed = {"num_cpus": 1, "object_store_memory": _STORE_BYTES, "_node_ip_address": "127.0.0.1"}
             # By default Ray's workers step back behind every other program (nice 15), but here the algorithm waits for them.
             ray.init(**common, **needed, _system_config={"worker_niceness": 0})
             if not str(ray.util.get_node_ip_address()).startswith("127."):
@@ -64,15 +63,24 @@ def acquire(address: str | None, cpus: int, gpus: float) -> ModuleType:
                 raise ConfigurationError(
                     f"There is no Ray cluster at `address` ({address!r}): start one with `ray start --head`, or leave it out."
                 ) from error
-        _is_own = True
+        _is_own, _is_local = True, address is None
     _users += 1
     return ray  # type: ignore[no-any-return]
 
 
+def reserved_cpus(wanted: int) -> int:
+    """
+    :param wanted: CPUs that a worker uses
+    :return: those that it asks Ray for: none of a Ray that this package started, which would make it wait for a CPU of its own
+        however many there are
+    """
+    return 0 if _is_local else wanted
+
+
 def release() -> None:
     """Shut Ray down after the last user, if this package started or joined it."""
-    global _users, _is_own
+    global _users, _is_own, _is_local
     _users -= 1
     if _users == 0 and _is_own:
-        _is_own = False
+        _is_own = _is_local = False
         import_ray().shutdown()

@@ -45,7 +45,7 @@ class RayVecEnv(ActingVecEnv):
     :param collectors: processes, none of which has more than one environment more than another
     :param address: of a Ray cluster, ``"auto"`` for the one that this machine belongs to; by default Ray is started for this
         process and listens on the loopback interface
-    :param num_cpus: of each collector, which has as many threads
+    :param num_cpus: of each collector, which has as many threads and, in a cluster, waits for a machine with so many to spare
     :param num_gpus: of each collector, which searches on the CPU without any
     :param time_limit: seconds for a round, a reset and for starting; then all collectors are ended with a ``SubEnvError``
     :param max_restarts: how often a collector may die during a round. It is started again with its environments as they were
@@ -69,10 +69,10 @@ class RayVecEnv(ActingVecEnv):
         count = len(env_fns)
         if collectors > count:
             raise ConfigurationError(f"`collectors` ({collectors}) must not exceed the number of environments ({count}).")
-        self._ray: Any = session.acquire(address, collectors * num_cpus, num_gpus)
+        self._ray: Any = session.acquire(address)
         self._is_open = True
         self._device = "cuda" if num_gpus > 0 else "cpu"
-        options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": 0}
+        options = {"num_cpus": session.reserved_cpus(num_cpus), "num_gpus": num_gpus, "max_restarts": 0}
         keywords = {"num_threads": num_cpus, "step_timeout": step_timeout}
         bounds = [number * count // collectors for number in range(collectors + 1)]
         workers = [

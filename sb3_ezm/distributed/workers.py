@@ -13,7 +13,7 @@ import gymnasium as gym
 from sb3_ezm.distributed.env_slice import MOVES, EnvSlice
 from sb3_ezm.errors import EZMError
 from sb3_ezm.multitask.subproc import Failure
-from sb3_ezm.multitask.vec_env import SubEnvError
+from sb3_ezm.multitask.vec_env import EpisodesLostError, SubEnvError
 
 EnvFn = Callable[[], gym.Env[Any, Any]]
 
@@ -59,28 +59,34 @@ class Worker:
         answer, state = self.actor.call.options(num_returns=2).remote(method, *arguments)
         return answer, state
 
-    def restart(self) -> None:
-        """Take over the environments in a new process, as they were after the last step that counts."""
+    def restart(self) -> str:
+        """
+        Take over the environments in a new process, as they were after the last step that counts.
+
+        :return: of :meth:`rewind`
+        """
         self.actor = self._create()
         self._preparations = []
         if self.policy:
             self._preparations.append(self.ask("use_policy", self.policy)[0])
-        self.rewind()
+        return self.rewind()
 
-    def rewind(self) -> None:
+    def rewind(self) -> str:
         """
         Go back to the last step that counts.
 
-        :raises SubEnvError: if the environments cannot
+        :return: why the environments cannot, if so
         """
-        if self.state is not None:
-            state = self._ray.get(self.state)
-            if state["why"]:
-                raise SubEnvError(
-                    f"{self} was cut short, and its round cannot be repeated: {state['why']}. Continue from the last "
-                    "checkpoint with `reset_env=True`."
-                )
-            self._preparations.append(self.ask("restore", [state])[0])
+        if self.state is None:  # they have taken none
+            return ""
+        state = self._ray.get(self.state)
+        if state["why"]:
+            return (
+                f"{self} was cut short, and its round cannot be repeated, because {state['why']}: the round is dropped, the "
+                "running episodes of all environments end in the replay buffer as truncated, and new ones begin."
+            )
+        self._preparations.append(self.ask("restore", [state])[0])
+        return ""
 
     def get(self, answer: Any) -> Any:
         """
@@ -112,6 +118,8 @@ class WorkerGroup:
         self.time_limit, self.max_restarts = time_limit, max_restarts
         self.restarts = 0  # so far
         self._is_cut_short = False  # some workers may have gone further than the others
+        self._deaths = dict.fromkeys(workers, 0)  # since the last steps
+        self._lost = ""  # why environments are not where they should be
 
     def ask(self, method: str, arguments: Mapping[Worker, Sequence[Any]]) -> list[Any]:
         """
@@ -122,16 +130,17 @@ class WorkerGroup:
         :param arguments: of the method, for each worker that is asked
         :return: the answers, in the order of the workers
         :raises SubEnvError: if a worker raised, hangs or keeps dying
+        :raises EpisodesLostError: if a worker died whose environments cannot go back
         """
-        if self._is_cut_short and method not in ("reset", "restore"):
-            for worker in self.workers:
-                worker.rewind()
+        begins = method in ("reset", "restore")
+        if self._is_cut_short and not begins:
+            self._lost = next(filter(None, [worker.rewind() for worker in self.workers]), self._lost)
         self._is_cut_short = method in MOVES
+        self._check_lost(method)
         deadline = time.monotonic() + self.time_limit
         pending = {worker: worker.ask(method, given) for worker, given in arguments.items()}
         answers: dict[Worker, Any] = {}
         states: dict[Worker, Any] = {}
-        deaths = dict.fromkeys(pending, 0)
         while pending:
             waiting = [answer for answer, _ in pending.values()]
             done, _ = self._ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
@@ -142,11 +151,12 @@ class WorkerGroup:
             try:
                 answers[worker], states[worker] = worker.get(answer), state
             except self._ray.exceptions.RayActorError as error:
-                deaths[worker] += 1
-                if deaths[worker] > self.max_restarts:
-                    raise SubEnvError(f"{worker} died {deaths[worker]} times in a row: {error}") from error
-                worker.restart()
+                self._deaths[worker] += 1
+                if self._deaths[worker] > self.max_restarts:
+                    raise SubEnvError(f"{worker} died {self._deaths[worker]} times in a row: {error}") from error
+                self._lost = worker.restart() or self._lost
                 self.restarts += 1
+                self._check_lost(method)
                 pending[worker] = worker.ask(method, arguments[worker])
         for worker, answer in answers.items():
             if isinstance(answer, Failure):
@@ -155,7 +165,16 @@ class WorkerGroup:
             for worker in answers:
                 worker.state = states[worker]
             self._is_cut_short = False
+            if begins:
+                self._lost = ""
+            else:
+                self._deaths = dict.fromkeys(self.workers, 0)
         return [answers[worker] for worker in self.workers if worker in answers]
+
+    def _check_lost(self, method: str) -> None:
+        if self._lost and method in ("step", "collect"):
+            self._is_cut_short = True
+            raise EpisodesLostError(self._lost)
 
     def _hanging(self, workers: Sequence[Worker]) -> EZMError:
         self.end()

@@ -30,6 +30,10 @@ class SubEnvError(EZMError, RuntimeError):
     """A sub-environment raised or hangs; the message names its index and task, the cause is the original error."""
 
 
+class EpisodesLostError(SubEnvError):
+    """Where environments were in their episodes is lost, but they can begin new ones."""
+
+
 class _DaemonThreads:
     """
     Threads that a program does not wait for when it ends: one of them may hang in an environment.

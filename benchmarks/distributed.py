@@ -1,0 +1,223 @@
+"""
+What collectors cost and bring: ``python -m benchmarks.distributed``. Needs Ray (the extra ``distributed``).
+
+CPU time counts all processes with environments and the driver, so that other programs on the machine interfere little;
+wall-clock time says something only on an idle machine with a core for each process. Contenders take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+
+from benchmarks.measuring import Row, report
+from sb3_ezm import EZM, load_preset, make_multitask_env
+from sb3_ezm.collector import Collector
+from sb3_ezm.distributed import RayVecEnv
+
+SLEEP = 0.005  # seconds that a step of the sleeping environment takes
+
+
+class SleepingEnv(gym.Env[Any, Any]):
+    """An environment that only takes time."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (24,))
+    action_space = gym.spaces.Box(-1.0, 1.0, (6,))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """As in Gymnasium."""
+        super().reset(seed=seed)
+        return np.zeros(24, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """As in Gymnasium."""
+        time.sleep(SLEEP)
+        return np.zeros(24, np.float32), 0.0, False, False, {}
+
+    def get_state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+class Contender:
+    """
+    A model that acts in environments, somewhere.
+
+    :param env: vector environment
+    :param settings: of the model
+    :param steps: of a round
+    """
+
+    def __init__(self, env: Any, settings: dict[str, Any], steps: int) -> None:
+        self.env, self.steps = env, steps
+        policy = "MultiInputPolicy" if isinstance(env.observation_space, gym.spaces.Dict) else "MlpPolicy"
+        self.model = EZM(policy, env, **settings)
+        self.observation = self.model.collector.begin(env.reset())
+        self.cpu: list[float] = []
+        self.driver: list[float] = []
+        self.wall: list[float] = []
+
+    def cpu_time(self) -> float:
+        """
+        :return: seconds of this process and of those with the environments
+        """
+        if not isinstance(self.env, RayVecEnv):
+            return time.process_time()
+        clocks = [worker.actor.__ray_call__.remote(lambda _: time.process_time()) for worker in self.env._group.workers]
+        others: list[float] = self.env._ray.get(clocks)
+        return time.process_time() + sum(others)
+
+    def act(self, searched: bool) -> None:
+        """
+        One round, timed.
+
+        :param searched: whether actions are searched
+        """
+        collector: Collector = self.model.collector
+        cpu, wall, driver = self.cpu_time(), time.perf_counter(), time.process_time()
+        for step in range(self.steps):
+            collector.steps_ahead = self.steps - step
+            chosen = collector.act(self.observation, searched)
+            last = self.observation
+            self.observation, *outcome = collector.step(self.env, chosen.actions)
+            collector.store(self.model.replay_buffer, last, chosen.scaled, self.observation, *outcome)
+        self.driver.append(time.process_time() - driver)
+        self.wall.append(time.perf_counter() - wall)
+        self.cpu.append(self.cpu_time() - cpu)
+        # As an update would: every round sends weights.
+        self.model.policy.world_model.mark_changed()
+
+
+def speeds(suite: str, copies: int, collectors: Sequence[int], steps: int, turns: int, settings: dict[str, Any]) -> list[Row]:
+    """
+    :param suite: of environments
+    :param copies: of each task
+    :param collectors: numbers of them; 0 for this process
+    :param steps: of a round
+    :param turns: rounds of each contender
+    :param settings: of the model
+    :return: a row for each number of collectors
+    """
+    envs: list[Any] = []
+    for count in collectors:
+        place: dict[str, Any] = {"vec_env_cls": RayVecEnv, "vec_env_kwargs": {"collectors": count}} if count else {}
+        envs.append(make_multitask_env(suite, copies, seed=0, **place))
+    contenders = [Contender(env, settings, steps) for env in envs]
+    for turn in range(turns + 1):
+        for contender in contenders:
+            contender.act(searched=True)
+            if turn == 0:  # warming up
+                contender.cpu, contender.wall, contender.driver = [], [], []
+    rows = []
+    taken = steps * envs[0].num_envs
+    for count, contender in zip(collectors, contenders, strict=True):
+        cpu, wall = np.median(contender.cpu), np.median(contender.wall)
+        overhead = np.median(np.divide(contender.cpu, contenders[0].cpu)) - 1.0
+        row: Row = {"collectors": count, "environments": envs[0].num_envs, "steps of a round": steps}
+        row |= {
+            "CPU ms per env step": 1e3 * cpu / taken,
+            "more CPU": overhead,
+            "of it driver ms": 1e3 * np.median(contender.driver) / taken,
+        }
+        row |= {"env steps/s": taken / wall}
+        rows.append(row)
+    for env in envs:
+        env.close()
+    return rows
+
+
+def wire(suite: str, settings: dict[str, Any], steps: int, turns: int) -> list[Row]:
+    """
+    :param suite: of environments
+    :param settings: of the model
+    :param steps: of a round
+    :param turns: repetitions
+    :return: bytes between the processes, and seconds for weights
+    """
+    place: dict[str, Any] = {"vec_env_cls": RayVecEnv, "vec_env_kwargs": {"collectors": 1}}
+    env: Any = make_multitask_env(suite, 1, seed=0, **place)
+    contender = Contender(env, settings, steps)
+    collector = contender.model.collector
+    collector.steps_ahead = steps
+    collector.act(contender.observation, searched=True)
+    assert env._recorded is not None
+    taken = steps * env.num_envs
+    state = env._ray.get(env._group.workers[0].state)
+    puts, loads = [], []
+    weights = env._ray.get(env._weights[1])
+    for turn in range(turns):
+        newer = weights._replace(version=weights.version + 1 + turn)
+        start = time.perf_counter()
+        reference = env._ray.put(newer)
+        puts.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        env._ray.get(env._group.workers[0].actor.__ray_call__.remote(_load, reference))
+        loads.append(time.perf_counter() - start)
+    parameters = sum(values.size for values in weights.arrays.values())
+    row: Row = {"suite": suite, "bytes per transition": len(pickle.dumps(env._recorded)) / taken}
+    row |= {"state, bytes per environment": len(pickle.dumps(state)) / env.num_envs, "weights, MB": 4e-6 * parameters}
+    row |= {"put, ms": 1e3 * float(np.median(puts)), "take, ms": 1e3 * float(np.median(loads))}
+    env.close()
+    return [row]
+
+
+def _load(environments: Any, weights: Any) -> None:
+    """What a collector does with new weights."""
+    state = {name: th.from_numpy(np.array(values)) for name, values in weights.arrays.items()}
+    environments._collector.policy.world_model.load_state_dict(state)
+
+
+def sleeping(collectors: int, copies: int, steps: int, turns: int) -> list[Row]:
+    """
+    :param collectors: number of them
+    :param copies: environments in each, stepped in as many threads
+    :param steps: of a round
+    :param turns: rounds
+    :return: speed beside the ideal one, at which environments do nothing but sleep
+    """
+    make: list[Callable[[], gym.Env[Any, Any]]] = [SleepingEnv] * (collectors * copies)
+    env = RayVecEnv(make, collectors=collectors, num_cpus=copies)
+    contender = Contender(env, {**load_preset("small"), "device": "cpu"}, steps)
+    for _ in range(turns + 1):
+        contender.act(searched=False)
+    rate, ideal = steps * env.num_envs / float(np.median(contender.wall[1:])), env.num_envs / SLEEP
+    env.close()
+    return [
+        {"collectors": collectors, "environments": collectors * copies, "env steps/s": rate, "share of ideal": rate / ideal}
+    ]
+
+
+def main() -> None:
+    """Run as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", default="h1-medium")
+    parser.add_argument("--preset", default="h1-cpu")
+    parser.add_argument("--copies", type=int, default=1, help="environments of each task")
+    parser.add_argument("--collectors", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=8, help="of a round")
+    parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--sleepers", type=int, nargs=2, default=[2, 16], metavar=("COLLECTORS", "ENVIRONMENTS"))
+    parser.add_argument("--json", default=None, help="also write the tables to this file")
+    args = parser.parse_args()
+    th.set_num_threads(1)
+    settings = {**load_preset(args.preset), "device": "cpu", "seed": 0, "buffer_size": 1000}
+    tables = {
+        "speeds": speeds(args.suite, args.copies, args.collectors, args.steps, args.turns, settings),
+        "wire": wire(args.suite, settings, args.steps, args.turns),
+        "sleeping": sleeping(*args.sleepers, args.steps, args.turns),
+    }
+    report("distributed", th.device("cpu"), tables, args.json)
+
+
+if __name__ == "__main__":
+    main()
