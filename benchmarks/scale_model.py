@@ -36,13 +36,13 @@ class Figures:
     :param link: of GPUs with each other, bytes per second
     """
 
-    act: float = 0.0027
-    take: float = 0.00021
+    act: float = 0.0020
+    take: float = 0.00009
     bytes_per_step: float = 780.0
     weights: float = 5.4e6
     bandwidth: float = 1.25e9
     per_machine: int = 16
-    envs: int = 4
+    envs: int = 18
     steps: int = 8
     ratio: float = 1.0 / 36.0
     update: float = 0.016
