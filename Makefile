@@ -41,7 +41,7 @@ help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 train: $(TRAINABLE) ## train one agent on the tasks of SUITE (walker) for MINUTES (10)
-	$(BIN)/ezm train $(SUITE) --minutes $(MINUTES) --film $(ARGS)
+	$(BIN)/ezm train $(SUITE) --minutes $(MINUTES) --film all $(ARGS)
 
 test: $(INSTALLED) ## run every test
 	$(PYTEST) $(PYTEST_ARGS)
