@@ -19,8 +19,8 @@ from sb3_ezm.distributed import session
 from sb3_ezm.distributed.env_slice import Round, Steps, Weights, joined_observations
 from sb3_ezm.distributed.workers import EnvFn, Worker, WorkerGroup
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.multitask.env_state import StateUnavailableError
 from sb3_ezm.model.world_model import WorldModel
+from sb3_ezm.multitask.env_state import StateUnavailableError
 from sb3_ezm.multitask.vec_env import SubEnvError
 from sb3_ezm.multitask.watch import copy_observation
 from sb3_ezm.policies import EZMPolicy
