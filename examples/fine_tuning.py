@@ -4,8 +4,8 @@ A trained agent learns one more task: the walker can stand and walk, and is to r
     python examples/fine_tuning.py --steps 20000 --more-steps 10000
 
 The first agent learns to stand and to walk. Then the third task is added to it, starting from what it knows about walking,
-and a second agent learns all three from scratch, for as many steps. Both are evaluated alike. With this preset the first
-1,000 decisions of each task come before the first update: fewer steps teach nothing.
+and a second agent learns all three from scratch, for as many steps. Both are evaluated on the way, with the same episodes.
+With this preset the first 1,000 decisions of each task come before the first update: fewer teach nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch as th
 
 from sb3_ezm import EZM, add_tasks, load_preset, make_multitask_env
-from sb3_ezm.evaluation import evaluate_tasks, format_table
+from sb3_ezm.evaluation import evaluate_tasks
 
 FIRST, ALL = ["walker-stand", "walker-walk"], ["walker-stand", "walker-walk", "walker-run"]
 
@@ -48,11 +48,14 @@ def main() -> None:
         "from scratch": EZM("MultiInputPolicy", env, **settings),
     }
     for name, agent in agents.items():
-        updates = agent._n_updates
-        agent.learn(args.more_steps * len(ALL))
+        print(f"{name}: environment steps of each task, mean returns of {args.eval_episodes} episodes")
+        for quarter in range(5):
+            if quarter > 0:
+                agent.learn(args.more_steps // 4 * len(ALL), reset_num_timesteps=False)
+            returns = [task.mean_return for task in evaluate_tasks(agent, ALL, args.eval_episodes, seed=10_000)]
+            columns = [f"{task} {mean:4.0f}" for task, mean in zip(ALL, returns, strict=True)]
+            print(f"{quarter * (args.more_steps // 4) * 2:7,}  " + "   ".join(columns), flush=True)
         agent.save(args.out / f"{name.replace(' ', '_')}.zip")
-        result = evaluate_tasks(agent, ALL, args.eval_episodes, seed=10_000)
-        print(f"{name}, {agent._n_updates - updates:,} updates:\n{format_table(result)}\n", flush=True)
     env.close()
 
 

@@ -7,15 +7,30 @@ import sys
 import time
 from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ezm.errors import counted
 from sb3_ezm.evaluation.callback import TaskEvalCallback
+from sb3_ezm.evaluation.matching import env_steps_of
 from sb3_ezm.gradient_similarity import GradientSimilarityCallback
 from sb3_ezm.kinds import DURATION, VERBOSE, checked
 from sb3_ezm.progress import clock, describe_returns, in_notebook
 
 __all__ = ["GradientSimilarityCallback", "TaskEvalCallback", "TimeBudgetCallback", "TimedProgressCallback"]
+
+
+def counted_env_steps(model: BaseAlgorithm) -> str:
+    """
+    :param model: in training
+    :return: what it has done so far, as evaluations and plots count: ``"1,200 steps"`` of a single task, ``"400 steps per
+        task"`` of several, ``"800 environment steps per task"`` if actions are repeated
+    """
+    statistics = getattr(model, "task_statistics", None)  # other algorithms have none
+    tasks = 1 if statistics is None else len(statistics.task_names)
+    steps = env_steps_of(model)
+    noun = "step" if steps == model.num_timesteps else "environment step"
+    return counted(steps // tasks, noun) + (" per task" if tasks > 1 else "")
 
 
 class TimeBudgetCallback(BaseCallback):
@@ -74,11 +89,13 @@ class TimedProgressCallback(BaseCallback):
         self._line_width: int | None = None  # of the line in a notebook that the next one replaces; None elsewhere
         self._started_at = self._shown_at = 0.0
         self._start_steps = self._start_updates = 0
+        self._shown_steps = -1
         self._first_update: tuple[float, int] | None = None  # seconds and steps at that time
 
     def _on_training_start(self) -> None:
         self._started_at = time.monotonic()
         self._shown_at = -math.inf
+        self._shown_steps = -1
         self._start_steps = self.model.num_timesteps
         self._start_updates = self._updates
         self._first_update = None
@@ -102,11 +119,13 @@ class TimedProgressCallback(BaseCallback):
             self._first_update = (now - self._started_at, self.num_timesteps)
         if now - self._shown_at >= (0.5 if self._live else self.interval if self._line_width is None else 1.0):
             self._shown_at = now
+            self._shown_steps = self.num_timesteps
             self._show(now - self._started_at)
         return True
 
     def _on_training_end(self) -> None:
-        self._show(time.monotonic() - self._started_at)
+        if self._shown_steps != self.num_timesteps:  # otherwise the last step has shown it
+            self._show(time.monotonic() - self._started_at)
         self._close()
 
     def _close(self) -> None:
@@ -130,7 +149,7 @@ class TimedProgressCallback(BaseCallback):
         steps = self.num_timesteps - self._start_steps
         done = min(1.0, max(elapsed / self.seconds, steps / total_steps))
         left = self._left(elapsed, total_steps - steps) if done < 1.0 else math.inf
-        counts = f"{counted(self.num_timesteps, 'step')}, {counted(self._updates, 'update')}"
+        counts = f"{counted_env_steps(self.model)}, {counted(self._updates, 'update')}"
         counts += f", {clock(left)} left" if math.isfinite(left) else ""
         statistics = getattr(self.model, "task_statistics", None)
         returns = ""

@@ -29,17 +29,20 @@ MANY = 60  # names that a message does not list
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """
-    Phrase the known options, nearest spelling first, as the tail of an error message. Of many only the nearest are named.
+    Phrase the known options, nearest spelling first, as the tail of an error message. Of many only the nearest and the first
+    five are named.
 
     :param name: what the user wrote
-    :param options: what is known
+    :param options: what is known; of many, those that newcomers may want come first
     :return: for example ``"Did you mean 'walk'? Known: run, stand, walk."``
     """
-    known = sorted(set(options))
+    known = list(dict.fromkeys(options))
     few = len(known) <= MANY
     near = [repr(match) for match in difflib.get_close_matches(name, known, n=1 if few else 3, cutoff=0.5)]
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return hint + (f"Known: {', '.join(known)}." if few else f"{len(known)} names are known, such as {', '.join(known[:5])}.")
+    return hint + (
+        f"Known: {', '.join(sorted(known))}." if few else f"{len(known)} names are known, such as {', '.join(known[:5])}."
+    )
 
 
 def counted(number: int, noun: str) -> str:

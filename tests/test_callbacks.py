@@ -85,5 +85,22 @@ def test_progress_lines_name_the_returns(monkeypatch: pytest.MonkeyPatch, capsys
     lines = capsys.readouterr().err.splitlines()
     # Shown after steps 1, 5 and 9 of ten (each reads the clock), and at the end.
     assert [line.split(",")[0] for line in lines] == [" 10%     1 s", " 50%     5 s", " 90%     9 s", "100%    11 s"]
-    assert "2 steps, 0 updates" in lines[0] and "swingup" not in lines[0]
+    assert "1 step per task, 0 updates" in lines[0] and "swingup" not in lines[0]
     assert "swingup" in lines[-1] and "spin -" in lines[-1] and "toy-" not in lines[-1]
+
+
+def test_the_end_is_shown_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(callbacks, "time", ticking_clock())
+    tiny_model(learning_starts=10**6).learn(8, callback=TimedProgressCallback(1000.0, interval=1.0))
+    shares = [line.split()[0] for line in capsys.readouterr().err.splitlines()]
+    assert shares == ["25%", "50%", "75%", "100%"]  # after each step of both environments; the last is also the end
+
+
+def test_steps_are_counted_as_in_evaluations() -> None:
+    done = {}
+    for repeat in (1, 2):
+        env = make_multitask_env(TASKS, seed=0, action_repeat=repeat)
+        done[repeat] = callbacks.counted_env_steps(tiny_model(env, learning_starts=10**6).learn(20))
+    assert done == {1: "10 steps per task", 2: "20 environment steps per task"}
+    single = tiny_model(make_multitask_env(TASKS[:1], seed=0), learning_starts=10**6).learn(8)
+    assert callbacks.counted_env_steps(single) == "8 steps"

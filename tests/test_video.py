@@ -51,14 +51,14 @@ def test_a_terminated_episode_as_gif(tmp_path: Path) -> None:
 def test_every_task_of_a_saved_model_is_filmed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     env = make_multitask_env(["toy-swingup", "toy-spin"])
     EZM("MultiInputPolicy", env, **TINY).save(tmp_path / "model.zip")
-    arguments = ["video", str(tmp_path / "model.zip"), "--max-steps", "4", "--frame-skip", "2", "-o", str(tmp_path / "videos")]
+    arguments = ["film", str(tmp_path / "model.zip"), "--max-steps", "4", "--frame-skip", "2", "-o", str(tmp_path / "videos")]
     assert main([*arguments, "--task", "all"]) == 0
     paths = [tmp_path / "videos" / f"{name}.mp4" for name in ("toy-swingup", "toy-spin")]
     assert capsys.readouterr().out.splitlines() == [f"toy-swingup: {paths[0]}", f"toy-spin: {paths[1]}"]
     assert all(iio.imread(path).shape == (3, 320, 320, 3) for path in paths)  # the start and every other of four steps
     assert main([*arguments, "--task", "toy-spim"]) == 2
     assert "Did you mean 'toy-spin'" in capsys.readouterr().err
-    assert main(["video", str(tmp_path / "none.zip")]) == 2
+    assert main(["film", str(tmp_path / "none.zip")]) == 2
 
 
 @pytest.mark.render

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sb3_ezm import kinds
 from sb3_ezm.kinds import Kind
@@ -24,7 +24,8 @@ examples:
   ezm train Pendulum-v1 MountainCarContinuous-v0   tasks of your own
   ezm resume runs/h1-medium                        continue where a training stopped
   ezm eval runs/toy --episodes 20 --json -         scores as JSON
-  ezm video runs/toy --task toy-swingup
+  ezm film runs/toy --task toy-swingup
+  ezm film pretrained:walker --task all             the agent that comes with the package
   ezm check-env my_package.envs:make_env
   ezm plot runs/toy
 
@@ -46,6 +47,14 @@ class _Parser(argparse.ArgumentParser):
             words.insert(at + 1, FIGURES[0])
         return super().parse_args(words, namespace)
 
+    def error(self, message: str) -> NoReturn:
+        """
+        End the program. The usage, a page of options, would hide what is wrong.
+
+        :param message: what is wrong
+        """
+        self.exit(2, f"error: {message}\n`{self.prog} --help` lists what is possible.\n")
+
 
 def build_parser() -> argparse.ArgumentParser:
     """
@@ -61,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sb3-ezm {version}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(metavar="COMMAND")
-    for add in (_add_train, _add_resume, _add_eval, _add_plot, _add_video, _add_export, _add_check_env, _add_info):
+    for add in (_add_train, _add_resume, _add_eval, _add_plot, _add_film, _add_export, _add_check_env, _add_info):
         add(commands)
     return parser
 
@@ -192,7 +201,7 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     add("--steps-per-task", type=whole(1), help=f"steps of each task in total, a repeated action being one ({steps})")
     add(
         "--minutes",
-        type=option(kinds.POSITIVE),
+        type=option(kinds.number(0.0, 1e6, above=True)),
         help="wall-clock time from now on, between an evaluation before and one after",
     )
     add(
@@ -289,17 +298,23 @@ def _add_plot(commands: Any) -> None:
             )
 
 
-def _add_video(commands: Any) -> None:
+def _add_film(commands: Any) -> None:
     examples = """\
-  ezm video runs/h1-medium --task h1-walk
-  ezm video runs/toy --task all --output videos
-  ezm video runs/toy --task toy-spin --output spin.gif --max-steps 50
+  ezm film pretrained:walker --task all
+  ezm film runs/h1-medium --task h1-walk
+  ezm film runs/toy --task all --output films
+  ezm film runs/toy --task toy-spin --output spin.gif --max-steps 50
 """
-    parser = _add_parser(commands, "video", "video", "Film an episode of an agent.", examples, aliases=("film",))
+    parser = _add_parser(commands, "film", "film", "Film an episode of an agent.", examples, aliases=("video",))
     _add_model(parser)
     add = parser.add_argument
     add("--task", nargs="+", action="extend", help="tasks to film, or `all` (default: the agent's first)")
-    add("-o", "--output", type=Path, help="file, .mp4 or .gif, for one task, or folder (default: beside the model)")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        help="file, .mp4 or .gif, for one task, or folder (default: `films` in the folder of the run)",
+    )
     add("--seed", type=whole(0), default=EVALUATION_SEED, help=f"of the episode (default {EVALUATION_SEED})")
     add("--max-steps", type=whole(1), help="stop after this many steps, a repeated action being one")
     add("--frame-skip", type=whole(1), default=1, help="steps between two pictures (default 1)")

@@ -13,7 +13,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ezm.callbacks import GradientSimilarityCallback, TimeBudgetCallback, TimedProgressCallback
+from sb3_ezm.callbacks import GradientSimilarityCallback, TimeBudgetCallback, TimedProgressCallback, counted_env_steps
 from sb3_ezm.checkpoint import FullCheckpointCallback
 from sb3_ezm.cli.arguments import EVALUATION_SEED
 from sb3_ezm.cli.common import command, load_model, run_tasks
@@ -139,7 +139,7 @@ def _start(settings: RunSettings, env: VecEnv, device: str, log: str | None) -> 
 
 def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -> None:
     if resumes:
-        print(f"Resumed at {counted(model.num_env_steps, 'environment step')}, {counted(model._n_updates, 'update')}.")
+        print(f"Resumed at {counted_env_steps(model)}, {counted(model._n_updates, 'update')}.")
     else:
         parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
         origin = f"preset {settings.preset!r}" if settings.start is None else f"from {settings.start}"
@@ -186,9 +186,8 @@ def _learn(model: EZM, settings: RunSettings, callbacks: list[BaseCallback], fol
     total = NO_LIMIT if settings.steps_per_task is None else settings.steps_per_task * tasks
     remaining = total - model.num_timesteps
     if remaining <= 0:
-        print(f"Nothing to do: {model.num_timesteps:,} of {total:,} steps are done. Give more --steps-per-task, or --minutes.")
+        print(f"Nothing to do: {_done(model, settings)} are done. Give more --steps-per-task, or --minutes.")
         return
-    goal = "" if settings.steps_per_task is None else f" of {total:,}"
     try:
         model.learn(remaining, callback=callbacks, reset_num_timesteps=not resumes)
     except NonFiniteError:
@@ -198,8 +197,19 @@ def _learn(model: EZM, settings: RunSettings, callbacks: list[BaseCallback], fol
         raise
     except BaseException as error:
         what = "Interrupted" if isinstance(error, KeyboardInterrupt) else f"Stopped by {type(error).__name__}"
-        print(f"\n{what} after {model.num_timesteps:,}{goal} steps. {_save(model, folder)}", file=sys.stderr)
+        print(f"\n{what} after {_done(model, settings)}. {_save(model, folder)}", file=sys.stderr)
+        if isinstance(error, KeyboardInterrupt):
+            error.args = (what,)  # has been told
         raise
+
+
+def _done(model: EZM, settings: RunSettings) -> str:
+    """In the steps that --steps-per-task counts, if it is given."""
+    if settings.steps_per_task is None:
+        return counted_env_steps(model)
+    tasks = len(model.policy.task_set)
+    each = " per task" if tasks > 1 else ""
+    return f"{model.num_timesteps // tasks:,} of {counted(settings.steps_per_task, 'step')}{each}"
 
 
 def _save(model: EZM, folder: Path) -> str:
@@ -233,7 +243,7 @@ def _report(model: EZM, scoreboard: Scoreboard, settings: RunSettings, folder: P
     print(f"curves: {draw_training(folder)}", flush=True)
     if films is not None:
         print(_film(model, result, settings, folder, films))
-    print(f"\nWhat next:\n  {command('eval', folder)}\n  {command('video', folder, '--task', 'all')}")
+    print(f"\nWhat next:\n  {command('eval', folder)}\n  {command('film', folder, '--task', 'all')}")
     print(f"  {command('resume', folder, '--minutes', '10')}", flush=True)
 
 

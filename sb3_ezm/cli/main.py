@@ -52,8 +52,9 @@ def _run(argv: Sequence[str] | None) -> int:
         try:
             status: int = importlib.import_module(f"sb3_ezm.cli.{args.command}").run(args)
             return status
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+        except KeyboardInterrupt as interrupt:
+            if not interrupt.args:  # else a training has said so, and more
+                print("interrupted", file=sys.stderr)
             return INTERRUPTED
         except BrokenPipeError:
             raise

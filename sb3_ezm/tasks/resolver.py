@@ -89,7 +89,9 @@ def _resolve_name(name: str, env_kwargs: Mapping[str, Any]) -> tuple[TaskSpec, .
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "Import the package that registers it first."
         raise ConfigurationError(f"No Gymnasium environment is registered as {name!r}. {hint}")
     known = did_you_mean(name, [*suites(), *_known_task_names()])
-    raise ConfigurationError(f"{name!r} is not a suite, a task of a suite or a registered Gymnasium id. {known}")
+    raise ConfigurationError(
+        f"{name!r} is not a suite, a task of a suite or a registered Gymnasium id. {known} `ezm info` lists the suites."
+    )
 
 
 def _known_task_names() -> list[str]:

@@ -1,10 +1,11 @@
-"""``ezm video``."""
+"""``ezm film``."""
 
 from __future__ import annotations
 
 import argparse
 
 from sb3_ezm.cli.common import load_agent
+from sb3_ezm.cli.folder import FILMS
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.files import file_stems, free_path
 from sb3_ezm.video import check_video_path, prefer_egl, record_video
@@ -21,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     names = args.task or [tasks.names[0]]
     if names == ["all"]:
         names = list(tasks.names)
-    folder, file = args.model if args.model.is_dir() else args.model.parent, None
+    folder, file = args.model / FILMS if args.model.is_dir() else args.model.parent, None
     if args.output is not None and args.output.suffix:
         file = args.output
         if len(names) > 1:
@@ -35,5 +36,6 @@ def run(args: argparse.Namespace) -> int:
         paths[name] = check_video_path(file or free_path(folder / f"{stem}.mp4"))
     for name, path in paths.items():
         options = {"ignore_termination": args.ignore_termination, "max_steps": args.max_steps, "frame_skip": args.frame_skip}
-        print(f"{name}: {record_video(model, tasks, name, path, seed=args.seed, **options)}", flush=True)
+        print(f"{name}: ", end="", flush=True)  # before half a minute of silence
+        print(record_video(model, tasks, name, path, seed=args.seed, **options), flush=True)
     return 0
