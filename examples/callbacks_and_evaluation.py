@@ -15,7 +15,7 @@ from pathlib import Path
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EveryNTimesteps
 
-from sb3_ezm import EZM, load_preset, make_multitask_env, make_task_set
+from sb3_ezm import EZM, make_multitask_env, make_task_set
 from sb3_ezm.callbacks import TaskEvalCallback, TimeBudgetCallback
 from sb3_ezm.evaluation import evaluate_tasks, format_table
 from sb3_ezm.plotting import load_monitor_curves, plot_learning_curves
@@ -47,7 +47,7 @@ def main() -> None:
     tasks = make_task_set("toy")
     total = args.steps_per_task * len(tasks)
     env = make_multitask_env(tasks, seed=args.seed, monitor_dir=str(args.out / "monitor"))
-    model = EZM("MultiInputPolicy", env, seed=args.seed, tensorboard_log=str(args.out), **load_preset("toy"))
+    model = EZM("MultiInputPolicy", env, seed=args.seed, tensorboard_log=str(args.out), preset="toy")
 
     evaluation = TaskEvalCallback(
         tasks,

@@ -16,7 +16,7 @@ from typing import Any
 import torch as th
 from torch import nn
 
-from sb3_ezm import EZM, load_preset
+from sb3_ezm import EZM
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.policies import MlpPolicy
 
@@ -57,9 +57,9 @@ def main() -> None:
     sizes = {"latent_size": 64, "num_blocks": 1, "head_layers": [64, 64], "head_norm": "layer", "num_value_heads": 2}
     optimizer = {"optimizer_class": th.optim.AdamW, "optimizer_kwargs": {"weight_decay": 1e-3}}
     models = {
-        "other sizes": EZM("MlpPolicy", "Pendulum-v1", seed=0, **load_preset("small", policy_kwargs=sizes)),
-        "other optimizer": EZM("MlpPolicy", "Pendulum-v1", seed=0, **load_preset("small", policy_kwargs=optimizer)),
-        "other module": EZM(WidePolicy, "Pendulum-v1", seed=0, **load_preset("small")),
+        "other sizes": EZM("MlpPolicy", "Pendulum-v1", seed=0, policy_kwargs=sizes),
+        "other optimizer": EZM("MlpPolicy", "Pendulum-v1", seed=0, policy_kwargs=optimizer),
+        "other module": EZM(WidePolicy, "Pendulum-v1", seed=0, preset="small"),
     }
     for name, model in models.items():
         model.learn(args.steps)

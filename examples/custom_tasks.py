@@ -20,7 +20,6 @@ from gymnasium import spaces
 from sb3_ezm import EZM, TaskSpec, make_multitask_env, make_task_set
 from sb3_ezm.callbacks import TaskEvalCallback
 from sb3_ezm.evaluation import evaluate_tasks, format_table
-from sb3_ezm.presets import load_preset
 
 STEPS_PER_EPISODE = 50
 
@@ -98,7 +97,7 @@ def main() -> None:
 
     th.set_num_threads(1)
     env = make_multitask_env(tasks, n_envs_per_task=2, seed=args.seed)
-    model = EZM("MultiInputPolicy", env, seed=args.seed, **load_preset("toy"))
+    model = EZM("MultiInputPolicy", env, seed=args.seed, preset="toy")
     before = evaluate_tasks(model, tasks, n_eval_episodes=10)
     callback = TaskEvalCallback(tasks, eval_freq=args.steps_per_task, n_eval_episodes=10, verbose=1)
     model.learn(args.steps_per_task * len(tasks), callback=callback, progress_bar=True)

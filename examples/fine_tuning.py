@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch as th
 
-from sb3_ezm import EZM, add_tasks, load_preset, make_multitask_env
+from sb3_ezm import EZM, add_tasks, make_multitask_env
 from sb3_ezm.evaluation import evaluate_tasks
 
 FIRST, ALL = ["walker-stand", "walker-walk"], ["walker-stand", "walker-walk", "walker-run"]
@@ -33,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     th.set_num_threads(1)
 
-    settings = {"seed": args.seed, **load_preset("walker")}
+    settings = {"seed": args.seed, "preset": "walker"}
     env = make_multitask_env(FIRST, seed=args.seed, action_repeat=2)
     model = EZM("MultiInputPolicy", env, **settings)
     model.learn(args.steps * len(FIRST))

@@ -24,7 +24,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 
-from sb3_ezm import EZM, load_preset
+from sb3_ezm import EZM
 
 SIDE = 24  # pixels
 # x and y of the pixels' centers, the pivot being the middle of the picture and the rod 0.9 long.
@@ -87,7 +87,7 @@ def main() -> None:
     args = parser.parse_args()
 
     th.set_num_threads(1)
-    settings = load_preset("toy", batch_size=32, policy_kwargs={"image_channels": 16})
+    settings = {"preset": "toy", "batch_size": 32, "policy_kwargs": {"image_channels": 16}}
     model = EZM("MlpPolicy", make_env(args.task, args.seed), seed=args.seed, **settings)
     model.learn(args.steps, progress_bar=True)
     model.save(args.out / "model.zip")

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch as th
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ezm import EZM, FullCheckpointCallback, load_preset, make_multitask_env
+from sb3_ezm import EZM, FullCheckpointCallback, make_multitask_env
 
 
 def make_env() -> VecEnv:
@@ -40,7 +40,7 @@ def start_or_resume(folder: Path, steps: int, save_freq: int) -> EZM:
         print(f"Resumed after {model.num_timesteps} steps and {model._n_updates} updates.")
         # Without reset_num_timesteps=False this would be a new training with the old weights.
         return model.learn(model.remaining_timesteps, reset_num_timesteps=False, callback=callback)
-    model = EZM("MultiInputPolicy", make_env(), seed=0, **load_preset("toy"))
+    model = EZM("MultiInputPolicy", make_env(), seed=0, preset="toy")
     return model.learn(steps, callback=callback)
 
 
@@ -51,7 +51,7 @@ def check(steps: int) -> None:
     :param steps: environment steps
     """
     with tempfile.TemporaryDirectory() as folder:
-        whole = EZM("MultiInputPolicy", make_env(), seed=0, **load_preset("toy"))
+        whole = EZM("MultiInputPolicy", make_env(), seed=0, preset="toy")
         whole.learn(steps, callback=FullCheckpointCallback(steps // 2, folder))
         middle = min(Path(folder).glob("*.ezm"), key=lambda path: int(path.stem.split("_")[-1]))
         parts = EZM.resume(middle, make_env())

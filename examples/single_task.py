@@ -17,7 +17,6 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_ezm import EZM
-from sb3_ezm.presets import load_preset
 
 
 def main() -> None:
@@ -30,8 +29,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed for everything (default 0)")
     args = parser.parse_args()
 
-    th.set_num_threads(1)  # the networks of the small preset are too small to share between cores
-    model = EZM("MlpPolicy", args.env, seed=args.seed, **load_preset("small"))
+    th.set_num_threads(1)  # these networks are too small to share between cores
+    model = EZM("MlpPolicy", args.env, seed=args.seed)
     model.learn(args.steps, progress_bar=True)
     model.save(args.out / "model.zip")
 

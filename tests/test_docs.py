@@ -28,6 +28,7 @@ import sb3_ezm.video
 from sb3_ezm import EZM, FullCheckpointCallback
 from sb3_ezm.callbacks import TaskEvalCallback
 from sb3_ezm.cli.arguments import build_parser
+from sb3_ezm.defaults import BY_PRESET, preset_settings
 from tests.tiny import TINY_NETWORKS, tiny_model, toy_env
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -321,3 +322,15 @@ def test_the_notebook_runs(small: list[EZM]) -> None:
         code = "\n".join(line for line in lines if not line.startswith(("%", "!")))  # shell and magic commands of the notebook
         exec(compile(code, f"notebook.ipynb, cell {number}", "exec"), namespace)
     assert small and all(model._n_updates > 0 for model in small)
+
+
+def test_the_table_of_defaults_is_what_will_be_used() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \| (.+) \|$", (ROOT / "docs" / "ezm.md").read_text(encoding="utf-8"), re.M)
+    table = {name: cells for name, *cells in rows}
+    decided = [name for name, each in inspect.signature(EZM).parameters.items() if each.default is BY_PRESET]
+    assert list(table) == decided
+    for column, preset in enumerate(("small", "h1-cpu", "paper")):
+        settings = preset_settings(preset)
+        for name in decided:
+            value, shown = settings[name], table[name][column].replace(",", "")
+            assert shown == str(value) or float(shown) == value, f"{name} of {preset}"
