@@ -30,10 +30,11 @@ from sb3_ezm.config import (
     kind_of,
 )
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
-from sb3_ezm.kinds import Kind
+from sb3_ezm.kinds import Kind, RefusedError
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.presets import preset_names
-from sb3_ezm.tasks.env_factory import registered_id
+from sb3_ezm.tasks.env_factory import near_ids, registered_id
+from sb3_ezm.tasks.registry import suites
 from sb3_ezm.tasks.task_set import TaskSet
 
 
@@ -64,9 +65,16 @@ _POLICY = kinds.either(kinds.TEXT, kinds.subclass_of(EZMPolicy), words="the name
 
 
 def _env_id(value: Any) -> str:
-    env_id = registered_id(value) if isinstance(value, str) and value else None
-    if env_id is None:
-        raise ValueError
+    if not isinstance(value, str):
+        raise TypeError
+    if value in suites():
+        raise RefusedError(f"A suite becomes an environment with `make_multitask_env({value!r})`.")
+    try:
+        found = registered_id(value) if value else None
+    except ConfigurationError as error:
+        raise RefusedError(str(error)) from error
+    if found is None:
+        raise RefusedError(near_ids(value))
     return str(value)
 
 

@@ -154,7 +154,9 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         if env is None and _init_setup_model:
-            raise ConfigurationError(f"`env` (None) must be {KINDS['env'].allowed}, since it provides the spaces.")
+            raise ConfigurationError(
+                f"`env` (None) must be {KINDS['env'].allowed.removesuffix(' or None')}, since it provides the spaces."
+            )
         super().__init__(
             policy,
             env,

@@ -205,12 +205,15 @@ def either(*alternatives: Kind, words: str) -> Kind:
     """
 
     def take(value: Any) -> Any:
+        reason = ValueError()
         for kind in alternatives:
             try:
                 return kind.take(value)
+            except RefusedError as error:
+                reason = error
             except (TypeError, ValueError):
                 continue
-        raise ValueError
+        raise reason
 
     return Kind(words, take)
 

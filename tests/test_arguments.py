@@ -91,3 +91,17 @@ def test_presets_and_zoo_keep_what_a_change_does_not_name(name: str) -> None:
     zoo.update({name: {field: "new"}})
     assert zoo[name]["kept"] == 1 and zoo[name][field] == "new"
     assert load_preset("h1-cpu", **{name: {field: "new"}})[name] == {**load_preset("h1-cpu").get(name, {}), field: "new"}
+
+
+@pytest.mark.parametrize(
+    ("env", "why"),
+    [
+        ("Pendulm-v1", "Did you mean 'Pendulum-v1'"),
+        ("toy", r"`make_multitask_env\('toy'\)`"),
+        ("no_such_module:Some-v0", "'no_such_module' cannot be imported"),
+        (None, "Stable-Baselines3 .`make_multitask_env`., since it provides the spaces"),
+    ],
+)
+def test_what_is_no_environment_is_refused_with_the_way_out(env: str | None, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        EZM("MlpPolicy", env)  # type: ignore[arg-type]

@@ -489,6 +489,7 @@ def test_plot(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
     assert re.search(r"^\| h1-walk \| 2 \| 4 \| 55 \| \d+ \|$", output, re.M) and "EZ-M at 100,000 steps" in output
     assert "error: " in ezm("plot", "curves", "--runs", tmp_path / "none.csv", "--out", tmp_path / "a.png", status=2)
     assert "is not a folder of `ezm train`" in ezm("plot", "training", tmp_path, status=2)
+    assert "There is no folder" in ezm("plot", tmp_path / "none", status=2)
 
 
 @pytest.mark.render
@@ -507,6 +508,9 @@ def test_info(ezm: Any, run_folder: Path) -> None:
     assert "stable-baselines3" in output and "toy-swingup" in output and "h1-cpu" in output
     output = ezm("info", run_folder)
     assert "240 environment steps" in output and "toy-hold" in output and "policy_kwargs.latent_size" in output
+    assert "training return" in output
+    output = ezm("info", "pretrained:walker")
+    assert "walker-run" in output and "training return" not in output, "an agent's file keeps no returns of its training"
 
 
 # --- check-env ------------------------------------------------------------------------------------------------------------

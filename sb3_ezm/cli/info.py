@@ -71,13 +71,14 @@ def _show_model(console: Console, path: Path) -> None:
         f"{path}: {counted(model.num_env_steps, 'environment step')}, "
         f"{counted(model._n_updates, 'update')}, {parameters:,} parameters"
     )
-    tasks = _table("task", "observation", "action", "random policy", "success bar", "last mean return")
     figures = model.task_statistics.snapshot()
+    last = ["training return"] if figures else []  # an .agent keeps none
+    tasks = _table("task", "observation", "action", "random policy", "success bar", *last)
     for spec in model.policy.task_set:
-        last = figures.get(spec.name, {}).get("return")
+        returned = figures.get(spec.name, {}).get("return")
         references = ["-" if value is None else f"{value:g}" for value in (spec.random_score, spec.success_bar)]
-        last_return = "-" if last is None else f"{last:.1f}"
-        tasks.add_row(spec.name, str(spec.observation_size), str(spec.action_size), *references, last_return)
+        cells = ["-" if returned is None else f"{returned:.1f}"] if last else []
+        tasks.add_row(spec.name, str(spec.observation_size), str(spec.action_size), *references, *cells)
     console.print(tasks)
     settings = _table("setting", "value")
     for name in _SETTINGS:

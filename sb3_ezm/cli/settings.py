@@ -108,6 +108,8 @@ class RunSettings:
         :raises ConfigurationError: if it is not such a folder
         """
         path = folder / RUN
+        if not folder.exists():
+            raise ConfigurationError(f"There is no folder {folder}: give the folder of a run of `ezm train`.")
         if not path.exists():
             raise ConfigurationError(f"{folder} is not a folder of `ezm train`: it has no {RUN}.")
         try:

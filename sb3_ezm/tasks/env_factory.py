@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,16 @@ def registered_id(name: str) -> str | None:
         return None
     latest = find_highest_version(namespace, bare) if version is None else None
     return None if latest is None else get_env_id(namespace, bare, latest)
+
+
+def near_ids(name: str, others: Iterable[str] = ()) -> str:
+    """
+    :param name: what is not registered
+    :param others: further names that may have been meant
+    :return: a hint for an error message
+    """
+    near = difflib.get_close_matches(name, [*gym.registry, *others], n=3)
+    return f"Did you mean {' or '.join(map(repr, near))}?" if near else "Import the package that registers it first."
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,7 +12,7 @@ import gymnasium as gym
 
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.files import free_name
-from sb3_ezm.tasks.env_factory import GymEnvFactory, create_native_env, registered_id
+from sb3_ezm.tasks.env_factory import GymEnvFactory, create_native_env, near_ids, registered_id
 from sb3_ezm.tasks.registry import find_task, suites
 from sb3_ezm.tasks.spaces import flat_action_size, flat_observation_size
 from sb3_ezm.tasks.task_set import EnvFactory, TaskSet, TaskSpec
@@ -85,8 +84,7 @@ def _resolve_name(name: str, env_kwargs: Mapping[str, Any]) -> tuple[TaskSpec, .
     if (env_id := registered_id(name)) is not None:
         return (_probe(env_id, GymEnvFactory(env_id), env_kwargs),)
     if "/" in name or ":" in name or re.search(r"-v\d+$", name):  # meant as a Gymnasium id: listing all of them would not help
-        near = difflib.get_close_matches(name, [*gym.registry, *_known_task_names()], n=3)
-        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "Import the package that registers it first."
+        hint = near_ids(name, _known_task_names())
         raise ConfigurationError(f"No Gymnasium environment is registered as {name!r}. {hint}")
     known = did_you_mean(name, [*suites(), *_known_task_names()])
     raise ConfigurationError(
