@@ -238,7 +238,7 @@ def test_bfloat16_is_about_as_precise_as_autocast() -> None:
     "switches",
     [
         {"embed_representation": False, "embed_dynamics": False, "embed_reward": False, "embed_prediction": False},
-        {"head_norm": "layer", "normalize_observations": False, "decode_observations": True},
+        {"head_norm": "layer", "decode_observations": True},
         {"num_blocks": 3, "head_layers": ()},
         {"activation_fn": nn.Tanh},  # packed blocks always use ReLU
     ],

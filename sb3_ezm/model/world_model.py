@@ -182,7 +182,7 @@ class WorldModel(nn.Module):
         x = observations
         if self.image_features is not None:
             x = self.image_features(observations)
-        elif self.normalizer is not None and self.config.normalize_observations:
+        elif self.normalizer is not None:
             x = self.normalizer(observations, context.tasks)
         if self.config.embed_representation:
             x = th.cat((x, context.embedding), dim=-1)
