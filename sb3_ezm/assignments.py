@@ -16,10 +16,9 @@ from sb3_ezm.config import UpdateConfig
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import shown
 from sb3_ezm.learning.learner import Learner
-from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.settings import attribute_of, check_discrete
 
-# Read whenever they are used, or brought to where they are used by `_change`. The parts of a model are made with all others.
+# Read at every use, or passed on by `_change`. All others are fixed when the parts of a model are made.
 LIVE = frozenset(
     {
         *("learning_rate", "learning_starts", "batch_size", "tau", "gamma", "train_freq", "gradient_steps"),
@@ -30,9 +29,9 @@ LIVE = frozenset(
 
 class CheckedAssignments(OffPolicyAlgorithm):
     """
-    Mixin of the algorithm. With Stable-Baselines3's algorithms, setting an attribute changes a training. Here that holds for
-    the arguments in :data:`LIVE`; with the others networks, searches and replay buffer were made, so a new value would do
-    nothing and is refused.
+    Mixin of the algorithm. In Stable-Baselines3, setting an attribute of an algorithm changes its training. Here that holds
+    for the arguments in :data:`LIVE`. Networks, searches and replay buffer were made with the others: a new value would have
+    no effect, and is refused.
     """
 
     if TYPE_CHECKING:
@@ -80,7 +79,8 @@ class CheckedAssignments(OffPolicyAlgorithm):
         if name == "action_noise":
             check_discrete(policy.task_set.discrete, {name: value}, configs)
         super().__setattr__(name, value)
-        self.configs, self.learner.update_config, self.learner.target_config = configs, configs.update, configs.target
+        self.configs = configs
+        self.learner.change_settings(configs.update, configs.target)
         if name == "learning_rate":
             self._setup_lr_schedule()
         elif name == "act_with_target":
@@ -88,13 +88,7 @@ class CheckedAssignments(OffPolicyAlgorithm):
         elif name == "planner":
             policy.planner = value
         elif name == "gamma":
-            _set_discount(policy, value)
-
-
-def _set_discount(policy: EZMPolicy, gamma: float) -> None:
-    policy.gamma = gamma
-    for model in (policy.world_model, policy.target_model):
-        model.discounts.copy_(th.as_tensor(policy.task_set.discounts(gamma)))
+            policy.set_discount(value)
 
 
 def _share_weights(known: Any, value: Any) -> bool:

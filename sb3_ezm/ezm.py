@@ -378,10 +378,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
             own = settings.make_replay_buffer(self, settings.read_arguments(self), self.configs)
         loaded = settings.check_replay_buffer(read_replay_buffer(path, self.verbose), own, self.policy.task_set.names)
         self.learner.finish()  # the value errors of unfinished updates belong to the previous buffer
-        loaded.horizon, loaded.handle_timeout_termination = own.horizon, own.handle_timeout_termination
-        for replay, other in zip(loaded.replays, own.replays, strict=True):
-            replay.take_settings(other)
-        loaded.device = self.device
+        loaded.take_settings(own)
         if truncate_last_traj:
             loaded.close_streams()
         vars(self).update(replay_buffer=loaded, buffer_size=loaded.buffer_size)

@@ -170,6 +170,16 @@ class EZMPolicy(BasePolicy):
                 )
         return build_config(ModelConfig, {**cls.default_model, **widths, **model_kwargs}, "policy_kwargs")
 
+    def set_discount(self, gamma: float) -> None:
+        """
+        Plan and learn with another discount from now on.
+
+        :param gamma: discount of tasks without their own
+        """
+        self.gamma = gamma
+        for model in (self.world_model, self.target_model):
+            model.discounts.copy_(th.as_tensor(self.task_set.discounts(gamma)))
+
     def seed(self, seed: int) -> None:
         """
         Restart the planner's own random generator.

@@ -58,8 +58,8 @@ def test_tasks_come_from_the_environment() -> None:
     assert model.n_envs == 8
     model.learn(48)
     assert model.replay_buffer.task_sizes().tolist() == [12, 12, 12, 12]
-    assert model.replay_buffer.sizes == (12, 12, 12, 12)
-    assert [part.size for part in model.replay_buffer.task_buffers] == [12, 12, 12, 12]
+    assert model.replay_buffer.task_sizes().tolist() == [12, 12, 12, 12]
+    assert [part.size for part in model.replay_buffer.replays] == [12, 12, 12, 12]
     segments = model.replay_buffer.sample_segments(10)
     assert segments.tasks.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]  # equal shares, so two of the ten segments are left out
 

@@ -55,7 +55,7 @@ class Reanalysis:
     outcome: Future[Reanalyzed]
 
     def wait(self) -> None:
-        """Return when they are there, or an error is."""
+        """Block until the targets, or an error, are available."""
         wait([self.outcome])
 
 
@@ -130,6 +130,15 @@ class Learner:
         self._launched: deque[_LaunchedUpdate] = deque()
         self._second_thread = ThreadPoolExecutor(1, "reanalysis") if self.runtime.overlap else None
 
+    def change_settings(self, update_config: UpdateConfig, target_config: TargetConfig) -> None:
+        """
+        Continue with other settings. The bound of the gradient and the kinds of targets stay as they are.
+
+        :param update_config: steps of the target network
+        :param target_config: discount
+        """
+        self.update_config, self.target_config = update_config, target_config
+
     def seed(self, seed: int) -> None:
         """
         Restart the generator of the reanalysis.
@@ -192,7 +201,7 @@ class Learner:
     def targets_of(self, reanalysis: Reanalysis) -> TargetBatch:
         """
         :param reanalysis: from :meth:`begin_reanalysis`
-        :return: its targets, once they are there
+        :return: its targets, as soon as they are available
         """
         targets, figures = reanalysis.outcome.result()
         if self.target_config.reanalyze_ratio > 0:
