@@ -1,5 +1,5 @@
 """
-Kill training runs with SIGKILL and check the checkpoints they leave: ``python conformance/kill_checkpoints.py --kills 20``.
+Kill training runs with SIGKILL and check the checkpoints they leave: ``python -m conformance.kill_checkpoints --kills 20``.
 
 A child process collects transitions and saves as often as it can. It is killed at a random moment, often during a save; then
 every checkpoint in the folder must load, and the next child resumes from the latest. Before that, children kill themselves at
@@ -23,6 +23,7 @@ from typing import Any
 
 import torch as th
 
+from conformance.kill_settings import SMALL
 from sb3_ezm import EZM, FullCheckpointCallback, make_multitask_env
 from sb3_ezm.checkpoint import container, list_checkpoints, read_checkpoint
 from sb3_ezm.files import TEMPORARY
@@ -30,18 +31,7 @@ from sb3_ezm.files import TEMPORARY
 TASKS = ["toy-balance", "toy-spin"]
 SAVE_FREQ = 4  # environment steps
 KEEP_LAST = 2
-SETTINGS: dict[str, Any] = {
-    "num_simulations": 4,
-    "num_candidates": 2,
-    "unroll_steps": 2,
-    "td_steps": 2,
-    "batch_size": 8,
-    "learning_starts": 10**9,  # spend the time on saving, not on updates
-    "buffer_size": 5000,
-    "device": "cpu",
-    "seed": 0,
-    "policy_kwargs": {"latent_size": 16, "num_blocks": 1, "head_layers": (16,), "projector_size": 16},
-}
+SETTINGS: dict[str, Any] = {**SMALL, "buffer_size": 5000, "learning_starts": 10**9}  # time goes into saving, not updates
 #: Calls before which a child can die, in the order of a save.
 STAGES = ("write", "fsync file", "replace", "fsync folder", "unlink")
 

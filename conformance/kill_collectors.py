@@ -1,6 +1,6 @@
 """
 Kill collectors with SIGKILL at random times and compare with a training that nobody disturbed:
-``python conformance/kill_collectors.py --kills 20``.
+``python -m conformance.kill_collectors --kills 20``.
 
 Every collector that dies must be replaced and its round repeated whole, so that replay and weights are the same bit for bit.
 Needs Ray (the extra ``distributed``).
@@ -19,25 +19,13 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from conformance.kill_settings import SMALL
 from sb3_ezm import EZM, make_multitask_env
 from sb3_ezm.distributed import RayVecEnv
 
 COLLECTORS = 2
 CHUNK = 240  # environment steps between two looks at the number of kills
-SETTINGS: dict[str, Any] = {
-    "num_simulations": 4,
-    "num_candidates": 2,
-    "unroll_steps": 2,
-    "td_steps": 2,
-    "batch_size": 8,
-    "train_freq": 4,
-    "gradient_steps": 1,
-    "learning_starts": 20,
-    "buffer_size": 20_000,
-    "device": "cpu",
-    "seed": 0,
-    "policy_kwargs": {"latent_size": 16, "num_blocks": 1, "head_layers": (16,), "projector_size": 16},
-}
+SETTINGS: dict[str, Any] = {**SMALL, "train_freq": 4, "gradient_steps": 1, "learning_starts": 20, "buffer_size": 20_000}
 
 
 class Killer(threading.Thread):

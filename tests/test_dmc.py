@@ -141,7 +141,12 @@ def test_parity(suite: Any, name: str) -> None:
 @needs_dmc
 def test_sizes_of_all_tasks_of_cheap_systems() -> None:
     for name in ["dmc/cartpole-three-poles", "dmc/fish-upright", "dmc/humanoid-run-pure-state", *REMEMBERING]:
-        make_task_env(make_task_set(name), name).close()  # refuses other sizes than the table's
+        tasks = make_task_set(name)
+        env = make_task_env(tasks, name)
+        native = env.unwrapped  # the table's sizes are those of the simulation
+        assert native.observation_space.shape == (tasks[0].observation_size,)
+        assert native.action_space.shape == (tasks[0].action_size,)
+        env.close()
 
 
 @needs_dmc
