@@ -71,6 +71,7 @@ def completed(init: Callable[Concatenate[SelfT, P], None]) -> Callable[Concatena
 
     @functools.wraps(init)
     def wrapper(self: SelfT, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Complete the arguments, then construct."""
         try:
             given = signature.bind(self, *args, **kwargs).arguments
         except TypeError:

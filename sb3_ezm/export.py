@@ -126,14 +126,14 @@ def export_agent(
     training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
-    Write an agent as a small file with rounded weights, load it, evaluate it beside the original, and write a card beside it.
+    Write an agent as a small file with rounded weights, load it, evaluate it next to the original, and write a card.
 
     :param model: trained in an environment of ``make_multitask_env``
     :param path: file with the suffix ``.agent``; the card has the same name and the suffix ``.json``
     :param tasks: of the model, with their environments (default: found by their names)
     :param n_eval_episodes: of each task; both protocols are measured in the same episodes
     :param seed: of the episodes
-    :param training: what the card shall say about it besides steps, updates and seed: command, date, commit
+    :param training: what the card should say about it besides steps, updates and seed: command, date, commit
     :return: the card
     :raises ConfigurationError: if the agent cannot be stored, or the tasks are not its own
     :raises CheckpointError: if something cannot be stored

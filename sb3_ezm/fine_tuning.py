@@ -1,4 +1,4 @@
-"""A trained agent for further tasks: its networks, its optimizer, and a new row of the task embedding for each new task."""
+"""Fine-tuning: a trained agent takes on further tasks, each with a new row of the task embedding."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def add_tasks(model: EZMT, env: GymEnv, like: str | None = None, **changes: Any)
     :meth:`~sb3_ezm.model.world_model.WorldModel.freeze_dynamics`.
 
     :param model: the trained agent, which stays as it is
-    :param env: environment of all tasks that the new agent shall play, from ``make_multitask_env``. Padded, its observations
+    :param env: environment of all tasks that the new agent will play, from ``make_multitask_env``. Padded, its observations
         and actions must be as long as the trained ones
     :param like: trained task that the new ones start from (default: the mean of all)
     :param changes: arguments of the algorithm that replace those of the trained agent

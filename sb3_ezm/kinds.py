@@ -84,9 +84,10 @@ def scalar(value: Any) -> Any:
 
 
 def _if(allowed: str, condition: Callable[[Any], bool], convert: Callable[[Any], Any] = lambda value: value) -> Kind:
-    """Kind of the values that fulfill a condition."""
+    """Kind of the values that meet a condition."""
 
     def take(value: Any) -> Any:
+        """The value, if it meets the condition."""
         if not condition(value):
             raise ValueError
         return convert(value)
@@ -121,6 +122,7 @@ def whole(least: int | None = None, most: int = LARGEST_INTEGER) -> Kind:
     """
 
     def take(value: Any) -> int:
+        """The integer that a value stands for."""
         value = scalar(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value != int(value):
             raise TypeError
@@ -142,6 +144,7 @@ def number(least: float = -LARGEST_NUMBER, most: float = LARGEST_NUMBER, above: 
     """
 
     def take(value: Any) -> float:
+        """The number that a value stands for."""
         value = scalar(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError
@@ -205,6 +208,7 @@ def either(*alternatives: Kind, words: str) -> Kind:
     """
 
     def take(value: Any) -> Any:
+        """What the first kind that accepts the value makes of it."""
         reason = ValueError()
         for kind in alternatives:
             try:
@@ -252,6 +256,7 @@ def several(kind: Kind, what: str) -> Kind:
     """
 
     def take(value: Any) -> tuple[Any, ...]:
+        """The entries, each as its kind takes it."""
         if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
             raise TypeError
         return tuple(kind.take(entry) for entry in value)
@@ -305,6 +310,7 @@ def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        """The function with checked arguments."""
         signature = inspect.signature(function)
         unknown = kinds.keys() - signature.parameters.keys()
         if unknown:
@@ -312,6 +318,7 @@ def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            """Check, then call."""
             try:
                 bound = signature.bind(*args, **kwargs)
             except TypeError:

@@ -19,6 +19,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
     """
 
     def get(name: str) -> Any:
+        """A public name of the package, or one of its modules."""
         if name in modules:
             value = getattr(importlib.import_module(modules[name]), name)
             setattr(sys.modules[package], name, value)  # the next access does not get here
@@ -28,6 +29,7 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str]
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def names() -> list[str]:
+        """What ``dir`` shows."""
         return sorted({*vars(sys.modules[package]), *modules})
 
     return get, names

@@ -1,4 +1,4 @@
-"""Whether a value from a file may take the place of another. Anybody may have written the file."""
+"""Whether a value from a file may replace another. Anybody may have written the file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_number(value: Any) -> bool:
 
 def check_like(value: Any, like: Any, name: str) -> None:
     """
-    Make sure that a value is as the one that it replaces: numbers, arrays and tensors of one kind and shape, dictionaries with
+    Make sure that a value is like the one it replaces: numbers, arrays and tensors of one kind and shape, dictionaries with
     the same keys. Lists may have any length; an empty dictionary, list or array stands for any, and integers are counts.
 
     :param value: from a file

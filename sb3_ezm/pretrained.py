@@ -198,7 +198,7 @@ def _unpack(network: WorldModel, packed: npt.NDArray[np.uint8]) -> dict[str, th.
     size = 2 * sum(value.numel() for value in matrices.values())
     halves = zlib.decompressobj().decompress(packed.tobytes(), size + 1)  # never more than the networks need
     if len(halves) != size:
-        raise CheckpointError("holds weights of other networks than its settings make")
+        raise CheckpointError("holds weights that do not fit the networks of its settings")
     numbers = np.frombuffer(halves, np.uint8).reshape(2, -1).T.copy().view("<i2").astype(np.int16)
     flat = th.from_numpy(numbers.reshape(-1)).view(th.bfloat16).float()
     parts = flat.split([value.numel() for value in matrices.values()])

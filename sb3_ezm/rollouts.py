@@ -70,7 +70,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         if isinstance(env, gym.vector.VectorEnv):
             raise ConfigurationError(
                 f"{type(env).__name__} is a vector environment of Gymnasium, not of Stable-Baselines3: use "
-                " `make_multitask_env(env_id, n_envs_per_task=n)`, or `make_vec_env(env_id, n_envs=n)` of "
+                "`make_multitask_env(env_id, n_envs_per_task=n)`, or `make_vec_env(env_id, n_envs=n)` of "
                 "`stable_baselines3.common.env_util`."
             )
         if isinstance(env, gym.Env):

@@ -114,7 +114,7 @@ def test_a_checkpoint_says_why_it_has_no_episodes() -> None:
     env = make_multitask_env(counting_tasks(), seed=0)
     env.reset()
     assert isinstance(env, DummyVecEnv)
-    with pytest.raises(StateUnavailableError, match="the pool that simulates the environments cannot tell their states"):
+    with pytest.raises(StateUnavailableError, match="the pool that simulates the environments does not expose their states"):
         get_env_state(env.envs[0])
 
 

@@ -123,7 +123,7 @@ def decode(value: Any, arrays: list[Array]) -> Any:
     tag = tags[0]
     required, optional = _FIELDS.get(tag, (set(), set()))
     if not {tag} | required <= value.keys() <= {tag} | required | optional:
-        raise ValueError(f"{tag} stands beside {sorted(value.keys() - {tag})}")
+        raise ValueError(f"{tag} does not go with {sorted(value.keys() - {tag})}")
     content = value[tag]
     if tag in ("$array", "$tensor"):
         return _decode_array(tag, value, arrays)
@@ -145,7 +145,7 @@ def _decode_array(tag: str, value: dict[str, Any], arrays: list[Array]) -> Any:
     array = arrays[index]
     if tag == "$array":
         if value.get("scalar") and array.shape:
-            raise ValueError(f"an array of shape {array.shape} is no scalar")
+            raise ValueError(f"an array of shape {array.shape} is not a scalar")
         return array[()] if value.get("scalar") else array
     tensor = th.from_numpy(array)
     if "dtype" not in value:
@@ -171,7 +171,7 @@ def _decode_object(tag: str, value: dict[str, Any], arrays: list[Array]) -> Any:
     if tag == "$dtype":
         dtype = np.dtype(content) if isinstance(content, str) else None
         if dtype is None or dtype.kind not in "biufc":
-            raise ValueError(f"{content!r} is no type of numbers")
+            raise ValueError(f"{content!r} is not a numeric type")
         return dtype.type
     if tag == "$optimizer":
         return _OPTIMIZERS[content]

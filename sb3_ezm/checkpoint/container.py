@@ -79,7 +79,7 @@ def checkpoint_path(path: PathLike) -> Path:
     """
     path = Path(path)
     if not path.name:
-        raise CheckpointError(f"{str(path)!r} names no file: give the path of the checkpoint to write.")
+        raise CheckpointError(f"{str(path)!r} does not name a file: give the path of the checkpoint to write.")
     return path if path.suffix else path.with_suffix(SUFFIX)
 
 
@@ -176,7 +176,7 @@ def _verify(path: Path, file: BufferedReader) -> tuple[int, int]:
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(_PREFIX.size)
     if len(prefix) < _PREFIX.size:
-        raise CheckpointError(f"{path} is truncated: it has {size} bytes, fewer than the first lines of a checkpoint.")
+        raise CheckpointError(f"{path} is truncated: it has {size} bytes, fewer than the header of a checkpoint.")
     magic, version, header_size, arrays_size = _PREFIX.unpack(prefix)
     if magic != MAGIC:
         raise CheckpointError(

@@ -1,8 +1,8 @@
 """
 The checkpoints of a folder, in the order in which they were written.
 
-Neither clocks nor names tell that order: clocks are adjusted, copies have their own times, and a training resumed from
-an older checkpoint passes the same numbers of steps again. So each file is labeled with the training that it belongs to
+Neither times nor names tell that order: clocks are adjusted, copies have their own times, and a training resumed from
+an older checkpoint reaches the same numbers of steps again. So each file is labeled with the training that it belongs to
 and with a number one above the largest in its folder.
 """
 

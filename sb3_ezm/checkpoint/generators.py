@@ -64,4 +64,4 @@ def restore_global_states(states: dict[str, Any]) -> None:
 
 def _check_position(position: int) -> None:
     if position > _TWISTER_WORDS:
-        raise ValueError(f"a Mersenne Twister has {_TWISTER_WORDS} words, position {position} is not among them")
+        raise ValueError(f"a Mersenne Twister has {_TWISTER_WORDS} words, and {position} is not a position among them")

@@ -61,7 +61,7 @@ _CLASSES: dict[str, tuple[type[Any], dict[str, Check]]] = {
         },
     ),
     "RunningMeanStd": (RunningMeanStd, _MEANS),
-    # The same class from another package.
+    # Another package's class of the same name.
     "gymnasium.RunningMeanStd": (gym.wrappers.utils.RunningMeanStd, _MEANS),
 }
 

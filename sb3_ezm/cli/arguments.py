@@ -82,6 +82,7 @@ def option(kind: Kind) -> Callable[[str], Any]:
     """
 
     def parse(text: str) -> Any:
+        """The number in the text."""
         try:
             # Large integers would lose digits as floats.
             return kind.take(int(text) if text.lstrip("+-").replace("_", "").isdecimal() else float(text))

@@ -1,4 +1,4 @@
-"""Evaluation as customary in the field: returns, success rates, normalized scores, both protocols, intervals over seeds."""
+"""Evaluation as is usual in the field: returns, success rates, normalized scores, both protocols, intervals over seeds."""
 
 from sb3_ezm.evaluation.files import EVALUATION_COLUMNS, EvaluationRow, append_evaluation, read_evaluations
 from sb3_ezm.evaluation.matching import check_fits, env_steps_of, repeat_as_trained, task_set_of

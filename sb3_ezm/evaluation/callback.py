@@ -287,7 +287,7 @@ class TaskEvalCallback(EventCallback):
             if self.csv_path is not None:
                 try:
                     append_evaluation(self.csv_path, result, env_steps_of(self.model), seconds)
-                except OSError as error:  # a full disk is no reason to end training
+                except OSError as error:  # a full disk is no reason to stop training
                     warnings.warn(
                         f"The evaluation after {self.num_timesteps} steps is not in {self.csv_path}: {error}.", stacklevel=2
                     )

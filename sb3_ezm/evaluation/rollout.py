@@ -32,7 +32,7 @@ from sb3_ezm.multitask.padding import IgnoreTermination
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 from sb3_ezm.tasks.statistics import check_success, report_of
 
-MAX_ENVS_PER_TASK = 10  # enough rows for a batched search; more would only take memory
+MAX_ENVS_PER_TASK = 10  # enough rows for a batched search; more would only cost memory
 
 
 _KINDS = {
@@ -145,7 +145,7 @@ def _environment(
     seed: int | None,
     both: bool = False,
 ) -> Iterator[VecEnv]:
-    """The given vector environment, or one made as ``choices`` say, which is closed in the end."""
+    """The given vector environment, or one made as ``choices`` say, which is closed at the end."""
     if vec_env is not None:
         if any(choice not in (None, False) for choice in (tasks, *choices.values())):
             raise ConfigurationError(
@@ -223,6 +223,7 @@ def _evaluate(
             check_success(name, [episode.played[2] for episode in row])
 
     def result(wanted: Protocol) -> EvaluationResult:
+        """The same episodes under one of the protocols."""
         tasks = []
         for spec in task_set.without_factories():
             rows = [episode for name, row in zip(names, episodes, strict=True) if name == spec.name for episode in row]

@@ -9,7 +9,7 @@ import gymnasium as gym
 
 class StandBy(gym.Wrapper[Any, Any, Any, Any]):
     """
-    Plays a number of episodes, then stands still: simulating unused episodes would be half of the work.
+    Plays a number of episodes, then stands still: otherwise half of the work would be simulating episodes that do not count.
 
     :param env: a sub-environment
     :param episodes: number of episodes

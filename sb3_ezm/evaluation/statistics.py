@@ -186,6 +186,7 @@ def aggregate_scores(
     resampled = resample_scores(table, n_resamples, np.random.default_rng(seed), resample)
 
     def interval(statistic: Callable[[FloatArray], FloatArray]) -> Interval:
+        """The statistic with its confidence interval."""
         return percentile_interval(statistic, table, resampled, confidence)
 
     return AggregateScores(

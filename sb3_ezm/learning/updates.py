@@ -26,6 +26,7 @@ def updates(
     """
 
     def prepare(index: int) -> Reanalysis:
+        """Draw a batch and start computing its targets."""
         with times.measure("sample"):
             batch = draw().to(learner.policy.device)
         with times.measure("reanalyze"):

@@ -175,6 +175,7 @@ class SquashedGaussian(ActionHead):
         """By the proposal."""
 
         def policy(normal: th.Tensor) -> th.Tensor:
+            """The policy's actions for standard-normal draws."""
             return self.sample(parameters.unsqueeze(-2), normal, mask)
 
         return PROPOSALS[config.proposal](Draws(policy, noise, mask, wide, config.std_magnification))

@@ -18,8 +18,8 @@ from sb3_ezm.tasks.task_set import TaskSet
 
 class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
     """
-    Moves to the next task at each reset. For tools that create one environment from an id; training on all tasks at once is
-    better served by :func:`make_multitask_env`.
+    Moves to the next task at each reset. For tools that create one environment from an id; for training on all tasks at once,
+    :func:`make_multitask_env` is better.
 
     ``reset(seed=s)`` restarts the cycle at its task number ``s % len(tasks)``, so that seeded resets repeat and vector
     environments, whose members get consecutive seeds, start on different tasks. ``reset(options={"task": name})`` selects a

@@ -4,7 +4,7 @@ The state of an environment within its episode, through all its wrappers.
 An environment supports this with two methods: ``get_state()`` returns everything that the rest of the episode depends on
 (numbers, strings, lists, dictionaries, arrays), and ``set_state(state)`` continues from there. Its random generator is added
 here. A wrapper with its own state does the same; the wrappers of Gymnasium and Stable-Baselines3 listed here need not.
-Methods of these names with another meaning are noticed when they are first tried.
+Methods of these names that mean something else are noticed when they are first tried.
 """
 
 from __future__ import annotations

@@ -143,6 +143,8 @@ def make_multitask_env(
     monitor_files = None if monitor_dir is None else _monitor_files(Path(monitor_dir), task_set.names, n_envs_per_task)
 
     def make_env(rank: int) -> Callable[[], gym.Env[Any, Any]]:
+        """What creates a sub-environment, in whichever process it is called."""
+
         def _init() -> gym.Env[Any, Any]:
             task = rank // n_envs_per_task
             env = make_task_env(task_set, task, render_mode, ignore_termination, max_episode_steps, env_kwargs)

@@ -1,7 +1,7 @@
 """
-What an algorithm has to know about its vector environment but the interface does not tell.
+What an algorithm needs to know about its vector environment and cannot learn through the interface.
 
-This is whether anybody else has stepped or reset it, the last observations of episodes before ``VecNormalize`` clipped them,
+That is whether anybody else has stepped or reset it, the last observations of episodes before ``VecNormalize`` clipped them,
 and observations that stay unchanged when the environment continues. All three come from extending methods of the object
 itself: a wrapper would hide environments and wrappers that users, Stable-Baselines3 and checkpoints look for.
 """

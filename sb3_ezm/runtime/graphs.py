@@ -151,6 +151,7 @@ def compiled(module: nn.Module, backend: str) -> Callable[..., Any]:
     works = True
 
     def call(*inputs: Any) -> Any:
+        """Run compiled, or uncompiled from the first failure on."""
         nonlocal works
         if works:
             try:

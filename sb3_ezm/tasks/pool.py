@@ -83,7 +83,7 @@ class PoolMember(gym.Env[NDArray[Any], NDArray[Any]]):
     """
 
     may_terminate = True
-    state_unavailable = "the pool that simulates the environments cannot tell their states"
+    state_unavailable = "the pool that simulates the environments does not expose their states"
 
     pool: Pool | None = None  # None before the first reset
     index = 0  # in the pool

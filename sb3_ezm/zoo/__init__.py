@@ -1,5 +1,5 @@
 """
-RL Zoo with EZM in it: ``python -m sb3_ezm.zoo train --env Pendulum-v1``, see ``docs/zoo.md``.
+RL Zoo with EZM: ``python -m sb3_ezm.zoo train --env Pendulum-v1``, see ``docs/zoo.md``.
 
 Importing this package needs neither RL Zoo nor Optuna; :func:`register` does.
 """

@@ -35,7 +35,7 @@ def push_to_hub() -> None:
     """
     The program ``python -m sb3_ezm.zoo push_to_hub``.
 
-    RL Zoo's own does not do: it knows nothing about tasks, and RL Zoo 2.9.2 imports a name that its current
+    RL Zoo's own will not do: it knows nothing about tasks, and RL Zoo 2.9.2 imports a name that its current
     Hugging Face package no longer has.
     """
     args = _parse()

@@ -129,6 +129,7 @@ class EZMExperimentManager(ExperimentManager):
 
 def _scored(env_wrapper: Callable[..., gym.Env[Any, Any]] | None) -> Callable[..., gym.Env[Any, Any]]:
     def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        """The environment in the user's wrapper and, around it, that of the scores."""
         return ScoredEpisodes(env if env_wrapper is None else env_wrapper(env))
 
     return wrap

@@ -119,9 +119,9 @@ class DMControlEnv(Simulation):
         self._check_task(state)
         for name, value in state["model"].items():
             getattr(self.model, name)[:] = value
-        # It also computes the forces of quantities that a step of dm_control takes from the previous one.
+        # It also computes the forces that a step of dm_control takes over from the previous one.
         self._set_physics(state)
-        self.data.sensordata[:] = state["sensors"]  # read from other forces
+        self.data.sensordata[:] = state["sensors"]  # were computed from other forces
         vars(self._native.task).update(copy.deepcopy(state["memory"]))
         self._native.task.random.set_state(state["random"])
         self._native._reset_next_step = False

@@ -13,8 +13,8 @@ from sb3_ezm.envs.envpool.loading import load, read_spaces
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.tasks.pool import Ids, PoolBatch, PoolMember
 
-# EnvPool's own limit, out of the way: truncation belongs to the time limit around the environment, which tells it from a
-# termination in the same step, and which can be changed.
+# EnvPool's own limit must never be reached: truncation is up to the time limit around the environment, which can be changed
+# and tells truncation from a termination in the same step.
 _NO_LIMIT = 10**9
 
 
@@ -88,7 +88,7 @@ class EnvPoolEnv(PoolMember):
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
-    state_unavailable = "EnvPool cannot tell the states of its environments, so that no checkpoint holds them"
+    state_unavailable = "EnvPool does not expose the states of its environments, so checkpoints cannot hold them"
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from sb3_ezm.envs.h1.rewards import STAND_HEAD_HEIGHT, RewardAndTerms, gaussian,
 
 BALANCE_HEAD_HEIGHT = STAND_HEAD_HEIGHT + 0.37  # [m] the center of the board is at 0.37 m
 SEATED_HEIGHT_RANGE = (0.68, 0.72)  # [m] pelvis of a seated robot
-SEAT_HALF_DEPTH = 0.19  # [m] pelvis before or behind the middle of the chair
+SEAT_HALF_DEPTH = 0.19  # [m] pelvis in front of the middle of the chair, or behind it
 TRUNK_RANGE = (0.35, 0.45)  # [m] head above the torso's IMU site, of an upright trunk
 REACH_NEAR = 1.0  # [m] distance from the goal below which a step pays 5
 REACH_THERE = 0.05  # [m] distance below which it pays 10 more

@@ -60,6 +60,7 @@ class Robot:
         forbidden: NDArray[np.bool_] | None = None,
     ) -> None:
         def index(kind: mujoco.mjtObj, name: str) -> int:
+            """Number of a part of the model, -1 if there is none."""
             return int(mujoco.mj_name2id(model, kind, name))
 
         self._data = data

@@ -198,4 +198,4 @@ SCENES: dict[str, Callable[[], list[SceneGeom]]] = {
     "balance_hard": flat,
     "reach": goal,
 }
-"""What stands still in each task; :mod:`~sb3_ezm.envs.h1.objects` has the rest."""
+"""The fixed parts of each task's scene; :mod:`~sb3_ezm.envs.h1.objects` has the rest."""

@@ -66,7 +66,7 @@ def load() -> ModuleType:
 
 class RandomSource:
     """
-    Stands in for ``numpy.random``: draws from the generator that the running thread has chosen, else from NumPy's global one.
+    Stands in for ``numpy.random``: draws from the generator that the running thread has chosen, or from NumPy's global one.
     """
 
     def __init__(self) -> None:

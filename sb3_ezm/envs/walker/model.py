@@ -29,7 +29,7 @@ CAMERAS: dict[str, Camera] = {
 }
 MATERIALS: dict[str, Material] = {
     "torso": ("0.90 0.91 0.93 1", 0.5, 0.6, 0.0),
-    "right": ("0.98 0.47 0.12 1", 0.3, 0.4, 0.1),  # the leg nearer to the camera at the side
+    "right": ("0.98 0.47 0.12 1", 0.3, 0.4, 0.1),  # the leg nearer to the side camera
     "left": ("0.20 0.33 0.52 1", 0.3, 0.4, 0.0),
 }
 
