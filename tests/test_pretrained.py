@@ -118,10 +118,10 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "not a dictionary": (lambda state: [1], "holds no agent"),
     "an attribute": (lambda state: {**state, "progress": {**state["progress"], "learn": 1}}, "`progress`"),
     "an argument": (lambda state: {**state, "arguments": {"tensorboard_log": {"value": "/"}}}, "never holds"),
-    "other weights": (lambda state: {**state, "matrices": state["matrices"][:-20]}, "cannot be loaded|other networks"),
+    "other weights": (lambda state: {**state, "matrices": state["matrices"][:-20]}, "cannot be loaded|do not fit"),
     "a bomb": (
         lambda state: {**state, "matrices": np.frombuffer(module.zlib.compress(bytes(10**7)), np.uint8)},
-        "weights of other networks",
+        "weights that do not fit the networks",
     ),
     "too large": (
         lambda state: {
