@@ -2,7 +2,7 @@
 Check the built pages as a reader without a network gets them.
 
     python docs/check_site.py                 # scripts, styles, links, the search index
-    python docs/check_site.py --browser       # the same, then formulas and search in a headless Chromium without a network
+    python docs/check_site.py --browser       # the same, then formulas, search and console in a headless Chromium, offline
 """
 
 from __future__ import annotations
@@ -104,29 +104,35 @@ def browser_problems(site: Path, browser: str) -> Iterator[str]:
     :param browser: program
     :return: a sentence for each thing that a browser without a network does not show
     """
-    formulas = dom(browser, site / "how_it_works.html")
+    formulas, said = dom(browser, site / "how_it_works.html")
     if formulas.count("<mjx-container") < 20:
         yield f"how_it_works.html shows {formulas.count('<mjx-container')} formulas in {browser}"
     if '<g data-mml-node="merror"' in formulas:
         yield "how_it_works.html has formulas that MathJax does not understand"
-    results = dom(browser, site / "search.html", f"?q={SEARCHED}")
+    results, also_said = dom(browser, site / "search.html", f"?q={SEARCHED}")
     if not re.search(r"class=\"(?:kind-\w+|search)[^\"]*\"", results) or 'href="how_it_works.html' not in results:
         yield f"searching {SEARCHED!r} finds nothing in {browser}"
+    said += also_said
+    for name in ("index", "notebook", "ezm", "api"):
+        said += dom(browser, site / f"{name}.html")[1]
+    yield from (f"the console of {browser} says {line}" for line in dict.fromkeys(said))
 
 
-def dom(browser: str, path: Path, query: str = "") -> str:
+def dom(browser: str, path: Path, query: str = "") -> tuple[str, list[str]]:
     """
     :param browser: program
     :param path: a page
     :param query: of its address
-    :return: the page after its scripts have run, without a network
+    :return: the page after its scripts have run, without a network, and what the browser's console says
     """
     with tempfile.TemporaryDirectory() as profile:
         command = [browser, "--headless", "--disable-gpu", f"--user-data-dir={profile}", "--virtual-time-budget=30000"]
         command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--allow-file-access-from-files", "--dump-dom"]
+        command += ["--enable-logging=stderr"]
         command += ["--no-sandbox"] * (hasattr(os, "geteuid") and os.geteuid() == 0)  # Chromium refuses root otherwise
         command.append(path.as_uri() + query)
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+        return done.stdout, re.findall(r":CONSOLE\W\d+\W*\] (.+)", done.stderr)
 
 
 def main() -> int:

@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000, help="decisions of each of the first tasks (default 20000)")
     parser.add_argument("--more-steps", type=int, default=10_000, help="decisions of each of the three tasks (default 10000)")
     parser.add_argument("--eval-episodes", type=int, default=5, help="episodes of each task (default 5)")
+    parser.add_argument("--evaluations", type=int, default=5, help="at the beginning, on the way and at the end (default 5)")
     parser.add_argument("--freeze-dynamics", action="store_true", help="leave representation and dynamics as they are")
     parser.add_argument("--out", type=Path, default=Path("runs/fine_tuning"), help="folder of the models")
     parser.add_argument("--seed", type=int, default=0, help="seed for everything (default 0)")
@@ -49,12 +50,13 @@ def main() -> None:
     }
     for name, agent in agents.items():
         print(f"{name}: environment steps of each task, mean returns of {args.eval_episodes} episodes")
-        for quarter in range(5):
-            if quarter > 0:
-                agent.learn(args.more_steps // 4 * len(ALL), reset_num_timesteps=False)
+        part = args.more_steps // (args.evaluations - 1)
+        for number in range(args.evaluations):
+            if number > 0:
+                agent.learn(part * len(ALL), reset_num_timesteps=False)
             returns = [task.mean_return for task in evaluate_tasks(agent, ALL, args.eval_episodes, seed=10_000)]
             columns = [f"{task} {mean:4.0f}" for task, mean in zip(ALL, returns, strict=True)]
-            print(f"{quarter * (args.more_steps // 4) * 2:7,}  " + "   ".join(columns), flush=True)
+            print(f"{number * part * 2:7,}  " + "   ".join(columns), flush=True)
         agent.save(args.out / f"{name.replace(' ', '_')}.zip")
     env.close()
 

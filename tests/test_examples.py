@@ -53,8 +53,9 @@ def test_custom_tasks(run_example) -> None:
 
 @pytest.mark.slow
 def test_fine_tuning(run_example, tmp_path: Path) -> None:
-    output = run_example("fine_tuning.py", "--steps", "600", "--more-steps", "500", "--eval-episodes", "1", "--out", "out")
-    assert output.index("run added: ") < output.index("from scratch: ") and output.count("walker-run") == 2 * 5
+    short = ["--steps", "600", "--more-steps", "500", "--eval-episodes", "1", "--evaluations", "2"]
+    output = run_example("fine_tuning.py", *short, "--out", "out")
+    assert output.index("run added: ") < output.index("from scratch: ") and output.count("walker-run") == 2 * 2
     assert (tmp_path / "out" / "run_added.zip").exists()
 
 

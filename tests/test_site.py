@@ -66,3 +66,18 @@ def test_faults_are_found(check_site: ModuleType, site: Path, file: str, text: s
 def test_no_page_takes_the_place_of_one_of_sphinx() -> None:
     pages = {path.stem for path in (ROOT / "docs").iterdir() if path.suffix in (".md", ".rst", ".ipynb")}
     assert not pages & {"search", "genindex", "py-modindex"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for a browser is a shell script")
+def test_what_the_console_says_is_read(check_site: ModuleType, site: Path, tmp_path: Path) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text(
+        "#!/bin/sh\necho '<p>shown</p>'\n"
+        "echo '[1:2:0101/0:ERROR:dbus/bus.cc:405] No bus' >&2\n"  # of the browser itself, and no concern of the page
+        "echo '[1:2:0101/0:INFO:CONSOLE:7] \"Uncaught ReferenceError: x\", source: a.html (7)' >&2\n"  # as newer ones write it
+        "echo '[0101/0:INFO:CONSOLE(8)] \"boom\", source: a.html (8)' >&2\n"
+    )
+    browser.chmod(0o755)
+    shown, said = check_site.dom(str(browser), site / "index.html")
+    assert shown == "<p>shown</p>\n"
+    assert said == ['"Uncaught ReferenceError: x", source: a.html (7)', '"boom", source: a.html (8)']
