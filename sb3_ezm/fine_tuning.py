@@ -97,8 +97,8 @@ def _check_tasks(trained: TaskSet, tasks: TaskSet, embedding: int) -> None:
         )
     if embedding and (len(trained) == 1) != (len(tasks) == 1):
         raise ConfigurationError(
-            f"The agent was trained on {len(trained)} and shall play {len(tasks)}: only agents of several tasks have a task "
-            "embedding, so neither can the only task get company nor all but one be dropped."
+            f"The agent was trained on {len(trained)} and is to play {len(tasks)}: only agents of several tasks have a task "
+            "embedding, so an agent of one task cannot take on more, and one of several cannot keep just one."
         )
 
 

@@ -22,7 +22,7 @@ class Candidates(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """What a proposal makes candidates of. Its only randomness is ``normal``, so that a search is a deterministic function."""
+    """What a proposal makes candidates from. All randomness is in ``normal``: a search is a deterministic function."""
 
     policy: Callable[[th.Tensor], th.Tensor]  # the policy's actions for standard-normal draws, of the same shape
     normal: th.Tensor  # [..., k, A]  standard-normal draws; zeros stand for the policy's mean
@@ -35,7 +35,7 @@ def gaussian(draws: Draws) -> Candidates:
     """
     Independent draws from the policy, the last ``wide`` of them with its deviation magnified (released code).
 
-    :param draws: to make candidates of
+    :param draws: to make candidates from
     :return: the candidates, all of which count equally
     """
     scales = draws.normal.new_ones(draws.normal.shape[-2])  # filled on the device: a list would have to be sent and waited for

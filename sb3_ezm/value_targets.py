@@ -13,7 +13,7 @@ import torch as th
 
 
 class Sources(NamedTuple):
-    """What a value target can be made of."""
+    """What a value target can be made from."""
 
     td: th.Tensor  # [B, K+1]  n-step TD target
     searched: th.Tensor  # [B, K+1]  value of a search; meaningless where there was none

@@ -187,7 +187,7 @@ ERRORS = {
         (spec("c", 2), spec("d", 2)),
         r"take 3 observation entries and 2 action entries, the environment is padded to 2 and 2: .*\['a', 'b'\]",
     ),
-    "a single one": ((A,), "trained on 2 and shall play 1"),
+    "a single one": ((A,), "trained on 2 and is to play 1"),
     "other places": (
         (A, spec("b", observation_index=(0, 2, 1))),
         "`observation_index` None and now has .* Make the environment",
@@ -212,7 +212,7 @@ def test_further_errors() -> None:
     discrete = TaskSpec("c", 3, 2, discrete=True, env_fn=lambda: SpaceEnv(action_space=spaces.Discrete(2)))
     with pytest.raises(ConfigurationError, match="chooses continuous actions, the new tasks one of several"):
         add_tasks(model, make_multitask_env(TaskSet((discrete,))))
-    with pytest.raises(ConfigurationError, match="trained on 1 and shall play 2"):
+    with pytest.raises(ConfigurationError, match="trained on 1 and is to play 2"):
         add_tasks(agent_of(A), make_multitask_env(TaskSet((A, B))))
 
 

@@ -18,7 +18,7 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 class SearchNoise(NamedTuple):
-    """Standard-normal draws, of which a proposal makes candidates. ``b`` is ``B``, or 1 to share them among all rows."""
+    """Standard-normal draws, from which a proposal makes candidates. ``b`` is ``B``, or 1 to share them among all rows."""
 
     root: th.Tensor  # [b, C, A]
     leaves: tuple[th.Tensor, ...]  # per level but the last: [b, m, M, A]

@@ -94,10 +94,10 @@ def _choose(
 ) -> tuple[th.Tensor, th.Tensor]:
     """Interior rule ``argmax_b softmax(prior + sigma(completed q))_b - N_b / (1 + sum N)`` (first index wins ties)."""
     children = _take(tree.children, node)  # [B, m, M]
-    behind = children.clamp(min=0)
-    visits = th.where(children >= 0, tree.visits.gather(2, behind), 0.0)
+    reached = children.clamp(min=0)
+    visits = th.where(children >= 0, tree.visits.gather(2, reached), 0.0)
     prior = _take(tree.prior, node) if tree.prior.shape[2] else None
-    completed = complete(q.gather(2, behind), visits, _take(tree.value, node), prior)
+    completed = complete(q.gather(2, reached), visits, _take(tree.value, node), prior)
     logits = transform(normalize(completed, low, high, config.min_value_spread), visits, config)
     if prior is not None:
         logits = logits + prior
