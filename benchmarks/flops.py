@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from sb3_ezm.config import SearchConfig, TargetConfig
+from sb3_ezm.config import LossConfig, SearchConfig, TargetConfig
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.search import halving_levels
 
@@ -74,10 +74,11 @@ class ModelFlops:
         bootstrap = self.encode + self.predict(self.heads_in_search(config), policy=False)
         return positions * bootstrap + round(targets.reanalyze_ratio * positions) * self.search(config)
 
-    def gradient_step(self, steps: int, rows: int) -> int:
+    def gradient_step(self, losses: LossConfig, steps: int, rows: int) -> int:
         """
         Count a backward pass as two forward passes.
 
+        :param losses: loss weights; terms with weight zero are not evaluated, except for the projections
         :param steps: unroll steps
         :param rows: number of segments
         :return: operations for one batch
@@ -89,4 +90,6 @@ class ModelFlops:
         )
         constant = steps * (self.encode + self.project)
         per_row = 3 * differentiated + constant
+        if losses.policy_gradient > 0:  # only the gradient with respect to the action is needed
+            per_row += 2 * (steps + 1) * (self.step + self.reward + self.predict())
         return rows * per_row

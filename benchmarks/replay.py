@@ -20,10 +20,11 @@ from sb3_ezm.observations import ObservationLayout
 NUM_TASKS, OBSERVATION_SIZE, ACTION_SIZE, BATCH_SIZE, HORIZON, EPISODE = 9, 51, 19, 504, 10, 1000
 
 
-def make_buffer(transitions: int, envs_per_task: int) -> PerTaskReplayBuffer:
+def make_buffer(transitions: int, envs_per_task: int, storage_device: str | None = None) -> PerTaskReplayBuffer:
     """
     :param transitions: per task
     :param envs_per_task: environments of each task
+    :param storage_device: device that stores the floats, None for NumPy arrays
     :return: an empty replay buffer
     """
     box = spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float32)
@@ -37,6 +38,7 @@ def make_buffer(transitions: int, envs_per_task: int) -> PerTaskReplayBuffer:
         layout=layout,
         num_tasks=NUM_TASKS,
         horizon=HORIZON,
+        storage_device=storage_device,
         seed=0,
     )
 
@@ -86,10 +88,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--transitions", type=int, default=1_000_000, help="per task")
     parser.add_argument("--envs-per-task", type=int, default=1)
+    parser.add_argument("--storage-device", default=None, help="keep the floats as tensors there (default: NumPy arrays)")
     parser.add_argument("--repeats", type=int, default=300)
     args = parser.parse_args()
 
-    buffer = make_buffer(args.transitions, args.envs_per_task)
+    buffer = make_buffer(args.transitions, args.envs_per_task, args.storage_device)
     rows = NUM_TASKS * buffer.replays[0].ring.capacity
     floats = 4 * (OBSERVATION_SIZE + ACTION_SIZE + 2)
     per_row = buffer.nbytes / rows

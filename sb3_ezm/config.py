@@ -256,6 +256,7 @@ class LossConfig(Settings):
     :param consistency: weight of temporal consistency; 0 switches it off
     :param path_consistency: weight of path consistency; 0 switches it off
     :param entropy: weight of the entropy bonus per action entry; negative values penalize entropy (released code)
+    :param policy_gradient: weight of the policy's value gradient through the world model; 0 (the paper's) switches it off
     :param observation: weight of the squared error of decoded observations; needs ``decode_observations`` of the model,
         0 (the paper's) switches it off
     :param latent_gradient_scale: factor on the gradient that enters each dynamics step
@@ -267,6 +268,7 @@ class LossConfig(Settings):
     consistency: float = setting(5.0, kinds.WEIGHT)
     path_consistency: float = setting(0.25, kinds.WEIGHT)
     entropy: float = setting(5e-3, kinds.number(-1e6, 1e6))
+    policy_gradient: float = setting(0.0, kinds.WEIGHT)
     observation: float = setting(0.0, kinds.WEIGHT)
     latent_gradient_scale: float = setting(0.5, kinds.SHARE)
 
@@ -350,6 +352,8 @@ class ReplayConfig(Settings):
     :param priority_epsilon: added to every priority (released code: 1e-6)
     :param handle_timeout_termination: tell truncation from termination by ``info["TimeLimit.truncated"]``. If False, every
         end of an episode counts as termination
+    :param storage_device: keep observations, actions, rewards and search values as tensors on this device and gather batches
+        there, e.g. ``"cuda"``; None keeps NumPy arrays, whose batches go through pinned memory. Priorities stay on the host
     """
 
     buffer_size: int = setting(1_000_000, kinds.whole(1, 2**31 - 2**20))
@@ -359,3 +363,4 @@ class ReplayConfig(Settings):
     min_weight: float = setting(0.1, kinds.SHARE)
     priority_epsilon: float = setting(1e-6, kinds.POSITIVE)
     handle_timeout_termination: bool = setting(True, kinds.SWITCH)
+    storage_device: str | None = setting(None, kinds.optional(training_kinds.WORKING_DEVICE))

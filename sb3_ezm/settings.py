@@ -227,6 +227,7 @@ def check_discrete(discrete: bool, values: Mapping[str, Any], configs: Configs) 
         return
     wrong = {
         "action_noise": values["action_noise"] is not None,
+        "loss_kwargs={'policy_gradient': ...}": configs.loss.policy_gradient > 0,
         "search_kwargs={'mean_candidate': 'always'}": configs.search.mean_candidate == "always",
     }
     for name, given in wrong.items():

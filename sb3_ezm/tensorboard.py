@@ -1,5 +1,5 @@
 """
-A layout for TensorBoard's "Custom scalars" tab: an overview of how training is going, and everything else that is logged.
+A layout for TensorBoard's "Custom scalars" tab: a page that says how training goes, and all else that is logged below it.
 
 Charts have a line per task instead of being a chart per task.
 """
@@ -23,7 +23,7 @@ _DIAGNOSTICS = {
     "losses": {
         "total": ["train/loss$"],
         "reward and value": ["train/(reward|value)_loss$"],
-        "policy": ["train/(policy|entropy)_loss$"],
+        "policy": ["train/(policy|policy_gradient|entropy)_loss$"],
         "consistency": ["train/(consistency|path_consistency|observation)_loss$"],
     },
     "values, rewards and dynamics": {

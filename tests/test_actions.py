@@ -235,6 +235,7 @@ def test_tasks_of_different_sizes() -> None:
     ("changes", "message"),
     [
         ({"action_noise": NormalActionNoise(np.zeros(1), np.ones(1))}, "`action_noise` is for continuous actions"),
+        ({"loss_kwargs": {"policy_gradient": 1.0}}, "policy_gradient.* is for continuous actions"),
         ({"search_kwargs": {"mean_candidate": "always"}}, "mean_candidate.* is for continuous actions"),
     ],
 )

@@ -107,6 +107,7 @@ REPLAY = [
     *((name, -0.5, f"`{name}` (-0.5) must be a number in [0, 10].") for name in ("alpha", "beta")),
     ("min_weight", 1.5, "`min_weight` (1.5) must be a number in [0, 1]."),
     ("priority_epsilon", 0.0, f"`priority_epsilon` (0.0) {POSITIVE}"),
+    ("storage_device", "nowhere", "`storage_device` ('nowhere') must be a device of PyTorch that works here"),
 ]
 CASES = (MODEL, SEARCH, TARGET, LOSS, RUNTIME, UPDATE, REPLAY)
 IMPOSSIBLE = [(config, *case) for config, cases in zip(CONFIGS, CASES, strict=True) for case in cases]
@@ -215,4 +216,4 @@ def test_defaults_are_those_of_the_paper() -> None:
     assert (target.unroll_steps, target.td_steps, target.value_target, target.policy_target) == (5, 5, "mixed", "best")
     assert (target.mixed_after, target.mixed_newest, target.reanalyze_ratio) == (50_000, 200_000, 1.0)
     assert (loss.reward, loss.value, loss.policy, loss.consistency, loss.path_consistency) == (1.0, 0.25, 1.0, 5.0, 0.25)
-    assert (loss.latent_gradient_scale, loss.observation) == (0.5, 0.0)
+    assert (loss.latent_gradient_scale, loss.policy_gradient, loss.observation) == (0.5, 0.0, 0.0)

@@ -132,7 +132,8 @@ def test_an_update_reads_nothing_back_but_its_outcome(monkeypatch: pytest.Monkey
 def test_an_update_sends_nothing_from_pageable_memory(
     monkeypatch: pytest.MonkeyPatch, meta_generator: Any, target: dict[str, Any]
 ) -> None:
-    learner = make_learner(make_policy(head_norm="batch", num_value_heads=3), target=target)
+    loss = LossConfig(policy_gradient=0.1)
+    learner = make_learner(make_policy(head_norm="batch", num_value_heads=3), target=target, loss_config=loss)
     prepare(learner)
     learner.metrics.pop()
     learner.policy.to("meta")

@@ -268,13 +268,13 @@ def test_every_example_is_listed() -> None:
 # ---------------------------------------------------------------------------------------------------------------- metrics
 
 #: Logged only with certain settings: by losses that are off by default, and by Stable-Baselines3 under certain conditions.
-CONDITIONAL = {"train/observation_loss"}
+CONDITIONAL = {"train/observation_loss", "train/policy_gradient_loss"}
 
 
 def test_the_metrics_page_lists_what_is_logged() -> None:
     seen: set[str] = set()
     env = toy_env(max_episode_steps=5, action_repeat=2)
-    losses = {"observation": 1.0}
+    losses = {"observation": 1.0, "policy_gradient": 1.0}
     for loss_kwargs in (None, losses):
         networks = {**TINY_NETWORKS, "decode_observations": loss_kwargs is not None}
         model = tiny_model(env, loss_kwargs=loss_kwargs, policy_kwargs=networks)

@@ -100,6 +100,15 @@ def test_a_shared_replay_learns_too() -> None:
     assert model.replay_buffer.task_sizes().tolist() == [10, 10, 10, 10]
 
 
+def test_the_replay_shows_the_part_of_each_task() -> None:
+    own, shared = (tiny_model(toy_env(), independent_replay=independent) for independent in (True, False))
+    for model in (own, shared):
+        model.learn(40)
+        assert model.replay_buffer.sizes == (10, 10, 10, 10)
+    assert [part.size for part in own.replay_buffer.task_buffers] == [10, 10, 10, 10]
+    assert [part.size for part in shared.replay_buffer.task_buffers] == [40]
+
+
 def test_a_batch_must_have_a_share_for_every_task() -> None:
     with pytest.raises(ConfigurationError, match=r"`batch_size` \(3\).*number of tasks \(4\)"):
         tiny_model(toy_env(), batch_size=3)

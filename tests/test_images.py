@@ -99,8 +99,9 @@ def test_rows_of_pictures_are_bytes_and_come_back() -> None:
     assert ObservationLayout(spaces.Box(0, 255, (6,), np.uint8)).image_shape is None  # bytes in a row are numbers
 
 
-def test_the_replay_keeps_bytes() -> None:
-    ring = TransitionRing(20, 30, 1, observation_dtype=np.uint8)
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_the_replay_keeps_bytes(device: str | None) -> None:
+    ring = TransitionRing(20, 30, 1, storage_device=device, observation_dtype=np.uint8)
     rows = np.random.default_rng(0).integers(0, 256, (3, 30), dtype=np.uint8)
     for before, after in itertools.pairwise(rows):
         one = np.zeros(1, np.int64)
@@ -109,10 +110,10 @@ def test_the_replay_keeps_bytes() -> None:
         ring.add(one, Transitions(one, before[None], np.zeros((1, 1), np.float32), numbers, after[None], no, no, no, numbers))
     assert ring.observation.nbytes == 20 * 30
     segments = ring.gather(np.array([0]), 2)
-    assert np.array_equal(segments.observations.numpy()[0], rows) and segments.observations.numpy().dtype == np.uint8
-    other = TransitionRing(20, 30, 1, observation_dtype=np.uint8)
+    assert np.array_equal(np.asarray(segments.observations)[0], rows) and np.asarray(segments.observations).dtype == np.uint8
+    other = TransitionRing(20, 30, 1, storage_device=device, observation_dtype=np.uint8)
     other.load_state_dict(ring.state_dict())
-    assert np.array_equal(other.gather(np.array([0]), 2).observations.numpy()[0], rows)
+    assert np.array_equal(np.asarray(other.gather(np.array([0]), 2).observations)[0], rows)
 
 
 @pytest.mark.parametrize(

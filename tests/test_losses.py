@@ -29,7 +29,7 @@ from tests.target_oracle import SlowLosses, SlowSupport, make_targets, make_unro
 from tests.tiny import GAUSSIAN, log_std_of, mean_of
 
 NAMES = ("reward", "value", "policy", "consistency", "path_consistency", "entropy")
-ADDITIONS = ("observation",)  # not in the paper, off by default
+ADDITIONS = ("policy_gradient", "observation")  # not in the paper, off by default
 PAPER = LossConfig()
 # H(3) = sqrt(4) - 1 + 0.003 = 1.003, so the atoms stand for -3, 0 and 3.
 THREE = CategoricalSupport(3.0, 3)

@@ -14,7 +14,7 @@ import pytest
 import torch as th
 
 from sb3_ezm import ConfigurationError
-from sb3_ezm.config import RuntimeConfig, SearchConfig
+from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig
 from sb3_ezm.learning import learner as learner_module
 from sb3_ezm.learning.learner import Learner
 from sb3_ezm.runtime.graphs import CudaGraphs, StaticFunction, Tensors, compiled, padded_rows
@@ -376,7 +376,8 @@ def test_unroll_losses_and_search_are_captured_whole() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_updates_are_updates() -> None:
+@pytest.mark.parametrize("loss", [LossConfig(), LossConfig(policy_gradient=0.1)])
+def test_compiled_updates_are_updates(loss: LossConfig) -> None:
     th._dynamo.reset()
     captured = th._dynamo.utils.counters["stats"]
     before = captured["unique_graphs"]
@@ -384,7 +385,7 @@ def test_compiled_updates_are_updates() -> None:
     start: Weights = {}
     for runtime in (RuntimeConfig(), COMPILE):
         th.manual_seed(0)
-        learner = make_learner(runtime=runtime)
+        learner = make_learner(loss_config=loss, runtime=runtime)
         start = start or {name: value.clone() for name, value in learner.policy.state_dict().items()}
         th.manual_seed(0)
         results.append((learner, updates_of(learner, 2)))

@@ -23,6 +23,7 @@ from torch import nn
 from sb3_ezm import EZM, ConfigurationError
 from sb3_ezm.arguments import ARGUMENTS, NESTED
 from sb3_ezm.buffers import PerTaskReplayBuffer
+from sb3_ezm.buffers.storage import TensorColumn
 from sb3_ezm.config import ModelConfig
 from sb3_ezm.presets import merge_settings
 from tests.tiny import TINY, SpaceEnv, toy_env
@@ -84,6 +85,7 @@ ACTING: list[tuple[str, Any, dict[str, Any]]] = [
         (f"loss_kwargs.{name}", 3.0, {})
         for name in ("reward", "value", "policy", "consistency", "path_consistency", "entropy")
     ),
+    ("loss_kwargs.policy_gradient", 3.0, {}),
     ("loss_kwargs.latent_gradient_scale", 0.0, {}),
     ("loss_kwargs.observation", 3.0, DECODED),
     ("replay_buffer_kwargs.min_weight", 1.0, {}),
@@ -111,7 +113,7 @@ BELOW |= {
     "_init_setup_model",
     "device",
 }
-BELOW |= {"policy_kwargs.net_arch"}
+BELOW |= {"replay_buffer_kwargs.storage_device", "policy_kwargs.net_arch"}
 ELSEWHERE = {
     **{"search_kwargs.pack_weights": "tests/test_packing.py", "policy_kwargs.image_channels": "tests/test_images.py"},
     **dict.fromkeys(("policy", "preset"), "tests/test_defaults.py"),
@@ -230,6 +232,9 @@ def test_paths_and_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_how_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(
+        make(replay_buffer_kwargs={"storage_device": "cpu"}).replay_buffer.replays[0].ring.observation, TensorColumn
+    )
     if not th.cuda.is_available():
         with pytest.raises(ConfigurationError, match="CUDA"):
             make(runtime_kwargs={"cuda_graphs": True})

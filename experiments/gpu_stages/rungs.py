@@ -38,23 +38,27 @@ RUNGS: dict[str, dict[str, Any]] = {
     "tf32": {"mixed_precision": False, "tf32": True},
     "bf16": {"mixed_precision": True},
     "graphs": {"mixed_precision": True, "runtime_kwargs": GRAPHS},
+    "graphs, replay on device": {"mixed_precision": True, "runtime_kwargs": GRAPHS, "device_replay": True},
     "compiled": {"mixed_precision": True, "runtime_kwargs": COMPILED},
     "compiled and graphs": {"mixed_precision": True, "runtime_kwargs": {**GRAPHS, **COMPILED}},
 }
 SLOW = ("compiled", "compiled and graphs")  # their first calls take a minute or more
 
 
-def settings_of(rung: str, quick: bool = False) -> dict[str, Any]:
+def settings_of(rung: str, device: str, quick: bool = False) -> dict[str, Any]:
     """
     :param rung: key of ``RUNGS``
+    :param device: device the networks run on
     :param quick: compile with a backend that only captures
     :return: keywords of ``EZM``
     """
-    changes = {name: value for name, value in RUNGS[rung].items() if name != "tf32"}
+    changes = {name: value for name, value in RUNGS[rung].items() if name not in ("tf32", "device_replay")}
     runtime = {"priority_lag": LAG, **changes.get("runtime_kwargs", {})}
     if quick and runtime.get("compile"):
         runtime["compile_backend"] = "eager"
     changes["runtime_kwargs"] = runtime
+    if RUNGS[rung].get("device_replay"):
+        changes["replay_buffer_kwargs"] = {"storage_device": device}
     return changes
 
 
@@ -73,7 +77,7 @@ def make_model(size: str, rung: str, request: Request) -> EZM:
     :return: an algorithm with random steps in its replay; falls do not end episodes, so segments are complete
     """
     steps = 40 if request.quick else 200
-    changes: dict[str, Any] = {**SIZES[size], **settings_of(rung, request.device == "cpu")}
+    changes: dict[str, Any] = {**SIZES[size], **settings_of(rung, request.device, request.device == "cpu")}
     if request.device == "cpu":  # a rehearsal needs less data
         changes["batch_size"] = 18
     env = make_multitask_env(request.suite, seed=request.seed, ignore_termination=True)

@@ -153,7 +153,7 @@ def build(request: Request, choice: Choice) -> EZM:
     :return: the algorithm
     """
     set_tf32(choice.rung)
-    changes = settings_of(choice.rung, request.device == "cpu")
+    changes = settings_of(choice.rung, request.device, request.device == "cpu")
     changes |= {"train_freq": choice.train_freq, "gradient_steps": choice.gradient_steps}
     if request.quick:
         changes |= {"learning_starts": 90, "batch_size": 18}

@@ -145,7 +145,7 @@ def ezm_cost(preset: str) -> Cost:
     update = {
         "search": float(flops.reanalyze(configs.search, configs.target, rows) - positions * bootstrap),
         "bootstrap": float(positions * bootstrap),
-        "gradient": float(flops.gradient_step(configs.target.unroll_steps, rows)),
+        "gradient": float(flops.gradient_step(configs.loss, configs.target.unroll_steps, rows)),
     }
     repeat = known.env.get("action_repeat", 1)
     every, per = arguments["train_freq"], arguments["gradient_steps"]

@@ -83,6 +83,7 @@ ADDITIONS = (
         "paper-stored-search", "positions not searched again use the old search", {"target_kwargs.use_stored_search": True}
     ),
     Variant("paper-value-target", "the paper's mixed value target", {"value_target": "mixed"}),
+    Variant("paper-policy-gradient", "no value gradient of the policy", {"loss_kwargs.policy_gradient": 0.0}),
 )
 """Additions to the paper that presets have, each taken back."""
 

@@ -41,7 +41,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         Each ended episode spends one row on its last observation, so a full ring holds slightly fewer transitions.
     :param observation_space: observation space of one environment
     :param action_space: action space of one environment
-    :param device: kept for Stable-Baselines3; batches are on the CPU
+    :param device: kept for Stable-Baselines3; batches stay where they are stored, see ``storage_device``
     :param n_envs: number of parallel environments
     :param optimize_memory_usage: must stay False; every observation is stored only once anyway
     :param handle_timeout_termination: tell truncation from termination by ``info["TimeLimit.truncated"]``. If False, every
@@ -55,6 +55,8 @@ class PerTaskReplayBuffer(ReplayBuffer):
     :param priority_epsilon: added to every priority (released code: 1e-6)
     :param independent: False for the paper's ablation: a single ring of ``num_tasks * buffer_size`` transitions with one set
         of priorities, from which batches are drawn regardless of the task
+    :param storage_device: keep observations, actions, rewards and search values as tensors on this device and gather batches
+        there, e.g. ``"cuda"``; None keeps NumPy arrays, whose batches go through pinned memory. Priorities stay on the host
     :param seed: seed of the sampling
     :raises ConfigurationError: for impossible settings
     """
@@ -80,9 +82,12 @@ class PerTaskReplayBuffer(ReplayBuffer):
         min_weight: float = ReplayConfig.min_weight,
         priority_epsilon: float = ReplayConfig.priority_epsilon,
         independent: bool = ReplayConfig.independent,
+        storage_device: str | None = ReplayConfig.storage_device,
         seed: int | None = None,
     ) -> None:
-        config = ReplayConfig(buffer_size, independent, alpha, beta, min_weight, priority_epsilon, handle_timeout_termination)
+        config = ReplayConfig(
+            buffer_size, independent, alpha, beta, min_weight, priority_epsilon, handle_timeout_termination, storage_device
+        )
         # Not `ReplayBuffer.__init__`, which would allocate arrays for observation and next observation of every step.
         BaseBuffer.__init__(self, config.buffer_size, observation_space, action_space, device, n_envs=n_envs)
         if isinstance(action_space, spaces.Discrete):
@@ -108,10 +113,10 @@ class PerTaskReplayBuffer(ReplayBuffer):
         settings = (config.alpha, config.beta, config.min_weight, config.priority_epsilon)
         try:
             return [
-                PrioritizedRing(TransitionRing(*sizes, self.layout.dtype), *settings)
+                PrioritizedRing(TransitionRing(*sizes, config.storage_device, self.layout.dtype), *settings)
                 for _ in range(self.num_tasks if config.independent else 1)
             ]
-        except MemoryError as error:
+        except (MemoryError, RuntimeError) as error:
             raise ConfigurationError(
                 f"`buffer_size` ({config.buffer_size}) is too large: rings of {capacity:,} rows with {self.layout.size} + "
                 f"{self.action_dim} numbers do not fit into memory ({error})."
@@ -126,6 +131,16 @@ class PerTaskReplayBuffer(ReplayBuffer):
         self.rng = np.random.default_rng(seed)
 
     # ------------------------------------------------------------------------------------------------------- content
+
+    @property
+    def task_buffers(self) -> tuple[PrioritizedRing, ...]:
+        """Each task's part, in the order of their ids, with its ``size``; a single one if they share it."""
+        return tuple(self.replays)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Stored transitions of every task."""
+        return tuple(self.task_sizes().tolist())
 
     def task_sizes(self) -> IntArray:
         """
@@ -312,10 +327,11 @@ class PerTaskReplayBuffer(ReplayBuffer):
         return batch if env is None else self._normalize(batch, env)
 
     def _normalize(self, batch: SegmentBatch, env: VecNormalize) -> SegmentBatch:
-        rows = batch.observations.flatten(0, 1).numpy()
+        # Normalization is done by NumPy: data on a device comes to the host for it.
+        rows = batch.observations.flatten(0, 1).cpu().numpy()
         tasks = batch.tasks.repeat_interleave(batch.observations.shape[1]).numpy()
         flat, _ = self.layout.flatten(env.normalize_obs(self.layout.unflatten(rows, tasks)))
-        rewards = env.normalize_reward(batch.rewards.numpy())
+        rewards = env.normalize_reward(batch.rewards.cpu().numpy())
         return batch._replace(observations=th.from_numpy(flat).view_as(batch.observations), rewards=th.from_numpy(rewards))
 
     def update_priorities(self, tasks: npt.ArrayLike, tickets: npt.ArrayLike, priorities: npt.ArrayLike) -> int:

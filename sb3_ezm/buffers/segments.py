@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch as th
 
 from sb3_ezm.buffers.restoring import SIZES, check_ring
+from sb3_ezm.buffers.storage import make_column
 from sb3_ezm.errors import ConfigurationError, NonFiniteError
 from sb3_ezm.types import BoolArray, FloatArray, IntArray, SegmentBatch
 
@@ -97,6 +98,7 @@ class TransitionRing:
     :param action_size: ``A``
     :param num_streams: number of streams that write into the ring
     :param num_tasks: number of tasks, for the counts of transitions
+    :param storage_device: device that holds observations, actions, rewards and search values; None for NumPy arrays
     :param observation_dtype: of the observations
     :raises ConfigurationError: if the capacity is below :func:`minimum_rows` or sizes are not positive
     """
@@ -120,6 +122,7 @@ class TransitionRing:
         action_size: int,
         num_streams: int = 1,
         num_tasks: int = 1,
+        storage_device: str | None = None,
         observation_dtype: npt.DTypeLike = np.float32,
     ) -> None:
         if min(observation_size, action_size, num_streams, num_tasks) < 1:
@@ -139,17 +142,18 @@ class TransitionRing:
         self.action_size = action_size
         self.num_streams = num_streams
         self.num_tasks = num_tasks
+        self.storage_device = storage_device
         self.observation_dtype = np.dtype(observation_dtype).name
         self.generation = 0  # how often it was cleared: older tickets no longer name a row
         self._allocate()
 
     def _allocate(self) -> None:
-        self.observation = np.zeros((self.capacity, self.observation_size), dtype=self.observation_dtype)
-        self.action = np.zeros((self.capacity, self.action_size), dtype=np.float32)
-        self.reward = np.zeros(self.capacity, dtype=np.float32)
+        self.observation = make_column((self.capacity, self.observation_size), self.storage_device, self.observation_dtype)
+        self.action = make_column((self.capacity, self.action_size), self.storage_device)
+        self.reward = make_column((self.capacity,), self.storage_device)
         self.terminated = np.zeros(self.capacity, dtype=np.bool_)
         self.searched = np.zeros(self.capacity, dtype=np.bool_)
-        self.search_value = np.zeros(self.capacity, dtype=np.float32)
+        self.search_value = make_column((self.capacity,), self.storage_device)
         self.task = np.zeros(self.capacity, dtype=np.int16)
         self.step = np.zeros(self.capacity, dtype=np.int32)
         # Transitions of the same task stored before this one, modulo 2**32 (enough to tell ages in a ring below 2**31).
@@ -158,6 +162,8 @@ class TransitionRing:
         self.counts = np.zeros(self.num_tasks, dtype=np.int64)
         self.total_added = np.zeros(self.num_tasks, dtype=np.int64)
         self._newest = np.full(self.num_streams, -1, dtype=np.int64)
+        # Only for a device: reading the newest rows from it would wait for all its pending work.
+        self._newest_observations: FloatArray | None = None
 
     @property
     def full(self) -> bool:
@@ -182,7 +188,7 @@ class TransitionRing:
         """
         self._close_before_overwriting(2 * len(streams))
         slots = self._newest[streams]
-        fresh = np.flatnonzero(~self._continues(slots, transitions))
+        fresh = np.flatnonzero(~self._continues(streams, slots, transitions))
         rows = (self.rows_written + np.arange(len(fresh) + len(streams))) % self.capacity
         freed = self._clear(rows)
         self.observation[rows[: len(fresh)]] = transitions.observations[fresh]
@@ -200,15 +206,23 @@ class TransitionRing:
         self.step[slots] = (next_slots - slots) % self.capacity
         self._count(slots, transitions.tasks)
         self._newest[streams] = np.where(transitions.ended, -1, next_slots)
+        if self._newest_observations is not None:
+            self._newest_observations[streams] = transitions.next_observations
         return StoredRows(slots, freed)
 
     def _close_before_overwriting(self, num_rows: int) -> None:
         ahead = (self._newest - self.rows_written) % self.capacity
         self._newest[ahead < num_rows] = -1
 
-    def _continues(self, slots: IntArray, transitions: Transitions) -> BoolArray:
+    def _continues(self, streams: IntArray, slots: IntArray, transitions: Transitions) -> BoolArray:
         """Whether each transition starts at the newest row of its stream."""
-        same: BoolArray = (self.observation[slots] == transitions.observations).all(axis=1)
+        if self.storage_device is None:
+            newest = self.observation[slots]
+        else:
+            if self._newest_observations is None:  # after creation or loading
+                self._newest_observations = self.observation[self._newest]
+            newest = self._newest_observations[streams]
+        same: BoolArray = (newest == transitions.observations).all(axis=1)
         same &= (slots >= 0) & (self.task[slots] == transitions.tasks)
         return same
 
@@ -243,7 +257,8 @@ class TransitionRing:
 
         :param slots: ``[B]``, slots of transitions
         :param horizon: ``H``
-        :return: segments that end where the episode or the recorded data ends, of equal weight
+        :return: segments that end where the episode or the recorded data ends, of equal weight. With a ``storage_device``
+            the columns stored there are gathered there
         """
         path = np.empty((len(slots), horizon + 1), dtype=np.int64)
         path[:, 0] = slots
@@ -310,13 +325,15 @@ class TransitionRing:
         :param state: from :meth:`state_dict`
         :raises ConfigurationError: if it is of a ring of different sizes
         """
-        check_ring(state, {name: getattr(self, name) for name in SIZES}, {n: getattr(self, n).dtype for n in self._COLUMNS})
+        dtypes = {name: getattr(getattr(self, name), "dtype", np.float32) for name in self._COLUMNS}
+        check_ring(state, {name: getattr(self, name) for name in SIZES}, dtypes)
         names = (*SIZES, *self._COLUMNS, "rows_written", "generation", "counts", "total_added", "_newest")
-        self.__setstate__({name: state[name] for name in names})
+        self.__setstate__({**{name: state[name] for name in names}, "storage_device": self.storage_device})
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep only the rows that have been used."""
         state = self.__dict__.copy()
+        del state["_newest_observations"]  # a copy of rows
         for name in self._COLUMNS:
             state[name] = state[name][: self.rows_written]
         return state
