@@ -28,7 +28,7 @@ DEFAULTS = {**plain_defaults(), **OWN}
 
 def test_the_table_has_every_argument() -> None:
     assert list(ARGUMENTS) == list(SIGNATURE)
-    assert re.findall(r"^\s+:param (\w+):", EZM.__doc__ or "", re.MULTILINE) == list(SIGNATURE)
+    assert re.findall(r"^ *:param (\w+):", EZM.__doc__ or "", re.MULTILINE) == list(SIGNATURE)
     assert {name for name in ARGUMENTS if name.endswith("_kwargs")} == {*NESTED, "policy_kwargs"}
 
 

@@ -45,6 +45,7 @@ def test_preset_and_misspelled_names() -> None:
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "envpool", None)
+    monkeypatch.setattr(loading, "LOWEST_PYTHON", (3, 0))
     loading.load.cache_clear()
     try:
         with pytest.raises(loading.EnvPoolUnavailableError, match=r"need EnvPool .*: pip install 'sb3-ezm\[envpool\]'$"):
