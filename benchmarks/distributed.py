@@ -1,5 +1,6 @@
 """
-What collectors cost and bring: ``python -m benchmarks.distributed``. Needs Ray (the extra ``distributed``).
+What collectors and learners cost and bring: ``python -m benchmarks.distributed``. Needs Ray (the extra ``distributed``), but for
+``--only learning``.
 
 CPU time counts all processes with environments and the driver, so that other programs on the machine interfere little;
 wall-clock time says something only on an idle machine with a core for each process. Contenders take turns.
@@ -8,9 +9,11 @@ wall-clock time says something only on an idle machine with a core for each proc
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -21,6 +24,7 @@ from benchmarks.measuring import Row, report
 from sb3_ezm import EZM, load_preset, make_multitask_env
 from sb3_ezm.collector import Collector
 from sb3_ezm.distributed import RayVecEnv
+from sb3_ezm.learning.data_parallel import DataParallelLearner
 
 SLEEP = 0.005  # seconds that a step of the sleeping environment takes
 
@@ -197,6 +201,45 @@ def sleeping(collectors: int, copies: int, steps: int, turns: int) -> list[Row]:
     ]
 
 
+def learning(suite: str, learners: Sequence[int], updates: int, turns: int, settings: dict[str, Any]) -> list[Row]:
+    """
+    :param suite: of environments
+    :param learners: numbers of processes that share each update
+    :param updates: of a turn
+    :param turns: of each number, one number after the other: a program has one group of learners at a time
+    :param settings: of the model
+    :return: a row for each number of learners
+    """
+    rows: list[Row] = []
+    for count in learners:
+        env: Any = make_multitask_env(suite, 1, seed=0)
+        model = EZM("MultiInputPolicy", env, **{**settings, "runtime_kwargs": {"learners": count}})
+        model.learning_starts = 10**9
+        model.learn(200 * env.num_envs)
+        model.train(1, model.batch_size)  # starts the processes
+        cpu, driver, wall = [], [], []
+        for _ in range(turns):
+            before, own, began = _cpu_of_learners(model), time.process_time(), time.perf_counter()
+            model.train(updates, model.batch_size)
+            wall.append((time.perf_counter() - began) / updates)
+            driver.append((time.process_time() - own) / updates)
+            cpu.append((_cpu_of_learners(model) - before) / updates)
+        row: Row = {"learners": count, "segments": model.batch_size, "CPU ms per update": 1e3 * float(np.median(cpu))}
+        rows.append(row | {"of it first": 1e3 * float(np.median(driver)), "updates/s": 1.0 / float(np.median(wall))})
+        if isinstance(model.learner, DataParallelLearner):
+            model.learner.close()
+        env.close()
+    return rows
+
+
+def _cpu_of_learners(model: EZM) -> float:
+    """Seconds of this process and of those that share its updates (Linux; in steps of a hundredth)."""
+    group = getattr(model.learner, "_group", None)
+    pids = [] if group is None else [process.pid for process in group._processes]
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return time.process_time() + sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     """Run as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -207,15 +250,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="of a round")
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--sleepers", type=int, nargs=2, default=[2, 16], metavar=("COLLECTORS", "ENVIRONMENTS"))
+    parser.add_argument("--learners", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--updates", type=int, default=10, help="of a turn")
+    parser.add_argument("--only", choices=["speeds", "wire", "sleeping", "learning"], help="this table alone")
     parser.add_argument("--json", default=None, help="also write the tables to this file")
     args = parser.parse_args()
     th.set_num_threads(1)
     settings = {**load_preset(args.preset), "device": "cpu", "seed": 0, "buffer_size": 1000}
-    tables = {
-        "speeds": speeds(args.suite, args.copies, args.collectors, args.steps, args.turns, settings),
-        "wire": wire(args.suite, settings, args.steps, args.turns),
-        "sleeping": sleeping(*args.sleepers, args.steps, args.turns),
+    measurements: dict[str, Callable[[], list[Row]]] = {
+        "speeds": lambda: speeds(args.suite, args.copies, args.collectors, args.steps, args.turns, settings),
+        "wire": lambda: wire(args.suite, settings, args.steps, args.turns),
+        "sleeping": lambda: sleeping(*args.sleepers, args.steps, args.turns),
+        "learning": lambda: learning(args.suite, args.learners, args.updates, args.turns, settings),
     }
+    tables = {name: measure() for name, measure in measurements.items() if args.only in (None, name)}
     report("distributed", th.device("cpu"), tables, args.json)
 
 

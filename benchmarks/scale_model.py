@@ -32,7 +32,7 @@ class Figures:
     :param steps: of a round
     :param ratio: updates for each environment step
     :param update: time of one update on one GPU
-    :param gradient: bytes that an averaging of gradients sends and receives per GPU
+    :param gradient: bytes of gradients, weights and target network that each GPU exchanges for an update
     :param link: of GPUs with each other, bytes per second
     """
 
@@ -46,7 +46,7 @@ class Figures:
     steps: int = 8
     ratio: float = 1.0 / 36.0
     update: float = 0.016
-    gradient: float = 10.8e6
+    gradient: float = 16.2e6
     link: float = 25e9
 
 

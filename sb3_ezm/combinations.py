@@ -30,6 +30,14 @@ def check_contradictions(configs: Configs, policy: EZMPolicy, train_freq: Any, n
     batch_size, num_tasks = configs.update.batch_size, len(policy.task_set)
     if configs.replay.independent and batch_size < num_tasks:
         raise ConfigurationError(f"`batch_size` ({batch_size}) is below the number of tasks ({num_tasks}).")
+    learners = configs.runtime.learners
+    if batch_size < learners:
+        raise ConfigurationError(f"`batch_size` ({batch_size}) is below the number of `learners` ({learners}).")
+    if learners > 1 and configs.loss.policy_gradient > 0:
+        raise ConfigurationError(
+            f"The loss weight `policy_gradient` ({configs.loss.policy_gradient}) compares all segments of a task, which "
+            f"several `learners` ({learners}) share out: use one learner, or a weight of 0."
+        )
     weight = configs.loss.observation
     if weight > 0 and not policy.model_config.decode_observations:
         raise ConfigurationError(
@@ -75,6 +83,7 @@ def check_combinations(
         *_of_proposals(policy.task_set.discrete),
         *_others(configs, len(policy.task_set)),
         (RuntimeConfig, "overlap", gradient_steps == 1, pairs),
+        (RuntimeConfig, "learner_time_limit", configs.runtime.learners == 1, "there is one learner (`learners` is 1)"),
     ]
     for config, name, inert, why in rules:
         value = getattr(used[config], name)

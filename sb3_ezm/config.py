@@ -297,6 +297,9 @@ class RuntimeConfig(Settings):
         minutes with the backend ``"inductor"``
     :param compile_backend: of ``torch.compile``
     :param cuda_graphs: record searches and gradients as CUDA graphs and replay them; needs a CUDA device
+    :param learners: processes, with this one, that share the reanalysis and the gradient of every batch; on GPUs one each.
+        Results are those of one process up to rounding
+    :param learner_time_limit: seconds that learners may take to start, and for an update; then they are ended with an error
     """
 
     mixed_precision: bool = setting(False, kinds.SWITCH)
@@ -306,9 +309,17 @@ class RuntimeConfig(Settings):
     compile: bool = setting(False, kinds.SWITCH)
     compile_backend: str = setting("inductor", kinds.TEXT)
     cuda_graphs: bool = setting(False, kinds.SWITCH)
+    learners: int = setting(1, kinds.whole(1, 1000))
+    learner_time_limit: float = setting(600.0, kinds.TIME_LIMIT)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("overlap", "compile", "cuda_graphs"):
+            _require(
+                self.learners == 1 or not getattr(self, name),
+                f"`{name}` does not work with several `learners` ({self.learners}): use "
+                f"`runtime_kwargs={{'{name}': False, 'learners': {self.learners}}}`, or one learner.",
+            )
         _require(
             not (self.overlap and self.static),
             f"`overlap` is for plain functions on a CPU, not with `compile` ({self.compile}) or `cuda_graphs` "

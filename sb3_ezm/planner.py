@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch as th
 
@@ -44,6 +45,7 @@ class Planner:
         noise_generator: th.Generator | Sequence[th.Generator] | None = None,
         bfloat16: bool = False,
         limit: int | None = None,
+        among: th.Tensor | None = None,
     ) -> SearchOutput:
         """
         Search from every root, at most ``max_roots`` per call.
@@ -57,18 +59,24 @@ class Planner:
         :param bfloat16: run the networks in bfloat16
         :param limit: largest number of roots in calls like this one; fixed shapes are rounded up to a few sizes below it. None
             gives every number of roots its own shape
+        :param among: if other processes search from more roots, which of all ``[N]`` these are, on the CPU. Random draws are
+            made for all of them, so that they do not depend on how roots are shared out
         :return: actions in [-1, 1], improved policy, search values and statistics
         """
         most = self.runtime.max_roots
+        parts = None if among is None else among.split(most)
+        sizes: Any = most if parts is None else [int(part.sum()) for part in parts]
         outputs: list[SearchOutput] = []
-        for roots, ids in zip(observations.split(most), tasks.split(most), strict=True):
+        for roots, ids in zip(observations.split(sizes), tasks.split(sizes), strict=True):
             heads = choose_heads(self.config, len(model.value_heads), generator)
             if generator is None:
                 noise = deterministic_noise(self.config, roots, model.action_mask.shape[1])
             else:
                 source = noise_generator or generator
                 own = source[len(outputs) * most :][:most] if isinstance(source, Sequence) else source
-                noise = draw_noise(self.config, len(ids), model.action_mask.shape[1], own)
+                part = th.ones(len(ids), dtype=th.bool) if parts is None else parts[len(outputs)]
+                noise = draw_noise(self.config, len(part), model.action_mask.shape[1], own)
+                noise = noise if parts is None else noise.rows(part)
             if self._static and generator is not None:
                 rows = None if limit is None else min(most, limit)
                 outputs.append(self._static[bfloat16](model, roots, ids, heads, noise, rows))

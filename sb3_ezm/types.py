@@ -110,6 +110,14 @@ class SegmentBatch(NamedTuple):
         """
         return self if self.drawn is None else self.drawn
 
+    def rows(self, chosen: slice) -> SegmentBatch:
+        """
+        :param chosen: some of the rows
+        :return: views of them
+        """
+        drawn = None if self.drawn is None else self.drawn.rows(chosen)
+        return SegmentBatch._make([*(column[chosen] for column in self[:-1]), drawn])
+
     def reached_observations(self) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
         :return: all observations ``[N, O]``, their tasks ``[N]``, and weights ``[N]``: 0 for repetitions of an episode's end

@@ -40,7 +40,7 @@ from sb3_ezm.ezm import EZM
 from sb3_ezm.files import replacing
 from sb3_ezm.fine_tuning import add_tasks
 from sb3_ezm.multitask.factory import make_multitask_env
-from sb3_ezm.presets import get_preset, load_preset
+from sb3_ezm.presets import get_preset, load_preset, merge_settings
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.video import VideoUnavailableError, record_videos
 
@@ -98,7 +98,8 @@ def train(
             )
             stack.callback(env.close)
             if resumes:
-                model = EZM.resume(folder / CHECKPOINTS, env, new_episodes, device=device, tensorboard_log=log)
+                sharing = _sharing(settings)
+                model = EZM.resume(folder / CHECKPOINTS, env, new_episodes, device=device, tensorboard_log=log, **sharing)
             else:
                 model = _start(settings, env, device, log)
             settings.write(folder)
@@ -120,15 +121,21 @@ def _placement(settings: RunSettings) -> dict[str, Any]:
     return {"vec_env_cls": RayVecEnv, "vec_env_kwargs": keywords}
 
 
+def _sharing(settings: RunSettings) -> dict[str, Any]:
+    """How many processes learn, in keywords of ``EZM``."""
+    return {} if settings.learners is None else {"runtime_kwargs": {"learners": settings.learners}}
+
+
 def _start(settings: RunSettings, env: VecEnv, device: str, log: str | None) -> EZM:
+    changed = merge_settings(dict(settings.changes), _sharing(settings))
     if settings.start is not None:
         trained = load_model(Path(settings.start), device)
-        changes = {**settings.changes, "seed": settings.seed, "tensorboard_log": log}
+        changes = {**changed, "seed": settings.seed, "tensorboard_log": log}
         return add_tasks(trained, env, settings.like, **changes)
     policy = get_preset(settings.preset).policy
     if policy == "MlpPolicy":  # SB3's name for observations that are not a dictionary; the network is the same
         policy = "MultiInputPolicy"
-    arguments = load_preset(settings.preset, **settings.changes)
+    arguments = load_preset(settings.preset, **changed)
     try:
         return EZM(policy, env, tensorboard_log=log, **{**arguments, "seed": settings.seed, "device": device})
     except (TypeError, ValueError) as error:

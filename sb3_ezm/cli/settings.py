@@ -53,6 +53,7 @@ class RunSettings:
     :param step_timeout: seconds that a step or reset of the environments may take; None for no limit
     :param collectors: processes that act; 0 for this one
     :param address: of the Ray cluster that they are in; None for one on this machine
+    :param learners: processes that share every update; None for what the preset and ``changes`` say, usually one
     :param protocol: of the evaluations: ``"respected"``, ``"ignored"`` or ``"both"``; None for that of the training episodes
     """
 
@@ -75,6 +76,7 @@ class RunSettings:
     gradient_similarity: int = 0
     collectors: int = 0
     address: str | None = None
+    learners: int | None = None
 
     def __post_init__(self) -> None:
         if self.steps_per_task is None and self.minutes is None:

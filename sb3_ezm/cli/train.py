@@ -20,7 +20,7 @@ from sb3_ezm.video import prefer_egl
 # What a continued training keeps unless it is given again.
 _RENEWABLE = (
     *("steps_per_task", "minutes", "checkpoint_every", "eval_every", "eval_episodes", "protocol", "step_timeout"),
-    *("collectors", "address"),
+    *("collectors", "address", "learners"),
 )
 
 

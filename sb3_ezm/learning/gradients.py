@@ -17,6 +17,14 @@ from sb3_ezm.runtime.graphs import GraphRecorder, StaticFunction, compiled
 from sb3_ezm.types import SegmentBatch, TargetBatch
 
 
+class Reports(NamedTuple):
+    """What evaluating the loss gives besides the gradients."""
+
+    errors: th.Tensor  # [B]  value error of the first position
+    losses: dict[str, th.Tensor]  # [B] by name, unweighted
+    figures: dict[str, th.Tensor]  # [] by name, for the log
+
+
 class GradientOutput(NamedTuple):
     """What a gradient step gives besides the gradients themselves."""
 
@@ -93,8 +101,7 @@ class GradientStep:
         :param targets: their targets
         :return: norms, losses, value errors and metrics
         """
-        steps = self.loss.unroll_steps
-        inputs = batch.observations[:, : steps + 1], batch.actions[:, :steps], batch.weights
+        inputs = self._inputs(batch)
         if self._static is None:
             return self._compute(*inputs, targets)
         for parameter, gradient in self._gradients:  # graphs write to this memory, whatever the attribute refers to by then
@@ -114,18 +121,47 @@ class GradientStep:
     def _compute(
         self, observations: th.Tensor, actions: th.Tensor, weights: th.Tensor, targets: TargetBatch
     ) -> GradientOutput:
+        return self.clip(self._backward(observations, actions, weights, targets))
+
+    def _inputs(self, batch: SegmentBatch) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        steps = self.loss.unroll_steps
+        return batch.observations[:, : steps + 1], batch.actions[:, :steps], batch.weights
+
+    def backward(self, batch: SegmentBatch, targets: TargetBatch, share: float) -> Reports:
+        """
+        Replace the gradients by a part of those of a larger batch, neither clipped nor recorded.
+
+        :param batch: some of its segments
+        :param targets: their targets
+        :param share: of the segments that these are
+        :return: losses, value errors and metrics of these segments
+        """
+        return self._backward(*self._inputs(batch), targets, share)
+
+    def _backward(
+        self, observations: th.Tensor, actions: th.Tensor, weights: th.Tensor, targets: TargetBatch, share: float = 1.0
+    ) -> Reports:
         self.loss.zero_grad(set_to_none=self._static is None)  # a graph accumulates into the same memory each time
         loss, losses, unroll = self._evaluate(observations, actions, weights, targets)
-        loss.backward()
+        loss.backward(None if share == 1.0 else th.full_like(loss, share))
+        errors, figures = _figures(self.loss.model, targets, unroll)
+        losses = {name: value.detach() for name, value in losses.items()}
+        figures.update({f"{name}_loss": value.mean() for name, value in losses.items()}, loss=loss.detach())
+        return Reports(errors, losses, figures)
+
+    def clip(self, reports: Reports) -> GradientOutput:
+        """
+        Bound the gradients that the parameters have.
+
+        :param reports: of the batch
+        :return: the same with the norms
+        """
         parameters = [parameter for parameter in self.loss.parameters() if parameter.grad is not None]
         # As `clip_grad_norm_` does, but keeping the norms of the parameters.
         norms = th.stack([th.linalg.vector_norm(parameter.grad) for parameter in parameters])
         norm = th.linalg.vector_norm(norms)
         clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
-        errors, figures = _figures(self.loss.model, targets, unroll)
-        losses = {name: value.detach() for name, value in losses.items()}
-        figures.update({f"{name}_loss": value.mean() for name, value in losses.items()}, loss=loss.detach(), grad_norm=norm)
-        return GradientOutput(errors, norm, norms, losses, figures)
+        return GradientOutput(reports.errors, norm, norms, reports.losses, {**reports.figures, "grad_norm": norm})
 
     def parameter_names(self) -> list[str]:
         """

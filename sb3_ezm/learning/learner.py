@@ -19,8 +19,9 @@ from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig, TargetConfig
 from sb3_ezm.devices import Readback, num_threads
 from sb3_ezm.errors import ConfigurationError, NonFiniteError
 from sb3_ezm.finite import describe_gradient
-from sb3_ezm.learning.gradients import GradientStep, UnrollLoss
+from sb3_ezm.learning.gradients import GradientOutput, GradientStep, UnrollLoss
 from sb3_ezm.learning.reanalyze import Reanalyzed, Reanalyzer
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.planner import Planner
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.runtime.graphs import CudaGraphs, check_backend
@@ -185,8 +186,15 @@ class Learner:
         if self._second_thread is not None:
             return Reanalysis(batch, self._second_thread.submit(self._reanalyze_with, th.get_num_threads(), *arguments))
         done: Future[Reanalyzed] = Future()
-        done.set_result(self.reanalyzer(*arguments))
+        done.set_result(self._reanalyze(*arguments))
         return Reanalysis(batch, done)
+
+    def _reanalyze(self, model: WorldModel, batch: SegmentBatch, updates: int) -> Reanalyzed:
+        """Overridden where several processes share a batch, as is :meth:`_gradient`."""
+        return self.reanalyzer(model, batch, updates)
+
+    def _gradient(self, batch: SegmentBatch, targets: TargetBatch) -> GradientOutput:
+        return self._gradient_step(batch, targets)
 
     @property
     def threads_each(self) -> int:
@@ -204,9 +212,12 @@ class Learner:
         :return: its targets, as soon as they are available
         """
         targets, figures = reanalysis.outcome.result()
+        self._note_searches(figures)
+        return targets
+
+    def _note_searches(self, figures: dict[str, th.Tensor]) -> None:
         if self.target_config.reanalyze_ratio > 0:
             self.metrics.add(**{f"search_{name}": value for name, value in figures.items()})
-        return targets
 
     def reanalyze(self, batch: SegmentBatch, updates: int) -> TargetBatch:
         """
@@ -226,7 +237,7 @@ class Learner:
         :param targets: their targets
         :param updates: updates done so far
         """
-        output = self._gradient_step(batch, targets)
+        output = self._gradient(batch, targets)
         finite = th.isfinite(output.norm)
         self._step_optimizer(finite)
         self.metrics.add(**output.figures, target_age=batch.ages.float().mean())

@@ -52,24 +52,32 @@ class Reanalyzer:
         self.autocast = planner.runtime.mixed_precision
 
     @th.no_grad()
-    def __call__(self, model: WorldModel, batch: SegmentBatch, updates: int) -> Reanalyzed:
+    def __call__(self, model: WorldModel, batch: SegmentBatch, updates: int, rows: slice | None = None) -> Reanalyzed:
         """
-        Compute all targets.
+        Compute the targets of a batch, or of some of its rows: every row gets the random draws that it would get with all
+        others, and the generators move on as far.
 
         :param model: target network, in evaluation mode
         :param batch: segments of ``K + n`` transitions
         :param updates: gradient updates done so far (for the mixed value target)
+        :param rows: of the batch (default: all)
         :return: targets, and search statistics for the log: ``searched_share`` of the positions that could be searched,
             and means over those that were, if any: ``improvement`` of the network's value by the search, ``advantage`` of
-            the best candidate's Q over the mean, ``wide_share`` of best candidates drawn with the magnified deviation
+            the best candidate's Q over the mean, ``wide_share`` of best candidates drawn with the magnified deviation.
+            For some rows, these are their parts of the batch's figures: those of all parts add up to the whole
         """
         config, steps = self.config, self.config.unroll_steps
         drawn = batch.on_host()  # decides on the host which positions to search
-        known_masks = segment_masks(drawn.valid, drawn.terminated, steps)
-        masks = known_masks.to(batch.rewards.device)
+        eligible = segment_masks(drawn.valid, drawn.terminated, steps).state.flatten().nonzero().squeeze(1)
+        is_mine: th.Tensor | None = None
+        if rows is not None:
+            is_mine = th.zeros(len(drawn.tasks), dtype=th.bool)
+            is_mine[rows] = True
+            batch = batch.rows(rows)
+            drawn = batch.on_host()
+        masks = segment_masks(drawn.valid, drawn.terminated, steps).to(batch.rewards.device)
         td = self._td_targets(model, batch, masks)
-        eligible = known_masks.state.flatten().nonzero().squeeze(1)
-        found, has_search, figures = self._search_targets(model, batch, masks, eligible)
+        found, has_search, figures = self._search_targets(model, batch, masks, eligible, is_mine)
         values, known = mix_value_targets(
             td, found.values, has_search, batch.ages, config.value_target, updates, config.mixed_after, config.mixed_newest
         )
@@ -115,24 +123,29 @@ class Reanalyzer:
         return eligible[th.randperm(len(eligible), generator=self.generator)[:count]]
 
     def _search_targets(
-        self, model: WorldModel, batch: SegmentBatch, masks: SegmentMasks, eligible: th.Tensor
+        self, model: WorldModel, batch: SegmentBatch, masks: SegmentMasks, eligible: th.Tensor, is_mine: th.Tensor | None
     ) -> tuple[SearchTargets, th.Tensor, dict[str, th.Tensor]]:
-        """What searches say about the positions ``[B, K+1, ...]``, where they say anything, and statistics."""
+        """
+        What searches say about the positions ``[B, K+1, ...]``, where they say anything, and statistics. If the batch is part
+        of another, ``eligible`` counts the positions of that one, and ``is_mine`` says which of its rows these are.
+        """
         device, shape = batch.rewards.device, masks.state.shape
         targets, mask = self._stored_targets(batch, masks)
-        chosen = self._choose_positions(eligible)
-        figures = {}
-        if len(chosen) > 0:
+        chosen, among = self._choose_positions(eligible), None
+        count, figures = len(chosen), {}
+        if is_mine is not None:
+            among, chosen = _own_positions(chosen, is_mine, shape[1])
+        if count > 0:
             places = to_device(chosen, device)
-            output = self._search(model, batch, places)
+            output = self._search(model, batch, places, among)
             for column, values in zip(targets, self._targets_of(output), strict=True):
                 column[places] = values
             mask.index_fill_(0, places, 1.0)  # `mask[places] = 1.0` would make the host wait for CUDA
-            figures = _figures(output)
+            figures = _figures(output, count)
         figures["searched_share"] = th.full((), len(chosen) / max(1, len(eligible)), device=device)
         return SearchTargets._make(column.unflatten(0, shape) for column in targets), mask.unflatten(0, shape), figures
 
-    def _search(self, model: WorldModel, batch: SegmentBatch, places: th.Tensor) -> SearchOutput:
+    def _search(self, model: WorldModel, batch: SegmentBatch, places: th.Tensor, among: th.Tensor | None) -> SearchOutput:
         """Search some of the flattened ``[B * (K+1)]`` positions."""
         positions = self.config.unroll_steps + 1
         return self.planner.plan(
@@ -143,6 +156,7 @@ class Reanalyzer:
             self.noise_generator,
             bfloat16=self.autocast,
             limit=positions * batch.tasks.shape[0],
+            among=among,
         )
 
     def _stored_targets(self, batch: SegmentBatch, masks: SegmentMasks) -> tuple[SearchTargets, th.Tensor]:
@@ -170,12 +184,20 @@ class Reanalyzer:
         return SearchTargets(output.actions.unsqueeze(1), th.ones_like(best), best, values)
 
 
-def _figures(output: SearchOutput) -> dict[str, th.Tensor]:
-    """Averages over the searches."""
+def _own_positions(chosen: th.Tensor, is_mine: th.Tensor, positions: int) -> tuple[th.Tensor, th.Tensor]:
+    """Which of the chosen positions of a batch belong to a part of its rows, and their places in the part."""
+    rows = chosen // positions
+    among = is_mine[rows]
+    places = (is_mine.cumsum(0) - 1)[rows] * positions + chosen % positions
+    return among, places[among]
+
+
+def _figures(output: SearchOutput, count: int) -> dict[str, th.Tensor]:
+    """Averages over ``count`` searches, of which these are all or a part."""
     best = output.best.unsqueeze(1)
     best_q, scale = output.q_values.gather(1, best).squeeze(1), output.scales.gather(1, best)
     return {
-        "improvement": (output.values - output.network_values).mean(),
-        "advantage": (best_q - output.q_values.mean(dim=1)).mean(),
-        "wide_share": (scale != 1.0).float().mean(),
+        "improvement": (output.values - output.network_values).sum() / count,
+        "advantage": (best_q - output.q_values.mean(dim=1)).sum() / count,
+        "wide_share": (scale != 1.0).float().sum() / count,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch as th
@@ -49,9 +49,40 @@ class ResidualBlock(nn.Module):
 class CounterlessBatchNorm(nn.BatchNorm1d):
     """Batch normalization without the integer batch counter, so that a state dict holds only floats (EMA, SB3 save)."""
 
+    #: differentiable sum over the processes that share a batch, while they do
+    total: Callable[[th.Tensor], th.Tensor] | None = None
+
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self.register_buffer("num_batches_tracked", None)
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        Normalize with the statistics of the batch, or in evaluation mode with the running ones.
+
+        :param x: ``[N, size]``
+        :return: ``[N, size]``
+        """
+        if self.total is not None and self.training:
+            return self._normalize_shared(x, self.total)
+        out: th.Tensor = super().forward(x)
+        return out
+
+    def _normalize_shared(self, x: th.Tensor, total: Callable[[th.Tensor], th.Tensor]) -> th.Tensor:
+        """As in training mode, with the statistics of the rows of all processes."""
+        mean, variance, momentum = self.running_mean, self.running_var, self.momentum
+        assert mean is not None and variance is not None and momentum is not None
+        # Distances from the running mean, which is near: the difference below would cancel far from it.
+        away = x.float() - mean
+        count = away.new_full((1,), len(away))
+        sums, squares, count = total(th.cat((away.sum(0), away.square().sum(0), count))).split([len(mean), len(mean), 1])
+        shift = sums / count
+        spread = (squares / count - shift.square()).clamp(min=0.0)
+        out: th.Tensor = (away - shift) * th.rsqrt(spread + self.eps) * self.weight + self.bias
+        with th.no_grad():
+            mean.add_(shift, alpha=momentum)
+            variance.lerp_(spread * count / (count - 1.0), momentum)
+        return out.to(x.dtype)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         # The parent class would add the missing counter to a state dict without version metadata (any plain dict, such as

@@ -146,7 +146,7 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
             limit = f"{self.step_timeout:g} s (`step_timeout`)"
             return SubEnvError(f"Sub-environment {index}{task} did not answer within {limit}. All workers were ended.")
         if failure is None:
-            return SubEnvError(f"The worker process of sub-environment {index}{task} died: {_cause(exit_code)}.")
+            return SubEnvError(f"The worker process of sub-environment {index}{task} died: {cause_of_death(exit_code)}.")
         return failure.error(f"Sub-environment {index}{task} failed: {failure.summary}")
 
     def close(self) -> None:
@@ -175,7 +175,11 @@ def _default_start_method() -> str:
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
-def _cause(exit_code: int | None) -> str:
+def cause_of_death(exit_code: int | None) -> str:
+    """
+    :param exit_code: of a process
+    :return: why it ended, for a message
+    """
     if exit_code is None:
         return "it closed its pipe"
     if exit_code >= 0:

@@ -35,6 +35,15 @@ class SearchNoise(NamedTuple):
         leaves = tuple(to_device(leaf, device) for leaf in self.leaves)
         return SearchNoise(to_device(self.root, device), leaves, to_device(self.gumbel, device), self.explores)
 
+    def rows(self, chosen: th.Tensor) -> SearchNoise:
+        """
+        :param chosen: which rows ``[B]``, on the CPU
+        :return: their draws
+        """
+        places = to_device(chosen.nonzero().squeeze(1), self.root.device)
+        leaves = tuple(leaf[places] for leaf in self.leaves)
+        return SearchNoise(self.root[places], leaves, self.gumbel[places], self.explores)
+
 
 def draw_noise(
     config: SearchConfig, rows: int, action_size: int, generator: th.Generator | Sequence[th.Generator] | None = None

@@ -1,0 +1,245 @@
+"""
+Updates that several processes share: each reanalyzes its segments of the batch and computes their gradient.
+
+The first process holds everything that lasts: weights, optimizer, statistics, random generators. For every update it sends the
+others weights, batch and the state of the generators, they send back a vector of gradients, value errors and metrics, and the
+first one takes the optimizer step. So they have no state that a checkpoint would have to keep, or that could drift apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import cloudpickle
+import torch as th
+
+from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig, TargetConfig, UpdateConfig
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.learning.gradients import GradientOutput
+from sb3_ezm.learning.learner import Learner
+from sb3_ezm.learning.learner_group import LearnerGroup, Meeting, add, add_in_first, send_from_first
+from sb3_ezm.learning.reanalyze import Reanalyzed, Reanalyzer
+from sb3_ezm.learning.shards import Shard, check_statistics
+from sb3_ezm.model.world_model import WorldModel
+from sb3_ezm.multitask.subproc import Failure
+from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.types import SegmentBatch, TargetBatch
+
+
+class Task(NamedTuple):
+    """An update, except for the tensors that follow."""
+
+    updates: int  # done before
+    generators: list[th.Tensor]  # states
+    learns: list[bool]  # by parameter
+    with_target: bool  # whether the target network has changed
+    columns: list[tuple[th.Size, th.dtype]]  # of the batch
+
+
+def make_learner(
+    policy: EZMPolicy,
+    search_config: SearchConfig,
+    target_config: TargetConfig,
+    loss_config: LossConfig,
+    update_config: UpdateConfig,
+    runtime: RuntimeConfig,
+) -> Learner:
+    """
+    :param policy: see :class:`~sb3_ezm.learning.learner.Learner`, like the rest
+    :param search_config: searches of the reanalysis
+    :param target_config: kinds of targets
+    :param loss_config: weights of the losses
+    :param update_config: bound of the gradient, steps of the target network
+    :param runtime: how things are computed, and in how many processes
+    :return: a learner
+    :raises ConfigurationError: if the processes could not share a batch
+    """
+    cls = Learner if runtime.learners == 1 else DataParallelLearner
+    return cls(policy, search_config, target_config, loss_config, update_config, runtime)
+
+
+class DataParallelLearner(Learner):
+    """
+    A learner that shares its work with other processes, which start with the first update.
+
+    :param policy: world model, target network and optimizer
+    :param search_config: searches of the reanalysis
+    :param target_config: kinds of targets
+    :param loss_config: weights of the losses
+    :param update_config: bound of the gradient, steps of the target network
+    :param runtime: how things are computed, and in how many processes
+    :raises ConfigurationError: if the world model has layers whose statistics cannot be shared
+    """
+
+    def __init__(
+        self,
+        policy: EZMPolicy,
+        search_config: SearchConfig,
+        target_config: TargetConfig,
+        loss_config: LossConfig,
+        update_config: UpdateConfig,
+        runtime: RuntimeConfig,
+    ) -> None:
+        check_statistics(policy.world_model)
+        super().__init__(policy, search_config, target_config, loss_config, update_config, runtime)
+        self._group: LearnerGroup | None = None
+        self._shard = Shard(self.reanalyzer, self._gradient_step, 0, runtime.learners, add)
+        self._searches: dict[str, th.Tensor] = {}  # own part of the search statistics
+        self._known_target: Any = None  # what the target network of the others is a copy of
+
+    def close(self) -> None:
+        """End the other processes; they start again with the next update."""
+        if self._group is not None:
+            self._group.end()
+            self._group = None
+
+    def _start(self) -> LearnerGroup:
+        self.close()
+        self._known_target = None
+        runtime, policy = self.runtime, self.policy
+        devices = _devices(policy.device, runtime.learners)
+        configs = (self.planner.config, self.reanalyzer.config, self.loss_config, self.update_config)
+        settings = (type(policy), policy._get_constructor_parameters(), *configs, replace(runtime, learners=1))
+        payload = cloudpickle.dumps((settings, devices, th.get_num_threads()))
+        backend = "nccl" if policy.device.type == "cuda" else "gloo"
+        self._group = LearnerGroup(help_to_learn, payload, backend, runtime.learners, runtime.learner_time_limit)
+        return self._group
+
+    def _reanalyze(self, model: WorldModel, batch: SegmentBatch, updates: int) -> Reanalyzed:
+        group = self._group
+        if group is None or not group.is_ready:
+            group = self._start()
+        with group.watched():
+            self._send(group, batch, updates)
+            return self._shard.targets(model, batch, updates)
+
+    def _send(self, group: LearnerGroup, batch: SegmentBatch, updates: int) -> None:
+        policy = self.policy
+        target = (policy.target_model.changes, *(tensor._version for tensor in _numbers(policy.target_model)))
+        with_target, self._known_target = target != self._known_target, target
+        columns = [column.contiguous() for column in batch[:-1]]
+        group.tell(
+            Task(
+                updates,
+                [generator.get_state() for generator in _generators(self.reanalyzer)],
+                [parameter.requires_grad for parameter in policy.world_model.parameters()],
+                with_target,
+                [(column.shape, column.dtype) for column in columns],
+            )
+        )
+        for model in (policy.world_model, policy.target_model)[: 1 + with_target]:
+            send_from_first(th.cat([tensor.detach().flatten() for tensor in _numbers(model)]))
+        send_from_first(th.cat([column.flatten().view(th.uint8) for column in columns]))
+
+    def _note_searches(self, figures: dict[str, th.Tensor]) -> None:
+        self._searches = figures
+
+    def _gradient(self, batch: SegmentBatch, targets: TargetBatch) -> GradientOutput:
+        group = self._group
+        assert group is not None, "targets come from `reanalyze`"
+        with group.watched():
+            contribution = self._shard.contribution(batch, targets, self._searches)
+            group.wait_for_all()  # one that has died or hangs is noticed here, not in the middle of an exchange
+            add_in_first(contribution.flat)
+            group.done()
+        reports, searches = contribution.whole(len(batch.tasks))
+        super()._note_searches(searches)
+        return self._gradient_step.clip(reports)
+
+
+def _numbers(model: WorldModel) -> list[th.Tensor]:
+    """All that a world model computes with."""
+    return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
+
+
+def _generators(reanalyzer: Reanalyzer) -> list[th.Generator]:
+    own = [reanalyzer.generator]
+    return own if reanalyzer.noise_generator is reanalyzer.generator else [*own, reanalyzer.noise_generator]
+
+
+def _devices(first: th.device, count: int) -> list[str]:
+    """Where each process computes."""
+    if first.type == "cpu":
+        return ["cpu"] * count
+    if first.type != "cuda":
+        raise ConfigurationError(f"Several `learners` ({count}) need a CPU or CUDA devices, the model is on {str(first)!r}.")
+    begin, there = first.index or 0, th.cuda.device_count()
+    if begin + count > there:
+        raise ConfigurationError(
+            f"`learners` ({count}) need a CUDA device each, from {str(first)!r} on, and there are {there}: use fewer."
+        )
+    return [f"cuda:{begin + rank}" for rank in range(count)]
+
+
+# ------------------------------------------------------------------------------------------------- in the other processes
+
+
+def help_to_learn(pipe: Connection, meeting: Meeting, payload: bytes) -> None:
+    """
+    What the other processes do, until the first one ends.
+
+    :param pipe: its end is the end of this process
+    :param meeting: where the processes meet
+    :param payload: settings
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the first process may still want to save the training
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    try:
+        (policy_class, arguments, *configs), devices, threads = cloudpickle.loads(payload)
+        th.set_num_threads(threads)
+        device = th.device(devices[meeting.rank])
+        if device.type == "cuda":
+            th.cuda.set_device(device)
+        learner = Learner(policy_class(**arguments).to(device), *configs)
+        learner.policy.set_training_mode(True)
+        shard = Shard(learner.reanalyzer, learner._gradient_step, meeting.rank, meeting.size, add)
+        pipe.send(None)
+        meeting.join()
+        while True:
+            _help(learner, shard, pipe.recv(), pipe)
+    except (EOFError, BrokenPipeError):  # the first process is gone
+        return
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # nobody is listening any longer
+            pipe.send(Failure.of(error))
+
+
+def _help(learner: Learner, shard: Shard, task: Task, pipe: Connection) -> None:
+    policy, reanalyzer = learner.policy, learner.reanalyzer
+    for model in (policy.world_model, policy.target_model)[: 1 + task.with_target]:
+        _receive_numbers(model)
+    for parameter, learns in zip(policy.world_model.parameters(), task.learns, strict=True):
+        parameter.requires_grad_(learns)
+    for generator, state in zip(_generators(reanalyzer), task.generators, strict=True):
+        generator.set_state(state)
+    batch = _receive_batch(task.columns, policy.device)
+    targets, searches = shard.targets(policy.target_model, batch, task.updates)
+    contribution = shard.contribution(batch, targets, searches)
+    pipe.send(None)
+    add_in_first(contribution.flat)
+
+
+@th.no_grad()
+def _receive_numbers(model: WorldModel) -> None:
+    tensors = _numbers(model)
+    flat = th.cat([tensor.flatten() for tensor in tensors])
+    send_from_first(flat)
+    for tensor, piece in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(piece.view_as(tensor))
+    model.mark_changed()
+
+
+def _receive_batch(columns: Sequence[tuple[th.Size, th.dtype]], device: th.device) -> SegmentBatch:
+    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in columns]
+    flat = th.empty(sum(sizes), dtype=th.uint8, device=device)
+    send_from_first(flat)
+    tensors = [piece.clone().view(dtype).view(shape) for piece, (shape, dtype) in zip(flat.split(sizes), columns, strict=True)]
+    drawn = None if device.type == "cpu" else SegmentBatch._make([*(tensor.cpu() for tensor in tensors), None])
+    return SegmentBatch._make([*tensors, drawn])
