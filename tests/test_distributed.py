@@ -324,7 +324,10 @@ def test_without_ray_the_error_says_how_to_install_it(monkeypatch: pytest.Monkey
 def test_the_benchmark_compares_collectors_and_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     arguments = ["--suite", "toy", "--preset", "toy", "--steps", "2", "--turns", "1", "--collectors", "0", "1"]
-    monkeypatch.setattr("sys.argv", ["distributed", *arguments, "--sleepers", "1", "2", "--learners", "1", "--updates", "1", "--json", str(file)])
+    monkeypatch.setattr(
+        "sys.argv",
+        ["distributed", *arguments, "--sleepers", "1", "2", "--learners", "1", "--updates", "1", "--json", str(file)],
+    )
     distributed.main()
     tables = json.loads(file.read_text(encoding="utf-8"))["tables"]
     assert [row["collectors"] for row in tables["speeds"]] == [0, 1]
