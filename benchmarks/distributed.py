@@ -1,6 +1,6 @@
 """
-What collectors and learners cost and bring: ``python -m benchmarks.distributed``. Needs Ray (the extra ``distributed``), but for
-``--only learning``.
+What collectors and learners cost and bring: ``python -m benchmarks.distributed``. Needs Ray (the extra ``distributed``),
+but for ``--only learning``.
 
 CPU time counts all processes with environments and the driver, so that other programs on the machine interfere little;
 wall-clock time says something only on an idle machine with a core for each process. Contenders take turns.

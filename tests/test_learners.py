@@ -278,7 +278,7 @@ def test_learners_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(EZM, "learn", spy)
     folder = tmp_path / "run"
-    command = ["train", "toy/balance", "--out", str(folder), "--no-tensorboard", "--learners", "3"]
+    command = ["train", "toy-balance", "--out", str(folder), "--no-tensorboard", "--learners", "3"]
     assert main([*command, "--set", "runtime_kwargs.max_roots=64"]) != 0
     assert seen["learners"] == 3
     settings = RunSettings.read(folder)
