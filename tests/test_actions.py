@@ -214,6 +214,14 @@ def test_one_task_trains_predicts_saves_and_resumes(tmp_path: Path) -> None:
         assert EZM.resume(path, env=DummyVecEnv([lambda: Monitor(Pick(first=5))] * 2)).num_timesteps == 60
 
 
+def test_an_environment_of_gymnasium_with_discrete_actions_trains() -> None:
+    model = EZM("MlpPolicy", "CartPole-v1", **TINY).learn(30)  # that it is solved: experiments/NOTES.md
+    stored = model.replay_buffer.replays[0].ring.action[: model.replay_buffer.size()]
+    assert model._n_updates > 0 and stored.shape[1] == 2 and set(np.unique(stored)) <= {0.0, 1.0}
+    action, _ = model.predict(np.zeros(4, np.float32), deterministic=True)
+    assert model.action_space.contains(action)
+
+
 def test_tasks_of_different_sizes() -> None:
     env = make_multitask_env([lambda: Pick(2), lambda: Pick(4, first=1)], seed=0)
     tasks = env.get_attr("task_set")[0]
