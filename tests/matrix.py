@@ -27,7 +27,7 @@ NUMERIC = [
     for name in (
         *("supports", "distributions", "networks", "normalizer", "world_model", "losses", "losses_of_model", "targets"),
         *("search", "search_schedule", "packing", "reanalyze", "learner", "policies", "planner_switch", "static_graphs"),
-        *("imitation", "devices", "evaluation", "ezm_multitask", "save_load", "checkpoint"),
+        *("imitation", "devices", "storage", "evaluation", "ezm_multitask", "save_load", "checkpoint"),
     )
 ]
 
