@@ -110,6 +110,8 @@ BELOW |= {
     "runtime_kwargs.compile",
     "runtime_kwargs.compile_backend",
     "runtime_kwargs.cuda_graphs",
+    "runtime_kwargs.learners",  # also test_learners.py
+    "runtime_kwargs.learner_time_limit",
     "_init_setup_model",
     "device",
 }
@@ -229,6 +231,19 @@ def test_paths_and_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert list(tmp_path.iterdir()) and model.task_statistics.window == 3 and model.device == th.device("cpu")
     assert "Using cpu device" in capsys.readouterr().out
     assert not hasattr(EZM("MultiInputPolicy", make_env(), _init_setup_model=False), "policy")
+
+
+def test_learners_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+
+    def spy(*arguments: Any) -> Any:
+        started.extend(arguments[-2:])
+        raise ConfigurationError("seen")
+
+    monkeypatch.setattr("sb3_ezm.learning.data_parallel.LearnerGroup", spy)
+    with pytest.raises(ConfigurationError, match="seen"):
+        make(runtime_kwargs={"learners": 2, "learner_time_limit": 7.0}).learn(12)
+    assert started == [2, 7.0]
 
 
 def test_how_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
