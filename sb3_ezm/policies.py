@@ -138,6 +138,8 @@ class EZMPolicy(BasePolicy):
         if self.freeze_dynamics:
             self.world_model.freeze_dynamics()
         self.target_model = copy.deepcopy(self.world_model).requires_grad_(False).eval()
+        # Listed once: looking them up takes longer than everything else that a change of mode has to do.
+        self._modules_of = (list(self.world_model.modules()), list(self.target_model.modules()))
         self.optimizer = optimizer_class(self.world_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
         self.lock = SharedLock()  # held while the networks must stay in one mode
         self.generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
@@ -300,12 +302,13 @@ class EZMPolicy(BasePolicy):
         :param mode: whether to train
         """
         # Stable-Baselines3 calls this for every prediction, and checking is several times faster than switching.
-        if self.training is not mode or any(module.training is not mode for module in self.world_model.modules()):
+        learner, target = self._modules_of
+        if self.training is not mode or any(module.training is not mode for module in learner):
             self.training = mode
             for part in self.children():
                 if part is not self.target_model:
                     part.train(mode)
-        if any(module.training for module in self.target_model.modules()):
+        if any(module.training for module in target):
             self.target_model.eval()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
