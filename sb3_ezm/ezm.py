@@ -29,7 +29,7 @@ from sb3_ezm.console import PACED, flush_console
 from sb3_ezm.defaults import BY_PRESET, completed
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.kinds import checked
-from sb3_ezm.learning.data_parallel import make_learner
+from sb3_ezm.learning.data_parallel import learner_class
 from sb3_ezm.learning.updates import updates
 from sb3_ezm.loading import LoadedWithChanges
 from sb3_ezm.multitask.inspection import find_task_set
@@ -225,7 +225,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         check_combinations(self.configs, self.policy, self.train_freq, self.gradient_steps, num_envs, self.preset)
         if getattr(self, "replay_buffer", None) is None:
             self.replay_buffer = settings.make_replay_buffer(self, values, self.configs)
-        self.learner = make_learner(self.policy, *self.configs[:5])
+        self.learner = learner_class(self.configs.runtime)(self.policy, *self.configs[:5])
         known = getattr(self, "task_statistics", None)  # of a loaded model
         self.task_statistics = TaskStatistics(self.task_set, window=self._stats_window_size)
         if known is not None:

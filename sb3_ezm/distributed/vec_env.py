@@ -121,6 +121,7 @@ class RayVecEnv(ActingVecEnv):
     # ---------------------------------------------------------------------------------------------------------- acting
 
     def accept(self, env: VecEnv) -> None:
+        """Refuse wrappers that would change what collectors do not see (:class:`ConfigurationError`)."""
         while isinstance(env, VecEnvWrapper):
             known = type(env) in (VecMonitor, VecCheckNan) or (isinstance(env, VecNormalize) and not env.norm_obs)
             if not known:
@@ -131,6 +132,7 @@ class RayVecEnv(ActingVecEnv):
             env = env.venv
 
     def next_actions(self, collector: Collector, observation: VecEnvObs) -> ChosenActions:
+        """The actions that the collectors chose for this step of their round; the first step waits for the round."""
         if self._recorded is None:
             self._recorded = self._take_round(collector, observation)
             if self._taken == 0 and self._recorded.metrics:
@@ -225,6 +227,7 @@ class RayVecEnv(ActingVecEnv):
     # ----------------------------------------------------------------------------------------------------------- state
 
     def episodes(self) -> dict[str, Any]:
+        """State of the running episodes and of a round in progress; :class:`StateUnavailableError` tells why there is none."""
         states = [worker.state for worker in self._group.workers] if self._round is None else self._begin_states
         if any(state is None for state in states):
             raise StateUnavailableError("they have not been reset yet")
@@ -238,6 +241,7 @@ class RayVecEnv(ActingVecEnv):
         return {**{name: [row for state in found for row in state[name]] for name in ("envs", "statistics")}, "round": rest}
 
     def continue_episodes(self, episodes: dict[str, Any]) -> None:
+        """Continue what :meth:`episodes` returned, with any number of collectors."""
         statistics = episodes["statistics"] or [[] for _ in range(self.num_envs)]
         rest = episodes.get("round")
         if rest is not None:

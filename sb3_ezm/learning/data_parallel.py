@@ -42,26 +42,12 @@ class Task(NamedTuple):
     columns: list[tuple[th.Size, th.dtype]]  # of the batch
 
 
-def make_learner(
-    policy: EZMPolicy,
-    search_config: SearchConfig,
-    target_config: TargetConfig,
-    loss_config: LossConfig,
-    update_config: UpdateConfig,
-    runtime: RuntimeConfig,
-) -> Learner:
+def learner_class(runtime: RuntimeConfig) -> type[Learner]:
     """
-    :param policy: see :class:`~sb3_ezm.learning.learner.Learner`, like the rest
-    :param search_config: searches of the reanalysis
-    :param target_config: kinds of targets
-    :param loss_config: weights of the losses
-    :param update_config: bound of the gradient, steps of the target network
-    :param runtime: how things are computed, and in how many processes
-    :return: a learner
-    :raises ConfigurationError: if the processes could not share a batch
+    :param runtime: in how many processes to learn
+    :return: the class of learners that do so
     """
-    cls = Learner if runtime.learners == 1 else DataParallelLearner
-    return cls(policy, search_config, target_config, loss_config, update_config, runtime)
+    return Learner if runtime.learners == 1 else DataParallelLearner
 
 
 class DataParallelLearner(Learner):

@@ -98,6 +98,7 @@ class _Total(th.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: th.Tensor, add: Add) -> th.Tensor:
+        """The sum."""
         ctx.add = add
         summed = values.clone()
         add(summed)
@@ -105,6 +106,7 @@ class _Total(th.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: th.Tensor) -> tuple[th.Tensor, None]:
+        """The sum of all gradients."""
         summed = gradient.clone()
         ctx.add(summed)
         return summed, None
@@ -121,6 +123,7 @@ def shared_statistics(model: nn.Module, add: Add) -> Iterator[None]:
     layers = [module for module in model.modules() if isinstance(module, CounterlessBatchNorm)]
 
     def total(values: th.Tensor) -> th.Tensor:
+        """The sum over all processes."""
         summed: th.Tensor = _Total.apply(values, add)
         return summed
 

@@ -126,6 +126,7 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
 
     @remotes.setter
     def remotes(self, pipes: Sequence[Connection]) -> None:
+        """Watch new pipes."""
         self._watched = tuple(_WatchedPipe(self, index, pipe) for index, pipe in enumerate(pipes))
 
     def fail(self, index: int, failure: Failure | None = None, hangs: bool = False) -> Exception:
