@@ -90,8 +90,7 @@ class Contender:
         collector: Collector = self.model.collector
         cpu, wall, driver = self.cpu_time(), time.perf_counter(), time.process_time()
         for step in range(self.steps):
-            collector.steps_ahead = self.steps - step
-            chosen = collector.act(self.observation, searched)
+            chosen = collector.act(self.observation, searched, steps_ahead=self.steps - step)
             last = self.observation
             self.observation, *outcome = collector.step(self.env, chosen.actions)
             collector.store(self.model.replay_buffer, last, chosen.scaled, self.observation, *outcome)
@@ -151,9 +150,7 @@ def wire(suite: str, settings: dict[str, Any], steps: int, turns: int) -> list[R
     place: dict[str, Any] = {"vec_env_cls": RayVecEnv, "vec_env_kwargs": {"collectors": 1}}
     env: Any = make_multitask_env(suite, 1, seed=0, **place)
     contender = Contender(env, settings, steps)
-    collector = contender.model.collector
-    collector.steps_ahead = steps
-    collector.act(contender.observation, searched=True)
+    contender.model.collector.act(contender.observation, searched=True, steps_ahead=steps)
     assert env._recorded is not None
     taken = steps * env.num_envs
     state = env._ray.get(env._group.workers[0].state)

@@ -10,7 +10,6 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from sb3_ezm.arguments import ARGUMENTS, Configs
-from sb3_ezm.collector import Collector
 from sb3_ezm.combinations import check_contradictions
 from sb3_ezm.config import UpdateConfig
 from sb3_ezm.errors import ConfigurationError
@@ -37,7 +36,7 @@ class CheckedAssignments(OffPolicyAlgorithm):
     if TYPE_CHECKING:
         configs: Configs
         learner: Learner
-        collector: Collector
+        planner: bool
 
     def __setattr__(self, name: str, value: Any) -> None:
         """
@@ -81,14 +80,9 @@ class CheckedAssignments(OffPolicyAlgorithm):
         super().__setattr__(name, value)
         self.configs = configs
         self.learner.change_settings(configs.update, configs.target)
+        policy.change_settings(configs.target.gamma, self.planner)
         if name == "learning_rate":
             self._setup_lr_schedule()
-        elif name == "act_with_target":
-            self.collector.act_with_target = value
-        elif name == "planner":
-            policy.planner = value
-        elif name == "gamma":
-            policy.set_discount(value)
 
 
 def _share_weights(known: Any, value: Any) -> bool:

@@ -19,7 +19,6 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from sb3_ezm.devices import Readback, to_device
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.finite import check_rows
-from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.multitask.checked import check_answers
 from sb3_ezm.multitask.watch import EnvWatch, copy_observation
 from sb3_ezm.observations import ObservationLayout
@@ -85,28 +84,25 @@ class Collector:
     :param planner: runs the searches
     :param metrics: receives statistics of the searches
     :param times: receives the time spent searching, stepping and storing
-    :param act_with_target: search with the target network instead of the learner
     """
 
-    def __init__(
-        self, policy: EZMPolicy, planner: Planner, metrics: MetricMeans, times: TimeSplit, act_with_target: bool
-    ) -> None:
+    def __init__(self, policy: EZMPolicy, planner: Planner, metrics: MetricMeans, times: TimeSplit) -> None:
         self.policy = policy
         self.planner = planner
         self.metrics = metrics
         self.times = times
-        self.act_with_target = act_with_target
         self.generator = th.Generator()
         self.generator.set_state(policy.generator.get_state())  # drawing a seed here would shift all later draws
         #: of the searches' draws, one for each environment (default: the generator above)
         self.row_generators: Sequence[th.Generator] | None = None
-        self.searches = True  # whether the next actions are searched, not drawn at random
-        self.steps_ahead = 1  # for which actions may be chosen at once, as nothing is learned in between
+        self.acting_model = policy.world_model  # like the two below, as `act` was told
+        self.searches = True
+        self.steps_ahead = 1
         self._acting: ActingVecEnv | None = None  # chooses the actions by itself
-        self._watch: EnvWatch | None = None
+        self._watch = EnvWatch(None)
         self._sent_at: float | None = None  # when the actions not yet stored were sent
         self._raw: tuple[VecEnvObs, npt.NDArray[Any]] | None = None  # observations and rewards as returned, not normalized
-        self._raw_last: dict[int, Any] = {}  # by environment, for episodes that ended
+        self._raw_last: Mapping[int, Any] = {}  # by environment, for episodes that ended
         self._order_is_right = True
         self._missed_last = False  # warned of an episode that ended without its last observation
 
@@ -127,13 +123,13 @@ class Collector:
         """
         if env is not None and isinstance(env.unwrapped, DummyVecEnv):
             check_answers(env.unwrapped)
-        self._watch = None if env is None else EnvWatch(env)
+        self._watch = EnvWatch(env)
         self._acting = None
         if env is not None and isinstance(native := env.unwrapped, ActingVecEnv):
             native.accept(env)
             self._acting = native
         self._sent_at = self._raw = None
-        normalize = None if self._watch is None else self._watch.normalize
+        normalize = self._watch.normalize
         if normalize is not None and normalize.norm_obs:
             if normalize.observation_space != env.observation_space:  # type: ignore[union-attr]
                 raise ConfigurationError(describe_order(env, normalize))
@@ -145,18 +141,17 @@ class Collector:
         :param env: vector environment
         :return: whether it is the one in which this collects
         """
-        return env is (None if self._watch is None else self._watch.env)
+        return env is self._watch.env
 
     def mark(self) -> None:
         """Accept the environments' current state as known."""
-        if self._watch is not None:
-            self._watch.mark()
+        self._watch.mark()
         self._sent_at = None
 
     @property
     def is_disturbed(self) -> bool:
         """Whether somebody else has stepped or reset the environments since the last observation."""
-        return self._watch is not None and self._watch.is_disturbed
+        return self._watch.is_disturbed
 
     def begin(self, observation: VecEnvObs) -> VecEnvObs:
         """
@@ -172,7 +167,7 @@ class Collector:
     @property
     def normalizes_observations(self) -> bool:
         """Whether ``VecNormalize`` does: then what it received is stored, and no wrapper around it may change observations."""
-        return self._watch is not None and self._watch.normalize is not None and bool(self._watch.normalize.norm_obs)
+        return self._watch.normalize is not None and bool(self._watch.normalize.norm_obs)
 
     def _check_order(self, env: VecEnv, observation: VecEnvObs, raw: VecEnvObs, normalize: VecNormalize) -> None:
         """Stored observations must be those the agent acts on, but for normalization: no wrapper above it may change them."""
@@ -196,32 +191,41 @@ class Collector:
         for env_index in np.flatnonzero(dones):
             if (last := infos[env_index].get("terminal_observation")) is not None:
                 infos[env_index]["terminal_observation"] = copy_observation(last)
-        if self._watch is not None:
-            self._watch.mark()
-            if (normalize := self._watch.normalize) is not None:
-                # Right away: a callback may use the environment before the step is stored.
-                raw: VecEnvObs = copy_observation(observations)
-                self._raw_last = {index: info.get("terminal_observation") for index, info in enumerate(infos)}
-                if normalize.norm_obs:
-                    raw, self._raw_last = normalize.get_original_obs(), self._watch.raw_last_observations() or {}
-                    if not self._order_is_right:
-                        self._check_order(env, observations, raw, normalize)
-                self._raw = raw, normalize.get_original_reward()
+        self._watch.mark()
+        if (normalize := self._watch.normalize) is not None:
+            # Right away: a callback may use the environment before the step is stored.
+            raw: VecEnvObs = copy_observation(observations)
+            self._raw_last = {index: info.get("terminal_observation") for index, info in enumerate(infos)}
+            if normalize.norm_obs:
+                raw, self._raw_last = normalize.get_original_obs(), self._watch.raw_last_observations()
+                if not self._order_is_right:
+                    self._check_order(env, observations, raw, normalize)
+            self._raw = raw, normalize.get_original_reward()
         return copy_observation(observations), np.array(rewards), np.array(dones), infos
 
     # ------------------------------------------------------------------------------------------------------------ acting
 
-    def act(self, observation: VecEnvObs, searched: bool, noise: ActionNoise | None = None) -> ChosenActions:
+    def act(
+        self,
+        observation: VecEnvObs,
+        searched: bool,
+        noise: ActionNoise | None = None,
+        with_target: bool = False,
+        steps_ahead: int = 1,
+    ) -> ChosenActions:
         """
         Choose the actions of all environments with one search, or at random.
 
         :param observation: of all environments
         :param searched: whether to search
         :param noise: is added to the actions in [-1, 1]
+        :param with_target: search with the target network instead of the learner
+        :param steps_ahead: steps, from this one on, for which actions may be chosen at once, as nothing is learned in between
         :return: the actions
         :raises NonFiniteError: naming task and tensor
         """
-        self.searches = searched
+        self.acting_model = self.policy.target_model if with_target else self.policy.world_model
+        self.searches, self.steps_ahead = searched, steps_ahead
         if self._acting is not None:
             if noise is not None:
                 raise ConfigurationError("`action_noise` is not for environments that choose their actions: leave it at None.")
@@ -242,11 +246,6 @@ class Collector:
         # What is stored is what is executed; padded entries are zero in both.
         scaled = (scaled * masks).astype(np.float32)
         return ChosenActions(policy.action_layout.decode(scaled), scaled, np.full(n_envs, searched), values)
-
-    @property
-    def acting_model(self) -> WorldModel:
-        """The network that searches."""
-        return self.policy.target_model if self.act_with_target else self.policy.world_model
 
     def _draw(self, masks: FloatArray) -> FloatArray:
         """Actions at random ``[n_envs, A]``."""

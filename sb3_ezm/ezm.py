@@ -7,7 +7,6 @@ import pathlib
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
@@ -36,7 +35,7 @@ from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
 from sb3_ezm.progress import with_progress_bar
-from sb3_ezm.tasks.statistics import TaskStatistics, report_of
+from sb3_ezm.tasks.statistics import TaskStatistics
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.tensorboard import add_layout
 from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks, record_times
@@ -231,7 +230,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         if known is not None:
             self.task_statistics.load_state_dict(known.state_dict())
         self._times = TimeSplit()
-        self.collector = Collector(self.policy, self.learner.planner, self.learner.metrics, self._times, self.act_with_target)
+        self.collector = Collector(self.policy, self.learner.planner, self.learner.metrics, self._times)
         self.collector.watch(self.env)
         self._seed_parts(self.seed)
 
@@ -282,7 +281,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         """Choose the actions of all environments with one search, or at random while warming up."""
         assert self._last_obs is not None, "no observation to act on: call learn()"
         searched = self.num_timesteps >= learning_starts or self._n_updates > 0  # random actions are for untrained networks
-        chosen = self.collector.act(self._last_obs, searched, action_noise)
+        chosen = self.collector.act(self._last_obs, searched, action_noise, self.act_with_target, self._steps_until_training)
         self.replay_buffer.annotate(chosen.searched, chosen.values)
         return chosen.actions, chosen.scaled
 
@@ -298,15 +297,6 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         last = self._last_original_obs if self.collector.normalizes_observations else self._last_obs
         raw = self.collector.store(replay_buffer, last, buffer_action, new_obs, reward, dones, infos)  # type: ignore[arg-type]
         self._last_obs, self._last_original_obs = new_obs, raw  # type: ignore[assignment]
-
-    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: npt.NDArray[Any] | None = None) -> None:
-        super()._update_info_buffer(infos, dones)
-        if dones is not None and np.any(dones):
-            # By the task id in the observation: only environments made by this package name their task.
-            (_, tasks), names = self.policy.layout.flatten(self._last_obs), self.policy.task_set.names
-            named = [{**info, "task": names[task]} for info, task in zip(infos, tasks, strict=True)]
-            monitored = np.array([report_of(info) is not None for info in infos]) & np.asarray(dones, dtype=bool)
-            self.task_statistics.update(named, monitored)
 
     # ---------------------------------------------------------------------------------------------------------- training
 
@@ -376,7 +366,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         own = self.replay_buffer
         if own is None:  # to save memory
             own = settings.make_replay_buffer(self, settings.read_arguments(self), self.configs)
-        loaded = settings.check_replay_buffer(read_replay_buffer(path, self.verbose), own, self.policy.task_set.names)
+        loaded = settings.check_replay_buffer(read_replay_buffer(path, self.verbose), own)
         self.learner.finish()  # the value errors of unfinished updates belong to the previous buffer
         loaded.take_settings(own)
         if truncate_last_traj:

@@ -172,13 +172,14 @@ class EZMPolicy(BasePolicy):
                 )
         return build_config(ModelConfig, {**cls.default_model, **widths, **model_kwargs}, "policy_kwargs")
 
-    def set_discount(self, gamma: float) -> None:
+    def change_settings(self, gamma: float, planner: bool) -> None:
         """
-        Plan and learn with another discount from now on.
+        Plan and learn with other settings from now on.
 
         :param gamma: discount of tasks without their own
+        :param planner: False acts with the policy head alone
         """
-        self.gamma = gamma
+        self.gamma, self.planner = gamma, planner
         for model in (self.world_model, self.target_model):
             model.discounts.copy_(th.as_tensor(self.task_set.discounts(gamma)))
 

@@ -78,11 +78,6 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     @property
-    def is_mid_step(self) -> bool:
-        """Whether the environments have taken a step that is not stored yet, as during that step's callbacks."""
-        return self.collector.is_mid_step
-
-    @property
     def num_env_steps(self) -> int:
         """
         Steps of all environments together. ``num_timesteps``, as everywhere in Stable-Baselines3, counts the decisions of the
@@ -97,10 +92,16 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             self._missing_env_steps += sum(repeat - infos[env].get("env_steps", repeat) for env in np.flatnonzero(dones))
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: npt.NDArray[Any] | None = None) -> None:
-        if any("episode" in info and report_of(info) is None for info in infos):
+        monitored = np.array([report_of(info) is not None for info in infos])
+        if any("episode" in info and not found for info, found in zip(infos, monitored, strict=True)):
             self._warn_of_other_reports(infos)
-            infos = [info if report_of(info) is not None else {**info, "episode": None} for info in infos]
+            infos = [info if found else {**info, "episode": None} for info, found in zip(infos, monitored, strict=True)]
         super()._update_info_buffer(infos, dones)
+        if dones is not None and np.any(dones):
+            # By the task id in the observation: only environments made by this package name their task.
+            (_, tasks), names = self.policy.layout.flatten(self._last_obs), self.policy.task_set.names
+            named = [{**info, "task": names[task]} for info, task in zip(infos, tasks, strict=True)]
+            self.task_statistics.update(named, monitored & np.asarray(dones, dtype=bool))
 
     def _warn_of_other_reports(self, infos: list[dict[str, Any]]) -> None:
         if self._is_warned_of_reports:
@@ -130,7 +131,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         self._no_updates_until = (0 if reset_num_timesteps else self.num_timesteps) + missing if missing > 0 else -1
         if missing > 0 and self.num_timesteps > self.learning_starts and not reset_num_timesteps and self.verbose > 0:
             print(f"Updates resume after {missing} more transitions (`learning_starts`): the replay buffer has been emptied.")
-        if self.collector.is_disturbed or self.is_mid_step:  # an error or interrupt cut the last step short
+        if self.collector.is_disturbed or self.collector.is_mid_step:  # an error or interrupt cut the last step short
             self._last_obs = None
         if reset_num_timesteps or self._last_obs is None:
             self.replay_buffer.close_streams()
@@ -182,8 +183,6 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         while continue_training and should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
             if self.collector.is_disturbed:
                 self._start_new_episodes(env)
-            in_steps = train_freq.unit == TrainFrequencyUnit.STEP
-            self.collector.steps_ahead = train_freq.frequency - num_collected_steps if in_steps else 1
             try:
                 actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
             except EpisodesLostError as error:
@@ -204,6 +203,13 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             callback.on_rollout_end()
             self._rollout_steps = self._rollout_episodes = 0
         return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
+
+    @property
+    def _steps_until_training(self) -> int:
+        """How many steps are left of the rollout; 1 if episodes are counted, whose length nobody knows."""
+        frequency = self.train_freq
+        assert isinstance(frequency, TrainFreq)  # already converted
+        return frequency.frequency - self._rollout_steps if frequency.unit == TrainFrequencyUnit.STEP else 1
 
     def _count_episodes(self, dones: npt.NDArray[Any], action_noise: ActionNoise | None, log_interval: int | None) -> int:
         ended = np.flatnonzero(dones)

@@ -252,6 +252,7 @@ def make_replay_buffer(model: Any, values: Mapping[str, Any], configs: Configs) 
         optimize_memory_usage=values["optimize_memory_usage"],
         layout=model.policy.layout,
         num_tasks=len(model.policy.task_set),
+        task_names=model.policy.task_set.names,
         horizon=configs.target.unroll_steps + configs.target.td_steps,
         **vars(configs.replay),
         **own_replay_settings(values),
@@ -266,13 +267,12 @@ def _meaning(space: spaces.Space[Any]) -> Any:
     return (space.shape, space.dtype) if isinstance(space, spaces.Box) else space
 
 
-def check_replay_buffer(loaded: Any, expected: PerTaskReplayBuffer, names: tuple[str, ...]) -> PerTaskReplayBuffer:
+def check_replay_buffer(loaded: Any, expected: PerTaskReplayBuffer) -> PerTaskReplayBuffer:
     """
     Make sure that a loaded replay buffer can replace another.
 
     :param loaded: from a file
     :param expected: what the algorithm made for its environment
-    :param names: names of its tasks
     :return: the loaded buffer
     :raises ConfigurationError: naming the numbers that disagree
     """
@@ -290,10 +290,10 @@ def check_replay_buffer(loaded: Any, expected: PerTaskReplayBuffer, names: tuple
     ):
         if theirs != ours:
             raise ConfigurationError(f"The loaded replay buffer has {label} of {theirs}, this model needs {ours}.")
-    # Buffers know tasks only by number; `save_replay_buffer` adds their names.
-    if loaded.task_names is not None and len(names) > 1 and loaded.task_names != names:
+    names, wanted = loaded.task_names or (), expected.task_names or ()
+    if len(names) > 1 and names != wanted:
         raise ConfigurationError(
-            f"The loaded replay buffer has the tasks {list(loaded.task_names)}, this model has {list(names)}: they must be "
-            "the same, in the same order."
+            f"The loaded replay buffer has the tasks {list(names)}, this model has {list(wanted)}: they must be the same, in "
+            "the same order."
         )
     return loaded

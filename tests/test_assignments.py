@@ -32,7 +32,7 @@ def test_arguments_that_take_effect() -> None:
     model.learn(6, reset_num_timesteps=False)
     assert model._n_updates == updates + 2  # once in three steps of two environments
     assert model.policy.optimizer.param_groups[0]["lr"] == 0.5
-    assert model.learner.metrics.pop() and not model.collector.act_with_target
+    assert model.learner.metrics.pop() and model.collector.acting_model is model.policy.world_model
     ours, targets = model.policy.world_model, model.policy.target_model
     # A step of 1 after every update copies the learner, whose last step came before.
     assert all(map(th.equal, targets.parameters(), ours.parameters()))

@@ -215,12 +215,12 @@ def test_in_the_middle_of_a_step_the_running_episodes_are_left_out(tmp_path: Pat
 
     def callback(local: dict[str, Any], _: dict[str, Any]) -> bool:
         if model.num_timesteps == 20:
-            seen.append(model.is_mid_step)
+            seen.append(model.collector.is_mid_step)
             model.save_checkpoint(tmp_path / "half")
         return True
 
     model.learn(24, callback=callback)
-    assert seen == [True] and not model.is_mid_step
+    assert seen == [True] and not model.collector.is_mid_step
     other = resume_with_warning(tmp_path / "half", make_env("single"), "in the middle of a step")
     assert (other.num_timesteps, other.replay_buffer.size()) == (20, 19)
     other.learn(10, reset_num_timesteps=False)

@@ -406,7 +406,7 @@ def test_training_continues_as_if_a_callback_had_not_stopped_it(stop: int, saved
     whole = tiny_model(toy_env("toy-hold"), **SETTINGS).learn(24)
     model = tiny_model(toy_env("toy-hold"), **SETTINGS).learn(24, callback=_StopsAt(stop))
     assert model.num_timesteps == model.replay_buffer.size() == stop
-    assert not model.is_mid_step
+    assert not model.collector.is_mid_step
     if saved:
         model = EZM.resume(model.save_checkpoint(tmp_path / "model"), toy_env("toy-hold"))
     model.learn(24 - stop, reset_num_timesteps=False)

@@ -58,10 +58,10 @@ class PerTaskReplayBuffer(ReplayBuffer):
     :param storage_device: keep observations, actions, rewards and search values as tensors on this device and gather batches
         there, e.g. ``"cuda"``; None keeps NumPy arrays, whose batches go through pinned memory. Priorities stay on the host
     :param seed: seed of the sampling
+    :param task_names: names of the tasks ``[T]``, by which a loaded buffer is told from one of other tasks; nothing else uses
+        them
     :raises ConfigurationError: for impossible settings
     """
-
-    task_names: tuple[str, ...] | None = None  # set when the buffer is saved, to be compared when it is loaded
 
     @checked(n_envs=COUNT, num_tasks=COUNT, horizon=COUNT, optimize_memory_usage=OFF, seed=optional(SEED))
     def __init__(
@@ -84,6 +84,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         independent: bool = ReplayConfig.independent,
         storage_device: str | None = ReplayConfig.storage_device,
         seed: int | None = None,
+        task_names: tuple[str, ...] | None = None,
     ) -> None:
         config = ReplayConfig(
             buffer_size, independent, alpha, beta, min_weight, priority_epsilon, handle_timeout_termination, storage_device
@@ -96,6 +97,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         self.handle_timeout_termination = config.handle_timeout_termination
         self.layout = layout
         self.num_tasks = num_tasks
+        self.task_names = task_names
         self.horizon = horizon
         self.independent = config.independent
         self.replays = self._make_rings(config)
@@ -266,6 +268,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         :param own: with the same tasks and sizes
         """
         self.horizon, self.handle_timeout_termination, self.device = own.horizon, own.handle_timeout_termination, own.device
+        self.task_names = own.task_names
         for replay, other in zip(self.replays, own.replays, strict=True):
             replay.take_settings(other)
 

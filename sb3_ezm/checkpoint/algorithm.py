@@ -139,9 +139,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
             super().save(target, exclude, include)
 
     def save_replay_buffer(self, path: str | Path | io.BufferedIOBase) -> None:
-        """Save as in SB3, with the names of the tasks, and completely or not at all."""
-        if self.replay_buffer is not None:
-            self.replay_buffer.task_names = self.policy.task_set.names
+        """Save as in SB3, but completely or not at all."""
         with _complete(path, ".pkl") as target:
             super().save_replay_buffer(target)
 

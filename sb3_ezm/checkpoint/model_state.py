@@ -60,7 +60,7 @@ def capture(model: RolloutAlgorithm) -> dict[str, Any]:
         "replay": model.replay_buffer.state_dict(),
         "statistics": model.task_statistics.state_dict(),
         "generators": _capture_generators(model),
-        "env": capture_vec_env(model.env, between_steps=not model.is_mid_step),
+        "env": capture_vec_env(model.env, between_steps=not model.collector.is_mid_step),
     }
 
 

@@ -184,8 +184,7 @@ class EnvSlice:
         :param device: where it searches
         """
         policy = policy_class(**arguments).to(device)
-        times = TimeSplit()
-        self._collector = _RowCollector(policy, Planner(policy.search_config), MetricMeans(), times, act_with_target=False)
+        self._collector = _RowCollector(policy, Planner(policy.search_config), MetricMeans(), TimeSplit())
         self._collector.watch(self.env)
         self._version = -1
 

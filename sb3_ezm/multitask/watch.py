@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -93,7 +93,7 @@ class OwnedObservations(MethodExtension):
 class _LastObservations(MethodExtension):
     """``step_wait`` of the environment inside a ``VecNormalize``: keeps the last observations of episodes that ended."""
 
-    last: dict[int, Any] | None = None  # by environment
+    last: Mapping[int, Any] = {}  # by environment
 
     def __call__(self) -> Any:
         observations, rewards, dones, infos = self.method()
@@ -143,14 +143,14 @@ class EnvWatch:
     Environments in the same process are observed themselves, whichever wrapper or vector environment they are used through.
     For others, the vector environment is observed.
 
-    :param env: vector environment
+    :param env: vector environment; without one there is nothing to observe
     """
 
-    def __init__(self, env: VecEnv) -> None:
+    def __init__(self, env: VecEnv | None) -> None:
         self.env = env
-        self.normalize: VecNormalize | None = unwrap_vec_normalize(env)
-        native = env.unwrapped
-        watched: list[tuple[Any, str]] = [(native, name) for name in ("reset", "step_async")]
+        self.normalize: VecNormalize | None = None if env is None else unwrap_vec_normalize(env)
+        native = None if env is None else env.unwrapped
+        watched: list[tuple[Any, str]] = [] if native is None else [(native, name) for name in ("reset", "step_async")]
         if isinstance(native, DummyVecEnv):
             for sub_env in native.envs:
                 OwnedObservations.install(sub_env, "step")
@@ -172,9 +172,9 @@ class EnvWatch:
         """Whether somebody has stepped or reset the environments since the last :meth:`mark`."""
         return self._calls() != self._known_calls
 
-    def raw_last_observations(self) -> dict[int, Any] | None:
+    def raw_last_observations(self) -> Mapping[int, Any]:
         """
         :return: by environment, the last observations of the episodes that ended in the latest step, as ``VecNormalize``
-            received them; None if nothing normalizes
+            received them
         """
-        return None if self._below_normalize is None else self._below_normalize.last
+        return {} if self._below_normalize is None else self._below_normalize.last
