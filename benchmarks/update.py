@@ -133,7 +133,7 @@ def table(model: EZM, seconds: float) -> list[Row]:
         "reanalysis": flops.reanalyze(search, targets, rows),
         "gradient step": flops.gradient_step(learner.loss_config, targets.unroll_steps, rows),
     }
-    reduced = th.bfloat16 if learner.runtime.mixed_precision else th.float32
+    reduced = th.bfloat16 if learner.runtime.bfloat16 else th.float32
     ceilings = {dtype: matmul_ceiling(device, dtype, seconds / 20) for dtype in {th.float32, reduced}}
     durations = {name: float(np.median(values)) for name, values in times.items()}
     durations["acting"] *= frequency

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import torch as th
 from torch import nn
 
 from sb3_ezm import kinds, training_kinds
+from sb3_ezm.devices import has_bfloat16
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
 from sb3_ezm.kinds import Kind
 from sb3_ezm.proposals import PROPOSALS
@@ -284,7 +286,8 @@ class RuntimeConfig(Settings):
     How to compute efficiently on a device. The defaults wait for every update, like the paper's algorithm as
     written.
 
-    :param mixed_precision: run the networks in bfloat16; losses stay in float32
+    :param mixed_precision: run the networks in bfloat16; losses stay in float32. ``"auto"``: on a GPU, and on a CPU that has
+        such products; others compute them with detours that take two to six times as long as float32
     :param max_roots: roots per search of the reanalysis; more are split into chunks, which bounds memory
     :param priority_lag: updates that may still be running while the next batch is drawn. 0: new priorities count for the
         next batch. With a lag the host never waits for the device in an update; priorities and target network follow that many
@@ -302,7 +305,7 @@ class RuntimeConfig(Settings):
     :param learner_time_limit: seconds that learners may take to start, and for an update; then they are ended with an error
     """
 
-    mixed_precision: bool = setting(False, kinds.SWITCH)
+    mixed_precision: bool | Literal["auto"] = setting(False, kinds.AUTOMATIC)
     max_roots: int = setting(4096, kinds.COUNT)
     priority_lag: int = setting(0, kinds.whole(0, 1000))
     overlap: bool = setting(False, kinds.SWITCH)
@@ -325,6 +328,22 @@ class RuntimeConfig(Settings):
             f"`overlap` is for plain functions on a CPU, not with `compile` ({self.compile}) or `cuda_graphs` "
             f"({self.cuda_graphs}).",
         )
+
+    def on(self, device: th.device) -> RuntimeConfig:
+        """
+        :param device: where networks run
+        :return: the same, with what is left to the device decided
+        """
+        if self.mixed_precision != "auto":
+            return self
+        return dataclasses.replace(self, mixed_precision=has_bfloat16(device))
+
+    @property
+    def bfloat16(self) -> bool:
+        """
+        :return: whether networks run in bfloat16, once that is decided
+        """
+        return self.mixed_precision is True
 
     @property
     def static(self) -> bool:

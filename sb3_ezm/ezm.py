@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pathlib
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy.typing as npt
 import torch as th
@@ -78,7 +78,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
     :param independent_replay: False shares one replay buffer between the tasks (ablation)
     :param act_with_target: collect with the target network, which moves slowly (as released), instead of the learner
     :param planner: False predicts with the policy head alone; learning and collecting data stay the same
-    :param mixed_precision: run the networks in bfloat16; losses stay in float32
+    :param mixed_precision: run the networks in bfloat16; losses stay in float32 (``"auto"``: if the device is made for it)
     :param runtime_kwargs: fields of :class:`~sb3_ezm.config.RuntimeConfig`: how things are computed, not what
     :param search_kwargs: further fields of :class:`~sb3_ezm.config.SearchConfig`
     :param target_kwargs: further fields of :class:`~sb3_ezm.config.TargetConfig`
@@ -133,7 +133,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         independent_replay: bool = BY_PRESET,
         act_with_target: bool = BY_PRESET,
         planner: bool = BY_PRESET,
-        mixed_precision: bool = BY_PRESET,
+        mixed_precision: bool | Literal["auto"] = BY_PRESET,
         runtime_kwargs: dict[str, Any] | None = None,
         search_kwargs: dict[str, Any] | None = None,
         target_kwargs: dict[str, Any] | None = None,

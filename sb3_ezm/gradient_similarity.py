@@ -108,7 +108,7 @@ class GradientSimilarityCallback(BaseCallback):
             reanalyzer = Reanalyzer(learner.planner, learner.target_config, generator, noise)
             targets, _ = reanalyzer(policy.target_model, batch, updates)
             config, steps = learner.loss_config, learner.target_config.unroll_steps
-            loss = UnrollLoss(policy.world_model, config, steps, learner.runtime.mixed_precision)
+            loss = UnrollLoss(policy.world_model, config, steps, learner.runtime.bfloat16)
             return gradient_cosines(loss, batch, targets, len(policy.task_set))
 
 

@@ -232,6 +232,9 @@ def choice(*options: str) -> Kind:
     return _if(words, lambda value: isinstance(value, str) and value in options, str)
 
 
+AUTOMATIC = either(SWITCH, choice("auto"), words="True, False or 'auto'")
+
+
 def key_of(table: Mapping[str, Any]) -> Kind:
     """
     :param table: anything by name

@@ -90,7 +90,7 @@ LOSS = [
     ("latent_gradient_scale", -0.5, "`latent_gradient_scale` (-0.5) must be a number in [0, 1]."),
 ]
 RUNTIME = [
-    ("mixed_precision", "bf16", f"`mixed_precision` ('bf16') {SWITCH}"),
+    ("mixed_precision", "bf16", "`mixed_precision` ('bf16') must be True, False or 'auto'."),
     ("max_roots", 0, "`max_roots` (0) must be an integer of at least 1."),
     ("priority_lag", -1, "`priority_lag` (-1) must be an integer from 0 to 1000."),
     ("priority_lag", 1.5, "`priority_lag` (1.5) must be an integer from 0 to 1000."),

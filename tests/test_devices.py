@@ -17,7 +17,7 @@ from sb3_ezm import EZM, NonFiniteError
 from sb3_ezm import collector as collector_module
 from sb3_ezm.checkpoint import read_checkpoint
 from sb3_ezm.config import LossConfig, RuntimeConfig
-from sb3_ezm.devices import Readback, to_device
+from sb3_ezm.devices import Readback, has_bfloat16, to_device
 from sb3_ezm.learning import learner as learner_module
 from sb3_ezm.learning.learner import Learner, NonFiniteLossError
 from sb3_ezm.runtime.static_search import StaticSearch
@@ -190,6 +190,24 @@ def test_other_optimizers_need_one_read() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- transfers
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": True, "avx2": True}, True), ({"avx2": True}, False)],
+)
+def test_automatic_precision_follows_the_processor(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: bool
+) -> None:
+    monkeypatch.setattr(th.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    model = tiny_model(toy_env(), mixed_precision="auto")
+    assert model.learner.runtime.bfloat16 is expected and model.mixed_precision == "auto"
+    assert model.learner._gradient_step.loss.autocast is expected and model.learner.reanalyzer.autocast is expected
+
+
+def test_automatic_precision_is_the_exact_one_where_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(th.cpu, "get_capabilities", raising=False)
+    assert not has_bfloat16(th.device("cpu")) and not has_bfloat16(th.device("meta"))
 
 
 def test_what_is_already_on_the_device_is_not_copied() -> None:

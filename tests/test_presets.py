@@ -109,6 +109,7 @@ def test_no_number_is_read_as_a_string(name: str) -> None:
         "layer",
         "min2",
         "mean",
+        "auto",
         "min",
     }  # YAML reads 3e-4 as text
 

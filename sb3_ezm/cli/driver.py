@@ -150,9 +150,8 @@ def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -
     else:
         parameters = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
         origin = f"preset {settings.preset!r}" if settings.start is None else f"from {settings.start}"
-        print(
-            f"{counted(len(model.policy.task_set), 'task')}, {origin}, {parameters:,} parameters, {model.device}, in {folder}"
-        )
+        device = f"{model.device} (bfloat16)" if model.learner.runtime.bfloat16 else f"{model.device}"
+        print(f"{counted(len(model.policy.task_set), 'task')}, {origin}, {parameters:,} parameters, {device}, in {folder}")
     limits = [] if settings.steps_per_task is None else [f"{counted(settings.steps_per_task, 'step')} of each task"]
     limits += [] if settings.minutes is None else [f"{settings.minutes:g} minutes, first and last evaluation not counted"]
     print(f"Training ends after {' or '.join(limits)}.", flush=True)

@@ -158,7 +158,7 @@ class GradientStep:
         """
         parameters = [parameter for parameter in self.loss.parameters() if parameter.grad is not None]
         # As `clip_grad_norm_` does, but keeping the norms of the parameters.
-        norms = th.stack([th.linalg.vector_norm(parameter.grad) for parameter in parameters])
+        norms = th.stack(th._foreach_norm([p.grad for p in parameters if p.grad is not None]))
         norm = th.linalg.vector_norm(norms)
         clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
         return GradientOutput(reports.errors, norm, norms, reports.losses, {**reports.figures, "grad_norm": norm})

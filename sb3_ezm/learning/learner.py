@@ -112,7 +112,7 @@ class Learner:
         self.target_config = target_config
         self.loss_config = loss_config
         self.update_config = update_config or UpdateConfig()
-        self.runtime = runtime or RuntimeConfig()
+        self.runtime = (runtime or RuntimeConfig()).on(policy.device)
         if self.runtime.overlap and policy.device.type != "cpu":
             raise ConfigurationError(
                 f"`overlap` shares the cores of a CPU, but the model is on {str(policy.device)!r}: use `priority_lag` there."
@@ -126,7 +126,7 @@ class Learner:
         check_backend(self.runtime)
         self.planner = Planner(search_config, self.runtime, graphs)
         self.reanalyzer = Reanalyzer(self.planner, target_config, generator, noise_generator)
-        loss = UnrollLoss(policy.world_model, loss_config, target_config.unroll_steps, self.runtime.mixed_precision)
+        loss = UnrollLoss(policy.world_model, loss_config, target_config.unroll_steps, self.runtime.bfloat16)
         self._gradient_step = GradientStep(loss, self.update_config.max_grad_norm, self.runtime, graphs)
         self._launched: deque[_LaunchedUpdate] = deque()
         self._second_thread = ThreadPoolExecutor(1, "reanalysis") if self.runtime.overlap else None

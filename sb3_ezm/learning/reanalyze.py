@@ -49,7 +49,7 @@ class Reanalyzer:
         self.config = target_config
         self.generator = generator
         self.noise_generator = noise_generator or generator
-        self.autocast = planner.runtime.mixed_precision
+        self.autocast = planner.runtime.bfloat16
 
     @th.no_grad()
     def __call__(self, model: WorldModel, batch: SegmentBatch, updates: int, rows: slice | None = None) -> Reanalyzed:
