@@ -31,6 +31,7 @@ from sb3_ezm.config import (
 )
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
 from sb3_ezm.kinds import Kind, RefusedError
+from sb3_ezm.multitask.tensor_env import is_tensor_env, missing_parts
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.presets import preset_names
 from sb3_ezm.tasks.env_factory import near_ids, registered_id
@@ -78,9 +79,18 @@ def _env_id(value: Any) -> str:
     return str(value)
 
 
+def _tensor_env(value: Any) -> Any:
+    if missing := missing_parts(value):
+        raise RefusedError(f"As an environment of tensors it lacks {missing} (docs/gpu_simulators.md).")
+    if not is_tensor_env(value):
+        raise TypeError
+    return value
+
+
 _ENV = kinds.either(
     kinds.instance_of(gym.Env, VecEnv, words="an environment"),
     Kind("a registered id", _env_id),
+    Kind("an environment of tensors", _tensor_env),
     words="a Gymnasium environment, its registered id, or a vector environment of Stable-Baselines3 (`make_multitask_env`)",
 )
 _NESTED = Argument(kinds.optional(kinds.MAPPING))

@@ -20,10 +20,13 @@ from sb3_ezm.devices import Readback, to_device
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.finite import check_rows
 from sb3_ezm.multitask.checked import check_answers
+from sb3_ezm.multitask.normalization import describe_order, warn_of_pictures
+from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv
 from sb3_ezm.multitask.watch import EnvWatch, copy_observation
-from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.planner import Planner
 from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.search import SearchOutput
+from sb3_ezm.tensor_steps import TensorSteps
 from sb3_ezm.train_logging import MetricMeans, TimeSplit
 from sb3_ezm.types import BoolArray, FloatArray, IntArray
 
@@ -33,10 +36,10 @@ Infos = list[dict[str, Any]]
 class ChosenActions(NamedTuple):
     """Actions of all environments, and what the replay buffer stores with them."""
 
-    actions: npt.NDArray[Any]  # [n_envs, ...]  for the environments, in their bounds
-    scaled: FloatArray  # [n_envs, A]  for the replay buffer, in [-1, 1] or one-hot
+    actions: Any  # [n_envs, ...]  for the environments, in their bounds; a tensor for environments that step in tensors
+    scaled: Any  # [n_envs, A]  for the replay buffer, in [-1, 1] or one-hot, of the same kind
     searched: BoolArray  # [n_envs]  chosen by a search
-    values: FloatArray  # [n_envs]  values of the roots of these searches
+    values: Any  # [n_envs]  values of the roots of these searches, of the same kind
 
 
 class ActingVecEnv(VecEnv):
@@ -99,6 +102,7 @@ class Collector:
         self.searches = True
         self.steps_ahead = 1
         self._acting: ActingVecEnv | None = None  # chooses the actions by itself
+        self._tensors: TensorSteps | None = None  # for environments that step in tensors
         self._watch = EnvWatch(None)
         self._sent_at: float | None = None  # when the actions not yet stored were sent
         self._raw: tuple[VecEnvObs, npt.NDArray[Any]] | None = None  # observations and rewards as returned, not normalized
@@ -128,12 +132,14 @@ class Collector:
         if env is not None and isinstance(native := env.unwrapped, ActingVecEnv):
             native.accept(env)
             self._acting = native
+        # Wrappers around such an environment see, and the rest then gets, arrays.
+        self._tensors = TensorSteps(env, self.policy) if isinstance(env, TensorVecEnv) else None
         self._sent_at = self._raw = None
         normalize = self._watch.normalize
         if normalize is not None and normalize.norm_obs:
             if normalize.observation_space != env.observation_space:  # type: ignore[union-attr]
                 raise ConfigurationError(describe_order(env, normalize))
-            _warn_of_pictures(normalize)
+            warn_of_pictures(normalize)
         self._order_is_right = normalize is None or normalize is env
 
     def watches(self, env: VecEnv | None) -> bool:
@@ -161,8 +167,8 @@ class Collector:
         :return: a copy that no environment reuses
         """
         self.mark()
-        own: VecEnvObs = copy_observation(observation)
-        return own
+        own: Any = copy_observation(observation) if self._tensors is None else self._tensors.env.observations
+        return own  # type: ignore[no-any-return]
 
     @property
     def normalizes_observations(self) -> bool:
@@ -187,6 +193,10 @@ class Collector:
         :raises ConfigurationError: if a wrapper changes the observations that ``VecNormalize`` returns
         """
         self._sent_at = time.perf_counter()
+        if self._tensors is not None:
+            step: Any = self._tensors.step(actions)  # type: ignore[arg-type]
+            self._watch.mark()
+            return step.observations, step.rewards_on_host, step.ended, step.infos
         observations, rewards, dones, infos = env.step(actions)
         for env_index in np.flatnonzero(dones):
             if (last := infos[env_index].get("terminal_observation")) is not None:
@@ -231,6 +241,8 @@ class Collector:
                 raise ConfigurationError("`action_noise` is not for environments that choose their actions: leave it at None.")
             with self.times.measure("search"):
                 return self._acting.next_actions(self, observation)
+        if self._tensors is not None:
+            return self._act_in_tensors(self._tensors, observation, searched, noise)
         policy = self.policy
         rows, tasks = policy.layout.flatten(observation)
         n_envs, names, masks = len(rows), policy.task_set.names, policy.task_set.action_mask()[tasks]
@@ -247,20 +259,35 @@ class Collector:
         scaled = (scaled * masks).astype(np.float32)
         return ChosenActions(policy.action_layout.decode(scaled), scaled, np.full(n_envs, searched), values)
 
+    def _act_in_tensors(
+        self, tensors: TensorSteps, observation: VecEnvObs, searched: bool, noise: ActionNoise | None
+    ) -> ChosenActions:
+        """As :meth:`act`, without waiting for the device."""
+        with self.times.measure("search"):
+            if searched:
+                output = self._plan(*tensors.roots(observation))
+                scaled, values = output.actions, output.values
+            else:
+                scaled, values = tensors.draw(self.generator)
+        return ChosenActions(*tensors.to_execute(scaled, noise), np.full(len(scaled), searched), values)
+
     def _draw(self, masks: FloatArray) -> FloatArray:
         """Actions at random ``[n_envs, A]``."""
         return self.policy.action_layout.sample(masks)
 
     def _search(self, rows: FloatArray, tasks: IntArray) -> tuple[FloatArray, FloatArray]:
         """Wait for the device once, for the result."""
+        device = self.policy.device
+        output = self._plan(to_device(rows, device), to_device(tasks, device))
+        found = Readback(th.cat((output.actions, output.values.unsqueeze(1)), dim=1)).read()
+        return found[:, :-1], found[:, -1]
+
+    def _plan(self, rows: th.Tensor, tasks: th.Tensor) -> SearchOutput:
         with self.policy.lock:
             self.policy.set_training_mode(False)
-            model, device = self.acting_model, self.policy.device
-            roots = to_device(rows, device), to_device(tasks, device)
-            output = self.planner.plan(model, *roots, self.generator, self.row_generators)
-            found = Readback(th.cat((output.actions, output.values.unsqueeze(1)), dim=1)).read()
+            output = self.planner.plan(self.acting_model, rows, tasks, self.generator, self.row_generators)
         self.metrics.add(acting_value=output.values.mean(), acting_improvement=(output.values - output.network_values).mean())
-        return found[:, :-1], found[:, -1]
+        return output
 
     # ----------------------------------------------------------------------------------------------------------- storing
 
@@ -289,6 +316,11 @@ class Collector:
         """
         if self._sent_at is not None:  # environment and callbacks
             self.times.add("env", time.perf_counter() - self._sent_at)
+        if self._tensors is not None:
+            with self.times.measure("store"):
+                self._tensors.store(buffer, last_observation, scaled)  # type: ignore[arg-type]
+            self._sent_at = None
+            return observation
         lasts: Mapping[int, Any] = {env: info.get("terminal_observation") for env, info in enumerate(infos) if dones[env]}
         if self._raw is not None:
             (observation, reward), lasts = self._raw, {env: self._raw_last.get(env) for env in lasts}
@@ -326,6 +358,18 @@ class Collector:
 
     # ------------------------------------------------------------------------------------------------------------- state
 
+    @property
+    def steps_in_tensors(self) -> bool:
+        """Whether the environments do, so that observations are tensors and only episodes that end have an info."""
+        return self._tensors is not None
+
+    def tasks(self, observation: VecEnvObs) -> IntArray:
+        """
+        :param observation: of all environments
+        :return: their tasks ``[n_envs]``
+        """
+        return self.policy.layout.flatten(observation)[1] if self._tensors is None else self._tensors.env.tasks
+
     def seed(self, seed: int) -> None:
         """
         Restart the random generator.
@@ -333,28 +377,3 @@ class Collector:
         :param seed: its seed
         """
         self.generator.manual_seed(seed)
-
-
-def _warn_of_pictures(normalize: VecNormalize) -> None:
-    if ObservationLayout(normalize.venv.observation_space).image_shape is not None:
-        warnings.warn(
-            "VecNormalize makes numbers of the pictures, which are then stored as float32 and read by no convolutions: give "
-            "it `norm_obs=False`, as pictures need no statistics.",
-            stacklevel=2,
-        )
-
-
-def describe_order(env: VecEnv | None, normalize: VecNormalize) -> str:
-    """
-    :param env: vector environment
-    :param normalize: one of its wrappers, but not the outermost
-    :return: error message
-    """
-    above, layer = [], env
-    while layer is not normalize:
-        above.append(type(layer).__name__)
-        layer = layer.venv  # type: ignore[union-attr]
-    return (
-        f"{' and '.join(above)} changes the observations of the VecNormalize inside it, whose raw observations go into "
-        f"the replay buffer. Put VecNormalize outside: VecNormalize({'('.join(above)}(env{')' * len(above)})."
-    )

@@ -383,7 +383,8 @@ class ReplayConfig(Settings):
     :param handle_timeout_termination: tell truncation from termination by ``info["TimeLimit.truncated"]``. If False, every
         end of an episode counts as termination
     :param storage_device: keep observations, actions, rewards and search values as tensors on this device and gather batches
-        there, e.g. ``"cuda"``; None keeps NumPy arrays, whose batches go through pinned memory. Priorities stay on the host
+        there, e.g. ``"cuda"``; None keeps NumPy arrays, whose batches go through pinned memory, or for environments that step
+        in tensors tensors on their device. Priorities stay on the host
     """
 
     buffer_size: int = setting(1_000_000, kinds.whole(1, 2**31 - 2**20))

@@ -25,10 +25,13 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import shown
 from sb3_ezm.learning.learner import Learner
 from sb3_ezm.multitask.inspection import find_served_tasks
+from sb3_ezm.multitask.tensor_env import is_tensor_env
+from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv, holds_tensors
 from sb3_ezm.multitask.vec_env import EpisodesLostError
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.tasks.api import check_env_class
 from sb3_ezm.tasks.statistics import TaskStatistics, report_of
+from sb3_ezm.tensor_steps import predict_tensors
 
 DISTURBED = (
     "The training environments were stepped or reset by somebody else (an evaluation or a callback?): their running "
@@ -67,11 +70,18 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
     @staticmethod
     def _wrap_env(env: GymEnv | str, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         env = maybe_make_env(env, verbose)  # `load` and `set_env` take an id as the constructor does
+        if not isinstance(env, VecEnv) and is_tensor_env(env):
+            return OffPolicyAlgorithm._wrap_env(TensorVecEnv(env), verbose, monitor_wrapper)  # type: ignore[arg-type]
         if isinstance(env, gym.vector.VectorEnv):
             raise ConfigurationError(
                 f"{type(env).__name__} is a vector environment of Gymnasium, not of Stable-Baselines3: use "
                 "`make_multitask_env(env_id, n_envs_per_task=n)`, or `make_vec_env(env_id, n_envs=n)` of "
                 "`stable_baselines3.common.env_util`."
+            )
+        if isinstance(env, gym.Env) and is_tensor_env(env.unwrapped):
+            raise ConfigurationError(
+                f"{env} wraps an environment of tensors, {type(env.unwrapped).__name__}, as a single one: pass "
+                "`env.unwrapped`, or an adapter around it (docs/gpu_simulators.md)."
             )
         if isinstance(env, gym.Env):
             check_env_class(env, f"The environment {type(env.unwrapped).__name__}")
@@ -91,15 +101,31 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         if (repeat := self.policy.task_set.action_repeat) > 1:
             self._missing_env_steps += sum(repeat - infos[env].get("env_steps", repeat) for env in np.flatnonzero(dones))
 
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[npt.NDArray[Any], ...] | None = None,
+        episode_start: npt.NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, tuple[npt.NDArray[Any], ...] | None]:
+        """As in SB3. A batch of observations in tensors gives actions in tensors, on their device."""
+        if holds_tensors(observation):
+            return predict_tensors(self.policy, observation, deterministic), state
+        return super().predict(observation, state, episode_start, deterministic)
+
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: npt.NDArray[Any] | None = None) -> None:
+        tasks = None if dones is None or not np.any(dones) else self.collector.tasks(self._last_obs)  # type: ignore[arg-type]
+        if self.collector.steps_in_tensors and dones is not None:  # infos of others are empty
+            ended = np.flatnonzero(dones)
+            infos, dones, tasks = [infos[index] for index in ended], dones[ended], None if tasks is None else tasks[ended]
         monitored = np.array([report_of(info) is not None for info in infos])
         if any("episode" in info and not found for info, found in zip(infos, monitored, strict=True)):
             self._warn_of_other_reports(infos)
             infos = [info if found else {**info, "episode": None} for info, found in zip(infos, monitored, strict=True)]
         super()._update_info_buffer(infos, dones)
-        if dones is not None and np.any(dones):
+        if dones is not None and tasks is not None:
             # By the task id in the observation: only environments made by this package name their task.
-            (_, tasks), names = self.policy.layout.flatten(self._last_obs), self.policy.task_set.names
+            names = self.policy.task_set.names
             named = [{**info, "task": names[task]} for info, task in zip(infos, tasks, strict=True)]
             self.task_statistics.update(named, monitored & np.asarray(dones, dtype=bool))
 
@@ -214,11 +240,11 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
     def _count_episodes(self, dones: npt.NDArray[Any], action_noise: ActionNoise | None, log_interval: int | None) -> int:
         ended = np.flatnonzero(dones)
         for env in ended:
-            self._episode_num += 1
             if action_noise is not None:
                 action_noise.reset(**({"indices": [env]} if len(dones) > 1 else {}))
-            if log_interval is not None and self._episode_num % log_interval == 0:
-                self.dump_logs()
+        before, self._episode_num = self._episode_num, self._episode_num + len(ended)
+        if log_interval is not None and self._episode_num // log_interval > before // log_interval:
+            self.dump_logs()  # once, however many episodes have ended with this step
         return len(ended)
 
     def _start_new_episodes(self, env: VecEnv, why: str = DISTURBED) -> None:
@@ -229,4 +255,6 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             self._last_original_obs = self._vec_normalize_env.get_original_obs()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "collector"]
+        # Tensors would ask for their device wherever the model is loaded, and the next environment begins anew.
+        on_device = ["_last_obs"] if holds_tensors(self._last_obs) else []
+        return [*super()._excluded_save_params(), "collector", *on_device]

@@ -17,6 +17,7 @@ from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import shown
 from sb3_ezm.multitask.inspection import find_task_set
+from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.optimizers import change_options, default_options
 from sb3_ezm.policies import EZMPolicy, check_task_set, default_task_set
@@ -244,6 +245,9 @@ def make_replay_buffer(model: Any, values: Mapping[str, Any], configs: Configs) 
     :raises ConfigurationError: if sizes are impossible
     """
     buffer_class: Any = values["replay_buffer_class"] or PerTaskReplayBuffer
+    storage = vars(configs.replay)
+    if isinstance(model.env, TensorVecEnv) and storage["storage_device"] is None:  # where the observations are
+        storage = {**storage, "storage_device": str(model.env.device)}
     buffer: PerTaskReplayBuffer = buffer_class(
         observation_space=model.observation_space,
         action_space=model.action_space,
@@ -254,7 +258,7 @@ def make_replay_buffer(model: Any, values: Mapping[str, Any], configs: Configs) 
         num_tasks=len(model.policy.task_set),
         task_names=model.policy.task_set.names,
         horizon=configs.target.unroll_steps + configs.target.td_steps,
-        **vars(configs.replay),
+        **storage,
         **own_replay_settings(values),
     )
     return buffer

@@ -45,6 +45,7 @@ LEVELS = {
     "sb3_ezm.policies": 7,
     "sb3_ezm.checkpoint": 8,
     "sb3_ezm.collector": 8,
+    "sb3_ezm.tensor_steps": 8,
     "sb3_ezm.rollouts": 8,
     "sb3_ezm.ezm": 8,
     "sb3_ezm.learning": 8,

@@ -103,7 +103,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         self.replays = self._make_rings(config)
         self._stream_replay = np.zeros(n_envs, dtype=np.int64)
         self._searched = np.zeros(n_envs, dtype=np.bool_)
-        self._search_values = np.zeros(n_envs, dtype=np.float32)
+        self._search_values: Any = np.zeros(n_envs, dtype=np.float32)
         self.seed(seed)
 
     def _make_rings(self, config: ReplayConfig) -> list[PrioritizedRing]:
@@ -184,22 +184,33 @@ class PerTaskReplayBuffer(ReplayBuffer):
 
     # ------------------------------------------------------------------------------------------------------- storing
 
-    def annotate(self, searched: BoolArray, search_values: FloatArray) -> None:
+    def annotate(self, searched: BoolArray, search_values: FloatArray | th.Tensor) -> None:
         """
         Say how the actions of the next :meth:`add` were chosen (without a call: not by a search).
 
         :param searched: whether a search chose the action ``[n_envs]``
-        :param search_values: value of the root of that search ``[n_envs]``
+        :param search_values: value of the root of that search ``[n_envs]``; a tensor is zero where not searched
         :raises ValueError: for wrong shapes
         """
-        searched, search_values = np.asarray(searched, dtype=np.bool_), np.asarray(search_values, dtype=np.float32)
+        searched = np.asarray(searched, dtype=np.bool_)
+        on_device = isinstance(search_values, th.Tensor)  # stays there
+        search_values = search_values if on_device else np.asarray(search_values, dtype=np.float32)
         if searched.shape != (self.n_envs,) or search_values.shape != (self.n_envs,):
             raise ValueError(
                 f"`searched` {searched.shape} and `search_values` {search_values.shape} must have one entry for each "
                 f"of the {self.n_envs} environments."
             )
         self._searched = searched.copy()
-        self._search_values = np.where(searched, search_values, np.float32(0.0))
+        self._search_values = search_values if on_device else np.where(searched, search_values, np.float32(0.0))
+
+    def take_annotation(self) -> tuple[BoolArray, Any]:
+        """
+        :return: what :meth:`annotate` noted, which is then forgotten
+        """
+        noted = self._searched, self._search_values
+        self._searched = np.zeros(self.n_envs, dtype=np.bool_)
+        self._search_values = np.zeros(self.n_envs, dtype=np.float32)
+        return noted
 
     def add(
         self,
@@ -242,16 +253,26 @@ class PerTaskReplayBuffer(ReplayBuffer):
             search_values=self._search_values,
         )
         check_transitions(transitions)
-        replay_of = transitions.tasks if self.independent else np.zeros(self.n_envs, dtype=np.int64)
-        for env in np.flatnonzero(replay_of != self._stream_replay):
-            # A cycling environment: should it have left its last task in mid-episode, that episode ends there.
-            self.replays[self._stream_replay[env]].ring.close(np.array([env]))
-        self._stream_replay = replay_of.copy()
-        for index in np.unique(replay_of):
-            envs = np.flatnonzero(replay_of == index)
-            self.replays[index].add(envs, transitions.select(envs))
-        self._searched = np.zeros(self.n_envs, dtype=np.bool_)
-        self._search_values = np.zeros(self.n_envs, dtype=np.float32)
+        self.store(np.arange(self.n_envs), transitions)
+        self.take_annotation()
+
+    def store(self, envs: IntArray, transitions: Transitions) -> None:
+        """
+        Store transitions that have been checked, in arrays or in tensors (see :class:`Transitions`).
+
+        :param envs: their environments ``[N]``, all different
+        :param transitions: ``N`` of them
+        """
+        replay_of = transitions.tasks if self.independent else np.zeros(len(envs), dtype=np.int64)
+        before = self._stream_replay[envs]
+        for index in np.unique(before[replay_of != before]):
+            # Cycling environments: should they have left their last task in mid-episode, that episode ends there.
+            self.replays[index].ring.close(envs[(replay_of != before) & (before == index)])
+        self._stream_replay[envs] = replay_of
+        found = np.unique(replay_of)
+        for index in found:
+            chosen = np.flatnonzero(replay_of == index)
+            self.replays[index].add(envs[chosen], transitions if len(found) == 1 else transitions.select(chosen))
         self.pos = int(self.total_added.sum() % (self.buffer_size * self.num_tasks))
         self.full = all(replay.ring.full for replay in self.replays)
 
@@ -272,10 +293,14 @@ class PerTaskReplayBuffer(ReplayBuffer):
         for replay, other in zip(self.replays, own.replays, strict=True):
             replay.take_settings(other)
 
-    def close_streams(self) -> None:
-        """End all running episodes as by truncation, for when the environments are replaced or reset from outside."""
+    def close_streams(self, envs: IntArray | None = None) -> None:
+        """
+        End running episodes as by truncation, for when the environments are replaced or reset from outside.
+
+        :param envs: of which environments (default: all)
+        """
         for replay in self.replays:
-            replay.ring.close()
+            replay.ring.close(envs)
 
     def state_dict(self) -> dict[str, Any]:
         """

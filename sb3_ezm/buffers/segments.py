@@ -18,18 +18,37 @@ LARGEST_ACTION = 1.0 + 1e-5  # scaling rounds
 _GENERATION = 40  # bits of a ticket that number rows; the bits above count how often the ring had been cleared
 
 
+Values = FloatArray | th.Tensor
+
+
 class Transitions(NamedTuple):
-    """``N`` transitions of different streams (environments) that happened at the same time."""
+    """
+    ``N`` transitions of different streams (environments) that happened at the same time.
+
+    Those in arrays start where their stream's last one ended, or else begin an episode. Those in tensors must continue their
+    stream unless it has ended: comparing them would wait for the device.
+    """
 
     tasks: IntArray  # [N]
-    observations: FloatArray  # [N, O]
-    actions: FloatArray  # [N, A]
-    rewards: FloatArray  # [N]
-    next_observations: FloatArray  # [N, O]  the true successor, even where the episode ends
+    observations: Values  # [N, O]
+    actions: Values  # [N, A]
+    rewards: Values  # [N]
+    next_observations: Values  # [N, O]  the true successor, even where the episode ends
     terminated: BoolArray  # [N]  true termination
     ended: BoolArray  # [N]  the episode ends here, by termination or truncation
     searched: BoolArray  # [N]  the action was chosen by a search
-    search_values: FloatArray  # [N]  root value of that search
+    search_values: Values  # [N]  root value of that search
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the numbers are in tensors."""
+        return isinstance(self.observations, th.Tensor)
+
+    def on_host(self) -> Transitions:
+        """
+        :return: the same in arrays
+        """
+        return Transitions._make(it.cpu().numpy() if isinstance(it, th.Tensor) else it for it in self)
 
     def select(self, rows: IntArray) -> Transitions:
         """
@@ -186,6 +205,8 @@ class TransitionRing:
         :param transitions: ``N`` of them
         :return: slots of the new transitions, and slots whose transitions were overwritten
         """
+        if transitions.on_device and self.storage_device is None:
+            transitions = transitions.on_host()
         self._close_before_overwriting(2 * len(streams))
         slots = self._newest[streams]
         fresh = np.flatnonzero(~self._continues(streams, slots, transitions))
@@ -216,6 +237,10 @@ class TransitionRing:
 
     def _continues(self, streams: IntArray, slots: IntArray, transitions: Transitions) -> BoolArray:
         """Whether each transition starts at the newest row of its stream."""
+        if transitions.on_device:
+            self._newest_observations = None  # falls behind
+            known: BoolArray = (slots >= 0) & (self.task[slots] == transitions.tasks)
+            return known
         if self.storage_device is None:
             newest = self.observation[slots]
         else:

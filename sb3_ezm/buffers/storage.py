@@ -36,7 +36,8 @@ class TensorColumn:
         return self.values.nbytes
 
     def __setitem__(self, rows: Rows, values: Any) -> None:
-        self.values[self._index(rows)] = to_device(np.asarray(values, dtype=self.dtype), self.values.device)
+        given = values if isinstance(values, th.Tensor) else np.asarray(values, dtype=self.dtype)
+        self.values[self._index(rows)] = to_device(given, self.values.device)
 
     def __getitem__(self, rows: Rows) -> FloatArray:
         array: FloatArray = self.values[self._index(rows)].cpu().numpy()

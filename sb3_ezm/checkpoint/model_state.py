@@ -19,6 +19,7 @@ from sb3_ezm.errors import CheckpointError
 from sb3_ezm.likeness import check_like
 from sb3_ezm.multitask.env_state import set_space_generators, space_generators
 from sb3_ezm.multitask.inspection import find_task_set
+from sb3_ezm.multitask.tensor_vec_env import as_arrays
 from sb3_ezm.rollouts import RolloutAlgorithm
 from sb3_ezm.settings import argument_names
 
@@ -53,7 +54,7 @@ def capture(model: RolloutAlgorithm) -> dict[str, Any]:
         "observation_space": describe_space(model.observation_space),
         "action_space": describe_space(model.action_space),
         "progress": {name: getattr(model, name) for name in PROGRESS},
-        "observed": {name: getattr(model, name) for name in OBSERVED},
+        "observed": {name: as_arrays(getattr(model, name)) for name in OBSERVED},
         "policy": model.policy.state_dict(),
         "optimizer": model.policy.optimizer.state_dict(),
         "learner": model.learner.state_dict(),

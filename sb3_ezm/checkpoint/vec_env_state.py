@@ -28,6 +28,7 @@ from sb3_ezm.multitask.env_state import (
     set_env_state,
     set_env_statistics,
 )
+from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv
 
 _NORMALIZE = ("training", "norm_obs", "norm_reward", "norm_obs_keys", "clip_obs", "clip_reward", "gamma", "epsilon")
 # Attributes of wrappers. Statistics outlast an episode and are always restored, the others only together with it.
@@ -76,6 +77,10 @@ def _capture_episodes(env: VecEnv) -> dict[str, Any]:
     native = env.unwrapped
     if isinstance(native, ActingVecEnv):
         return {"wrappers": running, **native.episodes(), "seeds": native._seeds, "options": native._options}
+    if isinstance(native, TensorVecEnv):
+        if not native.gives_state:
+            raise StateUnavailableError(f"{type(native.env).__name__} has no methods `get_state` and `set_state`")
+        return {"wrappers": running, "tensors": native.episodes()}
     if not isinstance(native, DummyVecEnv):
         raise StateUnavailableError(f"the environments of a {type(native).__name__} live in other processes")
     return {
@@ -118,7 +123,16 @@ def restore_episodes(env: VecEnv, episodes: dict[str, Any]) -> None:
     :raises CheckpointError: if the sub-environments differ
     """
     native = env.unwrapped
-    if not isinstance(native, (DummyVecEnv, ActingVecEnv)):
+    wrappers = list(zip(_wrappers(env), episodes["wrappers"], strict=True))
+    for wrapper, values in wrappers:
+        _check_values(wrapper, values, _RUNNING.get(type(wrapper), ()))
+    if isinstance(native, TensorVecEnv) and "tensors" in episodes:
+        with _naming("of tensors"):
+            native.continue_episodes(episodes["tensors"])
+        for wrapper, values in wrappers:
+            vars(wrapper).update(values)
+        return
+    if not isinstance(native, (DummyVecEnv, ActingVecEnv)) or "envs" not in episodes:
         raise CheckpointError(
             f"holds the states of the environments, which a {type(native).__name__} cannot take over: use a DummyVecEnv or "
             "ThreadedVecEnv, or start new episodes with `reset_env=True`"
@@ -127,9 +141,6 @@ def restore_episodes(env: VecEnv, episodes: dict[str, Any]) -> None:
     count = native.num_envs
     if any(type(values) is not list or len(values) != count for values in (seeds, options, episodes["envs"])):
         raise CheckpointError(f"does not hold the states of {count} environments")
-    wrappers = list(zip(_wrappers(env), episodes["wrappers"], strict=True))
-    for wrapper, values in wrappers:
-        _check_values(wrapper, values, _RUNNING.get(type(wrapper), ()))
     if isinstance(native, ActingVecEnv):
         with _naming("of a collector"):
             native.continue_episodes(episodes)

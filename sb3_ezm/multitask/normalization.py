@@ -1,4 +1,4 @@
-"""Running statistics of Gymnasium's ``NormalizeObservation``, from environments of the training to those of an evaluation."""
+"""Normalized observations: statistics from environments of the training to those of an evaluation, and where it goes wrong."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import warnings
 from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_ezm.errors import EZMError
 from sb3_ezm.multitask.inspection import read_attribute
+from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.tasks.api import layers_of
 
 
@@ -50,4 +51,34 @@ def _warn(reason: str) -> None:
         "Training normalizes observations with NormalizeObservation, and the evaluation's environment does not match it: "
         f"{reason}. Use the same factories for it, or pass your own `vec_env`.",
         stacklevel=4,
+    )
+
+
+def warn_of_pictures(normalize: VecNormalize) -> None:
+    """
+    Warn if pictures are normalized.
+
+    :param normalize: may get pictures
+    """
+    if ObservationLayout(normalize.venv.observation_space).image_shape is not None:
+        warnings.warn(
+            "VecNormalize makes numbers of the pictures, which are then stored as float32 and read by no convolutions: give "
+            "it `norm_obs=False`, as pictures need no statistics.",
+            stacklevel=2,
+        )
+
+
+def describe_order(env: VecEnv | None, normalize: VecNormalize) -> str:
+    """
+    :param env: vector environment
+    :param normalize: one of its wrappers, but not the outermost
+    :return: error message
+    """
+    above, layer = [], env
+    while layer is not normalize:
+        above.append(type(layer).__name__)
+        layer = layer.venv  # type: ignore[union-attr]
+    return (
+        f"{' and '.join(above)} changes the observations of the VecNormalize inside it, whose raw observations go into "
+        f"the replay buffer. Put VecNormalize outside: VecNormalize({'('.join(above)}(env{')' * len(above)})."
     )

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
+from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv
+
 ExtensionT = TypeVar("ExtensionT", bound="MethodExtension")
 
 
@@ -155,6 +157,8 @@ class EnvWatch:
             for sub_env in native.envs:
                 OwnedObservations.install(sub_env, "step")
             watched = [(sub_env.unwrapped, name) for sub_env in native.envs for name in ("reset", "step")]
+        elif isinstance(native, TensorVecEnv):
+            watched = [(native.env, name) for name in ("reset", "step")]
         counters = [_CountedCalls.install(owner, name) for owner, name in watched]
         self._counters = [counter for counter in counters if counter is not None]
         self._below_normalize = None if self.normalize is None else _LastObservations.install(self.normalize.venv, "step_wait")
