@@ -4,9 +4,9 @@ Measure trainings in an environment that steps in tensors (docs/gpu_simulators.m
     python -m benchmarks.tensor_env speed [--envs 1024] [--device cpu] [--steps 20]
     python -m benchmarks.tensor_env learn [--envs 64] [--device cpu] [--steps 400] [--updates 8] [--seed 0]
 
-``speed`` acts with a search and stores, without updates: in tensors, and through a wrapper that makes arrays of them, as for any
-vector environment. Seconds are CPU seconds of the process, so that other programs do not count; on a GPU, whose work they do
-not see, wall-clock seconds. ``learn`` trains, and evaluates 64 episodes before, in between and after.
+``speed`` acts with a search and stores, without updates: in tensors, and through a wrapper that makes arrays of them, as for
+any vector environment. Seconds are CPU seconds of the process, so that other programs do not count; on a GPU, whose work they
+do not see, wall-clock seconds. ``learn`` trains, and evaluates 64 episodes before, in between and after.
 """
 
 from __future__ import annotations
@@ -46,32 +46,40 @@ class Passing(VecEnvWrapper):
 
 def speed(args: argparse.Namespace) -> None:
     """
-    Print steps per second and where the time goes.
+    Print steps per second and where the time goes: medians over rounds, in which both ways take turns.
 
     :param args: of the command line
     """
     clock = time.perf_counter
     if args.device == "cpu":
         clock = time.perf_counter = time.process_time  # type: ignore[assignment]
-    for way in ("in tensors", "through NumPy"):
+    models, rounds = {}, {}
+    for way in ("in tensors", "through arrays"):
         env: Any = TensorPendulum(args.envs, args.device, staggered=True)
-        if way == "through NumPy":
-            env = Passing(TensorVecEnv(env))
-        model = EZM("MlpPolicy", env, seed=0, device=args.device, learning_starts=0, gradient_steps=0, **SMALL)
-        model.learn(5 * args.envs)
-        model._times.pop()
-        began = clock()
-        model.learn(args.steps * args.envs, reset_num_timesteps=False, log_interval=None)
-        if args.device != "cpu":
-            th.cuda.synchronize()
-        seconds = clock() - began
-        parts = model._times.pop()
-        parts["rest"] = seconds - sum(parts.values())
-        split = ", ".join(f"{part} {value / args.steps * 1e3:.2f}" for part, value in parts.items())
-        print(
-            f"{args.envs} environments {way}: {args.steps * args.envs / seconds:,.0f} steps/s; ms per step: {split}",
-            flush=True,
-        )
+        env = env if way == "in tensors" else Passing(TensorVecEnv(env))
+        models[way] = EZM("MlpPolicy", env, seed=0, device=args.device, learning_starts=0, gradient_steps=0, **SMALL)
+        models[way].learn(5 * args.envs)
+        rounds[way] = []
+    for _ in range(5):
+        for way, model in models.items():
+            model._times.pop()
+            began = clock()
+            model.learn(args.steps * args.envs, reset_num_timesteps=False, log_interval=None)
+            if args.device != "cpu":
+                th.cuda.synchronize()
+            seconds = clock() - began
+            parts = model._times.pop()
+            rounds[way].append({**parts, "rest": seconds - sum(parts.values()), "all": seconds})
+    for way, found in rounds.items():
+        mean = {part: float(np.median([it[part] for it in found])) / args.steps for part in found[0]}
+        split = ", ".join(f"{part} {value * 1e3:.2f}" for part, value in mean.items() if part != "all")
+        print(f"{args.envs} environments {way}: {args.envs / mean['all']:,.0f} steps/s; ms per step: {split}")
+    alone, actions = TensorPendulum(args.envs, args.device), th.zeros(args.envs, 1, device=args.device)
+    alone.reset(seed=0)
+    began = clock()
+    for _ in range(100):
+        alone.step(actions)
+    print(f"the pendulums alone: {(clock() - began) * 10:.2f} ms per step")
 
 
 def evaluate(model: EZM, device: str) -> tuple[float, float]:
