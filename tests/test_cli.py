@@ -35,7 +35,7 @@ from sb3_ezm.evaluation import EVALUATION_COLUMNS, EvaluationResult, TaskResult,
 from sb3_ezm.multitask import make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.video import VideoUnavailableError
-from tests.tiny import SpaceEnv
+from tests.tiny import CountEnv, SpaceEnv
 
 TASKS = ["toy-balance", "toy-hold"]
 SMALL = [
@@ -320,6 +320,15 @@ def test_a_budget_of_time_and_several_seeds(ezm: Any, tmp_path: Path, monkeypatc
         assert f"ezm eval {out / f'seed-{seed}'}" in output and "film: none: no OpenGL here" in output
     assert "holds a run" in ezm("train", "toy-spin", "--seed", 3, 5, "--out", out, *options, status=2)
     assert not (out / "seed-3").exists()  # nothing is trained before all folders are known to be free
+
+
+def test_no_film_of_what_cannot_be_drawn(ezm: Any, tmp_path: Path) -> None:
+    gym.register("NoPictures-v0", CountEnv)
+    error = ezm("train", "NoPictures-v0", "--film", "--out", tmp_path / "run", status=2)
+    assert "the environments of these tasks draw no pictures" in error and not (tmp_path / "run").exists()
+    options = ["--out", tmp_path / "run", "--steps-per-task", 20, "--eval-episodes", 1, "--no-tensorboard"]
+    output = ezm("train", "NoPictures-v0", *options, *SMALL)
+    assert "ezm eval" in output and "ezm film" not in output
 
 
 def test_what_takes_the_place_of_what_on_resuming(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,6 +268,21 @@ def test_a_time_limit_reaches_the_environments(kind: str, watched: type, tmp_pat
         env.close()
 
 
+def test_repeated_actions_are_repeated_everywhere(zoo: Any, folder: Path) -> None:
+    repeated = ("-params", "env_kwargs:dict(action_repeat=2)", "--eval-freq", "200", "-n", "400", "-f", "repeated")
+    zoo("train", "--env", "MultiTask-Toy-v0", "-conf", "tiny.yml", *repeated)
+    run = folder / "repeated" / "ezm" / "MultiTask-Toy-v0_1"
+    header, *rows = (run / "0.monitor.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert header == "r,l,t,task,episode_env_steps" and rows[0].split(",")[1::3] == ["50", "100"]
+    with np.load(run / "evaluations.npz") as saved:
+        assert saved["ep_lengths"].max() == 50  # decisions of an episode of 100 steps
+    output = zoo("enjoy", "--env", "MultiTask-Toy-v0", "--no-render", "-n", "60", "--verbose", "1", "-f", "repeated")
+    assert "Episode Length 50" in output
+    assert yaml.unsafe_load((run / "MultiTask-Toy-v0" / "args.yml").read_text(encoding="utf-8"))["env_kwargs"] == {
+        "action_repeat": 2
+    }
+
+
 def test_one_environment_takes_turns(zoo: Any, folder: Path) -> None:
     options = ["-conf", "tiny.yml", "-params", "n_envs:1", "--eval-freq", "-1", "-n", "408", "-f", "turns", "--seed", "0"]
     zoo("train", "--env", "MultiTask-Toy-v0", *options)

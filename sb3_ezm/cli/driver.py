@@ -97,6 +97,8 @@ def train(
                 **_placement(settings),
             )
             stack.callback(env.close)
+            if films is not None and not _can_draw(env):
+                raise ConfigurationError("--film: the environments of these tasks draw no pictures. Leave it out.")
             if resumes:
                 sharing = _sharing(settings)
                 model = EZM.resume(folder / CHECKPOINTS, env, new_episodes, device=device, tensorboard_log=log, **sharing)
@@ -109,6 +111,10 @@ def train(
         _learn(model, settings, callbacks, folder, resumes)
     _report(model, scoreboard, settings, folder, films)
     return model
+
+
+def _can_draw(env: VecEnv) -> bool:
+    return all("rgb_array" in (metadata.get("render_modes") or ()) for metadata in env.get_attr("metadata"))
 
 
 def _placement(settings: RunSettings) -> dict[str, Any]:
@@ -249,8 +255,11 @@ def _report(model: EZM, scoreboard: Scoreboard, settings: RunSettings, folder: P
     print(f"curves: {draw_training(folder)}", flush=True)
     if films is not None:
         print(_film(model, result, settings, folder, films))
-    print(f"\nWhat next:\n  {command('eval', folder)}\n  {command('film', folder, '--task', 'all')}")
-    print(f"  {command('resume', folder, '--minutes', '10')}", flush=True)
+    assert model.env is not None  # it was trained in one
+    film = [command("film", folder, "--task", "all")] if _can_draw(model.env) else []
+    print(
+        "\n  ".join(["\nWhat next:", command("eval", folder), *film, command("resume", folder, "--minutes", "10")]), flush=True
+    )
 
 
 def _film(model: EZM, result: EvaluationResult, settings: RunSettings, folder: Path, films: Sequence[str]) -> str:

@@ -54,6 +54,10 @@ class EZMExperimentManager(ExperimentManager):
             if (seconds := processed[0].pop("step_timeout", None)) is not None:
                 self._watch_time(TIME_LIMIT("step_timeout", seconds))
             check_names(processed[0])
+            # Those of the settings reach RL Zoo's evaluation only if the command line has some, too; its `record_video` knows
+            # none but the command line's.
+            self.eval_env_kwargs = {**(self.env_kwargs or {}), **(self.eval_env_kwargs or {})}
+            self.args.env_kwargs = self.env_kwargs or None
         return processed
 
     def _watch_time(self, seconds: float) -> None:
