@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from functools import cache
 from typing import Any
 
@@ -18,7 +19,7 @@ class DMControlUnavailableError(EZMError, ImportError):
 def load() -> tuple[Any, Any]:
     """
     Import the packages. Version 1.0.50 of dm_control looks up arrays of MuJoCo that version 4 no longer has; they are removed
-    from its table.
+    from its table, and a warning about dm_control's own models is left out.
 
     :return: the module ``dm_control.suite``, and Shimmy's environment class
     :raises DMControlUnavailableError: if a package is missing; the message says what to install
@@ -32,4 +33,6 @@ def load() -> tuple[Any, Any]:
             f"The tasks of the DeepMind Control Suite need more packages ({error}): pip install 'sb3-ezm[dmc]'"
         ) from error
     drop_missing_fields(sizes.array_sizes)
+    # MuJoCo 4 warns at every `make` that the models of the cheetah and others set this, which users cannot change.
+    logging.getLogger("absl").addFilter(lambda record: "'settotalmass' is deprecated" not in record.getMessage())
     return suite, shimmy.DmControlCompatibilityV0
