@@ -155,7 +155,7 @@ def wire(suite: str, settings: dict[str, Any], steps: int, turns: int) -> list[R
     taken = steps * env.num_envs
     state = env._ray.get(env._group.workers[0].state)
     puts, loads = [], []
-    weights = env._ray.get(env._weights[1])
+    weights = env._ray.get(env._broadcast.send(contender.model.collector.acting_model))
     for turn in range(turns):
         newer = weights._replace(version=weights.version + 1 + turn)
         start = time.perf_counter()
@@ -174,8 +174,7 @@ def wire(suite: str, settings: dict[str, Any], steps: int, turns: int) -> list[R
 
 def _load(environments: Any, weights: Any) -> None:
     """What a collector does with new weights."""
-    state = {name: th.from_numpy(np.array(values)) for name, values in weights.arrays.items()}
-    environments._collector.policy.world_model.load_state_dict(state)
+    weights.load_into(environments._collector.policy.world_model)
 
 
 def sleeping(collectors: int, copies: int, steps: int, turns: int) -> list[Row]:

@@ -1,19 +1,21 @@
 """
-Kill collectors with SIGKILL at random times and compare with a training that nobody disturbed:
-``python -m conformance.kill_collectors --kills 20``.
+Kill collectors, or reanalyzers, with SIGKILL at random times and compare with a training that nobody disturbed:
+``python -m conformance.kill_collectors --kills 20`` and the same with ``--reanalyzers``.
 
-Every collector that dies must be replaced and its round repeated whole, so that replay and weights are the same bit for bit.
+Every process that dies must be replaced and its work repeated whole, so that replay and weights are the same bit for bit.
 Needs Ray (the extra ``distributed``).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,38 +24,64 @@ import torch as th
 from conformance.kill_settings import SMALL
 from sb3_ezm import EZM, make_multitask_env
 from sb3_ezm.distributed import RayVecEnv
+from sb3_ezm.distributed.learner import ReanalyzedLearner
 
-COLLECTORS = 2
+PROCESSES = 2
 CHUNK = 240  # environment steps between two looks at the number of kills
 SETTINGS: dict[str, Any] = {**SMALL, "train_freq": 4, "gradient_steps": 1, "learning_starts": 20, "buffer_size": 20_000}
+REANALYZED: dict[str, Any] = {"train_freq": 1, "runtime_kwargs": {"reanalyzers": PROCESSES}}
 
 
 class Killer(threading.Thread):
     """
-    Kills a random collector after a random time, waits until it has been replaced, and goes on.
+    Kills a random process after a random time, waits until it has been replaced, and goes on.
 
-    :param env: with the collectors
+    :param actors: gives the processes, as soon as there are any
+    :param restarts: gives the number of those that have been replaced
     :param kills: how many
     :param seed: of the random numbers
     """
 
-    def __init__(self, env: RayVecEnv, kills: int, seed: int) -> None:
+    def __init__(self, actors: Callable[[], list[Any]], restarts: Callable[[], int], kills: int, seed: int) -> None:
         super().__init__(daemon=True)
-        self.env, self.kills, self.random = env, kills, random.Random(seed)
+        self.actors, self.restarts, self.kills, self.random = actors, restarts, kills, random.Random(seed)
         self.done = 0
 
     def run(self) -> None:
         """Kill."""
-        ray: Any = self.env._ray
+        while not self.actors():
+            time.sleep(0.01)
+        ray: Any = importlib.import_module("ray")  # not before the package has told it to listen on this machine only
         while self.done < self.kills:
-            worker = self.random.choice(self.env._group.workers)
-            process = ray.get(worker.actor.__ray_call__.remote(lambda _: os.getpid()))
+            actor = self.random.choice(self.actors())
+            process = ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))
             time.sleep(self.random.uniform(0.0, 0.5))
-            before = self.env.restarts
+            before = self.restarts()
             os.kill(process, signal.SIGKILL)
-            while self.env.restarts == before:
+            while self.restarts() == before:
                 time.sleep(0.01)
             self.done += 1
+
+
+def killer_of(model: EZM, env: Any, kills: int, seed: int) -> Killer:
+    """
+    :param model: that learns
+    :param env: its environment
+    :param kills: how many
+    :param seed: of the random numbers
+    :return: what kills collectors or reanalyzers, whichever there are
+    """
+    if isinstance(env, RayVecEnv):
+        return Killer(lambda: [worker.actor for worker in env._group.workers], lambda: env.restarts, kills, seed)
+    learner = model.learner
+    assert isinstance(learner, ReanalyzedLearner)
+
+    def actors() -> list[Any]:
+        """Those that have all answered: their replacement will be noticed."""
+        group = learner._group
+        return [] if group is None or len(group._processes) < PROCESSES else group.actors
+
+    return Killer(actors, lambda: learner.restarts, kills, seed)
 
 
 def learn(model: EZM, chunks: int | None, killer: Killer | None = None) -> int:
@@ -85,20 +113,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--reanalyzers", action="store_true", help="kill reanalyzers instead of collectors")
     args = parser.parse_args()
     th.set_num_threads(1)
     found = []
     chunks: int | None = None
-    env = make_multitask_env("toy", seed=0, vec_env_cls=RayVecEnv, vec_env_kwargs={"collectors": COLLECTORS})
+    place = {} if args.reanalyzers else {"vec_env_cls": RayVecEnv, "vec_env_kwargs": {"collectors": PROCESSES}}
+    settings = {**SETTINGS, **(REANALYZED if args.reanalyzers else {})}
+    env: Any = make_multitask_env("toy", seed=0, **place)
     try:
         for kills in (args.kills, 0):
             env.seed(0)
-            model = EZM("MultiInputPolicy", env, **SETTINGS)
-            killer = Killer(env, kills, args.seed)  # type: ignore[arg-type]
-            if kills:
-                model.learn(SETTINGS["learning_starts"])  # the collectors are there
+            model = EZM("MultiInputPolicy", env, **settings)
+            if kills and not args.reanalyzers:
+                model.learn(settings["learning_starts"])  # the collectors are there
                 env.seed(0)
-                model = EZM("MultiInputPolicy", env, **SETTINGS)
+                model = EZM("MultiInputPolicy", env, **settings)
+            killer = killer_of(model, env, kills, args.seed)
+            if kills:
                 killer.start()
             chunks = learn(model, chunks, killer if kills else None)
             found.append(contents(model))

@@ -33,6 +33,9 @@ def check_contradictions(configs: Configs, policy: EZMPolicy, train_freq: Any, n
     learners = configs.runtime.learners
     if batch_size < learners:
         raise ConfigurationError(f"`batch_size` ({batch_size}) is below the number of `learners` ({learners}).")
+    reanalyzers = configs.runtime.reanalyzers
+    if batch_size < reanalyzers:
+        raise ConfigurationError(f"`batch_size` ({batch_size}) is below the number of `reanalyzers` ({reanalyzers}).")
     if learners > 1 and configs.loss.policy_gradient > 0:
         raise ConfigurationError(
             f"The loss weight `policy_gradient` ({configs.loss.policy_gradient}) compares all segments of a task, which "
@@ -83,7 +86,7 @@ def check_combinations(
         *_of_proposals(policy.task_set.discrete),
         *_others(configs, len(policy.task_set)),
         (RuntimeConfig, "overlap", gradient_steps == 1, pairs),
-        (RuntimeConfig, "learner_time_limit", configs.runtime.learners == 1, "there is one learner (`learners` is 1)"),
+        *_of_processes(configs.runtime),
     ]
     for config, name, inert, why in rules:
         value = getattr(used[config], name)
@@ -127,6 +130,14 @@ def _of_targets(configs: Configs) -> Iterator[Rule]:
     for name in ("policy_target", "match_proposal"):
         yield TargetConfig, name, configs.loss.policy == 0.0, "the loss weight `policy` is 0"
     yield TargetConfig, "match_proposal", search.num_wide == 0, "no candidate has a magnified deviation"
+
+
+def _of_processes(runtime: RuntimeConfig) -> Iterator[Rule]:
+    here = runtime.reanalyzers == 0
+    alone = "there is one learner (`learners` is 1) and no reanalyzer (`reanalyzers` is 0)"
+    yield RuntimeConfig, "learner_time_limit", here and runtime.learners == 1, alone
+    for name in ("reanalyze_ahead", "reanalyzer_gpus", "ray_address"):
+        yield RuntimeConfig, name, here, "there is no reanalyzer (`reanalyzers` is 0)"
 
 
 def _of_searches(configs: Configs) -> Iterator[Rule]:

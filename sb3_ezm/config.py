@@ -302,7 +302,15 @@ class RuntimeConfig(Settings):
     :param cuda_graphs: record searches and gradients as CUDA graphs and replay them; needs a CUDA device
     :param learners: processes, with this one, that share the reanalysis and the gradient of every batch; on GPUs one each.
         Results are those of one process up to rounding
-    :param learner_time_limit: seconds that learners may take to start, and for an update; then they are ended with an error
+    :param learner_time_limit: seconds that learners, or reanalyzers, may take to start, and for an update; then they are ended
+        with an error
+    :param reanalyzers: other processes, actors of Ray, that compute the targets of the coming updates; 0 computes them here
+    :param reanalyze_ahead: with ``reanalyzers``, how many updates early. Targets come from the target network, and their
+        segments from the replay, of so many updates before the one that learns from them. Results depend on this number, but
+        neither on that of the reanalyzers (except for rounding) nor on their speed
+    :param reanalyzer_gpus: GPUs of each reanalyzer, or a share of one; without any it computes on a CPU
+    :param ray_address: of the Ray cluster with the reanalyzers, ``"auto"`` for the one of this machine; by default Ray is
+        started here, unless it runs already
     """
 
     mixed_precision: bool | Literal["auto"] = setting(False, kinds.AUTOMATIC)
@@ -314,6 +322,10 @@ class RuntimeConfig(Settings):
     cuda_graphs: bool = setting(False, kinds.SWITCH)
     learners: int = setting(1, kinds.whole(1, 1000))
     learner_time_limit: float = setting(600.0, kinds.TIME_LIMIT)
+    reanalyzers: int = setting(0, kinds.whole(0, 1000))
+    reanalyze_ahead: int = setting(1, kinds.whole(1, 1000))
+    reanalyzer_gpus: float = setting(0.0, kinds.number(0.0, 8.0))
+    ray_address: str | None = setting(None, kinds.optional(kinds.TEXT))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -323,6 +335,16 @@ class RuntimeConfig(Settings):
                 f"`{name}` does not work with several `learners` ({self.learners}): use "
                 f"`runtime_kwargs={{'{name}': False, 'learners': {self.learners}}}`, or one learner.",
             )
+        _require(
+            self.reanalyzers == 0 or self.learners == 1,
+            f"Several `learners` ({self.learners}) reanalyze their own shares of a batch: use one with `reanalyzers` "
+            f"({self.reanalyzers}), or no reanalyzers.",
+        )
+        _require(
+            self.reanalyzers == 0 or not self.overlap,
+            f"`overlap` and `reanalyzers` ({self.reanalyzers}) both prepare the coming updates: use "
+            f"`runtime_kwargs={{'overlap': False, 'reanalyzers': {self.reanalyzers}}}`, or no reanalyzers.",
+        )
         _require(
             not (self.overlap and self.static),
             f"`overlap` is for plain functions on a CPU, not with `compile` ({self.compile}) or `cuda_graphs` "

@@ -26,9 +26,9 @@ from sb3_ezm.combinations import check_combinations
 from sb3_ezm.config import PolicyTarget
 from sb3_ezm.console import PACED, flush_console
 from sb3_ezm.defaults import BY_PRESET, completed
+from sb3_ezm.distributed.learner import learner_class
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.kinds import checked
-from sb3_ezm.learning.data_parallel import learner_class
 from sb3_ezm.learning.updates import updates
 from sb3_ezm.loading import LoadedWithChanges
 from sb3_ezm.multitask.inspection import find_task_set
@@ -367,7 +367,9 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         if own is None:  # to save memory
             own = settings.make_replay_buffer(self, settings.read_arguments(self), self.configs)
         loaded = settings.check_replay_buffer(read_replay_buffer(path, self.verbose), own)
-        self.learner.finish()  # the value errors of unfinished updates belong to the previous buffer
+        # Segments that were drawn ahead, and the value errors of unfinished updates, belong to the previous buffer.
+        self.learner.finish()
+        self.learner.coming.clear()
         loaded.take_settings(own)
         if truncate_last_traj:
             loaded.close_streams()

@@ -27,15 +27,17 @@ class Ref:
 
 class Actor:
     """
-    An object whose methods answer with references. Whatever crosses to it or back is pickled.
+    An object whose methods answer with references. Whatever crosses to it or back is pickled. With Ray's option
+    ``max_task_retries`` it comes back to life as it was made, and the call is repeated.
 
     :param ray: the stand-in
-    :param instance: the object
+    :param create: makes the object
+    :param retries: of a call
     """
 
-    def __init__(self, ray: StandInRay, instance: Any) -> None:
-        self._ray = ray
-        self.instance = instance
+    def __init__(self, ray: StandInRay, create: Callable[[], Any], retries: int) -> None:
+        self._ray, self._create, self._retries = ray, create, retries
+        self.instance = create()
         self.is_dead = False
 
     @property
@@ -47,15 +49,26 @@ class Actor:
         return SimpleNamespace(remote=remote)
 
     def __getattr__(self, name: str) -> Any:
-        def remote(*arguments: Any) -> Any:
+        def call(*arguments: Any) -> Any:
             self._ray.before_call(self, arguments)
+            for _ in range(self._retries):
+                if not self.is_dead:
+                    break
+                self.instance, self.is_dead = self._create(), False
+                self._ray.before_call(self, arguments)
             if self.is_dead:
-                return Ref(RayActorError("it was killed")), Ref(None)
+                return RayActorError("it was killed"), None
             sent = [argument.value if isinstance(argument, Ref) else argument for argument in arguments]
-            answer = getattr(self.instance, name)(*pickle.loads(cloudpickle.dumps(sent)))
-            return tuple(Ref(pickle.loads(cloudpickle.dumps(part))) for part in answer)
+            return pickle.loads(cloudpickle.dumps(getattr(self.instance, name)(*pickle.loads(cloudpickle.dumps(sent)))))
 
-        return SimpleNamespace(options=lambda num_returns: SimpleNamespace(remote=remote))
+        def one(*arguments: Any) -> Ref:
+            answer = call(*arguments)
+            return Ref(answer[0] if isinstance(answer[0], RayActorError) else answer)
+
+        def several(*arguments: Any) -> tuple[Ref, ...]:
+            return tuple(Ref(part) for part in call(*arguments))
+
+        return SimpleNamespace(remote=one, options=lambda num_returns: SimpleNamespace(remote=several))
 
 
 class StandInRay:
@@ -76,11 +89,21 @@ class StandInRay:
         :return: what creates them
         """
 
-        def create(*arguments: Any, **keywords: Any) -> Actor:
-            self.actors.append(Actor(self, cls(*pickle.loads(cloudpickle.dumps(arguments)), **keywords)))
-            return self.actors[-1]
+        def options(max_task_retries: int = 0, **_: Any) -> Any:
+            def create(*arguments: Any, **keywords: Any) -> Actor:
+                sent = cloudpickle.dumps(arguments)
+                self.actors.append(Actor(self, lambda: cls(*pickle.loads(sent), **keywords), max_task_retries))
+                return self.actors[-1]
 
-        return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=create))
+            return SimpleNamespace(remote=create)
+
+        return SimpleNamespace(options=options)
+
+    def is_initialized(self) -> bool:
+        """
+        :return: that it runs
+        """
+        return True
 
     def put(self, value: Any) -> Ref:
         """

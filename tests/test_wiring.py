@@ -120,6 +120,8 @@ ELSEWHERE = {
     **{"search_kwargs.pack_weights": "tests/test_packing.py", "policy_kwargs.image_channels": "tests/test_images.py"},
     **dict.fromkeys(("policy", "preset"), "tests/test_defaults.py"),
     **{"search_kwargs.proposal": "tests/test_proposals.py"},
+    **{f"runtime_kwargs.{name}": "tests/test_reanalyzers.py" for name in ("reanalyzers", "reanalyze_ahead", "ray_address")},
+    **{"runtime_kwargs.reanalyzer_gpus": "tests/test_reanalyzers.py"},
 }
 
 

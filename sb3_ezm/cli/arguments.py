@@ -224,9 +224,13 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     )
     here = default.format("0, all environments in this process")
     add("--collectors", type=whole(0), help=f"act in so many other processes, with Ray ({here})")
-    alone = default.format("1, this process")
+    alone, here_too = default.format("1, this process"), default.format("0, this process")
     add("--learners", type=whole(1), help=f"share every update among so many processes, on GPUs one each ({alone})")
-    add("--address", help="Ray cluster for them, `auto` for the one of this machine (default: start Ray on this machine)")
+    add("--reanalyzers", type=whole(0), help=f"compute targets ahead in so many other processes, with Ray ({here_too})")
+    add(
+        "--address",
+        help="Ray cluster for both, `auto` for the one of this machine (default: start Ray on this machine)",
+    )
     add(
         "--film",
         nargs="*",

@@ -120,16 +120,22 @@ def _can_draw(env: VecEnv) -> bool:
 def _placement(settings: RunSettings) -> dict[str, Any]:
     """Where the environments are, in keywords of ``make_multitask_env``."""
     if settings.collectors == 0:
-        if settings.address is not None:
-            raise ConfigurationError("--address is the cluster of the collectors: say how many with --collectors.")
+        if settings.address is not None and not settings.reanalyzers:
+            raise ConfigurationError(
+                "--address is the cluster of collectors and reanalyzers: say how many with --collectors or --reanalyzers."
+            )
         return {}
     keywords = {"collectors": settings.collectors, "address": settings.address}
     return {"vec_env_cls": RayVecEnv, "vec_env_kwargs": keywords}
 
 
 def _sharing(settings: RunSettings) -> dict[str, Any]:
-    """How many processes learn, in keywords of ``EZM``."""
-    return {} if settings.learners is None else {"runtime_kwargs": {"learners": settings.learners}}
+    """How many processes learn and reanalyze, in keywords of ``EZM``."""
+    found: dict[str, Any] = {"learners": settings.learners, "reanalyzers": settings.reanalyzers}
+    found = {name: count for name, count in found.items() if count is not None}
+    if settings.reanalyzers is not None:
+        found["ray_address"] = settings.address if settings.reanalyzers > 0 else None
+    return {"runtime_kwargs": found} if found else {}
 
 
 def _start(settings: RunSettings, env: VecEnv, device: str, log: str | None) -> EZM:

@@ -52,8 +52,9 @@ class RunSettings:
     :param like: trained task that added ones start from; None for the mean of all
     :param step_timeout: seconds that a step or reset of the environments may take; None for no limit
     :param collectors: processes that act; 0 for this one
-    :param address: of the Ray cluster that they are in; None for one on this machine
+    :param address: of the Ray cluster of collectors and reanalyzers; None for one on this machine
     :param learners: processes that share every update; None for what the preset and ``changes`` say, usually one
+    :param reanalyzers: processes that compute targets ahead; None for what the preset and ``changes`` say, usually none
     :param protocol: of the evaluations: ``"respected"``, ``"ignored"`` or ``"both"``; None for that of the training episodes
     """
 
@@ -77,6 +78,7 @@ class RunSettings:
     collectors: int = 0
     address: str | None = None
     learners: int | None = None
+    reanalyzers: int | None = None
 
     def __post_init__(self) -> None:
         if self.steps_per_task is None and self.minutes is None:

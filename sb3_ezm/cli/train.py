@@ -20,7 +20,7 @@ from sb3_ezm.video import prefer_egl
 # What a continued training keeps unless it is given again.
 _RENEWABLE = (
     *("steps_per_task", "minutes", "checkpoint_every", "eval_every", "eval_episodes", "protocol", "step_timeout"),
-    *("collectors", "address", "learners"),
+    *("collectors", "address", "learners", "reanalyzers"),
 )
 
 
@@ -113,7 +113,9 @@ def _continued(args: argparse.Namespace) -> RunSettings:
         raise ConfigurationError("--resume continues a run and --overwrite replaces it: choose one of them.")
     if args.out is None:
         raise ConfigurationError("Which training? Name its folder: `ezm resume FOLDER`.")
-    return replace(RunSettings.read(args.out), **_given(args))  # type: ignore[arg-type]
+    settings = replace(RunSettings.read(args.out), **_given(args))  # type: ignore[arg-type]
+    is_here = not settings.collectors and not settings.reanalyzers
+    return replace(settings, address=None) if is_here and args.address is None else settings
 
 
 def _films(names: list[str] | None, settings: RunSettings) -> list[str] | None:

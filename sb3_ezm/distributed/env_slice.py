@@ -14,6 +14,7 @@ import torch as th
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from sb3_ezm.collector import Collector, Infos
+from sb3_ezm.distributed.weights import Weights
 from sb3_ezm.errors import ConfigurationError, EZMError
 from sb3_ezm.multitask.env_state import (
     StateUnavailableError,
@@ -48,13 +49,6 @@ class Round(NamedTuple):
         :return: their part
         """
         return Round(np.concatenate((self.seeds[:, envs], self.seeds[:, -1:]), axis=1), self.searched)
-
-
-class Weights(NamedTuple):
-    """What a collector acts with."""
-
-    version: int
-    arrays: dict[str, npt.NDArray[Any]]
 
 
 class Steps(NamedTuple):
@@ -200,8 +194,7 @@ class EnvSlice:
         collector = self._collector
         assert collector is not None, "there is no policy yet"
         if weights is not None and weights.version != self._version:
-            state = {name: th.from_numpy(np.array(values)) for name, values in weights.arrays.items()}
-            collector.policy.world_model.load_state_dict(state)
+            weights.load_into(collector.policy.world_model)
             self._version = weights.version
         rows: list[tuple[Any, ...]] = []
         infos: list[Infos] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import warnings
 from types import ModuleType
@@ -12,9 +13,24 @@ from sb3_ezm.errors import ConfigurationError
 
 _STORE_BYTES = 256 * 2**20  # of the object store: weights and rounds, never replays
 
+_MISSING = (
+    "Collectors and reanalyzers, in processes of their own, need Ray: `pip install 'sb3-ezm[distributed]'`, or leave out what "
+    "asks for them."
+)
+
 _users = 0
 _is_own = False  # whether this package started or joined it
 _is_local = False  # whether this package started it
+
+
+def check_installed() -> None:
+    """
+    Say early, and without importing it, that Ray will be needed.
+
+    :raises ConfigurationError: if it is not installed
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigurationError(_MISSING)
 
 
 def import_ray() -> ModuleType:
@@ -27,9 +43,7 @@ def import_ray() -> ModuleType:
     try:
         return importlib.import_module("ray")
     except ImportError as error:
-        raise ConfigurationError(
-            "Collectors in other processes need Ray: `pip install 'sb3-ezm[distributed]'`, or leave out what asks for them."
-        ) from error
+        raise ConfigurationError(_MISSING) from error
 
 
 def acquire(address: str | None) -> ModuleType:

@@ -16,10 +16,10 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from sb3_ezm import kinds
 from sb3_ezm.collector import ActingVecEnv, ChosenActions, Collector
 from sb3_ezm.distributed import session
-from sb3_ezm.distributed.env_slice import Round, Steps, Weights, joined_observations
+from sb3_ezm.distributed.env_slice import Round, Steps, joined_observations
+from sb3_ezm.distributed.weights import Broadcast
 from sb3_ezm.distributed.workers import EnvFn, Worker, WorkerGroup
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.multitask.env_state import StateUnavailableError
 from sb3_ezm.multitask.vec_env import SubEnvError
 from sb3_ezm.multitask.watch import copy_observation
@@ -81,8 +81,7 @@ class RayVecEnv(ActingVecEnv):
         ]
         self._group = WorkerGroup(self._ray, workers, time_limit, max_restarts)
         self._policy: Any = None  # the one that the collectors act with
-        self._weights: tuple[Any, Any] = (None, None)  # what they are a copy of, and the reference to them
-        self._version = 0
+        self._broadcast = Broadcast(self._ray)
         self._begin_states: list[Any] = []  # of the workers before the round
         self._round: Round | None = None  # whose steps are not all taken
         self._taken = 0  # steps of the round
@@ -151,7 +150,7 @@ class RayVecEnv(ActingVecEnv):
             self._begin_observation = copy_observation(observation)
             self._round, self._taken = Round(seeds, collector.searches), 0
         task = self._round
-        weights = self._send_weights(collector.acting_model) if task.searched else None
+        weights = self._broadcast.send(collector.acting_model) if task.searched else None
         return Steps.joined(self._ask("collect", weights, each=self._parts(task, self._begin_observation)))
 
     def _send_policy(self, policy: EZMPolicy) -> None:
@@ -160,16 +159,6 @@ class RayVecEnv(ActingVecEnv):
             worker.policy = (type(policy), arguments, self._device)
         self._ask("use_policy", type(policy), arguments, self._device)
         self._policy = policy
-
-    def _send_weights(self, model: WorldModel) -> Any:
-        """A reference to the newest weights, in each machine's memory once; collectors take those that they do not have."""
-        tensors = model.state_dict()
-        stamp = (model, model.changes, *(tensor._version for tensor in tensors.values()))
-        if stamp != self._weights[0]:
-            self._version += 1
-            arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-            self._weights = stamp, self._ray.put(Weights(self._version, arrays))
-        return self._weights[1]
 
     # -------------------------------------------------------------------------------------------------------- stepping
 

@@ -42,14 +42,6 @@ class Task(NamedTuple):
     columns: list[tuple[th.Size, th.dtype]]  # of the batch
 
 
-def learner_class(runtime: RuntimeConfig) -> type[Learner]:
-    """
-    :param runtime: in how many processes to learn
-    :return: the class of learners that do so
-    """
-    return Learner if runtime.learners == 1 else DataParallelLearner
-
-
 class DataParallelLearner(Learner):
     """
     A learner that shares its work with other processes, which start with the first update.

@@ -129,6 +129,8 @@ class Learner:
         loss = UnrollLoss(policy.world_model, loss_config, target_config.unroll_steps, self.runtime.bfloat16)
         self._gradient_step = GradientStep(loss, self.update_config.max_grad_norm, self.runtime, graphs)
         self._launched: deque[_LaunchedUpdate] = deque()
+        #: those that have begun for the coming updates, in their order
+        self.coming: deque[Reanalysis] = deque()
         self._second_thread = ThreadPoolExecutor(1, "reanalysis") if self.runtime.overlap else None
 
     def change_settings(self, update_config: UpdateConfig, target_config: TargetConfig) -> None:
@@ -195,6 +197,13 @@ class Learner:
 
     def _gradient(self, batch: SegmentBatch, targets: TargetBatch) -> GradientOutput:
         return self._gradient_step(batch, targets)
+
+    def ahead(self, left: int) -> int:
+        """
+        :param left: updates that follow in the same call of ``train``
+        :return: for how many of the coming updates targets are computed during this one
+        """
+        return 0 if self._second_thread is None else min(1, left)
 
     @property
     def threads_each(self) -> int:

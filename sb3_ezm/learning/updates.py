@@ -1,8 +1,10 @@
-"""Updates in a row: draw, reanalyze, step; with ``overlap`` the next reanalysis runs beside a gradient."""
+"""Updates in a row: draw, reanalyze, step. Reanalyses of coming updates may run beside a gradient (:meth:`Learner.ahead`)."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from sb3_ezm.devices import num_threads
 from sb3_ezm.learning.learner import Learner, Reanalysis, UpdateOutcome
@@ -14,8 +16,8 @@ def updates(
     learner: Learner, draw: Callable[[], SegmentBatch], count: int, done: int, times: TimeSplit
 ) -> Iterator[list[UpdateOutcome]]:
     """
-    Take gradient steps. New priorities are given out after each one, before the next batch is drawn (with ``overlap``, before
-    the one after that). Another thread may predict between two of them.
+    Take gradient steps. New priorities are given out after each one, before the next batch is drawn, or, where reanalyses run
+    ahead, before the one after those that have begun. Another thread may predict between two of them.
 
     :param learner: takes the steps
     :param draw: gives a batch
@@ -32,17 +34,27 @@ def updates(
         with times.measure("reanalyze"):
             return learner.begin_reanalysis(batch, done + index)
 
-    following: Reanalysis | None = None
+    coming = learner.coming
     for index in range(count):
-        with learner.policy.lock, num_threads(learner.threads_each):
+        with learner.policy.lock, num_threads(learner.threads_each), _dropped_after_errors(coming):
             learner.policy.set_training_mode(True)
-            prepared = following or prepare(index)
+            current = coming.popleft() if coming else prepare(index)
             with times.measure("reanalyze"):
-                targets = learner.targets_of(prepared)
-            following = prepare(index + 1) if learner.runtime.overlap and index + 1 < count else None
+                targets = learner.targets_of(current)
+            while len(coming) < learner.ahead(count - index - 1):
+                coming.append(prepare(index + 1 + len(coming)))
             with times.measure("update"):
-                learner.launch(prepared.batch, targets, done + index)
-                if following is not None:
-                    following.wait()  # it reads the target network, which steps now
+                learner.launch(current.batch, targets, done + index)
+                for following in coming:
+                    following.wait()  # it may read the target network, which steps now
                 outcomes = learner.finish(lag=learner.runtime.priority_lag)
         yield outcomes
+
+
+@contextmanager
+def _dropped_after_errors(coming: deque[Reanalysis]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        coming.clear()
+        raise

@@ -88,13 +88,17 @@ class RunningNormalizer(nn.Module):
 
     def take_unseen(self, other: RunningNormalizer) -> None:
         """
-        Take over the statistics of groups that this one has not seen.
+        Take over the statistics of groups that this one has not seen. Nothing is written once it has seen all of them; until
+        then it waits for the device.
 
         :param other: with the same entries and groups
         """
+        if self._started:
+            return
         unseen = self.count == 0
         for mine, theirs in ((self.mean, other.mean), (self.variance, other.variance), (self.count, other.count)):
             mine.copy_(th.where(unseen if mine.dim() == 1 else unseen.unsqueeze(1), theirs, mine))
+        self._started = bool((self.count > 0).all())
 
     @th.no_grad()
     def update(self, observations: th.Tensor, tasks: th.Tensor | None = None, weights: th.Tensor | None = None) -> None:
