@@ -23,12 +23,10 @@ from sb3_ezm.config import (
     ReplayConfig,
     RuntimeConfig,
     SearchConfig,
-    Settings,
     TargetConfig,
     UpdateConfig,
-    build_config,
-    kind_of,
 )
+from sb3_ezm.declarations import Settings, build_config, kind_of
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
 from sb3_ezm.kinds import Kind, RefusedError
 from sb3_ezm.multitask.tensor_env import is_tensor_env, missing_parts

@@ -1,89 +1,25 @@
-"""Every setting of the algorithm: name, kind, default and effect, in frozen dataclasses that validate themselves."""
+"""Every setting of the algorithm: name, kind, default and effect."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import torch as th
 from torch import nn
 
 from sb3_ezm import kinds, training_kinds
+from sb3_ezm.declarations import Settings, require, setting
 from sb3_ezm.devices import has_bfloat16
-from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
-from sb3_ezm.kinds import Kind
 from sb3_ezm.proposals import PROPOSALS
 from sb3_ezm.value_targets import VALUE_TARGETS
-
-ConfigT = TypeVar("ConfigT", bound="Settings")
 
 HeadNorm = Literal["batch", "layer"]
 MeanCandidate = Literal["never", "deterministic", "always"]
 ValueReduction = Literal["min2", "mean", "min"]
 SearchValue = Literal["mean", "improved"]
 PolicyTarget = Literal["best", "improved"]
-
-
-def setting(default: Any, kind: Kind) -> Any:
-    """
-    Declare a field of a configuration.
-
-    :param default: its default
-    :param kind: what it may be
-    :return: the field
-    """
-    return dataclasses.field(default=default, metadata={"kind": kind})
-
-
-def kind_of(cls: type[Settings], name: str) -> Kind:
-    """
-    :param cls: a configuration
-    :param name: name of one of its fields
-    :return: what the field may be
-    """
-    kind: Kind = cls.__dataclass_fields__[name].metadata["kind"]
-    return kind
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Base class of the configurations: every field becomes the plain value that it stands for, or is refused."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, kind_of(type(self), field.name)(field.name, getattr(self, field.name)))
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """
-        :return: names of the settings
-        """
-        return tuple(field.name for field in dataclasses.fields(cls))
-
-
-def build_config(cls: type[ConfigT], settings: Mapping[str, Any] | None, argument: str) -> ConfigT:
-    """
-    Make a configuration from user keywords, rejecting unknown names with a suggestion.
-
-    :param cls: one of the dataclasses of this module
-    :param settings: keyword arguments, or ``None`` for the defaults
-    :param argument: name of the user's argument, for the message
-    :return: the validated configuration
-    :raises ConfigurationError: for an impossible value
-    :raises UnknownSettingError: for an unknown key
-    """
-    settings = dict(settings or {})
-    for key in settings:
-        if key not in cls.names():
-            raise UnknownSettingError(f"`{argument}` has no setting {key!r}. {did_you_mean(key, cls.names())}")
-    return cls(**settings)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigurationError(message)
 
 
 @dataclass(frozen=True)
@@ -141,7 +77,7 @@ class ModelConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(
+        require(
             self.log_std_min < self.log_std_init < self.log_std_max,
             f"`log_std_init` ({self.log_std_init}) must lie strictly between `log_std_min` ({self.log_std_min}) "
             f"and `log_std_max` ({self.log_std_max}).",
@@ -191,7 +127,7 @@ class SearchConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(
+        require(
             self.num_candidates <= self.num_simulations,
             f"`num_candidates` ({self.num_candidates}) must not exceed `num_simulations` ({self.num_simulations}): "
             "sequential halving visits every candidate at least once.",
@@ -277,7 +213,7 @@ class LossConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         weights = {name: weight for name, weight in dataclasses.asdict(self).items() if name != "latent_gradient_scale"}
-        _require(any(weights.values()), f"at least one loss weight must not be 0, got {weights}.")
+        require(any(weights.values()), f"at least one loss weight must not be 0, got {weights}.")
 
 
 @dataclass(frozen=True)
@@ -330,22 +266,22 @@ class RuntimeConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("overlap", "compile", "cuda_graphs"):
-            _require(
+            require(
                 self.learners == 1 or not getattr(self, name),
                 f"`{name}` does not work with several `learners` ({self.learners}): use "
                 f"`runtime_kwargs={{'{name}': False, 'learners': {self.learners}}}`, or one learner.",
             )
-        _require(
+        require(
             self.reanalyzers == 0 or self.learners == 1,
             f"Several `learners` ({self.learners}) reanalyze their own shares of a batch: use one with `reanalyzers` "
             f"({self.reanalyzers}), or no reanalyzers.",
         )
-        _require(
+        require(
             self.reanalyzers == 0 or not self.overlap,
             f"`overlap` and `reanalyzers` ({self.reanalyzers}) both prepare the coming updates: use "
             f"`runtime_kwargs={{'overlap': False, 'reanalyzers': {self.reanalyzers}}}`, or no reanalyzers.",
         )
-        _require(
+        require(
             not (self.overlap and self.static),
             f"`overlap` is for plain functions on a CPU, not with `compile` ({self.compile}) or `cuda_graphs` "
             f"({self.cuda_graphs}).",

@@ -14,7 +14,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 from sb3_ezm.action_layout import ActionLayout, action_size
-from sb3_ezm.config import ModelConfig, SearchConfig, TargetConfig, build_config
+from sb3_ezm.config import ModelConfig, SearchConfig, TargetConfig
+from sb3_ezm.declarations import build_config
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.finite import check_rows
 from sb3_ezm.kinds import SIZES, SWITCH

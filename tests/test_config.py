@@ -17,8 +17,8 @@ from sb3_ezm.config import (
     SearchConfig,
     TargetConfig,
     UpdateConfig,
-    build_config,
 )
+from sb3_ezm.declarations import build_config
 from sb3_ezm.errors import ConfigurationError, EZMError, UnknownSettingError
 
 CONFIGS = (ModelConfig, SearchConfig, TargetConfig, LossConfig, RuntimeConfig, UpdateConfig, ReplayConfig)

@@ -24,6 +24,7 @@ LEVELS = {
     "sb3_ezm.likeness": 0,
     "sb3_ezm.training_kinds": 0,
     "sb3_ezm.config": 0,
+    "sb3_ezm.declarations": 0,
     "sb3_ezm.errors": 0,
     "sb3_ezm.files": 0,
     "sb3_ezm.lazy": 0,

@@ -17,7 +17,8 @@ import yaml
 
 from sb3_ezm import EZM, ConfigurationError, make_multitask_env
 from sb3_ezm.arguments import ARGUMENTS
-from sb3_ezm.config import LossConfig, ModelConfig, SearchConfig, TargetConfig, build_config
+from sb3_ezm.config import LossConfig, ModelConfig, SearchConfig, TargetConfig
+from sb3_ezm.declarations import build_config
 from sb3_ezm.envs.h1.tasks import TASK_INFO
 from sb3_ezm.evaluation import evaluate_tasks
 from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
