@@ -2,6 +2,7 @@
 Draw pictures of the pages into ``docs/images``.
 
     python experiments/pictures.py             # pendulum.png and toy.png, from the tables in docs/results.md
+    python experiments/pictures.py cheetah     # cheetah.png, from the tables in docs/dm_control.md
     python experiments/pictures.py h1_suite    # h1_suite.png: how episodes of the nine tasks begin; needs OpenGL
 
 The curves of a run are drawn by ``ezm plot``.
@@ -40,7 +41,7 @@ def table(text: str, heading: str) -> list[list[str]]:
     section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")]
     if len(rows) < 3:
-        raise LookupError(f"docs/results.md has no table below {heading!r}")
+        raise LookupError(f"there is no table below {heading!r}")
     return rows[2:]
 
 
@@ -100,6 +101,32 @@ def draw_toy(rows: list[list[str]]) -> Figure:
     return figure
 
 
+def draw_cheetah(rows: list[list[str]], published: list[list[str]]) -> Figure:
+    """
+    :param rows: environment steps, updates, minutes, return and its deviation
+    :param published: method, returns after 25,000, 50,000 and 100,000 environment steps
+    :return: the evaluations of a training among published means
+    """
+    figure = new_figure(7.2, 3.8)
+    panel = figure.subplots()
+    points = [(numbers(steps)[0], *numbers(result.replace("±", " "))) for steps, _, _, result in rows]
+    steps, returns, deviations = zip(*points, strict=True)
+    panel.errorbar(
+        steps, returns, deviations, marker="o", capsize=3, linewidth=2, color="black", label="EZ-M, one seed, five episodes"
+    )
+    for index, (method, *cells) in enumerate(published):
+        known = [(at, numbers(cell)[0]) for at, cell in zip((25_000, 50_000, 100_000), cells, strict=True) if cell]
+        panel.plot(
+            *zip(*known, strict=True), marker="sD^vP*Xph"[index], markersize=5, linewidth=1, color=f"C{index}", label=method
+        )
+    panel.set_xlabel("environment steps")
+    panel.set_ylabel("return")
+    panel.set_title("cheetah-run", fontsize=11)
+    panel.grid(alpha=0.25)
+    figure.legend(fontsize=8, loc="outside right upper")
+    return figure
+
+
 def draw_suite(path: Path) -> None:
     """
     :param path: of the picture: the first state of each task of ``h1-medium``, three in a row
@@ -124,7 +151,7 @@ def draw_suite(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = "pendulum, toy or h1_suite (default: the first two)"
+    names = "pendulum, toy, cheetah or h1_suite (default: the first two)"
     parser.add_argument("names", nargs="*", metavar="NAME", default=["pendulum", "toy"], help=names)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", help="folder for the pictures")
     args = parser.parse_args()
@@ -136,10 +163,14 @@ def main() -> None:
             draw_suite(path)
         elif name == "toy":
             draw_toy(table(text, "Toy suite")).savefig(path, dpi=100)
+        elif name == "cheetah":
+            page = (ROOT / "docs" / "dm_control.md").read_text(encoding="utf-8")
+            headings = ("What a training reaches", "What others publish")
+            draw_cheetah(*(table(page, heading) for heading in headings)).savefig(path, dpi=100)
         elif name == "pendulum":
             draw_pendulum(table(text, "Pendulum-v1")).savefig(path, dpi=100)
         else:
-            parser.error(f"there is no picture {name!r}: pendulum, toy, h1_suite")
+            parser.error(f"there is no picture {name!r}: pendulum, toy, cheetah, h1_suite")
         print(path)
 
 
