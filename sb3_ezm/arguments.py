@@ -233,5 +233,6 @@ def own_replay_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     buffer_class, given = values.get("replay_buffer_class"), values.get("replay_buffer_kwargs") or {}
     if buffer_class is None:
         return {}
-    own = inspect.signature(buffer_class).parameters.keys() - inspect.signature(PerTaskReplayBuffer).parameters.keys()
+    ours = {*inspect.signature(PerTaskReplayBuffer).parameters, *ReplayConfig.field_names()}
+    own = inspect.signature(buffer_class).parameters.keys() - ours
     return {key: value for key, value in given.items() if key in own}

@@ -13,20 +13,21 @@ from sb3_ezm.kinds import Kind
 ConfigT = TypeVar("ConfigT", bound="Settings")
 
 
-def setting(default: Any, kind: Kind) -> Any:
+def setting(default: Any, kind: Kind, **options: Any) -> Any:
     """
-    Declare a field of a configuration.
+    Declare a field of :class:`Settings`.
 
-    :param default: its default
+    :param default: its default, ``dataclasses.MISSING`` for none
     :param kind: what it may be
+    :param options: of ``dataclasses.field``
     :return: the field
     """
-    return dataclasses.field(default=default, metadata={"kind": kind})
+    return dataclasses.field(default=default, metadata={"kind": kind}, **options)
 
 
 def kind_of(cls: type[Settings], name: str) -> Kind:
     """
-    :param cls: a configuration
+    :param cls: a class of settings
     :param name: name of one of its fields
     :return: what the field may be
     """
@@ -36,14 +37,14 @@ def kind_of(cls: type[Settings], name: str) -> Kind:
 
 @dataclass(frozen=True)
 class Settings:
-    """Base class of the configurations: every field becomes the plain value that it stands for, or is refused."""
+    """Base class of dataclasses whose fields become the plain values that they stand for, or are refused."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, kind_of(type(self), field.name)(field.name, getattr(self, field.name)))
 
     @classmethod
-    def names(cls) -> tuple[str, ...]:
+    def field_names(cls) -> tuple[str, ...]:
         """
         :return: names of the settings
         """
@@ -63,8 +64,8 @@ def build_config(cls: type[ConfigT], settings: Mapping[str, Any] | None, argumen
     """
     settings = dict(settings or {})
     for key in settings:
-        if key not in cls.names():
-            raise UnknownSettingError(f"`{argument}` has no setting {key!r}. {did_you_mean(key, cls.names())}")
+        if key not in cls.field_names():
+            raise UnknownSettingError(f"`{argument}` has no setting {key!r}. {did_you_mean(key, cls.field_names())}")
     return cls(**settings)
 
 

@@ -50,12 +50,9 @@ def fill_in(given: Mapping[str, Any], policy_class: type[EZMPolicy] | None) -> d
     said = {name: value for name, value in given.items() if not (name in nested and value is None)}
     settings = preset_settings(preset)
     if "net_arch" in said.get("policy_kwargs", {}):  # another name for these two
-        settings["policy_kwargs"] = _without(settings.get("policy_kwargs", {}), "latent_size", "head_layers")
+        kept = settings.get("policy_kwargs", {}).items()
+        settings["policy_kwargs"] = {name: value for name, value in kept if name not in ("latent_size", "head_layers")}
     return {**merge_settings(settings, said), "preset": preset}
-
-
-def _without(settings: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in names}
 
 
 def completed(init: Callable[Concatenate[SelfT, P], None]) -> Callable[Concatenate[SelfT, P], None]:

@@ -329,6 +329,8 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         record_tasks(self.logger, self.task_statistics, self.replay_buffer.task_sizes())
         record_learner(self.logger, self.learner.metrics.pop())
         record_times(self.logger, self._times)
+        if self.policy.task_set.action_repeat > 1:
+            self.logger.record("time/env_steps", self.num_env_steps)
         super().dump_logs()
 
     @checked(**LEARN_KINDS)

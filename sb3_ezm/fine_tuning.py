@@ -62,7 +62,8 @@ def add_tasks(model: EZMT, env: GymEnv, like: str | None = None, **changes: Any)
     extended: EZMT = create(policy_class, vec_env, **arguments)
     weights = {**extended.policy.state_dict(), **model.policy.state_dict()}
     for network in ("world_model", "target_model"):
-        _take_rows(weights, f"{network}.task_embedding.weight", rows)
+        if (table := f"{network}.task_embedding.weight") in weights:
+            weights[table] = _mean_rows(weights[table], rows)
         _take_statistics(weights, f"{network}.normalizer", getattr(extended.policy, network), _groups(trained, tasks))
     try:
         extended.policy.load_state_dict(weights)
@@ -141,11 +142,6 @@ def _arguments(model: EZM) -> dict[str, Any]:
 def _mean_rows(table: th.Tensor, rows: Sequence[Sequence[int]]) -> th.Tensor:
     """Rows that are each the mean of some of a table's; of one, it is that row to the bit."""
     return th.stack([table[row[0]] if len(row) == 1 else table[list(row)].mean(dim=0) for row in rows])
-
-
-def _take_rows(weights: dict[str, th.Tensor], name: str, rows: Sequence[Sequence[int]]) -> None:
-    if name in weights:
-        weights[name] = _mean_rows(weights[name], rows)
 
 
 def _groups(trained: TaskSet, tasks: TaskSet) -> dict[int, int]:

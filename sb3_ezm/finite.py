@@ -20,7 +20,7 @@ def check_rows(
     tensor: str,
     values: npt.NDArray[Any],
     tasks: npt.NDArray[np.int64],
-    names: Sequence[str],
+    names: Sequence[str | int],
     envs: Sequence[int] | None = None,
 ) -> None:
     """
@@ -29,7 +29,7 @@ def check_rows(
     :param tensor: what they are, for the message
     :param values: one row per environment ``[N, ...]``
     :param tasks: task of each environment ``[N]``
-    :param names: task names
+    :param names: task names, or numbers for want of them
     :param envs: numbers of the environments, by default from 0
     :raises NonFiniteError: naming tensor, tasks, environments and the first bad entries
     """

@@ -295,7 +295,7 @@ class EZMPolicy(BasePolicy):
 
         :param tau: step size
         """
-        th._foreach_lerp_(_averaged(self.target_model), _averaged(self.world_model), tau)
+        th._foreach_lerp_(float_tensors(self.target_model), float_tensors(self.world_model), tau)
 
     def set_training_mode(self, mode: bool) -> None:
         """
@@ -358,8 +358,11 @@ class MultiTaskHumanoidPolicy(EZMPolicy):
     default_presets = ("h1-cpu", "paper")
 
 
-def _averaged(model: WorldModel) -> list[th.Tensor]:
-    """What the target network averages."""
+def float_tensors(model: WorldModel) -> list[th.Tensor]:
+    """
+    :param model: a world model
+    :return: all that changes as it learns, weights and statistics
+    """
     return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
 
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
+from sb3_ezm.tasks.statistics import TaskStatistics
+
 LINE_WIDTH = 24  # what the bar leaves of a terminal with 80 columns
 NOTEBOOK_SECONDS = 0.5  # between two pictures of a bar in a notebook, each of which goes through the browser
 
@@ -36,8 +38,7 @@ class TaskProgressBarCallback(ProgressBarCallback):
         if statistics is None or sum(statistics.episodes.values()) == self._shown_episodes:
             return
         self._shown_episodes = sum(statistics.episodes.values())
-        returns = {name: row["return"] for name, row in statistics.snapshot().items()}
-        phrases = _phrases(returns, statistics.task_names)
+        phrases = describe_returns(statistics)
         if self._in_notebook:
             self.pbar.set_postfix_str(" ".join(phrases), refresh=False)
             return
@@ -56,15 +57,18 @@ def in_notebook() -> bool:
     return type(shell).__name__ not in ("NoneType", "TerminalInteractiveShell")
 
 
-def describe_returns(returns: dict[str, float], names: tuple[str, ...]) -> str:
+def describe_returns(statistics: TaskStatistics) -> list[str]:
     """
-    Put the returns of the tasks into one short line.
+    Put the returns of the tasks into few words.
 
-    :param returns: mean return of each task that has one
-    :param names: all task names; what they have in common is left out
-    :return: for example ``"stand 803 walk 41"`` for the tasks ``h1-stand`` and ``h1-walk``
+    :param statistics: finished episodes
+    :return: a phrase for each task that has some, such as ``"stand 803"``; what all names have in common is left out
     """
-    return " ".join(_phrases(returns, names))
+    returns = {name: row["return"] for name, row in statistics.snapshot().items()}
+    if len(statistics.task_names) == 1:
+        return [f"return {value:.0f}" for value in returns.values()]
+    shown = dict(zip(statistics.task_names, short_names(statistics.task_names), strict=True))
+    return [f"{shown[name]} {value:.0f}" for name, value in returns.items()]
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -86,13 +90,6 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _phrases(returns: dict[str, float], names: tuple[str, ...]) -> list[str]:
-    if len(names) == 1:
-        return [f"return {value:.0f}" for value in returns.values()]
-    shown = dict(zip(names, short_names(names), strict=True))
-    return [f"{shown[name]} {value:.0f}" for name, value in returns.items()]
 
 
 def with_progress_bar(callback: MaybeCallback) -> CallbackList:

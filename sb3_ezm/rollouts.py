@@ -140,12 +140,6 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             stacklevel=4,
         )
 
-    def dump_logs(self) -> None:
-        """As in SB3, with ``time/env_steps`` if actions are repeated."""
-        if self.policy.task_set.action_repeat > 1:
-            self.logger.record("time/env_steps", self.num_env_steps)
-        super().dump_logs()
-
     def _begin_streams(self, reset_num_timesteps: bool) -> None:
         """Decide for a call to ``learn`` whether the running episodes continue or the environments have to be reset."""
         if reset_num_timesteps:

@@ -111,7 +111,7 @@ def _check_networks(saved: Mapping[str, Any], wanted: Mapping[str, Any], policy_
         policy_class.model_settings(**{name: value for name, value in given.items() if name not in own})
         for given in (saved, wanted)
     )
-    other = [name for name in before.names() if getattr(before, name) != getattr(after, name)]
+    other = [name for name in before.field_names() if getattr(before, name) != getattr(after, name)]
     if other:
         raise ConfigurationError(
             f"`policy_kwargs`: {other} cannot change from {[getattr(before, name) for name in other]} to "

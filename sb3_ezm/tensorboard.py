@@ -7,7 +7,7 @@ Charts have a line per task instead of being a chart per task.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 
@@ -85,7 +85,7 @@ def task_layout(names: Sequence[str], scored: bool = True) -> Layout:
         "the other protocol: score": ["eval_(respected|ignored)_score/.*", "eval_(respected|ignored)/mean_score$"],
     }
     categories = {OVERVIEW: overview, "tasks": tasks, **_DIAGNOSTICS}
-    return {title: {name: _chart(tags) for name, tags in charts.items()} for title, charts in categories.items()}
+    return {title: {name: ["Multiline", tags] for name, tags in charts.items()} for title, charts in categories.items()}
 
 
 def add_layout(logger: Logger, tasks: TaskSet) -> None:
@@ -98,7 +98,3 @@ def add_layout(logger: Logger, tasks: TaskSet) -> None:
     for output in logger.output_formats:
         if isinstance(output, TensorBoardOutputFormat):
             output.writer.add_custom_scalars(task_layout(tasks.names, tasks.has_scores))
-
-
-def _chart(tags: Iterable[str]) -> list[str | list[str]]:
-    return ["Multiline", list(tags)]

@@ -87,7 +87,7 @@ def test_merging() -> None:
 
 @pytest.mark.parametrize("name", [*NESTED, "policy_kwargs"])
 def test_presets_and_zoo_keep_what_a_change_does_not_name(name: str) -> None:
-    field = (NESTED.get(name) or ModelConfig).names()[-1]
+    field = (NESTED.get(name) or ModelConfig).field_names()[-1]
     zoo = ZooSettings(load_preset("h1-cpu", **{name: {"kept": 1}}))
     zoo.update({name: {field: "new"}})
     assert zoo[name]["kept"] == 1 and zoo[name][field] == "new"

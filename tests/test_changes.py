@@ -94,7 +94,7 @@ def test_changes_take_effect(saved: Path, how: str) -> None:
     for network in (model.policy.world_model, model.policy.target_model):
         assert network.discounts.tolist() == [0.5, 0.5]
     assert model.policy.gamma == 0.5 and not model.policy.planner and not model.act_with_target
-    assert model.replay_buffer.horizon == 6 and {replay.beta for replay in model.replay_buffer.replays} == {0.5}
+    assert model.replay_buffer.horizon == 6 and {replay.config.beta for replay in model.replay_buffer.replays} == {0.5}
     assert model.task_statistics.window == 7 and (model.ep_info_buffer is None or model.ep_info_buffer.maxlen in (7, 100))
     steps = model.num_timesteps
     model.learn(12, reset_num_timesteps=False)

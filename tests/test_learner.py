@@ -53,7 +53,7 @@ def make_policy(seed: int = 0, learning_rate: float = 3e-3, **changes: Any) -> E
 
 def make_learner(policy: EZMPolicy | None = None, target: dict[str, Any] | None = None, **changes: Any) -> Learner:
     config = TargetConfig(**{"unroll_steps": UNROLL, "td_steps": TD, **(target or {})})
-    update = UpdateConfig(**{name: changes.pop(name) for name in UpdateConfig.names() if name in changes})
+    update = UpdateConfig(**{name: changes.pop(name) for name in UpdateConfig.field_names() if name in changes})
     if "mixed_precision" in changes:
         changes["runtime"] = RuntimeConfig(mixed_precision=changes.pop("mixed_precision"))
     learner = Learner(policy or make_policy(), SEARCH, config, changes.pop("loss_config", LossConfig()), update, **changes)

@@ -315,7 +315,10 @@ def test_the_progress_bar_works_with_every_kind_of_callback(kind: str, tmp_path:
     ],
 )
 def test_describing_returns(returns: dict[str, float], names: tuple[str, ...], text: str) -> None:
-    assert describe_returns(returns, names) == text
+    statistics: Any = SimpleNamespace(
+        task_names=names, snapshot=lambda: {name: {"return": value} for name, value in returns.items()}
+    )
+    assert " ".join(describe_returns(statistics)) == text
 
 
 # ----------------------------------------------------------------------------------------------------------------- means

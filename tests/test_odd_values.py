@@ -79,7 +79,7 @@ def test_arguments_of_the_algorithm(name: str) -> None:
 @pytest.mark.parametrize("outer", NESTED)
 def test_entries_of_dictionaries(outer: str) -> None:
     flat = {argument.field for argument in ARGUMENTS.values() if argument.config is NESTED[outer]}
-    for name in set(NESTED[outer].names()) - flat:
+    for name in set(NESTED[outer].field_names()) - flat:
         for value in ODD_VALUES:
 
             def make(name: str = name, value: Any = value) -> Any:
@@ -93,7 +93,7 @@ def test_entries_of_dictionaries(outer: str) -> None:
 
 
 def test_settings_of_the_policy() -> None:
-    for name in (*ModelConfig.names(), "net_arch"):
+    for name in (*ModelConfig.field_names(), "net_arch"):
         for value in ODD_VALUES:
 
             def make(name: str = name, value: Any = value) -> ModelConfig:

@@ -479,9 +479,9 @@ def test_impossible_settings_are_named() -> None:
 
 def test_bad_transitions_are_named_and_do_not_change_the_buffer() -> None:
     buffer = make(n_envs=2, num_tasks=2)
-    with pytest.raises(ValueError, match=r"observations of environments \[1\] \(tasks \[0\]\) are not finite"):
+    with pytest.raises(ValueError, match=r"The observation is not finite: \[nan\] in task 0 \(environment 1\)"):
         add(buffer, [1, np.nan], [2, 3], [1, 0])
-    with pytest.raises(ValueError, match=r"rewards of environments \[0\]"):
+    with pytest.raises(ValueError, match=r"The reward is not finite: \[inf\] in task 1 \(environment 0\)"):
         add(buffer, [1, 2], [2, 3], [1, 0], rewards=[np.inf, 0.0])
     with pytest.raises(ValueError, match=r"task ids \[0, 2\] must lie in \[0, 2\)"):
         add(buffer, [1, 2], [2, 3], [0, 2])

@@ -7,6 +7,7 @@ import pytest
 import torch as th
 from hypothesis import given
 
+from sb3_ezm.config import TargetConfig
 from sb3_ezm.learning.targets import mix_value_targets, n_step_targets, segment_masks
 from sb3_ezm.value_targets import VALUE_TARGETS, Sources, ValueTarget
 from tests.target_oracle import Episode, windows
@@ -174,13 +175,15 @@ def test_rows_do_not_mix(drawn: tuple[list[Episode], list[int]], unroll_steps: i
 TD = th.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
 SEARCHED = 10.0 * TD
 HAS_SEARCH = th.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-AGES = th.tensor([4, 5, 6])  # with `newest` = 5 the first row is fresh, the others are stale
+AGES = th.tensor([4, 5, 6])  # with `mixed_newest` = 5 the first row is fresh, the others are stale
+
+
+def target(mode: str) -> TargetConfig:
+    return TargetConfig(value_target=mode, mixed_after=100, mixed_newest=5)
 
 
 def mixed(mode: str, updates: int, td: th.Tensor = TD) -> list[list[float]]:
-    values: list[list[float]] = mix_value_targets(
-        td, SEARCHED, HAS_SEARCH, AGES, mode, updates, after=100, newest=5
-    ).values.tolist()
+    values: list[list[float]] = mix_value_targets(td, SEARCHED, HAS_SEARCH, AGES, target(mode), updates).values.tolist()
     return values
 
 
@@ -218,12 +221,12 @@ def test_the_larger_of_both_targets() -> None:
 )
 def test_requested_but_missing_targets(mode: str, updates: int, known: list[list[int]]) -> None:
     has = th.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-    assert mix_value_targets(TD, SEARCHED, has, AGES + 1, mode, updates, after=100, newest=5).known.tolist() == known
+    assert mix_value_targets(TD, SEARCHED, has, AGES + 1, target(mode), updates).known.tolist() == known
 
 
 def test_fresh_data_needs_no_search() -> None:
     none = th.zeros_like(TD)
-    mix = mix_value_targets(TD, SEARCHED, none, AGES, "mixed", 100, after=100, newest=5)
+    mix = mix_value_targets(TD, SEARCHED, none, AGES, target("mixed"), 100)
     assert mix.known.tolist() == [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]] and th.equal(mix.values, TD)
 
 

@@ -191,7 +191,7 @@ def test_every_setting_has_a_case() -> None:
     entries = {
         f"{argument}.{field}"
         for argument, config in {**NESTED, "policy_kwargs": ModelConfig}.items()
-        for field in config.names()
+        for field in config.field_names()
     }
     flat = {
         f"{argument}.{entry.field}" for entry in ARGUMENTS.values() for argument, of in NESTED.items() if of is entry.config
@@ -220,7 +220,7 @@ def test_classes_and_tasks() -> None:
 
     model = make(replay_buffer_class=OwnBuffer, replay_buffer_kwargs={"colour": "red", "min_weight": 0.3})
     assert isinstance(model.replay_buffer, OwnBuffer) and model.replay_buffer.colour == "red"
-    assert model.replay_buffer.replays[0].min_weight == 0.3 and model.env is not None
+    assert model.replay_buffer.replays[0].config.min_weight == 0.3 and model.env is not None
     with pytest.raises(ConfigurationError, match="optimize_memory_usage"):
         make(optimize_memory_usage=True)
     tasks = make_env().get_attr("task_set")[0]

@@ -16,6 +16,7 @@ from sb3_ezm.buffers.prioritized import PrioritizedRing
 from sb3_ezm.buffers.restoring import check_buffer
 from sb3_ezm.buffers.segments import TransitionRing, Transitions, check_transitions, minimum_rows
 from sb3_ezm.config import ReplayConfig
+from sb3_ezm.declarations import build_config
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import COUNT, OFF, SEED, checked, optional
 from sb3_ezm.observations import ObservationLayout
@@ -49,18 +50,13 @@ class PerTaskReplayBuffer(ReplayBuffer):
     :param layout: turns observations into rows and task ids
     :param num_tasks: number of tasks ``T``
     :param horizon: transitions per segment, ``H``
-    :param alpha: exponent of the priorities (paper: 1)
-    :param beta: exponent of the importance weights (paper: 1)
-    :param min_weight: smallest importance weight (released code: 0.1)
-    :param priority_epsilon: added to every priority (released code: 1e-6)
-    :param independent: False for the paper's ablation: a single ring of ``num_tasks * buffer_size`` transitions with one set
-        of priorities, from which batches are drawn regardless of the task
-    :param storage_device: keep observations, actions, rewards and search values as tensors on this device and gather batches
-        there, e.g. ``"cuda"``; None keeps NumPy arrays, whose batches go through pinned memory. Priorities stay on the host
     :param seed: seed of the sampling
     :param task_names: names of the tasks ``[T]``, by which a loaded buffer is told from one of other tasks; nothing else uses
         them
+    :param settings: further fields of :class:`~sb3_ezm.config.ReplayConfig`. With ``independent=False`` there is a single ring
+        of ``num_tasks * buffer_size`` transitions, from which batches are drawn regardless of the task
     :raises ConfigurationError: for impossible settings
+    :raises UnknownSettingError: for an unknown setting, also a ``TypeError``
     """
 
     @checked(n_envs=COUNT, num_tasks=COUNT, horizon=COUNT, optimize_memory_usage=OFF, seed=optional(SEED))
@@ -77,18 +73,12 @@ class PerTaskReplayBuffer(ReplayBuffer):
         layout: ObservationLayout,
         num_tasks: int = 1,
         horizon: int = 10,
-        alpha: float = ReplayConfig.alpha,
-        beta: float = ReplayConfig.beta,
-        min_weight: float = ReplayConfig.min_weight,
-        priority_epsilon: float = ReplayConfig.priority_epsilon,
-        independent: bool = ReplayConfig.independent,
-        storage_device: str | None = ReplayConfig.storage_device,
         seed: int | None = None,
         task_names: tuple[str, ...] | None = None,
+        **settings: Any,
     ) -> None:
-        config = ReplayConfig(
-            buffer_size, independent, alpha, beta, min_weight, priority_epsilon, handle_timeout_termination, storage_device
-        )
+        settings.update(buffer_size=buffer_size, handle_timeout_termination=handle_timeout_termination)
+        config = build_config(ReplayConfig, settings, "PerTaskReplayBuffer")
         # Not `ReplayBuffer.__init__`, which would allocate arrays for observation and next observation of every step.
         BaseBuffer.__init__(self, config.buffer_size, observation_space, action_space, device, n_envs=n_envs)
         if isinstance(action_space, spaces.Discrete):
@@ -112,10 +102,9 @@ class PerTaskReplayBuffer(ReplayBuffer):
         if capacity >= 2**31:
             raise ConfigurationError(f"`buffer_size` ({config.buffer_size}) is too large: a ring has fewer than 2**31 rows.")
         sizes = (capacity, self.layout.size, self.action_dim, self.n_envs, self.num_tasks)
-        settings = (config.alpha, config.beta, config.min_weight, config.priority_epsilon)
         try:
             return [
-                PrioritizedRing(TransitionRing(*sizes, config.storage_device, self.layout.dtype), *settings)
+                PrioritizedRing(TransitionRing(*sizes, config.storage_device, self.layout.dtype), config)
                 for _ in range(self.num_tasks if config.independent else 1)
             ]
         except (MemoryError, RuntimeError) as error:
@@ -230,7 +219,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         :param reward: rewards ``[n_envs]``
         :param done: whether the episode ends ``[n_envs]``
         :param infos: ``info["TimeLimit.truncated"]`` tells truncation from termination
-        :raises NonFiniteError: for NaN and infinity
+        :raises NonFiniteError: for NaN, infinity and numbers that no network can take
         :raises ConfigurationError: for actions beyond [-1, 1]
         :raises ValueError: for unknown task ids, or an observation and successor of different tasks
         """

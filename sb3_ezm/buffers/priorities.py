@@ -132,9 +132,12 @@ class SumTree:
 
     def state_dict(self) -> dict[str, Any]:
         """
-        :return: plain values and arrays for :meth:`load_state_dict`
+        :return: plain values and arrays for :meth:`load_state_dict`: the leaves up to the last positive one, from which the
+            rest is computed
         """
-        return self.__getstate__()
+        leaves = self._sums[0].reshape(-1)
+        positive = np.flatnonzero(leaves)
+        return {"capacity": self.capacity, "leaves": leaves[: positive[-1] + 1 if len(positive) else 0]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
@@ -145,11 +148,7 @@ class SumTree:
             raise ConfigurationError(f"the priorities have a `capacity` of {state['capacity']} instead of {self.capacity}.")
         self.__setstate__({"capacity": self.capacity, "leaves": state["leaves"]})
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Keep only the leaves up to the last positive one; the rest is recomputed."""
-        leaves = self._sums[0].reshape(-1)
-        positive = np.flatnonzero(leaves)
-        return {"capacity": self.capacity, "leaves": leaves[: positive[-1] + 1 if len(positive) else 0]}
+    __getstate__ = state_dict
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.capacity = state["capacity"]

@@ -11,6 +11,7 @@ import torch as th
 from sb3_ezm.buffers.priorities import PriorityArray, SumTree
 from sb3_ezm.buffers.restoring import check_leaves
 from sb3_ezm.buffers.segments import TransitionRing, Transitions
+from sb3_ezm.config import ReplayConfig
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.types import IntArray, SegmentBatch
 
@@ -19,19 +20,15 @@ class PrioritizedRing:
     """
     Transitions and their priorities (Schaul et al., 2016, arXiv 1511.05952).
 
+    ``P(i)`` is proportional to ``p_i ** alpha``.
+
     :param ring: the transitions
-    :param alpha: exponent of the priorities, ``P(i)`` is proportional to ``p_i ** alpha``
-    :param beta: exponent of the importance weights
-    :param min_weight: smallest importance weight
-    :param epsilon: added to every priority so that none vanishes
+    :param config: exponents of priorities and importance weights, and their smallest values
     """
 
-    def __init__(self, ring: TransitionRing, alpha: float, beta: float, min_weight: float, epsilon: float) -> None:
+    def __init__(self, ring: TransitionRing, config: ReplayConfig) -> None:
         self.ring = ring
-        self.alpha = alpha
-        self.beta = beta
-        self.min_weight = min_weight
-        self.epsilon = epsilon
+        self.config = config
         self.tree = SumTree(ring.capacity)
 
     @property
@@ -70,12 +67,12 @@ class PrioritizedRing:
         slots = slots[np.argsort(self.ring.task[slots], kind="stable")]
         priorities = self.tree.get(slots)
         # The largest weight belongs to the smallest priority; N and the total cancel in the quotient.
-        weights = np.maximum((priorities.min() / priorities) ** self.beta, self.min_weight)
+        weights = np.maximum((priorities.min() / priorities) ** self.config.beta, self.config.min_weight)
         return self.ring.gather(slots, horizon)._replace(weights=th.from_numpy(weights.astype(np.float32)))
 
     def update(self, tickets: IntArray, errors: PriorityArray) -> int:
         """
-        Set the priorities of drawn transitions to ``|error| + epsilon``.
+        Set the priorities of drawn transitions to ``|error| + priority_epsilon``.
 
         :param tickets: tickets of the transitions ``[N]`` (see :meth:`TransitionRing.tickets`)
         :param errors: their value errors ``[N]``
@@ -83,14 +80,14 @@ class PrioritizedRing:
         :raises ValueError: for an error that is not finite
         """
         slots, exists = self.ring.slots_of(tickets)
-        self.tree.set(slots[exists], (np.abs(errors[exists]) + self.epsilon) ** self.alpha)
+        self.tree.set(slots[exists], (np.abs(errors[exists]) + self.config.priority_epsilon) ** self.config.alpha)
         return int((~exists).sum())
 
     def state_dict(self) -> dict[str, Any]:
         """
         :return: plain values and arrays for :meth:`load_state_dict`
         """
-        return {"ring": self.ring.state_dict(), "tree": self.tree.state_dict(), "alpha": self.alpha}
+        return {"ring": self.ring.state_dict(), "tree": self.tree.state_dict(), "alpha": self.config.alpha}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
@@ -111,16 +108,15 @@ class PrioritizedRing:
 
         :param own: whose settings
         """
-        alpha, self.alpha, self.beta = self.alpha, own.alpha, own.beta
-        self.min_weight, self.epsilon = own.min_weight, own.epsilon
+        alpha, self.config = self.config.alpha, own.config
         self._rescale(alpha)
 
     def _rescale(self, alpha: float) -> None:
         """Convert priorities that were raised to another exponent. Those of exponent 0 cannot be told apart."""
-        if alpha not in (self.alpha, 0):
+        if alpha not in (self.config.alpha, 0):
             rows = np.arange(min(self.ring.rows_written, self.tree.capacity))
             priorities = self.tree.get(rows)
-            self.tree.set(rows, np.where(priorities > 0, priorities ** (self.alpha / alpha), 0.0))
+            self.tree.set(rows, np.where(priorities > 0, priorities ** (self.config.alpha / alpha), 0.0))
 
     def clear(self) -> None:
         """Forget everything."""

@@ -11,10 +11,12 @@ import torch as th
 
 from sb3_ezm.buffers.restoring import SIZES, check_ring
 from sb3_ezm.buffers.storage import make_column
-from sb3_ezm.errors import ConfigurationError, NonFiniteError
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.finite import check_rows
 from sb3_ezm.types import BoolArray, FloatArray, IntArray, SegmentBatch
 
 LARGEST_ACTION = 1.0 + 1e-5  # scaling rounds
+MAX_TASKS = 2**15  # their numbers are stored in 16 bits
 _GENERATION = 40  # bits of a ticket that number rows; the bits above count how often the ring had been cleared
 
 
@@ -61,16 +63,12 @@ class Transitions(NamedTuple):
 def check_transitions(transitions: Transitions) -> None:
     """
     :param transitions: to be stored
-    :raises NonFiniteError: for NaN and infinity
+    :raises NonFiniteError: for NaN, infinity and numbers that no network can take
     :raises ConfigurationError: for actions beyond [-1, 1], for example in the units of the environment
     """
     for name in ("observations", "actions", "rewards", "next_observations", "search_values"):
-        finite = np.isfinite(getattr(transitions, name))
-        if not finite.all():
-            envs = np.unique(np.nonzero(~finite)[0])
-            raise NonFiniteError(
-                f"{name.replace('_', ' ')} of environments {envs} (tasks {transitions.tasks[envs]}) are not finite."
-            )
+        label = name.replace("_", " ").removesuffix("s")
+        check_rows(label, getattr(transitions, name), transitions.tasks, range(MAX_TASKS))
     beyond = np.abs(transitions.actions) > LARGEST_ACTION
     if beyond.any():
         raise ConfigurationError(
@@ -149,8 +147,8 @@ class TransitionRing:
                 f"`observation_size` ({observation_size}), `action_size` ({action_size}), `num_streams` ({num_streams}) "
                 f"and `num_tasks` ({num_tasks}) must be at least 1."
             )
-        if num_tasks >= 2**15:
-            raise ConfigurationError(f"`num_tasks` ({num_tasks}) must be below 2**15.")
+        if num_tasks >= MAX_TASKS:
+            raise ConfigurationError(f"`num_tasks` ({num_tasks}) must be below {MAX_TASKS}.")
         if not minimum_rows(num_streams) <= capacity < 2**31:
             raise ConfigurationError(
                 f"`capacity` ({capacity}) must be at least {minimum_rows(num_streams)} rows for {num_streams} streams, "

@@ -16,7 +16,6 @@ from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ezm.checkpoint.checks import check_arguments, check_sections, check_sizes
-from sb3_ezm.checkpoint.codec import encode
 from sb3_ezm.checkpoint.container import Label, checkpoint_path, find_checkpoint, read_checkpoint, read_label, write_checkpoint
 from sb3_ezm.checkpoint.folder import latest_checkpoint, next_sequence
 from sb3_ezm.checkpoint.model_state import capture, check_env, kept_arguments, restore
@@ -67,14 +66,6 @@ class ResumableAlgorithm(RolloutAlgorithm):
             raise CheckpointError(f"{path} was not written: {error}.") from None
         path = checkpoint_path(path)
         return write_checkpoint(path, state, Label(self.run_id, next_sequence(path.parent)))
-
-    def check_checkpoint(self) -> None:
-        """
-        Make sure that the training could be saved, without writing anything.
-
-        :raises CheckpointError: naming what no checkpoint can hold
-        """
-        encode(capture(self), [])
 
     @classmethod
     @checked(path=PATH, reset_env=SWITCH)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
+from sb3_ezm.checkpoint.codec import encode
 from sb3_ezm.checkpoint.container import SUFFIX, read_label
 from sb3_ezm.checkpoint.folder import EMERGENCY, find_checkpoints
+from sb3_ezm.checkpoint.model_state import capture
 from sb3_ezm.errors import CheckpointError, ConfigurationError, NonFiniteError
 from sb3_ezm.files import TEMPORARY, PathLike, check_can_write_into, free_path, temporary_prefix
 from sb3_ezm.kinds import COUNT, PATH, TEXT, VERBOSE, checked, optional
@@ -45,6 +47,8 @@ class FullCheckpointCallback(BaseCallback):
     :raises ConfigurationError: if a number is not a positive integer, or the prefix is not the beginning of a file name
     """
 
+    model: ResumableAlgorithm
+
     @checked(save_freq=COUNT, save_path=PATH, keep_last=optional(COUNT), name_prefix=TEXT, verbose=VERBOSE)
     def __init__(
         self,
@@ -67,10 +71,6 @@ class FullCheckpointCallback(BaseCallback):
         self._next_save = self._last_saved = 0
         self._runs: set[str] = set()  # the training whose checkpoints this callback writes
 
-    @property
-    def _algorithm(self) -> ResumableAlgorithm:
-        return cast("ResumableAlgorithm", self.model)
-
     def _init_callback(self) -> None:
         if not hasattr(self.model, "save_checkpoint"):
             raise ConfigurationError(
@@ -81,14 +81,14 @@ class FullCheckpointCallback(BaseCallback):
         check_can_write_into(self.save_path)
         self._check_folder()
         self._remove_leftovers()
-        self._algorithm.check_checkpoint()
+        encode(capture(self.model), [])  # what no checkpoint can hold is an error now, not hours later
         self._last_saved = self.model.num_timesteps
         self._plan()
-        self._algorithm.failure_handlers.append(self._on_failure)
-        self._algorithm.stop_signals.watch()
+        self.model.failure_handlers.append(self._on_failure)
+        self.model.stop_signals.watch()
 
     def _check_folder(self) -> None:
-        self._runs.add(self._algorithm.run_id)
+        self._runs.add(self.model.run_id)
         for item in find_checkpoints(self.save_path, self.name_prefix):
             if item.run not in self._runs:
                 raise ConfigurationError(
@@ -106,7 +106,7 @@ class FullCheckpointCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         # Between two steps: the step that `on_step` sees is not stored yet.
-        stop = self._algorithm.stop_signals
+        stop = self.model.stop_signals
         if stop.requested is not None:
             self._stop()
             stop.obey()
@@ -115,16 +115,13 @@ class FullCheckpointCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         # The sender of the signal may not wait for a rollout of many steps; training ends here, and is saved.
-        asked = self._algorithm.stop_signals.requested is not None
-        return not (asked and self._has_long_rollouts())
-
-    def _has_long_rollouts(self) -> bool:
-        frequency = self._algorithm.train_freq
+        frequency = self.model.train_freq
         assert isinstance(frequency, TrainFreq)  # already converted by the algorithm
-        return frequency != TrainFreq(1, TrainFrequencyUnit.STEP)
+        is_long = frequency != TrainFreq(1, TrainFrequencyUnit.STEP)
+        return not (is_long and self.model.stop_signals.requested is not None)
 
     def _on_training_end(self) -> None:
-        if self._algorithm.stop_signals.requested is not None:
+        if self.model.stop_signals.requested is not None:
             self._stop()
         elif self.model.num_timesteps > self._last_saved:
             self._try_to_save()
@@ -138,7 +135,7 @@ class FullCheckpointCallback(BaseCallback):
         :raises OSError: see ``EZM.save_checkpoint``
         """
         steps = self.model.num_timesteps
-        self.last_path = self._algorithm.save_checkpoint(self.save_path / f"{self.name_prefix}_{steps}{SUFFIX}")
+        self.last_path = self.model.save_checkpoint(self.save_path / f"{self.name_prefix}_{steps}{SUFFIX}")
         self._last_saved = steps
         self._plan()
         if self.verbose > 0:
@@ -165,7 +162,7 @@ class FullCheckpointCallback(BaseCallback):
 
     def _stop(self) -> None:
         """Save what a signal would otherwise destroy."""
-        stop = self._algorithm.stop_signals
+        stop = self.model.stop_signals
         self._try_to_save()
         if self.last_path is not None:
             print(f"{stop.requested.name if stop.requested else 'Stopped'}: the training is in {self.last_path}", flush=True)
@@ -177,7 +174,7 @@ class FullCheckpointCallback(BaseCallback):
     def _on_failure(self, error: BaseException) -> None:
         if isinstance(error, NonFiniteError):
             self._save_emergency(error)
-        elif isinstance(error, Exception) and self._algorithm.stop_signals.requested is not None:
+        elif isinstance(error, Exception) and self.model.stop_signals.requested is not None:
             self._stop()  # the environments' processes received the signal as well
         elif isinstance(error, Exception):
             self._say_how_to_go_on()
@@ -188,7 +185,7 @@ class FullCheckpointCallback(BaseCallback):
         if path.exists() and (label is None or label.run not in self._runs):
             path = free_path(path)
         try:
-            path = self._algorithm.save_checkpoint(path)
+            path = self.model.save_checkpoint(path)
         except (OSError, CheckpointError) as second:
             raise CheckpointError(f"No emergency checkpoint was written: {second}") from second
         print(f"The training stops: {error}\nIts state is in {path}.")

@@ -71,22 +71,22 @@ def list_checkpoints(folder: PathLike, name_prefix: str | None = None) -> list[P
     return [item.path for item in _regular(folder, name_prefix) if item.is_readable]
 
 
-def latest_checkpoint(folder: PathLike, name_prefix: str | None = None) -> Path:
+def latest_checkpoint(folder: PathLike) -> Path:
     """
-    Find the checkpoint of a folder that was written last.
+    Find the checkpoint of a folder that was written last, those of failed trainings aside.
 
     :param folder: where ``FullCheckpointCallback`` saves
-    :param name_prefix: of its files; None for any but the checkpoints of failed trainings
     :return: path of the checkpoint
     :raises CheckpointError: if there is none, or they belong to several trainings
     """
-    regular = _regular(folder, name_prefix)
+    regular = _regular(folder, None)
     readable = [item for item in regular if item.is_readable]
     if not readable:
         others = sorted(path.name for path in Path(folder).glob(f"*{SUFFIX}"))
         there_are = f" There are {', '.join(others)}: name the file." if others else ""
-        wanted = f"{name_prefix or 'checkpoint'}_<steps>{SUFFIX}{'' if name_prefix else ' or with another prefix'}"
-        raise CheckpointError(f"{folder} holds no checkpoint named {wanted}.{there_are}")
+        raise CheckpointError(
+            f"{folder} holds no checkpoint named checkpoint_<steps>{SUFFIX} or with another prefix.{there_are}"
+        )
     last = readable[-1]
     by_prefix = {item.prefix: item for item in readable}
     if len({item.run for item in by_prefix.values()}) > 1:

@@ -76,19 +76,16 @@ def _capture_episodes(env: VecEnv) -> dict[str, Any]:
         running.append(_read(wrapper, _RUNNING[type(wrapper)]))
     native = env.unwrapped
     if isinstance(native, ActingVecEnv):
-        return {"wrappers": running, **native.episodes(), "seeds": native._seeds, "options": native._options}
-    if isinstance(native, TensorVecEnv):
+        state = native.episodes()
+    elif isinstance(native, DummyVecEnv):
+        state = {"envs": [get_env_state(sub_env) for sub_env in native.envs]}
+    elif isinstance(native, TensorVecEnv):
         if not native.gives_state:
             raise StateUnavailableError(f"{type(native.env).__name__} has no methods `get_state` and `set_state`")
         return {"wrappers": running, "tensors": native.episodes()}
-    if not isinstance(native, DummyVecEnv):
+    else:
         raise StateUnavailableError(f"the environments of a {type(native).__name__} live in other processes")
-    return {
-        "wrappers": running,
-        "envs": [get_env_state(sub_env) for sub_env in native.envs],
-        "seeds": native._seeds,
-        "options": native._options,
-    }
+    return {"wrappers": running, **state, "seeds": native._seeds, "options": native._options}
 
 
 def restore_wrappers(env: VecEnv, state: dict[str, Any]) -> None:

@@ -86,16 +86,7 @@ def train(
                 tracked, callback = start_tracking(project, folder.name, folder, asdict(settings))
                 stack.callback(tracked.finish)
                 callbacks.append(callback)
-            monitor = str(monitor_folder(folder, resumes))
-            env = make_multitask_env(
-                tasks,
-                settings.envs_per_task,
-                settings.seed,
-                monitor_dir=monitor,
-                ignore_termination=settings.ignore_termination,
-                step_timeout=settings.step_timeout,
-                **_placement(settings),
-            )
+            env = _make_env(settings, tasks, monitor_folder(folder, resumes))
             stack.callback(env.close)
             if films is not None and not _can_draw(env):
                 raise ConfigurationError("--film: the environments of these tasks draw no pictures. Leave it out.")
@@ -117,16 +108,24 @@ def _can_draw(env: VecEnv) -> bool:
     return all("rgb_array" in (metadata.get("render_modes") or ()) for metadata in env.get_attr("metadata"))
 
 
-def _placement(settings: RunSettings) -> dict[str, Any]:
-    """Where the environments are, in keywords of ``make_multitask_env``."""
-    if settings.collectors == 0:
-        if settings.address is not None and not settings.reanalyzers:
-            raise ConfigurationError(
-                "--address is the cluster of collectors and reanalyzers: say how many with --collectors or --reanalyzers."
-            )
-        return {}
-    keywords = {"collectors": settings.collectors, "address": settings.address}
-    return {"vec_env_cls": RayVecEnv, "vec_env_kwargs": keywords}
+def _make_env(settings: RunSettings, tasks: TaskSet, monitor: Path) -> VecEnv:
+    placement: dict[str, Any] = {}
+    if settings.collectors > 0:
+        keywords = {"collectors": settings.collectors, "address": settings.address}
+        placement = {"vec_env_cls": RayVecEnv, "vec_env_kwargs": keywords}
+    elif settings.address is not None and not settings.reanalyzers:
+        raise ConfigurationError(
+            "--address is the cluster of collectors and reanalyzers: say how many with --collectors or --reanalyzers."
+        )
+    return make_multitask_env(
+        tasks,
+        settings.envs_per_task,
+        settings.seed,
+        monitor_dir=str(monitor),
+        ignore_termination=settings.ignore_termination,
+        step_timeout=settings.step_timeout,
+        **placement,
+    )
 
 
 def _sharing(settings: RunSettings) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from sb3_ezm.evaluation.rollout import (
 )
 from sb3_ezm.files import check_can_write, replacing
 from sb3_ezm.multitask.factory import make_multitask_env
-from sb3_ezm.multitask.normalization import copy_normalization
+from sb3_ezm.evaluation.normalization import copy_normalization
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.train_logging import task_labels
@@ -155,11 +155,12 @@ class TaskEvalCallback(EventCallback):
         self._labels = task_labels(task_set.names, MAX_KEY, SUMMARY_KEYS)
         self._next_evaluation = self._last_evaluation = 0
         self._started_at = 0.0
-        self._check_best(task_set)
+        self._check_early(task_set)
+
+    def _check_early(self, task_set: TaskSet) -> None:
+        """What can be checked before there is a model."""
         if self.csv_path is not None:
             check_columns(self.csv_path)
-
-    def _check_best(self, task_set: TaskSet) -> None:
         missing = [spec.name for spec in task_set if not spec.has_scores]
         wanted = self.best_model_path is not None or self.callback_on_new_best is not None
         if self.best_by == "score" and missing and wanted:

@@ -18,18 +18,21 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 import torch as th
+import torch.distributed as dist
 
-from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig, TargetConfig, UpdateConfig
+from sb3_ezm.config import RuntimeConfig
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.learning.gradients import GradientOutput
 from sb3_ezm.learning.learner import Learner
-from sb3_ezm.learning.learner_group import LearnerGroup, Meeting, add, add_in_first, send_from_first
+from sb3_ezm.learning.learner_group import LearnerGroup, Meeting
 from sb3_ezm.learning.reanalyze import Reanalyzed, Reanalyzer
 from sb3_ezm.learning.shards import Shard, check_statistics
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.multitask.subproc import Failure
-from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.policies import EZMPolicy, float_tensors
 from sb3_ezm.types import SegmentBatch, TargetBatch
+
+FIRST = 0  # rank of the process that holds everything
 
 
 class Task(NamedTuple):
@@ -47,27 +50,17 @@ class DataParallelLearner(Learner):
     A learner that shares its work with other processes, which start with the first update.
 
     :param policy: world model, target network and optimizer
-    :param search_config: searches of the reanalysis
-    :param target_config: kinds of targets
-    :param loss_config: weights of the losses
-    :param update_config: bound of the gradient, steps of the target network
-    :param runtime: how things are computed, and in how many processes
-    :raises ConfigurationError: if the world model has layers whose statistics cannot be shared
+    :param configs: as :class:`~sb3_ezm.learning.learner.Learner` takes them; the last one says in how many processes
+    :raises ConfigurationError: if the world model has layers whose statistics cannot be shared, or PyTorch cannot share work
     """
 
-    def __init__(
-        self,
-        policy: EZMPolicy,
-        search_config: SearchConfig,
-        target_config: TargetConfig,
-        loss_config: LossConfig,
-        update_config: UpdateConfig,
-        runtime: RuntimeConfig,
-    ) -> None:
+    def __init__(self, policy: EZMPolicy, *configs: Any) -> None:
+        if not dist.is_available():
+            raise ConfigurationError("This PyTorch was built without torch.distributed: use one learner.")
         check_statistics(policy.world_model)
-        super().__init__(policy, search_config, target_config, loss_config, update_config, runtime)
+        super().__init__(policy, *configs)
         self._group: LearnerGroup | None = None
-        self._shard = Shard(self.reanalyzer, self._gradient_step, 0, runtime.learners, add)
+        self._shard = Shard(self.reanalyzer, self._gradient_step, 0, self.runtime.learners, dist.all_reduce)
         self._searches: dict[str, th.Tensor] = {}  # own part of the search statistics
         self._known_target: Any = None  # what the target network of the others is a copy of
 
@@ -99,7 +92,7 @@ class DataParallelLearner(Learner):
 
     def _send(self, group: LearnerGroup, batch: SegmentBatch, updates: int) -> None:
         policy = self.policy
-        target = (policy.target_model.changes, *(tensor._version for tensor in _numbers(policy.target_model)))
+        target = (policy.target_model.changes, *(tensor._version for tensor in float_tensors(policy.target_model)))
         with_target, self._known_target = target != self._known_target, target
         columns = [column.contiguous() for column in batch[:-1]]
         group.tell(
@@ -112,8 +105,8 @@ class DataParallelLearner(Learner):
             )
         )
         for model in (policy.world_model, policy.target_model)[: 1 + with_target]:
-            send_from_first(th.cat([tensor.detach().flatten() for tensor in _numbers(model)]))
-        send_from_first(th.cat([column.flatten().view(th.uint8) for column in columns]))
+            dist.broadcast(th.cat([tensor.detach().flatten() for tensor in float_tensors(model)]), FIRST)
+        dist.broadcast(th.cat([column.flatten().view(th.uint8) for column in columns]), FIRST)
 
     def _note_searches(self, figures: dict[str, th.Tensor]) -> None:
         self._searches = figures
@@ -124,16 +117,11 @@ class DataParallelLearner(Learner):
         with group.watched():
             contribution = self._shard.contribution(batch, targets, self._searches)
             group.wait_for_all()  # one that has died or hangs is noticed here, not in the middle of an exchange
-            add_in_first(contribution.flat)
+            dist.reduce(contribution.flat, FIRST)
             group.done()
         reports, searches = contribution.whole(len(batch.tasks))
         super()._note_searches(searches)
         return self._gradient_step.clip(reports)
-
-
-def _numbers(model: WorldModel) -> list[th.Tensor]:
-    """All that a world model computes with."""
-    return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
 
 
 def _generators(reanalyzer: Reanalyzer) -> list[th.Generator]:
@@ -177,7 +165,7 @@ def help_to_learn(pipe: Connection, meeting: Meeting, payload: bytes) -> None:
             th.cuda.set_device(device)
         learner = Learner(policy_class(**arguments).to(device), *configs)
         learner.policy.set_training_mode(True)
-        shard = Shard(learner.reanalyzer, learner._gradient_step, meeting.rank, meeting.size, add)
+        shard = Shard(learner.reanalyzer, learner._gradient_step, meeting.rank, meeting.size, dist.all_reduce)
         pipe.send(None)
         meeting.join()
         while True:
@@ -192,7 +180,7 @@ def help_to_learn(pipe: Connection, meeting: Meeting, payload: bytes) -> None:
 def _help(learner: Learner, shard: Shard, task: Task, pipe: Connection) -> None:
     policy, reanalyzer = learner.policy, learner.reanalyzer
     for model in (policy.world_model, policy.target_model)[: 1 + task.with_target]:
-        _receive_numbers(model)
+        _receivefloat_tensors(model)
     for parameter, learns in zip(policy.world_model.parameters(), task.learns, strict=True):
         parameter.requires_grad_(learns)
     for generator, state in zip(_generators(reanalyzer), task.generators, strict=True):
@@ -201,14 +189,14 @@ def _help(learner: Learner, shard: Shard, task: Task, pipe: Connection) -> None:
     targets, searches = shard.targets(policy.target_model, batch, task.updates)
     contribution = shard.contribution(batch, targets, searches)
     pipe.send(None)
-    add_in_first(contribution.flat)
+    dist.reduce(contribution.flat, FIRST)
 
 
 @th.no_grad()
-def _receive_numbers(model: WorldModel) -> None:
-    tensors = _numbers(model)
+def _receivefloat_tensors(model: WorldModel) -> None:
+    tensors = float_tensors(model)
     flat = th.cat([tensor.flatten() for tensor in tensors])
-    send_from_first(flat)
+    dist.broadcast(flat, FIRST)
     for tensor, piece in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(piece.view_as(tensor))
     model.mark_changed()
@@ -217,7 +205,7 @@ def _receive_numbers(model: WorldModel) -> None:
 def _receive_batch(columns: Sequence[tuple[th.Size, th.dtype]], device: th.device) -> SegmentBatch:
     sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in columns]
     flat = th.empty(sum(sizes), dtype=th.uint8, device=device)
-    send_from_first(flat)
+    dist.broadcast(flat, FIRST)
     tensors = [piece.clone().view(dtype).view(shape) for piece, (shape, dtype) in zip(flat.split(sizes), columns, strict=True)]
     drawn = None if device.type == "cpu" else SegmentBatch._make([*(tensor.cpu() for tensor in tensors), None])
     return SegmentBatch._make([*tensors, drawn])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import multiprocessing.util
 import os
@@ -18,7 +17,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch as th
 import torch.distributed as dist
 
 from sb3_ezm.errors import ConfigurationError, EZMError
@@ -59,33 +57,6 @@ class Meeting(NamedTuple):
                 world_size=self.size,
                 timeout=timedelta(seconds=self.time_limit),
             )
-
-
-def add(tensor: th.Tensor) -> None:
-    """
-    Replace a tensor by its sum over all processes, in all of them.
-
-    :param tensor: contiguous, of the same shape everywhere
-    """
-    dist.all_reduce(tensor)
-
-
-def add_in_first(tensor: th.Tensor) -> None:
-    """
-    Replace a tensor by its sum over all processes, in the first of them.
-
-    :param tensor: contiguous, of the same shape everywhere
-    """
-    dist.reduce(tensor, 0)
-
-
-def send_from_first(tensor: th.Tensor) -> None:
-    """
-    Replace a tensor by that of the first process.
-
-    :param tensor: contiguous, of the same shape everywhere
-    """
-    dist.broadcast(tensor, 0)
 
 
 class LearnerGroup:
@@ -157,24 +128,15 @@ class LearnerGroup:
 
         :raises LearnerProcessError: if one has failed or died, or takes too long
         """
-        deadline = time.monotonic() + self.time_limit
         waiting = dict(enumerate(zip(self._pipes, self._processes, strict=True), start=1))
-        while waiting:
-            handles = [handle for pipe, process in waiting.values() for handle in (pipe, process.sentinel)]
-            ready = wait(handles, max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise self._hanging(list(waiting))
-            for rank, (pipe, process) in list(waiting.items()):
-                if pipe in ready:
-                    try:
-                        message = pipe.recv()
-                    except (EOFError, OSError) as error:
-                        raise self._why({rank: None, **self._failures()}) from error
-                    if isinstance(message, Failure):
-                        raise self._why({**self._failures(), rank: message})
-                    del waiting[rank]
-                elif process.sentinel in ready:
-                    raise self._why({rank: None, **self._failures()})
+        for rank, failure, lives in _messages(waiting, self.time_limit):
+            if failure is not None:
+                raise self._why({**self._failures(), rank: failure})
+            if not lives:
+                raise self._why({rank: None, **self._failures()})
+            del waiting[rank]
+        if waiting:
+            raise self._hanging(list(waiting))
 
     def done(self) -> None:
         """Say that the task is done everywhere."""
@@ -204,23 +166,11 @@ class LearnerGroup:
 
     def _failures(self) -> dict[int, Failure | None]:
         """Which processes have ended or are about to, and what they say, if anything."""
-        deadline = time.monotonic() + PATIENCE
         found: dict[int, Failure | None] = {}
         waiting = dict(enumerate(zip(self._pipes, self._processes, strict=True), start=1))
-        while waiting:
-            handles = [handle for pipe, process in waiting.values() for handle in (pipe, process.sentinel)]
-            ready = wait(handles, max(0.0, deadline - time.monotonic()))
-            if not ready:
-                break
-            for rank, (pipe, process) in list(waiting.items()):
-                message: Any = None
-                if pipe in ready:
-                    with contextlib.suppress(EOFError, OSError):
-                        if (message := pipe.recv()) is None:  # it has done its part
-                            continue
-                elif process.sentinel not in ready:
-                    continue
-                found[rank] = message
+        for rank, failure, lives in _messages(waiting, PATIENCE):
+            if failure is not None or not lives:
+                found[rank] = failure
                 del waiting[rank]
         return found
 
@@ -245,6 +195,29 @@ class LearnerGroup:
         self._release()
 
 
+def _messages(waiting: dict[int, tuple[Connection, Any]], seconds: float) -> Iterator[tuple[int, Failure | None, bool]]:
+    """
+    What processes say, as it comes, until time is over or none is waited for, as the caller takes them out: rank, why it has
+    failed (None: it has done its part), and whether it lives.
+    """
+    deadline = time.monotonic() + seconds
+    while waiting:
+        handles = [handle for pipe, process in waiting.values() for handle in (pipe, process.sentinel)]
+        ready = wait(handles, max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return
+        for rank, (pipe, process) in list(waiting.items()):
+            if pipe in ready:
+                failure, lives = None, True
+                try:
+                    failure = pipe.recv()
+                except (EOFError, OSError):
+                    lives = False
+                yield rank, failure, lives
+            elif process.sentinel in ready:
+                yield rank, None, False
+
+
 def _is_consequence(failure: Failure | None) -> bool:
     """Whether this is the kind of error that a lost neighbor causes."""
     return failure is not None and failure.kind is SubEnvError and failure.summary.startswith(("RuntimeError", "Dist"))
@@ -252,8 +225,6 @@ def _is_consequence(failure: Failure | None) -> bool:
 
 def _make_room() -> None:
     """One group at a time: torch.distributed has one for the whole process."""
-    if not dist.is_available():
-        raise ConfigurationError("This PyTorch was built without torch.distributed: use one learner.")
     running = None if LearnerGroup._running is None else LearnerGroup._running()
     if running is not None:  # of another model, which starts its own again when it learns
         running.end()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch as th
 
+from sb3_ezm.config import TargetConfig
 from sb3_ezm.devices import to_device
 from sb3_ezm.value_targets import VALUE_TARGETS, Sources
 
@@ -103,10 +104,8 @@ def mix_value_targets(
     searched: th.Tensor,
     has_search: th.Tensor,
     ages: th.Tensor,
-    mode: str,
+    config: TargetConfig,
     updates: int,
-    after: int,
-    newest: int,
 ) -> ValueTargets:
     """
     Values of one kind, or TD's where that kind asks for a search and there has been none. The choice between fresh and stale
@@ -116,15 +115,13 @@ def mix_value_targets(
     :param searched: search values ``[B, K+1]``
     :param has_search: ``[B, K+1]``, 1 where a search value exists
     :param ages: transitions of the task stored since ``[B]``
-    :param mode: a name in :data:`~sb3_ezm.value_targets.VALUE_TARGETS`
+    :param config: which value target, and its settings
     :param updates: updates done so far
-    :param after: updates until which a target that uses ``mixed_after`` is TD's
-    :param newest: ages below this count as fresh
-    :return: values, and where they are of the kind that the mode asks for
+    :return: values, and where they are of the kind that the value target asks for
     """
-    target = VALUE_TARGETS[mode]
-    if "mixed_after" in target.uses and updates < after:
+    target = VALUE_TARGETS[config.value_target]
+    if "mixed_after" in target.uses and updates < config.mixed_after:
         return ValueTargets(td, th.ones_like(td))
-    wanted, asked = target.choose(Sources(td, searched, (ages >= newest).unsqueeze(1)))
+    wanted, asked = target.choose(Sources(td, searched, (ages >= config.mixed_newest).unsqueeze(1)))
     found, asked = has_search > 0, asked.expand_as(td)
     return ValueTargets(th.where(asked & found, wanted, td), (found | ~asked).float())

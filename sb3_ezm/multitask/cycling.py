@@ -117,9 +117,7 @@ class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
             self._position = self._tasks.index(chosen)
         self._current = name = self._tasks[self._position]
         self._position = (self._position + 1) % len(self._tasks)
-        if name not in self._envs:
-            self._envs[name] = make_task_env(self.task_set, name, **self._make_kwargs)
-        return self._envs[name].reset(seed=self._seeds.pop(name, None), options=inner_options or None)
+        return self._env(name).reset(seed=self._seeds.pop(name, None), options=inner_options or None)
 
     def step(self, action: np.ndarray) -> tuple[MultiTaskObs, SupportsFloat, bool, bool, dict[str, Any]]:
         """
@@ -162,9 +160,12 @@ class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
         self.set_tasks(state["tasks"])
         self._position, self._current, self._seeds = state["position"], state["current"], dict(state["seeds"])
         for name, inner in state["envs"].items():
-            if name not in self._envs:
-                self._envs[name] = make_task_env(self.task_set, name, **self._make_kwargs)
-            set_env_state(self._envs[name], inner)
+            set_env_state(self._env(name), inner)
+
+    def _env(self, name: str) -> PaddedTaskEnv:
+        if name not in self._envs:
+            self._envs[name] = make_task_env(self.task_set, name, **self._make_kwargs)
+        return self._envs[name]
 
     def _active(self) -> PaddedTaskEnv:
         if self._current is None:

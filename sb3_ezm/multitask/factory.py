@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
@@ -139,33 +138,38 @@ def make_multitask_env(
     task_set = make_task_set(tasks, env_kwargs, observation_padding)
     if action_repeat is not None:
         task_set = task_set.with_action_repeat(action_repeat)
-    counted = ("episode_env_steps",) if task_set.action_repeat > 1 else ()
-    monitor_files = None if monitor_dir is None else _monitor_files(Path(monitor_dir), task_set.names, n_envs_per_task)
-
-    def make_env(rank: int) -> Callable[[], gym.Env[Any, Any]]:
-        """What creates a sub-environment, in whichever process it is called."""
-
-        def _init() -> gym.Env[Any, Any]:
-            task = rank // n_envs_per_task
-            env = make_task_env(task_set, task, render_mode, ignore_termination, max_episode_steps, env_kwargs)
-            if seed is not None:
-                env.action_space.seed(seed + rank)
-            file = None if monitor_files is None else monitor_files[rank]
-            is_new = file is None or not Path(file).exists()  # a process that takes over another's environments appends
-            return Monitor(env, file, info_keywords=counted, override_existing=is_new)
-
-        return _init
-
     names = [name for name in task_set.names for _ in range(n_envs_per_task)]
-    create = _choose_vec_env(vec_env_cls, task_set, names, step_timeout)
-    vec_env = create([make_env(rank) for rank in range(len(names))], **(vec_env_kwargs or {}))
+    files = _monitor_files(monitor_dir, task_set.names, n_envs_per_task)
+    env_fns = [
+        partial(
+            _make_monitored_env,
+            partial(make_task_env, task_set, name, render_mode, ignore_termination, max_episode_steps, env_kwargs),
+            None if seed is None else seed + rank,
+            file,
+        )
+        for rank, (name, file) in enumerate(zip(names, files, strict=True))
+    ]
+    vec_env = _choose_vec_env(vec_env_cls, task_set, names, step_timeout)(env_fns, **(vec_env_kwargs or {}))
     vec_env.seed(seed)
     EqualPictures.install(vec_env, "get_images")
     return vec_env
 
 
-def _monitor_files(folder: Path, tasks: tuple[str, ...], copies: int) -> list[str]:
+def _make_monitored_env(make_env: Callable[[], PaddedTaskEnv], seed: int | None, file: str | None) -> Monitor[Any, Any]:
+    """What creates a sub-environment, in whichever process it is called."""
+    env = make_env()
+    if seed is not None:
+        env.action_space.seed(seed)
+    counted = ("episode_env_steps",) if env.task_set.action_repeat > 1 else ()
+    is_new = file is None or not Path(file).exists()  # a process that takes over another's environments appends
+    return Monitor(env, file, info_keywords=counted, override_existing=is_new)
+
+
+def _monitor_files(place: str | None, tasks: tuple[str, ...], copies: int) -> list[str] | list[None]:
     """In the order of the sub-environments; if an earlier run has left files, the new ones get a number."""
+    if place is None:
+        return [None] * (len(tasks) * copies)
+    folder = Path(place)
     folder.mkdir(parents=True, exist_ok=True)
     stems = [f"{stem}_{copy}" for stem in file_stems(tasks) for copy in range(copies)]
     mark = free_name("", lambda mark: any((folder / f"{stem}{mark}.{Monitor.EXT}").exists() for stem in stems))

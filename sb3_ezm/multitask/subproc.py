@@ -105,7 +105,8 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
         # As in SubprocVecEnv, whose own method takes no other worker.
         self.waiting = self.closed = False
         self.step_timeout: float | None = None  # what follows imports everything in the workers
-        context: Any = multiprocessing.get_context(start_method or _default_start_method())
+        default = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context: Any = multiprocessing.get_context(start_method or default)
         self.processes = []
         pipes = [context.Pipe() for _ in env_fns]
         self.remotes, self.work_remotes = [pipe for pipe, _ in pipes], [pipe for _, pipe in pipes]
@@ -170,10 +171,6 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
             process.join(timeout=5.0)
             process.kill()  # if it ignores the polite signal
         self.closed, self.waiting = True, False
-
-
-def _default_start_method() -> str:
-    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 def cause_of_death(exit_code: int | None) -> str:

@@ -9,8 +9,9 @@ from weakref import WeakKeyDictionary
 import torch as th
 from torch import nn
 
-from sb3_ezm.config import SearchConfig
+from sb3_ezm.config import ModelConfig, SearchConfig
 from sb3_ezm.devices import bfloat16_where
+from sb3_ezm.model.actions import ActionHead
 from sb3_ezm.model.networks import CounterlessBatchNorm, ResidualBlock, ResidualInput, TaskEmbedding
 from sb3_ezm.model.normalizer import RunningNormalizer
 from sb3_ezm.model.supports import CategoricalSupport
@@ -49,13 +50,6 @@ class PackedWorldModel(WorldModel):
         self.training = False
         self._dtype = dtype
 
-    def has_settings_of(self, model: WorldModel) -> bool:
-        """
-        :param model: whose weights were packed
-        :return: whether it is still set up as it was
-        """
-        return self.config is model.config and self.actions is model.actions
-
     def embed(self, tasks: th.Tensor) -> TaskContext:
         """
         Gather embedding, action mask and discount of each row's task.
@@ -68,13 +62,14 @@ class PackedWorldModel(WorldModel):
         return context._replace(embedding=context.embedding.to(self._dtype))
 
 
-Stamp = tuple[int, list[tuple[int, int]]]
+Stamp = tuple[int, ModelConfig, ActionHead, list[tuple[int, int]]]
 
 
 def _stamp(model: WorldModel, tensors: list[th.Tensor]) -> Stamp:
-    """Differs after every change: replaced tensors, changes counted by PyTorch, and those reported to the model."""
+    """Differs after every change: settings, replaced tensors, changes counted by PyTorch, and those reported to the model."""
     # Inference tensors count no changes, and are not packed.
-    return model.changes, [(x.data_ptr(), -1 if x.is_inference() else x._version) for x in tensors]
+    versions = [(x.data_ptr(), -1 if x.is_inference() else x._version) for x in tensors]
+    return model.changes, model.config, model.actions, versions
 
 
 _packings: WeakKeyDictionary[WorldModel, dict[th.dtype, tuple[Stamp, PackedWorldModel]]] = WeakKeyDictionary()
@@ -94,7 +89,7 @@ def packed_world_model(model: WorldModel, dtype: th.dtype) -> PackedWorldModel |
     tensors = _tensors_of_known_layers(model) if large and can_pack(dtype) else None
     # Looked up once: another thread may pack the same model in the meantime.
     held = _packings.get(model, {}).get(dtype)
-    if tensors is not None and held is not None and held[1].has_settings_of(model) and held[0] == _stamp(model, tensors):
+    if tensors is not None and held is not None and held[0] == _stamp(model, tensors):
         return held[1]
     if tensors is None or not all(map(_is_plain, tensors)):
         _packings.pop(model, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, replace
 from typing import Any, Literal
 
 import cloudpickle
@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_ezm import kinds
+from sb3_ezm.declarations import Settings, setting
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.tasks.reference import Range, check_range
 
@@ -23,22 +24,7 @@ Outcome = Literal["return", "success"]
 """What the score of an episode is about."""
 
 _SCORE = kinds.optional(kinds.NUMBER)
-_KINDS = {
-    "observation_size": kinds.whole(1, 2**24),
-    "action_size": kinds.SIZE,
-    "success_bar": _SCORE,
-    "random_score": _SCORE,
-    "discount": kinds.optional(kinds.STEP),
-    "may_terminate": kinds.SWITCH,
-    "env_fn": kinds.optional(kinds.CALLABLE),
-    "observation_index": kinds.optional(kinds.several(kinds.whole(0, 2**24), "places")),
-    "embodiment": kinds.optional(kinds.TEXT),
-    "discrete": kinds.SWITCH,
-    "action_repeat": kinds.ACTION_REPEAT,
-    "reward_range": kinds.optional(kinds.several(_SCORE, "bounds, the least and the greatest reward")),
-    "bonuses": kinds.several(kinds.NUMBER, "rewards"),
-    "outcome": kinds.one_of(Outcome),
-}
+_RANGE = kinds.optional(kinds.several(_SCORE, "bounds, the least and the greatest reward"))
 
 
 def _check_index(task: str, places: tuple[int, ...], observation_size: int) -> None:
@@ -54,7 +40,7 @@ def _check_index(task: str, places: tuple[int, ...], observation_size: int) -> N
 
 
 @dataclass(frozen=True)
-class TaskSpec:
+class TaskSpec(Settings):
     """
     One task of a task set. Immutable; two specs are equal if everything except their factories is.
 
@@ -80,30 +66,29 @@ class TaskSpec:
     :raises ConfigurationError: if a value is impossible
     """
 
-    name: str
-    observation_size: int
-    action_size: int
-    success_bar: float | None = None
-    random_score: float | None = None
-    discount: float | None = None
-    may_terminate: bool = True
-    env_fn: EnvFactory | None = field(default=None, compare=False, repr=False)
-    observation_index: tuple[int, ...] | None = None
-    embodiment: str | None = None
-    discrete: bool = False
-    action_repeat: int = 1
-    reward_range: Range | None = None
-    bonuses: tuple[float, ...] = ()
-    outcome: Outcome = "return"
+    name: str = setting(MISSING, kinds.TEXT)
+    observation_size: int = setting(MISSING, kinds.whole(1, 2**24))
+    action_size: int = setting(MISSING, kinds.SIZE)
+    success_bar: float | None = setting(None, _SCORE)
+    random_score: float | None = setting(None, _SCORE)
+    discount: float | None = setting(None, kinds.optional(kinds.STEP))
+    may_terminate: bool = setting(True, kinds.SWITCH)
+    env_fn: EnvFactory | None = setting(None, kinds.optional(kinds.CALLABLE), compare=False, repr=False)
+    observation_index: tuple[int, ...] | None = setting(None, kinds.optional(kinds.several(kinds.whole(0, 2**24), "places")))
+    embodiment: str | None = setting(None, kinds.optional(kinds.TEXT))
+    discrete: bool = setting(False, kinds.SWITCH)
+    action_repeat: int = setting(1, kinds.ACTION_REPEAT)
+    reward_range: Range | None = setting(None, _RANGE)
+    bonuses: tuple[float, ...] = setting((), kinds.several(kinds.NUMBER, "rewards"))
+    outcome: Outcome = setting("return", kinds.one_of(Outcome))
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise ConfigurationError(f"A task needs a non-empty string as its name, got {self.name!r}.")
-        for label, kind in _KINDS.items():
-            try:
-                object.__setattr__(self, label, kind(label, getattr(self, label)))
-            except ConfigurationError as error:
-                raise ConfigurationError(f"Task {self.name!r}: {error}") from None
+        try:
+            super().__post_init__()
+        except ConfigurationError as error:
+            raise ConfigurationError(f"Task {self.name!r}: {error}") from None
         if self.observation_index is not None:
             _check_index(self.name, self.observation_index, self.observation_size)
         if self.reward_range is not None:
