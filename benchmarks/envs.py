@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from sb3_ezm.multitask import PooledVecEnv, TaskSet, ThreadedVecEnv, make_multitask_env, make_task_set
+from sb3_ezm.multitask import PooledVecEnv, ThreadedVecEnv, make_multitask_env
 from sb3_ezm.tasks.env_factory import create_native_env
+from sb3_ezm.tasks.resolver import make_task_set
+from sb3_ezm.tasks.task_set import TaskSet
 
 CONTENDERS: dict[str, tuple[type[VecEnv], dict[str, Any]]] = {
     "dummy": (DummyVecEnv, {}),

@@ -10,8 +10,8 @@ import argparse
 
 import numpy as np
 
-from sb3_ezm import make_task_set
-from sb3_ezm.multitask import TaskSet, make_task_env
+from sb3_ezm import TaskSet, make_task_set
+from sb3_ezm.multitask import make_task_env
 
 
 def random_returns(tasks: TaskSet, name: str, episodes: int) -> list[float]:

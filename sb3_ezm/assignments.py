@@ -15,7 +15,7 @@ from sb3_ezm.config import UpdateConfig
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import shown
 from sb3_ezm.learning.learner import Learner
-from sb3_ezm.settings import attribute_of, check_discrete
+from sb3_ezm.settings import attribute_of
 
 # Read at every use, or passed on by `_change`. All others are fixed when the parts of a model are made.
 LIVE = frozenset(
@@ -72,11 +72,8 @@ class CheckedAssignments(OffPolicyAlgorithm):
         if name == "train_freq":
             steps, unit = value if isinstance(value, tuple) else (value, "step")
             value = TrainFreq(steps, TrainFrequencyUnit(unit))
-        check_contradictions(
-            configs, policy, value if name == "train_freq" else self.train_freq, getattr(self, "n_envs", None)
-        )
-        if name == "action_noise":
-            check_discrete(policy.task_set.discrete, {name: value}, configs)
+        own = {"train_freq": self.train_freq, "action_noise": self.action_noise, name: value}
+        check_contradictions(configs, policy, own["train_freq"], own["action_noise"], self.n_envs)
         super().__setattr__(name, value)
         self.configs = configs
         self.learner.change_settings(configs.update, configs.target)

@@ -20,12 +20,13 @@ from sb3_ezm.value_targets import VALUE_TARGETS
 Rule = tuple[type[Settings], str, bool, str]  # configuration, setting, whether it has no effect, why
 
 
-def check_contradictions(configs: Configs, policy: EZMPolicy, train_freq: Any, num_envs: int | None) -> None:
+def check_contradictions(configs: Configs, policy: EZMPolicy, train_freq: Any, action_noise: Any, num_envs: int) -> None:
     """
     :param configs: settings of the algorithm
     :param policy: made with them
     :param train_freq: SB3's, when to train
-    :param num_envs: number of environments, if there are any
+    :param action_noise: SB3's, added to actions
+    :param num_envs: number of environments
     :raises ConfigurationError: for settings that cannot work together
     """
     batch_size, num_tasks = configs.update.batch_size, len(policy.task_set)
@@ -50,30 +51,30 @@ def check_contradictions(configs: Configs, policy: EZMPolicy, train_freq: Any, n
     backend = configs.runtime.compile_backend
     if backend != RuntimeConfig.compile_backend and not configs.runtime.compile:
         raise ConfigurationError(f"`compile_backend` ({backend!r}) needs `runtime_kwargs={{'compile': True}}`.")
-    if train_freq.unit.value == "episode" and (num_envs or 1) > 1:
+    if train_freq.unit.value == "episode" and num_envs > 1:
         raise ConfigurationError(
             f"`train_freq` ({(train_freq.frequency, 'episode')}) counts episodes, which needs a single environment, not "
             f"{num_envs}: count steps, `train_freq={train_freq.frequency}`."
         )
+    wrong = {
+        "action_noise": action_noise is not None,
+        "loss_kwargs={'policy_gradient': ...}": configs.loss.policy_gradient > 0,
+        "search_kwargs={'mean_candidate': 'always'}": configs.search.mean_candidate == "always",
+    }
+    for name, given in wrong.items():
+        if given and policy.task_set.discrete:
+            raise ConfigurationError(f"`{name}` is for continuous actions; here an action is one of several: leave it out.")
 
 
-def check_combinations(
-    configs: Configs, policy: EZMPolicy, train_freq: Any, gradient_steps: int, num_envs: int | None, preset: str | None
-) -> None:
+def warn_of_combinations(configs: Configs, policy: EZMPolicy, gradient_steps: int, preset: str | None) -> None:
     """
-    As :func:`check_contradictions`, with warnings.
-
     :param configs: settings of the algorithm
     :param policy: made with them
-    :param train_freq: SB3's, when to train
     :param gradient_steps: SB3's, updates in a row
-    :param num_envs: number of environments, if there are any
     :param preset: whose settings the user did not have to give
-    :raises ConfigurationError: for settings that cannot work together
     :warns UserWarning: for every setting that was changed and has no effect given the others, and for a support that cannot
         hold what the tasks pay at every step
     """
-    check_contradictions(configs, policy, train_freq, num_envs)
     for words in _short_supports(policy, configs.target.gamma):
         warnings.warn(words, UserWarning, stacklevel=4)
     used: dict[type[Settings], Settings] = {type(config): config for config in (*configs, policy.model_config)}

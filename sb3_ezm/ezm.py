@@ -22,7 +22,7 @@ from sb3_ezm.assignments import CheckedAssignments
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm, read_replay_buffer
 from sb3_ezm.collector import Collector
-from sb3_ezm.combinations import check_combinations
+from sb3_ezm.combinations import check_contradictions, warn_of_combinations
 from sb3_ezm.config import PolicyTarget
 from sb3_ezm.console import PACED, flush_console
 from sb3_ezm.defaults import BY_PRESET, completed
@@ -214,14 +214,13 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         self.task_set = settings.resolve_task_set(self.task_set, self.env, layout, self.action_space)
         values = settings.read_arguments(self)
         self.configs = make_configs(values)
-        settings.check_discrete(self.task_set.discrete, values, self.configs)
         self.set_random_seed(self.seed)
         policy: Any = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **settings.policy_settings(values, self.configs)
         )
         self.policy = policy.to(self.device)
-        num_envs = getattr(self, "n_envs", None)
-        check_combinations(self.configs, self.policy, self.train_freq, self.gradient_steps, num_envs, self.preset)
+        check_contradictions(self.configs, self.policy, self.train_freq, self.action_noise, self.n_envs)
+        warn_of_combinations(self.configs, self.policy, self.gradient_steps, self.preset)
         if getattr(self, "replay_buffer", None) is None:
             self.replay_buffer = settings.make_replay_buffer(self, values, self.configs)
         self.learner = learner_class(self.configs.runtime)(self.policy, *self.configs[:5])
@@ -310,7 +309,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         if self.num_timesteps <= self._no_updates_until:
             return
         if not self._can_train():
-            self._warn_of_idle_tasks(self.policy.task_set.names)
+            self._warn_of_idle_tasks()
             return
         self._update_learning_rate(self.policy.optimizer)
         draw = partial(self.replay_buffer.sample_segments, batch_size, env=self._vec_normalize_env)
@@ -348,7 +347,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
             self.set_env(self.env)
         self._begin_streams(reset_num_timesteps)
         if self.independent_replay:
-            self._warn_of_absent_tasks(self.policy.task_set.names)
+            self._warn_of_absent_tasks()
         if reset_num_timesteps:
             self.task_statistics = TaskStatistics(self.policy.task_set, window=self._stats_window_size)
         try:

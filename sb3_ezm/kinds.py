@@ -83,7 +83,7 @@ def scalar(value: Any) -> Any:
         raise TypeError("a tensor without data") from None
 
 
-def _if(allowed: str, condition: Callable[[Any], bool], convert: Callable[[Any], Any] = lambda value: value) -> Kind:
+def _satisfying(allowed: str, condition: Callable[[Any], bool], convert: Callable[[Any], Any] = lambda value: value) -> Kind:
     """Kind of the values that meet a condition."""
 
     def take(value: Any) -> Any:
@@ -196,7 +196,7 @@ def _is_duration(value: Any) -> bool:
     return isinstance(value := scalar(value), (int, float)) and not isinstance(value, bool) and value > 0
 
 
-DURATION = _if("a positive number of seconds, infinity included", _is_duration, float)
+DURATION = _satisfying("a positive number of seconds, infinity included", _is_duration, float)
 TIME_LIMIT = number(0.0, 1e6, above=True)  # seconds; locks take no infinity
 
 
@@ -229,7 +229,7 @@ def choice(*options: str) -> Kind:
     """
     *first, last = map(repr, options)
     words = f"{', '.join(first)} or {last}" if first else last
-    return _if(words, lambda value: isinstance(value, str) and value in options, str)
+    return _satisfying(words, lambda value: isinstance(value, str) and value in options, str)
 
 
 AUTOMATIC = either(SWITCH, choice("auto"), words="True, False or 'auto'")
@@ -276,7 +276,7 @@ def instance_of(*classes: type[Any], words: str) -> Kind:
     :param words: for the message
     :return: kind of objects of these classes
     """
-    return _if(words, lambda value: isinstance(value, classes))
+    return _satisfying(words, lambda value: isinstance(value, classes))
 
 
 def subclass_of(parent: type[Any], words: str | None = None) -> Kind:
@@ -285,7 +285,7 @@ def subclass_of(parent: type[Any], words: str | None = None) -> Kind:
     :param words: for the message
     :return: kind of classes that are derived from it
     """
-    return _if(
+    return _satisfying(
         words or f"a subclass of {parent.__name__}", lambda value: isinstance(value, type) and issubclass(value, parent)
     )
 
@@ -298,10 +298,10 @@ def _is_path(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike)) and bool(os.fspath(value)) and "\0" not in str(value)
 
 
-MAPPING = _if("a dictionary with names as keys", _is_mapping, dict)
-TEXT = _if("a non-empty string", lambda value: isinstance(value, str) and bool(value.strip()), str)
-PATH = _if("a path", _is_path)
-CALLABLE = _if("a function", callable)
+MAPPING = _satisfying("a dictionary with names as keys", _is_mapping, dict)
+TEXT = _satisfying("a non-empty string", lambda value: isinstance(value, str) and bool(value.strip()), str)
+PATH = _satisfying("a path", _is_path)
+CALLABLE = _satisfying("a function", callable)
 
 
 def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -156,16 +155,18 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         if reset_num_timesteps or self._last_obs is None:
             self.replay_buffer.close_streams()
 
-    def _warn_of_absent_tasks(self, names: Sequence[str]) -> None:
+    def _warn_of_absent_tasks(self) -> None:
         """Warn before any time is spent that a training that needs data from every task will not get it."""
         self._is_warned = False
         self._served = find_served_tasks(self.env)
-        if self._served is not None and (absent := [name for name in names if name not in self._served]):
+        absent = [] if self._served is None else [name for name in self.policy.task_set.names if name not in self._served]
+        if absent:
             self._is_warned = True
             warnings.warn(f"The environment does not play the tasks {absent}. {NO_UPDATES}", stacklevel=4)
 
-    def _warn_of_idle_tasks(self, names: Sequence[str]) -> None:
+    def _warn_of_idle_tasks(self) -> None:
         """Warn that there is no update yet. An environment known to cycle through its tasks is given time to do so."""
+        names = self.policy.task_set.names
         if self._is_warned or (self._served is not None and self._episode_num < 2 * len(names) * self.n_envs):
             return
         self._is_warned = True

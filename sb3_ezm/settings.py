@@ -20,7 +20,7 @@ from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.optimizers import change_options, default_options
-from sb3_ezm.policies import EZMPolicy, check_task_set, default_task_set
+from sb3_ezm.policies import EZMPolicy, default_task_set
 from sb3_ezm.presets import merge_settings
 from sb3_ezm.tasks.task_set import TaskSet
 
@@ -205,35 +205,14 @@ def resolve_task_set(
     :param env: vector environment, which may have a task set
     :param layout: of the observation space
     :param action_space: of the environment
-    :return: the task set, without environment factories
-    :raises ConfigurationError: if task sets or spaces disagree
+    :return: the task set, without environment factories; the policy checks that it fits the spaces
+    :raises ConfigurationError: if task sets disagree, or a search cannot sample from the action space
     """
     check_action_space(action_space)
     found = find_task_set(env)
     if known is not None and found is not None:
         known.check_compatible(found)
-    chosen = (known or found or default_task_set(layout, action_space)).without_factories()
-    check_task_set(chosen, layout, action_space)
-    return chosen
-
-
-def check_discrete(discrete: bool, values: Mapping[str, Any], configs: Configs) -> None:
-    """
-    :param discrete: whether an action is one of several
-    :param values: all arguments of the algorithm by name
-    :param configs: made of them
-    :raises ConfigurationError: naming a setting that only continuous actions have
-    """
-    if not discrete:
-        return
-    wrong = {
-        "action_noise": values["action_noise"] is not None,
-        "loss_kwargs={'policy_gradient': ...}": configs.loss.policy_gradient > 0,
-        "search_kwargs={'mean_candidate': 'always'}": configs.search.mean_candidate == "always",
-    }
-    for name, given in wrong.items():
-        if given:
-            raise ConfigurationError(f"`{name}` is for continuous actions; here an action is one of several: leave it out.")
+    return (known or found or default_task_set(layout, action_space)).without_factories()
 
 
 def make_replay_buffer(model: Any, values: Mapping[str, Any], configs: Configs) -> PerTaskReplayBuffer:

@@ -18,6 +18,7 @@ symbol meaning
 ``M``  candidate actions at an interior search node
 ``S``  atoms of a categorical support
 ``V``  value heads that are evaluated
+``P``  numbers that describe a policy; in targets, actions to imitate at a position
 ====== =====================================================================
 """
 

@@ -10,8 +10,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_ezm.multitask import TaskSet, TaskSpec
 from sb3_ezm.tasks.pool import Ids, PoolBatch, PoolMember
+from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 
 LOG: list[tuple[str, str, tuple[int, ...]]] = []
 """Calls of all pools, as (task, "send", "reset" or "recv", ids)."""

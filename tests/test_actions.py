@@ -22,9 +22,10 @@ from sb3_ezm.action_layout import ActionLayout
 from sb3_ezm.config import SearchConfig
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.model.actions import Categorical
-from sb3_ezm.multitask import GymEnvFactory, make_task_env
+from sb3_ezm.multitask import make_task_env
 from sb3_ezm.search import Evaluation, draw_noise, search
 from sb3_ezm.search.qvalues import complete
+from sb3_ezm.tasks.env_factory import GymEnvFactory
 from tests.tiny import GAUSSIAN, TINY
 
 HEAD = Categorical()

@@ -22,7 +22,7 @@ import torch as th
 from PIL import Image
 
 import sb3_ezm
-from sb3_ezm import EZM, make_multitask_env
+from sb3_ezm import EZM, make_multitask_env, make_task_set
 from sb3_ezm.callbacks import TimedProgressCallback
 from sb3_ezm.cli import main
 from sb3_ezm.cli.arguments import build_parser, whole
@@ -32,7 +32,6 @@ from sb3_ezm.cli.scoreboard import Scoreboard
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.devices import set_num_threads
 from sb3_ezm.evaluation import EVALUATION_COLUMNS, EvaluationResult, TaskResult, evaluate_tasks
-from sb3_ezm.multitask import make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.video import VideoUnavailableError
 from tests.tiny import CountEnv, SpaceEnv

@@ -16,11 +16,11 @@ from stable_baselines3.common.callbacks import CallbackList, ConvertCallback
 from stable_baselines3.common.env_util import make_vec_env
 from tiny import CountEnv, SpaceEnv, tiny_model, toy_env
 
-from sb3_ezm import EZM, make_multitask_env, make_task_set
+from sb3_ezm import EZM, TaskSpec, make_multitask_env, make_task_set
 from sb3_ezm.callbacks import TaskEvalCallback, TimedProgressCallback
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import evaluate_protocols, evaluate_tasks
-from sb3_ezm.multitask import CyclingTaskEnv, TaskSpec
+from sb3_ezm.multitask import CyclingTaskEnv
 from sb3_ezm.video import record_video
 from sb3_ezm.zoo.tasks import find_tasks
 

@@ -20,7 +20,8 @@ from sb3_ezm.envs.humanoid_bench import loading
 from sb3_ezm.envs.humanoid_bench.loading import RANDOM, HumanoidBenchUnavailableError, task_class
 from sb3_ezm.envs.humanoid_bench.tasks import SUITES, TASKS
 from sb3_ezm.envs.mujoco_fields import drop_missing_fields
-from sb3_ezm.multitask import PaddedTaskEnv, ThreadedVecEnv, suite_names
+from sb3_ezm.multitask import PaddedTaskEnv, ThreadedVecEnv
+from sb3_ezm.tasks.registry import suite_names
 from tests.tiny import SpaceEnv
 
 # The paper's suites in task id order.

@@ -18,24 +18,22 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_ezm.envs.toy import TOY_TASKS, ToyBalance, ToyHold
-from sb3_ezm.errors import ConfigurationError, EZMError
+from sb3_ezm.errors import ConfigurationError, EZMError, NonFiniteError
 from sb3_ezm.multitask import (
     CyclingTaskEnv,
-    GymEnvFactory,
     IgnoreTermination,
-    NonFiniteError,
     PaddedTaskEnv,
-    TaskSet,
-    TaskSpec,
-    TaskStatistics,
     ThreadedVecEnv,
     make_multitask_env,
     make_task_env,
-    make_task_set,
-    suite_names,
 )
 from sb3_ezm.plotting import load_monitor_curves
+from sb3_ezm.tasks.env_factory import GymEnvFactory
+from sb3_ezm.tasks.registry import suite_names
+from sb3_ezm.tasks.resolver import make_task_set
 from sb3_ezm.tasks.spaces import flat_action_size, flat_observation_size
+from sb3_ezm.tasks.statistics import TaskStatistics
+from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 from tests.tiny import SpaceEnv
 
 

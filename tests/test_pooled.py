@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_ezm import EZM, ConfigurationError, EZMError, load_preset, make_multitask_env
+from sb3_ezm import EZM, ConfigurationError, EZMError, TaskSet, load_preset, make_multitask_env
 from sb3_ezm.evaluation import evaluate_tasks
-from sb3_ezm.multitask import PooledVecEnv, TaskSet
+from sb3_ezm.multitask import PooledVecEnv
 from sb3_ezm.multitask.env_state import StateUnavailableError, get_env_state
 from sb3_ezm.tasks.statistics import TaskStatistics
 from tests.counting_pool import LOG, OPENED, CountingMember, counting_tasks

@@ -7,9 +7,8 @@ import math
 
 import pytest
 
-from sb3_ezm import EZM, ConfigurationError, TaskSet, load_preset, make_multitask_env, make_task_set
+from sb3_ezm import EZM, ConfigurationError, TaskSet, TaskSpec, load_preset, make_multitask_env, make_task_set
 from sb3_ezm.config import ModelConfig
-from sb3_ezm.multitask import TaskSpec
 from sb3_ezm.presets import get_preset, preset_names
 from sb3_ezm.tasks.reference import TaskReference
 from sb3_ezm.tasks.registry import suites

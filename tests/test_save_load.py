@@ -25,10 +25,9 @@ from stable_baselines3.common.save_util import load_from_zip_file, save_to_pkl
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_ezm import EZM
+from sb3_ezm import EZM, TaskSet
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.loading import MODEL_FORMAT
-from sb3_ezm.multitask import TaskSet
 from tests.tiny import (
     TINY_NETWORKS,
     CountEnv,

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from sb3_ezm import make_multitask_env, make_task_set
+from sb3_ezm import TaskSpec, make_multitask_env, make_task_set
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.multitask import TaskSpec
 from sb3_ezm.tasks import registry
 from sb3_ezm.tasks.registry import default_preset, register_suite, suite_names
 
 PLUGIN = """
-from sb3_ezm.multitask import GymEnvFactory, TaskSpec
+from sb3_ezm.tasks.env_factory import GymEnvFactory
 from sb3_ezm.tasks.registry import register_suite
+from sb3_ezm.tasks.task_set import TaskSpec
 
 def build():
     return (TaskSpec("lab-rod", 3, 1, env_fn=GymEnvFactory("Pendulum-v1"), embodiment="rod"),

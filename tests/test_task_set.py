@@ -10,7 +10,7 @@ import pytest
 
 from sb3_ezm.envs.toy import ToyHold
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.multitask import TaskSet, TaskSpec
+from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 
 
 def make_pair() -> TaskSet:

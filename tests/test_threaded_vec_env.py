@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.multitask import NonFiniteError, SubEnvError, TaskSpec, ThreadedVecEnv, make_multitask_env
+from sb3_ezm.errors import ConfigurationError, NonFiniteError
+from sb3_ezm.multitask import SubEnvError, ThreadedVecEnv, make_multitask_env
+from sb3_ezm.tasks.task_set import TaskSpec
 
 
 class CountingEnv(gym.Env):

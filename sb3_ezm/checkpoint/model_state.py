@@ -23,9 +23,9 @@ from sb3_ezm.multitask.tensor_vec_env import as_arrays
 from sb3_ezm.rollouts import RolloutAlgorithm
 from sb3_ezm.settings import argument_names
 
-COUNTERS = ("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates")
 PROGRESS = (
-    *(*COUNTERS, "_rollout_steps", "_rollout_episodes", "_missing_env_steps"),
+    *("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates"),
+    *("_rollout_steps", "_rollout_episodes", "_missing_env_steps"),
     *("_current_progress_remaining", "ep_info_buffer", "ep_success_buffer"),
 )
 OBSERVED = ("_last_obs", "_last_original_obs", "_last_episode_starts")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
 
-import gymnasium as gym
+from gymnasium.wrappers import NormalizeObservation
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_ezm.errors import EZMError
@@ -23,7 +22,7 @@ def copy_normalization(source: VecEnv, target: VecEnv) -> None:
     :param target: of an evaluation; it is left alone where the training does not normalize by that wrapper
     """
     try:
-        if not any(source.env_is_wrapped(gym.wrappers.NormalizeObservation)):
+        if not any(source.env_is_wrapped(NormalizeObservation)):
             return
     except (EZMError, OSError, EOFError, NotImplementedError):  # its processes have ended, or it cannot be asked
         return
@@ -33,17 +32,13 @@ def copy_normalization(source: VecEnv, target: VecEnv) -> None:
         return
     tasks = read_attribute(here, "task_name") or [None] * here.num_envs
     for env, task in zip(there.envs, read_attribute(there, "task_name") or [tasks[0]] * there.num_envs, strict=True):
-        known = _layers(here.envs[tasks.index(task)]) if task in tasks else []
-        own = _layers(env)
+        known = layers_of(here.envs[tasks.index(task)], NormalizeObservation) if task in tasks else []
+        own = layers_of(env, NormalizeObservation)
         if len(own) != len(known):
             _warn(f"that of task {task!r} has {len(own)} of these wrappers, that of the training has {len(known)}")
             continue
         for layer, wrapper in zip(own, known, strict=True):
             layer.obs_rms, layer.update_running_mean = copy.deepcopy(wrapper.obs_rms), False
-
-
-def _layers(env: gym.Env[Any, Any]) -> list[gym.wrappers.NormalizeObservation]:
-    return [layer for layer in layers_of(env) if isinstance(layer, gym.wrappers.NormalizeObservation)]
 
 
 def _warn(reason: str) -> None:

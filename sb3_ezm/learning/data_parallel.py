@@ -24,7 +24,7 @@ from sb3_ezm.config import RuntimeConfig
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.learning.gradients import GradientOutput
 from sb3_ezm.learning.learner import Learner
-from sb3_ezm.learning.learner_group import LearnerGroup, Meeting
+from sb3_ezm.learning.learner_group import LearnerGroup, Rendezvous
 from sb3_ezm.learning.reanalyze import Reanalyzed, Reanalyzer
 from sb3_ezm.learning.shards import Shard, check_statistics
 from sb3_ezm.model.world_model import WorldModel
@@ -146,12 +146,12 @@ def _devices(first: th.device, count: int) -> list[str]:
 # ------------------------------------------------------------------------------------------------- in the other processes
 
 
-def help_to_learn(pipe: Connection, meeting: Meeting, payload: bytes) -> None:
+def help_to_learn(pipe: Connection, rendezvous: Rendezvous, payload: bytes) -> None:
     """
     What the other processes do, until the first one ends.
 
     :param pipe: its end is the end of this process
-    :param meeting: where the processes meet
+    :param rendezvous: where the processes meet
     :param payload: settings
     """
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the first process may still want to save the training
@@ -160,14 +160,14 @@ def help_to_learn(pipe: Connection, meeting: Meeting, payload: bytes) -> None:
     try:
         (policy_class, arguments, *configs), devices, threads = cloudpickle.loads(payload)
         th.set_num_threads(threads)
-        device = th.device(devices[meeting.rank])
+        device = th.device(devices[rendezvous.rank])
         if device.type == "cuda":
             th.cuda.set_device(device)
         learner = Learner(policy_class(**arguments).to(device), *configs)
         learner.policy.set_training_mode(True)
-        shard = Shard(learner.reanalyzer, learner._gradient_step, meeting.rank, meeting.size, dist.all_reduce)
+        shard = Shard(learner.reanalyzer, learner._gradient_step, rendezvous.rank, rendezvous.size, dist.all_reduce)
         pipe.send(None)
-        meeting.join()
+        rendezvous.join()
         while True:
             _help(learner, shard, pipe.recv(), pipe)
     except (EOFError, BrokenPipeError):  # the first process is gone

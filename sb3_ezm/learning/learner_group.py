@@ -30,7 +30,7 @@ class LearnerProcessError(EZMError, RuntimeError):
     """A learner's process raised, died or hangs."""
 
 
-class Meeting(NamedTuple):
+class Rendezvous(NamedTuple):
     """
     Where processes meet.
 
@@ -52,7 +52,7 @@ class Meeting(NamedTuple):
         with _on_loopback(self.backend):
             dist.init_process_group(
                 self.backend,
-                init_method=Path(self.folder, "meeting").as_uri(),
+                init_method=Path(self.folder, "rendezvous").as_uri(),
                 rank=self.rank,
                 world_size=self.size,
                 timeout=timedelta(seconds=self.time_limit),
@@ -76,7 +76,7 @@ class LearnerGroup:
 
     def __init__(
         self,
-        main: Callable[[Connection, Meeting, bytes], None],
+        main: Callable[[Connection, Rendezvous, bytes], None],
         payload: bytes,
         backend: str,
         count: int,
@@ -97,14 +97,14 @@ class LearnerGroup:
         with self.watched():
             for rank in range(1, count):
                 ours, theirs = context.Pipe()
-                meeting = Meeting(backend, folder, rank, count, time_limit)
-                process = context.Process(target=main, args=(theirs, meeting, payload), daemon=True)
+                rendezvous = Rendezvous(backend, folder, rank, count, time_limit)
+                process = context.Process(target=main, args=(theirs, rendezvous, payload), daemon=True)
                 process.start()
                 theirs.close()
                 self._pipes.append(ours)
                 self._processes.append(process)
             self.wait_for_all()
-            Meeting(backend, folder, 0, count, time_limit).join()
+            Rendezvous(backend, folder, 0, count, time_limit).join()
 
     @property
     def is_ready(self) -> bool:

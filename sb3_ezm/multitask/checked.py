@@ -38,7 +38,7 @@ def check_answers(env: DummyVecEnv) -> None:
     :raises ConfigurationError: if this shows before the first reset
     """
     for index, sub_env in enumerate(env.envs):
-        if any(isinstance(layer, PaddedTaskEnv) for layer in layers_of(sub_env)):
+        if layers_of(sub_env, PaddedTaskEnv):
             continue
         who = f"Environment {index} ({type(sub_env.unwrapped).__name__})"
         check_env_class(sub_env, who)

@@ -153,9 +153,8 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     :param state: from :func:`get_env_state`
     :raises ConfigurationError: if environment or wrappers differ, or it is not a state
     """
-    layers = layers_of(env)
-    checkers = [layer for layer in layers if isinstance(layer, wrappers.PassiveEnvChecker)]
-    layers = [layer for layer in layers if layer not in checkers]
+    checkers = layers_of(env, wrappers.PassiveEnvChecker)
+    layers = [layer for layer in layers_of(env) if layer not in checkers]
     found, saved = [_label(layer) for layer in layers], [label for label, _ in state["layers"]]
     if found != saved:
         raise ConfigurationError(f"its state belongs to {_nested(saved)}, but the environment is {_nested(found)}.")

@@ -171,7 +171,7 @@ class IgnoreTermination(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstru
     def __init__(self, env: gym.Env[Any, Any]):
         gym.utils.RecordConstructorArgs.__init__(self)
         gym.Wrapper.__init__(self, env)
-        self._limits = [layer for layer in layers_of(env) if isinstance(layer, TimeLimit)]
+        self._limits = layers_of(env, TimeLimit)
         if not self._limits:
             raise ConfigurationError(
                 f"Termination of {env} cannot be ignored: it has no time limit, so its episodes would never end. "

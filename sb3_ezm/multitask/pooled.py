@@ -146,11 +146,11 @@ def _turn(env: gym.Env[Any, Any], action: NDArray[Any]) -> _Turn | None:
         return None
     if member.is_ahead:
         raise ConfigurationError(f"A wrapper of {env} does not step it at every step: use a DummyVecEnv.")
-    limits = [layer for layer in layers_of(env) if isinstance(layer, TimeLimit)]
+    limits = layers_of(env, TimeLimit)
     left = min((limit._max_episode_steps - (limit._elapsed_steps or 0) for limit in limits), default=float("inf"))
     repeat = _find(env, ActionRepeat)
     return _Turn(member, padded.native_action(action), 1 if repeat is None else repeat.num_repeats, left)
 
 
 def _find(env: gym.Env[Any, Any], wrapper: type[Any]) -> Any:
-    return next((layer for layer in layers_of(env) if isinstance(layer, wrapper)), None)
+    return next(iter(layers_of(env, wrapper)), None)

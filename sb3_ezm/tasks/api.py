@@ -29,15 +29,16 @@ MUST_RETURN = {
 }
 
 
-def layers_of(env: Any) -> list[Any]:
+def layers_of(env: Any, kind: type[Any] = object) -> list[Any]:
     """
     :param env: environment
-    :return: its wrappers, from the outside in, and the environment within
+    :param kind: class of the layers to look for
+    :return: of its wrappers, from the outside in, and the environment within, those of that class
     """
     layers = [env]
     while isinstance(layers[-1], gym.Wrapper):
         layers.append(layers[-1].env)
-    return layers
+    return [layer for layer in layers if isinstance(layer, kind)]
 
 
 def check_env_class(env: Any, who: str) -> None:
