@@ -90,7 +90,8 @@ class Contender:
         collector: Collector = self.model.collector
         cpu, wall, driver = self.cpu_time(), time.perf_counter(), time.process_time()
         for step in range(self.steps):
-            chosen = collector.act(self.observation, searched, steps_ahead=self.steps - step)
+            with_target = self.model.act_with_target
+            chosen = collector.act(self.observation, searched, with_target=with_target, steps_ahead=self.steps - step)
             last = self.observation
             self.observation, *outcome = collector.step(self.env, chosen.actions)
             collector.store(self.model.replay_buffer, last, chosen.scaled, self.observation, *outcome)
@@ -150,7 +151,8 @@ def wire(suite: str, settings: dict[str, Any], steps: int, turns: int) -> list[R
     place: dict[str, Any] = {"vec_env_cls": RayVecEnv, "vec_env_kwargs": {"collectors": 1}}
     env: Any = make_multitask_env(suite, 1, seed=0, **place)
     contender = Contender(env, settings, steps)
-    contender.model.collector.act(contender.observation, searched=True, steps_ahead=steps)
+    model = contender.model
+    model.collector.act(contender.observation, searched=True, with_target=model.act_with_target, steps_ahead=steps)
     assert env._recorded is not None
     taken = steps * env.num_envs
     state = env._ray.get(env._group.workers[0].state)

@@ -52,7 +52,7 @@ class Update:
     def act(self) -> None:
         """Choose one action for every environment."""
         model = self.model
-        model.collector.act(model._last_obs, searched=True)  # type: ignore[arg-type]
+        model.collector.act(model._last_obs, searched=True, with_target=model.act_with_target)  # type: ignore[arg-type]
 
     def search_once(self) -> None:
         """Search one root in each precision in use."""

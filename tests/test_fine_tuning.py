@@ -149,9 +149,9 @@ def test_a_trained_agent_does_not_act_at_random(monkeypatch: pytest.MonkeyPatch)
     searched: list[bool] = []
     act = Collector.act
 
-    def noted(self: Collector, observation: Any, searches: bool, noise: Any) -> Any:
+    def noted(self: Collector, observation: Any, searches: bool, *others: Any) -> Any:
         searched.append(searches)
-        return act(self, observation, searches, noise)
+        return act(self, observation, searches, *others)
 
     monkeypatch.setattr(Collector, "act", noted)
     model = trained(learning_starts=8)  # two environments

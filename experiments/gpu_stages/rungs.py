@@ -95,7 +95,7 @@ def acting(model: EZM, roots: int) -> Callable[[], Any]:
     repeated = {name: np.resize(values, (roots, *values.shape[1:])) for name, values in model._last_obs.items()}
 
     def act() -> Any:
-        return model.collector.act(repeated, searched=True)  # type: ignore[arg-type]
+        return model.collector.act(repeated, searched=True, with_target=model.act_with_target)  # type: ignore[arg-type]
 
     return act
 
