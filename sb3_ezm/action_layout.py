@@ -40,6 +40,7 @@ class ActionLayout:
             return chosen
         scaled = vectors.reshape(-1, *self.space.shape)
         low, high = self.space.low, self.space.high
+        # Weights of both ends rather than low + scale * (high - low): exact at -1 and 1. The clip only undoes rounding.
         unscaled = low * (0.5 * (1.0 - scaled)) + high * (0.5 * (1.0 + scaled))
         clipped: npt.NDArray[Any] = np.clip(unscaled, low, high).astype(self.space.dtype)
         return clipped

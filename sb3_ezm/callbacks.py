@@ -87,10 +87,6 @@ class TimedProgressCallback(BaseCallback):
         self.interval = interval
         self._live: Any = None  # of rich
         self._line_width: int | None = None  # of the line in a notebook that the next one replaces; None elsewhere
-        self._started_at = self._shown_at = 0.0
-        self._start_steps = self._start_updates = 0
-        self._shown_steps = -1
-        self._first_update: tuple[float, int] | None = None  # seconds and steps at that time
 
     def _on_training_start(self) -> None:
         self._started_at = time.monotonic()
@@ -98,7 +94,7 @@ class TimedProgressCallback(BaseCallback):
         self._shown_steps = -1
         self._start_steps = self.model.num_timesteps
         self._start_updates = self._updates
-        self._first_update = None
+        self._first_update: tuple[float, int] | None = None  # seconds and steps at that time
         self._line_width = 0 if in_notebook() else None
         if sys.stdout.isatty() and sys.stderr.isatty():
             from rich.live import Live  # lines in a file need no bar

@@ -145,11 +145,8 @@ def read_agent(
         merged = change_arguments(algorithm, {**saved, "task_set": tasks}, changes, policy, ("model",))
         model = algorithm(env=env, device=device, _init_setup_model=env is not None, **merged)
         if env is None:
-            model.observation_space, model.action_space, model.n_envs = (
-                tasks.observation_space,
-                tasks.action_space,
-                state["n_envs"],
-            )
+            model.observation_space, model.action_space = tasks.observation_space, tasks.action_space
+            model.n_envs = state["n_envs"]
             model._setup_model()
         elif "task_set" not in changes:
             check_discounts(tasks, model.env, model.gamma)

@@ -25,6 +25,9 @@ from sb3_ezm.presets import merge_settings
 from sb3_ezm.tasks.task_set import TaskSet
 
 
+_SIZES = ("n_envs", "num_tasks", "independent", "action_dim")  # of a replay buffer
+
+
 def attributes(model: Any) -> dict[str, Any]:
     """
     Look up the arguments among the attributes of a model, where SB3 keeps them (one of them under another name).
@@ -261,18 +264,13 @@ def check_replay_buffer(loaded: Any, expected: PerTaskReplayBuffer) -> PerTaskRe
     """
     if not isinstance(loaded, PerTaskReplayBuffer):
         raise ConfigurationError(f"EZM needs a PerTaskReplayBuffer, but the file holds a {type(loaded).__name__}.")
-    for name in ("n_envs", "num_tasks", "independent", "action_dim"):
-        if getattr(loaded, name) != getattr(expected, name):
-            raise ConfigurationError(
-                f"The loaded replay buffer has `{name}` {getattr(loaded, name)}, this model needs {getattr(expected, name)}."
-            )
+    pairs = {f"`{name}`": (getattr(loaded, name), getattr(expected, name)) for name in _SIZES}
     # Of equal sizes, other spaces are refused too: the same numbers would stand for other observations and actions.
-    for label, theirs, ours in (
-        ("observations", _meaning(loaded.observation_space), _meaning(expected.observation_space)),
-        ("actions", loaded.action_space, expected.action_space),
-    ):
+    pairs["observations of"] = _meaning(loaded.observation_space), _meaning(expected.observation_space)
+    pairs["actions of"] = loaded.action_space, expected.action_space
+    for what, (theirs, ours) in pairs.items():
         if theirs != ours:
-            raise ConfigurationError(f"The loaded replay buffer has {label} of {theirs}, this model needs {ours}.")
+            raise ConfigurationError(f"The loaded replay buffer has {what} {theirs}, this model needs {ours}.")
     names, wanted = loaded.task_names or (), expected.task_names or ()
     if len(names) > 1 and names != wanted:
         raise ConfigurationError(

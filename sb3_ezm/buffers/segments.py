@@ -205,7 +205,8 @@ class TransitionRing:
         """
         if transitions.on_device and self.storage_device is None:
             transitions = transitions.on_host()
-        self._close_before_overwriting(2 * len(streams))
+        # Streams that have paused for so long that their newest row is about to be overwritten.
+        self._newest[(self._newest - self.rows_written) % self.capacity < 2 * len(streams)] = -1
         slots = self._newest[streams]
         fresh = np.flatnonzero(~self._continues(streams, slots, transitions))
         rows = (self.rows_written + np.arange(len(fresh) + len(streams))) % self.capacity
@@ -228,10 +229,6 @@ class TransitionRing:
         if self._newest_observations is not None:
             self._newest_observations[streams] = transitions.next_observations
         return StoredRows(slots, freed)
-
-    def _close_before_overwriting(self, num_rows: int) -> None:
-        ahead = (self._newest - self.rows_written) % self.capacity
-        self._newest[ahead < num_rows] = -1
 
     def _continues(self, streams: IntArray, slots: IntArray, transitions: Transitions) -> BoolArray:
         """Whether each transition starts at the newest row of its stream."""

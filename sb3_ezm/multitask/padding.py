@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit  # by name: RL Zoo replaces the module's attribute with a subclass
 
+from sb3_ezm.action_layout import ActionLayout
 from sb3_ezm.errors import ConfigurationError, NonFiniteError
 from sb3_ezm.tasks.api import ObservationCheck, check_env_class, check_reset, check_step, explain, layers_of
 from sb3_ezm.tasks.spaces import flat_action_size, flat_observation_size
@@ -59,15 +60,9 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
         if spec.observation_index is not None:
             self._places = np.array(spec.observation_index)
         self._action_size = spec.action_size
-        native = env.action_space
-        self._first = int(native.start) if isinstance(native, spaces.Discrete) else None
-        if self._first is not None:
-            return
-        assert isinstance(native, spaces.Box)  # flat_action_size has checked it
-        self._native_shape, self._native_dtype = native.shape, native.dtype
-        self._low = native.low.astype(np.float64).ravel()
-        self._high = native.high.astype(np.float64).ravel()
-        self._is_unit_box = bool((self._low == -1.0).all() and (self._high == 1.0).all())
+        self._native = ActionLayout(env.action_space)
+        native = self._native.space
+        self._is_unit_box = isinstance(native, spaces.Box) and bool((native.low == -1.0).all() and (native.high == 1.0).all())
 
     @property
     def served_tasks(self) -> tuple[str, ...]:
@@ -114,9 +109,9 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
         :return: the action that the native environment receives, in its shape, type and bounds
         :raises ConfigurationError: if the action has the wrong shape, is NaN, leaves [-1, 1] or is not one of the task's
         """
-        action = np.asarray(action)
-        if self._first is not None:
-            return np.asarray(self._first + self._number(action))
+        action, native = np.asarray(action), self._native.space
+        if isinstance(native, spaces.Discrete):
+            return np.asarray(int(native.start) + self._number(action))
         if action.shape != self.action_space.shape:
             raise ConfigurationError(
                 f"Task {self.task_name!r}: an action must have shape {self.action_space.shape}, got {action.shape}."
@@ -124,11 +119,7 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
         unit = action[: self._action_size].astype(np.float64)
         if not (np.abs(unit) <= 1.0).all():  # also False for NaN
             raise ConfigurationError(f"Task {self.task_name!r}: actions must lie in [-1, 1], got {unit}.")
-        if not self._is_unit_box:
-            # Weights of both ends rather than low + scale * (high - low): exact at -1 and 1. The clip only undoes rounding.
-            unit = self._low * (0.5 * (1.0 - unit)) + self._high * (0.5 * (1.0 + unit))
-            unit = np.clip(unit, self._low, self._high)
-        return unit.astype(self._native_dtype).reshape(self._native_shape)
+        return unit.astype(native.dtype).reshape(native.shape) if self._is_unit_box else self._native.decode(unit[None])[0]
 
     def _number(self, action: np.ndarray) -> np.int64:
         if action.size != 1 or not np.issubdtype(action.dtype, np.integer) or not 0 <= action.item() < self._action_size:
