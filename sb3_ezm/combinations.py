@@ -150,9 +150,10 @@ def _of_searches(configs: Configs) -> Iterator[Rule]:
         yield SearchConfig, name, levels == 1, why
     wide_leaves = search.num_wide_leaves
     yield SearchConfig, "magnify_leaves", wide_leaves == 0, "`wide_fraction` of `num_leaf_actions` is less than one"
+    no_wide = search.num_wide == 0 and wide_leaves == 0
     few = f"of {search.num_candidates} candidates that is less than one"
-    yield SearchConfig, "wide_fraction", search.num_wide == wide_leaves == 0 < search.wide_fraction, few
-    yield SearchConfig, "std_magnification", search.num_wide == wide_leaves == 0, "no candidate has a magnified deviation"
+    yield SearchConfig, "wide_fraction", no_wide and search.wide_fraction > 0.0, few
+    yield SearchConfig, "std_magnification", no_wide, "no candidate has a magnified deviation"
 
 
 def _of_proposals(discrete: bool) -> Iterator[Rule]:
@@ -165,7 +166,7 @@ def _others(configs: Configs, num_tasks: int) -> Iterator[Rule]:
     replay, loss = configs.replay, configs.loss
     for name in ("beta", "min_weight", "priority_epsilon"):
         yield ReplayConfig, name, replay.alpha == 0.0, "`per_alpha` is 0, so that all are equally likely"
-    yield ReplayConfig, "min_weight", replay.alpha > 0.0 == replay.beta, "`per_beta` is 0, so that all weights are 1"
+    yield ReplayConfig, "min_weight", replay.alpha > 0.0 and replay.beta == 0.0, "`per_beta` is 0, so that all weights are 1"
     yield ReplayConfig, "independent", num_tasks == 1, "there is one task"
     yield ModelConfig, "decode_observations", loss.observation == 0.0, "the loss weight `observation` is 0"
     yield ModelConfig, "projector_size", loss.consistency == 0.0, "the loss weight `consistency` is 0"

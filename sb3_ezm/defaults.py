@@ -73,7 +73,7 @@ def completed(init: Callable[Concatenate[SelfT, P], None]) -> Callable[Concatena
             given = signature.bind(self, *args, **kwargs).arguments
         except TypeError:
             return init(self, *args, **kwargs)  # Python's own message names the function
-        del given[next(iter(given))]
+        del given["self"]
         policy_class = given["policy"]
         if isinstance(policy_class, str):  # an unknown name is refused by the constructor
             policy_class = type(self).policy_aliases.get(policy_class)  # type: ignore[attr-defined]

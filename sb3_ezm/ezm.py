@@ -245,7 +245,8 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
 
         :param seed: ``None`` leaves everything as it is
         """
-        super().set_random_seed(seed := KINDS["seed"]("seed", seed))
+        seed = KINDS["seed"]("seed", seed)
+        super().set_random_seed(seed)
         self._seed_parts(seed)
 
     def _seed_parts(self, seed: int | None) -> None:

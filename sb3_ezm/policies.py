@@ -152,7 +152,8 @@ class EZMPolicy(BasePolicy):
         :param device: where the model will run
         :return: the preset that fills in what the user leaves out; None leaves the defaults of the settings
         """
-        return cls.default_presets[device.type != "cpu"]
+        on_cpu, elsewhere = cls.default_presets
+        return on_cpu if device.type == "cpu" else elsewhere
 
     @classmethod
     def model_settings(cls, net_arch: Sequence[int] | None = None, **model_kwargs: Any) -> ModelConfig:

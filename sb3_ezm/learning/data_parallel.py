@@ -104,7 +104,7 @@ class DataParallelLearner(Learner):
                 [(column.shape, column.dtype) for column in columns],
             )
         )
-        for model in (policy.world_model, policy.target_model)[: 1 + with_target]:
+        for model in (policy.world_model, policy.target_model) if with_target else (policy.world_model,):
             dist.broadcast(th.cat([tensor.detach().flatten() for tensor in float_tensors(model)]), FIRST)
         dist.broadcast(th.cat([column.flatten().view(th.uint8) for column in columns]), FIRST)
 
@@ -179,7 +179,7 @@ def help_to_learn(pipe: Connection, rendezvous: Rendezvous, payload: bytes) -> N
 
 def _help(learner: Learner, shard: Shard, task: Task, pipe: Connection) -> None:
     policy, reanalyzer = learner.policy, learner.reanalyzer
-    for model in (policy.world_model, policy.target_model)[: 1 + task.with_target]:
+    for model in (policy.world_model, policy.target_model) if task.with_target else (policy.world_model,):
         _receivefloat_tensors(model)
     for parameter, learns in zip(policy.world_model.parameters(), task.learns, strict=True):
         parameter.requires_grad_(learns)

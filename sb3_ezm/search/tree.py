@@ -58,7 +58,11 @@ def empty_tree(
     rows, count, action_size = candidates.shape
     shape = (rows, count, levels)
     new = root.value.new_zeros
-    index = lambda *sizes: th.full(sizes, -1, dtype=th.long, device=root.value.device)  # noqa: E731
+
+    def none(*sizes: int) -> th.Tensor:
+        """No node: -1 everywhere."""
+        return th.full(sizes, -1, dtype=th.long, device=root.value.device)
+
     return Tree(
         # Nothing in these two is read before it has been written.
         latent=root.latent.new_empty(rows, count, levels - 1, size),
@@ -66,9 +70,9 @@ def empty_tree(
         value=new(shape),
         visits=new(shape),
         returns=new(shape),
-        parent=index(*shape),
+        parent=none(*shape),
         actions=candidates.new_empty(rows, count, levels - 1, leaf_actions, action_size),
-        children=index(*shape, leaf_actions),
+        children=none(*shape, leaf_actions),
         prior=candidates.new_empty(rows, count, levels - 1, leaf_actions) if with_prior else new((rows, count, 0, 0)),
         discount=discount,
     )
