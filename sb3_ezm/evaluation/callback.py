@@ -30,7 +30,7 @@ from sb3_ezm.evaluation.rollout import (
 )
 from sb3_ezm.files import check_can_write, replacing
 from sb3_ezm.multitask.factory import make_multitask_env
-from sb3_ezm.evaluation.normalization import copy_normalization
+from sb3_ezm.multitask.normalization import copy_normalization
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.train_logging import task_labels

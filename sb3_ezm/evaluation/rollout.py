@@ -27,7 +27,7 @@ from sb3_ezm.evaluation.results import EvaluationResult, Protocol, TaskResult
 from sb3_ezm.evaluation.stand_by import StandBy
 from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.multitask.inspection import read_attribute
-from sb3_ezm.evaluation.normalization import copy_normalization
+from sb3_ezm.multitask.normalization import copy_normalization
 from sb3_ezm.multitask.padding import IgnoreTermination
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 from sb3_ezm.tasks.statistics import check_success, report_of
