@@ -20,7 +20,6 @@ import cloudpickle
 import torch as th
 import torch.distributed as dist
 
-from sb3_ezm.config import RuntimeConfig
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.learning.gradients import GradientOutput
 from sb3_ezm.learning.learner import Learner
