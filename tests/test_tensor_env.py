@@ -101,9 +101,9 @@ def test_a_missing_last_observation_is_an_error_unless_the_environment_says_so()
 def test_it_trains_as_the_same_environment_in_arrays() -> None:
     # What the environment returns does not depend on actions, and all of them are searched: both ways see the same numbers.
     settings: dict[str, Any] = {"learning_starts": 0, "gradient_steps": 1}
-    direct = count_model(TensorCount(tasks=2), **settings).learn(60)
+    direct = count_model(TensorCount(tasks=2), **settings).learn(30)
     wrapped = VecNormalize(TensorVecEnv(TensorCount(tasks=2)), norm_obs=False, norm_reward=False)
-    arrays = tiny_model(wrapped, "MultiInputPolicy", **{**WIDE, "unroll_steps": 3, "td_steps": 3, **settings}).learn(60)
+    arrays = tiny_model(wrapped, "MultiInputPolicy", **{**WIDE, "unroll_steps": 3, "td_steps": 3, **settings}).learn(30)
     assert direct.collector.steps_in_tensors and not arrays.collector.steps_in_tensors
     assert_same_weights(weights_of(direct), weights_of(arrays))
     assert direct.task_statistics.snapshot() == arrays.task_statistics.snapshot()
@@ -168,14 +168,14 @@ def test_actions_stay_within_their_bounds() -> None:
     assert actions.min() >= -2.0 and actions.max() <= 6.0 and actions.std() > 0.1
     stored = model.replay_buffer.replays[0].ring
     assert stored.searched.any() and not stored.searched.all()
-    space = spaces.Box(np.array([-2.0, 0.1]), np.array([6.0, 0.3]), dtype=np.float32)
+    space = spaces.Box(np.array([-2.0, 0.1], np.float32), np.array([6.0, 0.3], np.float32))
     np.testing.assert_array_equal(decode(space, th.tensor([[-1.0, 1.0]])).numpy(), [[space.low[0], space.high[1]]])
 
 
 def test_discrete_actions() -> None:
     env = TensorCount()
     env.single_action_space = spaces.Discrete(3, start=1)
-    count_model(env, gradient_steps=1).learn(60)
+    count_model(env, gradient_steps=1).learn(30)
     actions = th.cat(env.received)
     assert actions.dtype == th.int64 and actions.dim() == 1 and set(actions.tolist()) == {1, 2, 3}
 
@@ -218,7 +218,7 @@ def test_success_is_reported() -> None:
 def test_many_episodes_at_once_write_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[int] = []
     monkeypatch.setattr(Logger, "dump", lambda logger, step=0: lines.append(step))
-    tiny_model(TensorPendulum(32, length=5), "MlpPolicy", gradient_steps=0).learn(32 * 11, log_interval=4)
+    tiny_model(TensorPendulum(32, length=5), "MlpPolicy", learning_starts=1000).learn(32 * 11, log_interval=4)
     assert lines == [32 * 5, 32 * 10]
 
 

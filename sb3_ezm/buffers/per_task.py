@@ -254,10 +254,11 @@ class PerTaskReplayBuffer(ReplayBuffer):
         """
         replay_of = transitions.tasks if self.independent else np.zeros(len(envs), dtype=np.int64)
         before = self._stream_replay[envs]
-        for index in np.unique(before[replay_of != before]):
-            # Cycling environments: should they have left their last task in mid-episode, that episode ends there.
-            self.replays[index].ring.close(envs[(replay_of != before) & (before == index)])
-        self._stream_replay[envs] = replay_of
+        if (left := replay_of != before).any():
+            for index in np.unique(before[left]):
+                # Cycling environments: should they have left their last task in mid-episode, that episode ends there.
+                self.replays[index].ring.close(envs[left & (before == index)])
+            self._stream_replay[envs] = replay_of
         found = np.unique(replay_of)
         for index in found:
             chosen = np.flatnonzero(replay_of == index)
