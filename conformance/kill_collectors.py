@@ -1,15 +1,14 @@
 """
-Kill collectors, or reanalyzers, with SIGKILL at random times and compare with a training that nobody disturbed:
-``python -m conformance.kill_collectors --kills 20`` and the same with ``--reanalyzers``.
+Kill collectors, reanalyzers or learners with SIGKILL at random times and compare with a training that nobody disturbed:
+``python -m conformance.kill_collectors --kills 20``, with ``--what reanalyzers`` or ``--what learners``.
 
 Every process that dies must be replaced and its work repeated whole, so that replay and weights are the same bit for bit.
-Needs Ray (the extra ``distributed``).
+Collectors and reanalyzers need Ray (the extra ``distributed``).
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import random
 import signal
@@ -24,37 +23,35 @@ import torch as th
 from conformance.kill_settings import SMALL
 from sb3_ezm import EZM, make_multitask_env
 from sb3_ezm.distributed import RayVecEnv
-from sb3_ezm.distributed.learner import ReanalyzedLearner
+from sb3_ezm.learning.data_parallel import DataParallelLearner
 
 PROCESSES = 2
 CHUNK = 240  # environment steps between two looks at the number of kills
 SETTINGS: dict[str, Any] = {**SMALL, "train_freq": 4, "gradient_steps": 1, "learning_starts": 20, "buffer_size": 20_000}
-REANALYZED: dict[str, Any] = {"train_freq": 1, "runtime_kwargs": {"reanalyzers": PROCESSES}}
+UPDATING: dict[str, Any] = {"train_freq": 1, "gradient_steps": 4}
 
 
 class Killer(threading.Thread):
     """
     Kills a random process after a random time, waits until it has been replaced, and goes on.
 
-    :param actors: gives the processes, as soon as there are any
+    :param processes: gives the numbers of the processes, as soon as there are any
     :param restarts: gives the number of those that have been replaced
     :param kills: how many
     :param seed: of the random numbers
     """
 
-    def __init__(self, actors: Callable[[], list[Any]], restarts: Callable[[], int], kills: int, seed: int) -> None:
+    def __init__(self, processes: Callable[[], list[int]], restarts: Callable[[], int], kills: int, seed: int) -> None:
         super().__init__(daemon=True)
-        self.actors, self.restarts, self.kills, self.random = actors, restarts, kills, random.Random(seed)
+        self.processes, self.restarts, self.kills, self.random = processes, restarts, kills, random.Random(seed)
         self.done = 0
 
     def run(self) -> None:
         """Kill."""
-        while not self.actors():
-            time.sleep(0.01)
-        ray: Any = importlib.import_module("ray")  # not before the package has told it to listen on this machine only
         while self.done < self.kills:
-            actor = self.random.choice(self.actors())
-            process = ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))
+            while not (processes := self.processes()):
+                time.sleep(0.01)
+            process = self.random.choice(processes)
             time.sleep(self.random.uniform(0.0, 0.5))
             before = self.restarts()
             os.kill(process, signal.SIGKILL)
@@ -69,19 +66,23 @@ def killer_of(model: EZM, env: Any, kills: int, seed: int) -> Killer:
     :param env: its environment
     :param kills: how many
     :param seed: of the random numbers
-    :return: what kills collectors or reanalyzers, whichever there are
+    :return: what kills collectors, reanalyzers or learners, whichever there are
     """
-    if isinstance(env, RayVecEnv):
-        return Killer(lambda: [worker.actor for worker in env._group.workers], lambda: env.restarts, kills, seed)
-    learner = model.learner
-    assert isinstance(learner, ReanalyzedLearner)
 
-    def actors() -> list[Any]:
-        """Those that have all answered: their replacement will be noticed."""
-        group = learner._group
-        return [] if group is None or len(group._processes) < PROCESSES else group.actors
+    def processes() -> list[int]:
+        if isinstance(env, RayVecEnv):
+            actors = [worker.actor for worker in env._group.workers]
+            return list(env._ray.get([actor.__ray_call__.remote(lambda _: os.getpid()) for actor in actors]))
+        group: Any = learner._group
+        if group is None:
+            return []
+        if isinstance(learner, DataParallelLearner):
+            return [process.pid for process in group._processes if process.is_alive()]
+        # Those that have answered: their replacement will be noticed.
+        return list(group._processes.values())
 
-    return Killer(actors, lambda: learner.restarts, kills, seed)
+    learner: Any = model.learner
+    return Killer(processes, lambda: env.restarts if isinstance(env, RayVecEnv) else learner.restarts, kills, seed)
 
 
 def learn(model: EZM, chunks: int | None, killer: Killer | None = None) -> int:
@@ -113,19 +114,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--reanalyzers", action="store_true", help="kill reanalyzers instead of collectors")
+    parser.add_argument("--what", choices=("collectors", "reanalyzers", "learners"), default="collectors")
     args = parser.parse_args()
     th.set_num_threads(1)
     found = []
     chunks: int | None = None
-    place = {} if args.reanalyzers else {"vec_env_cls": RayVecEnv, "vec_env_kwargs": {"collectors": PROCESSES}}
-    settings = {**SETTINGS, **(REANALYZED if args.reanalyzers else {})}
+    place: dict[str, Any] = {}
+    settings = {**SETTINGS, **UPDATING, "runtime_kwargs": {args.what: PROCESSES}}
+    if args.what == "collectors":
+        place, settings = {"vec_env_cls": RayVecEnv, "vec_env_kwargs": {"collectors": PROCESSES}}, SETTINGS
     env: Any = make_multitask_env("toy", seed=0, **place)
     try:
         for kills in (args.kills, 0):
             env.seed(0)
             model = EZM("MultiInputPolicy", env, **settings)
-            if kills and not args.reanalyzers:
+            if kills and args.what == "collectors":
                 model.learn(settings["learning_starts"])  # the collectors are there
                 env.seed(0)
                 model = EZM("MultiInputPolicy", env, **settings)

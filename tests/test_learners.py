@@ -195,6 +195,16 @@ def test_learners_in_processes(tmp_path: Path) -> None:
     assert len(processes()) == 1  # those of the other model have ended
     assert_same_weights(found, weights_of(resumed))
 
+    monkeypatch, dying = pytest.MonkeyPatch(), Dying()
+    with monkeypatch.context() as patch:
+        for moment in ("add", "wait_for_all"):  # while statistics are shared, and after
+            patch.setattr(*dying.at(moment, resumed))
+            resumed.train(1, 18)
+    assert isinstance(resumed.learner, DataParallelLearner) and dying.count == resumed.learner.restarts == 2
+    model.train(2, 18)  # nobody dies here
+    assert_same_weights(weights_of(model), weights_of(resumed))
+
+    resumed.train(1, 18)
     group_of(resumed).tell("no task")
     group_of(resumed).done()
     fails(resumed, r"Learner 1 failed: AttributeError: .*'str' object has no attribute")
@@ -202,16 +212,42 @@ def test_learners_in_processes(tmp_path: Path) -> None:
     resumed.train(1, 18)  # new ones
     os.kill(processes()[0].pid, signal.SIGTERM)  # which a scheduler may send to all: the training decides when it ends
     resumed.train(1, 18)
-    os.kill(processes()[0].pid, signal.SIGKILL)
-    fails(resumed, "Learner 1 died: killed by SIGKILL")
+    with monkeypatch.context() as patch:
+        patch.setattr("sb3_ezm.learning.data_parallel.MAX_DEATHS", 0)
+        os.kill(processes()[0].pid, signal.SIGKILL)
+        fails(resumed, "Learner 1 died: killed by SIGKILL")
 
     resumed.train(1, 18)
     os.kill(processes()[0].pid, signal.SIGSTOP)
     group_of(resumed).time_limit = 0.5
-    monkeypatch = pytest.MonkeyPatch()
     with monkeypatch.context() as patch:
         patch.setattr("sb3_ezm.learning.shards.shared_statistics", _not_shared)  # they would wait for each other first
         fails(resumed, r"Learner 1 did not answer within 0\.5 s \(`learner_time_limit`\)")
+
+
+class Dying:
+    """Kills the other learner once, in the middle of an update."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def at(self, moment: str, model: EZM) -> tuple[Any, str, Any]:
+        """
+        :param moment: name of a function that an update calls
+        :param model: that learns
+        :return: for ``monkeypatch.setattr``
+        """
+        learner: Any = model.learner
+        where, name = (learner._shard, "_add") if moment == "add" else (learner._group, moment)
+        function, expected = getattr(where, name), self.count + 1
+
+        def call(*arguments: Any) -> Any:
+            if self.count < expected:
+                self.count += 1
+                os.kill(processes()[0].pid, signal.SIGKILL)
+            return function(*arguments)
+
+        return where, name, call
 
 
 class _not_shared:

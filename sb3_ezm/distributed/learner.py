@@ -14,7 +14,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig, TargetConfig, UpdateConfig
+from sb3_ezm.config import RuntimeConfig
 from sb3_ezm.distributed import session
 from sb3_ezm.distributed.reanalysis import Settings, Targets, Work, columns_of
 from sb3_ezm.distributed.reanalyzers import Call, ReanalyzerGroup
@@ -52,25 +52,13 @@ class ReanalyzedLearner(Learner):
     A learner with reanalyzers, which start with the first update.
 
     :param policy: world model, target network and optimizer
-    :param search_config: searches of the reanalysis
-    :param target_config: kinds of targets
-    :param loss_config: weights of the losses
-    :param update_config: bound of the gradient, steps of the target network
-    :param runtime: how things are computed, and by how many reanalyzers
+    :param configs: as :class:`~sb3_ezm.learning.learner.Learner` takes them; the last one says how many there are
     :raises ConfigurationError: if Ray is not installed
     """
 
-    def __init__(
-        self,
-        policy: EZMPolicy,
-        search_config: SearchConfig,
-        target_config: TargetConfig,
-        loss_config: LossConfig,
-        update_config: UpdateConfig,
-        runtime: RuntimeConfig,
-    ) -> None:
+    def __init__(self, policy: EZMPolicy, *configs: Any) -> None:
         session.check_installed()
-        super().__init__(policy, search_config, target_config, loss_config, update_config, runtime)
+        super().__init__(policy, *configs)
         self._group: ReanalyzerGroup | None = None
         self._broadcast: Broadcast | None = None
         self._launches = 0  # updates launched by this object

@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cloudpickle
 import torch as th
@@ -23,7 +24,7 @@ import torch.distributed as dist
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.learning.gradients import GradientOutput
 from sb3_ezm.learning.learner import Learner
-from sb3_ezm.learning.learner_group import LearnerGroup, Rendezvous
+from sb3_ezm.learning.learner_group import LearnerDiedError, LearnerGroup, Rendezvous
 from sb3_ezm.learning.reanalyze import Reanalyzed, Reanalyzer
 from sb3_ezm.learning.shards import Shard, check_statistics
 from sb3_ezm.model.world_model import WorldModel
@@ -32,6 +33,8 @@ from sb3_ezm.policies import EZMPolicy, float_tensors
 from sb3_ezm.types import SegmentBatch, TargetBatch
 
 FIRST = 0  # rank of the process that holds everything
+MAX_DEATHS = 3  # during one part of an update
+ResultT = TypeVar("ResultT")
 
 
 class Task(NamedTuple):
@@ -44,9 +47,20 @@ class Task(NamedTuple):
     columns: list[tuple[th.Size, th.dtype]]  # of the batch
 
 
+class Beginning(NamedTuple):
+    """All that an update depends on and changes before it succeeds, apart from what it is given."""
+
+    model: WorldModel  # target network
+    batch: SegmentBatch
+    updates: int  # done before
+    generators: list[th.Tensor]  # states
+    buffers: list[th.Tensor]  # of the learner's world model: batch normalization keeps statistics
+
+
 class DataParallelLearner(Learner):
     """
-    A learner that shares its work with other processes, which start with the first update.
+    A learner that shares its work with other processes, which start with the first update. Where one dies, all of them are
+    started again and the update is repeated.
 
     :param policy: world model, target network and optimizer
     :param configs: as :class:`~sb3_ezm.learning.learner.Learner` takes them; the last one says in how many processes
@@ -62,6 +76,8 @@ class DataParallelLearner(Learner):
         self._shard = Shard(self.reanalyzer, self._gradient_step, 0, self.runtime.learners, dist.all_reduce)
         self._searches: dict[str, th.Tensor] = {}  # own part of the search statistics
         self._known_target: Any = None  # what the target network of the others is a copy of
+        self._beginning: Beginning | None = None  # of the current update
+        self.restarts = 0  # how often an update was repeated because a process had died
 
     def close(self) -> None:
         """End the other processes; they start again with the next update."""
@@ -82,6 +98,38 @@ class DataParallelLearner(Learner):
         return self._group
 
     def _reanalyze(self, model: WorldModel, batch: SegmentBatch, updates: int) -> Reanalyzed:
+        generators = [generator.get_state() for generator in _generators(self.reanalyzer)]
+        buffers = [buffer.clone() for buffer in self.policy.world_model.buffers()]
+        self._beginning = Beginning(model, batch, updates, generators, buffers)
+        return self._despite_deaths(self._own_targets)
+
+    def _gradient(self, batch: SegmentBatch, targets: TargetBatch) -> GradientOutput:
+        assert self._beginning is not None and self._beginning.batch is batch, "targets come from `reanalyze`"
+        output = self._despite_deaths(partial(self._shared_gradient, batch, targets))
+        self._beginning = None
+        return output
+
+    def _despite_deaths(self, part: Callable[[], ResultT]) -> ResultT:
+        """A part of the update, with other processes if need be."""
+        for _ in range(MAX_DEATHS):
+            try:
+                return part()
+            except LearnerDiedError:
+                self.restarts += 1
+                self._rewind()
+        return part()
+
+    @th.no_grad()
+    def _rewind(self) -> None:
+        assert self._beginning is not None
+        for generator, state in zip(_generators(self.reanalyzer), self._beginning.generators, strict=True):
+            generator.set_state(state)
+        for buffer, values in zip(self.policy.world_model.buffers(), self._beginning.buffers, strict=True):
+            buffer.copy_(values)
+
+    def _own_targets(self) -> Reanalyzed:
+        assert self._beginning is not None
+        model, batch, updates, *_ = self._beginning
         group = self._group
         if group is None or not group.is_ready:
             group = self._start()
@@ -110,9 +158,11 @@ class DataParallelLearner(Learner):
     def _note_searches(self, figures: dict[str, th.Tensor]) -> None:
         self._searches = figures
 
-    def _gradient(self, batch: SegmentBatch, targets: TargetBatch) -> GradientOutput:
+    def _shared_gradient(self, batch: SegmentBatch, targets: TargetBatch) -> GradientOutput:
+        if self._group is None or not self._group.is_working:  # others died: new ones need the task
+            targets, self._searches = self._own_targets()
         group = self._group
-        assert group is not None, "targets come from `reanalyze`"
+        assert group is not None
         with group.watched():
             contribution = self._shard.contribution(batch, targets, self._searches)
             group.wait_for_all()  # one that has died or hangs is noticed here, not in the middle of an exchange
@@ -179,7 +229,7 @@ def help_to_learn(pipe: Connection, rendezvous: Rendezvous, payload: bytes) -> N
 def _help(learner: Learner, shard: Shard, task: Task, pipe: Connection) -> None:
     policy, reanalyzer = learner.policy, learner.reanalyzer
     for model in (policy.world_model, policy.target_model) if task.with_target else (policy.world_model,):
-        _receivefloat_tensors(model)
+        _receive_float_tensors(model)
     for parameter, learns in zip(policy.world_model.parameters(), task.learns, strict=True):
         parameter.requires_grad_(learns)
     for generator, state in zip(_generators(reanalyzer), task.generators, strict=True):
@@ -192,7 +242,7 @@ def _help(learner: Learner, shard: Shard, task: Task, pipe: Connection) -> None:
 
 
 @th.no_grad()
-def _receivefloat_tensors(model: WorldModel) -> None:
+def _receive_float_tensors(model: WorldModel) -> None:
     tensors = float_tensors(model)
     flat = th.cat([tensor.flatten() for tensor in tensors])
     dist.broadcast(flat, FIRST)

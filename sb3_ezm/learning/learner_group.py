@@ -27,7 +27,11 @@ PATIENCE = 5.0  # seconds in which a process whose neighbor has failed says so, 
 
 
 class LearnerProcessError(EZMError, RuntimeError):
-    """A learner's process raised, died or hangs."""
+    """A learner's process raised, keeps dying or hangs."""
+
+
+class LearnerDiedError(LearnerProcessError):
+    """A learner's process has died."""
 
 
 class Rendezvous(NamedTuple):
@@ -111,6 +115,11 @@ class LearnerGroup:
         """Whether there are processes, all of which wait for a task."""
         return bool(self._processes) and not self._is_busy
 
+    @property
+    def is_working(self) -> bool:
+        """Whether there are processes, which have a task."""
+        return bool(self._processes) and self._is_busy
+
     def tell(self, task: Any) -> None:
         """
         :param task: small, for each of the others
@@ -180,7 +189,7 @@ class LearnerGroup:
         if failure is None:
             process = self._processes[rank - 1]
             process.join(PATIENCE)
-            return LearnerProcessError(f"Learner {rank} died: {cause_of_death(process.exitcode)}.")
+            return LearnerDiedError(f"Learner {rank} died: {cause_of_death(process.exitcode)}.")
         failure = failure if failure.kind is not SubEnvError else failure._replace(kind=LearnerProcessError)
         return failure.error(f"Learner {rank} failed: {failure.summary}")
 
