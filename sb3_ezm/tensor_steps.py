@@ -11,6 +11,7 @@ from stable_baselines3.common.noise import ActionNoise
 
 from sb3_ezm.buffers import PerTaskReplayBuffer, Transitions
 from sb3_ezm.devices import to_device
+from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.finite import check_rows
 from sb3_ezm.multitask.tensor_vec_env import TensorStep, TensorVecEnv
 from sb3_ezm.policies import EZMPolicy
@@ -92,7 +93,13 @@ class TensorSteps:
         :param buffer: replay buffer
         :param observation: the one acted on
         :param scaled: actions in [-1, 1], or one-hot ``[N, A]``
+        :raises ConfigurationError: for a buffer with its own ``add``, which would be passed over
         """
+        if type(buffer).add is not PerTaskReplayBuffer.add:
+            raise ConfigurationError(
+                f"{type(buffer).__name__} (`replay_buffer_class`) has its own `add`, which takes arrays: for environments that "
+                "step in tensors extend `store`, or pass them through a wrapper such as `VecCheckNan(TensorVecEnv(env))`."
+            )
         step, self._step = self._step, None
         assert step is not None
         rows, ended, successors = self.policy.layout.rows(observation), step.ended, step.successors

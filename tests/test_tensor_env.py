@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ezm import EZM, ConfigurationError, NonFiniteError, TaskSet, TaskSpec
+from sb3_ezm import EZM, ConfigurationError, FullCheckpointCallback, NonFiniteError, TaskSet, TaskSpec
+from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.buffers.storage import TensorColumn
 from sb3_ezm.devices import Readback
 from sb3_ezm.evaluation import evaluate_tasks
-from sb3_ezm.multitask import tensor_vec_env
-from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv
+from sb3_ezm.multitask import TensorVecEnv, tensor_vec_env
 from sb3_ezm.tensor_steps import decode
 from tests.tensor_envs import TensorCount, TensorPendulum
 from tests.tiny import assert_same_weights, tiny_model, weights_of
@@ -371,6 +371,26 @@ def test_evaluate_policy() -> None:
     model = tiny_model(TensorPendulum(5, length=9), "MlpPolicy").learn(30)
     returns, lengths = evaluate_policy(model, TensorVecEnv(TensorPendulum(4, length=9)), 8, return_episode_rewards=True)
     assert lengths == [9] * 8 and all(-17 * 9 <= value <= 0 for value in returns)  # type: ignore[union-attr, operator]
+
+
+def test_callbacks_evaluate_and_save(tmp_path: Path) -> None:
+    evaluating = EvalCallback(TensorVecEnv(TensorPendulum(2, length=3)), n_eval_episodes=2, eval_freq=4, verbose=0)
+    saving = FullCheckpointCallback(16, tmp_path)
+    model = tiny_model(TensorPendulum(4, length=7), "MlpPolicy", gradient_steps=0).learn(40, callback=[evaluating, saving])
+    assert evaluating.evaluations_timesteps == [] and -51.0 <= evaluating.last_mean_reward <= 0.0
+    resumed = EZM.resume(tmp_path, TensorPendulum(4, length=7))  # type: ignore[arg-type]
+    assert resumed.num_timesteps == 40 == model.num_timesteps
+    observations, _, valid, _ = all_segments(model)
+    assert len(observations) == 40 and valid.any()
+
+
+def test_a_buffer_with_its_own_add_is_refused() -> None:
+    class Own(PerTaskReplayBuffer):
+        def add(self, *args: Any, **kwargs: Any) -> None:
+            raise AssertionError("passed over")
+
+    with pytest.raises(ConfigurationError, match=r"Own \(`replay_buffer_class`\) has its own `add`, which takes arrays"):
+        count_model(TensorCount(), replay_buffer_class=Own).learn(30)
 
 
 def test_wrappers_take_the_way_through_arrays() -> None:
