@@ -97,8 +97,8 @@ class TensorSteps:
         """
         if type(buffer).add is not PerTaskReplayBuffer.add:
             raise ConfigurationError(
-                f"{type(buffer).__name__} (`replay_buffer_class`) has its own `add`, which takes arrays: for environments that "
-                "step in tensors extend `store`, or pass them through a wrapper such as `VecCheckNan(TensorVecEnv(env))`."
+                f"{type(buffer).__name__} (`replay_buffer_class`) has its own `add`, which takes arrays: for environments "
+                "that step in tensors extend `store`, or pass them through a wrapper such as `VecCheckNan(TensorVecEnv(env))`."
             )
         step, self._step = self._step, None
         assert step is not None

@@ -160,6 +160,26 @@ def test_one_small_transfer_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert moved == [(4, 64)] * 20
 
 
+def test_a_thousand_pendulums() -> None:
+    model = tiny_model(TensorPendulum(1024, length=3), "MlpPolicy", learning_starts=2048, buffer_size=10_000).learn(6 * 1024)
+    assert model.replay_buffer.size() == 6 * 1024 and model._n_updates == 4
+    assert model.task_statistics.snapshot()["task"]["episodes"] == 2048
+    observations, _, valid, _ = all_segments(model)
+    # The speed changes by at most 15 * 0.05 + 3 * 2 * 0.05 = 1.05 per step, the sine of the angle by 8 * 0.05 = 0.4.
+    assert valid.sum() == 1024 * 2 * (3 + 2 + 1) and np.abs(np.diff(observations, axis=1)).max() <= 0.41
+
+
+def test_entries_that_a_task_does_not_have_are_zero() -> None:
+    env = TensorCount(4, tasks=2)
+    env.single_action_space = spaces.Box(-1.0, 1.0, (2,))
+    env.task_set = TaskSet((TaskSpec("both", 1, 2), TaskSpec("one", 1, 1)))  # type: ignore[attr-defined]
+    model = count_model(env).learn(4 * 10)
+    actions = th.stack(env.received)  # [steps, N, 2]
+    assert (actions[:, 1::2, 1] == 0.0).all() and (actions[:, ::2] != 0.0).all() and (actions[:, 1::2, 0] != 0.0).all()
+    ring = model.replay_buffer.replays[1].ring
+    assert (ring.action[: ring.rows_written][:, 1] == 0.0).all()
+
+
 def test_actions_stay_within_their_bounds() -> None:
     env = TensorCount()
     model = count_model(env).learn(120)
