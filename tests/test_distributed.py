@@ -82,6 +82,14 @@ def test_weights_travel_once_for_each_version(ray: StandInRay) -> None:
     assert ray.puts <= before + 1
 
 
+def test_a_change_of_the_discount_arrives(ray: StandInRay) -> None:
+    model, _ = trained(collectors_env(1), steps=24)
+    model.gamma = 0.5
+    model.learn(24, reset_num_timesteps=False)
+    acting = ray.actors[0].instance._collector.policy.world_model
+    assert acting.discounts.tolist() == pytest.approx([0.5] * len(model.policy.task_set))
+
+
 @pytest.mark.usefixtures("ray")
 def test_callbacks_statistics_and_logs_are_as_ever() -> None:
     model, actions = trained(collectors_env(2), steps=80)
