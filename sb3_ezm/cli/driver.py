@@ -88,7 +88,8 @@ def train(
                 callbacks.append(callback)
             env = _make_env(settings, tasks, monitor_folder(folder, resumes))
             stack.callback(env.close)
-            if films is not None and not _can_draw(env):
+            can_draw = _can_draw(env)  # closed environments cannot be asked
+            if films is not None and not can_draw:
                 raise ConfigurationError("--film: the environments of these tasks draw no pictures. Leave it out.")
             if resumes:
                 sharing = _sharing(settings)
@@ -100,7 +101,7 @@ def train(
         scoreboard = _scoreboard(settings, folder, tasks)
         callbacks = [*_callbacks(settings, folder, scoreboard), *callbacks]
         _learn(model, settings, callbacks, folder, resumes)
-    _report(model, scoreboard, settings, folder, films)
+    _report(model, scoreboard, settings, folder, films, can_draw)
     return model
 
 
@@ -243,7 +244,9 @@ def _save_model(model: EZM, folder: Path) -> None:
         model.save(temporary)
 
 
-def _report(model: EZM, scoreboard: Scoreboard, settings: RunSettings, folder: Path, films: Sequence[str] | None) -> None:
+def _report(
+    model: EZM, scoreboard: Scoreboard, settings: RunSettings, folder: Path, films: Sequence[str] | None, can_draw: bool
+) -> None:
     _save_model(model, folder)
     result = scoreboard.last_result
     if result is None:  # nothing was left to do
@@ -260,8 +263,7 @@ def _report(model: EZM, scoreboard: Scoreboard, settings: RunSettings, folder: P
     print(f"curves: {draw_training(folder)}", flush=True)
     if films is not None:
         print(_film(model, result, settings, folder, films))
-    assert model.env is not None  # it was trained in one
-    film = [command("film", folder, "--task", "all")] if _can_draw(model.env) else []
+    film = [command("film", folder, "--task", "all")] if can_draw else []
     print(
         "\n  ".join(["\nWhat next:", command("eval", folder), *film, command("resume", folder, "--minutes", "10")]), flush=True
     )
