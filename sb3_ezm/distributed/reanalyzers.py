@@ -43,21 +43,16 @@ class ReanalyzerGroup:
     """
 
     def __init__(self, settings: Settings, count: int, address: str | None, gpus: float, time_limit: float) -> None:
-        self._ray: Any = session.acquire(address)
+        self.ray: Any = session.acquire(address)
         self.time_limit = time_limit
         self.restarts = 0  # so far
         cpus = session.reserved_cpus(settings.threads)
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": MAX_DEATHS}
         payload = cloudpickle.dumps(settings)
-        self.actors = [self._ray.remote(ReanalysisWorker).options(**options).remote(payload, sys.path) for _ in range(count)]
+        self.actors = [self.ray.remote(ReanalysisWorker).options(**options).remote(payload, sys.path) for _ in range(count)]
         self._processes: dict[int, int] = {}  # by number, as far as they have answered
         self._next = 0
-        self.end = weakref.finalize(self, _release, self._ray, list(self.actors))
-
-    @property
-    def ray(self) -> Any:
-        """Ray."""
-        return self._ray
+        self.end = weakref.finalize(self, _release, self.ray, list(self.actors))
 
     def begin(self, weights: Any, columns: Any, works: Sequence[Work]) -> list[Call]:
         """
@@ -86,7 +81,7 @@ class ReanalyzerGroup:
 
     def _wait(self, calls: Sequence[Call]) -> list[Targets]:
         waiting, deadline = {call.answer: call.number for call in calls}, time.monotonic() + self.time_limit
-        _, late = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=max(0.0, deadline - time.monotonic()))
+        _, late = self.ray.wait(list(waiting), num_returns=len(waiting), timeout=max(0.0, deadline - time.monotonic()))
         if late:
             names = " and ".join(str(waiting[answer]) for answer in late)
             raise ReanalyzerError(
@@ -96,8 +91,8 @@ class ReanalyzerGroup:
         found = []
         for call in calls:
             try:
-                answer = self._ray.get(call.answer)
-            except self._ray.exceptions.RayActorError as error:
+                answer = self.ray.get(call.answer)
+            except self.ray.exceptions.RayActorError as error:
                 raise ReanalyzerError(f"Reanalyzer {call.number} died {1 + MAX_DEATHS} times in a row: {error}") from error
             if isinstance(answer, Failure):
                 failure = answer if answer.kind is not SubEnvError else answer._replace(kind=ReanalyzerError)
