@@ -154,6 +154,7 @@ class TaskEvalCallback(EventCallback):
         self.eval_freq = eval_freq * (len(task_set) if freq_per_task else 1)
         self._labels = task_labels(task_set.names, MAX_KEY, SUMMARY_KEYS)
         self._next_evaluation = self._last_evaluation = 0
+        self._started_at = 0.0
         self._check_early(task_set)
 
     def _check_early(self, task_set: TaskSet) -> None:
