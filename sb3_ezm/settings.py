@@ -24,7 +24,6 @@ from sb3_ezm.policies import EZMPolicy, default_task_set
 from sb3_ezm.presets import merge_settings
 from sb3_ezm.tasks.task_set import TaskSet
 
-
 _SIZES = ("n_envs", "num_tasks", "independent", "action_dim")  # of a replay buffer
 
 
