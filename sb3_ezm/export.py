@@ -49,7 +49,7 @@ class PolicyHead(nn.Module):
         self.first = int(space.start) if isinstance(space, spaces.Discrete) else 0
         self.layout = policy.layout
         self.names = tuple(self.layout.space.spaces) if isinstance(self.layout.space, spaces.Dict) else ("observation",)
-        self.world_model = copy.deepcopy(policy.world_model).cpu().float().eval().requires_grad_(False)
+        self.world_model = copy.deepcopy(policy.predicting_model).cpu().float().eval().requires_grad_(False)
         if isinstance(space, spaces.Box):
             self.register_buffer("low", th.as_tensor(space.low, dtype=th.float32))
             self.register_buffer("high", th.as_tensor(space.high, dtype=th.float32))

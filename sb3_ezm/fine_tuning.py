@@ -61,7 +61,9 @@ def add_tasks(model: EZMT, env: GymEnv, like: str | None = None, **changes: Any)
     create: Any = type(model)
     extended: EZMT = create(policy_class, vec_env, **arguments)
     weights = {**extended.policy.state_dict(), **model.policy.state_dict()}
-    for network in ("world_model", "target_model"):
+    for network in [
+        name for name in ("world_model", "target_model", "average_model") if getattr(extended.policy, name) is not None
+    ]:
         if (table := f"{network}.task_embedding.weight") in weights:
             weights[table] = _mean_rows(weights[table], rows)
         _take_statistics(weights, f"{network}.normalizer", getattr(extended.policy, network), _groups(trained, tasks))

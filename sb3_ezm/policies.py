@@ -1,9 +1,8 @@
-"""Policies: a world model, its target copy and the optimizer; predicting means searching."""
+"""Policies: a world model, the averages that follow it, and the optimizer; predicting means searching."""
 
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -13,18 +12,20 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-from sb3_ezm.action_layout import ActionLayout, action_size
+from sb3_ezm.action_layout import ActionLayout
 from sb3_ezm.config import ModelConfig, SearchConfig, TargetConfig
 from sb3_ezm.declarations import build_config
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.finite import check_rows
-from sb3_ezm.kinds import SIZES, SWITCH
+from sb3_ezm.kinds import SIZES, SWITCH, whole
+from sb3_ezm.locks import SharedLock
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.optimizers import check_optimizer, default_options
 from sb3_ezm.planner import Planner
 from sb3_ezm.search import SearchOutput
-from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
+from sb3_ezm.space_tasks import check_task_set, default_task_set
+from sb3_ezm.tasks.task_set import TaskSet
 
 SMALL_MODEL: dict[str, Any] = {
     "latent_size": 128,
@@ -44,22 +45,6 @@ SMALL_MODEL: dict[str, Any] = {
     "log_std_max": 0.7,
     "log_std_init": -0.5,
 }
-
-
-class SharedLock:
-    """A reentrant lock for an object that is copied or pickled; the copy gets a new lock."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
-
-    def __reduce__(self) -> Any:
-        return SharedLock, ()
 
 
 class EZMPolicy(BasePolicy):
@@ -82,6 +67,8 @@ class EZMPolicy(BasePolicy):
         for the latent state and thereby for the residual blocks of every trunk (``latent_size``)
     :param freeze_dynamics: representation, dynamics and the statistics of observations stay as they are, see
         :meth:`~sb3_ezm.model.world_model.WorldModel.freeze_dynamics`
+    :param average_updates: predict with an average of the learner's weights over about so many of its latest updates (over
+        their latest tenth until that is more); 0 for the learner itself
     :param model_kwargs: fields of :class:`~sb3_ezm.config.ModelConfig`
     :raises ConfigurationError: for unsupported spaces or impossible settings
     :raises UnknownSettingError: for an unknown setting, also a ``TypeError``
@@ -90,6 +77,7 @@ class EZMPolicy(BasePolicy):
     default_model: ClassVar[dict[str, Any]] = {}
     default_presets: ClassVar[tuple[str | None, str | None]] = (None, None)  # on a CPU, elsewhere
     world_model_class: ClassVar[type[WorldModel]] = WorldModel
+    _apart = ("optimizer_class", "optimizer_kwargs", "freeze_dynamics", "average_updates")  # settings besides sizes
 
     def __init__(
         self,
@@ -104,6 +92,7 @@ class EZMPolicy(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         net_arch: Sequence[int] | None = None,
         freeze_dynamics: bool = False,
+        average_updates: int = 0,
         **model_kwargs: Any,
     ) -> None:
         if optimizer_kwargs is None:
@@ -124,6 +113,7 @@ class EZMPolicy(BasePolicy):
         self.planner = planner
         self.net_arch = net_arch
         self.freeze_dynamics = SWITCH("freeze_dynamics", freeze_dynamics)
+        self.average_updates = whole(0)("average_updates", average_updates)
         self.model_kwargs = model_kwargs
         self.model_config = self.model_settings(net_arch=net_arch, **model_kwargs)
         check_task_set(self.task_set, self.layout, action_space)
@@ -139,8 +129,10 @@ class EZMPolicy(BasePolicy):
         if self.freeze_dynamics:
             self.world_model.freeze_dynamics()
         self.target_model = copy.deepcopy(self.world_model).requires_grad_(False).eval()
+        self.average_model = copy.deepcopy(self.target_model) if self.average_updates else None
         # Listed once: looking them up takes longer than everything else that a change of mode has to do.
-        self._modules_of = (list(self.world_model.modules()), list(self.target_model.modules()))
+        followers = [module for model in self.followers for module in model.modules()]
+        self._modules_of = (list(self.world_model.modules()), followers)
         self.optimizer = optimizer_class(self.world_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
         self.lock = SharedLock()  # held while the networks must stay in one mode
         self.generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
@@ -159,11 +151,12 @@ class EZMPolicy(BasePolicy):
     def model_settings(cls, net_arch: Sequence[int] | None = None, **model_kwargs: Any) -> ModelConfig:
         """
         :param net_arch: see the class
-        :param model_kwargs: fields of :class:`~sb3_ezm.config.ModelConfig`
+        :param model_kwargs: fields of :class:`~sb3_ezm.config.ModelConfig`; other keywords of the policy do not matter
         :return: sizes of the world model that a policy builds from these keywords
         :raises ConfigurationError: for impossible settings
         """
         widths: dict[str, Any] = {}
+        model_kwargs = {name: value for name, value in model_kwargs.items() if name not in cls._apart}
         if net_arch is not None:
             layers = SIZES("net_arch", net_arch)
             widths = {"head_layers": layers, **({"latent_size": layers[0]} if layers else {})}
@@ -174,6 +167,20 @@ class EZMPolicy(BasePolicy):
                 )
         return build_config(ModelConfig, {**cls.default_model, **widths, **model_kwargs}, "policy_kwargs")
 
+    @property
+    def followers(self) -> list[WorldModel]:
+        """
+        :return: the networks that follow the learner and never train: the target network, and the average if there is one
+        """
+        return [model for model in (self.target_model, self.average_model) if model is not None]
+
+    @property
+    def predicting_model(self) -> WorldModel:
+        """
+        :return: the network behind :meth:`predict`: the average, or without one the learner
+        """
+        return self.world_model if self.average_model is None else self.average_model
+
     def change_settings(self, gamma: float, planner: bool) -> None:
         """
         Plan and learn with other settings from now on.
@@ -182,7 +189,7 @@ class EZMPolicy(BasePolicy):
         :param planner: False acts with the policy head alone
         """
         self.gamma, self.planner = gamma, planner
-        for model in (self.world_model, self.target_model):
+        for model in (self.world_model, *self.followers):
             model.discounts.copy_(th.as_tensor(self.task_set.discounts(gamma)))
 
     def seed(self, seed: int) -> None:
@@ -204,10 +211,10 @@ class EZMPolicy(BasePolicy):
 
         :param observation: tensors from :meth:`obs_to_tensor`
         :param deterministic: without exploration noise; rows are then independent of each other
-        :param model: world model to plan with (default: the learner's)
+        :param model: world model to plan with (default: :attr:`predicting_model`)
         :return: actions in [-1, 1] and search statistics
         """
-        model = self.world_model if model is None else model
+        model = self.predicting_model if model is None else model
         rows, tasks = self.layout.flatten_tensors(observation)
         return self._planner.plan(model, rows, tasks, None if deterministic else self.generator)
 
@@ -246,12 +253,13 @@ class EZMPolicy(BasePolicy):
         if self.planner:
             return self._actions_of(self.plan(observation, deterministic).actions)
         rows, tasks = self.layout.flatten_tensors(observation)
-        policy = self._planner.evaluate(self.world_model, rows, tasks, heads=(0,)).policy
-        mask = self.world_model.action_mask[tasks]
+        model = self.predicting_model
+        policy = self._planner.evaluate(model, rows, tasks, heads=(0,)).policy
+        mask = model.action_mask[tasks]
         if deterministic:
-            return self._actions_of(self.world_model.actions.mode(policy, mask))
+            return self._actions_of(model.actions.mode(policy, mask))
         noise = th.randn(mask.shape, generator=self.generator).to(mask.device)
-        return self._actions_of(self.world_model.actions.sample(policy, noise, mask))
+        return self._actions_of(model.actions.sample(policy, noise, mask))
 
     def unscale_action(self, scaled_action: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """
@@ -271,18 +279,21 @@ class EZMPolicy(BasePolicy):
     @th.no_grad()
     def update_statistics(self, observations: th.Tensor, tasks: th.Tensor, weights: th.Tensor) -> None:
         """
-        Add observations to the running statistics of the learner. Those of the target network begin alike, and follow with
-        :meth:`update_target`. Below a frozen representation they stay as they are, once they have begun.
+        Add observations to the running statistics of the learner. Those of the other networks begin alike, and follow with
+        :meth:`update_target` and :meth:`update_average`. Below a frozen representation they stay as they are, once they have
+        begun.
 
         :param observations: ``[N, O]``
         :param tasks: integer ids ``[N]``
         :param weights: 1 for rows that count and 0 for others ``[N]``
         """
-        ours, theirs = self.world_model.normalizer, self.target_model.normalizer
-        if ours is None or theirs is None:  # pictures are not normalized
+        ours = self.world_model.normalizer
+        if ours is None:  # pictures are not normalized
             return
         ours.begin(observations, tasks, weights)
-        theirs.take_unseen(ours)
+        for model in self.followers:
+            if model.normalizer is not None:
+                model.normalizer.take_unseen(ours)
         if not self.freeze_dynamics:
             ours.update(observations, tasks, weights)
 
@@ -298,21 +309,34 @@ class EZMPolicy(BasePolicy):
         """
         th._foreach_lerp_(float_tensors(self.target_model), float_tensors(self.world_model), tau)
 
+    @th.no_grad()
+    def update_average(self, updates: int) -> None:
+        """
+        Move the average towards the learner, by ``1 / min(average_updates, 1 + updates / 10)``: from one update to the next
+        the learner's returns swing, those of an average over many hardly do (Polyak and Juditsky 1992). Nothing without one.
+
+        :param updates: of the learner, the latest included
+        """
+        if self.average_model is not None:
+            rate = 1.0 / min(self.average_updates, 1.0 + updates / 10.0)
+            th._foreach_lerp_(float_tensors(self.average_model), float_tensors(self.world_model), rate)
+
     def set_training_mode(self, mode: bool) -> None:
         """
-        Switch the learner between training and evaluation; the target network always evaluates.
+        Switch the learner between training and evaluation; the networks that follow it always evaluate.
 
         :param mode: whether to train
         """
         # Stable-Baselines3 calls this for every prediction, and checking is several times faster than switching.
-        learner, target = self._modules_of
+        learner, followers = self._modules_of
         if self.training is not mode or any(module.training is not mode for module in learner):
             self.training = mode
             for part in self.children():
-                if part is not self.target_model:
+                if not any(part is model for model in self.followers):
                     part.train(mode)
-        if any(module.training for module in target):
-            self.target_model.eval()
+        if any(module.training for module in followers):
+            for model in self.followers:
+                model.eval()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -327,6 +351,7 @@ class EZMPolicy(BasePolicy):
             optimizer_kwargs=self.optimizer_kwargs,
             net_arch=self.net_arch,
             freeze_dynamics=self.freeze_dynamics,
+            average_updates=self.average_updates,
             **self.model_kwargs,
         )
         return data
@@ -365,34 +390,3 @@ def float_tensors(model: WorldModel) -> list[th.Tensor]:
     :return: all that changes as it learns, weights and statistics
     """
     return [*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point())]
-
-
-def default_task_set(layout: ObservationLayout, action_space: spaces.Space[Any]) -> TaskSet:
-    """
-    Describe an environment without a task set: one task, or one per task id, all of full size.
-
-    :param layout: of the observation space
-    :param action_space: Box or Discrete
-    :return: the task set
-    """
-    size, discrete = action_size(action_space), isinstance(action_space, spaces.Discrete)
-    names = ["task"] if layout.num_tasks == 1 else [f"task{index}" for index in range(layout.num_tasks)]
-    return TaskSet(tuple(TaskSpec(name, layout.size, size, discrete=discrete) for name in names))
-
-
-def check_task_set(task_set: TaskSet, layout: ObservationLayout, action_space: spaces.Space[Any]) -> None:
-    """
-    Make sure that a task set describes the spaces.
-
-    :param task_set: the tasks
-    :param layout: of the observation space
-    :param action_space: Box or Discrete
-    :raises ConfigurationError: naming the numbers that disagree
-    """
-    sizes = (len(task_set), task_set.observation_size, task_set.action_size)
-    space_sizes = (layout.num_tasks, layout.size, action_size(action_space))
-    if sizes != space_sizes:
-        raise ConfigurationError(
-            f"The task set has (tasks, observation entries, action entries) = {sizes}, but the spaces have {space_sizes}: "
-            "make the environment with `make_multitask_env`, or pass a task set that fits."
-        )

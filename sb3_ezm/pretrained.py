@@ -3,7 +3,8 @@ Agents to use at once: a small file with settings, tasks and rounded weights, an
 
 The file is a checkpoint container (:mod:`sb3_ezm.checkpoint.container`), so reading it runs no code. Weight matrices are
 rounded to bfloat16, which keeps eight of 24 binary digits; biases, normalization and statistics of observations are exact. The
-two bytes of a number are stored apart: exponents compress well, digits do not. No optimizer, target network or replay is kept.
+two bytes of a number are stored apart: exponents compress well, digits do not. Of the networks only the one that predicts is
+kept, and neither optimizer nor replay.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def write_agent(model: Any, path: PathLike) -> Path:
     missing = [entry["missing"] for entry in arguments.values() if "missing" in entry]
     if missing:
         raise CheckpointError(f"{path} was not written: {'; '.join(missing)}.")
-    network: WorldModel = model.policy.world_model
+    network: WorldModel = model.policy.predicting_model
     rounded = set(_matrices(network))
     state = {
         "arguments": arguments,
@@ -151,7 +152,7 @@ def read_agent(
         elif "task_set" not in changes:
             check_discounts(tasks, model.env, model.gamma)
         weights = {**state["vectors"], **_unpack(model.policy.world_model, state["matrices"])}
-        for network in (model.policy.world_model, model.policy.target_model):
+        for network in (model.policy.world_model, *model.policy.followers):
             _check_part(weights, network.state_dict(), "weights")
             network.load_state_dict(weights)
         vars(model).update(state["progress"])

@@ -20,8 +20,9 @@ from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.optimizers import change_options, default_options
-from sb3_ezm.policies import EZMPolicy, default_task_set
+from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.presets import merge_settings
+from sb3_ezm.space_tasks import default_task_set
 from sb3_ezm.tasks.task_set import TaskSet
 
 _SIZES = ("n_envs", "num_tasks", "independent", "action_dim")  # of a replay buffer
@@ -101,18 +102,20 @@ def _check_task_set(saved: TaskSet, wanted: TaskSet) -> None:
 
 
 def _check_networks(saved: Mapping[str, Any], wanted: Mapping[str, Any], policy_class: type[EZMPolicy]) -> None:
-    """Of the settings of a policy, only those of its optimizer may change, and what is frozen."""
+    """Of the settings of a policy, only those of its optimizer may change, what is frozen, and the length of an average."""
     optimizers = [given.get("optimizer_class", th.optim.Adam) for given in (saved, wanted)]
     if optimizers[0] is not optimizers[1]:
         names = [getattr(optimizer, "__name__", shown(optimizer)) for optimizer in optimizers]
         raise ConfigurationError(
             f"`policy_kwargs`: `optimizer_class` cannot change from {names[0]} to {names[1]}: the saved optimizer has a state."
         )
-    own = ("optimizer_class", "optimizer_kwargs", "freeze_dynamics")
-    before, after = (
-        policy_class.model_settings(**{name: value for name, value in given.items() if name not in own})
-        for given in (saved, wanted)
-    )
+    averages = [given.get("average_updates", 0) for given in (saved, wanted)]
+    if bool(averages[0]) is not bool(averages[1]):
+        raise ConfigurationError(
+            f"`policy_kwargs`: `average_updates` cannot change from {averages[0]} to {averages[1]}: a model has an average "
+            "from its first update on, or never."
+        )
+    before, after = (policy_class.model_settings(**given) for given in (saved, wanted))
     other = [name for name in before.field_names() if getattr(before, name) != getattr(after, name)]
     if other:
         raise ConfigurationError(

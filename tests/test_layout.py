@@ -43,6 +43,8 @@ LEVELS = {
     "sb3_ezm.envs": 2,
     "sb3_ezm.multitask": 6,
     "sb3_ezm.observations": 2,
+    "sb3_ezm.space_tasks": 3,
+    "sb3_ezm.locks": 0,
     "sb3_ezm.policies": 7,
     "sb3_ezm.checkpoint": 8,
     "sb3_ezm.collector": 8,

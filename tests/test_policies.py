@@ -18,7 +18,8 @@ from sb3_ezm import EZM, make_task_set
 from sb3_ezm.config import SearchConfig
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.observations import ObservationLayout
-from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy, default_task_set
+from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
+from sb3_ezm.space_tasks import default_task_set
 from tests.tiny import TINY_NETWORKS, assert_same_weights, mean_of, randomize
 
 SEARCH = SearchConfig(num_simulations=8, num_candidates=4)

@@ -292,6 +292,7 @@ class Learner:
                 raise NonFiniteLossError(self._describe(update))
             if (update.updates + 1) % self.update_config.target_update_interval == 0:
                 self.policy.update_target(self.update_config.tau)
+            self.policy.update_average(update.updates + 1)
             outcomes.append(UpdateOutcome(update.tasks, update.tickets, errors[:-1]))
         return outcomes
 
