@@ -148,7 +148,8 @@ class TimedProgressCallback(BaseCallback):
         counts = f"{counted_env_steps(self.model)}, {counted(self._updates, 'update')}"
         counts += f", {clock(left)} left" if math.isfinite(left) else ""
         statistics = getattr(self.model, "task_statistics", None)
-        returns = "" if statistics is None else " ".join(describe_returns(statistics))
+        returns = "" if statistics is None else ", ".join(describe_returns(statistics))
+        returns = returns and f"training episodes: {returns}"
         if self._live is None:
             line = f"{done:4.0%} {elapsed:5.0f} s, {counts}  {returns}".rstrip()
             if self._line_width is None:

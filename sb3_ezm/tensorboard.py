@@ -1,22 +1,29 @@
 """
-A layout for TensorBoard's "Custom scalars" tab: a page that says how training goes, and all else that is logged below it.
+What TensorBoard shows first: the layout of its tab "Custom scalars", with a page that says how training goes and everything
+else below it, and a run for each of several tasks.
 
-Charts have a line per task instead of being a chart per task.
+Charts have a line per task instead of being a chart per task. TensorBoard colors lines by run, and tells those of one run
+apart by their markers alone: what matters most is therefore logged once more, in a run of each task.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
+from sb3_ezm.files import file_stems, free_name
 from sb3_ezm.tasks.task_set import TaskSet
-from sb3_ezm.train_logging import task_labels
+from sb3_ezm.train_logging import ALL_TASKS, task_labels
 
 Layout = dict[str, dict[str, list[str | list[str]]]]
 
 OVERVIEW = "overview"
+_COLORED = ("return", "score")  # what the runs of the tasks have, from training and from evaluation
 _OF_TASKS = ("return", "score", "success_rate", "length", "episodes", "buffer_size")
 # What the learner logs, in the order of docs/metrics.md.
 _DIAGNOSTICS = {
@@ -56,16 +63,21 @@ def task_layout(names: Sequence[str], scored: bool = True) -> Layout:
     :param scored: whether all tasks have reference scores; charts of scores are left out otherwise
     :return: charts by category, as ``SummaryWriter.add_custom_scalars`` takes them: regular expressions of tags
     """
-    labels = task_labels(names) if len(names) > 1 else ["rollout"]
+    several = len(names) > 1
+    labels = task_labels(names) if several else ["rollout"]
     training = {figure: [f"{re.escape(label)}/{figure}$" for label in labels] for figure in _OF_TASKS}
+    evaluation = {"return": ["eval/(?!mean_).*"], "score": ["eval_score/.*"]}
+    if several:
+        training |= {figure: [f"{ALL_TASKS}/{figure}$"] for figure in _COLORED}
+        evaluation = {figure: [f"{ALL_TASKS}/eval_{figure}$"] for figure in _COLORED}
     scores = {
-        "score of each task, evaluation": ["eval_score/.*"],
+        "score of each task, evaluation": evaluation["score"],
         "score of each task, training episodes": training["score"],
         "mean score of all tasks": ["rollout/mean_score$", "eval/mean_score$"],
     }
     overview = {
         **(scores if scored else {}),
-        "return of each task, evaluation": ["eval/(?!mean_).*"],
+        "return of each task, evaluation": evaluation["return"],
         "return of each task, training episodes": training["return"],
         "value calibration: predicted and target": ["train/value_(predicted|target)$"],
         "speed: steps per second": ["time/fps$"],
@@ -77,7 +89,7 @@ def task_layout(names: Sequence[str], scored: bool = True) -> Layout:
     tasks = {
         **(successes if scored else {}),
         "length, evaluation": ["eval_length/.*", "eval/mean_ep_length$"],
-        "length, training episodes": training["length"] + ["rollout/ep_len_mean$"] * (len(names) > 1),
+        "length, training episodes": training["length"] + ["rollout/ep_len_mean$"] * several,
         "mean return of all tasks": ["eval/mean_return$", "rollout/ep_rew_mean$"],
         "episodes": training["episodes"],
         "transitions in the replay": training["buffer_size"],
@@ -88,13 +100,64 @@ def task_layout(names: Sequence[str], scored: bool = True) -> Layout:
     return {title: {name: ["Multiline", tags] for name, tags in charts.items()} for title, charts in categories.items()}
 
 
+class TaskRuns(KVWriter):
+    """
+    Writes returns and scores into a run of each task, below the training's: ``EZM_1/h1-walk`` has ``all_tasks/eval_score``.
+
+    :param folder: of the training's run
+    :param names: task names; evaluated tasks that are not among them get their run when they are first logged
+    """
+
+    def __init__(self, folder: str, names: Sequence[str]) -> None:
+        self.folder = folder
+        self._keys = {
+            f"{label}/{figure}": (label, f"{ALL_TASKS}/{figure}") for label in task_labels(names) for figure in _COLORED
+        }
+        self._runs: dict[str, TensorBoardOutputFormat] = {}
+        self._stems: set[str] = set()
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """
+        :param key_values: what has been recorded
+        :param key_excluded: formats that are not to have it, by key
+        :param step: of all tasks together
+        """
+        rows: dict[str, dict[str, Any]] = defaultdict(dict)
+        for key, value in key_values.items():
+            place = self._place(key)
+            if place is not None and "tensorboard" not in (key_excluded[key] or ()):
+                label, tag = place
+                rows[label][tag] = value
+        for label, row in rows.items():
+            if label not in self._runs:
+                stem = free_name(file_stems([label])[0], lambda stem: stem.lower() in self._stems)
+                self._stems.add(stem.lower())
+                self._runs[label] = TensorBoardOutputFormat(os.path.join(self.folder, stem))
+            self._runs[label].write(row, dict.fromkeys(row, ()), step)
+
+    def _place(self, key: str) -> tuple[str, str] | None:
+        group, _, label = key.partition("/")
+        if group in ("eval", "eval_score") and not label.startswith("mean_"):
+            return label, f"{ALL_TASKS}/{'eval_return' if group == 'eval' else group}"
+        return self._keys.get(key)
+
+    def close(self) -> None:
+        """Close the files of all runs."""
+        for run in self._runs.values():
+            run.close()
+
+
 def add_layout(logger: Logger, tasks: TaskSet) -> None:
     """
-    Write the layout into the event files of a logger, if it has any.
+    Write the layout into the event files of a logger, if it has any, and give each of several tasks a run of its own.
 
     :param logger: SB3's logger
     :param tasks: of the training
     """
-    for output in logger.output_formats:
-        if isinstance(output, TensorBoardOutputFormat):
-            output.writer.add_custom_scalars(task_layout(tasks.names, tasks.has_scores))
+    outputs = [output for output in logger.output_formats if isinstance(output, TensorBoardOutputFormat)]
+    with_runs = {output.folder for output in logger.output_formats if isinstance(output, TaskRuns)}
+    for output in outputs:
+        output.writer.add_custom_scalars(task_layout(tasks.names, tasks.has_scores))
+        folder = output.writer.log_dir
+        if len(tasks.names) > 1 and folder not in with_runs:
+            logger.output_formats.append(TaskRuns(folder, tasks.names))

@@ -18,7 +18,8 @@ from sb3_ezm.types import IntArray
 
 MAX_LABEL = 35  # SB3's console cuts groups at 36 characters, including the slash
 SATURATION_WARNING = 0.01  # share of targets beyond their support that calls for a warning
-TAKEN_GROUPS = ("eval", "rollout", "time", "train")
+ALL_TASKS = "all_tasks"  # group in TensorBoard's runs of the tasks; the first one by alphabet
+TAKEN_GROUPS = (ALL_TASKS, "eval", "rollout", "time", "train")
 
 
 class MetricMeans:

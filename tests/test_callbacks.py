@@ -86,7 +86,7 @@ def test_progress_lines_name_the_returns(monkeypatch: pytest.MonkeyPatch, capsys
     # Shown after steps 1, 5 and 9 of ten (each reads the clock), and at the end.
     assert [line.split(",")[0] for line in lines] == [" 10%     1 s", " 50%     5 s", " 90%     9 s", "100%    11 s"]
     assert "1 step per task, 0 updates" in lines[0] and "swingup" not in lines[0]
-    assert "swingup" in lines[-1] and "spin -" in lines[-1] and "toy-" not in lines[-1]
+    assert "  training episodes: swingup" in lines[-1] and ", spin -" in lines[-1] and "toy-" not in lines[-1]
 
 
 def test_the_end_is_shown_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -293,7 +293,7 @@ def test_an_interrupt_saves_and_a_resume_goes_on(
     output = ezm("resume", folder, "--no-tensorboard")
     assert "Resumed at 50 steps per task, " in output and resumed == [False]
     total = EZM.load(folder / "model.zip").num_timesteps
-    assert 260 <= total < 280 and f"after {total // 2} steps of each" in output  # the last rollout is a whole one
+    assert 260 <= total < 280 and f"after {total // 2} steps in each" in output  # the last rollout is a whole one
     # The curve of the second part begins where the first was saved.
     steps = load_training(folder / "monitor", make_task_set(TASKS))["toy-balance"].steps
     assert list(steps) == sorted(steps) and any(50 < step <= 140 for step in steps)

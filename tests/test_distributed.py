@@ -308,7 +308,7 @@ def test_the_command_line_places_the_environments(tmp_path: Path, capsys: pytest
     assert main(["train", "toy-spin", "--out", folder, *options]) == 0
     assert RunSettings.read(Path(folder)).collectors == 2
     assert main(["resume", folder, "--steps-per-task", "80", "--collectors", "0"]) == 0
-    assert "80 steps of each" in capsys.readouterr().out
+    assert "80 steps in each" in capsys.readouterr().out
     assert main(["train", "toy-spin", "--out", str(tmp_path / "other"), "--address", "auto"]) == 2
     assert "--collectors" in capsys.readouterr().err
 

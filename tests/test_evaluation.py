@@ -188,13 +188,13 @@ def test_table() -> None:
     before = EvaluationResult((TaskResult(spec, (9.0, 11.0), (1, 1)), TaskResult(TaskSpec("w", 1, 1), (1.0,), (1,))))
     after = EvaluationResult((TaskResult(spec, (20.0,), (1,)), TaskResult(TaskSpec("w", 1, 1), (2.0,), (1,))))
     assert format_table(after, before).splitlines() == [
-        "task   random      before       after  normalized",
-        "-----  ------  ----------  ----------  ----------",
-        "stand    10.0  10.0 ± 1.0  20.0 ± 0.0       0.500",
-        "w           -   1.0 ± 0.0   2.0 ± 0.0           -",
+        "task   random      before       after  score",
+        "-----  ------  ----------  ----------  -----",
+        "stand    10.0  10.0 ± 1.0  20.0 ± 0.0  0.500",
+        "w           -   1.0 ± 0.0   2.0 ± 0.0      -",
     ]
     scored = EvaluationResult((TaskResult(spec, (20.0,), (1,)),))
-    assert format_table(scored).splitlines()[-1] == "mean                            0.500"
+    assert format_table(scored).splitlines()[-1] == "mean                       0.500"
 
 
 def test_a_given_normalizing_environment_is_not_modified() -> None:

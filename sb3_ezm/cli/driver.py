@@ -252,10 +252,10 @@ def _report(
     if result is None:  # nothing was left to do
         return
     tasks = model.policy.task_set
-    steps = f"{counted(model.num_timesteps // len(tasks), 'step')} of each"
+    steps = counted(model.num_timesteps // len(tasks), "step" if tasks.action_repeat == 1 else "decision")
     if tasks.action_repeat > 1:
-        steps += f" ({model.num_env_steps // len(tasks):,} of its environment)"
-    print(f"\n{counted(settings.eval_episodes, 'episode')} of each task after {steps}:\n")
+        steps += f" ({model.num_env_steps // len(tasks):,} environment steps)"
+    print(f"\n{counted(settings.eval_episodes, 'episode')} of each task after {steps} in each:\n")
     print(f"{format_table(result, scoreboard.first_result)}\n")
     if model._n_updates == 0:
         print(f"Nothing was learned: {counted(model.learning_starts, 'random step')} of all tasks come first. Train longer.\n")

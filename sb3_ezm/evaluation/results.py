@@ -140,7 +140,7 @@ def format_table(after: EvaluationResult, before: EvaluationResult | None = None
     :param before: evaluation of the untrained one, for a separate column
     :return: lines for a terminal, the last with the mean normalized score if every task has one
     """
-    header = ["task", "random", *(["before"] if before else []), "after", "normalized"]
+    header = ["task", "random", *(["before"] if before else []), "after", "score"]
     rows = []
     for task in after:
         random = task.spec.random_score if task.spec.outcome == "return" else None

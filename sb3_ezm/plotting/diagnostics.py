@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.plotting.curves import Curve
 from sb3_ezm.plotting.panels import save_figure
+from sb3_ezm.train_logging import ALL_TASKS
 
 # Lines by panel: the tags, and what the legend calls them.
 PANELS: dict[str, dict[str, str]] = {
@@ -54,7 +55,8 @@ def load_scalars(folder: str | os.PathLike[str]) -> dict[str, Curve]:
         events = EventAccumulator(str(file), size_guidance={SCALARS: 0})  # 0: all of them
         events.Reload()
         for tag in events.Tags()[SCALARS]:
-            points.setdefault(tag, {}).update({event.step: event.value for event in events.Scalars(tag)})
+            if not tag.startswith(f"{ALL_TASKS}/"):  # runs of the tasks, which repeat what the training's has
+                points.setdefault(tag, {}).update({event.step: event.value for event in events.Scalars(tag)})
     if not points:
         raise ConfigurationError(f"{folder} has no TensorBoard files: was the training started with --no-tensorboard?")
     return {tag: _curve(found) for tag, found in points.items()}
