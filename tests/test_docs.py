@@ -202,7 +202,7 @@ def test_commands_exist(page: Path) -> None:
         elif command.startswith("ezm "):
             build_parser().parse_args(shlex.split(command)[1:])
         elif command.startswith("make "):
-            words = command.split()[1:]
+            words = shlex.split(command)[1:]
             targets = [word for word in words if re.fullmatch(r"[a-z][a-z-]*", word)]
             unknown = [target for target in targets if not re.search(rf"^{target}:", makefile, re.M)]
             unknown += [word for word in words if "=" in word and f"{word.split('=')[0]} ?=" not in makefile]
