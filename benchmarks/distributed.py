@@ -13,15 +13,18 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.measuring import Row, report
 from sb3_ezm import EZM, load_preset, make_multitask_env
+from sb3_ezm.acting import Pace
 from sb3_ezm.collector import Collector
 from sb3_ezm.distributed import RayVecEnv
 from sb3_ezm.learning.data_parallel import DataParallelLearner
@@ -30,10 +33,17 @@ SLEEP = 0.005  # seconds that a step of the sleeping environment takes
 
 
 class SleepingEnv(gym.Env[Any, Any]):
-    """An environment that only takes time."""
+    """
+    An environment that only takes time.
+
+    :param seconds: for a step
+    """
 
     observation_space = gym.spaces.Box(-1.0, 1.0, (24,))
     action_space = gym.spaces.Box(-1.0, 1.0, (6,))
+
+    def __init__(self, seconds: float = SLEEP) -> None:
+        self.seconds = seconds
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """As in Gymnasium."""
@@ -42,7 +52,7 @@ class SleepingEnv(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """As in Gymnasium."""
-        time.sleep(SLEEP)
+        time.sleep(self.seconds)
         return np.zeros(24, np.float32), 0.0, False, False, {}
 
     def get_state(self) -> dict[str, Any]:
@@ -91,7 +101,9 @@ class Contender:
         cpu, wall, driver = self.cpu_time(), time.perf_counter(), time.process_time()
         for step in range(self.steps):
             with_target = self.model.act_with_target
-            chosen = collector.act(self.observation, searched, with_target=with_target, steps_ahead=self.steps - step)
+            chosen = collector.act(
+                self.observation, searched, with_target=with_target, pace=Pace(self.steps - step, self.steps)
+            )
             last = self.observation
             self.observation, *outcome = collector.step(self.env, chosen.actions)
             collector.store(self.model.replay_buffer, last, chosen.scaled, self.observation, *outcome)
@@ -152,12 +164,12 @@ def wire(suite: str, settings: dict[str, Any], steps: int, turns: int) -> list[R
     env: Any = make_multitask_env(suite, 1, seed=0, **place)
     contender = Contender(env, settings, steps)
     model = contender.model
-    model.collector.act(contender.observation, searched=True, with_target=model.act_with_target, steps_ahead=steps)
-    assert env._recorded is not None
+    model.collector.act(contender.observation, searched=True, with_target=model.act_with_target, pace=Pace(steps, steps))
+    recorded = env._rounds.taking.steps
     taken = steps * env.num_envs
     state = env._ray.get(env._group.workers[0].state)
     puts, loads = [], []
-    weights = env._ray.get(env._broadcast.send(contender.model.collector.acting_model))
+    weights = env._ray.get(env._rounds.broadcast.send(contender.model.collector.acting_model))
     for turn in range(turns):
         newer = weights._replace(version=weights.version + 1 + turn)
         start = time.perf_counter()
@@ -167,7 +179,7 @@ def wire(suite: str, settings: dict[str, Any], steps: int, turns: int) -> list[R
         env._ray.get(env._group.workers[0].actor.__ray_call__.remote(_load, reference))
         loads.append(time.perf_counter() - start)
     parameters = sum(values.size for values in weights.arrays.values())
-    row: Row = {"suite": suite, "bytes per transition": len(pickle.dumps(env._recorded)) / taken}
+    row: Row = {"suite": suite, "bytes per transition": len(pickle.dumps(recorded)) / taken}
     row |= {"state, bytes per environment": len(pickle.dumps(state)) / env.num_envs, "weights, MB": 4e-6 * parameters}
     row |= {"put, ms": 1e3 * float(np.median(puts)), "take, ms": 1e3 * float(np.median(loads))}
     env.close()
@@ -197,6 +209,50 @@ def sleeping(collectors: int, copies: int, steps: int, turns: int) -> list[Row]:
     return [
         {"collectors": collectors, "environments": collectors * copies, "env steps/s": rate, "share of ideal": rate / ideal}
     ]
+
+
+def pacing(collectors: int, copies: int, steps: int, turns: int, update: float, slowness: float) -> list[Row]:
+    """
+    :param collectors: number of them
+    :param copies: environments in each, stepped in as many threads
+    :param steps: of a round
+    :param turns: rounds
+    :param update: seconds that the learner sleeps after each round, in place of updates
+    :param slowness: how many times as long a step takes in the last collector
+    :return: speed in lockstep, one round ahead and asynchronously, with equal environments and with slow ones in one collector
+    """
+    modes: dict[str, dict[str, Any]] = {"lockstep": {}, "one round ahead": {"rounds_ahead": 1}}
+    modes["asynchronous"] = {"lockstep": False}
+    rows: list[Row] = []
+    for slow in (1.0, slowness):
+        for mode, keywords in modes.items():
+            make: list[Any] = [SleepingEnv] * (copies * (collectors - 1)) + [partial(SleepingEnv, SLEEP * slow)] * copies
+            env = RayVecEnv(make, collectors=collectors, num_cpus=copies, **keywords)
+            model = EZM(
+                "MlpPolicy", env, **{**load_preset("small"), "device": "cpu", "train_freq": steps, "learning_starts": 10**9}
+            )
+            waits = _Waits(update)
+            model.learn(2 * steps * env.num_envs, callback=waits)  # warming up
+            start, before = time.perf_counter(), model.num_timesteps
+            model.learn(turns * steps * env.num_envs, callback=waits, reset_num_timesteps=False)
+            rate = (model.num_timesteps - before) / (time.perf_counter() - start)
+            env.close()
+            rows.append({"mode": mode, "slowest collector": f"{slow:g} times", "env steps/s": rate})
+    return rows
+
+
+class _Waits(BaseCallback):
+    """Waits after each rollout, as the learner would for its updates."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def _on_rollout_end(self) -> None:
+        time.sleep(self.seconds)
+
+    def _on_step(self) -> bool:
+        return True
 
 
 def learning(suite: str, learners: Sequence[int], updates: int, turns: int, settings: dict[str, Any]) -> list[Row]:
@@ -248,9 +304,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="of a round")
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--sleepers", type=int, nargs=2, default=[2, 16], metavar=("COLLECTORS", "ENVIRONMENTS"))
+    parser.add_argument("--update", type=float, default=0.06, help="seconds that the learner sleeps in place of updates")
+    parser.add_argument("--slowness", type=float, default=3.0, help="of the environments of one collector")
     parser.add_argument("--learners", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--updates", type=int, default=10, help="of a turn")
-    parser.add_argument("--only", choices=["speeds", "wire", "sleeping", "learning"], help="this table alone")
+    parser.add_argument("--only", choices=["speeds", "wire", "sleeping", "pacing", "learning"], help="this table alone")
     parser.add_argument("--json", default=None, help="also write the tables to this file")
     args = parser.parse_args()
     th.set_num_threads(1)
@@ -259,6 +317,7 @@ def main() -> None:
         "speeds": lambda: speeds(args.suite, args.copies, args.collectors, args.steps, args.turns, settings),
         "wire": lambda: wire(args.suite, settings, args.steps, args.turns),
         "sleeping": lambda: sleeping(*args.sleepers, args.steps, args.turns),
+        "pacing": lambda: pacing(*args.sleepers, args.steps, args.turns, args.update, args.slowness),
         "learning": lambda: learning(args.suite, args.learners, args.updates, args.turns, settings),
     }
     tables = {name: measure() for name, measure in measurements.items() if args.only in (None, name)}

@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--what", choices=("collectors", "reanalyzers", "learners"), default="collectors")
+    parser.add_argument("--rounds-ahead", type=int, default=0, help="of collectors")
     args = parser.parse_args()
     th.set_num_threads(1)
     found = []
@@ -122,7 +123,8 @@ def main() -> None:
     place: dict[str, Any] = {}
     settings = {**SETTINGS, **UPDATING, "runtime_kwargs": {args.what: PROCESSES}}
     if args.what == "collectors":
-        place, settings = {"vec_env_cls": RayVecEnv, "vec_env_kwargs": {"collectors": PROCESSES}}, SETTINGS
+        place, settings = {"vec_env_cls": RayVecEnv}, SETTINGS
+        place["vec_env_kwargs"] = {"collectors": PROCESSES, "rounds_ahead": args.rounds_ahead}
     env: Any = make_multitask_env("toy", seed=0, **place)
     try:
         for kills in (args.kills, 0):

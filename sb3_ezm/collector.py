@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +15,14 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from sb3_ezm.acting import ONE_STEP, ActingVecEnv, ChosenActions, Pace, Request
 from sb3_ezm.devices import Readback, to_device
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.finite import check_rows
 from sb3_ezm.multitask.checked import check_answers
 from sb3_ezm.multitask.normalization import describe_order, warn_of_pictures
 from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv
-from sb3_ezm.multitask.watch import EnvWatch, copy_observation
+from sb3_ezm.multitask.watch import EnvWatch, copy_observation, rows_of
 from sb3_ezm.planner import Planner
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.search import SearchOutput
@@ -31,50 +31,6 @@ from sb3_ezm.train_logging import MetricMeans, TimeSplit
 from sb3_ezm.types import BoolArray, FloatArray, IntArray
 
 Infos = list[dict[str, Any]]
-
-
-class ChosenActions(NamedTuple):
-    """Actions of all environments, and what the replay buffer stores with them."""
-
-    actions: Any  # [n_envs, ...]  for the environments, in their bounds; a tensor for environments that step in tensors
-    scaled: Any  # [n_envs, A]  for the replay buffer, in [-1, 1] or one-hot, of the same kind
-    searched: BoolArray  # [n_envs]  chosen by a search
-    values: Any  # [n_envs]  values of the roots of these searches, of the same kind
-
-
-class ActingVecEnv(VecEnv):
-    """A vector environment whose actions are chosen where its environments are, some steps ahead."""
-
-    @abstractmethod
-    def accept(self, env: VecEnv) -> None:
-        """
-        Make sure that what the collector sees is what is acted on.
-
-        :param env: this environment in its wrappers
-        :raises ConfigurationError: if a wrapper changes observations or actions
-        """
-
-    @abstractmethod
-    def next_actions(self, collector: Collector, observation: VecEnvObs) -> ChosenActions:
-        """
-        :param collector: says with which policy and random numbers, and how many steps may be taken ahead
-        :param observation: of all environments
-        :return: actions for the next step
-        """
-
-    @abstractmethod
-    def episodes(self) -> dict[str, Any]:
-        """
-        :return: the running episodes, for :meth:`continue_episodes`
-        :raises StateUnavailableError: if an environment cannot give its state
-        """
-
-    @abstractmethod
-    def continue_episodes(self, episodes: dict[str, Any]) -> None:
-        """
-        :param episodes: from :meth:`episodes`
-        :raises ConfigurationError: if they are of other environments
-        """
 
 
 class Collector:
@@ -98,9 +54,8 @@ class Collector:
         self.generator.set_state(policy.generator.get_state())  # drawing a seed here would shift all later draws
         #: of the searches' draws, one for each environment (default: the generator above)
         self.row_generators: Sequence[th.Generator] | None = None
-        self.acting_model = policy.world_model  # like the two below, as `act` was told
-        self.searches = True
-        self.steps_ahead = 1
+        self.acting_model = policy.world_model  # as `act` was told
+        self.present: BoolArray | None = None  # of the actions last chosen, see `ChosenActions`
         self._acting: ActingVecEnv | None = None  # chooses the actions by itself
         self._tensors: TensorSteps | None = None  # for environments that step in tensors
         self._watch = EnvWatch(None)
@@ -128,7 +83,7 @@ class Collector:
         if env is not None and isinstance(env.unwrapped, DummyVecEnv):
             check_answers(env.unwrapped)
         self._watch = EnvWatch(env)
-        self._acting = None
+        self._acting = self.present = None
         if env is not None and isinstance(native := env.unwrapped, ActingVecEnv):
             native.accept(env)
             self._acting = native
@@ -148,6 +103,23 @@ class Collector:
         :return: whether it is the one in which this collects
         """
         return env is self._watch.env
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether the results depend on how fast other processes are."""
+        return self._acting is not None and self._acting.is_asynchronous
+
+    @property
+    def is_within_round(self) -> bool:
+        """Whether asynchronous processes have taken steps together of which some are still to be looked at."""
+        return self._acting is not None and self._acting.is_asynchronous and self._acting.is_within_round
+
+    def count(self, n_envs: int) -> int:
+        """
+        :param n_envs: number of environments
+        :return: how many of them take the step for which actions were last chosen
+        """
+        return n_envs if self.present is None else int(self.present.sum())
 
     def mark(self) -> None:
         """Accept the environments' current state as known."""
@@ -221,7 +193,7 @@ class Collector:
         searched: bool,
         noise: ActionNoise | None = None,
         with_target: bool = False,
-        steps_ahead: int = 1,
+        pace: Pace = ONE_STEP,
     ) -> ChosenActions:
         """
         Choose the actions of all environments with one search, or at random.
@@ -230,17 +202,19 @@ class Collector:
         :param searched: whether to search
         :param noise: is added to the actions in [-1, 1]
         :param with_target: search with the target network instead of the learner
-        :param steps_ahead: steps, from this one on, for which actions may be chosen at once, as nothing is learned in between
+        :param pace: for environments that choose their actions
         :return: the actions
         :raises NonFiniteError: naming task and tensor
         """
         self.acting_model = self.policy.target_model if with_target else self.policy.world_model
-        self.searches, self.steps_ahead = searched, steps_ahead
         if self._acting is not None:
             if noise is not None:
                 raise ConfigurationError("`action_noise` is not for environments that choose their actions: leave it at None.")
             with self.times.measure("search"):
-                return self._acting.next_actions(self, observation)
+                request = Request(self.policy, self.acting_model, searched, self.generator, pace, self.metrics)
+                chosen = self._acting.next_actions(request, observation)
+            self.present = chosen.present
+            return chosen
         if self._tensors is not None:
             return self._act_in_tensors(self._tensors, observation, searched, noise)
         policy = self.policy
@@ -302,7 +276,7 @@ class Collector:
         infos: Infos,
     ) -> VecEnvObs:
         """
-        Store the transitions of all environments, raw: neither observations nor rewards are normalized.
+        Store the transitions of all environments that took the step, raw: neither observations nor rewards are normalized.
 
         :param buffer: replay buffer
         :param last_observation: the one the agent acted on, not normalized
@@ -341,7 +315,12 @@ class Collector:
             else:
                 successors[env] = last
         with self.times.measure("store"):
-            buffer.add(last_observation, successors, scaled, reward, dones, infos)  # type: ignore[arg-type]
+            if self.present is None:
+                buffer.add(last_observation, successors, scaled, reward, dones, infos)  # type: ignore[arg-type]
+            else:
+                envs = np.flatnonzero(self.present)
+                columns = (rows_of(values, envs) for values in (last_observation, successors, scaled, reward, dones))
+                buffer.add(*columns, [infos[env] for env in envs], envs=envs)  # type: ignore[call-arg]
         self._sent_at = self._raw = None
         return observation
 

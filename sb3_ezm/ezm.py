@@ -281,7 +281,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         """Choose the actions of all environments with one search, or at random while warming up."""
         assert self._last_obs is not None, "no observation to act on: call learn()"
         searched = self.num_timesteps >= learning_starts or self._n_updates > 0  # random actions are for untrained networks
-        chosen = self.collector.act(self._last_obs, searched, action_noise, self.act_with_target, self._steps_until_training)
+        chosen = self.collector.act(self._last_obs, searched, action_noise, self.act_with_target, self._pace)
         self.replay_buffer.annotate(chosen.searched, chosen.values)
         return chosen.actions, chosen.scaled
 

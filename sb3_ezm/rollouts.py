@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ezm.acting import Pace
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.collector import Collector
 from sb3_ezm.console import PACED, pace_console
@@ -31,6 +32,11 @@ from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.tasks.api import check_env_class
 from sb3_ezm.tasks.statistics import TaskStatistics, report_of
 from sb3_ezm.tensor_steps import predict_tensors
+
+ASYNCHRONOUS = (
+    "Collectors work asynchronously (`lockstep=False`): which of their steps come first depends on how fast they are, so this "
+    "training cannot be repeated exactly."
+)
 
 DISTURBED = (
     "The training environments were stepped or reset by somebody else (an evaluation or a callback?): their running "
@@ -64,6 +70,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         self._is_warned_of_reports = False
         self._served: set[str] | None = None
         self._rollout_steps = self._rollout_episodes = 0  # of an unfinished rollout
+        self._loose_steps = 0  # of single environments, too few for a step of all: only where collectors are asynchronous
         self._missing_env_steps = 0  # repetitions of actions that the end of an episode cut short
 
     @staticmethod
@@ -96,7 +103,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
 
     def _count_steps(self, infos: list[dict[str, Any]], dones: npt.NDArray[Any]) -> None:
         """Before callbacks look at the numbers."""
-        self.num_timesteps += len(dones)
+        self.num_timesteps += self.collector.count(len(dones))
         if (repeat := self.policy.task_set.action_repeat) > 1:
             self._missing_env_steps += sum(repeat - infos[env].get("env_steps", repeat) for env in np.flatnonzero(dones))
 
@@ -142,9 +149,11 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
     def _begin_streams(self, reset_num_timesteps: bool) -> None:
         """Decide for a call to ``learn`` whether the running episodes continue or the environments have to be reset."""
         if reset_num_timesteps:
-            self._rollout_steps = self._rollout_episodes = self._missing_env_steps = 0
+            self._rollout_steps = self._rollout_episodes = self._loose_steps = self._missing_env_steps = 0
         elif self.collector.is_disturbed and self._last_obs is not None:
             warnings.warn(DISTURBED, stacklevel=4)
+        if self.collector.is_asynchronous and self.verbose > 0:
+            print(ASYNCHRONOUS)
         # A model loaded without its replay buffer is past its first steps but has nothing to learn from.
         missing = self.learning_starts - int(self.replay_buffer.total_added.sum())
         self._no_updates_until = (0 if reset_num_timesteps else self.num_timesteps) + missing if missing > 0 else -1
@@ -201,7 +210,10 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         callback.on_rollout_start()
         num_collected_steps, num_collected_episodes = self._rollout_steps, self._rollout_episodes
         continue_training = True
-        while continue_training and should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
+        while continue_training and (
+            should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes)
+            or self.collector.is_within_round
+        ):
             if self.collector.is_disturbed:
                 self._start_new_episodes(env)
             try:
@@ -211,7 +223,8 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
                 continue
             new_obs, rewards, dones, infos = self.collector.step(env, actions)
             self._count_steps(infos, dones)
-            num_collected_steps += 1
+            whole, self._loose_steps = divmod(self._loose_steps + self.collector.count(env.num_envs), env.num_envs)
+            num_collected_steps += whole
             callback.update_locals(locals())
             continue_training = callback.on_step()
             self._update_info_buffer(infos, dones)
@@ -223,14 +236,21 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         if continue_training:
             callback.on_rollout_end()
             self._rollout_steps = self._rollout_episodes = 0
+            if self.collector.is_asynchronous and train_freq.unit == TrainFrequencyUnit.STEP:
+                # Rounds are taken whole. What is too much counts for the next update.
+                self._rollout_steps = num_collected_steps - train_freq.frequency
+                num_collected_steps = train_freq.frequency
         return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
 
     @property
-    def _steps_until_training(self) -> int:
-        """How many steps are left of the rollout; 1 if episodes are counted, whose length nobody knows."""
+    def _pace(self) -> Pace:
+        """Steps are counted one by one if the training waits for the end of an episode, whose length nobody knows."""
         frequency = self.train_freq
         assert isinstance(frequency, TrainFreq)  # already converted
-        return frequency.frequency - self._rollout_steps if frequency.unit == TrainFrequencyUnit.STEP else 1
+        if frequency.unit != TrainFrequencyUnit.STEP:
+            return Pace(updates=self._n_updates)
+        # More than are wanted may be there already, from asynchronous collectors.
+        return Pace(max(1, frequency.frequency - self._rollout_steps), frequency.frequency, self._n_updates)
 
     def _count_episodes(self, dones: npt.NDArray[Any], action_noise: ActionNoise | None, log_interval: int | None) -> int:
         ended = np.flatnonzero(dones)

@@ -19,10 +19,11 @@ class Ref:
     The result of a call.
 
     :param value: of it
+    :param call: actor, and what it was told
     """
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    def __init__(self, value: Any, call: tuple[Actor, Sequence[Any]] | None = None) -> None:
+        self.value, self.call = value, call
 
 
 class Actor:
@@ -66,7 +67,7 @@ class Actor:
             return Ref(answer[0] if isinstance(answer[0], RayActorError) else answer)
 
         def several(*arguments: Any) -> tuple[Ref, ...]:
-            return tuple(Ref(part) for part in call(*arguments))
+            return tuple(Ref(part, (self, arguments)) for part in call(*arguments))
 
         return SimpleNamespace(remote=one, options=lambda num_returns: SimpleNamespace(remote=several))
 
@@ -81,6 +82,8 @@ class StandInRay:
         #: is told of every call before it happens
         self.before_call: Callable[[Actor, Sequence[Any]], None] = lambda actor, arguments: None
         self.hangs = False  # whether nothing answers
+        #: whether the answer to a call takes a while
+        self.is_slow: Callable[[Actor, Sequence[Any]], bool] = lambda actor, arguments: False
         self.puts = 0
 
     def remote(self, cls: type[Any]) -> Any:
@@ -131,7 +134,8 @@ class StandInRay:
         :param timeout: seconds
         :return: those that are done, and the others; the last ones are done first
         """
-        return ([], list(refs)) if self.hangs else (list(refs[-num_returns:]), list(refs[:-num_returns]))
+        done = [] if self.hangs else [ref for ref in refs if ref.call is None or not self.is_slow(*ref.call)][-num_returns:]
+        return done, [ref for ref in refs if ref not in done]
 
     def kill(self, actor: Actor) -> None:
         """

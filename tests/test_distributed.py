@@ -309,6 +309,14 @@ def test_the_command_line_places_the_environments(tmp_path: Path, capsys: pytest
     assert RunSettings.read(Path(folder)).collectors == 2
     assert main(["resume", folder, "--steps-per-task", "80", "--collectors", "0"]) == 0
     assert "80 steps in each" in capsys.readouterr().out
+    assert main(["resume", folder, "--steps-per-task", "100", "--collectors", "2", "--asynchronous"]) == 0
+    assert "cannot be repeated exactly" in capsys.readouterr().out
+    assert main(["resume", folder, "--steps-per-task", "120", "--no-asynchronous", "--rounds-ahead", "1"]) == 0
+    assert "cannot be repeated exactly" not in capsys.readouterr().out
+    assert main(["resume", folder, "--steps-per-task", "140", "--collectors", "0"]) == 0
+    assert RunSettings.read(Path(folder)).rounds_ahead is None
+    assert main(["resume", folder, "--rounds-ahead", "1"]) == 2
+    assert "--collectors" in capsys.readouterr().err
     assert main(["train", "toy-spin", "--out", str(tmp_path / "other"), "--address", "auto"]) == 2
     assert "--collectors" in capsys.readouterr().err
 
@@ -342,6 +350,8 @@ def test_the_benchmark_compares_collectors_and_this_process(monkeypatch: pytest.
     assert all(row["CPU ms per env step"] > 0.0 for row in tables["speeds"])
     assert tables["wire"][0]["bytes per transition"] > 0.0
     assert 0.0 < tables["sleeping"][0]["share of ideal"] <= 1.0
+    assert [row["mode"] for row in tables["pacing"]] == 2 * ["lockstep", "one round ahead", "asynchronous"]
+    assert all(row["env steps/s"] > 0.0 for row in tables["pacing"])
     assert tables["learning"][0]["updates/s"] > 0.0
 
 

@@ -47,6 +47,7 @@ LEVELS = {
     "sb3_ezm.locks": 0,
     "sb3_ezm.policies": 7,
     "sb3_ezm.checkpoint": 8,
+    "sb3_ezm.acting": 8,
     "sb3_ezm.collector": 8,
     "sb3_ezm.tensor_steps": 8,
     "sb3_ezm.rollouts": 8,

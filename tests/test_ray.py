@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -69,6 +70,29 @@ def env() -> Iterator[RayVecEnv]:
     assert not __import__("ray").is_initialized()
 
 
+class GatedEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """Its steps wait for a file."""
+
+    gate = Path()
+
+    def step(self, action: Any) -> Any:
+        while not self.gate.exists():
+            time.sleep(0.01)
+        return self.env.step(action)
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """It has none."""
+
+
+def gated_env(task: int, gate: Path) -> gym.Env[Any, Any]:
+    env = GatedEnv(make_task_env(make_task_set("toy"), task))
+    env.gate = gate
+    return env
+
+
 def process_of(env: RayVecEnv, number: int) -> int:
     actor = env._group.workers[number].actor
     return int(env._ray.get(actor.__ray_call__.remote(lambda _: os.getpid())))
@@ -88,15 +112,48 @@ def training(env: RayVecEnv, kills: tuple[int, ...] = ()) -> tuple[list[np.ndarr
     return actions, weights_of(model)
 
 
-def test_neither_delays_nor_killed_collectors_change_a_training(env: RayVecEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_neither_delays_nor_killed_collectors_change_a_training(
+    env: RayVecEnv, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    before, env._rounds.ahead = env.restarts, ahead
     actions, weights = training(env, kills=(5,))
-    assert env.restarts == 1
+    assert env.restarts == before + 1
     with monkeypatch.context() as patch:
         patch.setattr(session, "acquire", lambda *arguments: StandInRay())
         patch.setattr(session, "release", lambda: None)
-        expected, same = training(RayVecEnv(env_fns(delay=0.0), collectors=2))
+        expected, same = training(RayVecEnv(env_fns(delay=0.0), collectors=2, rounds_ahead=ahead))
     np.testing.assert_array_equal(actions, expected)
     assert_same_weights(weights, same)
+
+
+@pytest.mark.usefixtures("env")
+def test_asynchronous_collectors_wait_neither_for_one_that_stands_still_nor_for_a_new_process(tmp_path: Path) -> None:
+    gates = [tmp_path, tmp_path, tmp_path, tmp_path / "open"]
+    env = RayVecEnv([partial(gated_env, task, gate) for task, gate in enumerate(gates)], collectors=2, lockstep=False)
+    first, last = process_of(env, 0), process_of(env, 1)
+    model = tiny_model(env, **SETTINGS)
+    steps = [0, 0]  # of each collector
+
+    def callback(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        present = model.collector.present
+        for number in (0, 1):
+            steps[number] += present is None or bool(present[2 * number])
+        if steps == [12, 0]:
+            os.kill(last, signal.SIGKILL)
+        if steps == [18, 0]:
+            gates[3].touch()
+            os.kill(first, signal.SIGKILL)
+        return min(steps) < 18
+
+    try:
+        model.learn(10**6, callback=callback)
+        assert steps[0] >= 18
+        assert env.restarts == 2
+        assert model._n_updates > 0
+        assert model.replay_buffer.total_added.sum() == model.num_timesteps
+    finally:
+        env.close()
 
 
 def test_ports_are_open_to_this_machine_only(env: RayVecEnv) -> None:

@@ -209,40 +209,43 @@ class PerTaskReplayBuffer(ReplayBuffer):
         reward: npt.NDArray[Any],
         done: npt.NDArray[Any],
         infos: Sequence[dict[str, Any]],
+        envs: IntArray | None = None,
     ) -> None:
         """
-        Store one transition of every environment.
+        Store one transition of every environment, or of some.
 
-        :param obs: observations, ``n_envs`` of them
+        :param obs: observations, one of each environment
         :param next_obs: their successors; where an episode ends its true last observation
-        :param action: executed actions ``[n_envs, A]`` in [-1, 1] (``policy.scale_action``), or one-hot
-        :param reward: rewards ``[n_envs]``
-        :param done: whether the episode ends ``[n_envs]``
+        :param action: executed actions ``[N, A]`` in [-1, 1] (``policy.scale_action``), or one-hot
+        :param reward: rewards ``[N]``
+        :param done: whether the episode ends ``[N]``
         :param infos: ``info["TimeLimit.truncated"]`` tells truncation from termination
+        :param envs: which environments they are of ``[N]``, all different (default: all, in order)
         :raises NonFiniteError: for NaN, infinity and numbers that no network can take
         :raises ConfigurationError: for actions beyond [-1, 1]
         :raises ValueError: for unknown task ids, or an observation and successor of different tasks
         """
         observations, tasks = self.layout.flatten(obs)
         next_observations, next_tasks = self.layout.flatten(next_obs)
-        self._check_tasks(tasks, next_tasks)
-        ended = np.asarray(done, dtype=np.bool_).reshape(self.n_envs)
+        envs = np.arange(self.n_envs) if envs is None else envs
+        self._check_tasks(tasks, next_tasks, len(envs))
+        ended = np.asarray(done, dtype=np.bool_).reshape(len(envs))
         terminated = ended
         if self.handle_timeout_termination:
             terminated = ended & ~np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos])
         transitions = Transitions(
             tasks=tasks,
             observations=observations,
-            actions=np.asarray(action, dtype=np.float32).reshape(self.n_envs, self.action_dim),
-            rewards=np.asarray(reward, dtype=np.float32).reshape(self.n_envs),
+            actions=np.asarray(action, dtype=np.float32).reshape(len(envs), self.action_dim),
+            rewards=np.asarray(reward, dtype=np.float32).reshape(len(envs)),
             next_observations=next_observations,
             terminated=terminated,
             ended=ended,
-            searched=self._searched,
-            search_values=self._search_values,
+            searched=self._searched[envs],
+            search_values=self._search_values[envs],
         )
         check_transitions(transitions)
-        self.store(np.arange(self.n_envs), transitions)
+        self.store(envs, transitions)
         self.take_annotation()
 
     def store(self, envs: IntArray, transitions: Transitions) -> None:
@@ -266,9 +269,10 @@ class PerTaskReplayBuffer(ReplayBuffer):
         self.pos = int(self.total_added.sum() % (self.buffer_size * self.num_tasks))
         self.full = all(replay.ring.full for replay in self.replays)
 
-    def _check_tasks(self, tasks: IntArray, next_tasks: IntArray) -> None:
-        if len(tasks) != self.n_envs:
-            raise ValueError(f"got {len(tasks)} observations, but the replay buffer was made for `n_envs={self.n_envs}`.")
+    def _check_tasks(self, tasks: IntArray, next_tasks: IntArray, n_envs: int) -> None:
+        if len(tasks) != n_envs:
+            asked = f"was made for `n_envs={n_envs}`" if n_envs == self.n_envs else f"was told of {n_envs} environments"
+            raise ValueError(f"got {len(tasks)} observations, but the replay buffer {asked}.")
         if not np.array_equal(tasks, next_tasks):
             raise ValueError(f"observations of tasks {tasks} have successors of other tasks {next_tasks}.")
 

@@ -25,7 +25,7 @@ from sb3_ezm.settings import argument_names
 
 PROGRESS = (
     *("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates"),
-    *("_rollout_steps", "_rollout_episodes", "_missing_env_steps"),
+    *("_rollout_steps", "_rollout_episodes", "_loose_steps", "_missing_env_steps"),
     *("_current_progress_remaining", "ep_info_buffer", "ep_success_buffer"),
 )
 OBSERVED = ("_last_obs", "_last_original_obs", "_last_episode_starts")
@@ -151,7 +151,8 @@ def restore(model: RolloutAlgorithm, state: dict[str, Any], reset_env: bool) -> 
     """
     assert model.env is not None
     check_like(state["generators"], {**_capture_generators(model), "cuda": state["generators"]["cuda"]}, "generators")
-    check_like(state["progress"], _progress(model, state["progress"]), "progress")
+    progress = {"_loose_steps": 0, **state["progress"]}  # of older files
+    check_like(progress, _progress(model, progress), "progress")
     check_like(state["policy"], model.policy.state_dict(), "policy")
     model.policy.load_state_dict(state["policy"])
     check_optimizer(state["optimizer"], model.policy.optimizer)
@@ -159,7 +160,7 @@ def restore(model: RolloutAlgorithm, state: dict[str, Any], reset_env: bool) -> 
     model.learner.load_state_dict(state["learner"])
     model.replay_buffer.load_state_dict(state["replay"])
     model.task_statistics.load_state_dict(state["statistics"])
-    for name, value in state["progress"].items():
+    for name, value in progress.items():
         setattr(model, name, value)
     restore_wrappers(model.env, state["env"])
     episodes = state["env"]["episodes"]

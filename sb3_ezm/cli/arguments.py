@@ -224,6 +224,12 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     )
     here = default.format("0, all environments in this process")
     add("--collectors", type=whole(0), help=f"act in so many other processes, with Ray ({here})")
+    add("--rounds-ahead", type=whole(0), help="rounds that they act while the learner updates, with older weights (default 0)")
+    add(
+        "--asynchronous",
+        action=argparse.BooleanOptionalAction,
+        help="take the steps of collectors that are done, without waiting for slow ones; cannot be repeated exactly",
+    )
     alone, here_too = default.format("1, this process"), default.format("0, this process")
     add("--learners", type=whole(1), help=f"share every update among so many processes, on GPUs one each ({alone})")
     add("--reanalyzers", type=whole(0), help=f"compute targets ahead in so many other processes, with Ray ({here_too})")

@@ -41,6 +41,7 @@ from sb3_ezm.files import replacing
 from sb3_ezm.fine_tuning import add_tasks
 from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.presets import get_preset, load_preset, merge_settings
+from sb3_ezm.rollouts import ASYNCHRONOUS
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.video import VideoUnavailableError, record_videos
 
@@ -112,8 +113,11 @@ def _can_draw(env: VecEnv) -> bool:
 def _make_env(settings: RunSettings, tasks: TaskSet, monitor: Path) -> VecEnv:
     placement: dict[str, Any] = {}
     if settings.collectors > 0:
-        keywords = {"collectors": settings.collectors, "address": settings.address}
+        keywords = {"collectors": settings.collectors, "address": settings.address, "rounds_ahead": settings.rounds_ahead}
+        keywords["lockstep"] = not settings.asynchronous
         placement = {"vec_env_cls": RayVecEnv, "vec_env_kwargs": keywords}
+    elif settings.asynchronous or settings.rounds_ahead is not None:
+        raise ConfigurationError("--asynchronous and --rounds-ahead are about collectors: say how many with --collectors.")
     elif settings.address is not None and not settings.reanalyzers:
         raise ConfigurationError(
             "--address is the cluster of collectors and reanalyzers: say how many with --collectors or --reanalyzers."
@@ -164,7 +168,10 @@ def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -
         origin = f"preset {settings.preset!r}" if settings.start is None else f"from {settings.start}"
         device = f"{model.device} (bfloat16)" if model.learner.runtime.bfloat16 else f"{model.device}"
         print(f"{counted(len(model.policy.task_set), 'task')}, {origin}, {parameters:,} parameters, {device}, in {folder}")
-    limits = [] if settings.steps_per_task is None else [f"{counted(settings.steps_per_task, 'step')} of each task"]
+    if settings.asynchronous:
+        print(ASYNCHRONOUS)
+    share = "of each task on average" if settings.asynchronous else "of each task"
+    limits = [] if settings.steps_per_task is None else [f"{counted(settings.steps_per_task, 'step')} {share}"]
     limits += [] if settings.minutes is None else [f"{settings.minutes:g} minutes, first and last evaluation not counted"]
     print(f"Training ends after {' or '.join(limits)}.", flush=True)
 

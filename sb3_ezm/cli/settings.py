@@ -52,6 +52,8 @@ class RunSettings:
     :param like: trained task that added ones start from; None for the mean of all
     :param step_timeout: seconds that a step or reset of the environments may take; None for no limit
     :param collectors: processes that act; 0 for this one
+    :param rounds_ahead: rounds that collectors may take ahead of the learner; None for one if asynchronous, else none
+    :param asynchronous: whether the learner takes steps of collectors that are done without those of others
     :param address: of the Ray cluster of collectors and reanalyzers; None for one on this machine
     :param learners: processes that share every update; None for what the preset and ``changes`` say, usually one
     :param reanalyzers: processes that compute targets ahead; None for what the preset and ``changes`` say, usually none
@@ -76,6 +78,8 @@ class RunSettings:
     like: str | None = None
     gradient_similarity: int = 0
     collectors: int = 0
+    rounds_ahead: int | None = None
+    asynchronous: bool = False
     address: str | None = None
     learners: int | None = None
     reanalyzers: int | None = None

@@ -74,9 +74,34 @@ class Steps(NamedTuple):
             name: _along(1, [getattr(part, name) for part in parts]) for name in cls._fields[: cls._fields.index("infos")]
         }
         infos = [[info for row in rows for info in row] for rows in zip(*(part.infos for part in parts), strict=True)]
-        names = parts[0].metrics
-        metrics = {name: float(np.average([part.metrics[name] for part in parts], weights=counts)) for name in names}
+        names = next((part.metrics for part in parts if part.metrics), {})
+        found = [(part.metrics, count) for part, count in zip(parts, counts, strict=True) if part.metrics]
+        weights = [count for _, count in found]
+        metrics = {name: float(np.average([means[name] for means, _ in found], weights=weights)) for name in names}
         return cls(**columns, infos=infos, metrics=metrics)
+
+    def among(self, envs: IntArray, observation: VecEnvObs) -> Steps:
+        """
+        :param envs: numbers of these environments among all
+        :param observation: of all before these steps
+        :return: steps of all, in which the others do nothing: no action, no reward, no information
+        """
+        total = len(next(iter(observation.values()))) if isinstance(observation, dict) else len(observation)
+        infos: list[Infos] = [[{} for _ in range(total)] for _ in self.infos]
+        for row, own in zip(infos, self.infos, strict=True):
+            for env, info in zip(envs, own, strict=True):
+                row[env] = info
+        names = self._fields[: self._fields.index("infos")]
+        columns = {name: getattr(self, name) for name in names if name != "observations"}
+        full = {
+            name: _spread(values, envs, np.zeros((total, *values.shape[2:]), values.dtype)) for name, values in columns.items()
+        }
+        if isinstance(self.observations, dict):
+            assert isinstance(observation, dict)
+            seen: Any = {key: _spread(values, envs, observation[key]) for key, values in self.observations.items()}
+        else:
+            seen = _spread(self.observations, envs, observation)
+        return Steps(**full, observations=seen, infos=infos, metrics=self.metrics)
 
 
 def _along(axis: int, parts: Sequence[Any]) -> Any:
@@ -84,6 +109,13 @@ def _along(axis: int, parts: Sequence[Any]) -> Any:
     if isinstance(parts[0], dict):
         return {key: _along(axis, [part[key] for part in parts]) for key in parts[0]}
     return np.concatenate(parts, axis=axis) if axis else np.stack(parts)
+
+
+def _spread(values: Any, envs: IntArray, others: Any) -> Any:
+    """``[S, n, ...]`` among all environments, where the others have one row each."""
+    rows = np.repeat(np.asarray(others)[None], len(values), axis=0)
+    rows[:, envs] = values
+    return rows
 
 
 def joined_observations(parts: Sequence[VecEnvObs]) -> VecEnvObs:
@@ -141,6 +173,7 @@ class EnvSlice:
     ) -> None:
         self._collector: _RowCollector | None = None
         self._version = -1  # of the weights
+        self._observation: Any = None  # the last one of the last round
         self._failure: Failure | None = None
         try:
             sys.path.extend(place for place in path if place not in sys.path)
@@ -182,13 +215,13 @@ class EnvSlice:
         self._collector.watch(self.env)
         self._version = -1
 
-    def collect(self, weights: Weights | None, task: Round, observation: VecEnvObs) -> Steps:
+    def collect(self, weights: Weights | None, task: Round, observation: VecEnvObs | None) -> Steps:
         """
         Act for a whole round.
 
         :param weights: of the network that searches; None if none does
         :param task: what to do
-        :param observation: current one of these environments
+        :param observation: current one of these environments; None for the last one of the round before
         :return: what happened
         """
         collector = self._collector
@@ -196,6 +229,7 @@ class EnvSlice:
         if weights is not None and weights.version != self._version:
             weights.load_into(collector.policy.world_model)
             self._version = weights.version
+        observation = self._observation if observation is None else observation
         rows: list[tuple[Any, ...]] = []
         infos: list[Infos] = []
         for *own, shared in task.seeds.tolist():
@@ -205,6 +239,7 @@ class EnvSlice:
             observation, rewards, dones, step_infos = collector.step(self.env, chosen.actions)
             rows.append((chosen.actions, chosen.scaled, chosen.values, observation, rewards, dones))
             infos.append(step_infos)
+        self._observation = observation
         columns = (_along(0, column) for column in zip(*rows, strict=True))
         return Steps._make([*columns, infos, collector.metrics.pop()])
 

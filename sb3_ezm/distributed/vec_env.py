@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, pairwise
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-import torch as th
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from sb3_ezm import kinds
-from sb3_ezm.collector import ActingVecEnv, ChosenActions, Collector
+from sb3_ezm.acting import ActingVecEnv, ChosenActions, Request
 from sb3_ezm.distributed import session
-from sb3_ezm.distributed.env_slice import Round, Steps, joined_observations
-from sb3_ezm.distributed.weights import Broadcast
+from sb3_ezm.distributed.env_slice import joined_observations
+from sb3_ezm.distributed.rounds import Rounds
 from sb3_ezm.distributed.workers import EnvFn, Worker, WorkerGroup
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.env_state import StateUnavailableError
 from sb3_ezm.multitask.vec_env import SubEnvError
-from sb3_ezm.multitask.watch import copy_observation
+from sb3_ezm.multitask.watch import rows_of
 from sb3_ezm.policies import EZMPolicy
 
 _KINDS = {
     **{"collectors": kinds.whole(1, 10_000), "address": kinds.optional(kinds.TEXT), "num_cpus": kinds.whole(1, 1000)},
     **{"num_gpus": kinds.number(0.0, 8.0), "time_limit": kinds.TIME_LIMIT, "max_restarts": kinds.COUNT_FROM_0},
-    "step_timeout": kinds.optional(kinds.TIME_LIMIT),
+    **{"step_timeout": kinds.optional(kinds.TIME_LIMIT), "lockstep": kinds.SWITCH},
+    "rounds_ahead": kinds.optional(kinds.whole(0, 100)),
 }
+
+_CLOSED = "The vector environment is closed: create a new one."
 
 
 class RayVecEnv(ActingVecEnv):
@@ -41,6 +44,10 @@ class RayVecEnv(ActingVecEnv):
     the weights of that moment, and it then goes through the recorded steps as if it took them: callbacks, logs and
     checkpoints are as ever. Results do not depend on how fast the collectors are, and on how many there are only by rounding.
 
+    With ``rounds_ahead`` collectors act while the learner updates, with the weights of so many rounds earlier. With
+    ``lockstep=False`` the learner takes the rounds of those that have finished theirs, so that none waits for a slow one. The
+    ratio of updates to steps stays as it is, but then results do depend on how fast each of them is.
+
     :param env_fns: functions that return new environments
     :param collectors: processes, none of which has more than one environment more than another
     :param address: of a Ray cluster, ``"auto"`` for the one that this machine belongs to; by default Ray is started for this
@@ -51,6 +58,8 @@ class RayVecEnv(ActingVecEnv):
     :param max_restarts: how often a collector may die during a round. It is started again with its environments as they were
         before the round, which is then repeated
     :param step_timeout: seconds that one step of an environment may take, whose name then is in the error
+    :param lockstep: False for asynchronous collectors, with results that cannot be repeated
+    :param rounds_ahead: rounds that collectors may take ahead of the learner (default: 0 in lockstep, 1 otherwise)
     :raises ConfigurationError: if Ray is not installed, or there are more collectors than environments
     """
 
@@ -65,6 +74,8 @@ class RayVecEnv(ActingVecEnv):
         time_limit: float = 600.0,
         max_restarts: int = 3,
         step_timeout: float | None = None,
+        lockstep: bool = True,
+        rounds_ahead: int | None = None,
     ) -> None:
         count = len(env_fns)
         if collectors > count:
@@ -81,12 +92,8 @@ class RayVecEnv(ActingVecEnv):
         ]
         self._group = WorkerGroup(self._ray, workers, time_limit, max_restarts)
         self._policy: Any = None  # the one that the collectors act with
-        self._broadcast = Broadcast(self._ray)
-        self._begin_states: list[Any] = []  # of the workers before the round
-        self._round: Round | None = None  # whose steps are not all taken
-        self._taken = 0  # steps of the round
-        self._begin_observation: Any = None  # of the round
-        self._recorded: Steps | None = None  # None if the round has to be taken (again)
+        ahead = (0 if lockstep else 1) if rounds_ahead is None else rounds_ahead
+        self._rounds = Rounds(self._ray, self._group, count, lockstep, ahead)
         self._actions: npt.NDArray[Any] | None = None
         described = self._ask("describe")
         for worker, (_, _, names) in zip(workers, described, strict=True):
@@ -98,11 +105,16 @@ class RayVecEnv(ActingVecEnv):
     def _ask(self, method: str, *shared: Any, each: Mapping[int, Sequence[Any]] | None = None) -> list[Any]:
         """Let workers do something, all or those in ``each``, which adds arguments of their own."""
         if not self._is_open:
-            raise SubEnvError("The vector environment is closed: create a new one.")
+            raise SubEnvError(_CLOSED)
         own = {worker.number: () for worker in self._group.workers} if each is None else each
         given = {worker: (*shared, *own[worker.number]) for worker in self._group.workers if worker.number in own}
-        try:
+        with self._closing_when_ended():
             return self._group.ask(method, given)
+
+    @contextmanager
+    def _closing_when_ended(self) -> Iterator[None]:
+        try:
+            yield
         except SubEnvError:
             if not self._group.workers:
                 self.close()
@@ -110,7 +122,7 @@ class RayVecEnv(ActingVecEnv):
 
     def _parts(self, *rows: Any) -> dict[int, Sequence[Any]]:
         """By worker, its part of what there is for every environment."""
-        return {worker.number: [_part(values, worker.envs) for values in rows] for worker in self._group.workers}
+        return {worker.number: [rows_of(values, worker.envs) for values in rows] for worker in self._group.workers}
 
     @property
     def restarts(self) -> int:
@@ -122,6 +134,11 @@ class RayVecEnv(ActingVecEnv):
     def accept(self, env: VecEnv) -> None:
         """Refuse wrappers that would change what collectors do not see (:class:`ConfigurationError`)."""
         while isinstance(env, VecEnvWrapper):
+            if self.is_asynchronous and type(env) is not VecCheckNan:
+                raise ConfigurationError(
+                    f"{type(env).__name__} around asynchronous collectors (`lockstep=False`) would count steps that not all "
+                    "environments take: wrap the single environments instead, or use `lockstep=True`."
+                )
             known = type(env) in (VecMonitor, VecCheckNan) or (isinstance(env, VecNormalize) and not env.norm_obs)
             if not known:
                 raise ConfigurationError(
@@ -130,28 +147,28 @@ class RayVecEnv(ActingVecEnv):
                 )
             env = env.venv
 
-    def next_actions(self, collector: Collector, observation: VecEnvObs) -> ChosenActions:
-        """The actions that the collectors chose for this step of their round; the first step waits for the round."""
-        if self._recorded is None:
-            self._recorded = self._take_round(collector, observation)
-            if self._taken == 0 and self._recorded.metrics:
-                collector.metrics.add(**self._recorded.metrics)
-        assert self._round is not None
-        at, steps, searched = self._taken, self._recorded, np.full(self.num_envs, self._round.searched)
-        return ChosenActions(steps.actions[at], steps.scaled[at], searched, steps.values[at])
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether the steps of collectors that are done are taken without those of others."""
+        return not self._rounds.lockstep
 
-    def _take_round(self, collector: Collector, observation: VecEnvObs) -> Steps:
-        if self._policy is not collector.policy:
-            self._send_policy(collector.policy)
-        if self._round is None:
-            shape = (collector.steps_ahead, self.num_envs + 1)
-            seeds = th.randint(2**63 - 1, shape, generator=collector.generator).numpy()
-            self._begin_states = [worker.state for worker in self._group.workers]
-            self._begin_observation = copy_observation(observation)
-            self._round, self._taken = Round(seeds, collector.searches), 0
-        task = self._round
-        weights = self._broadcast.send(collector.acting_model) if task.searched else None
-        return Steps.joined(self._ask("collect", weights, each=self._parts(task, self._begin_observation)))
+    @property
+    def is_within_round(self) -> bool:
+        """Whether not all steps of a round have been taken."""
+        return self._rounds.is_within_round
+
+    def next_actions(self, request: Request, observation: VecEnvObs) -> ChosenActions:
+        """The actions that the collectors chose for this step of their round; the first step waits for the round."""
+        if not self._is_open:
+            raise SubEnvError(_CLOSED)
+        if self._policy is not request.policy:
+            self._send_policy(request.policy)
+        taking = self._rounds.taking
+        if taking is None:
+            with self._closing_when_ended():
+                taking = self._rounds.begin(request, observation)
+        at, steps = taking.taken, taking.steps
+        return ChosenActions(steps.actions[at], steps.scaled[at], taking.searched, steps.values[at], taking.present)
 
     def _send_policy(self, policy: EZMPolicy) -> None:
         arguments = self._ray.put(policy._get_constructor_parameters())
@@ -162,17 +179,13 @@ class RayVecEnv(ActingVecEnv):
 
     # -------------------------------------------------------------------------------------------------------- stepping
 
-    def _drop_round(self) -> None:
-        self._round = self._recorded = None
-        self._taken = 0
-
     def reset(self) -> VecEnvObs:
         """
-        Start new episodes. What is left of a round is dropped.
+        Start new episodes. What is left of rounds is dropped.
 
         :return: observations
         """
-        self._drop_round()
+        self._rounds.drop()
         answers = self._ask("reset", each=self._parts(self._seeds, self._options))
         self._reset_seeds()
         self._reset_options()
@@ -184,11 +197,11 @@ class RayVecEnv(ActingVecEnv):
         :param actions: those of :meth:`next_actions`, or anybody's between two rounds
         :raises SubEnvError: for other actions while there are recorded steps
         """
-        actions, recorded = np.array(actions), self._recorded
-        if self._round is not None and (recorded is None or not np.array_equal(actions, recorded.actions[self._taken])):
+        actions, rounds, taking = np.array(actions), self._rounds, self._rounds.taking
+        if rounds.length > 0 and (taking is None or not np.array_equal(actions, taking.steps.actions[taking.taken])):
             raise SubEnvError(
-                f"The environments have taken a round of {len(self._round.seeds)} steps, {self._taken} of which have been "
-                "looked at: nobody else can step them before they are reset. Evaluate in separate environments."
+                f"The environments have taken a round of {rounds.length} steps, {rounds.taken} of which have been looked at: "
+                "nobody else can step them before they are reset. Evaluate in separate environments."
             )
         self._actions = actions
 
@@ -196,15 +209,16 @@ class RayVecEnv(ActingVecEnv):
         """
         :return: observations, rewards, dones and infos
         """
-        steps, at = self._recorded, self._taken
-        if steps is None or self._round is None:
+        taking = self._rounds.taking
+        if taking is None:
             answers = self._ask("step", each=self._parts(self._actions))
             observations, rewards, dones, infos = zip(*answers, strict=True)
             return joined_observations(observations), np.concatenate(rewards), np.concatenate(dones), list(chain(*infos))
-        self._taken += 1
-        if self._taken == len(self._round.seeds):
-            self._drop_round()
-        return _part(steps.observations, at), steps.rewards[at], steps.dones[at], steps.infos[at]
+        steps, at = taking.steps, taking.taken
+        taking.taken += 1
+        if taking.taken == self._rounds.length:
+            self._rounds.taking = None
+        return rows_of(steps.observations, at), steps.rewards[at], steps.dones[at], steps.infos[at]
 
     def close(self) -> None:
         """End the collectors, and Ray if nothing else of this package uses it. Closing again does nothing."""
@@ -216,34 +230,25 @@ class RayVecEnv(ActingVecEnv):
     # ----------------------------------------------------------------------------------------------------------- state
 
     def episodes(self) -> dict[str, Any]:
-        """State of the running episodes and of a round in progress; :class:`StateUnavailableError` tells why there is none."""
-        states = [worker.state for worker in self._group.workers] if self._round is None else self._begin_states
+        """State of the running episodes and of rounds; :class:`StateUnavailableError` tells why there is none."""
+        states, rounds = self._rounds.state()
         if any(state is None for state in states):
             raise StateUnavailableError("they have not been reset yet")
         found = self._ray.get(states)
         for state in found:
             if state["why"]:
                 raise StateUnavailableError(state["why"])
-        rest: dict[str, Any] | None = None
-        if self._round is not None:  # with the weights of now it can be taken again
-            rest = {**self._round._asdict(), "taken": self._taken, "observation": self._begin_observation}
-        return {**{name: [row for state in found for row in state[name]] for name in ("envs", "statistics")}, "round": rest}
+        return {**{name: [row for state in found for row in state[name]] for name in ("envs", "statistics")}, **rounds}
 
     def continue_episodes(self, episodes: dict[str, Any]) -> None:
         """Continue what :meth:`episodes` returned, with any number of collectors."""
         statistics = episodes["statistics"] or [[] for _ in range(self.num_envs)]
-        rest = episodes.get("round")
-        if rest is not None:
-            _check_round(rest, self.num_envs)
         states = [
             ({"envs": episodes["envs"][worker.envs], "statistics": statistics[worker.envs]},) for worker in self._group.workers
         ]
-        self._drop_round()
+        self._rounds.drop()
+        self._rounds.resume(episodes.get("round"), episodes.get("ahead", ()))
         self._ask("restore", each=dict(enumerate(states)))
-        if rest is not None:
-            self._begin_states = [worker.state for worker in self._group.workers]
-            self._begin_observation = rest["observation"]
-            self._round, self._taken = Round(rest["seeds"], rest["searched"]), rest["taken"]
 
     # -------------------------------------------------------------------------------------------- the rest of a VecEnv
 
@@ -305,17 +310,3 @@ class RayVecEnv(ActingVecEnv):
         :return: pictures of the environments
         """
         return self.env_method("render")
-
-
-def _part(rows: Any, index: Any) -> Any:
-    """Some rows of an array, a list, a round or of each array in a dictionary."""
-    if isinstance(rows, Round):
-        return rows.part(index)
-    return {key: values[index] for key, values in rows.items()} if isinstance(rows, dict) else rows[index]
-
-
-def _check_round(rest: dict[str, Any], num_envs: int) -> None:
-    seeds, taken = rest["seeds"], rest["taken"]
-    fits = isinstance(seeds, np.ndarray) and seeds.dtype == np.int64 and seeds.ndim == 2 and seeds.shape[1] == num_envs + 1
-    if not fits or type(rest["searched"]) is not bool or type(taken) is not int or not 0 <= taken < len(seeds):
-        raise ConfigurationError(f"the round of its collectors does not fit {num_envs} environments.")

@@ -4,18 +4,45 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import cloudpickle
 import gymnasium as gym
 
-from sb3_ezm.distributed.env_slice import MOVES, EnvSlice
+from sb3_ezm.distributed.env_slice import MOVES, EnvSlice, Round, Steps
 from sb3_ezm.errors import EZMError
 from sb3_ezm.multitask.subproc import Failure
 from sb3_ezm.multitask.vec_env import EpisodesLostError, SubEnvError
+from sb3_ezm.multitask.watch import rows_of
 
 EnvFn = Callable[[], gym.Env[Any, Any]]
+
+
+class Order(NamedTuple):
+    """A round that workers are given, all of them or some."""
+
+    round: Round
+    weights: Any  # reference to those to search with; None for random actions
+    updates: int  # taken by the learner before
+
+
+@dataclass
+class Part:
+    """A worker's part of a round, until its steps have been fetched."""
+
+    order: Order
+    observation: Any  # before it; None as long as the worker alone knows it, from the round before
+    answer: Any = None  # reference; None if the worker has to be told (again)
+    state: Any = None  # reference, to what comes after it
+    since: float = 0.0  # when it was the next one to be fetched
+
+    @property
+    def length(self) -> int:
+        """Steps."""
+        return len(self.order.round.seeds)
 
 
 class Worker:
@@ -37,6 +64,7 @@ class Worker:
         self.names: list[str] = []  # of the tasks
         self.state: Any = None  # reference to the state of its environments after the last step that counts
         self.policy: tuple[Any, ...] = ()  # references to what it was told to act with
+        self.parts: deque[Part] = deque()  # of rounds, in the order in which they are taken
         self._env_fns, self._options = cloudpickle.dumps(list(env_fns)), options
         self._preparations: list[Any] = []  # references to answers that matter only if they are failures
         self.actor = self._create()
@@ -59,6 +87,25 @@ class Worker:
         answer, state = self.actor.call.options(num_returns=2).remote(method, *arguments)
         return answer, state
 
+    def send(self) -> None:
+        """Tell it the parts of rounds that it does not know yet."""
+        for part in self.parts:
+            if part.answer is None:
+                task = part.order.round.part(self.envs)
+                part.answer, part.state = self.ask("collect", (part.order.weights, task, part.observation))
+                part.since = time.monotonic()
+
+    def advance(self, steps: Steps) -> None:
+        """
+        Go on to the next part.
+
+        :param steps: of the first one
+        """
+        self.state = self.parts.popleft().state
+        if self.parts:
+            self.parts[0].observation = rows_of(steps.observations, -1)
+            self.parts[0].since = time.monotonic()
+
     def restart(self) -> str:
         """
         Take over the environments in a new process, as they were after the last step that counts.
@@ -73,10 +120,12 @@ class Worker:
 
     def rewind(self) -> str:
         """
-        Go back to the last step that counts.
+        Go back to the last step that counts. Rounds after it have to be sent again.
 
         :return: why the environments cannot, if so
         """
+        for part in self.parts:
+            part.answer = None
         if self.state is None:  # they have taken none
             return ""
         state = self._ray.get(self.state)
@@ -133,34 +182,26 @@ class WorkerGroup:
         :raises EpisodesLostError: if a worker died whose environments cannot go back
         """
         begins = method in ("reset", "restore")
-        if self._is_cut_short and not begins:
-            self._lost = next(filter(None, [worker.rewind() for worker in self.workers]), self._lost)
-        self._is_cut_short = method in MOVES
-        self._check_lost(method)
+        self._prepare(begins, method in MOVES)
+        if method == "step":
+            self._check_lost()
         deadline = time.monotonic() + self.time_limit
         pending = {worker: worker.ask(method, given) for worker, given in arguments.items()}
         answers: dict[Worker, Any] = {}
         states: dict[Worker, Any] = {}
         while pending:
-            waiting = [answer for answer, _ in pending.values()]
-            done, _ = self._ray.wait(waiting, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-            if not done:
+            worker = self._wait({answer: worker for worker, (answer, _) in pending.items()}, deadline)
+            if worker is None:
                 raise self._hanging(list(pending))
-            worker = next(worker for worker, (answer, _) in pending.items() if answer == done[0])
             answer, state = pending.pop(worker)
             try:
                 answers[worker], states[worker] = worker.get(answer), state
             except self._ray.exceptions.RayActorError as error:
-                self._deaths[worker] += 1
-                if self._deaths[worker] > self.max_restarts:
-                    raise SubEnvError(f"{worker} died {self._deaths[worker]} times in a row: {error}") from error
-                self._lost = worker.restart() or self._lost
-                self.restarts += 1
-                self._check_lost(method)
+                self._replace(worker, error)
+                if method == "step":
+                    self._check_lost()
                 pending[worker] = worker.ask(method, arguments[worker])
-        for worker, answer in answers.items():
-            if isinstance(answer, Failure):
-                raise answer.error(_named(worker, answer))
+        _check(answers)
         if method in MOVES:
             for worker in answers:
                 worker.state = states[worker]
@@ -171,8 +212,67 @@ class WorkerGroup:
                 self._deaths = dict.fromkeys(self.workers, 0)
         return [answers[worker] for worker in self.workers if worker in answers]
 
-    def _check_lost(self, method: str) -> None:
-        if self._lost and method in ("step", "collect"):
+    def fetch(self, from_all: bool) -> dict[Worker, Steps]:
+        """
+        Wait for the next part of a round, of every worker or of those that finish first. A worker that dies is replaced, and
+        the parts that it had are done again.
+
+        :param from_all: wait for all; otherwise for at least one, and take what others have finished, in rounds as long
+        :return: what happened, by worker
+        :raises SubEnvError: if a worker raised, hangs or keeps dying
+        :raises EpisodesLostError: if a worker died whose environments cannot go back
+        """
+        self._prepare(begins=False, moves=True)
+        self._check_lost()
+        for worker in self.workers:
+            worker.send()
+        answers: dict[Worker, Any] = {}
+        deadline, length = time.monotonic() + self.time_limit, 0
+        while waiting := self._unfinished(answers, length):
+            has_enough = bool(answers) and not from_all
+            found = self._wait({worker.parts[0].answer: worker for worker in waiting}, 0.0 if has_enough else deadline)
+            if found is None:
+                late = [other for other in waiting if time.monotonic() - other.parts[0].since > self.time_limit]
+                if late or not has_enough:
+                    raise self._hanging(late or waiting)
+                break
+            try:
+                answers[found] = found.get(found.parts[0].answer)
+                length = 0 if from_all else found.parts[0].length
+            except self._ray.exceptions.RayActorError as error:
+                self._replace(found, error)
+                self._check_lost()
+                found.send()
+        _check(answers)
+        for worker, steps in answers.items():
+            worker.advance(steps)
+            self._deaths[worker] = 0
+        self._is_cut_short = False
+        return {worker: answers[worker] for worker in self.workers if worker in answers}
+
+    def _unfinished(self, answers: Mapping[Worker, Any], length: int) -> list[Worker]:
+        others = [worker for worker in self.workers if worker.parts and worker not in answers]
+        return [worker for worker in others if length in (0, worker.parts[0].length)]
+
+    def _wait(self, answers: Mapping[Any, Worker], deadline: float) -> Worker | None:
+        """The first worker that has answered, if one has before the deadline."""
+        done, _ = self._ray.wait(list(answers), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        return answers[done[0]] if done else None
+
+    def _prepare(self, begins: bool, moves: bool) -> None:
+        if self._is_cut_short and not begins:
+            self._lost = next(filter(None, [worker.rewind() for worker in self.workers]), self._lost)
+        self._is_cut_short = moves
+
+    def _replace(self, worker: Worker, error: Exception) -> None:
+        self._deaths[worker] += 1
+        if self._deaths[worker] > self.max_restarts:
+            raise SubEnvError(f"{worker} died {self._deaths[worker]} times in a row: {error}") from error
+        self._lost = worker.restart() or self._lost
+        self.restarts += 1
+
+    def _check_lost(self) -> None:
+        if self._lost:
             self._is_cut_short = True
             raise EpisodesLostError(self._lost)
 
@@ -188,6 +288,12 @@ class WorkerGroup:
         for worker in self.workers:
             worker.end()
         self.workers = []
+
+
+def _check(answers: Mapping[Worker, Any]) -> None:
+    for worker, answer in answers.items():
+        if isinstance(answer, Failure):
+            raise answer.error(_named(worker, answer))
 
 
 def _named(worker: Worker, failure: Failure) -> str:

@@ -138,6 +138,15 @@ def copy_observation(observation: Any) -> Any:
     return copy.copy(observation)  # faster than `deepcopy` for arrays, and free for numbers
 
 
+def rows_of(values: Any, rows: Any) -> Any:
+    """
+    :param values: an array ``[n, ...]``, a list, or a dictionary of arrays
+    :param rows: index of some of them
+    :return: these
+    """
+    return {key: column[rows] for key, column in values.items()} if isinstance(values, dict) else values[rows]
+
+
 class EnvWatch:
     """
     Observes a vector environment from its creation on.
