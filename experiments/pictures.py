@@ -3,6 +3,7 @@ Draw pictures of the pages into ``docs/images``.
 
     python experiments/pictures.py             # pendulum.png and toy.png, from the tables in docs/results.md
     python experiments/pictures.py cheetah     # cheetah.png, from the tables in docs/dm_control.md
+    python experiments/pictures.py dmc_walker  # dmc_walker.png, likewise
     python experiments/pictures.py h1_suite    # h1_suite.png: how episodes of the nine tasks begin; needs OpenGL
 
 The curves of a run are drawn by ``ezm plot``.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
+CONTROL = {  # tasks, budgets of the published means, and the headings of both tables in docs/dm_control.md
+    "cheetah": (("cheetah-run",), (25_000, 50_000, 100_000), "The cheetah", "The cheetah: what others publish"),
+    "dmc_walker": (
+        ("walker-stand", "walker-walk", "walker-run"),
+        (25_000, 50_000, 100_000),
+        "The walker",
+        "The walker: what others publish",
+    ),
+}
 COLORS = ("#c23b22", "#2a6fbb", "#888888", "#3a923a")
 
 
@@ -101,29 +112,29 @@ def draw_toy(rows: list[list[str]]) -> Figure:
     return figure
 
 
-def draw_cheetah(rows: list[list[str]], published: list[list[str]]) -> Figure:
+def draw_control(rows: list[list[str]], published: list[list[str]], tasks: Sequence[str], budgets: Sequence[int]) -> Figure:
     """
-    :param rows: environment steps, updates, minutes, return and its deviation
-    :param published: method, returns after 25,000, 50,000 and 100,000 environment steps
+    :param rows: environment steps, updates, minutes, then return and deviation of each task
+    :param published: method, then its returns in each task after each of the budgets
+    :param tasks: their names
+    :param budgets: environment steps
     :return: the evaluations of a training among published means
     """
-    figure = new_figure(7.2, 3.8)
-    panel = figure.subplots()
-    points = [(numbers(steps)[0], *numbers(result.replace("±", " "))) for steps, _, _, result in rows]
-    steps, returns, deviations = zip(*points, strict=True)
-    panel.errorbar(
-        steps, returns, deviations, marker="o", capsize=3, linewidth=2, color="black", label="EZ-M, one seed, five episodes"
-    )
-    for index, (method, *cells) in enumerate(published):
-        known = [(at, numbers(cell)[0]) for at, cell in zip((25_000, 50_000, 100_000), cells, strict=True) if cell]
-        panel.plot(
-            *zip(*known, strict=True), marker="sD^vP*Xph"[index], markersize=5, linewidth=1, color=f"C{index}", label=method
-        )
-    panel.set_xlabel("environment steps")
-    panel.set_ylabel("return")
-    panel.set_title("cheetah-run", fontsize=11)
-    panel.grid(alpha=0.25)
-    figure.legend(fontsize=8, loc="outside right upper")
+    figure = new_figure(4.0 + 3.2 * len(tasks), 3.8)
+    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for place, (panel, task) in enumerate(zip(panels, tasks, strict=True)):
+        points = [(numbers(row[0])[0], *numbers(row[3 + place].replace("±", " "))) for row in rows]
+        panel.errorbar(*zip(*points, strict=True), marker="o", capsize=3, linewidth=2, color="black", label="EZ-M, one seed")
+        for index, (method, *cells) in enumerate(published):
+            own = cells[place * len(budgets) : (place + 1) * len(budgets)]
+            known = [(at, numbers(cell)[0]) for at, cell in zip(budgets, own, strict=True) if cell]
+            style = {"marker": "sD^vP*Xph"[index], "markersize": 5, "linewidth": 1, "color": f"C{index}"}
+            panel.plot([at for at, _ in known], [value for _, value in known], **style, label=method)
+        panel.set_xlabel("environment steps")
+        panel.set_title(task, fontsize=11)
+        panel.grid(alpha=0.25)
+    panels[0].set_ylabel("return")
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
     return figure
 
 
@@ -151,7 +162,7 @@ def draw_suite(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = "pendulum, toy, cheetah or h1_suite (default: the first two)"
+    names = "pendulum, toy, cheetah, dmc_walker or h1_suite (default: the first two)"
     parser.add_argument("names", nargs="*", metavar="NAME", default=["pendulum", "toy"], help=names)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", help="folder for the pictures")
     args = parser.parse_args()
@@ -163,14 +174,14 @@ def main() -> None:
             draw_suite(path)
         elif name == "toy":
             draw_toy(table(text, "Toy suite")).savefig(path, dpi=100)
-        elif name == "cheetah":
+        elif name in CONTROL:
             page = (ROOT / "docs" / "dm_control.md").read_text(encoding="utf-8")
-            headings = ("What a training reaches", "What others publish")
-            draw_cheetah(*(table(page, heading) for heading in headings)).savefig(path, dpi=100)
+            tasks, budgets, *headings = CONTROL[name]
+            draw_control(*(table(page, heading) for heading in headings), tasks, budgets).savefig(path, dpi=100)
         elif name == "pendulum":
             draw_pendulum(table(text, "Pendulum-v1")).savefig(path, dpi=100)
         else:
-            parser.error(f"there is no picture {name!r}: pendulum, toy, cheetah, h1_suite")
+            parser.error(f"there is no picture {name!r}: pendulum, toy, {', '.join(CONTROL)}, h1_suite")
         print(path)
 
 

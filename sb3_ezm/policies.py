@@ -19,6 +19,7 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.finite import check_rows
 from sb3_ezm.kinds import SIZES, SWITCH, whole
 from sb3_ezm.locks import SharedLock
+from sb3_ezm.model.following import Following
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.optimizers import check_optimizer, default_options
@@ -26,6 +27,8 @@ from sb3_ezm.planner import Planner
 from sb3_ezm.search import SearchOutput
 from sb3_ezm.space_tasks import check_task_set, default_task_set
 from sb3_ezm.tasks.task_set import TaskSet
+
+AVERAGE_EVERY = 10  # updates between two steps of the average: more often would cost time and change nothing
 
 SMALL_MODEL: dict[str, Any] = {
     "latent_size": 128,
@@ -130,6 +133,8 @@ class EZMPolicy(BasePolicy):
             self.world_model.freeze_dynamics()
         self.target_model = copy.deepcopy(self.world_model).requires_grad_(False).eval()
         self.average_model = copy.deepcopy(self.target_model) if self.average_updates else None
+        self._target_following = Following(self.target_model, self.world_model)
+        self._average_following = Following(self.average_model, self.world_model) if self.average_model is not None else None
         # Listed once: looking them up takes longer than everything else that a change of mode has to do.
         followers = [module for model in self.followers for module in model.modules()]
         self._modules_of = (list(self.world_model.modules()), followers)
@@ -297,7 +302,6 @@ class EZMPolicy(BasePolicy):
         if not self.freeze_dynamics:
             ours.update(observations, tasks, weights)
 
-    @th.no_grad()
     def update_target(self, tau: float) -> None:
         """
         Move the target network towards the learner: ``target <- (1 - tau) target + tau learner``.
@@ -307,19 +311,18 @@ class EZMPolicy(BasePolicy):
 
         :param tau: step size
         """
-        th._foreach_lerp_(float_tensors(self.target_model), float_tensors(self.world_model), tau)
+        self._target_following.move(tau)
 
-    @th.no_grad()
     def update_average(self, updates: int) -> None:
         """
-        Move the average towards the learner, by ``1 / min(average_updates, 1 + updates / 10)``: from one update to the next
-        the learner's returns swing, those of an average over many hardly do (Polyak and Juditsky 1992). Nothing without one.
+        Move the average towards the learner, after every tenth update by ``10 / min(average_updates, updates / 10)``: from
+        one update to the next the learner's returns swing, those of an average over many hardly do (Polyak and Juditsky
+        1992). Nothing without one.
 
         :param updates: of the learner, the latest included
         """
-        if self.average_model is not None:
-            rate = 1.0 / min(self.average_updates, 1.0 + updates / 10.0)
-            th._foreach_lerp_(float_tensors(self.average_model), float_tensors(self.world_model), rate)
+        if self._average_following is not None and updates % AVERAGE_EVERY == 0:
+            self._average_following.move(min(1.0, AVERAGE_EVERY / min(self.average_updates, updates / 10)))
 
     def set_training_mode(self, mode: bool) -> None:
         """

@@ -35,7 +35,7 @@ def observations(model: EZM, rows: int = 6) -> dict[str, Any]:
 
 
 def test_the_average_is_that_of_the_latest_updates(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = averaged(updates=3, learning_rate=0.05)
+    model = averaged(updates=30, learning_rate=0.05)
     policy = model.policy
     by_hand, learners = floats(policy.world_model), []
     move = policy.update_average
@@ -46,16 +46,17 @@ def test_the_average_is_that_of_the_latest_updates(monkeypatch: pytest.MonkeyPat
         move(updates)
 
     monkeypatch.setattr(policy, "update_average", recorded)
+    monkeypatch.setattr("sb3_ezm.policies.AVERAGE_EVERY", 2)
     model.learn(60)
     assert len(learners) == model._n_updates >= 25
     assert policy.average_model is not None
-    # Shares of the latest learner: 1/1.1 after the first update, 1/2 after the tenth, 1/3 from the twentieth on.
-    shares = [max(1.0 / 3.0, 1.0 / (1.0 + n / 10.0)) for n in range(1, len(learners) + 1)]
-    assert shares[9] == 0.5 and shares[19] == shares[24] == 1.0 / 3.0
+    # Every second update, 2 of the latest tenth (at least two), and in the end 2 of the latest 30.
+    shares = {n: min(1.0, 2.0 / min(30.0, n / 10.0)) for n in range(2, len(learners) + 1, 2)}
+    assert shares[20] == 1.0 and shares[24] == 2.0 / 2.4
     # Statistics of observations start with the first batch, in all networks alike.
     weights = [name for name in by_hand if not name.startswith("normalizer")]
-    for learner, share in zip(learners, shares, strict=True):
-        by_hand = {name: (1.0 - share) * by_hand[name] + share * learner[name] for name in weights}
+    for n, share in shares.items():
+        by_hand = {name: (1.0 - share) * by_hand[name] + share * learners[n - 1][name] for name in weights}
     found = floats(policy.average_model)
     for name in weights:
         th.testing.assert_close(found[name], by_hand[name], rtol=1e-4, atol=1e-5)
@@ -73,7 +74,7 @@ def test_the_average_predicts_and_does_not_train(planner: bool) -> None:
         for parameter in policy.world_model.parameters():
             parameter.mul_(-1.5)
     assert np.array_equal(model.predict(seen, deterministic=True)[0], before)
-    policy.update_average(0)  # the whole way
+    policy.update_average(10)  # the whole way
     assert not np.allclose(model.predict(seen, deterministic=True)[0], before)
     policy.set_training_mode(True)
     assert policy.average_model is not None and not any(module.training for module in policy.average_model.modules())
@@ -83,7 +84,28 @@ def test_the_average_predicts_and_does_not_train(planner: bool) -> None:
 def test_without_it_the_learner_predicts() -> None:
     policy = tiny_model(toy_env(TASKS)).policy
     assert policy.average_model is None and policy.predicting_model is policy.world_model
-    policy.update_average(1)
+    policy.update_average(10)
+
+
+@pytest.mark.parametrize(("updates", "share"), [(9, 0.0), (100, 1.0), (400, 0.25), (1000, 0.2), (10_000, 0.2)])
+def test_it_moves_every_tenth_update(updates: int, share: float) -> None:
+    policy = averaged(updates=50).policy
+    randomize(policy)
+    assert policy.average_model is not None
+    before, learner = floats(policy.average_model), floats(policy.world_model)
+    policy.update_average(updates)
+    for name, value in floats(policy.average_model).items():
+        th.testing.assert_close(value, (1.0 - share) * before[name] + share * learner[name], rtol=1e-4, atol=1e-6)
+
+
+def test_tensors_may_be_replaced() -> None:
+    policy = averaged().policy
+    policy.double().float()  # buffers are other tensors now
+    randomize(policy)
+    policy.update_average(10)
+    policy.update_target(1.0)
+    for model in policy.followers:
+        assert all(th.equal(value, floats(policy.world_model)[name]) for name, value in floats(model).items())
 
 
 def test_collecting_does_not_depend_on_it() -> None:
