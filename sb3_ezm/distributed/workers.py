@@ -20,6 +20,8 @@ from sb3_ezm.multitask.watch import rows_of
 
 EnvFn = Callable[[], gym.Env[Any, Any]]
 
+_GRACE = 10.0  # seconds in which an answer that is there travels to this process
+
 
 class Order(NamedTuple):
     """A round that workers are given, all of them or some."""
@@ -230,9 +232,11 @@ class WorkerGroup:
         deadline, length = time.monotonic() + self.time_limit, 0
         while waiting := self._unfinished(answers, length):
             has_enough = bool(answers) and not from_all
-            found = self._wait({worker.parts[0].answer: worker for worker in waiting}, 0.0 if has_enough else deadline)
+            found = self._first(waiting, 0.0 if has_enough else deadline)
+            if found is None and (late := self._late(waiting)):
+                # Its answer may be on its way here, from another machine.
+                found = self._first(late, time.monotonic() + min(_GRACE, self.time_limit))
             if found is None:
-                late = [other for other in waiting if time.monotonic() - other.parts[0].since > self.time_limit]
                 if late or not has_enough:
                     raise self._hanging(late or waiting)
                 break
@@ -253,6 +257,12 @@ class WorkerGroup:
     def _unfinished(self, answers: Mapping[Worker, Any], length: int) -> list[Worker]:
         others = [worker for worker in self.workers if worker.parts and worker not in answers]
         return [worker for worker in others if length in (0, worker.parts[0].length)]
+
+    def _late(self, workers: Sequence[Worker]) -> list[Worker]:
+        return [worker for worker in workers if time.monotonic() - worker.parts[0].since > self.time_limit]
+
+    def _first(self, workers: Sequence[Worker], deadline: float) -> Worker | None:
+        return self._wait({worker.parts[0].answer: worker for worker in workers}, deadline)
 
     def _wait(self, answers: Mapping[Any, Worker], deadline: float) -> Worker | None:
         """The first worker that has answered, if one has before the deadline."""
