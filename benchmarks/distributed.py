@@ -221,23 +221,21 @@ def pacing(collectors: int, copies: int, steps: int, turns: int, update: float, 
     :param slowness: how many times as long a step takes in the last collector
     :return: speed in lockstep, one round ahead and asynchronously, with equal environments and with slow ones in one collector
     """
-    modes: dict[str, dict[str, Any]] = {"lockstep": {}, "one round ahead": {"rounds_ahead": 1}}
-    modes["asynchronous"] = {"lockstep": False}
+    modes = {"lockstep": (True, 0), "one round ahead": (True, 1), "asynchronous": (False, 1)}
+    settings = {**load_preset("small"), "device": "cpu", "train_freq": steps, "learning_starts": 10**9}
     rows: list[Row] = []
     for slow in (1.0, slowness):
-        for mode, keywords in modes.items():
-            make: list[Any] = [SleepingEnv] * (copies * (collectors - 1)) + [partial(SleepingEnv, SLEEP * slow)] * copies
-            env = RayVecEnv(make, collectors=collectors, num_cpus=copies, **keywords)
-            model = EZM(
-                "MlpPolicy", env, **{**load_preset("small"), "device": "cpu", "train_freq": steps, "learning_starts": 10**9}
-            )
-            waits = _Waits(update)
+        make: list[Any] = [SleepingEnv] * (copies * (collectors - 1)) + [partial(SleepingEnv, SLEEP * slow)] * copies
+        env: Any = RayVecEnv(make, collectors=collectors, num_cpus=copies)
+        model, waits = EZM("MlpPolicy", env, **settings), _Waits(update)
+        for mode, (lockstep, ahead) in modes.items():
+            env._rounds.lockstep, env._rounds.ahead = lockstep, ahead  # new processes would take longer than all the rest
             model.learn(2 * steps * env.num_envs, callback=waits)  # warming up
             start, before = time.perf_counter(), model.num_timesteps
             model.learn(turns * steps * env.num_envs, callback=waits, reset_num_timesteps=False)
             rate = (model.num_timesteps - before) / (time.perf_counter() - start)
-            env.close()
             rows.append({"mode": mode, "slowest collector": f"{slow:g} times", "env steps/s": rate})
+        env.close()
     return rows
 
 

@@ -1,9 +1,9 @@
 """
-Kill asynchronous collectors with SIGKILL at random times: ``python -m conformance.kill_asynchronous --kills 20``. Needs Ray (the
-extra ``distributed``).
+Kill asynchronous collectors with SIGKILL at random times: ``python -m conformance.kill_asynchronous --kills 20``. Needs Ray
+(the extra ``distributed``).
 
-Environments count their steps, so that a transition that is lost or stored twice shows. The ratio of updates to transitions must
-stay what it should be.
+Environments count their steps, so that a transition that is lost or stored twice shows. The ratio of updates to transitions
+must stay what it should be.
 """
 
 from __future__ import annotations
