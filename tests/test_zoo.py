@@ -17,7 +17,7 @@ import yaml
 
 from sb3_ezm import EZM, ConfigurationError, make_multitask_env
 from sb3_ezm.arguments import ARGUMENTS
-from sb3_ezm.config import LossConfig, ModelConfig, SearchConfig, TargetConfig
+from sb3_ezm.config import LossConfig, SearchConfig, TargetConfig
 from sb3_ezm.declarations import build_config
 from sb3_ezm.envs.h1.tasks import TASK_INFO
 from sb3_ezm.evaluation import evaluate_tasks
@@ -98,7 +98,7 @@ def test_every_entry_holds_arguments_of_ezm(env_id: str) -> None:
     build_config(SearchConfig, {**searches, **entry.get("search_kwargs", {})}, "search_kwargs")
     build_config(TargetConfig, entry.get("target_kwargs"), "target_kwargs")
     build_config(LossConfig, entry.get("loss_kwargs"), "loss_kwargs")
-    build_config(ModelConfig, entry.get("policy_kwargs"), "policy_kwargs")
+    EZM.policy_aliases[entry["policy"]].model_settings(**entry.get("policy_kwargs", {}))
 
 
 def test_an_entry_is_its_preset_with_changes() -> None:
@@ -377,7 +377,7 @@ def test_every_sample_makes_a_model() -> None:
         build_config(TargetConfig, {**targets, "policy_target": sampled["policy_target"]}, "target_kwargs")
         build_config(SearchConfig, {**searches, **sampled["search_kwargs"]}, "search_kwargs")
         build_config(LossConfig, sampled["loss_kwargs"], "loss_kwargs")
-        build_config(ModelConfig, sampled["policy_kwargs"], "policy_kwargs")
+        EZM.policy_aliases["MlpPolicy"].model_settings(**sampled["policy_kwargs"])
     EZM("MlpPolicy", "Pendulum-v1", **sampled)
 
 
