@@ -21,7 +21,7 @@ from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.distributed import RayVecEnv, session
 from sb3_ezm.multitask import SubEnvError
 from tests.stand_in_ray import Actor, StandInRay
-from tests.tiny import assert_same_weights, record_actions, tiny_model, toy_env, weights_of
+from tests.tiny import assert_same_training, assert_same_weights, record_actions, tiny_model, toy_env, weights_of
 
 SETTINGS: dict[str, Any] = {"train_freq": 3, "gradient_steps": 1, "learning_starts": 8}
 
@@ -121,11 +121,7 @@ def test_a_checkpoint_continues_where_it_was(tmp_path: Path, steps: int, collect
         resumed = EZM.resume(path, collectors_env(collectors))
     resumed.learn(resumed.remaining_timesteps, reset_num_timesteps=False)
     assert resumed.num_timesteps == whole.num_timesteps
-    if collectors == 2:
-        assert_same_weights(weights_of(whole), weights_of(resumed))
-    else:
-        for name, values in weights_of(whole).items():
-            th.testing.assert_close(weights_of(resumed)[name], values, rtol=1e-3, atol=1e-4)
+    assert_same_training(whole, resumed, bit_for_bit=collectors == 2)
 
 
 @pytest.mark.usefixtures("ray")

@@ -184,6 +184,21 @@ def assert_same_weights(first: dict[str, th.Tensor], second: dict[str, th.Tensor
     assert not different, different
 
 
+def assert_same_training(first: EZM, second: EZM, bit_for_bit: bool) -> None:
+    """
+    Compare the networks of two trainings.
+
+    :param first: one of them
+    :param second: the other
+    :param bit_for_bit: False allows what another order of roundings makes of them
+    """
+    if bit_for_bit:
+        assert_same_weights(weights_of(first), weights_of(second))
+        return
+    for name, values in weights_of(first).items():
+        th.testing.assert_close(weights_of(second)[name], values, rtol=1e-3, atol=1e-4)
+
+
 def same_weights(first: dict[str, th.Tensor], second: dict[str, th.Tensor]) -> bool:
     """
     :param first: from :func:`weights_of`
