@@ -62,7 +62,7 @@ def test_strata_give_each_leaf_its_share() -> None:
     tree = filled([1.0, 6.0, 1.0])
     rng = np.random.default_rng(0)
     for _ in range(50):
-        drawn = tree.draw(4, rng)
+        drawn = tree.draw(rng.random(4))
         assert drawn[1] == drawn[2] == 1
         assert drawn[0] in (0, 1) and drawn[3] in (1, 2)
 
@@ -73,7 +73,7 @@ def test_frequencies_match_the_priorities() -> None:
     tree = filled(weights.tolist())
     rng = np.random.default_rng(2)
     # Single draws are independent, so the chi-square statistic has 36 degrees of freedom: 99.99 % quantile 77.4.
-    counts = np.bincount([int(tree.draw(1, rng)[0]) for _ in range(20_000)], minlength=40)
+    counts = np.bincount([int(tree.draw(rng.random(1))[0]) for _ in range(20_000)], minlength=40)
     assert counts[[3, 17, 39]].sum() == 0
     expected = 20_000 * weights / weights.sum()
     positive = expected > 0
@@ -81,7 +81,7 @@ def test_frequencies_match_the_priorities() -> None:
     # Stratified: a leaf's share covers whole strata, which are certain, and at most two partial ones, so it is off by less
     # than 2.
     for _ in range(50):
-        drawn = np.bincount(tree.draw(1000, rng), minlength=40)
+        drawn = np.bincount(tree.draw(rng.random(1000)), minlength=40)
         assert np.all(np.abs(drawn - expected / 20) < 2.0)
 
 
@@ -122,7 +122,8 @@ def test_copies_are_equal_to_the_last_bit_and_independent() -> None:
         tree.set(rng.integers(0, 3000, size=200), rng.exponential(size=200))
     clone = copy.deepcopy(tree)
     assert clone.total == tree.total and clone.maximum == tree.maximum
-    np.testing.assert_array_equal(clone.draw(500, np.random.default_rng(4)), tree.draw(500, np.random.default_rng(4)))
+    uniforms = rng.random(500)
+    np.testing.assert_array_equal(clone.draw(uniforms), tree.draw(uniforms))
     clone.set(np.array([0]), 1e6)
     assert tree.maximum < 1e6
     assert copy.deepcopy(SumTree(10)).total == 0.0
@@ -133,7 +134,7 @@ def test_bad_input_is_named() -> None:
         SumTree(0)
     tree = SumTree(4)
     with pytest.raises(ValueError, match="without any positive priority"):
-        tree.draw(1, np.random.default_rng(0))
+        tree.draw(np.array([0.5]))
     with pytest.raises(IndexError, match=r"outside \[0, 4\)"):
         tree.set(np.array([4]), 1.0)  # leaf 4 is only padding
     with pytest.raises(IndexError):

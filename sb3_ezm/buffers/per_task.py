@@ -12,12 +12,12 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_ezm.buffers.prioritized import PrioritizedRing
+from sb3_ezm.buffers.priorities import PriorityArray
+from sb3_ezm.buffers.prioritized import PrioritizedRing, make_ring
 from sb3_ezm.buffers.restoring import check_buffer
-from sb3_ezm.buffers.segments import TransitionRing, Transitions, check_transitions, minimum_rows
+from sb3_ezm.buffers.segments import Transitions, check_transitions
 from sb3_ezm.config import ReplayConfig
 from sb3_ezm.declarations import build_config
-from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import COUNT, OFF, SEED, checked, optional
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.types import BoolArray, FloatArray, IntArray, SegmentBatch
@@ -97,21 +97,9 @@ class PerTaskReplayBuffer(ReplayBuffer):
         self.seed(seed)
 
     def _make_rings(self, config: ReplayConfig) -> list[PrioritizedRing]:
-        capacity = config.buffer_size * (1 if config.independent else self.num_tasks) + self.n_envs
-        capacity = max(capacity, minimum_rows(self.n_envs))
-        if capacity >= 2**31:
-            raise ConfigurationError(f"`buffer_size` ({config.buffer_size}) is too large: a ring has fewer than 2**31 rows.")
-        sizes = (capacity, self.layout.size, self.action_dim, self.n_envs, self.num_tasks)
-        try:
-            return [
-                PrioritizedRing(TransitionRing(*sizes, config.storage_device, self.layout.dtype), config)
-                for _ in range(self.num_tasks if config.independent else 1)
-            ]
-        except (MemoryError, RuntimeError) as error:
-            raise ConfigurationError(
-                f"`buffer_size` ({config.buffer_size}) is too large: rings of {capacity:,} rows with {self.layout.size} + "
-                f"{self.action_dim} numbers do not fit into memory ({error})."
-            ) from error
+        sizes = (self.layout.size, self.action_dim, self.n_envs, self.num_tasks)
+        count = self.num_tasks if config.independent else 1
+        return [make_ring(config, *sizes, self.layout.dtype) for _ in range(count)]
 
     def seed(self, seed: int | None) -> None:
         """
@@ -137,13 +125,13 @@ class PerTaskReplayBuffer(ReplayBuffer):
         """
         :return: stored transitions of every task ``[T]``
         """
-        sizes: IntArray = np.stack([replay.ring.counts for replay in self.replays]).sum(axis=0)
+        sizes: IntArray = np.stack([replay.counts for replay in self.replays]).sum(axis=0)
         return sizes
 
     @property
     def total_added(self) -> IntArray:
         """Transitions of every task ``[T]`` ever added, including overwritten ones."""
-        added: IntArray = np.stack([replay.ring.total_added for replay in self.replays]).sum(axis=0)
+        added: IntArray = np.stack([replay.total_added for replay in self.replays]).sum(axis=0)
         return added
 
     def size(self) -> int:
@@ -155,13 +143,15 @@ class PerTaskReplayBuffer(ReplayBuffer):
     @property
     def nbytes(self) -> int:
         """Bytes needed when all rings are full; memory is taken as transitions arrive."""
-        return sum(replay.ring.nbytes + replay.tree.nbytes for replay in self.replays)
+        return sum(replay.nbytes for replay in self.replays)
 
     def ready(self, min_transitions: int = 1) -> bool:
         """
         :param min_transitions: what every task should have
         :return: whether every task has that many transitions stored
         """
+        if self.independent and min_transitions == 1:  # needs no counting
+            return not any(replay.is_empty for replay in self.replays)
         return bool((self.task_sizes() >= min_transitions).all())
 
     def reset(self) -> None:
@@ -260,14 +250,14 @@ class PerTaskReplayBuffer(ReplayBuffer):
         if (left := replay_of != before).any():
             for index in np.unique(before[left]):
                 # Cycling environments: should they have left their last task in mid-episode, that episode ends there.
-                self.replays[index].ring.close(envs[left & (before == index)])
+                self.replays[index].close(envs[left & (before == index)])
             self._stream_replay[envs] = replay_of
         found = np.unique(replay_of)
         for index in found:
             chosen = np.flatnonzero(replay_of == index)
             self.replays[index].add(envs[chosen], transitions if len(found) == 1 else transitions.select(chosen))
         self.pos = int(self.total_added.sum() % (self.buffer_size * self.num_tasks))
-        self.full = all(replay.ring.full for replay in self.replays)
+        self.full = all(replay.full for replay in self.replays)
 
     def _check_tasks(self, tasks: IntArray, next_tasks: IntArray, n_envs: int) -> None:
         if len(tasks) != n_envs:
@@ -294,7 +284,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         :param envs: of which environments (default: all)
         """
         for replay in self.replays:
-            replay.ring.close(envs)
+            replay.close(envs)
 
     def state_dict(self) -> dict[str, Any]:
         """
@@ -336,7 +326,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         share = batch_size // len(self.replays)
         if share < 1:
             raise ValueError(f"`batch_size` ({batch_size}) must be at least the number of tasks ({len(self.replays)}).")
-        empty = [index for index, replay in enumerate(self.replays) if replay.size == 0]
+        empty = [index for index, replay in enumerate(self.replays) if replay.is_empty]
         if empty:
             raise ValueError(
                 f"no transitions to draw for tasks {empty}; collect some with every task first (see `ready`)."
@@ -344,9 +334,13 @@ class PerTaskReplayBuffer(ReplayBuffer):
                 else "no transitions to draw, the replay buffer is empty."
             )
         rng = self.rng if rng is None else rng
-        parts = [replay.draw(share, self.horizon, rng)[:-1] for replay in self.replays]
-        batch = SegmentBatch._make([*(th.cat(columns) for columns in zip(*parts, strict=True)), None])
+        batch = SegmentBatch._make([*self._draw([rng.random(share) for _ in self.replays]), None])
         return batch if env is None else self._normalize(batch, env)
+
+    def _draw(self, uniforms: Sequence[PriorityArray]) -> list[th.Tensor]:
+        """Columns of the segments of all rings, for the random numbers of each."""
+        parts = [replay.draw(numbers, self.horizon)[:-1] for replay, numbers in zip(self.replays, uniforms, strict=True)]
+        return [th.cat(columns) for columns in zip(*parts, strict=True)]
 
     def _normalize(self, batch: SegmentBatch, env: VecNormalize) -> SegmentBatch:
         # Normalization is done by NumPy: data on a device comes to the host for it.

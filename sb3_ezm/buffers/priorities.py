@@ -117,18 +117,18 @@ class SumTree:
             nodes = nodes * FAN_OUT + child
         return nodes
 
-    def draw(self, count: int, rng: np.random.Generator) -> IntArray:
+    def draw(self, uniforms: PriorityArray) -> IntArray:
         """
         Draw leaves in proportion to their priorities, stratified.
 
-        The total is cut into ``count`` equal strata with one draw each. A leaf is therefore drawn at most once unless its
-        probability exceeds ``1 / count``; on average over draws its frequency is exactly proportional.
+        The total is cut into ``N`` equal strata with one draw each. A leaf is therefore drawn at most once unless its
+        probability exceeds ``1 / N``; on average over draws its frequency is exactly proportional.
 
-        :param count: number of draws
-        :param rng: source of randomness
-        :return: leaves ``[count]`` in increasing order
+        :param uniforms: a random number from ``[0, 1)`` for each draw ``[N]``
+        :return: leaves ``[N]`` in increasing order
         """
-        return self.find((np.arange(count) + rng.random(count)) * (self.total / count))
+        count = len(uniforms)
+        return self.find((np.arange(count) + uniforms) * (self.total / count))
 
     def state_dict(self) -> dict[str, Any]:
         """

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch as th
 
 from sb3_ezm.buffers.priorities import PriorityArray, SumTree
 from sb3_ezm.buffers.restoring import check_leaves
-from sb3_ezm.buffers.segments import TransitionRing, Transitions
+from sb3_ezm.buffers.segments import TransitionRing, Transitions, minimum_rows
 from sb3_ezm.config import ReplayConfig
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.types import IntArray, SegmentBatch
@@ -36,6 +37,39 @@ class PrioritizedRing:
         """Transitions in the ring."""
         return int(self.ring.counts.sum())
 
+    @property
+    def counts(self) -> IntArray:
+        """Transitions of every task ``[T]``."""
+        return self.ring.counts
+
+    @property
+    def total_added(self) -> IntArray:
+        """Transitions of every task ``[T]`` ever added, including overwritten ones."""
+        return self.ring.total_added
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no transition."""
+        return self.size == 0
+
+    @property
+    def full(self) -> bool:
+        """Whether new transitions overwrite old ones."""
+        return self.ring.full
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes when the ring is full."""
+        return self.ring.nbytes + self.tree.nbytes
+
+    def close(self, streams: IntArray | None = None) -> None:
+        """
+        End running episodes as truncated.
+
+        :param streams: of which streams (default: all)
+        """
+        self.ring.close(streams)
+
     def add(self, streams: IntArray, transitions: Transitions) -> None:
         """
         Store transitions with the largest priority present (1 for the first).
@@ -51,19 +85,18 @@ class PrioritizedRing:
         values[: len(stored.freed)] = 0.0
         self.tree.set(slots, values)
 
-    def draw(self, count: int, horizon: int, rng: np.random.Generator) -> SegmentBatch:
+    def draw(self, uniforms: PriorityArray, horizon: int) -> SegmentBatch:
         """
         Draw segments in proportion to the priorities of their first transitions (see :meth:`SumTree.draw`).
 
         The importance weight of transition ``i`` is ``(N P(i)) ** -beta`` with ``N`` transitions in the ring, divided by
         the largest weight of the draw and raised to at least ``min_weight``.
 
-        :param count: number of draws
+        :param uniforms: a random number from ``[0, 1)`` for each segment ``[N]``
         :param horizon: transitions per segment
-        :param rng: source of randomness
         :return: the segments, sorted by task
         """
-        slots = self.tree.draw(count, rng)
+        slots = self.tree.draw(uniforms)
         slots = slots[np.argsort(self.ring.task[slots], kind="stable")]
         priorities = self.tree.get(slots)
         # The largest weight belongs to the smallest priority; N and the total cancel in the quotient.
@@ -122,3 +155,35 @@ class PrioritizedRing:
         """Forget everything."""
         self.ring.clear()
         self.tree.clear()
+
+
+def make_ring(
+    config: ReplayConfig,
+    observation_size: int,
+    action_size: int,
+    num_streams: int,
+    num_tasks: int,
+    observation_dtype: npt.DTypeLike,
+) -> PrioritizedRing:
+    """
+    :param config: of the replay buffer
+    :param observation_size: ``O``
+    :param action_size: ``A``
+    :param num_streams: number of streams that write into the ring
+    :param num_tasks: of the replay buffer; they share one ring unless they are ``independent``
+    :param observation_dtype: of the observations
+    :return: an empty ring for ``buffer_size`` transitions of every task that uses it
+    :raises ConfigurationError: if it is too large
+    """
+    capacity = config.buffer_size * (1 if config.independent else num_tasks) + num_streams
+    capacity = max(capacity, minimum_rows(num_streams))
+    if capacity >= 2**31:
+        raise ConfigurationError(f"`buffer_size` ({config.buffer_size}) is too large: a ring has fewer than 2**31 rows.")
+    sizes = (capacity, observation_size, action_size, num_streams, num_tasks)
+    try:
+        return PrioritizedRing(TransitionRing(*sizes, config.storage_device, observation_dtype), config)
+    except (MemoryError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"`buffer_size` ({config.buffer_size}) is too large: rings of {capacity:,} rows with {observation_size} + "
+            f"{action_size} numbers do not fit into memory ({error})."
+        ) from error
