@@ -91,6 +91,9 @@ class SearchConfig(Settings):
 
     :param num_simulations: model evaluations per root
     :param num_candidates: sampled actions at the root
+    :param acting_simulations: ``num_simulations`` of searches that choose an action, in collecting and in ``predict``
+        (``None``: the same as when targets are searched)
+    :param acting_candidates: ``num_candidates`` of these
     :param num_leaf_actions: sampled actions at an interior node
     :param proposal: how candidates are drawn, a name in :data:`~sb3_ezm.proposals.PROPOSALS`; discrete actions are always
         drawn without replacement
@@ -111,6 +114,8 @@ class SearchConfig(Settings):
 
     num_simulations: int = setting(32, kinds.SIZE)
     num_candidates: int = setting(16, kinds.SIZE)
+    acting_simulations: int | None = setting(None, kinds.optional(kinds.SIZE))
+    acting_candidates: int | None = setting(None, kinds.optional(kinds.SIZE))
     num_leaf_actions: int = setting(2, kinds.SIZE)
     proposal: str = setting("gaussian", kinds.key_of(PROPOSALS))
     wide_fraction: float = setting(0.75, kinds.SHARE)
@@ -131,6 +136,25 @@ class SearchConfig(Settings):
             self.num_candidates <= self.num_simulations,
             f"`num_candidates` ({self.num_candidates}) must not exceed `num_simulations` ({self.num_simulations}): "
             "sequential halving visits every candidate at least once.",
+        )
+        simulations, candidates = self._acting
+        require(
+            candidates <= simulations,
+            f"`acting_candidates` ({candidates}) must not exceed `acting_simulations` ({simulations}): "
+            "each, if it is None, is that of the other searches.",
+        )
+
+    @property
+    def _acting(self) -> tuple[int, int]:
+        simulations = self.num_simulations if self.acting_simulations is None else self.acting_simulations
+        return simulations, self.num_candidates if self.acting_candidates is None else self.acting_candidates
+
+    @property
+    def acting(self) -> SearchConfig:
+        """The same settings for searches that choose an action."""
+        simulations, candidates = self._acting
+        return dataclasses.replace(
+            self, num_simulations=simulations, num_candidates=candidates, acting_simulations=None, acting_candidates=None
         )
 
     @property

@@ -229,7 +229,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         if known is not None:
             self.task_statistics.load_state_dict(known.state_dict())
         self._times = TimeSplit()
-        self.collector = Collector(self.policy, self.learner.planner, self.learner.metrics, self._times)
+        self.collector = Collector(self.policy, self.learner.acting_planner, self.learner.metrics, self._times)
         self.collector.watch(self.env)
         self._seed_parts(self.seed)
 

@@ -211,7 +211,7 @@ class EnvSlice:
         :param device: where it searches
         """
         policy = policy_class(**arguments).to(device)
-        self._collector = _RowCollector(policy, Planner(policy.search_config), MetricMeans(), TimeSplit())
+        self._collector = _RowCollector(policy, Planner(policy.search_config.acting), MetricMeans(), TimeSplit())
         self._collector.watch(self.env)
         self._version = -1
 

@@ -125,6 +125,8 @@ class Learner:
         graphs = CudaGraphs(policy.device) if self.runtime.cuda_graphs else None
         check_backend(self.runtime)
         self.planner = Planner(search_config, self.runtime, graphs)
+        acting = search_config.acting
+        self.acting_planner = self.planner if acting == search_config else Planner(acting, self.runtime, graphs)
         self.reanalyzer = Reanalyzer(self.planner, target_config, generator, noise_generator)
         loss = UnrollLoss(policy.world_model, loss_config, target_config.unroll_steps, self.runtime.bfloat16)
         self._gradient_step = GradientStep(loss, self.update_config.max_grad_norm, self.runtime, graphs)
