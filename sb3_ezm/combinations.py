@@ -144,14 +144,26 @@ def _of_processes(runtime: RuntimeConfig) -> Iterator[Rule]:
 
 def _of_searches(configs: Configs) -> Iterator[Rule]:
     search = configs.search
-    levels = len(halving_levels(search.num_candidates, search.num_simulations))
+    kinds = (search, search.acting) if configs.target.reanalyze_ratio > 0.0 else (search.acting,)
+    for name, own in (("num_simulations", search.acting_simulations), ("num_candidates", search.acting_candidates)):
+        idle = configs.target.reanalyze_ratio == 0.0 and own is not None
+        yield (
+            SearchConfig,
+            name,
+            idle,
+            "no target is searched (`reanalyze_ratio` is 0), and actions have a number of their own",
+        )
+    one_level = all(len(halving_levels(kind.num_candidates, kind.num_simulations)) == 1 for kind in kinds)
     for name in ("num_leaf_actions", "magnify_leaves"):
-        why = f"{search.num_simulations} simulations of {search.num_candidates} candidates make one level"
-        yield SearchConfig, name, levels == 1, why
+        why = " and ".join(
+            f"{kind.num_simulations} simulations of {kind.num_candidates} candidates" for kind in dict.fromkeys(kinds)
+        )
+        yield SearchConfig, name, one_level, f"{why} make one level"
     wide_leaves = search.num_wide_leaves
     yield SearchConfig, "magnify_leaves", wide_leaves == 0, "`wide_fraction` of `num_leaf_actions` is less than one"
-    no_wide = search.num_wide == 0 and wide_leaves == 0
-    few = f"of {search.num_candidates} candidates that is less than one"
+    most = max(kind.num_candidates for kind in kinds)
+    no_wide = all(kind.num_wide == 0 for kind in kinds) and wide_leaves == 0
+    few = f"of {most} candidates that is less than one"
     yield SearchConfig, "wide_fraction", no_wide and search.wide_fraction > 0.0, few
     yield SearchConfig, "std_magnification", no_wide, "no candidate has a magnified deviation"
 

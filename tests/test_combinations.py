@@ -35,6 +35,14 @@ INERT = [
     ({"search_kwargs": {"wide_fraction": 0, "std_magnification": 2}}, "`std_magnification` in `search_kwargs` (2.0)"),
     ({"search_kwargs": {"wide_fraction": 0.3}}, "of 2 candidates that is less than one"),
     ({**ONE_LEVEL, "search_kwargs": {"num_leaf_actions": 3}}, "2 simulations of 2 candidates make one level"),
+    (
+        {"reanalyze_ratio": 0, "num_simulations": 6, "search_kwargs": {"acting_simulations": 4}},
+        "`num_simulations` (6) does nothing",
+    ),
+    (
+        {"reanalyze_ratio": 0, "num_candidates": 3, "search_kwargs": {"acting_candidates": 4}},
+        "`num_candidates` (3) does nothing",
+    ),
     ({"search_kwargs": {"magnify_leaves": True, "num_leaf_actions": 1}}, "less than one"),
     ({"per_alpha": 0, "per_beta": 0.5}, "`per_beta` (0.5) does nothing: `per_alpha` is 0"),
     ({"per_beta": 0, "replay_buffer_kwargs": {"min_weight": 0.5}}, "`per_beta` is 0"),

@@ -122,6 +122,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--tasks", nargs="+", action="extend", help="tasks, if those of the model cannot be found by their names"
     )
     parser.add_argument("--device", default="auto", help="PyTorch device (default auto)")
+    parser.add_argument(
+        "--search",
+        nargs=2,
+        type=whole(1),
+        metavar=("CANDIDATES", "SIMULATIONS"),
+        help="size of the searches that act (default: as the agent was saved)",
+    )
 
 
 def _add_train(commands: Any) -> None:
@@ -257,6 +264,7 @@ def _add_eval(commands: Any) -> None:
   ezm eval runs/h1-medium --episodes 20 --protocol both
   ezm eval runs/h1-medium/best_model.zip --json scores.json
   ezm eval pretrained:walker
+  ezm eval pretrained:walker --search 32 64
 """
     parser = _add_parser(commands, "eval", "evaluate", "Evaluate an agent on all its tasks.", examples)
     _add_model(parser)

@@ -11,6 +11,7 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sb3_ezm.cli.folder import BEST_MODEL, MODEL, RUN
 from sb3_ezm.cli.settings import RunSettings
@@ -96,17 +97,18 @@ def model_name(path: Path) -> str:
     return str(path) if str(path).startswith(PREFIX) else str(path.absolute())
 
 
-def load_model(path: Path, device: str) -> EZM:
+def load_model(path: Path, device: str, **changes: Any) -> EZM:
     """
     :param path: a saved model, the folder of ``ezm train``, or ``pretrained:NAME``
     :param device: PyTorch device
+    :param changes: arguments of EZM other than those saved
     :return: the model
     :raises ConfigurationError: if there is no such file or it is not a model of EZM
     :raises CheckpointError: if a file with the suffix ``.agent`` is damaged
     """
     if is_agent(path):
         check_device(device)
-        return EZM.pretrained(path, device=device)
+        return EZM.pretrained(path, device=device, **changes)
     folder, path = path, path / MODEL if path.is_dir() else path
     if not path.exists():
         hint = "give a file that `model.save` wrote, or the folder of a run."
@@ -121,7 +123,7 @@ def load_model(path: Path, device: str) -> EZM:
             names = archive.namelist()
         if "data" not in names or "policy.pth" not in names:
             raise ConfigurationError(f"{path} is not a saved model: give a file that `model.save` wrote.")
-        return EZM.load(path, device=device)
+        return EZM.load(path, device=device, **changes)
     except zipfile.BadZipFile as error:
         raise ConfigurationError(f"{path} is damaged or not a saved model: give a file that `model.save` wrote.") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -130,11 +132,12 @@ def load_model(path: Path, device: str) -> EZM:
 
 def load_agent(args: argparse.Namespace) -> tuple[EZM, TaskSet]:
     """
-    :param args: with ``model``, ``tasks`` and ``device``
+    :param args: with ``model``, ``tasks``, ``device`` and ``search``
     :return: the agent, and its tasks with their environments
     :raises ConfigurationError: if there is no such file, or the model was not trained with a task set
     """
-    model = load_model(args.model, args.device)
+    sizes = args.search and dict(zip(("acting_candidates", "acting_simulations"), args.search, strict=True))
+    model = load_model(args.model, args.device, **({"search_kwargs": sizes} if sizes else {}))
     if not model.policy.layout.has_task:
         raise ConfigurationError(
             f"{args.model} acts on the plain observations of one environment ({model.observation_space}). These commands are "
