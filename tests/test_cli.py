@@ -475,6 +475,13 @@ def test_eval_prints_or_writes_what_evaluate_tasks_measures(ezm: Any, run_folder
     assert sorted(protocols) == ["ignored", "respected"]
 
 
+def test_eval_and_export_search_as_asked(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
+    ezm("export", run_folder, "--output", tmp_path / "small.agent", "--episodes", 1, "--search", 3, 6)
+    config = EZM.pretrained(tmp_path / "small.agent").policy.search_config
+    assert (config.acting_candidates, config.acting_simulations) == (3, 6) and config.num_candidates == 2
+    assert "must not exceed" in ezm("eval", run_folder, "--search", 6, 3, status=2)
+
+
 def test_plot(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
     ezm("plot", "training", run_folder)
     assert (run_folder / "curves.png").stat().st_size > 10_000
