@@ -360,6 +360,18 @@ def test_saved_buffer_continues_identically(tmp_path: pathlib.Path) -> None:
     assert segment.valid.all() and segment.search_values.tolist() == [[0.0, 1.0]]
 
 
+def test_a_buffer_that_took_the_state_of_another_shares_nothing_with_it() -> None:
+    here, there = make(seed=0), make(seed=1)
+    fill(here, 5, [0, 1])
+    there.load_state_dict(here.state_dict())
+    kept = there.rng.bit_generator.state
+    fill(here, 3, [0, 1], start=10.0)
+    here.sample_segments(4)
+    assert (here.task_sizes().tolist(), there.task_sizes().tolist()) == ([8, 8], [5, 5])
+    assert there.total_added.tolist() == [5, 5]
+    assert there.rng.bit_generator.state == kept
+
+
 def test_small_content_makes_a_small_file() -> None:
     buffer = make(buffer_size=1_000_000, n_envs=2, num_tasks=2)
     fill(buffer, 10, tasks=[0, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -301,7 +302,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         for replay, values in zip(self.replays, state["replays"], strict=True):
             replay.load_state_dict(values)
         for name in _STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, copy.deepcopy(state[name]))  # of another buffer, perhaps
 
     # ------------------------------------------------------------------------------------------------------- drawing
 

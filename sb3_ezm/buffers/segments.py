@@ -120,7 +120,7 @@ class TransitionRing:
     :raises ConfigurationError: if the capacity is below :func:`minimum_rows` or sizes are not positive
     """
 
-    _COLUMNS = (
+    COLUMNS = (
         "observation",
         "action",
         "reward",
@@ -190,7 +190,7 @@ class TransitionRing:
     @property
     def nbytes(self) -> int:
         """Bytes of all columns when the ring is full."""
-        return sum(getattr(self, name).nbytes for name in self._COLUMNS)
+        return sum(getattr(self, name).nbytes for name in self.COLUMNS)
 
     def add(self, streams: IntArray, transitions: Transitions) -> StoredRows:
         """
@@ -345,23 +345,24 @@ class TransitionRing:
         :param state: from :meth:`state_dict`
         :raises ConfigurationError: if it is of a ring of different sizes
         """
-        dtypes = {name: getattr(getattr(self, name), "dtype", np.float32) for name in self._COLUMNS}
+        dtypes = {name: getattr(getattr(self, name), "dtype", np.float32) for name in self.COLUMNS}
         check_ring(state, {name: getattr(self, name) for name in SIZES}, dtypes)
-        names = (*SIZES, *self._COLUMNS, "rows_written", "generation", "counts", "total_added", "_newest")
+        names = (*SIZES, *self.COLUMNS, "rows_written", "generation", "counts", "total_added", "_newest")
         self.__setstate__({**{name: state[name] for name in names}, "storage_device": self.storage_device})
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep only the rows that have been used."""
         state = self.__dict__.copy()
         del state["_newest_observations"]  # a copy of rows
-        for name in self._COLUMNS:
+        for name in self.COLUMNS:
             state[name] = state[name][: self.rows_written]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({name: value for name, value in state.items() if name not in self._COLUMNS})
-        kept = (self.rows_written, self.counts, self.total_added, self._newest)
+        self.__dict__.update({name: value for name, value in state.items() if name not in self.COLUMNS})
+        rows_written, small = self.rows_written, (self.counts, self.total_added, self._newest)
         self._allocate()
-        self.rows_written, self.counts, self.total_added, self._newest = kept
-        for name in self._COLUMNS:
+        # Copies: the state may be views of another ring, or may not be writable.
+        self.rows_written, (self.counts, self.total_added, self._newest) = rows_written, map(np.array, small)
+        for name in self.COLUMNS:
             getattr(self, name)[: self.rows_written] = state[name]
