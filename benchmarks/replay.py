@@ -1,7 +1,7 @@
 """
 Measure time and memory of the replay buffer at the paper's size: nine H1 tasks with a million transitions each.
 
-    python benchmarks/replay.py [--transitions 1000000] [--envs-per-task 1] [--storage-device cuda]
+    python benchmarks/replay.py [--transitions 1000000] [--envs-per-task 1] [--storage-device cuda] [--shards 2]
 """
 
 from __future__ import annotations
@@ -9,22 +9,27 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from sb3_ezm.buffers import PerTaskReplayBuffer
+from sb3_ezm.distributed.sharded_replay import ShardedReplayBuffer
 from sb3_ezm.observations import ObservationLayout
 
 NUM_TASKS, OBSERVATION_SIZE, ACTION_SIZE, BATCH_SIZE, HORIZON, EPISODE = 9, 51, 19, 504, 10, 1000
 
 
-def make_buffer(transitions: int, envs_per_task: int, storage_device: str | None = None) -> PerTaskReplayBuffer:
+def make_buffer(
+    transitions: int, envs_per_task: int, storage_device: str | None = None, shards: int = 0
+) -> PerTaskReplayBuffer:
     """
     :param transitions: per task
     :param envs_per_task: environments of each task
     :param storage_device: device that stores the floats, None for NumPy arrays
+    :param shards: processes that hold it; 0 for this one
     :return: an empty replay buffer
     """
     box = spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float32)
@@ -32,7 +37,8 @@ def make_buffer(transitions: int, envs_per_task: int, storage_device: str | None
     actions = spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
     layout = ObservationLayout(space)
     n_envs = NUM_TASKS * envs_per_task
-    return PerTaskReplayBuffer(
+    buffer_class: Any = partial(ShardedReplayBuffer, shards=shards) if shards > 0 else PerTaskReplayBuffer
+    buffer: PerTaskReplayBuffer = buffer_class(
         *(transitions, space, actions),
         n_envs=n_envs,
         layout=layout,
@@ -41,6 +47,7 @@ def make_buffer(transitions: int, envs_per_task: int, storage_device: str | None
         storage_device=storage_device,
         seed=0,
     )
+    return buffer
 
 
 def fill(buffer: PerTaskReplayBuffer, envs_per_task: int) -> None:
@@ -89,6 +96,7 @@ def main() -> None:
     parser.add_argument("--transitions", type=int, default=1_000_000, help="per task")
     parser.add_argument("--envs-per-task", type=int, default=1)
     parser.add_argument("--storage-device", default=None, help="keep the floats as tensors there (default: NumPy arrays)")
+    parser.add_argument("--shards", type=int, default=0, help="processes that hold it, with Ray (the extra `distributed`)")
     parser.add_argument("--repeats", type=int, default=300)
     args = parser.parse_args()
 
@@ -98,6 +106,9 @@ def main() -> None:
     per_row = buffer.nbytes / rows
     print(f"memory: {per_row:.1f} bytes per transition = {per_row / floats:.3f} x its {floats} bytes of floats")
     fill(buffer, args.envs_per_task)
+    if args.shards > 0:
+        here, buffer = buffer, make_buffer(args.transitions, args.envs_per_task, shards=args.shards)
+        buffer.load_state_dict(here.state_dict())
     print(f"filled: {NUM_TASKS} tasks, {buffer.size()} transitions, {buffer.nbytes / 2**30:.2f} GiB")
 
     rng = np.random.default_rng(1)

@@ -135,10 +135,12 @@ def _of_targets(configs: Configs) -> Iterator[Rule]:
 
 
 def _of_processes(runtime: RuntimeConfig) -> Iterator[Rule]:
-    here = runtime.reanalyzers == 0
-    alone = "there is one learner (`learners` is 1) and no reanalyzer (`reanalyzers` is 0)"
-    yield RuntimeConfig, "learner_time_limit", here and runtime.learners == 1, alone
-    for name in ("reanalyze_ahead", "reanalyzer_gpus", "ray_address"):
+    here, all_here = runtime.reanalyzers == 0, runtime.reanalyzers == runtime.replay_shards == 0
+    alone = "there is one learner (`learners` is 1), no reanalyzer (`reanalyzers` is 0) and no shard (`replay_shards` is 0)"
+    yield RuntimeConfig, "learner_time_limit", all_here and runtime.learners == 1, alone
+    nothing = "there is no reanalyzer (`reanalyzers` is 0) and no shard (`replay_shards` is 0)"
+    yield RuntimeConfig, "ray_address", all_here, nothing
+    for name in ("reanalyze_ahead", "reanalyzer_gpus"):
         yield RuntimeConfig, name, here, "there is no reanalyzer (`reanalyzers` is 0)"
 
 

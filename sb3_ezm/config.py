@@ -262,15 +262,17 @@ class RuntimeConfig(Settings):
     :param cuda_graphs: record searches and gradients as CUDA graphs and replay them; needs a CUDA device
     :param learners: processes, with this one, that share the reanalysis and the gradient of every batch; on GPUs one each.
         Results are those of one process up to rounding
-    :param learner_time_limit: seconds that learners, or reanalyzers, may take to start, and for an update; then they are ended
-        with an error
+    :param learner_time_limit: seconds that learners, reanalyzers and shards may take to start, and for an update; then they
+        are ended with an error
     :param reanalyzers: other processes, actors of Ray, that compute the targets of the coming updates; 0 computes them here
     :param reanalyze_ahead: with ``reanalyzers``, how many updates early. Targets come from the target network, and their
         segments from the replay, of so many updates before the one that learns from them. Results depend on this number, but
         neither on that of the reanalyzers (except for rounding) nor on their speed
     :param reanalyzer_gpus: GPUs of each reanalyzer, or a share of one; without any it computes on a CPU
-    :param ray_address: of the Ray cluster with the reanalyzers, ``"auto"`` for the one of this machine; by default Ray is
-        started here, unless it runs already
+    :param replay_shards: other processes, actors of Ray, that hold the replay buffers of the tasks, at most one each;
+        0 keeps them here
+    :param ray_address: of the Ray cluster with reanalyzers and shards, ``"auto"`` for the one of this machine; by default Ray
+        is started here, unless it runs already
     """
 
     mixed_precision: bool | Literal["auto"] = setting(False, kinds.AUTOMATIC)
@@ -285,6 +287,7 @@ class RuntimeConfig(Settings):
     reanalyzers: int = setting(0, kinds.whole(0, 1000))
     reanalyze_ahead: int = setting(1, kinds.whole(1, 1000))
     reanalyzer_gpus: float = setting(0.0, kinds.number(0.0, 8.0))
+    replay_shards: int = setting(0, kinds.whole(0, 1000))
     ray_address: str | None = setting(None, kinds.optional(kinds.TEXT))
 
     def __post_init__(self) -> None:

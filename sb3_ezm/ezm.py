@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+import warnings
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -20,13 +21,15 @@ from sb3_ezm import settings
 from sb3_ezm.arguments import KINDS, LEARN_KINDS, make_configs
 from sb3_ezm.assignments import CheckedAssignments
 from sb3_ezm.buffers import PerTaskReplayBuffer
-from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm, read_replay_buffer
+from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm, read_replay_buffer, read_rings
 from sb3_ezm.collector import Collector
 from sb3_ezm.combinations import check_contradictions, warn_of_combinations
 from sb3_ezm.config import PolicyTarget
 from sb3_ezm.console import PACED, flush_console
 from sb3_ezm.defaults import BY_PRESET, completed
 from sb3_ezm.distributed.learner import learner_class
+from sb3_ezm.distributed.shard_group import ReplayLostError
+from sb3_ezm.distributed.sharded_replay import ShardedReplayBuffer
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.kinds import checked
 from sb3_ezm.learning.updates import updates
@@ -314,10 +317,13 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
             return
         self._update_learning_rate(self.policy.optimizer)
         draw = partial(self.replay_buffer.sample_segments, batch_size, env=self._vec_normalize_env)
-        for outcomes in updates(self.learner, draw, gradient_steps, self._n_updates, self._times):
-            for outcome in outcomes:
-                self.replay_buffer.update_priorities(outcome.tasks, outcome.tickets, outcome.errors)
-            self._n_updates += 1
+        try:
+            for outcomes in updates(self.learner, draw, gradient_steps, self._n_updates, self._times):
+                for outcome in outcomes:
+                    self.replay_buffer.update_priorities(outcome.tasks, outcome.tickets, outcome.errors)
+                self._n_updates += 1
+        except ReplayLostError as error:
+            warnings.warn(str(error), stacklevel=2)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _can_train(self) -> bool:
@@ -372,10 +378,18 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         # Segments that were drawn ahead, and the value errors of unfinished updates, belong to the previous buffer.
         self.learner.finish()
         self.learner.coming.clear()
-        loaded.take_settings(own)
+        if isinstance(own, ShardedReplayBuffer):
+            own.load_state_dict(loaded.state_dict())
+            loaded = own
+        else:
+            loaded.take_settings(own)
         if truncate_last_traj:
             loaded.close_streams()
         vars(self).update(replay_buffer=loaded, buffer_size=loaded.buffer_size)
+
+    def _note_checkpoint(self, path: pathlib.Path) -> None:
+        if isinstance(self.replay_buffer, ShardedReplayBuffer):
+            self.replay_buffer.note_checkpoint(path, read_rings)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "learner", "configs", "_times"]

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ezm import kinds
+from sb3_ezm.distributed.shard_group import ReplayLostError
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.ezm import EZM
 from sb3_ezm.files import check_can_write, write_text
@@ -87,7 +89,11 @@ class GradientSimilarityCallback(BaseCallback):
             return
         self._due = updates + (self.every or 0)
         start = time.perf_counter()
-        found = self._measure(updates)
+        try:
+            found = self._measure(updates)
+        except ReplayLostError as error:  # as in `EZM.train`
+            warnings.warn(str(error), stacklevel=2)
+            return
         seconds = time.perf_counter() - start
         names = self.model.policy.task_set.names
         self._measured.append(Cosines(updates, self.model.num_timesteps, seconds, names, found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch as th
@@ -14,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ezm.action_layout import check_action_space
 from sb3_ezm.arguments import ARGUMENTS, Configs, check_arguments, own_replay_settings
 from sb3_ezm.buffers import PerTaskReplayBuffer
+from sb3_ezm.distributed.sharded_replay import ShardedReplayBuffer
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import shown
 from sb3_ezm.multitask.inspection import find_task_set
@@ -228,10 +230,19 @@ def make_replay_buffer(model: Any, values: Mapping[str, Any], configs: Configs) 
     :return: an empty replay buffer
     :raises ConfigurationError: if sizes are impossible
     """
+    runtime = configs.runtime
     buffer_class: Any = values["replay_buffer_class"] or PerTaskReplayBuffer
     storage = vars(configs.replay)
     if isinstance(model.env, TensorVecEnv) and storage["storage_device"] is None:  # where the observations are
         storage = {**storage, "storage_device": str(model.env.device)}
+    if runtime.replay_shards > 0:
+        _check_shards(runtime.replay_shards, values, storage)
+        place: dict[str, Any] = {
+            "shards": runtime.replay_shards,
+            "address": runtime.ray_address,
+            "time_limit": runtime.learner_time_limit,
+        }
+        buffer_class = partial(ShardedReplayBuffer, **place)
     buffer: PerTaskReplayBuffer = buffer_class(
         observation_space=model.observation_space,
         action_space=model.action_space,
@@ -246,6 +257,19 @@ def make_replay_buffer(model: Any, values: Mapping[str, Any], configs: Configs) 
         **own_replay_settings(values),
     )
     return buffer
+
+
+def _check_shards(shards: int, values: Mapping[str, Any], storage: Mapping[str, Any]) -> None:
+    if values["replay_buffer_class"] is not None:
+        raise ConfigurationError(
+            f"`replay_buffer_class` ({values['replay_buffer_class'].__name__}) does not work with `replay_shards` ({shards}), "
+            "which have their own: leave out one of them."
+        )
+    if storage["storage_device"] is not None:
+        raise ConfigurationError(
+            f"`replay_shards` ({shards}) hold arrays, and no tensors on {storage['storage_device']!r} (`storage_device`, or "
+            "environments that step in tensors): use no shards."
+        )
 
 
 def _meaning(space: spaces.Space[Any]) -> Any:

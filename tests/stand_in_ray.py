@@ -26,6 +26,16 @@ class Ref:
         self.value, self.call = value, call
 
 
+def crossed(value: Any) -> Any:
+    """
+    :param value: anything
+    :return: what arrives in another process; as with Ray, nobody can write into its arrays
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    sent = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(sent, buffers=[bytes(buffer.raw()) for buffer in buffers])
+
+
 class Actor:
     """
     An object whose methods answer with references. Whatever crosses to it or back is pickled. With Ray's option
@@ -60,11 +70,12 @@ class Actor:
             if self.is_dead:
                 return RayActorError("it was killed"), None
             sent = [argument.value if isinstance(argument, Ref) else argument for argument in arguments]
-            return pickle.loads(cloudpickle.dumps(getattr(self.instance, name)(*pickle.loads(cloudpickle.dumps(sent)))))
+            return crossed(getattr(self.instance, name)(*crossed(sent)))
 
         def one(*arguments: Any) -> Ref:
             answer = call(*arguments)
-            return Ref(answer[0] if isinstance(answer[0], RayActorError) else answer)
+            has_died = type(answer) is tuple and isinstance(answer[0], RayActorError)
+            return Ref(answer[0] if has_died else answer)
 
         def several(*arguments: Any) -> tuple[Ref, ...]:
             return tuple(Ref(part, (self, arguments)) for part in call(*arguments))
@@ -114,7 +125,7 @@ class StandInRay:
         :return: a reference
         """
         self.puts += 1
-        return Ref(pickle.loads(cloudpickle.dumps(value)))
+        return Ref(crossed(value))
 
     def get(self, refs: Any) -> Any:
         """

@@ -122,7 +122,10 @@ ELSEWHERE = {
     **dict.fromkeys(("policy", "preset"), "tests/test_defaults.py"),
     **{"search_kwargs.proposal": "tests/test_proposals.py"},
     **{f"runtime_kwargs.{name}": "tests/test_reanalyzers.py" for name in ("reanalyzers", "reanalyze_ahead", "ray_address")},
-    **{"runtime_kwargs.reanalyzer_gpus": "tests/test_reanalyzers.py"},
+    **{
+        "runtime_kwargs.reanalyzer_gpus": "tests/test_reanalyzers.py",
+        "runtime_kwargs.replay_shards": "tests/test_replay_shards.py",
+    },
 }
 
 

@@ -144,6 +144,15 @@ class PrioritizedRing:
         alpha, self.config = self.config.alpha, own.config
         self._rescale(alpha)
 
+    def begin_generation(self, generation: int) -> None:
+        """
+        Let tickets from before no longer name a row, and end running episodes.
+
+        :param generation: larger than that of these tickets
+        """
+        self.ring.generation = generation
+        self.ring.close()
+
     def _rescale(self, alpha: float) -> None:
         """Convert priorities that were raised to another exponent. Those of exponent 0 cannot be told apart."""
         if alpha not in (self.config.alpha, 0):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -66,3 +69,49 @@ def make_column(shape: tuple[int, ...], device: str | None, dtype: npt.DTypeLike
     :return: a column of zeros, :class:`TensorColumn` or a NumPy array
     """
     return np.zeros(shape, dtype=dtype) if device is None else TensorColumn(shape, th.device(device), dtype)
+
+
+PIECE = 16 * 2**20  # bytes that travel at once
+
+
+class DistantColumn(ABC):
+    """
+    A column in another process, which is read in pieces: it may be larger than the memory here.
+
+    :param dtype: of its numbers
+    :param shape: rows first
+    """
+
+    def __init__(self, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
+        self.dtype, self.shape = np.dtype(dtype), tuple(shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abstractmethod
+    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
+        """
+        :param rows: from and to which row
+        :return: these rows
+        """
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        whole = np.zeros(self.shape, self.dtype)
+        for start, piece in pieces(self):
+            whole[start : start + len(piece)] = piece
+        return whole if dtype is None else whole.astype(dtype)
+
+
+def pieces(column: npt.NDArray[Any] | DistantColumn) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """
+    :param column: here or elsewhere
+    :return: its rows in pieces, each with the number of its first row
+    """
+    step = max(1, PIECE * len(column) // max(1, column.nbytes))
+    for start in range(0, len(column), step):
+        yield start, np.asarray(column[start : min(start + step, len(column))])

@@ -65,7 +65,12 @@ class ResumableAlgorithm(RolloutAlgorithm):
         except CheckpointError as error:
             raise CheckpointError(f"{path} was not written: {error}.") from None
         path = checkpoint_path(path)
-        return write_checkpoint(path, state, Label(self.run_id, next_sequence(path.parent)))
+        path = write_checkpoint(path, state, Label(self.run_id, next_sequence(path.parent)))
+        self._note_checkpoint(path)
+        return path
+
+    def _note_checkpoint(self, path: Path) -> None:
+        """Remember a file that holds the training as it is now."""
 
     @classmethod
     @checked(path=PATH, reset_env=SWITCH)
@@ -106,6 +111,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
             model: SelfT = create(env=vec_env, **merged)
             why = restore(model, state, reset_env)
             apply_changes(model, arguments, saved["policy_kwargs"] or {})
+            model._note_checkpoint(path)
             if (label := read_label(path)) is not None:
                 model.run_id = label.run
             if arguments.get("seed") is not None:  # the caller asked for different random numbers
@@ -206,3 +212,13 @@ def _differences(model: ResumableAlgorithm, state: dict[str, Any], why: str) -> 
             f"The checkpoint was written with {threads} PyTorch threads, now there are {now}: sums are rounded "
             f"differently, and training does not continue bit for bit; with `torch.set_num_threads({threads})` it does."
         )
+
+
+def read_rings(path: Path) -> list[Any]:
+    """
+    :param path: of a checkpoint
+    :return: the state of every ring of its replay
+    :raises CheckpointError: if it cannot be read
+    """
+    rings: list[Any] = read_checkpoint(path)["replay"]["replays"]
+    return rings

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch as th
 
+from sb3_ezm.buffers.storage import DistantColumn
 from sb3_ezm.checkpoint.generators import is_known_generator, make_generator
 from sb3_ezm.checkpoint.objects import describe_object, make_object
 from sb3_ezm.errors import CheckpointError
@@ -37,13 +38,13 @@ _FIELDS: dict[str, tuple[set[str], set[str]]] = {
 }
 
 
-def encode(value: Any, arrays: list[Array], path: str = "") -> Any:
+def encode(value: Any, arrays: list[Array | DistantColumn], path: str = "") -> Any:
     """
     Turn a nested value into JSON. Its arrays and tensors are appended to a list and replaced by their places there.
 
     :param value: of None, bool, int, float, str, list, tuple, dict, deque, arrays, tensors, NumPy generators, task sets, and
         schedules and action noises of Stable-Baselines3
-    :param arrays: receives the arrays, which are not copied if they are contiguous
+    :param arrays: receives the arrays, which are not copied if they are contiguous; columns elsewhere stay there
     :param path: name of the value, for errors
     :return: what ``json.dumps`` takes
     :raises CheckpointError: naming the first value of another type
@@ -57,6 +58,9 @@ def encode(value: Any, arrays: list[Array], path: str = "") -> Any:
     if isinstance(value, (tuple, deque)):
         items = [encode(item, arrays, f"{path}[{i}]") for i, item in enumerate(value)]
         return {"$deque": items, "maxlen": value.maxlen} if isinstance(value, deque) else {"$tuple": items}
+    if isinstance(value, DistantColumn):
+        arrays.append(value)
+        return {"$array": len(arrays) - 1}
     if isinstance(value, (np.ndarray, np.generic, th.Tensor)):
         return _encode_array(value, arrays, path)
     if is_known_generator(value):
@@ -78,14 +82,14 @@ def encode(value: Any, arrays: list[Array], path: str = "") -> Any:
     raise CheckpointError(f"{path.lstrip('.') or 'the value'} is a {type(value).__qualname__}, which no checkpoint can hold")
 
 
-def _encode_dict(value: dict[Any, Any], arrays: list[Array], path: str) -> Any:
+def _encode_dict(value: dict[Any, Any], arrays: list[Array | DistantColumn], path: str) -> Any:
     if all(type(key) is str and not key.startswith("$") for key in value):
         return {key: encode(item, arrays, f"{path}.{key}") for key, item in value.items()}
     pairs = [[encode(key, arrays, path), encode(item, arrays, f"{path}[{key!r}]")] for key, item in value.items()]
     return {"$dict": pairs}
 
 
-def _encode_array(value: Array | np.generic | th.Tensor, arrays: list[Array], path: str) -> Any:
+def _encode_array(value: Array | np.generic | th.Tensor, arrays: list[Array | DistantColumn], path: str) -> Any:
     entry: dict[str, Any] = {"$array": len(arrays)}
     if isinstance(value, th.Tensor):
         tensor = value.detach().cpu()
@@ -147,7 +151,7 @@ def _decode_array(tag: str, value: dict[str, Any], arrays: list[Array]) -> Any:
         if value.get("scalar") and array.shape:
             raise ValueError(f"an array of shape {array.shape} is not a scalar")
         return array[()] if value.get("scalar") else array
-    tensor = th.from_numpy(array)
+    tensor = th.from_numpy(np.array(array) if isinstance(array, np.memmap) else array)  # it may be kept for long
     if "dtype" not in value:
         return tensor
     dtype, stand_in = _TORCH_ONLY[value["dtype"]]

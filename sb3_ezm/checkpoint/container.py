@@ -25,11 +25,13 @@ import os
 import struct
 from collections.abc import Iterator
 from io import BufferedReader, BufferedWriter
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from sb3_ezm.buffers.storage import DistantColumn, pieces
 from sb3_ezm.checkpoint.codec import Array, decode, encode
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.files import PathLike, replacing
@@ -43,6 +45,7 @@ _CHUNK = 1 << 22
 _LABEL_START = b'{"label":'
 _MAX_LABEL = 4096  # bytes
 _MAX_AXES = 64  # of NumPy
+_MAPPED = 2**22  # bytes of an array that is read from the file only where it is used: a replay may be larger than the memory
 
 
 def write_checkpoint(path: PathLike, value: Any, label: Label | None = None) -> Path:
@@ -58,7 +61,7 @@ def write_checkpoint(path: PathLike, value: Any, label: Label | None = None) -> 
     :raises OSError: if the disk is full or the folder cannot be written
     """
     path = checkpoint_path(path)
-    arrays: list[Array] = []
+    arrays: list[Array | DistantColumn] = []
     try:
         encoded = encode(value, arrays)
     except CheckpointError as error:
@@ -83,17 +86,25 @@ def checkpoint_path(path: PathLike) -> Path:
     return path if path.suffix else path.with_suffix(SUFFIX)
 
 
-def _write(file: BufferedWriter, header: bytes, arrays: list[Array]) -> None:
+def _write(file: BufferedWriter, header: bytes, arrays: list[Array | DistantColumn]) -> None:
     digest = hashlib.sha256()
     prefix = _PREFIX.pack(MAGIC, FORMAT_VERSION, len(header), sum(array.nbytes for array in arrays))
     # A view of the bytes, even for an array without entries, which memoryview cannot cast.
-    parts = [array.reshape(-1).view(np.uint8) for array in arrays if array.nbytes]
-    for part in (prefix, header, *parts):
+    parts = (part.reshape(-1).view(np.uint8) for array in arrays if array.nbytes for part in _parts(array))
+    for part in chain((prefix, header), parts):  # one after the other: together they may be larger than the memory
         view = memoryview(cast(Any, part))
         for start in range(0, len(view), _CHUNK):
             digest.update(view[start : start + _CHUNK])
             file.write(view[start : start + _CHUNK])
     file.write(digest.digest())
+
+
+def _parts(array: Array | DistantColumn) -> Iterator[Array]:
+    if not isinstance(array, DistantColumn):
+        yield array
+        return
+    for _, piece in pieces(array):
+        yield np.ascontiguousarray(piece)
 
 
 def find_checkpoint(path: PathLike) -> Path:
@@ -210,15 +221,17 @@ def _read_arrays(file: BufferedReader, layout: list[Any], total: int) -> Iterato
     sizes = [dtype.itemsize * math.prod(shape) for dtype, shape in formats]
     if sum(sizes) != total:
         raise ValueError("the arrays have other sizes than announced")
+    start = file.tell()
+    mapped = np.memmap(file, np.uint8, "c")
     for (dtype, shape), size in zip(formats, sizes, strict=True):
-        array = np.empty(shape, dtype)
-        if size:
-            raw = array.reshape(-1).view(np.uint8)
-            if file.readinto(raw.data) != size:
-                raise ValueError("the file became shorter while it was being read")
-            if dtype.kind == "b" and raw.max() > 1:
-                raise ValueError("a boolean is neither 0 nor 1")
-        yield array
+        raw: Array = mapped[start : start + size] if size >= _MAPPED else np.empty(size, np.uint8)
+        file.seek(start)
+        if len(raw) != size or (size < _MAPPED and file.readinto(raw.data) != size):
+            raise ValueError("the file became shorter while it was being read")
+        if size and dtype.kind == "b" and raw.max() > 1:
+            raise ValueError("a boolean is neither 0 nor 1")
+        yield raw.view(dtype).reshape(shape)
+        start += size
 
 
 def _array_format(entry: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:

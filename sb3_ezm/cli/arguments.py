@@ -240,9 +240,10 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     alone, here_too = default.format("1, this process"), default.format("0, this process")
     add("--learners", type=whole(1), help=f"share every update among so many processes, on GPUs one each ({alone})")
     add("--reanalyzers", type=whole(0), help=f"compute targets ahead in so many other processes, with Ray ({here_too})")
+    add("--replay-shards", type=whole(0), help=f"hold the replay in so many other processes, with Ray ({here_too})")
     add(
         "--address",
-        help="Ray cluster for both, `auto` for the one of this machine (default: start Ray on this machine)",
+        help="Ray cluster for all of these, `auto` for the one of this machine (default: start Ray on this machine)",
     )
     add(
         "--film",

@@ -118,9 +118,10 @@ def _make_env(settings: RunSettings, tasks: TaskSet, monitor: Path) -> VecEnv:
         placement = {"vec_env_cls": RayVecEnv, "vec_env_kwargs": keywords}
     elif settings.asynchronous or settings.rounds_ahead is not None:
         raise ConfigurationError("--asynchronous and --rounds-ahead are about collectors: say how many with --collectors.")
-    elif settings.address is not None and not settings.reanalyzers:
+    elif settings.address is not None and not settings.reanalyzers and not settings.replay_shards:
         raise ConfigurationError(
-            "--address is the cluster of collectors and reanalyzers: say how many with --collectors or --reanalyzers."
+            "--address is the cluster of collectors, reanalyzers and shards: say how many with --collectors, --reanalyzers or "
+            "--replay-shards."
         )
     return make_multitask_env(
         tasks,
@@ -134,11 +135,12 @@ def _make_env(settings: RunSettings, tasks: TaskSet, monitor: Path) -> VecEnv:
 
 
 def _sharing(settings: RunSettings) -> dict[str, Any]:
-    """How many processes learn and reanalyze, in keywords of ``EZM``."""
-    found: dict[str, Any] = {"learners": settings.learners, "reanalyzers": settings.reanalyzers}
+    """How many processes learn, reanalyze and hold the replay, in keywords of ``EZM``."""
+    names = ("learners", "reanalyzers", "replay_shards")
+    found: dict[str, Any] = {name: getattr(settings, name) for name in names}
     found = {name: count for name, count in found.items() if count is not None}
-    if settings.reanalyzers is not None:
-        found["ray_address"] = settings.address if settings.reanalyzers > 0 else None
+    if settings.reanalyzers is not None or settings.replay_shards is not None:
+        found["ray_address"] = settings.address if settings.reanalyzers or settings.replay_shards else None
     return {"runtime_kwargs": found} if found else {}
 
 

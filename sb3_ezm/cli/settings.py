@@ -54,9 +54,10 @@ class RunSettings:
     :param collectors: processes that act; 0 for this one
     :param rounds_ahead: rounds that collectors may take ahead of the learner; None for one if asynchronous, else none
     :param asynchronous: whether the learner takes steps of collectors that are done without those of others
-    :param address: of the Ray cluster of collectors and reanalyzers; None for one on this machine
+    :param address: of the Ray cluster of collectors, reanalyzers and shards; None for one on this machine
     :param learners: processes that share every update; None for what the preset and ``changes`` say, usually one
     :param reanalyzers: processes that compute targets ahead; None for what the preset and ``changes`` say, usually none
+    :param replay_shards: processes with the replay; None for what the preset and ``changes`` say, usually none
     :param protocol: of the evaluations: ``"respected"``, ``"ignored"`` or ``"both"``; None for that of the training episodes
     """
 
@@ -83,6 +84,7 @@ class RunSettings:
     address: str | None = None
     learners: int | None = None
     reanalyzers: int | None = None
+    replay_shards: int | None = None
 
     def __post_init__(self) -> None:
         if self.steps_per_task is None and self.minutes is None:

@@ -20,7 +20,7 @@ from sb3_ezm.video import prefer_egl
 # What a continued training keeps unless it is given again.
 _RENEWABLE = (
     *("steps_per_task", "minutes", "checkpoint_every", "eval_every", "eval_episodes", "protocol", "step_timeout"),
-    *("collectors", "rounds_ahead", "asynchronous", "address", "learners", "reanalyzers"),
+    *("collectors", "rounds_ahead", "asynchronous", "address", "learners", "reanalyzers", "replay_shards"),
 )
 
 
@@ -116,7 +116,7 @@ def _continued(args: argparse.Namespace) -> RunSettings:
     settings = replace(RunSettings.read(args.out), **_given(args))  # type: ignore[arg-type]
     if not settings.collectors and not (args.asynchronous or args.rounds_ahead):
         settings = replace(settings, asynchronous=False, rounds_ahead=None)
-    is_here = not settings.collectors and not settings.reanalyzers
+    is_here = not settings.collectors and not settings.reanalyzers and not settings.replay_shards
     return replace(settings, address=None) if is_here and args.address is None else settings
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from sb3_ezm.errors import ConfigurationError
 
-_STORE_BYTES = 256 * 2**20  # of the object store: weights and rounds, never replays
+_STORE_BYTES = 256 * 2**20  # of the object store: weights, rounds, batches and pieces of a replay, never a whole one
 
 _MISSING = (
-    "Collectors and reanalyzers, in processes of their own, need Ray: `pip install 'sb3-ezm[distributed]'`, or leave out what "
-    "asks for them."
+    "Collectors, reanalyzers and replay shards, in processes of their own, need Ray: `pip install 'sb3-ezm[distributed]'`, or "
+    "leave out what asks for them."
 )
 
 _users = 0
