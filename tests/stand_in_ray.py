@@ -14,6 +14,13 @@ class RayActorError(Exception):
     """An actor has died."""
 
 
+class ObjectLostError(Exception):
+    """The machine with the answer of an actor is gone."""
+
+
+LOST = (RayActorError, ObjectLostError)
+
+
 class Ref:
     """
     The result of a call.
@@ -68,13 +75,14 @@ class Actor:
                 self.instance, self.is_dead = self._create(), False
                 self._ray.before_call(self, arguments)
             if self.is_dead:
-                return RayActorError("it was killed"), None
+                self._ray.deaths += 1  # each of the two in turn
+                return (RayActorError if self._ray.deaths % 2 else ObjectLostError)("it was killed"), None
             sent = [argument.value if isinstance(argument, Ref) else argument for argument in arguments]
             return crossed(getattr(self.instance, name)(*crossed(sent)))
 
         def one(*arguments: Any) -> Ref:
             answer = call(*arguments)
-            has_died = type(answer) is tuple and isinstance(answer[0], RayActorError)
+            has_died = type(answer) is tuple and isinstance(answer[0], LOST)
             return Ref(answer[0] if has_died else answer)
 
         def several(*arguments: Any) -> tuple[Ref, ...]:
@@ -86,7 +94,7 @@ class Actor:
 class StandInRay:
     """As much of Ray as this package uses."""
 
-    exceptions = SimpleNamespace(RayActorError=RayActorError)
+    exceptions = SimpleNamespace(RayActorError=RayActorError, ObjectLostError=ObjectLostError)
 
     def __init__(self) -> None:
         self.actors: list[Actor] = []
@@ -95,7 +103,7 @@ class StandInRay:
         self.hangs = False  # whether nothing answers
         #: whether the answer to a call takes a while
         self.is_slow: Callable[[Actor, Sequence[Any]], bool] = lambda actor, arguments: False
-        self.puts = 0
+        self.puts = self.deaths = 0
 
     def remote(self, cls: type[Any]) -> Any:
         """
@@ -134,7 +142,7 @@ class StandInRay:
         """
         if isinstance(refs, list):
             return [self.get(ref) for ref in refs]
-        if isinstance(refs.value, RayActorError):
+        if isinstance(refs.value, LOST):
             raise refs.value
         return refs.value
 

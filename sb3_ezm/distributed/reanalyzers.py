@@ -92,7 +92,7 @@ class ReanalyzerGroup:
         for call in calls:
             try:
                 answer = self.ray.get(call.answer)
-            except self.ray.exceptions.RayActorError as error:
+            except session.losses(self.ray) as error:
                 raise ReanalyzerError(f"Reanalyzer {call.number} died {1 + MAX_DEATHS} times in a row: {error}") from error
             if isinstance(answer, Failure):
                 failure = answer if answer.kind is not SubEnvError else answer._replace(kind=ReanalyzerError)

@@ -91,6 +91,14 @@ def reserved_cpus(wanted: int) -> int:
     return 0 if _is_local else wanted
 
 
+def losses(ray: Any) -> tuple[type[Exception], ...]:
+    """
+    :param ray: Ray
+    :return: what ``ray.get`` raises when a worker has died, or the machine that still held its answer
+    """
+    return ray.exceptions.RayActorError, ray.exceptions.ObjectLostError
+
+
 def release() -> None:
     """Shut Ray down after the last user, if this package started or joined it."""
     global _users, _is_own, _is_local

@@ -99,7 +99,7 @@ class ShardGroup:
                 if self._running[shard]:  # do not run ahead of a slow one
                     self._result(shard)
                 self._send(shard, "exchange", self._take_queue(shard), [])
-            except self._ray.exceptions.RayActorError as error:
+            except session.losses(self._ray) as error:
                 self._lose(shard, error)
 
     def flush(self) -> None:
@@ -140,7 +140,7 @@ class ShardGroup:
                 self._send(shard, "exchange", self._take_queue(shard), [])
             self._send(shard, method, *arguments)
             return self._result(shard)
-        except self._ray.exceptions.RayActorError as error:
+        except session.losses(self._ray) as error:
             self._lose(shard, error)
             raise ReplayLostError(f"replay shard {shard} died and was replaced: try again") from error
 
@@ -155,7 +155,7 @@ class ShardGroup:
                 try:
                     answers[shard] = self._result(shard)
                     self._deaths[shard] = 0
-                except self._ray.exceptions.RayActorError as error:
+                except session.losses(self._ray) as error:
                     self._lose(shard, error)
                     if missing := [draw.number for draw in draws if self.replays[draw.number].is_empty]:
                         without += missing

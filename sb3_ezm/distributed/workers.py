@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 import gymnasium as gym
 
+from sb3_ezm.distributed import session
 from sb3_ezm.distributed.env_slice import MOVES, EnvSlice, Round, Steps
 from sb3_ezm.errors import EZMError
 from sb3_ezm.multitask.subproc import Failure
@@ -198,7 +199,7 @@ class WorkerGroup:
             answer, state = pending.pop(worker)
             try:
                 answers[worker], states[worker] = worker.get(answer), state
-            except self._ray.exceptions.RayActorError as error:
+            except session.losses(self._ray) as error:
                 self._replace(worker, error)
                 if method == "step":
                     self._check_lost()
@@ -243,7 +244,7 @@ class WorkerGroup:
             try:
                 answers[found] = found.get(found.parts[0].answer)
                 length = 0 if from_all else found.parts[0].length
-            except self._ray.exceptions.RayActorError as error:
+            except session.losses(self._ray) as error:
                 self._replace(found, error)
                 self._check_lost()
                 found.send()
