@@ -52,7 +52,8 @@ def refused_or_plain(name: str, value: Any, make: Callable[[], Any], read: Calla
     try:
         made = make()
     except ConfigurationError as error:
-        names_it = shown(value) in str(error) or "must lie strictly between" in str(error)  # names the value
+        relations = ("must lie strictly between", "must not exceed")  # of several settings, whose values they name
+        names_it = shown(value) in str(error) or any(words in str(error) for words in relations)
         assert f"`{name}`" in str(error) and names_it, f"{name}={shown(value)}: {error}"
     else:
         taken = read(made)
