@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
+import pytest
+import torch as th
+
+from sb3_ezm.distributed import session
 
 
 class RayActorError(Exception):
@@ -161,3 +165,19 @@ class StandInRay:
         :param actor: to kill
         """
         actor.is_dead = True
+
+
+def in_place_of_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInRay]:
+    """
+    Body of a fixture: actors live in this process, which has its number of threads again afterwards.
+
+    :param monkeypatch: pytest's
+    :return: the stand-in
+    """
+    stand_in = StandInRay()
+    monkeypatch.setattr(session, "acquire", lambda *arguments: stand_in)
+    monkeypatch.setattr(session, "release", lambda: None)
+    monkeypatch.setattr(session, "check_installed", lambda: None)
+    threads = th.get_num_threads()
+    yield stand_in
+    th.set_num_threads(threads)

@@ -11,16 +11,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from benchmarks import distributed, scale_model
 from sb3_ezm import EZM, ConfigurationError, make_multitask_env
 from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import RunSettings
-from sb3_ezm.distributed import RayVecEnv, session
+from sb3_ezm.distributed import RayVecEnv
 from sb3_ezm.multitask import SubEnvError
-from tests.stand_in_ray import Actor, StandInRay
+from tests.stand_in_ray import Actor, StandInRay, in_place_of_ray
 from tests.tiny import assert_same_training, assert_same_weights, record_actions, tiny_model, toy_env, weights_of
 
 SETTINGS: dict[str, Any] = {"train_freq": 3, "gradient_steps": 1, "learning_starts": 8}
@@ -28,12 +27,7 @@ SETTINGS: dict[str, Any] = {"train_freq": 3, "gradient_steps": 1, "learning_star
 
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInRay]:
-    stand_in = StandInRay()
-    monkeypatch.setattr(session, "acquire", lambda *arguments: stand_in)
-    monkeypatch.setattr(session, "release", lambda: None)
-    threads = th.get_num_threads()
-    yield stand_in
-    th.set_num_threads(threads)
+    yield from in_place_of_ray(monkeypatch)
 
 
 def collectors_env(collectors: int, copies: int = 2, **keywords: Any) -> Any:

@@ -17,13 +17,12 @@ from sb3_ezm import EZM, ConfigurationError
 from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.config import RuntimeConfig
-from sb3_ezm.distributed import session
 from sb3_ezm.distributed.learner import ReanalyzedLearner
 from sb3_ezm.distributed.reanalyzers import ReanalyzerError
 from sb3_ezm.errors import EZMError
 from sb3_ezm.learning.reanalyze import Reanalyzer
 from sb3_ezm.types import SegmentBatch
-from tests.stand_in_ray import Actor, StandInRay
+from tests.stand_in_ray import Actor, StandInRay, in_place_of_ray
 from tests.tiny import assert_same_weights, tiny_model, toy_env, weights_of
 
 SETTINGS: dict[str, Any] = {"train_freq": 2, "gradient_steps": 1, "target_update_interval": 2, "learning_rate": 1e-2}
@@ -31,13 +30,7 @@ SETTINGS: dict[str, Any] = {"train_freq": 2, "gradient_steps": 1, "target_update
 
 @pytest.fixture(autouse=True)
 def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInRay]:
-    stand_in = StandInRay()
-    monkeypatch.setattr(session, "acquire", lambda *arguments: stand_in)
-    monkeypatch.setattr(session, "release", lambda: None)
-    monkeypatch.setattr(session, "check_installed", lambda: None)
-    threads = th.get_num_threads()
-    yield stand_in
-    th.set_num_threads(threads)
+    yield from in_place_of_ray(monkeypatch)
 
 
 def make(reanalyzers: int = 1, ahead: int = 1, runtime: dict[str, Any] | None = None, **changes: Any) -> EZM:

@@ -20,12 +20,11 @@ from sb3_ezm.buffers.storage import DistantColumn
 from sb3_ezm.checkpoint.container import read_checkpoint, write_checkpoint
 from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import RunSettings
-from sb3_ezm.distributed import session
 from sb3_ezm.distributed.shard_group import ReplayShardError
 from sb3_ezm.distributed.sharded_replay import ShardedReplayBuffer
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.types import SegmentBatch
-from tests.stand_in_ray import Actor, StandInRay
+from tests.stand_in_ray import Actor, StandInRay, in_place_of_ray
 from tests.tiny import assert_same_weights, tiny_model, toy_env, weights_of
 
 TASKS, ENVS = 3, 4
@@ -34,11 +33,7 @@ SETTINGS: dict[str, Any] = {"train_freq": 3, "gradient_steps": 2, "learning_star
 
 @pytest.fixture(autouse=True)
 def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInRay]:
-    stand_in = StandInRay()
-    monkeypatch.setattr(session, "acquire", lambda *arguments: stand_in)
-    monkeypatch.setattr(session, "release", lambda: None)
-    monkeypatch.setattr(session, "check_installed", lambda: None)
-    yield stand_in
+    yield from in_place_of_ray(monkeypatch)
 
 
 def make(shards: int, independent: bool = True, **settings: Any) -> Any:
