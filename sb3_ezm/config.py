@@ -140,8 +140,8 @@ class SearchConfig(Settings):
         simulations, candidates = self._acting
         require(
             candidates <= simulations,
-            f"`acting_candidates` ({candidates}) must not exceed `acting_simulations` ({simulations}): "
-            "each, if it is None, is that of the other searches.",
+            f"`acting_candidates` ({candidates}) must not exceed `acting_simulations` ({simulations}): sequential "
+            "halving visits every candidate at least once. Where one of them is None it is that of the other searches.",
         )
 
     @property

@@ -127,7 +127,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         type=whole(1),
         metavar=("CANDIDATES", "SIMULATIONS"),
-        help="size of the searches that act (default: as the agent was saved)",
+        help="size of the searches that act, at least as many simulations as candidates (default: as the agent was saved)",
     )
 
 
