@@ -207,6 +207,23 @@ def test_gradients_are_clipped_to_the_norm() -> None:
         assert gradient.numpy() == pytest.approx(found[1e6][name].numpy() * 0.05 / norm, rel=1e-3, abs=1e-7)
 
 
+@pytest.mark.parametrize("distance", [-1e-3, -1e-6, -5e-7, 0.0, 5e-7, 1e-6, 1e-3])
+def test_gradients_near_the_bound_are_what_pytorch_makes_of_them(distance: float) -> None:
+    learner = make_learner()
+    batch, targets = prepare(learner)
+    step = learner._gradient_step
+    reports = step.backward(batch, targets, 1.0)
+    parameters = [parameter for parameter in learner.policy.world_model.parameters() if parameter.grad is not None]
+    before = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
+    step.max_grad_norm = norm = float(th.nn.utils.get_total_norm(before)) + distance
+    step.clip(reports)
+    found = [parameter.grad for parameter in parameters]
+    for parameter, gradient in zip(parameters, before, strict=True):
+        parameter.grad = gradient
+    th.nn.utils.clip_grad_norm_(parameters, norm)
+    assert all(th.equal(one, parameter.grad) for one, parameter in zip(found, parameters, strict=True))
+
+
 # --- target network ----------------------------------------------------------------------------------------------------
 
 
