@@ -468,7 +468,7 @@ def test_what_to_type_is_quoted_as_a_shell_needs_it() -> None:
 def test_eval_prints_or_writes_what_evaluate_tasks_measures(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
     found = json.loads(ezm("eval", run_folder, "--episodes", 2, "--json", "-"))
     expected = evaluate_tasks(EZM.load(run_folder / "model.zip"), TASKS, 2, seed=10_000)
-    assert found["results"] == [expected.to_dict()]
+    assert found["results"] == [expected.to_dict()] and found["search"] == {"candidates": 2, "simulations": 2}
     output = ezm("eval", run_folder / "model.zip", "--episodes", 1, "--protocol", "both", "--json", tmp_path / "both.json")
     assert "termination ignored" in output and output.count("toy-balance") == 2
     protocols = [result["protocol"] for result in json.loads((tmp_path / "both.json").read_text(encoding="utf-8"))["results"]]
@@ -479,6 +479,7 @@ def test_eval_and_export_search_as_asked(ezm: Any, run_folder: Path, tmp_path: P
     ezm("export", run_folder, "--output", tmp_path / "small.agent", "--episodes", 1, "--search", 3, 6)
     config = EZM.pretrained(tmp_path / "small.agent").policy.search_config
     assert (config.acting_candidates, config.acting_simulations) == (3, 6) and config.num_candidates == 2
+    assert "3 candidates and 6 simulations:" in ezm("eval", run_folder, "--episodes", 1, "--search", 3, 6)
     assert "must not exceed" in ezm("eval", run_folder, "--search", 6, 3, status=2)
 
 

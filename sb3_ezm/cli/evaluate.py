@@ -31,18 +31,21 @@ def run(args: argparse.Namespace) -> int:
         results = list(evaluate_protocols(model, tasks, args.episodes, **options).values())
     else:
         results = [evaluate_tasks(model, tasks, args.episodes, ignore_termination=args.protocol == "ignored", **options)]
+    config = model.policy.search_config.acting
+    size = {"candidates": config.num_candidates, "simulations": config.num_simulations}
     if args.json == "-":
-        print(_as_json(args, results))
+        print(_as_json(args, size, results))
         return 0
+    searches = f"searches of {counted(size['candidates'], 'candidate')} and {counted(size['simulations'], 'simulation')}"
     for result in results:
-        heading = f"{counted(args.episodes, 'episode')} of each task, {PROTOCOL_LABELS[result.protocol]}"
+        heading = f"{counted(args.episodes, 'episode')} of each task, {PROTOCOL_LABELS[result.protocol]}, {searches}"
         print(f"{heading}:\n\n{format_table(result)}\n")
     if args.json is not None:
-        write_text(args.json, _as_json(args, results))
+        write_text(args.json, _as_json(args, size, results))
         print(f"results: {args.json}", file=sys.stderr)
     return 0
 
 
-def _as_json(args: argparse.Namespace, results: list[EvaluationResult]) -> str:
+def _as_json(args: argparse.Namespace, size: dict[str, int], results: list[EvaluationResult]) -> str:
     facts = {"model": str(args.model), "episodes": args.episodes, "seed": args.seed, "deterministic": not args.stochastic}
-    return json.dumps({**facts, "results": [result.to_dict() for result in results]}, indent=1)
+    return json.dumps({**facts, "search": size, "results": [result.to_dict() for result in results]}, indent=1)

@@ -134,13 +134,14 @@ class EvaluationResult:
 
 def format_table(after: EvaluationResult, before: EvaluationResult | None = None) -> str:
     """
-    Table of mean returns: task, random policy, before training, after training, normalized score after training.
+    Table of mean returns and their standard deviations over the episodes: task, random policy, model, normalized score of the
+    model.
 
-    :param after: evaluation of the trained model
-    :param before: evaluation of the untrained one, for a separate column
+    :param after: evaluation of the model
+    :param before: evaluation before its training, for a separate column
     :return: lines for a terminal, the last with the mean normalized score if every task has one
     """
-    header = ["task", "random", *(["before"] if before else []), "after", "score"]
+    header = ["task", "random", *(["before", "after"] if before else ["return"]), "score"]
     rows = []
     for task in after:
         random = task.spec.random_score if task.spec.outcome == "return" else None
@@ -157,7 +158,8 @@ def format_table(after: EvaluationResult, before: EvaluationResult | None = None
 
 
 def _mean_and_std(task: TaskResult) -> str:
-    return f"{task.mean_return:.1f} ± {task.std_return:.1f}"
+    spread = f" ± {task.std_return:.1f}" if len(task.returns) > 1 else ""
+    return f"{task.mean_return:.1f}{spread}"
 
 
 def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
