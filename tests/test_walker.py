@@ -18,6 +18,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from walker_parity import compare, load_dm_control
 
 from sb3_ezm import make_multitask_env, make_task_set
+from sb3_ezm.envs.timers import stop_timers
 from sb3_ezm.envs.walker import WALKER_TASK_INFO, WALKER_TASKS, WalkerEnv
 from sb3_ezm.envs.walker.model import CAMERAS
 from sb3_ezm.envs.walker.rewards import moving, reward, standing, upright
@@ -223,6 +224,28 @@ def test_parallel_threads_give_the_serial_trajectories() -> None:
     with ThreadPoolExecutor(4) as pool:
         parallel = list(pool.map(run, range(4)))
     assert all(same(a, b) for a, b in zip(serial, parallel, strict=True))
+
+
+def time_spent(env: WalkerEnv) -> float:
+    env.reset(seed=0)
+    env.step(np.zeros(6, dtype=np.float32))
+    return sum(timer.duration for timer in env.data.timer)
+
+
+def test_mujoco_times_itself_only_for_those_who_ask() -> None:
+    readings = []
+    try:
+        mujoco.set_mjcb_time(None)  # the clock of MuJoCo's Python package
+        assert time_spent(WalkerEnv()) == 0 and stop_timers()
+        mujoco.set_mjcb_time(None)
+        assert time_spent(env := WalkerEnv()) == 0
+        mujoco.set_mjcb_time(None)
+        assert time_spent(env) > 0  # started again
+        mujoco.set_mjcb_time(lambda: readings.append(1) or float(len(readings)))
+        assert not stop_timers() and time_spent(WalkerEnv()) > 0 and readings
+    finally:
+        mujoco.set_mjcb_time(None)
+        stop_timers()
 
 
 def test_the_suite_in_threads() -> None:

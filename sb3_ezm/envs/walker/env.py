@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sb3_ezm.envs.painter import Painter
 from sb3_ezm.envs.simulation import Simulation
+from sb3_ezm.envs.timers import stop_timers
 from sb3_ezm.envs.walker.model import BODIES, CAMERAS, TIMESTEP, compile_model, shared_model
 from sb3_ezm.envs.walker.rewards import reward
 from sb3_ezm.envs.walker.tasks import ACTION_SIZE, OBSERVATION_SIZE, WALKER_TASK_INFO, WALKER_TASKS
@@ -37,7 +38,7 @@ class WalkerEnv(Simulation):
     and ankle, right then left, as shares of 100, 50 and 20 N m. ``info`` has every term of the reward. Nothing ends an episode
     but the limit of 1000 steps, which comes from the registered Gymnasium ids (``sb3_ezm/Walker-Walk-v0``, ...). Instances are
     independent and may be stepped in parallel threads: MuJoCo releases the GIL. Pictures of one instance must all be taken in
-    one thread.
+    one thread. Creating one stops MuJoCo's timers (:func:`~sb3_ezm.envs.timers.stop_timers`).
 
     :param task: one of :data:`~sb3_ezm.envs.walker.tasks.WALKER_TASKS`
     :param render_mode: ``"rgb_array"`` to allow :meth:`render`, or None
@@ -64,6 +65,7 @@ class WalkerEnv(Simulation):
         model = shared_model() if share_model else compile_model()
         space = spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float32)
         super().__init__(task, model, mujoco.MjData(model), space, ACTION_SIZE, render_mode)
+        stop_timers()
         self._speed = WALKER_TASK_INFO[task].speed
         self._painter = WalkerPainter(CAMERAS, camera, width, height)
         lower, upper = self.model.jnt_range.T.copy()
