@@ -20,6 +20,7 @@ TASKS = {
     "paper": "h1-medium",
     "paper-single-task": "h1-walk",
     "h1-cpu": "h1-medium",
+    "h1-cpu-repeat": "h1-medium",
     "h1-gpu": "h1-medium",
     "small": "Pendulum-v1",
     "toy": "toy",

@@ -19,6 +19,7 @@ from tests.test_presets import TASKS
 SHORT = {
     "paper": {("h1-maze", "reward"), ("h1-maze", "value")},
     "h1-cpu": {("h1-maze", "value")},
+    "h1-cpu-repeat": {("h1-maze", "value")},
     "h1-gpu": {("h1-maze", "value")},
 }
 

@@ -102,8 +102,8 @@ def test_a_broken_package_is_named_and_does_not_affect_others(
 @pytest.mark.parametrize(
     ("tasks", "preset"),
     [
-        ("h1-medium", "h1-cpu"),
-        ("h1-walk", "h1-cpu"),
+        ("h1-medium", "h1-cpu-repeat"),
+        ("h1-walk", "h1-cpu-repeat"),
         ("h1hand-hard", "humanoidbench-hard-cpu"),
         (["h1hand-walk", "h1hand-reach"], "humanoidbench-hard-cpu"),
         ("toy", "toy"),

@@ -20,7 +20,7 @@ EXAMPLES = """\
 examples:
   ezm train toy                                    the four toy tasks, minutes on one core
   ezm train walker --minutes 10                    stand, walk and run
-  ezm train h1-medium --steps-per-task 50000       nine humanoid tasks
+  ezm train h1-medium --minutes 90                 nine humanoid tasks
   ezm train Pendulum-v1 MountainCarContinuous-v0   tasks of your own
   ezm resume runs/h1-medium                        continue where a training stopped
   ezm eval runs/toy --episodes 20 --json -         scores as JSON

@@ -22,7 +22,7 @@ def register() -> None:
     for robot, tasks in TASK_INFO.items():
         for task in tasks.values():
             register_id(task.gym_id, "sb3_ezm.envs.h1.env:H1Env", MAX_EPISODE_STEPS, task=task.name, robot=robot)
-    register_suite("h1-medium", partial(build, "h1"), task_prefix="h1-", preset="h1-cpu")
+    register_suite("h1-medium", partial(build, "h1"), task_prefix="h1-", preset="h1-cpu-repeat")
     register_suite(
         "h1hand-hard", partial(build, "h1hand"), task_prefix="h1hand-", preset="humanoidbench-hard-cpu", align=align
     )
