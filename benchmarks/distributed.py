@@ -167,7 +167,7 @@ def wire(suite: str, settings: dict[str, Any], steps: int, turns: int) -> list[R
     model.collector.act(contender.observation, searched=True, with_target=model.act_with_target, pace=Pace(steps, steps))
     recorded = env._rounds.taking.steps
     taken = steps * env.num_envs
-    state = env._ray.get(env._group.workers[0].state)
+    state = env._group.workers[0].state
     puts, loads = [], []
     weights = env._ray.get(env._rounds.broadcast.send(contender.model.collector.acting_model))
     for turn in range(turns):
@@ -180,7 +180,7 @@ def wire(suite: str, settings: dict[str, Any], steps: int, turns: int) -> list[R
         loads.append(time.perf_counter() - start)
     parameters = sum(values.size for values in weights.arrays.values())
     row: Row = {"suite": suite, "bytes per transition": len(pickle.dumps(recorded)) / taken}
-    row |= {"state, bytes per environment": len(pickle.dumps(state)) / env.num_envs, "weights, MB": 4e-6 * parameters}
+    row |= {"state, bytes per environment": len(state) / env.num_envs, "weights, MB": 4e-6 * parameters}
     row |= {"put, ms": 1e3 * float(np.median(puts)), "take, ms": 1e3 * float(np.median(loads))}
     env.close()
     return [row]

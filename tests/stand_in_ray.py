@@ -61,6 +61,7 @@ class Actor:
         self._ray, self._create, self._retries = ray, create, retries
         self.instance = create()
         self.is_dead = False
+        self.is_cut_off = False  # its machine, too, with every answer that has not been fetched
 
     @property
     def __ray_call__(self) -> Any:
@@ -148,6 +149,8 @@ class StandInRay:
             return [self.get(ref) for ref in refs]
         if isinstance(refs.value, LOST):
             raise refs.value
+        if refs.call is not None and refs.call[0].is_cut_off:
+            raise ObjectLostError("its machine is gone")
         return refs.value
 
     def wait(self, refs: Sequence[Ref], num_returns: int, timeout: float) -> tuple[list[Ref], list[Ref]]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
@@ -185,17 +186,17 @@ class EnvSlice:
         except Exception as error:  # to be told by the first call: a worker that cannot begin looks like one that died
             self._failure = Failure.of(error)
 
-    def call(self, method: str, *arguments: Any) -> tuple[Any, dict[str, Any] | None]:
+    def call(self, method: str, *arguments: Any) -> tuple[Any, bytes | None]:
         """
         :param method: name of another method
         :param arguments: its arguments
-        :return: its answer, or the error; and the state of the environments, if it moves them
+        :return: its answer, or the error; and the state of the environments, if it moves them, pickled
         """
         if self._failure is not None:
             return self._failure, None
         try:
             answer = getattr(self, method)(*arguments)
-            return answer, self.state() if method in MOVES else None
+            return answer, cloudpickle.dumps(self.state()) if method in MOVES else None
         except BaseException as error:
             failure = Failure.of(error)
             if isinstance(error, AttributeError):  # as `VecEnv.has_attr` expects it

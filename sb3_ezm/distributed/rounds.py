@@ -43,7 +43,7 @@ class Taking:
     steps: Steps
     searched: BoolArray  # [n_envs]
     present: BoolArray | None  # [n_envs]  None for all
-    states: list[Any]  # of the workers before it
+    states: list[bytes | None]  # of the workers before it
     observation: VecEnvObs  # before it
     taken: int = 0
 
@@ -134,7 +134,7 @@ class Rounds:
             worker.parts.append(Part(order, None if worker.parts else rows_of(observation, worker.envs)))
 
     def _join(
-        self, found: dict[Worker, Steps], orders: list[Order], states: list[Any], observation: VecEnvObs, taken: int
+        self, found: dict[Worker, Steps], orders: list[Order], states: list[bytes | None], observation: VecEnvObs, taken: int
     ) -> Taking:
         steps = Steps.joined(list(found.values()))
         searched = np.zeros(self._num_envs, dtype=np.bool_)
@@ -157,9 +157,9 @@ class Rounds:
 
     # ----------------------------------------------------------------------------------------------------------- state
 
-    def state(self) -> tuple[list[Any], dict[str, Any]]:
+    def state(self) -> tuple[list[bytes | None], dict[str, Any]]:
         """
-        :return: references to the states of the workers before the rounds, and the rounds for :meth:`resume`; those ahead of
+        :return: the states of the workers before the rounds, pickled, and the rounds for :meth:`resume`; those ahead of
             asynchronous collectors are left out
         :raises StateUnavailableError: if some steps of a round of asynchronous collectors have been taken
         """

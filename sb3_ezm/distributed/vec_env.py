@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, pairwise
@@ -232,9 +233,9 @@ class RayVecEnv(ActingVecEnv):
     def episodes(self) -> dict[str, Any]:
         """State of the running episodes and of rounds; :class:`StateUnavailableError` tells why there is none."""
         states, rounds = self._rounds.state()
-        if any(state is None for state in states):
+        found = [pickle.loads(state) for state in states if state is not None]
+        if len(found) < len(states):
             raise StateUnavailableError("they have not been reset yet")
-        found = self._ray.get(states)
         for state in found:
             if state["why"]:
                 raise StateUnavailableError(state["why"])

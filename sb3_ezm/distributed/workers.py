@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import time
 from collections import deque
@@ -39,7 +40,7 @@ class Part:
     order: Order
     observation: Any  # before it; None as long as the worker alone knows it, from the round before
     answer: Any = None  # reference; None if the worker has to be told (again)
-    state: Any = None  # reference, to what comes after it
+    state: Any = None  # reference to what comes after it, or, once it has arrived, :attr:`Worker.state`
     since: float = 0.0  # when it was the next one to be fetched
 
     @property
@@ -65,7 +66,9 @@ class Worker:
         self._ray = ray
         self.number, self.envs = number, envs
         self.names: list[str] = []  # of the tasks
-        self.state: Any = None  # reference to the state of its environments after the last step that counts
+        # State of its environments after the last step that counts, pickled. It is here, and not where the worker is: with a
+        # machine that is lost, Ray loses what has been left on it.
+        self.state: bytes | None = None
         self.policy: tuple[Any, ...] = ()  # references to what it was told to act with
         self.parts: deque[Part] = deque()  # of rounds, in the order in which they are taken
         self._env_fns, self._options = cloudpickle.dumps(list(env_fns)), options
@@ -131,7 +134,7 @@ class Worker:
             part.answer = None
         if self.state is None:  # they have taken none
             return ""
-        state = self._ray.get(self.state)
+        state = pickle.loads(self.state)
         if state["why"]:
             return (
                 f"{self} was cut short, and its round cannot be repeated, because {state['why']}: the round is dropped, the "
@@ -140,14 +143,15 @@ class Worker:
         self._preparations.append(self.ask("restore", [state])[0])
         return ""
 
-    def get(self, answer: Any) -> Any:
+    def get(self, answer: Any, state: Any) -> tuple[Any, Any]:
         """
         :param answer: reference
-        :return: the answer, or why the worker could not be prepared for giving it
+        :param state: likewise, from :meth:`ask`
+        :return: the answer, or why the worker could not be prepared for giving it; and the state
         """
-        given: list[Any] = self._ray.get([*self._preparations, answer])
+        *given, arrived = self._ray.get([*self._preparations, answer, state])
         self._preparations = []
-        return next((item for item in given if isinstance(item, Failure)), given[-1])
+        return next((item for item in given if isinstance(item, Failure)), given[-1]), arrived
 
     def end(self) -> None:
         """Kill the process."""
@@ -198,7 +202,7 @@ class WorkerGroup:
                 raise self._hanging(list(pending))
             answer, state = pending.pop(worker)
             try:
-                answers[worker], states[worker] = worker.get(answer), state
+                answers[worker], states[worker] = worker.get(answer, state)
             except session.losses(self._ray) as error:
                 self._replace(worker, error)
                 if method == "step":
@@ -242,8 +246,9 @@ class WorkerGroup:
                     raise self._hanging(late or waiting)
                 break
             try:
-                answers[found] = found.get(found.parts[0].answer)
-                length = 0 if from_all else found.parts[0].length
+                part = found.parts[0]
+                answers[found], part.state = found.get(part.answer, part.state)
+                length = 0 if from_all else part.length
             except session.losses(self._ray) as error:
                 self._replace(found, error)
                 self._check_lost()
