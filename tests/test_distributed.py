@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -17,12 +18,16 @@ from benchmarks import distributed, scale_model
 from sb3_ezm import EZM, ConfigurationError, make_multitask_env
 from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import RunSettings
-from sb3_ezm.distributed import RayVecEnv
+from sb3_ezm.distributed import RayVecEnv, session
 from sb3_ezm.multitask import SubEnvError
 from tests.stand_in_ray import Actor, StandInRay, in_place_of_ray
 from tests.tiny import assert_same_training, assert_same_weights, record_actions, tiny_model, toy_env, weights_of
 
 SETTINGS: dict[str, Any] = {"train_freq": 3, "gradient_steps": 1, "learning_starts": 8}
+
+
+class NotLetIn(Exception):
+    """As Ray's AuthenticationError."""
 
 
 @pytest.fixture
@@ -82,6 +87,22 @@ def test_a_change_of_the_discount_arrives(ray: StandInRay) -> None:
     model.learn(24, reset_num_timesteps=False)
     acting = ray.actors[0].instance._collector.policy.world_model
     assert acting.discounts.tolist() == pytest.approx([0.5] * len(model.policy.task_set))
+
+
+def test_a_machine_that_is_lost_takes_no_episodes_with_it(ray: StandInRay) -> None:
+    expected, _ = trained(collectors_env(2))
+    env = collectors_env(2)
+
+    def cut(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        if local["self"].num_timesteps in (24, 40):  # after a round, and within one
+            for actor in ray.actors[-2:]:
+                actor.is_dead = actor.is_cut_off = True
+        return True
+
+    model = tiny_model(env, **SETTINGS)
+    model.learn(60, callback=cut)
+    assert env.restarts > 0
+    assert_same_weights(weights_of(expected), weights_of(model))
 
 
 @pytest.mark.usefixtures("ray")
@@ -158,6 +179,26 @@ def test_a_collector_that_dies_is_replaced_and_its_round_repeated(ray: StandInRa
     assert method == "reset" or env.restarts > 0
     np.testing.assert_array_equal(actions, expected)
     assert_same_weights(weights_of(whole), weights_of(model))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionError("nobody"), r"There is no Ray cluster at `address` \('10\.0\.0\.1:6379'\)"),
+        (NotLetIn("no token"), "asks for its token: copy ~/.ray/auth_token"),
+        (RuntimeError("Failed to connect to GCS: ray.exceptions.AuthenticationError"), "asks for its token"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_an_error(monkeypatch: pytest.MonkeyPatch, error: Exception, said: str) -> None:
+    def init(address: str, **_: Any) -> None:
+        raise error
+
+    names = SimpleNamespace(AuthenticationError=NotLetIn)
+    cluster = SimpleNamespace(is_initialized=lambda: False, init=init, exceptions=names)
+    monkeypatch.setattr(session, "import_ray", lambda: cluster)
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")  # as it is: `acquire` sets it
+    with pytest.raises(ConfigurationError, match=said):
+        session.acquire("10.0.0.1:6379")
 
 
 def test_a_collector_that_keeps_dying_is_an_error(ray: StandInRay) -> None:

@@ -52,7 +52,7 @@ def acquire(address: str | None) -> ModuleType:
 
     :param address: of a cluster, ``"auto"`` for the one that this machine belongs to; None starts Ray here
     :return: Ray
-    :raises ConfigurationError: if it is not installed, or there is no such cluster
+    :raises ConfigurationError: if it is not installed, there is no such cluster, or the cluster does not let this machine in
     """
     global _users, _is_own, _is_local
     if address is not None:
@@ -76,6 +76,13 @@ def acquire(address: str | None) -> ModuleType:
             except ConnectionError as error:
                 raise ConfigurationError(
                     f"There is no Ray cluster at `address` ({address!r}): start one with `ray start --head`, or leave it out."
+                ) from error
+            except (ray.exceptions.AuthenticationError, RuntimeError) as error:  # Ray wraps the one in the other at times
+                if type(error) is RuntimeError and "AuthenticationError" not in str(error):
+                    raise
+                raise ConfigurationError(
+                    f"The Ray cluster at `address` ({address!r}) asks for its token: copy ~/.ray/auth_token from its first "
+                    "machine to the same place on every other, and set RAY_AUTH_MODE=token on all of them."
                 ) from error
         _is_own, _is_local = True, address is None
     _users += 1
