@@ -65,6 +65,14 @@ def to_device(values: npt.NDArray[Any] | th.Tensor, device: th.device) -> th.Ten
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def reading_waits(device: th.device) -> bool:
+    """
+    :param device: of a tensor
+    :return: whether the host has to wait for its values
+    """
+    return device.type != "cpu"
+
+
 def bfloat16_where(wanted: bool, device: th.device) -> AbstractContextManager[Any]:
     """
     :param wanted: whether to run networks in bfloat16

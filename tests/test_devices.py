@@ -18,6 +18,7 @@ from sb3_ezm import collector as collector_module
 from sb3_ezm.checkpoint import read_checkpoint
 from sb3_ezm.config import LossConfig, RuntimeConfig
 from sb3_ezm.devices import Readback, has_bfloat16, to_device
+from sb3_ezm.learning import gradients as gradients_module
 from sb3_ezm.learning import learner as learner_module
 from sb3_ezm.learning.learner import Learner, NonFiniteLossError
 from sb3_ezm.runtime.static_search import StaticSearch
@@ -171,7 +172,12 @@ def test_acting_waits_only_for_its_result(monkeypatch: pytest.MonkeyPatch, stati
     assert chosen.values.tolist() == [0.5, 0.5] and sends.found == []
 
 
-def test_the_fused_optimizer_and_the_log_read_nothing() -> None:
+def as_if_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradients_module, "reading_waits", lambda device: True)
+
+
+def test_the_fused_optimizer_and_the_log_read_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_if_on_a_device(monkeypatch)
     learner = make_learner()
     batch, targets = prepare(learner)
     with Reads() as reads:
@@ -181,7 +187,8 @@ def test_the_fused_optimizer_and_the_log_read_nothing() -> None:
     assert [outcome.errors.shape for outcome in learner.finish()] == [(12,)] * 3
 
 
-def test_other_optimizers_need_one_read() -> None:
+def test_other_optimizers_need_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_if_on_a_device(monkeypatch)
     learner = make_learner(make_policy(optimizer_class=th.optim.RMSprop))
     batch, targets = prepare(learner)
     with Reads() as reads:

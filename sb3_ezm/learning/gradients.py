@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from sb3_ezm.config import LossConfig, RuntimeConfig
-from sb3_ezm.devices import bfloat16_where
+from sb3_ezm.devices import bfloat16_where, reading_waits
 from sb3_ezm.learning.losses import all_losses, total_loss
 from sb3_ezm.model.world_model import Unroll, WorldModel, cosine_consistency
 from sb3_ezm.runtime.graphs import GraphRecorder, StaticFunction, compiled
@@ -162,8 +162,8 @@ class GradientStep:
         # As `clip_grad_norm_` does, but keeping the norms of the parameters.
         norms = th.stack(th._foreach_norm([p.grad for p in parameters if p.grad is not None]))
         norm = th.linalg.vector_norm(norms)
-        # On an accelerator asking would mean waiting; a CPU need not multiply every gradient by 1.
-        if norm.device.type != "cpu" or norm + CLIP_EPSILON > self.max_grad_norm:
+        # Where asking costs nothing, there is no need to multiply every gradient by 1.
+        if reading_waits(norm.device) or norm + CLIP_EPSILON > self.max_grad_norm:
             clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
         return GradientOutput(reports.errors, norm, norms, reports.losses, {**reports.figures, "grad_norm": norm})
 
