@@ -49,17 +49,14 @@ def crossed(value: Any) -> Any:
 
 class Actor:
     """
-    An object whose methods answer with references. Whatever crosses to it or back is pickled. With Ray's option
-    ``max_task_retries`` it comes back to life as it was made, and the call is repeated.
+    An object whose methods answer with references. Whatever crosses to it or back is pickled.
 
     :param ray: the stand-in
-    :param create: makes the object
-    :param retries: of a call
+    :param instance: the object
     """
 
-    def __init__(self, ray: StandInRay, create: Callable[[], Any], retries: int) -> None:
-        self._ray, self._create, self._retries = ray, create, retries
-        self.instance = create()
+    def __init__(self, ray: StandInRay, instance: Any) -> None:
+        self._ray, self.instance = ray, instance
         self.is_dead = False
         self.is_cut_off = False  # its machine, too, with every answer that has not been fetched
 
@@ -74,11 +71,6 @@ class Actor:
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> Any:
             self._ray.before_call(self, arguments)
-            for _ in range(self._retries):
-                if not self.is_dead:
-                    break
-                self.instance, self.is_dead = self._create(), False
-                self._ray.before_call(self, arguments)
             if self.is_dead:
                 self._ray.deaths += 1  # each of the two in turn
                 return (RayActorError if self._ray.deaths % 2 else ObjectLostError)("it was killed"), None
@@ -88,7 +80,7 @@ class Actor:
         def one(*arguments: Any) -> Ref:
             answer = call(*arguments)
             has_died = type(answer) is tuple and isinstance(answer[0], LOST)
-            return Ref(answer[0] if has_died else answer)
+            return Ref(answer[0]) if has_died else Ref(answer, (self, arguments))
 
         def several(*arguments: Any) -> tuple[Ref, ...]:
             return tuple(Ref(part, (self, arguments)) for part in call(*arguments))
@@ -116,10 +108,9 @@ class StandInRay:
         :return: what creates them
         """
 
-        def options(max_task_retries: int = 0, **_: Any) -> Any:
+        def options(**_: Any) -> Any:
             def create(*arguments: Any, **keywords: Any) -> Actor:
-                sent = cloudpickle.dumps(arguments)
-                self.actors.append(Actor(self, lambda: cls(*pickle.loads(sent), **keywords), max_task_retries))
+                self.actors.append(Actor(self, cls(*crossed(arguments), **keywords)))
                 return self.actors[-1]
 
             return SimpleNamespace(remote=create)

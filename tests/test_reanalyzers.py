@@ -139,6 +139,19 @@ def test_a_reanalyzer_that_dies_is_replaced_and_its_work_repeated(ray: StandInRa
     ray.before_call = kill
     model = make(2).learn(60)
     assert calls > 10
+    assert len(ray.actors) - 2 - 2 == learner_of(model).restarts > 3  # both trainings begin with two
+    assert_same_weights(weights_of(whole), weights_of(model))
+
+
+def test_a_lost_machine_costs_one_reanalyzer_whatever_work_it_had(ray: StandInRay) -> None:
+    whole = make(runtime={"reanalyze_ahead": 3}).learn(60)
+
+    def cut_off(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        ray.actors[-1].is_cut_off |= local["self"].num_timesteps == 40
+        return True
+
+    model = make(runtime={"reanalyze_ahead": 3}).learn(60, callback=cut_off)
+    assert learner_of(model).restarts == 1
     assert_same_weights(weights_of(whole), weights_of(model))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
 from collections.abc import Sequence
@@ -55,7 +54,6 @@ class Targets(NamedTuple):
 
     columns: Columns  # of TargetBatch
     figures: dict[str, npt.NDArray[Any]]
-    process: int  # that computed them
 
     @staticmethod
     def joined(parts: Sequence[Targets], device: th.device) -> Reanalyzed:
@@ -120,7 +118,7 @@ class ReanalysisWorker:
             batch = SegmentBatch._make([*(th.from_numpy(np.array(column)) for column in columns), None])
             targets, figures = self._reanalyzer(self._model, batch.to(self._device), work.updates, work.rows)
             own = [column.cpu().numpy() for column in targets]
-            return Targets(own, {name: value.cpu().numpy() for name, value in figures.items()}, os.getpid())
+            return Targets(own, {name: value.cpu().numpy() for name, value in figures.items()})
         except BaseException as error:
             failure = Failure.of(error)
             return failure._replace(summary=str(error)) if isinstance(error, EZMError) else failure

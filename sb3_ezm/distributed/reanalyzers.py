@@ -1,4 +1,4 @@
-"""Reanalyzers as the learner sees them: asked ahead of time, noticed when they fail or hang. Ray replaces those that die."""
+"""Reanalyzers as the learner sees them: asked ahead of time, replaced when they die, noticed when they fail or hang."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ class Call(NamedTuple):
     """Work that a reanalyzer has been given."""
 
     number: int  # of the reanalyzer
+    actor: Any  # in its place at the time
+    arguments: tuple[Any, Any, Work]  # references to weights and columns, and what to do with them
     answer: Any  # reference
+    deaths: int  # of reanalyzers that had this work before
 
 
 class ReanalyzerGroup:
     """
-    Processes that compute targets. Work depends on nothing but what is sent with it, so Ray restarts a process that dies and
-    gives it the same work again. They end with this object, and with the program.
+    Processes that compute targets. Work depends on nothing but what is sent with it, so the one that replaces a process that
+    has died is given the same work again. They end with this object, and with the program.
 
     :param settings: what each is made with
     :param count: of processes
@@ -47,12 +50,14 @@ class ReanalyzerGroup:
         self.time_limit = time_limit
         self.restarts = 0  # so far
         cpus = session.reserved_cpus(settings.threads)
-        options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": MAX_DEATHS}
-        payload = cloudpickle.dumps(settings)
-        self.actors = [self.ray.remote(ReanalysisWorker).options(**options).remote(payload, sys.path) for _ in range(count)]
-        self._processes: dict[int, int] = {}  # by number, as far as they have answered
+        self._options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0}
+        self._settings = cloudpickle.dumps(settings)
+        self.actors = [self._create() for _ in range(count)]
         self._next = 0
-        self.end = weakref.finalize(self, _release, self.ray, list(self.actors))
+        self.end = weakref.finalize(self, _release, self.ray, self.actors)
+
+    def _create(self) -> Any:
+        return self.ray.remote(ReanalysisWorker).options(**self._options).remote(self._settings, sys.path)
 
     def begin(self, weights: Any, columns: Any, works: Sequence[Work]) -> list[Call]:
         """
@@ -63,9 +68,13 @@ class ReanalyzerGroup:
         """
         calls = []
         for work in works:
-            calls.append(Call(self._next, self.actors[self._next].targets.remote(weights, columns, work)))
+            calls.append(self._send(self._next, (weights, columns, work)))
             self._next = (self._next + 1) % len(self.actors)
         return calls
+
+    def _send(self, number: int, arguments: tuple[Any, Any, Work], deaths: int = 0) -> Call:
+        actor = self.actors[number]
+        return Call(number, actor, arguments, actor.targets.remote(*arguments), deaths)
 
     def wait(self, calls: Sequence[Call]) -> list[Targets]:
         """
@@ -80,27 +89,41 @@ class ReanalyzerGroup:
             raise
 
     def _wait(self, calls: Sequence[Call]) -> list[Targets]:
-        waiting, deadline = {call.answer: call.number for call in calls}, time.monotonic() + self.time_limit
-        _, late = self.ray.wait(list(waiting), num_returns=len(waiting), timeout=max(0.0, deadline - time.monotonic()))
-        if late:
-            names = " and ".join(str(waiting[answer]) for answer in late)
-            raise ReanalyzerError(
-                f"Reanalyzer {names} did not answer within {self.time_limit:g} s (`learner_time_limit`): it hangs, or a "
-                "cluster has no room for it. All reanalyzers were ended."
-            )
-        found = []
-        for call in calls:
-            try:
-                answer = self.ray.get(call.answer)
-            except session.losses(self.ray) as error:
-                raise ReanalyzerError(f"Reanalyzer {call.number} died {1 + MAX_DEATHS} times in a row: {error}") from error
-            if isinstance(answer, Failure):
-                failure = answer if answer.kind is not SubEnvError else answer._replace(kind=ReanalyzerError)
-                raise failure.error(f"Reanalyzer {call.number} failed: {failure.summary}")
-            self.restarts += self._processes.setdefault(call.number, answer.process) != answer.process
-            self._processes[call.number] = answer.process
-            found.append(answer)
-        return found
+        deadline = time.monotonic() + self.time_limit
+        waiting, found = dict(enumerate(calls)), {}
+        while waiting:
+            answers = [call.answer for call in waiting.values()]
+            _, late = self.ray.wait(answers, num_returns=len(answers), timeout=max(0.0, deadline - time.monotonic()))
+            if late:
+                names = " and ".join(str(call.number) for call in waiting.values() if call.answer in late)
+                raise ReanalyzerError(
+                    f"Reanalyzer {names} did not answer within {self.time_limit:g} s (`learner_time_limit`): it hangs, or a "
+                    "cluster has no room for it. All reanalyzers were ended."
+                )
+            for place, call in list(waiting.items()):
+                try:
+                    answer = self.ray.get(call.answer)
+                except session.losses(self.ray) as error:
+                    waiting[place] = self._repeat(call, error)
+                    continue
+                if isinstance(answer, Failure):
+                    failure = answer if answer.kind is not SubEnvError else answer._replace(kind=ReanalyzerError)
+                    raise failure.error(f"Reanalyzer {call.number} failed: {failure.summary}")
+                found[place] = answer
+                del waiting[place]
+        return [found[place] for place in range(len(calls))]
+
+    def _repeat(self, call: Call, error: Exception) -> Call:
+        """Give work to a new process, or to the one that has replaced the lost one already."""
+        if call.deaths == MAX_DEATHS:
+            raise ReanalyzerError(f"Reanalyzer {call.number} died {1 + MAX_DEATHS} times in a row: {error}") from error
+        if self.actors[call.number] is call.actor:
+            # Not Ray's own restarts: while it has yet to notice that a whole machine is gone, each of its attempts to give the
+            # work to the old process counts as a death.
+            self.ray.kill(call.actor)
+            self.actors[call.number] = self._create()
+            self.restarts += 1
+        return self._send(call.number, call.arguments, call.deaths + 1)
 
 
 def _release(ray: Any, actors: list[Any]) -> None:
