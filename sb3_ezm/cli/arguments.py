@@ -177,7 +177,7 @@ def _add_train(commands: Any) -> None:
         "--gradient-similarity",
         metavar="UPDATES",
         type=whole(1),
-        help="compare the tasks' gradients every so many updates, in gradients.jsonl (default: never)",
+        help="compare the tasks' gradients every UPDATES updates, in gradients.jsonl (default: never)",
     )
     add("--resume", action="store_true", help="continue from the latest checkpoint in the folder --out, as `ezm resume` does")
     add("--overwrite", action="store_true", help="replace the run that the folder --out holds")
@@ -210,7 +210,7 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     add(
         "--minutes",
         type=option(kinds.number(0.0, 1e6, above=True)),
-        help="wall-clock time from now on, between an evaluation before and one after",
+        help=f"minutes to train from now on; the first and the last evaluation are extra ({default.format('no limit')})",
     )
     add(
         "--checkpoint-every",
@@ -230,7 +230,7 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
         help=f"end with an error that names the task when a step or reset takes longer ({limit})",
     )
     here = default.format("0, all environments in this process")
-    add("--collectors", type=whole(0), help=f"act in so many other processes, with Ray ({here})")
+    add("--collectors", type=whole(0), help=f"act in this many other processes, with Ray ({here})")
     add("--rounds-ahead", type=whole(0), help="rounds that they act while the learner updates, with older weights (default 0)")
     add(
         "--asynchronous",
@@ -238,9 +238,9 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
         help="take the steps of collectors that are done, without waiting for slow ones; cannot be repeated exactly",
     )
     alone, here_too = default.format("1, this process"), default.format("0, this process")
-    add("--learners", type=whole(1), help=f"share every update among so many processes, on GPUs one each ({alone})")
-    add("--reanalyzers", type=whole(0), help=f"compute targets ahead in so many other processes, with Ray ({here_too})")
-    add("--replay-shards", type=whole(0), help=f"hold the replay in so many other processes, with Ray ({here_too})")
+    add("--learners", type=whole(1), help=f"share every update among this many processes, on GPUs one each ({alone})")
+    add("--reanalyzers", type=whole(0), help=f"compute targets ahead in this many other processes, with Ray ({here_too})")
+    add("--replay-shards", type=whole(0), help=f"hold the replay in this many other processes, with Ray ({here_too})")
     add(
         "--address",
         help="Ray cluster for all of these, `auto` for the one of this machine (default: start Ray on this machine)",

@@ -134,8 +134,14 @@ def load_agent(args: argparse.Namespace) -> tuple[EZM, TaskSet]:
     """
     :param args: with ``model``, ``tasks``, ``device`` and ``search``
     :return: the agent, and its tasks with their environments
-    :raises ConfigurationError: if there is no such file, or the model was not trained with a task set
+    :raises ConfigurationError: if there is no such file, the search is too small for its candidates, or the model was not
+        trained with a task set
     """
+    if args.search and args.search[1] < args.search[0]:
+        raise ConfigurationError(
+            f"--search {args.search[0]} {args.search[1]}: a search needs at least as many simulations as candidates, for "
+            f"example --search {args.search[0]} {args.search[0]}."
+        )
     sizes = args.search and dict(zip(("acting_candidates", "acting_simulations"), args.search, strict=True))
     model = load_model(args.model, args.device, **({"search_kwargs": sizes} if sizes else {}))
     if not model.policy.layout.has_task:

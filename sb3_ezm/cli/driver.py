@@ -174,7 +174,9 @@ def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -
         print(ASYNCHRONOUS)
     share = "of each task on average" if settings.asynchronous else "of each task"
     limits = [] if settings.steps_per_task is None else [f"{counted(settings.steps_per_task, 'step')} {share}"]
-    limits += [] if settings.minutes is None else [f"{settings.minutes:g} minutes, first and last evaluation not counted"]
+    if settings.minutes is not None:
+        unit = "minute" if settings.minutes == 1 else "minutes"
+        limits.append(f"{settings.minutes:g} {unit}, first and last evaluation not counted")
     print(f"Training ends after {' or '.join(limits)}.", flush=True)
 
 
