@@ -1,4 +1,4 @@
-"""Reanalyzers in processes of Ray: the same results as without it, whatever is slow or killed. One training, two processes."""
+"""Reanalyzers in processes of Ray: the same results as without it, whatever is slow or killed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make() -> EZM:
     return tiny_model(toy_env(), train_freq=2, target_update_interval=2, learning_rate=1e-2, runtime_kwargs=runtime)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def model() -> Iterator[EZM]:
     made = make()
     yield made
@@ -74,6 +74,7 @@ def test_neither_delays_nor_killed_reanalyzers_change_a_training(model: EZM, mon
 
 
 def test_errors_arrive_with_their_traceback(model: EZM) -> None:
+    model.learn(20)
     tell(model, 1, lambda worker: setattr(worker, "_reanalyzer", None))
     with pytest.raises(ReanalyzerError, match="Reanalyzer 1 failed: AttributeError: 'NoneType'") as caught:
         model.train(2, 8)
@@ -81,7 +82,7 @@ def test_errors_arrive_with_their_traceback(model: EZM) -> None:
 
 
 def test_a_process_that_hangs_is_noticed(model: EZM) -> None:
-    model.train(1, 8)  # new processes
+    model.learn(20)
     os.kill(__import__("ray").get(tell(model, 1, lambda _: os.getpid())), signal.SIGSTOP)
     group_of(model).time_limit = 1.0
     with pytest.raises(ReanalyzerError, match=r"Reanalyzer 1 did not answer within 1 s \(`learner_time_limit`\)"):

@@ -16,7 +16,7 @@ import torch as th
 
 from sb3_ezm.config import RuntimeConfig
 from sb3_ezm.distributed import session
-from sb3_ezm.distributed.reanalysis import Settings, Targets, Work, columns_of
+from sb3_ezm.distributed.reanalysis import Settings, Targets, BatchPart, columns_of
 from sb3_ezm.distributed.reanalyzers import Call, ReanalyzerGroup
 from sb3_ezm.distributed.weights import Broadcast
 from sb3_ezm.learning.data_parallel import DataParallelLearner
@@ -112,7 +112,7 @@ class ReanalyzedLearner(Learner):
         seed = int(th.randint(2**63 - 1, (), generator=self.reanalyzer.generator))
         # Small searches are slow in parts: as few as keep all reanalyzers busy.
         parts = min(-(-self.runtime.reanalyzers // self.runtime.reanalyze_ahead), len(batch.tasks))
-        works = [Work(updates, seed, rank, parts) for rank in range(parts)]
+        works = [BatchPart(updates, seed, rank, parts) for rank in range(parts)]
         weights = self._broadcast.send(self.policy.target_model)
         calls = group.begin(weights, group.ray.put(columns_of(batch)), works)
         return RemoteReanalysis(batch=batch, begun=self._launches, calls=calls)

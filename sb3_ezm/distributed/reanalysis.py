@@ -35,8 +35,8 @@ class Settings(NamedTuple):
     device: str
 
 
-class Work(NamedTuple):
-    """Part of a batch. All random draws of the batch come from one seed."""
+class BatchPart(NamedTuple):
+    """Work for one reanalyzer. All random draws of the batch come from one seed."""
 
     updates: int  # done before the one that learns from it
     seed: int
@@ -101,7 +101,7 @@ class ReanalysisWorker:
         except Exception as error:  # to be told by the first call: a worker that cannot begin looks like one that died
             self._failure = Failure.of(error)
 
-    def targets(self, weights: Weights, columns: Columns, work: Work) -> Targets | Failure:
+    def targets(self, weights: Weights, columns: Columns, work: BatchPart) -> Targets | Failure:
         """
         :param weights: of the target network
         :param columns: of the batch

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from sb3_ezm.distributed import session
-from sb3_ezm.distributed.reanalysis import ReanalysisWorker, Settings, Targets, Work
+from sb3_ezm.distributed.reanalysis import ReanalysisWorker, Settings, Targets, BatchPart
 from sb3_ezm.errors import EZMError
 from sb3_ezm.multitask.subproc import Failure
 from sb3_ezm.multitask.vec_env import SubEnvError
@@ -28,7 +28,7 @@ class Call(NamedTuple):
 
     number: int  # of the reanalyzer
     actor: Any  # in its place at the time
-    arguments: tuple[Any, Any, Work]  # references to weights and columns, and what to do with them
+    arguments: tuple[Any, Any, BatchPart]  # references to weights and columns, and what to do with them
     answer: Any  # reference
     deaths: int  # of reanalyzers that had this work before
 
@@ -59,7 +59,7 @@ class ReanalyzerGroup:
     def _create(self) -> Any:
         return self.ray.remote(ReanalysisWorker).options(**self._options).remote(self._settings, sys.path)
 
-    def begin(self, weights: Any, columns: Any, works: Sequence[Work]) -> list[Call]:
+    def begin(self, weights: Any, columns: Any, works: Sequence[BatchPart]) -> list[Call]:
         """
         :param weights: reference
         :param columns: reference
@@ -72,7 +72,7 @@ class ReanalyzerGroup:
             self._next = (self._next + 1) % len(self.actors)
         return calls
 
-    def _send(self, number: int, arguments: tuple[Any, Any, Work], deaths: int = 0) -> Call:
+    def _send(self, number: int, arguments: tuple[Any, Any, BatchPart], deaths: int = 0) -> Call:
         actor = self.actors[number]
         return Call(number, actor, arguments, actor.targets.remote(*arguments), deaths)
 
