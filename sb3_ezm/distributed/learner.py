@@ -16,7 +16,7 @@ import torch as th
 
 from sb3_ezm.config import RuntimeConfig
 from sb3_ezm.distributed import session
-from sb3_ezm.distributed.reanalysis import Settings, Targets, BatchPart, columns_of
+from sb3_ezm.distributed.reanalysis import BatchPart, Settings, Targets, columns_of
 from sb3_ezm.distributed.reanalyzers import Call, ReanalyzerGroup
 from sb3_ezm.distributed.weights import Broadcast
 from sb3_ezm.learning.data_parallel import DataParallelLearner

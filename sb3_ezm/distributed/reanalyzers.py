@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from sb3_ezm.distributed import session
-from sb3_ezm.distributed.reanalysis import ReanalysisWorker, Settings, Targets, BatchPart
+from sb3_ezm.distributed.reanalysis import BatchPart, ReanalysisWorker, Settings, Targets
 from sb3_ezm.errors import EZMError
 from sb3_ezm.multitask.subproc import Failure
 from sb3_ezm.multitask.vec_env import SubEnvError
