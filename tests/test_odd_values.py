@@ -42,7 +42,7 @@ EAGER: dict[Callable[..., Any], tuple[str, ...]] = {
 NONSENSE = (object(), 1.5, b"x", {2}, 2j, [2])
 
 
-def refused_or_plain(name: str, value: Any, make: Callable[[], Any], read: Callable[[Any], Any]) -> None:
+def assert_refused_or_plain(name: str, value: Any, make: Callable[[], Any], read: Callable[[Any], Any]) -> None:
     """
     :param name: name of an argument
     :param value: an odd value
@@ -74,7 +74,7 @@ def test_arguments_of_the_algorithm(name: str) -> None:
             def make(given: dict[str, Any] = given) -> EZM:
                 return EZM(**given)
 
-            refused_or_plain(name, value, make, lambda model: getattr(model, others.get(name, name)))
+            assert_refused_or_plain(name, value, make, lambda model: getattr(model, others.get(name, name)))
 
 
 @pytest.mark.parametrize("outer", NESTED)
@@ -90,7 +90,7 @@ def test_entries_of_dictionaries(outer: str) -> None:
                 return next(getattr(config, name) for config in configs if type(config) is NESTED[outer])
 
             if not (name == "value_floor" and value is None):
-                refused_or_plain(name, value, make, read)
+                assert_refused_or_plain(name, value, make, read)
 
 
 def test_settings_of_the_policy() -> None:
@@ -100,7 +100,7 @@ def test_settings_of_the_policy() -> None:
             def make(name: str = name, value: Any = value) -> ModelConfig:
                 return MlpPolicy.model_settings(**{name: value})
 
-            refused_or_plain(name, value, make, lambda config, name=name: getattr(config, name, ()))
+            assert_refused_or_plain(name, value, make, lambda config, name=name: getattr(config, name, ()))
     for outer in ("optimizer_class", "optimizer_kwargs"):
         for value in NONSENSE:
             with pytest.raises(ConfigurationError, match=f"`{outer}`"):
@@ -114,7 +114,7 @@ def test_callbacks_and_tasks(function: Callable[..., Any], given: dict[str, Any]
         def make(value: Any = value) -> Any:
             return function(**{**given, name: value})
 
-        refused_or_plain(name, value, make, lambda made: getattr(made, name, None) if name != "save_path" else "")
+        assert_refused_or_plain(name, value, make, lambda made: getattr(made, name, None) if name != "save_path" else "")
 
 
 @pytest.mark.parametrize(("function", "name"), [(function, name) for function, names in EAGER.items() for name in names])
