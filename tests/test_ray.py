@@ -64,10 +64,12 @@ def env_fns(delay: float) -> list[Callable[[], gym.Env[Any, Any]]]:
 
 @pytest.fixture(scope="module")
 def env() -> Iterator[RayVecEnv]:
+    users = session._users
     made = RayVecEnv(env_fns(delay=0.004), collectors=2)
+    assert session._users == users + 1
     yield made
     made.close()
-    assert not __import__("ray").is_initialized()
+    assert session._users == users
 
 
 class GatedEnv(gym.Wrapper[Any, Any, Any, Any]):
