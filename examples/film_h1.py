@@ -1,7 +1,7 @@
 """
 All tasks of a trained H1 agent side by side in one small GIF. The picture in the README was made with this.
 
-    python examples/film_h1.py runs/h1-medium/model.zip --out h1.gif
+    python examples/film_h1.py h1-medium --out h1.gif
 
 Every task is played by the same agent at the same time, with one search for all of them. A task whose episode ends (a fall)
 keeps its last picture, darkened, until the film is over.
@@ -31,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     :return: the command line
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="a model that was trained on these tasks")
+    parser.add_argument("model", help="trained on these tasks: a .zip, an .agent, or the name of a pretrained agent")
     parser.add_argument("--tasks", nargs="+", default=["h1-medium"], help="its suite or tasks (default h1-medium)")
     parser.add_argument("--out", type=Path, default=Path("h1.gif"), help="file to write (default h1.gif)")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of the film (default 4)")
@@ -61,16 +61,19 @@ def play(args: argparse.Namespace) -> list[np.ndarray]:
     :return: one tiled picture per ``1 / fps`` seconds
     """
     size = {"width": args.width, "height": args.height}
+    load = EZM.load if args.model.endswith(".zip") else EZM.pretrained
+    repeat = load(args.model).policy.task_set.action_repeat
     env = make_multitask_env(
-        args.tasks, seed=args.seed, vec_env_cls=DummyVecEnv, render_mode="rgb_array", env_kwargs=size
+        args.tasks, seed=args.seed, action_repeat=repeat, vec_env_cls=DummyVecEnv, render_mode="rgb_array", env_kwargs=size
     )  # all pictures of one environment must be taken in the same thread
     names = env.get_attr("task_set")[0].names
-    model = EZM.load(args.model, env=env)
+    model = load(args.model, env=env)
     observation = env.reset()
     pictures = [caption(picture, name, ended=False) for picture, name in zip(env.get_images(), names, strict=True)]
     frames, ended = [tile_images(pictures)], np.zeros(len(names), dtype=bool)
-    skip = round(CONTROL_HZ / args.fps)
-    for step in range(1, round(args.seconds * CONTROL_HZ) + 1):
+    rate = CONTROL_HZ / repeat  # decisions per second
+    skip = round(rate / args.fps)
+    for step in range(1, round(args.seconds * rate) + 1):
         actions, _ = model.predict(observation, deterministic=True)
         observation, _, dones, _ = env.step(actions)
         due = step % skip == 0
