@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -51,13 +51,14 @@ class Settings:
         return tuple(field.name for field in dataclasses.fields(cls))
 
 
-def build_config(cls: type[ConfigT], settings: Mapping[str, Any] | None, argument: str) -> ConfigT:
+def build_config(cls: type[ConfigT], settings: Mapping[str, Any] | None, argument: str, others: Iterable[str] = ()) -> ConfigT:
     """
     Make a configuration from user keywords, rejecting unknown names with a suggestion.
 
     :param cls: one of the dataclasses of :mod:`sb3_ezm.config`
     :param settings: keyword arguments, or ``None`` for the defaults
     :param argument: name of the user's argument, for the message
+    :param others: what that argument takes besides, for the message
     :return: the validated configuration
     :raises ConfigurationError: for an impossible value
     :raises UnknownSettingError: for an unknown key
@@ -65,7 +66,8 @@ def build_config(cls: type[ConfigT], settings: Mapping[str, Any] | None, argumen
     settings = dict(settings or {})
     for key in settings:
         if key not in cls.field_names():
-            raise UnknownSettingError(f"`{argument}` has no setting {key!r}. {did_you_mean(key, cls.field_names())}")
+            known = (*cls.field_names(), *others)
+            raise UnknownSettingError(f"`{argument}` has no setting {key!r}. {did_you_mean(key, known)}")
     return cls(**settings)
 
 

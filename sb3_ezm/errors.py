@@ -1,7 +1,7 @@
 """Exceptions of the package and helpers to phrase them."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class EZMError(Exception):
@@ -27,6 +27,17 @@ class CheckpointError(EZMError):
 MANY = 60  # names that a message does not list
 
 
+def nearest(name: str, known: Sequence[str], count: int = 1) -> str:
+    """
+    :param name: what the user wrote
+    :param known: names
+    :param count: how many to suggest at most
+    :return: a question with the names of nearest spelling, empty if none is near
+    """
+    near = [repr(match) for match in difflib.get_close_matches(name, known, n=count, cutoff=0.5)]
+    return f"Did you mean {' or '.join(near)}?" if near else ""
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """
     Phrase the known options, nearest spelling first, as the tail of an error message. Of many only the nearest and the first
@@ -38,11 +49,9 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     """
     known = list(dict.fromkeys(options))
     few = len(known) <= MANY
-    near = [repr(match) for match in difflib.get_close_matches(name, known, n=1 if few else 3, cutoff=0.5)]
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    return hint + (
-        f"Known: {', '.join(sorted(known))}." if few else f"{len(known)} names are known, such as {', '.join(known[:5])}."
-    )
+    question = nearest(name, known, 1 if few else 3)
+    names = f"Known: {', '.join(sorted(known))}." if few else f"{len(known)} names are known, such as {', '.join(known[:5])}."
+    return f"{question} {names}".lstrip()
 
 
 def counted(number: int, noun: str) -> str:

@@ -350,8 +350,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         progress_bar: bool = False,
     ) -> SelfEZM:
         """Learn as in SB3. Without a ``log_interval`` the console shows one table a minute; files get all of SB3's lines."""
-        if self.env is not None and not self.collector.watches(self.env):  # `model.env` has been set
-            self.set_env(self.env)
+        self._watch_env()
         self._begin_streams(reset_num_timesteps)
         if self.independent_replay:
             self._warn_of_absent_tasks()
@@ -360,6 +359,8 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         try:
             with self._reporting_failures(reset_num_timesteps):
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+            if log_interval is not None and self._times.unread:
+                self.dump_logs()  # a short training, too, says something
             flush_console(self.logger)
             return self
         finally:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, get_args
 
-from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean, nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,7 +55,7 @@ class Kind:
         try:
             return self.take(value)
         except (TypeError, ValueError) as error:
-            why = f" {error}" if isinstance(error, RefusedError) else ""
+            why = f" {error}".rstrip() if isinstance(error, RefusedError) else ""
             raise ConfigurationError(f"`{name}` ({shown(value)}) must be {self.allowed}.{why}") from None
 
 
@@ -229,7 +229,16 @@ def choice(*options: str) -> Kind:
     """
     *first, last = map(repr, options)
     words = f"{', '.join(first)} or {last}" if first else last
-    return _satisfying(words, lambda value: isinstance(value, str) and value in options, str)
+
+    def take(value: Any) -> str:
+        """The word, if it is one of these."""
+        if not isinstance(value, str):
+            raise TypeError
+        if value not in options:
+            raise RefusedError(nearest(value, options))
+        return str(value)
+
+    return Kind(words, take)
 
 
 AUTOMATIC = either(SWITCH, choice("auto"), words="True, False or 'auto'")
@@ -325,6 +334,11 @@ def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
             try:
                 bound = signature.bind(*args, **kwargs)
             except TypeError:
+                strange = next((name for name in kwargs if name not in signature.parameters), None)
+                if strange is not None:
+                    known = [name for name in signature.parameters if name != "self" and not name.startswith("_")]
+                    title = function.__qualname__.removesuffix(".__init__")
+                    raise UnknownSettingError(f"{title} has no argument {strange!r}. {did_you_mean(strange, known)}") from None
                 return function(*args, **kwargs)  # Python's own message names the function
             for name, kind in kinds.items():
                 if name in bound.arguments:

@@ -15,7 +15,7 @@ from sb3_ezm.arguments import check_arguments
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import PATH
 from sb3_ezm.policies import EZMPolicy
-from sb3_ezm.pretrained import is_agent, read_agent
+from sb3_ezm.pretrained import is_agent, pretrained_names, read_agent
 from sb3_ezm.settings import apply_changes, attribute_of, attributes, change_arguments, check_discounts
 
 #: Raised whenever the objects in a model's file, or what they hold, change: see ``tests/test_save_load.py``.
@@ -65,6 +65,12 @@ class LoadedWithChanges(OffPolicyAlgorithm):
             path = PATH("path", path)
         if is_agent(path):
             return cls.pretrained(cast("str", path), env, device, **changes)
+        if (
+            str(path) in pretrained_names()
+            and not pathlib.Path(f"{path}.zip").exists()
+            and not pathlib.Path(str(path)).exists()
+        ):
+            raise FileNotFoundError(f"There is no file {path}.zip. The agent of that name: `EZM.pretrained({str(path)!r})`.")
         try:
             model = super().load(path, env, device, custom_objects, print_system_info, force_reset, _changes=changes)
         except (ModuleNotFoundError, RuntimeError) as error:

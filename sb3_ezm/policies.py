@@ -170,7 +170,8 @@ class EZMPolicy(BasePolicy):
                 raise ConfigurationError(
                     f"`net_arch` ({list(layers)}) sets {twice}, which `policy_kwargs` also sets: choose one."
                 )
-        return build_config(ModelConfig, {**cls.default_model, **widths, **model_kwargs}, "policy_kwargs")
+        settings = {**cls.default_model, **widths, **model_kwargs}
+        return build_config(ModelConfig, settings, "policy_kwargs", others=("net_arch", *cls._apart))
 
     @property
     def followers(self) -> list[WorldModel]:

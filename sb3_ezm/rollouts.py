@@ -146,6 +146,16 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             stacklevel=4,
         )
 
+    def _watch_env(self) -> None:
+        """Make sure that there is an environment, and that it is the one that is watched."""
+        if self.env is None:
+            raise ConfigurationError(
+                "The agent has no environment to learn in: load it with one, `EZM.load(path, env=env)` or "
+                "`EZM.pretrained(name, env=env)`, or call `set_env(env)` first."
+            )
+        if not self.collector.watches(self.env):  # `model.env` has been set
+            self.set_env(self.env)
+
     def _begin_streams(self, reset_num_timesteps: bool) -> None:
         """Decide for a call to ``learn`` whether the running episodes continue or the environments have to be reset."""
         if reset_num_timesteps:

@@ -89,6 +89,12 @@ class TimeSplit:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
+        self.readouts = 0
+
+    @property
+    def unread(self) -> bool:
+        """Whether something was timed and nothing has been read yet."""
+        return bool(self._seconds) and self.readouts == 0
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
@@ -120,6 +126,7 @@ class TimeSplit:
         :return: seconds by part
         """
         seconds, self._seconds = dict(self._seconds), defaultdict(float)
+        self.readouts += 1
         return seconds
 
 

@@ -179,6 +179,8 @@ def test_arguments_that_are_refused_at_once(arguments: list[str], message: str, 
     error = capsys.readouterr().err
     assert stop.value.code == 2 and message in error
     assert error.startswith("error: ") and len(error.splitlines()) == 2, "the usage would hide the message"
+    if "unrecognized" in message:
+        assert f"`ezm {arguments[0]} --help` lists" in error
 
 
 @pytest.mark.parametrize(("text", "value"), [("1e4", 10_000), ("10_000", 10_000), ("7", 7), ("2.0", 2)])

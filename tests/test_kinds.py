@@ -72,6 +72,14 @@ def test_other_values_are_refused(kind: kinds.Kind, value: Any) -> None:
     assert str(error.value).startswith(f"`name` ({kinds.shown(value)}) must be {kind.allowed}.")
 
 
+def test_a_misspelled_word_gets_a_hint() -> None:
+    kind = kinds.optional(kinds.choice("small", "walker"))
+    with pytest.raises(ConfigurationError, match=r"'small' or 'walker' or None\. Did you mean 'walker'\?$"):
+        kind("preset", "walkr")
+    with pytest.raises(ConfigurationError, match=r"or None\.$"):
+        kind("preset", "xyz")
+
+
 def test_a_message_stays_short() -> None:
     assert len(kinds.shown("x" * 10_000)) < 130 and "\n" not in kinds.shown(np.zeros((30, 30)))
 

@@ -102,6 +102,14 @@ def test_what_does_not_fit(model: EZM, shelf: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "a.agent").exists()
 
 
+def test_a_model_that_is_only_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no file walker\.zip.*EZM\.pretrained\('walker'\)"):
+        EZM.load("walker")
+    with pytest.raises(ConfigurationError, match=r"no environment to learn in.*EZM\.pretrained\(name, env=env\)"):
+        EZM.pretrained("walker").learn(10)
+
+
 def test_without_any_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     with pytest.raises(ConfigurationError, match=r"'walker'\. This version of sb3-ezm has none"):

@@ -155,6 +155,13 @@ def test_a_replay_buffer_of_one_transition_can_be_made_and_trained() -> None:
         (SpaceEnv(spaces.Dict({"x": spaces.Box(-1.0, 1.0, (1,))})), {"policy": "MlpPolicy"}, "MultiInputPolicy"),
         ("Pendulum-v1", {"policy": "CnnPolicy"}, "'CnnPolicy'.*no such policy.*MlpPolicy"),
         ("Pendulum-v1", {"policy": "mlppolicy"}, "Did you mean 'MlpPolicy'"),
+        (
+            "Pendulum-v1",
+            {"learning_rte": 1e-3},
+            r"^EZM has no argument .learning_rte.\. Did you mean .learning_rate.\? Known: act_",
+        ),
+        ("Pendulum-v1", {"preset": "smal"}, "Did you mean 'small'"),
+        ("Pendulum-v1", {"policy_kwargs": {"net_arc": [8]}}, "Did you mean 'net_arch'.*freeze_dynamics"),
         ("Pendulum-v1", {"search_kwargs": {"c_visits": 3}}, "`search_kwargs` has no setting 'c_visits'.*'c_visit'"),
         ("Pendulum-v1", {"target_kwargs": {"mixed": 3}}, "`target_kwargs` has no setting 'mixed'"),
         ("Pendulum-v1", {"loss_kwargs": {"rewards": 1.0}}, "`loss_kwargs` has no setting 'rewards'.*'reward'"),

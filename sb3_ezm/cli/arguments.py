@@ -45,7 +45,11 @@ class _Parser(argparse.ArgumentParser):
         figure = next(iter(words[at + 1 :]), "-")
         if words[at : at + 1] == ["plot"] and figure not in FIGURES and ("/" in figure or Path(figure).is_dir()):
             words.insert(at + 1, FIGURES[0])
-        return super().parse_args(words, namespace)
+        parsed, strange = self.parse_known_args(words, namespace)
+        if strange:
+            command = [word for word in words[at : at + 1] if not word.startswith("-")]
+            self._refuse(f"unrecognized arguments: {' '.join(strange)}", " ".join((self.prog, *command)))
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         """
@@ -53,7 +57,10 @@ class _Parser(argparse.ArgumentParser):
 
         :param message: what is wrong
         """
-        self.exit(2, f"error: {message}\n`{self.prog} --help` lists what is possible.\n")
+        self._refuse(message, self.prog)
+
+    def _refuse(self, message: str, program: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n`{program} --help` lists what is possible.\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
