@@ -86,6 +86,7 @@ lint: $(INSTALLED) ## look for mistakes
 
 type: $(INSTALLED) ## check the annotations
 	$(BIN)/mypy
+	$(BIN)/mypy examples
 
 format: $(INSTALLED) ## sort the imports and reformat
 	$(BIN)/ruff check --select I --fix $(LINT_PATHS)

@@ -31,10 +31,11 @@ class WideRepresentation(WorldModel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        first = self.representation[0][0]  # the layer that takes the observation and knows its number of entries
+        # The first layer takes the observation and knows its number of entries.
+        inputs = next(layer.in_features for layer in self.representation.modules() if isinstance(layer, nn.Linear))
         hidden, latent = 256, self.config.latent_size
         self.representation = nn.Sequential(
-            *(nn.Linear(first.in_features, hidden), nn.LayerNorm(hidden), nn.SiLU()),
+            *(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.SiLU()),
             *(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU()),
             nn.Linear(hidden, latent),
         )

@@ -69,7 +69,7 @@ def play(args: argparse.Namespace) -> list[np.ndarray]:
     names = env.get_attr("task_set")[0].names
     model = load(args.model, env=env)
     observation = env.reset()
-    pictures = [caption(picture, name, ended=False) for picture, name in zip(env.get_images(), names, strict=True)]
+    pictures = [caption(np.asarray(picture), name, ended=False) for picture, name in zip(env.get_images(), names, strict=True)]
     frames, ended = [tile_images(pictures)], np.zeros(len(names), dtype=bool)
     rate = CONTROL_HZ / repeat  # decisions per second
     skip = round(rate / args.fps)
@@ -83,7 +83,7 @@ def play(args: argparse.Namespace) -> list[np.ndarray]:
                 ended[index] = True
                 pictures[index] = pictures[index] // 2
             elif due and not ended[index]:
-                pictures[index] = caption(drawn[index], name, ended=False)
+                pictures[index] = caption(np.asarray(drawn[index]), name, ended=False)
         if due:
             frames.append(tile_images(pictures))
     env.close()

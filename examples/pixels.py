@@ -87,8 +87,9 @@ def main() -> None:
     args = parser.parse_args()
 
     th.set_num_threads(1)
-    settings = {"preset": "toy", "batch_size": 32, "policy_kwargs": {"image_channels": 16}}
-    model = EZM("MlpPolicy", make_env(args.task, args.seed), seed=args.seed, **settings)
+    sizes = {"image_channels": 16}
+    env = make_env(args.task, args.seed)
+    model = EZM("MlpPolicy", env, preset="toy", batch_size=32, policy_kwargs=sizes, seed=args.seed)
     model.learn(args.steps, progress_bar=True)
     model.save(args.out / "model.zip")
     env = make_env(args.task, args.seed + 10_000)
