@@ -234,6 +234,13 @@ def test_overlap_benchmark(counting_clock: None, monkeypatch: pytest.MonkeyPatch
     assert row["environments"] == 8 and row["two halves / one search"] == 2.0  # as many network calls each
 
 
+def test_two_cores_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    arguments = ("--preset", "toy", "--suite", "toy", "--turns", "2", "--rounds", "2")
+    rows = only_table(run_benchmark(monkeypatch, tmp_path, "two_cores", *arguments))
+    assert [row["cores"] for row in rows] == [1, 2]
+    assert rows[0]["times as fast"] == 1.0 and rows[1]["times as fast"] > 0.0
+
+
 def test_throughput_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     arguments = ("--suite", "toy", "--preset", "toy", "--tasks", "2", "--envs-per-task", "1", "--steps", "3")
     (row,) = only_table(run_benchmark(monkeypatch, tmp_path, "throughput", *arguments))
