@@ -66,11 +66,10 @@ def check_contradictions(configs: Configs, policy: EZMPolicy, train_freq: Any, a
             raise ConfigurationError(f"`{name}` is for continuous actions; here an action is one of several: leave it out.")
 
 
-def warn_of_combinations(configs: Configs, policy: EZMPolicy, gradient_steps: int, preset: str | None) -> None:
+def warn_of_combinations(configs: Configs, policy: EZMPolicy, preset: str | None) -> None:
     """
     :param configs: settings of the algorithm
     :param policy: made with them
-    :param gradient_steps: SB3's, updates in a row
     :param preset: whose settings the user did not have to give
     :warns UserWarning: for every setting that was changed and has no effect given the others, and for a support that cannot
         hold what the tasks pay at every step
@@ -81,13 +80,11 @@ def warn_of_combinations(configs: Configs, policy: EZMPolicy, gradient_steps: in
     settings = preset_settings(preset)
     usual: dict[type[Settings], Settings] = {type(config): config for config in make_configs(settings)}
     usual[ModelConfig] = policy.model_settings(**settings.get("policy_kwargs", {}))
-    pairs = "it pairs updates of one call of `train`, and `gradient_steps` is 1"
     rules: list[Rule] = [
         *_of_targets(configs),
         *_of_searches(configs),
         *_of_proposals(policy.task_set.discrete),
         *_others(configs, len(policy.task_set)),
-        (RuntimeConfig, "overlap", gradient_steps == 1, pairs),
         *_of_processes(configs.runtime),
     ]
     for config, name, inert, why in rules:

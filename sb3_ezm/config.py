@@ -252,10 +252,9 @@ class RuntimeConfig(Settings):
     :param priority_lag: updates that may still be running while the next batch is drawn. 0: new priorities count for the
         next batch. With a lag the host never waits for the device in an update; priorities and target network follow that many
         updates late, as does the error for a gradient that is not finite (it is never applied).
-    :param overlap: on a CPU, compute the targets of the next update of the same call of ``train`` in a second thread, beside
-        the gradient, each with half of PyTorch's threads: with ``gradient_steps`` of 4 and more this keeps two cores busy.
-        Those targets come from the target network, and their segments from the priorities, of one update earlier; results do
-        not depend on which thread is faster
+    :param overlap: on a CPU, compute the targets of the next update in a second thread, beside the gradient, each with half of
+        PyTorch's threads: this keeps two cores busy. Those targets come from the target network, and their segments from the
+        replay, of one update earlier; results do not depend on which thread is faster
     :param compile: run searches, unroll and losses through ``torch.compile`` with fixed shapes. The first updates then take
         minutes with the backend ``"inductor"``
     :param compile_backend: of ``torch.compile``

@@ -223,7 +223,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         )
         self.policy = policy.to(self.device)
         check_contradictions(self.configs, self.policy, self.train_freq, self.action_noise, self.n_envs)
-        warn_of_combinations(self.configs, self.policy, self.gradient_steps, self.preset)
+        warn_of_combinations(self.configs, self.policy, self.preset)
         if getattr(self, "replay_buffer", None) is None:
             self.replay_buffer = settings.make_replay_buffer(self, values, self.configs)
         self.learner = learner_class(self.configs.runtime)(self.policy, *self.configs[:5])
@@ -356,10 +356,11 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
             self._warn_of_absent_tasks()
         if reset_num_timesteps:
             self.task_statistics = TaskStatistics(self.policy.task_set, window=self._stats_window_size)
+        lines = self._times.readouts
         try:
             with self._reporting_failures(reset_num_timesteps):
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-            if log_interval is not None and self._times.unread:
+            if log_interval is not None and self._times.unread_since(lines):
                 self.dump_logs()  # a short training, too, says something
             flush_console(self.logger)
             return self

@@ -91,10 +91,12 @@ class TimeSplit:
         self._seconds: dict[str, float] = defaultdict(float)
         self.readouts = 0
 
-    @property
-    def unread(self) -> bool:
-        """Whether something was timed and nothing has been read yet."""
-        return bool(self._seconds) and self.readouts == 0
+    def unread_since(self, readouts: int) -> bool:
+        """
+        :param readouts: how many there were at some moment
+        :return: whether there was none since, though something was timed
+        """
+        return bool(self._seconds) and self.readouts == readouts
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:

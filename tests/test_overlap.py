@@ -48,24 +48,36 @@ def test_the_next_targets_come_from_the_target_network_of_one_update_earlier() -
         policy.update_statistics(*batch.reached_observations())
         return batch
 
-    batch = draw()
-    targets, _ = learner.reanalyzer(policy.target_model, batch, by_hand._n_updates)
-    for left in (2, 1, 0):
-        if left > 0:
-            following = draw()
-            next_targets, _ = learner.reanalyzer(policy.target_model, following, by_hand._n_updates + 1)
+    (begun,) = learner.coming  # beside the last gradient of `learn`
+    batch, (targets, _) = begun.batch, begun.outcome.result()
+    for _ in range(3):
+        following = draw()
+        next_targets, _ = learner.reanalyzer(policy.target_model, following, by_hand._n_updates + 1)
         learner.launch(batch, targets, by_hand._n_updates)
         (outcome,) = learner.finish()
         buffer.update_priorities(outcome.tasks, outcome.tickets, outcome.errors)
         by_hand._n_updates += 1
         batch, targets = following, next_targets
     assert_same(trained, by_hand)
+    ((known, _),) = [reanalysis.outcome.result() for reanalysis in trained.learner.coming]
+    assert all(th.equal(one, other) for one, other in zip(known, targets, strict=True))
 
 
-def test_a_single_update_per_call_is_the_same_with_and_without() -> None:
-    with pytest.warns(UserWarning, match=r"`overlap` in `runtime_kwargs` \(True\) does nothing: .*`gradient_steps` is 1"):
-        overlapping = make(steps=1)
-    assert_same(overlapping.learn(20, log_interval=None), make(steps=1, overlap=False).learn(20, log_interval=None))
+def test_how_updates_are_shared_out_among_calls_does_not_matter() -> None:
+    one, other = (make().learn(12, log_interval=None) for _ in range(2))
+    one.train(4, 8)
+    for _ in range(4):
+        other.train(1, 8)
+    assert_same(one, other)
+
+
+def test_a_training_continues_without_overlap(tmp_path: Path) -> None:
+    path = make().learn(24).save_checkpoint(tmp_path / "half")
+    resumed = EZM.resume(path, toy_env(TASKS), runtime_kwargs={"overlap": False})
+    assert len(resumed.learner.coming) == 1
+    updates = resumed._n_updates
+    resumed.learn(4, reset_num_timesteps=False)
+    assert resumed._n_updates > updates and not resumed.learner.coming
 
 
 def test_reanalysis_runs_in_another_thread_while_the_gradient_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,8 +86,7 @@ def test_reanalysis_runs_in_another_thread_while_the_gradient_is_computed(monkey
     threads, compute = [], model.learner._gradient_step._compute
 
     def reanalyze(*arguments: Any) -> Any:
-        if threads:  # the first of the two precedes any gradient
-            assert gradient_began.wait(timeout=60), "the gradient waits for the reanalysis"
+        assert gradient_began.wait(timeout=60), "the gradient waits for the reanalysis"
         threads.append(threading.current_thread())
         return second(*arguments)
 

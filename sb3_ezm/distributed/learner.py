@@ -21,6 +21,7 @@ from sb3_ezm.distributed.reanalyzers import Call, ReanalyzerGroup
 from sb3_ezm.distributed.weights import Broadcast
 from sb3_ezm.learning.data_parallel import DataParallelLearner
 from sb3_ezm.learning.learner import Learner, Reanalysis
+from sb3_ezm.learning.reanalyze import Reanalyzed
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.types import SegmentBatch, TargetBatch
 
@@ -72,7 +73,7 @@ class ReanalyzedLearner(Learner):
         """End the other processes, when they have done what they were given; they start again with the next update."""
         if self._group is not None:
             for reanalysis in self.coming:
-                self._fetch(reanalysis)
+                self._outcome_of(reanalysis)
             self._group.end()
             self._group = None
 
@@ -93,8 +94,9 @@ class ReanalyzedLearner(Learner):
         self._broadcast = Broadcast(self._group.ray)
         return self._group
 
-    def ahead(self, left: int) -> int:
-        """Also for updates of later calls of ``train``."""
+    @property
+    def ahead(self) -> int:
+        """As the settings say."""
         return self.runtime.reanalyze_ahead
 
     def begin_reanalysis(self, batch: SegmentBatch, updates: int) -> Reanalysis:
@@ -122,43 +124,26 @@ class ReanalyzedLearner(Learner):
         :param reanalysis: from :meth:`begin_reanalysis`
         :return: its targets, as soon as they have arrived
         """
+        targets = super().targets_of(reanalysis)
         assert isinstance(reanalysis, RemoteReanalysis)
-        self._fetch(reanalysis)
         self.metrics.add(reanalysis_lag=float(self._launches - reanalysis.begun))
-        return super().targets_of(reanalysis)
+        return targets
 
-    def _fetch(self, reanalysis: Reanalysis) -> None:
+    def _outcome_of(self, reanalysis: Reanalysis) -> Reanalyzed:
         if not reanalysis.outcome.done():
             assert isinstance(reanalysis, RemoteReanalysis) and self._group is not None
             reanalysis.outcome.set_result(Targets.joined(self._group.wait(reanalysis.calls), self.policy.device))
+        return reanalysis.outcome.result()
 
     def launch(self, batch: SegmentBatch, targets: TargetBatch, updates: int) -> None:
         """As ever, and counted."""
         super().launch(batch, targets, updates)
         self._launches += 1
 
-    def state_dict(self) -> dict[str, Any]:
-        """
-        :return: as ever, with the segments that have been drawn and their targets, which are waited for
-        """
-        return {**super().state_dict(), "coming": [self._state_of(reanalysis) for reanalysis in self.coming]}
-
     def _state_of(self, reanalysis: Reanalysis) -> dict[str, Any]:
         assert isinstance(reanalysis, RemoteReanalysis)
-        self._fetch(reanalysis)
-        targets, figures = reanalysis.outcome.result()
-        batch = [*reanalysis.batch.on_host()[:-1]]
-        return {"batch": batch, "targets": [*targets], "figures": figures, "lag": self._launches - reanalysis.begun}
+        return {**super()._state_of(reanalysis), "lag": self._launches - reanalysis.begun}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """
-        :param state: from :meth:`state_dict` of any learner
-        """
-        super().load_state_dict(state)
-        self.coming.clear()
-        for known in state.get("coming", ()):
-            batch = SegmentBatch._make([*known["batch"], None]).to(self.policy.device)
-            reanalysis = RemoteReanalysis(batch=batch, begun=self._launches - known["lag"])
-            targets = TargetBatch._make(column.to(self.policy.device) for column in known["targets"])
-            reanalysis.outcome.set_result((targets, known["figures"]))
-            self.coming.append(reanalysis)
+    def _reanalysis_from(self, state: dict[str, Any]) -> Reanalysis:
+        known = super()._reanalysis_from(state)
+        return RemoteReanalysis(batch=known.batch, outcome=known.outcome, begun=self._launches - state.get("lag", 1))

@@ -79,6 +79,12 @@ class DataParallelLearner(Learner):
         self._beginning: Beginning | None = None  # of the current update
         self.restarts = 0  # how often an update was repeated because a process had died
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        :param state: from ``state_dict`` of any learner; targets for coming updates are left out: every process needs its own
+        """
+        super().load_state_dict({**state, "coming": []})
+
     def close(self) -> None:
         """End the other processes; they start again with the next update."""
         if self._group is not None:

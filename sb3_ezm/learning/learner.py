@@ -60,6 +60,16 @@ class Reanalysis:
         wait([self.outcome])
 
 
+def finished(found: Reanalyzed) -> Future[Reanalyzed]:
+    """
+    :param found: targets and figures
+    :return: the same, as what has been waited for
+    """
+    done: Future[Reanalyzed] = Future()
+    done.set_result(found)
+    return done
+
+
 @dataclass(frozen=True)
 class _LaunchedUpdate:
     """An update whose outcome the host does not know yet, with the details for an error message."""
@@ -162,7 +172,12 @@ class Learner:
             "noise_generator": self.reanalyzer.noise_generator.get_state(),
             "metrics": self.metrics.state_dict(),
             "launched": [update.state_dict() for update in self._launched],
+            "coming": [self._state_of(reanalysis) for reanalysis in self.coming],
         }
+
+    def _state_of(self, reanalysis: Reanalysis) -> dict[str, Any]:
+        targets, figures = self._outcome_of(reanalysis)
+        return {"batch": [*reanalysis.batch.on_host()[:-1]], "targets": [*targets], "figures": figures}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
@@ -174,6 +189,12 @@ class Learner:
             noise.set_state(known)
         self.metrics.load_state_dict(state["metrics"])
         self._launched = deque(_LaunchedUpdate.from_state_dict(values) for values in state["launched"])
+        self.coming = deque(self._reanalysis_from(known) for known in state.get("coming", ()))
+
+    def _reanalysis_from(self, state: dict[str, Any]) -> Reanalysis:
+        device = self.policy.device
+        targets = TargetBatch._make(column.to(device) for column in state["targets"])
+        return Reanalysis(SegmentBatch._make([*state["batch"], None]).to(device), finished((targets, state["figures"])))
 
     def begin_reanalysis(self, batch: SegmentBatch, updates: int) -> Reanalysis:
         """
@@ -189,9 +210,7 @@ class Learner:
         arguments = self.policy.target_model, batch, updates
         if self._second_thread is not None:
             return Reanalysis(batch, self._second_thread.submit(self._reanalyze_with, th.get_num_threads(), *arguments))
-        done: Future[Reanalyzed] = Future()
-        done.set_result(self._reanalyze(*arguments))
-        return Reanalysis(batch, done)
+        return Reanalysis(batch, finished(self._reanalyze(*arguments)))
 
     def _reanalyze(self, model: WorldModel, batch: SegmentBatch, updates: int) -> Reanalyzed:
         """Overridden where several processes share a batch, as is :meth:`_gradient`."""
@@ -200,12 +219,10 @@ class Learner:
     def _gradient(self, batch: SegmentBatch, targets: TargetBatch) -> GradientOutput:
         return self._gradient_step(batch, targets)
 
-    def ahead(self, left: int) -> int:
-        """
-        :param left: updates that follow in the same call of ``train``
-        :return: for how many of the coming updates targets are computed during this one
-        """
-        return 0 if self._second_thread is None else min(1, left)
+    @property
+    def ahead(self) -> int:
+        """For how many of the coming updates, those of later calls of ``train`` included, targets are computed during one."""
+        return 0 if self._second_thread is None else 1
 
     @property
     def threads_each(self) -> int:
@@ -222,9 +239,13 @@ class Learner:
         :param reanalysis: from :meth:`begin_reanalysis`
         :return: its targets, as soon as they are available
         """
-        targets, figures = reanalysis.outcome.result()
+        targets, figures = self._outcome_of(reanalysis)
         self._note_searches(figures)
         return targets
+
+    def _outcome_of(self, reanalysis: Reanalysis) -> Reanalyzed:
+        """Overridden where it has to be fetched."""
+        return reanalysis.outcome.result()
 
     def _note_searches(self, figures: dict[str, th.Tensor]) -> None:
         if self.target_config.reanalyze_ratio > 0:

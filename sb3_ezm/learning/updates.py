@@ -41,7 +41,7 @@ def updates(
             current = coming.popleft() if coming else prepare(index)
             with times.measure("reanalyze"):
                 targets = learner.targets_of(current)
-            while len(coming) < learner.ahead(count - index - 1):
+            while len(coming) < learner.ahead:
                 coming.append(prepare(index + 1 + len(coming)))
             with times.measure("update"):
                 learner.launch(current.batch, targets, done + index)
