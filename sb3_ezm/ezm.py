@@ -356,12 +356,9 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
             self._warn_of_absent_tasks()
         if reset_num_timesteps:
             self.task_statistics = TaskStatistics(self.policy.task_set, window=self._stats_window_size)
-        lines = self._times.readouts
         try:
             with self._reporting_failures(reset_num_timesteps):
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-            if log_interval is not None and self._times.unread_since(lines):
-                self.dump_logs()  # a short training, too, says something
             flush_console(self.logger)
             return self
         finally:

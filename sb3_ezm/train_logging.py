@@ -89,14 +89,6 @@ class TimeSplit:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
-        self.readouts = 0
-
-    def unread_since(self, readouts: int) -> bool:
-        """
-        :param readouts: how many there were at some moment
-        :return: whether there was none since, though something was timed
-        """
-        return bool(self._seconds) and self.readouts == readouts
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
@@ -128,7 +120,6 @@ class TimeSplit:
         :return: seconds by part
         """
         seconds, self._seconds = dict(self._seconds), defaultdict(float)
-        self.readouts += 1
         return seconds
 
 

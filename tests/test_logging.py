@@ -367,13 +367,6 @@ def test_without_an_interval_the_console_shows_a_table_a_minute(
     assert [event.step for event in events.Scalars("rollout/return")] == [24, 48, 72, 96, 120, 144, 168]
 
 
-def test_a_training_too_short_for_an_episode_has_one_line() -> None:
-    model = tiny_model(CountEnv(), learning_starts=2)
-    assert [line["step"] for line in logged(model, 5, log_interval=4)] == [5]
-    assert logged(tiny_model(CountEnv()), 0, log_interval=4) == []
-    assert logged(tiny_model(CountEnv()), 5, log_interval=None) == []
-
-
 def test_the_interval_that_the_user_gives_wins(capsys: pytest.CaptureFixture[str]) -> None:
     tiny_model(CountEnv(), verbose=1, learning_starts=10_000).learn(6 * 12, log_interval=4)  # as much as the default
     assert capsys.readouterr().out.count("total_timesteps") == 3

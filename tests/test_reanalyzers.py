@@ -79,11 +79,11 @@ def test_targets_are_those_of_a_fixed_number_of_updates_earlier(steps: int, ahea
 
 def test_the_lag_is_logged() -> None:
     model = make(ahead=2, learning_starts=0)
-    model.learn(24, log_interval=None)
+    model.learn(24)
     assert model._n_updates == 3
     # Of the first three updates, the first two begin together with the one before the first gradient step: 0, 1 and 2.
     assert model.learner.metrics.pop()["reanalysis_lag"] == 1.0
-    model.learn(24, log_interval=None, reset_num_timesteps=False)
+    model.learn(24, reset_num_timesteps=False)
     assert model.learner.metrics.pop()["reanalysis_lag"] == 2.0
 
 
