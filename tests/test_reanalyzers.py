@@ -17,6 +17,7 @@ from sb3_ezm import EZM, ConfigurationError
 from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.config import RuntimeConfig
+from sb3_ezm.distributed import session
 from sb3_ezm.distributed.learner import ReanalyzedLearner
 from sb3_ezm.distributed.reanalyzers import ReanalyzerError
 from sb3_ezm.errors import EZMError
@@ -294,3 +295,16 @@ def test_the_benchmark_compares_both(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert [row["reanalyzers"] for row in tables["speeds"]] == [0, 1]
     assert all(row["updates/s"] > 0.0 for row in tables["speeds"])
     assert tables["wire"][0]["segments"] == 8
+
+
+def test_a_group_leaves_the_ray_that_it_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "acquire", lambda *arguments: StandInRay())
+        patch.setattr(session, "check_installed", lambda: None)
+        patch.setattr(session, "release", lambda: left.append("its own"))
+        model = make().learn(20)
+    monkeypatch.setattr(session, "release", lambda: left.append("another"))
+    del model
+    gc.collect()
+    assert left == ["its own"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -54,7 +54,7 @@ class ReanalyzerGroup:
         self._settings = cloudpickle.dumps(settings)
         self.actors = [self._create() for _ in range(count)]
         self._next = 0
-        self.end = weakref.finalize(self, _release, self.ray, self.actors)
+        self.end = weakref.finalize(self, _release, self.ray, self.actors, session.release)
 
     def _create(self) -> Any:
         return self.ray.remote(ReanalysisWorker).options(**self._options).remote(self._settings, sys.path)
@@ -126,8 +126,8 @@ class ReanalyzerGroup:
         return self._send(call.number, call.arguments, call.deaths + 1)
 
 
-def _release(ray: Any, actors: list[Any]) -> None:
+def _release(ray: Any, actors: list[Any], leave: Callable[[], None]) -> None:
     if ray.is_initialized():
         for actor in actors:
             ray.kill(actor)
-    session.release()
+    leave()

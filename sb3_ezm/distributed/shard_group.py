@@ -68,7 +68,7 @@ class ShardGroup:
         if not self._actors:
             self._ray = session.acquire(self._address)
             self._actors = [self._create(shard) for shard in range(len(self._queues))]
-            self.end = weakref.finalize(self, _release, self._ray, self._actors)
+            self.end = weakref.finalize(self, _release, self._ray, self._actors, session.release)
 
     def _create(self, shard: int) -> Any:
         settings = self.settings._replace(numbers=self._numbers[shard])
@@ -213,8 +213,8 @@ class ShardGroup:
         self._on_loss(self._numbers[shard], why)
 
 
-def _release(ray: Any, actors: list[Any]) -> None:
+def _release(ray: Any, actors: list[Any], leave: Callable[[], None]) -> None:
     if ray.is_initialized():
         for actor in actors:
             ray.kill(actor)
-    session.release()
+    leave()

@@ -82,6 +82,7 @@ class RayVecEnv(ActingVecEnv):
         if collectors > count:
             raise ConfigurationError(f"`collectors` ({collectors}) must not exceed the number of environments ({count}).")
         self._ray: Any = session.acquire(address)
+        self._leave = session.release
         self._is_open = True
         self._device = "cuda" if num_gpus > 0 else "cpu"
         options = {"num_cpus": session.reserved_cpus(num_cpus), "num_gpus": num_gpus, "max_restarts": 0}
@@ -226,7 +227,7 @@ class RayVecEnv(ActingVecEnv):
         if self._is_open:
             self._is_open = False
             self._group.end()
-            session.release()
+            self._leave()
 
     # ----------------------------------------------------------------------------------------------------------- state
 
