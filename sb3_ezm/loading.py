@@ -65,11 +65,7 @@ class LoadedWithChanges(OffPolicyAlgorithm):
             path = PATH("path", path)
         if is_agent(path):
             return cls.pretrained(cast("str", path), env, device, **changes)
-        if (
-            str(path) in pretrained_names()
-            and not pathlib.Path(f"{path}.zip").exists()
-            and not pathlib.Path(str(path)).exists()
-        ):
+        if str(path) in pretrained_names() and not any(pathlib.Path(name).exists() for name in (str(path), f"{path}.zip")):
             raise FileNotFoundError(f"There is no file {path}.zip. The agent of that name: `EZM.pretrained({str(path)!r})`.")
         try:
             model = super().load(path, env, device, custom_objects, print_system_info, force_reset, _changes=changes)
