@@ -2,7 +2,8 @@
 What the second core brings to a training: ``python benchmarks/two_cores.py [--preset walker] [--suite walker]``.
 
 Two trainings take turns, one with one core and one with two, whose reanalysis runs beside the gradient (``overlap``). A turn
-is a few rounds of collecting and updating, everything in ``learn`` included. Seconds are wall-clock time: stop other programs.
+is a few rounds of collecting and updating, everything in ``learn`` included. "Times as fast" is the median over turns of the
+ratio within a turn. Seconds are wall-clock time: stop other programs.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Training:
 def main() -> None:
     """Compare and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="walker", help="settings, with several updates in a row (default walker)")
+    parser.add_argument("--preset", default="walker", help="settings, with a `train_freq` in steps (default walker)")
     parser.add_argument("--suite", default="walker", help="tasks (default walker)")
     parser.add_argument("--turns", type=int, default=12, help="turns of each (default 12)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of collecting and updating in a turn (default 5)")

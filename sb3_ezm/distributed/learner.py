@@ -96,7 +96,7 @@ class ReanalyzedLearner(Learner):
 
     @property
     def ahead(self) -> int:
-        """As the settings say."""
+        """The setting ``reanalyze_ahead``."""
         return self.runtime.reanalyze_ahead
 
     def begin_reanalysis(self, batch: SegmentBatch, updates: int) -> Reanalysis:

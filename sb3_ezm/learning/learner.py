@@ -63,7 +63,7 @@ class Reanalysis:
 def finished(found: Reanalyzed) -> Future[Reanalyzed]:
     """
     :param found: targets and figures
-    :return: the same, as what has been waited for
+    :return: a future that already holds them
     """
     done: Future[Reanalyzed] = Future()
     done.set_result(found)
@@ -165,6 +165,8 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """
+        Wait for what is under way.
+
         :return: plain values and tensors for :meth:`load_state_dict`; weights and optimizer are the policy's
         """
         return {
@@ -221,7 +223,7 @@ class Learner:
 
     @property
     def ahead(self) -> int:
-        """For how many of the coming updates, those of later calls of ``train`` included, targets are computed during one."""
+        """How many coming updates have their targets computed during an update; a later call of ``train`` takes the rest."""
         return 0 if self._second_thread is None else 1
 
     @property
