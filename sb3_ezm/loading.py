@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import pathlib
 import re
@@ -29,6 +30,13 @@ def _other_version(why: object) -> ConfigurationError:
         "The file holds a model of another version of sb3-ezm or of another algorithm: load it with what wrote it, or train "
         f"again ({why})."
     )
+
+
+def _no_file(path: str | pathlib.Path) -> str:
+    """For newcomers who look for an agent of the package, whose name may be misspelled."""
+    words = f"There is no file {path if pathlib.Path(path).suffix else f'{path}.zip'}."
+    near = difflib.get_close_matches(str(path), pretrained_names(), n=1)
+    return f"{words} An agent of the package: `EZM.pretrained({near[0]!r})`." if near else words
 
 
 class LoadedWithChanges(OffPolicyAlgorithm):
@@ -65,8 +73,8 @@ class LoadedWithChanges(OffPolicyAlgorithm):
             path = PATH("path", path)
         if is_agent(path):
             return cls.pretrained(cast("str", path), env, device, **changes)
-        if str(path) in pretrained_names() and not any(pathlib.Path(name).exists() for name in (str(path), f"{path}.zip")):
-            raise FileNotFoundError(f"There is no file {path}.zip. The agent of that name: `EZM.pretrained({str(path)!r})`.")
+        if isinstance(path, (str, pathlib.Path)) and not any(pathlib.Path(name).exists() for name in (path, f"{path}.zip")):
+            raise FileNotFoundError(_no_file(path))
         try:
             model = super().load(path, env, device, custom_objects, print_system_info, force_reset, _changes=changes)
         except (ModuleNotFoundError, RuntimeError) as error:

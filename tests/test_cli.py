@@ -149,6 +149,7 @@ def test_impossible_arguments(ezm: Any, tmp_path: Path, run_folder: Path) -> Non
     assert "is not a folder of `ezm train`" in ezm("train", "--out", tmp_path, "--resume", status=2)
     assert "is not a folder of `ezm train`" in ezm("resume", tmp_path, status=2)
     assert "Did you mean 'toy-spin'" in ezm("train", "toy", "--film", "toy-spim", "--out", tmp_path, status=2)
+    assert "'h1-gpuu'. Did you mean 'h1-gpu'?" in ezm("train", "toy", "--preset", "h1-gpuu", "--out", tmp_path, status=2)
     assert "There is no model" in ezm("eval", tmp_path, status=2)
     assert "do not fit into one file" in ezm("film", run_folder, "--task", *TASKS, "-o", "a.mp4", status=2)
     assert not (tmp_path / "run.json").exists()
@@ -158,8 +159,8 @@ def test_impossible_arguments(ezm: Any, tmp_path: Path, run_folder: Path) -> Non
     ("arguments", "message"),
     [
         (["trian"], "invalid choice: 'trian'"),
-        (["train", "toy", "--preset", "none"], "invalid choice: 'none'"),
-        (["eval", "run", "--episode-count", "3"], "unrecognized arguments: --episode-count"),
+        (["eval", "run", "--episode-count", "3"], "unrecognized arguments: --episode-count 3. Did you mean '--episodes'?"),
+        (["train", "toy", "--sed=1"], "unrecognized arguments: --sed=1. Did you mean '--seed'?"),
         (["train", "toy", "--seed", "-1"], "--seed: must be an integer of at least 0, got '-1'"),
         (["train", "toy", "--steps-per-task", "0"], "--steps-per-task: must be an integer of at least 1, got '0'"),
         (["train", "toy", "--steps-per-task", "1.5"], "--steps-per-task: must be an integer of at least 1, got '1.5'"),

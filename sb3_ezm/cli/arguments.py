@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from sb3_ezm import kinds
+from sb3_ezm.cli.parser import Parser
 from sb3_ezm.kinds import Kind
 from sb3_ezm.presets import preset_names
 
 EVALUATION_SEED = 10_000  # evaluated episodes start from different states than training with a small seed
-FIGURES = ("training", "diagnostics", "curves", "scores")
 PROTOCOLS = ("respected", "ignored", "both")
 _MODEL = "a saved model (.zip, .agent), the folder of `ezm train`, or pretrained:NAME, see `ezm info`"
 EXAMPLES = """\
@@ -33,41 +32,11 @@ exit status: 0 success, 1 a check or something unexpected failed, 2 impossible a
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """
-        :param args: arguments, by default those of the process. ``plot FOLDER`` means ``plot training FOLDER``
-        :param namespace: as in the class it derives from
-        :return: what they say
-        """
-        words = list(sys.argv[1:] if args is None else args)
-        at = next((index for index, word in enumerate(words) if not word.startswith("-")), 0)
-        figure = next(iter(words[at + 1 :]), "-")
-        if words[at : at + 1] == ["plot"] and figure not in FIGURES and ("/" in figure or Path(figure).is_dir()):
-            words.insert(at + 1, FIGURES[0])
-        parsed, strange = self.parse_known_args(words, namespace)
-        if strange:
-            command = [word for word in words[at : at + 1] if not word.startswith("-")]
-            self._refuse(f"unrecognized arguments: {' '.join(strange)}", " ".join((self.prog, *command)))
-        return parsed
-
-    def error(self, message: str) -> NoReturn:
-        """
-        End the program. The usage, a page of options, would hide what is wrong.
-
-        :param message: what is wrong
-        """
-        self._refuse(message, self.prog)
-
-    def _refuse(self, message: str, program: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n`{program} --help` lists what is possible.\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """
     :return: the parser of the whole command line; ``command`` of what it returns is the module that runs it
     """
-    parser = _Parser(
+    parser = Parser(
         prog="ezm",
         description="EfficientZero-Multitask for Stable-Baselines3.",
         epilog=EXAMPLES,
@@ -151,7 +120,7 @@ def _add_train(commands: Any) -> None:
     parser = _add_parser(commands, "train", "train", "Train one agent on one or several tasks.", examples)
     add = parser.add_argument
     add("tasks", nargs="*", help="suites, tasks, or Gymnasium ids")
-    add("--preset", choices=preset_names(), help="settings (default: those of the suite, or small)")
+    add("--preset", help=f"settings: {', '.join(preset_names())} (default: those of the suite, or small)")
     add(
         "--set",
         nargs="+",
