@@ -97,8 +97,19 @@ class Contender:
 
         :param searched: whether actions are searched
         """
-        collector: Collector = self.model.collector
         cpu, wall, driver = self.cpu_time(), time.perf_counter(), time.process_time()
+        self.round(searched)
+        self.driver.append(time.process_time() - driver)
+        self.wall.append(time.perf_counter() - wall)
+        self.cpu.append(self.cpu_time() - cpu)
+
+    def round(self, searched: bool) -> None:
+        """
+        Act and store.
+
+        :param searched: whether actions are searched
+        """
+        collector: Collector = self.model.collector
         for step in range(self.steps):
             with_target = self.model.act_with_target
             chosen = collector.act(
@@ -107,9 +118,6 @@ class Contender:
             last = self.observation
             self.observation, *outcome = collector.step(self.env, chosen.actions)
             collector.store(self.model.replay_buffer, last, chosen.scaled, self.observation, *outcome)
-        self.driver.append(time.process_time() - driver)
-        self.wall.append(time.perf_counter() - wall)
-        self.cpu.append(self.cpu_time() - cpu)
         # As an update would: every round sends weights.
         self.model.policy.world_model.mark_changed()
 
@@ -200,15 +208,20 @@ def sleeping(collectors: int, copies: int, steps: int, turns: int) -> list[Row]:
     :return: speed beside the ideal one, at which environments do nothing but sleep
     """
     make: list[Callable[[], gym.Env[Any, Any]]] = [SleepingEnv] * (collectors * copies)
-    env = RayVecEnv(make, collectors=collectors, num_cpus=copies)
+    env, rows, ideal = RayVecEnv(make, collectors=collectors, num_cpus=copies), [], collectors * copies / SLEEP
     contender = Contender(env, {**load_preset("small"), "device": "cpu"}, steps)
-    for _ in range(turns + 1):
-        contender.act(searched=False)
-    rate, ideal = steps * env.num_envs / float(np.median(contender.wall[1:])), env.num_envs / SLEEP
+    for mode, ahead in {"lockstep": 0, "one round ahead": 1}.items():
+        env._rounds.ahead = ahead
+        for _ in range(2):  # start threads, and fill the rounds ahead
+            contender.round(searched=False)
+        began = time.perf_counter()
+        for _ in range(turns):
+            contender.round(searched=False)
+        rate = turns * steps * env.num_envs / (time.perf_counter() - began)
+        row: Row = {"collectors": collectors, "environments": collectors * copies, "steps of a round": steps, "mode": mode}
+        rows.append({**row, "env steps/s": rate, "share of ideal": rate / ideal})
     env.close()
-    return [
-        {"collectors": collectors, "environments": collectors * copies, "env steps/s": rate, "share of ideal": rate / ideal}
-    ]
+    return rows
 
 
 def pacing(collectors: int, copies: int, steps: int, turns: int, update: float, slowness: float) -> list[Row]:

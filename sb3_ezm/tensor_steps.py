@@ -45,11 +45,7 @@ class TensorSteps:
         :return: actions at random ``[N, A]``, and zeros for the values of roots ``[N]``
         """
         mask = self._masks.cpu()[self.env.tasks]
-        if isinstance(self.policy.action_space, spaces.Discrete):
-            chosen = th.multinomial(mask.float(), 1, generator=generator).squeeze(1)
-            scaled = th.nn.functional.one_hot(chosen, mask.shape[1]).float()
-        else:
-            scaled = 2.0 * th.rand(mask.shape, generator=generator) - 1.0
+        scaled = self.policy.world_model.actions.uniform(mask, generator)
         return to_device(scaled, self.policy.device), th.zeros(len(mask), device=self.policy.device)
 
     def to_execute(self, scaled: th.Tensor, noise: ActionNoise | None) -> tuple[th.Tensor, th.Tensor]:

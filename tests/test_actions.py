@@ -101,6 +101,16 @@ def test_tasks_with_fewer_actions_repeat_their_most_probable_one() -> None:
     assert not drawn[:, 2].any() and drawn[:, 0].any() and drawn.sum() == 500
 
 
+def test_uniform_actions_of_every_head() -> None:
+    generator = th.Generator().manual_seed(0)
+    numbers = GAUSSIAN.uniform(th.ones(4000, 2), generator)
+    assert numbers.shape == (4000, 2) and -1.0 <= numbers.min() < -0.99 and 0.99 < numbers.max() < 1.0
+    assert numbers.mean(dim=0).abs().max() < 0.05 and (numbers.var(dim=0) - 1 / 3).abs().max() < 0.03
+    chosen = HEAD.uniform(th.tensor([[1.0, 0.0, 1.0]] * 4000), generator)
+    assert set(chosen.unique().tolist()) == {0.0, 1.0} and (chosen.sum(dim=1) == 1.0).all()
+    assert chosen[:, 1].sum() == 0 and abs(float(chosen[:, 0].mean()) - 0.5) < 0.03
+
+
 def test_completed_values_weigh_visited_actions_by_their_prior() -> None:
     q, visits = th.tensor([[2.0, 6.0, 0.0]]), th.tensor([[1.0, 2.0, 0.0]])
     # v_mix = (v + 3 * (0.6 * 2 + 0.2 * 6) / 0.8) / 4 with v = 1: (1 + 9) / 4.

@@ -148,11 +148,10 @@ class _RowCollector(Collector):
 
     def _draw(self, masks: FloatArray) -> FloatArray:
         assert self.row_generators is not None
-        layout, actions = self.policy.action_layout, []
-        for generator, mask in zip(self.row_generators, masks, strict=True):
-            layout.space.seed(generator.initial_seed())
-            actions.append(layout.sample(mask[None]))
-        return np.concatenate(actions)
+        head, rows = self.policy.world_model.actions, th.as_tensor(masks).split(1)
+        drawn = [head.uniform(mask, generator) for mask, generator in zip(rows, self.row_generators, strict=True)]
+        actions: FloatArray = th.cat(drawn).numpy()
+        return actions
 
 
 class EnvSlice:

@@ -58,6 +58,15 @@ class ActionHead(Protocol):
         :return: one action ``[..., A]``
         """
 
+    def uniform(self, mask: th.Tensor, generator: th.Generator) -> th.Tensor:
+        """
+        Draw among all actions alike, without a policy.
+
+        :param mask: ``[N, A]``, on the CPU
+        :param generator: on the CPU
+        :return: one action for each row ``[N, A]``; entries that do not exist may have any value
+        """
+
     def mode(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
         """
         :param parameters: ``[..., P]``
@@ -185,6 +194,10 @@ class SquashedGaussian(ActionHead):
         mean, log_std = parameters.chunk(2, dim=-1)
         return squash_action(mean + th.exp(log_std) * noise, mask)
 
+    def uniform(self, mask: th.Tensor, generator: th.Generator) -> th.Tensor:
+        """Numbers in [-1, 1)."""
+        return 2.0 * th.rand(mask.shape, generator=generator) - 1.0
+
     def mode(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
         """The mean before the tanh."""
         return squash_action(parameters.chunk(2, dim=-1)[0], mask)
@@ -242,6 +255,10 @@ class Categorical(ActionHead):
     def sample(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
         """The action with the largest sum of log-probability and Gumbel noise."""
         return _one_hot((parameters + _gumbel(noise)).argmax(dim=-1), parameters.shape[-1])
+
+    def uniform(self, mask: th.Tensor, generator: th.Generator) -> th.Tensor:
+        """Each action that exists is as probable as the others."""
+        return _one_hot(th.multinomial(mask.float(), 1, generator=generator).squeeze(1), mask.shape[1])
 
     def mode(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
         """The most probable action."""
