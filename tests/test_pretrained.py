@@ -220,3 +220,16 @@ def test_the_agents_of_the_package(name: str) -> None:
 
 def test_the_agents_of_the_package_are_small() -> None:
     assert sum(find_agent(name).stat().st_size for name in pretrained_names()) <= MOST_BYTES
+
+
+@pytest.mark.parametrize("name", ["walker", "walkr"])
+def test_loading_a_name_that_is_no_file_points_to_the_agent(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=rf"no file {name}\.zip\. An agent of the package: `EZM\.pretrained\('walker'\)`"
+    ):
+        EZM.load(name)
+    with pytest.raises(FileNotFoundError, match=r"no file elsewhere\.zip\.$"):
+        EZM.load("elsewhere")
