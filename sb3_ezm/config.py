@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch as th
 from torch import nn
@@ -254,7 +254,8 @@ class RuntimeConfig(Settings):
         updates late, as does the error for a gradient that is not finite (it is never applied).
     :param overlap: on a CPU, compute the targets of the next update in a second thread, beside the gradient, each with half of
         PyTorch's threads: this keeps two cores busy. Those targets come from the target network, and their segments from the
-        replay, of one update earlier; results do not depend on which thread is faster
+        replay, of one update earlier; results do not depend on which thread is faster. ``"auto"``: on a CPU, unless targets
+        are computed by several ``learners`` or ``reanalyzers`` or functions are compiled
     :param compile: run searches, unroll and losses through ``torch.compile`` with fixed shapes. The first updates then take
         minutes with the backend ``"inductor"``
     :param compile_backend: of ``torch.compile``
@@ -277,7 +278,7 @@ class RuntimeConfig(Settings):
     mixed_precision: bool | Literal["auto"] = setting(False, kinds.AUTOMATIC)
     max_roots: int = setting(4096, kinds.COUNT)
     priority_lag: int = setting(0, kinds.whole(0, 1000))
-    overlap: bool = setting(False, kinds.SWITCH)
+    overlap: bool | Literal["auto"] = setting(False, kinds.AUTOMATIC)
     compile: bool = setting(False, kinds.SWITCH)
     compile_backend: str = setting("inductor", kinds.TEXT)
     cuda_graphs: bool = setting(False, kinds.SWITCH)
@@ -293,7 +294,7 @@ class RuntimeConfig(Settings):
         super().__post_init__()
         for name in ("overlap", "compile", "cuda_graphs"):
             require(
-                self.learners == 1 or not getattr(self, name),
+                self.learners == 1 or getattr(self, name) is not True,
                 f"`{name}` does not work with several `learners` ({self.learners}): use "
                 f"`runtime_kwargs={{'{name}': False, 'learners': {self.learners}}}`, or one learner.",
             )
@@ -303,12 +304,12 @@ class RuntimeConfig(Settings):
             f"({self.reanalyzers}), or no reanalyzers.",
         )
         require(
-            self.reanalyzers == 0 or not self.overlap,
+            self.reanalyzers == 0 or self.overlap is not True,
             f"`overlap` and `reanalyzers` ({self.reanalyzers}) both prepare the coming updates: use "
             f"`runtime_kwargs={{'overlap': False, 'reanalyzers': {self.reanalyzers}}}`, or no reanalyzers.",
         )
         require(
-            not (self.overlap and self.static),
+            not (self.overlap is True and self.static),
             f"`overlap` is for plain functions on a CPU, not with `compile` ({self.compile}) or `cuda_graphs` "
             f"({self.cuda_graphs}).",
         )
@@ -318,9 +319,13 @@ class RuntimeConfig(Settings):
         :param device: where networks run
         :return: the same, with what is left to the device decided
         """
-        if self.mixed_precision != "auto":
-            return self
-        return dataclasses.replace(self, mixed_precision=has_bfloat16(device))
+        decided: dict[str, Any] = {}
+        if self.mixed_precision == "auto":
+            decided["mixed_precision"] = has_bfloat16(device)
+        if self.overlap == "auto":
+            alone = self.learners == 1 and self.reanalyzers == 0
+            decided["overlap"] = device.type == "cpu" and alone and not self.static
+        return dataclasses.replace(self, **decided)
 
     @property
     def bfloat16(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch as th
 
-from sb3_ezm import EZM, ConfigurationError
+from sb3_ezm import EZM, ConfigurationError, load_preset
 from sb3_ezm.checkpoint.container import read_checkpoint
 from sb3_ezm.config import RuntimeConfig
 from sb3_ezm.devices import num_threads
@@ -136,6 +136,25 @@ def test_it_resumes_bit_for_bit(tmp_path: Path) -> None:
         model.learn(12, reset_num_timesteps=False)
         finished.append(read_checkpoint(model.save_checkpoint(tmp_path / str(len(finished)))))
     assert differences(*finished) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "others", "overlaps"),
+    [
+        ("cpu", {}, True),
+        ("meta", {}, False),
+        ("cpu", {"compile": True}, False),
+        ("cpu", {"learners": 2}, False),
+        ("cpu", {"reanalyzers": 1}, False),
+    ],
+)
+def test_it_can_be_left_to_the_device(device: str, others: dict[str, Any], overlaps: bool) -> None:
+    assert RuntimeConfig(overlap="auto", **others).on(th.device(device)).overlap is overlaps
+
+
+@pytest.mark.parametrize("name", ["walker", "dmc-walker", "dmc-cheetah"])
+def test_presets_leave_it_to_the_device(name: str) -> None:
+    assert load_preset(name)["runtime_kwargs"] == {"overlap": "auto"}  # a GPU would refuse True
 
 
 @pytest.mark.parametrize("other", ["compile", "cuda_graphs"])

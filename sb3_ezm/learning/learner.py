@@ -125,7 +125,8 @@ class Learner:
         self.runtime = (runtime or RuntimeConfig()).on(policy.device)
         if self.runtime.overlap and policy.device.type != "cpu":
             raise ConfigurationError(
-                f"`overlap` shares the cores of a CPU, but the model is on {str(policy.device)!r}: use `priority_lag` there."
+                f"`overlap` shares the cores of a CPU, but the model is on {str(policy.device)!r}: use "
+                "`runtime_kwargs={'overlap': 'auto'}`, which leaves it out there, or `priority_lag`."
             )
         self.metrics = MetricMeans()
         generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
