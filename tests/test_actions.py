@@ -270,6 +270,14 @@ def test_a_policy_has_either_discrete_or_continuous_actions() -> None:
         TaskSet((TaskSpec("a", 3, 2),)).check_compatible(TaskSet((TaskSpec("a", 3, 2, discrete=True),)))
 
 
+def test_actions_can_be_looked_up() -> None:
+    """As Gymnasium's environments of tables do, whose dictionaries have numbers as keys."""
+    env = make_multitask_env("FrozenLake-v1", seed=0)
+    env.reset()
+    assert np.isfinite(env.step(np.array([2]))[1]).all()
+    env.close()
+
+
 def test_gym_ids_know_their_kind() -> None:
     assert make_task_set("CartPole-v1").discrete and not make_task_set("Pendulum-v1").discrete
     assert make_task_set("CartPole-v1")[0].env_fn == GymEnvFactory("CartPole-v1")

@@ -94,7 +94,7 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
             Gymnasium's interface
         :raises NonFiniteError: if the observation or the reward is not finite
         """
-        native = self.native_action(action)
+        native: Any = self.native_action(action)
         try:
             answer = self.env.step(native)
         except Exception as error:
@@ -103,7 +103,7 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
         observation, reward, terminated, truncated, info = check_step(answer, self._who)
         return self._pad(observation), reward, terminated, truncated, self._label(info)
 
-    def native_action(self, action: np.ndarray) -> np.ndarray:
+    def native_action(self, action: np.ndarray) -> np.ndarray | np.int64:
         """
         :param action: [A] in [-1, 1], or a number below A
         :return: the action that the native environment receives, in its shape, type and bounds
@@ -111,7 +111,7 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
         """
         action, native = np.asarray(action), self._native.space
         if isinstance(native, spaces.Discrete):
-            return np.asarray(int(native.start) + self._number(action))
+            return np.int64(native.start + self._number(action))  # hashable, as Gymnasium's tables of transitions need it
         if action.shape != self.action_space.shape:
             raise ConfigurationError(
                 f"Task {self.task_name!r}: an action must have shape {self.action_space.shape}, got {action.shape}."
