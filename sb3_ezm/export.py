@@ -18,16 +18,20 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit  # by name: RL Zoo replaces the module's attribute with a subclass
 from torch import nn
 
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.evaluation import EvaluationResult, Protocol, evaluate_protocols
+from sb3_ezm.evaluation import EvaluationResult, Protocol, evaluate_protocols, evaluate_tasks
 from sb3_ezm.ezm import EZM
 from sb3_ezm.files import check_can_write, write_text
+from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.observations import TASK_KEY
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.pretrained import write_agent
+from sb3_ezm.tasks.api import layers_of
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
+from sb3_ezm.tasks.task_set import TaskSet
 
 VERSION = (Path(__file__).parent / "version.txt").read_text().strip()
 SUFFIXES = (".onnx", ".pt", ".pt2")
@@ -131,7 +135,8 @@ def export_agent(
     :param model: trained in an environment of ``make_multitask_env``
     :param path: file with the suffix ``.agent``; the card has the same name and the suffix ``.json``
     :param tasks: of the model, with their environments (default: found by their names)
-    :param n_eval_episodes: of each task; both protocols are measured in the same episodes
+    :param n_eval_episodes: of each task; both protocols are measured in the same episodes, unless a task without a time limit
+        allows only one
     :param seed: of the episodes
     :param training: what the card should say about it besides steps, updates and seed: command, date, commit
     :return: the card
@@ -142,7 +147,8 @@ def export_agent(
     released = EZM.pretrained(path, device=model.device)
     own = model.policy.task_set
     tasks = make_task_set(list(own.names) if tasks is None else tasks)
-    results = [evaluate_protocols(each, tasks, n_eval_episodes, seed=seed) for each in (released, model)]
+    evaluate = evaluate_protocols if _have_limits(tasks) else _evaluate_respecting
+    results = [evaluate(each, tasks, n_eval_episodes, seed=seed) for each in (released, model)]
     card = {
         "name": path.stem,
         "tasks": list(own.names),
@@ -162,6 +168,21 @@ def export_agent(
     }
     write_text(path.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
     return card
+
+
+def _have_limits(tasks: TaskSet) -> bool:
+    """Whether episodes end even if terminations are ignored."""
+    for name in tasks.names:
+        env = make_task_env(tasks, name)
+        limits = layers_of(env, TimeLimit)
+        env.close()
+        if not limits:
+            return False
+    return True
+
+
+def _evaluate_respecting(*arguments: Any, **keywords: Any) -> dict[Protocol, EvaluationResult]:
+    return {"respected": evaluate_tasks(*arguments, **keywords)}
 
 
 def _scores(results: Mapping[Protocol, EvaluationResult]) -> dict[str, Any]:

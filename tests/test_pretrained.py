@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -180,6 +181,14 @@ def test_the_card(model: EZM, tmp_path: Path) -> None:
     for scores in (card["evaluation"], card["rounding"]["scores_before"]):
         assert set(scores["respected"]["tasks"]) == set(TASKS)
         assert scores["ignored"]["tasks"]["toy-hold"]["score"] is not None
+
+
+def test_the_card_of_tasks_without_a_time_limit(tmp_path: Path) -> None:
+    """Their episodes end themselves; if that were ignored, they would never end."""
+    gym.register("Endless-v0", SpaceEnv)
+    card = export.export_agent(tiny_model(toy_env("Endless-v0")), tmp_path / "endless.agent", n_eval_episodes=1)
+    assert list(card["evaluation"]) == ["episodes_per_task", "seed", "respected"]
+    assert card["evaluation"]["respected"]["tasks"]["Endless-v0"]["mean_return"] == 15.0  # 1 + 2 + ... + 5
 
 
 @pytest.mark.usefixtures("short_episodes")

@@ -37,8 +37,9 @@ def _agent(args: argparse.Namespace) -> int:
     model, tasks = load_agent(args)
     card = export_agent(model, args.output, tasks, args.episodes, EVALUATION_SEED, _training(args))
     print(f"agent: {args.output}, {card['bytes']:,} bytes; card: {args.output.with_suffix('.json')}")
-    for protocol in ("respected", "ignored"):
-        after, before = (scores[protocol]["mean_score"] for scores in (card["evaluation"], card["rounding"]["scores_before"]))
+    before_rounding = card["rounding"]["scores_before"]
+    for protocol in before_rounding:
+        after, before = (scores[protocol]["mean_score"] for scores in (card["evaluation"], before_rounding))
         if after is not None:
             print(f"mean score, termination {protocol}: {after:.3f}, before rounding {before:.3f}")
     return 0
