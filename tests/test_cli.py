@@ -27,10 +27,12 @@ from sb3_ezm.callbacks import TimedProgressCallback
 from sb3_ezm.cli import main
 from sb3_ezm.cli.arguments import build_parser, whole
 from sb3_ezm.cli.common import command
+from sb3_ezm.cli.folder import continued_folder, monitor_folder, monitor_parts
 from sb3_ezm.cli.plot import load_training
 from sb3_ezm.cli.scoreboard import Scoreboard
-from sb3_ezm.cli.settings import RunSettings
+from sb3_ezm.cli.settings import RunSettings, parse_changes
 from sb3_ezm.devices import set_num_threads
+from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import EVALUATION_COLUMNS, EvaluationResult, TaskResult, evaluate_tasks
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.video import VideoUnavailableError
@@ -192,6 +194,7 @@ def test_whole_numbers_as_people_write_them(text: str, value: int) -> None:
 def test_settings_that_cannot_be_set(ezm: Any, tmp_path: Path) -> None:
     for setting, message in {
         "seed=4": "'seed' follows from --seed",  # it would be overridden
+        "preset=toy": "'preset' follows from --preset",  # it would be a mixture of two
         "env=3": "follows from the tasks",
         "_init_setup_model=false": "no argument '_init_setup_model'",
         "learning_rate=[1": "is not a YAML value",
@@ -201,6 +204,26 @@ def test_settings_that_cannot_be_set(ezm: Any, tmp_path: Path) -> None:
     }.items():
         assert message in ezm("train", "toy", "--out", tmp_path, "--set", setting, status=2)
     assert not (tmp_path / "run.json").exists()
+
+
+def test_later_settings_keep_earlier_entries() -> None:
+    first, second = "policy_kwargs.latent_size=32", "policy_kwargs={head_layers: [8]}"
+    expected = {"policy_kwargs": {"latent_size": 32, "head_layers": [8]}}
+    assert parse_changes([first, second]) == parse_changes([second, first]) == expected
+
+
+@pytest.mark.parametrize(
+    ("limits", "every"),
+    [
+        ({"steps_per_task": 30}, 3),
+        ({"steps_per_task": 30, "eval_every": 0}, 30),
+        ({"minutes": 1.0}, None),
+        ({"minutes": 1.0, "eval_every": 0}, None),  # one at the end
+        ({"minutes": 1.0, "eval_every": 7}, 7),
+    ],
+)
+def test_steps_between_evaluations(limits: dict[str, Any], every: int | None) -> None:
+    assert RunSettings(["toy"], "toy", {}, **limits).eval_freq == every
 
 
 def test_impossible_numbers_devices_and_files(ezm: Any, tmp_path: Path, run_folder: Path) -> None:
@@ -272,7 +295,7 @@ def test_an_interrupt_saves_and_a_resume_goes_on(
             signal.raise_signal(signal.SIGINT)  # as Ctrl-C does
         return show(self)
 
-    quiet = ["--eval-every", "0", "--eval-episodes", "1", "--no-tensorboard"]
+    quiet = ["--eval-every", "0", "--eval-episodes", "1", "--no-tensorboard", "--checkpoint-every", "0"]
     with monkeypatch.context() as patch:
         patch.setattr(TimedProgressCallback, "_on_step", interrupt)
         assert main(["train", *TASKS, "--out", str(folder), "--steps-per-task", "130", *quiet, *SMALL]) == 130
@@ -417,11 +440,33 @@ def test_overwriting_replaces_a_run_once_the_new_one_stands(ezm: Any, tmp_path: 
     (folder / "notes.txt").write_text("mine")
     before = (folder / "model.zip").read_bytes()
     assert "batch_size" in ezm("train", "toy-spin", "--out", folder, "--overwrite", "--set", "batch_size=0", status=2)
+    # What only a callback can refuse, which looks at the model.
+    refused = ezm("train", "toy-spin", "--out", folder, "--overwrite", "--gradient-similarity", 5, *QUIET, *SMALL, status=2)
+    assert "an EZM that has at least two" in refused and "Continue with" not in refused
     assert (folder / "model.zip").read_bytes() == before and (folder / "checkpoints").exists()
     ezm("train", "toy-hold", "--out", folder, "--overwrite", *QUIET, *SMALL)
     assert EZM.load(folder / "model.zip").policy.task_set.names == ("toy-hold",)
     assert [path.name for path in (folder / "monitor").iterdir()] == ["toy-hold_0.monitor.csv"]
     assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine" and not list(folder.glob(".replaced-*"))
+
+
+def test_parts_of_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three attempts to go on from one checkpoint: two that ended before the next one, and one that could not begin."""
+    monkeypatch.setattr("sb3_ezm.cli.folder.list_checkpoints", lambda _: [Path("checkpoint_4.ezm"), Path("checkpoint_8.ezm")])
+    for episodes, resumes in ((4, False), (6, True), (2, True)):
+        with continued_folder(tmp_path):
+            env = make_multitask_env("toy-spin", monitor_dir=str(monitor_folder(tmp_path, resumes)), max_episode_steps=5)
+            env.reset()
+            for _ in range(5 * episodes):
+                env.step(np.zeros((1, *env.action_space.shape)))
+            env.close()
+    with pytest.raises(ConfigurationError), continued_folder(tmp_path):
+        monitor_folder(tmp_path, True).mkdir()
+        raise ConfigurationError
+    parts = [(steps, path.name) for steps, path in monitor_parts(tmp_path / "monitor")]
+    assert parts == [(0, "monitor"), (8, "resumed-at-8"), (8, "resumed-at-8-2")]
+    # One episode before the checkpoint at 8 steps, and those of the last attempt.
+    assert load_training(tmp_path / "monitor", make_task_set("toy-spin"))["toy-spin"].steps == [5, 13, 18]
 
 
 def test_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,7 +487,9 @@ def test_folders_that_cannot_be_written(ezm: Any, tmp_path: Path, run_folder: Pa
 
 def test_one_gymnasium_environment(ezm: Any, tmp_path: Path) -> None:
     quiet = ["--eval-every", "0", "--eval-episodes", "1", "--no-tensorboard", "--checkpoint-every", "0"]
-    output = ezm("train", "Pendulum-v1", "--out", tmp_path / "run", "--steps-per-task", 60, *quiet, *SMALL)
+    output = ezm(
+        "train", "Pendulum-v1", "--out", tmp_path / "run", "--steps-per-task", 60, "--rounds-ahead", 0, *quiet, *SMALL
+    )
     assert output.startswith("1 task, preset 'small'") and "Pendulum-v1  " in output
     assert not (tmp_path / "run" / "checkpoints").exists()
 
@@ -494,6 +541,7 @@ def test_plot(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
     (run_folder / "curves.png").unlink()
     assert "curves.png" in ezm("plot", run_folder)  # a folder alone means its training
     assert (run_folder / "curves.png").exists()
+    assert "first.png" in ezm("plot", "-o", tmp_path / "first.png", run_folder)
     ezm("plot", "diagnostics", run_folder, "-o", tmp_path / "diagnostics.png")
     assert (tmp_path / "diagnostics.png").stat().st_size > 10_000
     (tmp_path / "run.json").write_text((run_folder / "run.json").read_text(encoding="utf-8"))
@@ -521,6 +569,8 @@ def test_video(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
         assert min(film.size) >= 240, "large enough to see"
     ezm("video", run_folder, "--task", "toy-hold", "--max-steps", 5)  # another name for it
     assert (run_folder / "films" / "toy-hold.mp4").exists()
+    ezm("film", run_folder, "--task", "toy-hold", "--max-steps", 5, "-o", tmp_path / "films-v1.0")
+    assert (tmp_path / "films-v1.0" / "toy-hold.mp4").exists()
     assert "Did you mean 'toy-hold'" in ezm("film", run_folder, "--task", "toy-hol", status=2)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.callbacks import GradientSimilarityCallback, TimeBudgetCallback, TimedProgressCallback, counted_env_steps
-from sb3_ezm.checkpoint import FullCheckpointCallback
+from sb3_ezm.checkpoint import FullCheckpointCallback, list_checkpoints
 from sb3_ezm.cli.arguments import EVALUATION_SEED
 from sb3_ezm.cli.common import command, load_model, run_tasks
 from sb3_ezm.cli.folder import (
@@ -26,6 +26,7 @@ from sb3_ezm.cli.folder import (
     MODEL,
     TENSORBOARD,
     can_resume,
+    continued_folder,
     fresh_folder,
     monitor_folder,
 )
@@ -82,7 +83,7 @@ def train(
     log = str(folder / TENSORBOARD) if tensorboard else None
     with ExitStack() as stack:
         callbacks: list[BaseCallback] = []
-        with nullcontext() if resumes else fresh_folder(folder):
+        with continued_folder(folder) if resumes else fresh_folder(folder):
             if project is not None:
                 tracked, callback = start_tracking(project, folder.name, folder, asdict(settings))
                 stack.callback(tracked.finish)
@@ -98,9 +99,11 @@ def train(
             else:
                 model = _start(settings, env, device, log)
             settings.write(folder)
+            scoreboard = _scoreboard(settings, folder, tasks)
+            callbacks = [*_callbacks(settings, folder, scoreboard), *callbacks]
+            for callback in callbacks:
+                callback.init_callback(model)  # `learn` does so, too; what is refused there must not cost an earlier run
         _introduce(model, settings, folder, resumes)
-        scoreboard = _scoreboard(settings, folder, tasks)
-        callbacks = [*_callbacks(settings, folder, scoreboard), *callbacks]
         _learn(model, settings, callbacks, folder, resumes)
     _report(model, scoreboard, settings, folder, films, can_draw)
     return model
@@ -116,7 +119,7 @@ def _make_env(settings: RunSettings, tasks: TaskSet, monitor: Path) -> VecEnv:
         keywords = {"collectors": settings.collectors, "address": settings.address, "rounds_ahead": settings.rounds_ahead}
         keywords["lockstep"] = not settings.asynchronous
         placement = {"vec_env_cls": RayVecEnv, "vec_env_kwargs": keywords}
-    elif settings.asynchronous or settings.rounds_ahead is not None:
+    elif settings.asynchronous or settings.rounds_ahead:
         raise ConfigurationError("--asynchronous and --rounds-ahead are about collectors: say how many with --collectors.")
     elif settings.address is not None and not settings.reanalyzers and not settings.replay_shards:
         raise ConfigurationError(
@@ -230,6 +233,9 @@ def _learn(model: EZM, settings: RunSettings, callbacks: list[BaseCallback], fol
         if isinstance(error, KeyboardInterrupt):
             error.args = (what,)  # has been told
         raise
+    if settings.checkpoint_every == 0 and list_checkpoints(folder / CHECKPOINTS):
+        # An interrupt has left it, and continuing from there would undo what came after.
+        model.save_checkpoint(folder / CHECKPOINTS / f"checkpoint_{model.num_timesteps}")
 
 
 def _done(model: EZM, settings: RunSettings) -> str:

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     if names == ["all"]:
         names = list(tasks.names)
     folder, file = args.model / FILMS if args.model.is_dir() else args.model.parent, None
-    if args.output is not None and args.output.suffix:
+    if args.output is not None and args.output.suffix[1:2].isalpha() and not args.output.is_dir():  # not films-v1.0
         file = args.output
         if len(names) > 1:
             raise ConfigurationError(f"{len(names)} tasks do not fit into one file: name a folder with --output.")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sb3_ezm.checkpoint import SUFFIX, list_checkpoints
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.files import check_can_write_into
+from sb3_ezm.files import check_can_write_into, free_path
 
 MODEL, BEST_MODEL, RUN, EVALUATIONS = "model.zip", "best_model.zip", "run.json", "evaluations.csv"
 MONITOR, CHECKPOINTS, TENSORBOARD, CURVES, FILMS = "monitor", "checkpoints", "tensorboard", "curves.png", "films"
@@ -44,7 +44,35 @@ def monitor_folder(folder: Path, resumes: bool) -> Path:
     """
     if not resumes:
         return folder / MONITOR
-    return folder / MONITOR / f"{RESUMED}{list_checkpoints(folder / CHECKPOINTS)[-1].stem.split('_')[-1]}"
+    steps = list_checkpoints(folder / CHECKPOINTS)[-1].stem.split("_")[-1]
+    return free_path(folder / MONITOR / f"{RESUMED}{steps}")
+
+
+def monitor_parts(folder: Path) -> list[tuple[int, Path]]:
+    """
+    :param folder: of the monitor files of a training
+    :return: where its parts begin, in steps, and their folders, oldest first; several begin at a checkpoint if one was
+        resumed and ended before the next
+    """
+    named = [(path.name.removeprefix(RESUMED).split("-"), path) for path in folder.glob(f"{RESUMED}*")]
+    parts = sorted((int(steps), int(attempt[0]) if attempt else 1, path) for (steps, *attempt), path in named)
+    return [(0, folder), *((steps, path) for steps, _, path in parts)]
+
+
+@contextmanager
+def continued_folder(folder: Path) -> Iterator[None]:
+    """
+    Leave no empty part among the monitor files if the training cannot be continued.
+
+    :param folder: of the training
+    """
+    try:
+        yield
+    except BaseException:
+        for _, part in monitor_parts(folder / MONITOR)[1:]:
+            with suppress(OSError):  # not empty
+                part.rmdir()
+        raise
 
 
 @contextmanager

@@ -23,8 +23,8 @@ class Parser(argparse.ArgumentParser):
         """
         words = list(sys.argv[1:] if args is None else args)
         at = next((index for index, word in enumerate(words) if not word.startswith("-")), 0)
-        figure = next(iter(words[at + 1 :]), "-")
-        if words[at : at + 1] == ["plot"] and figure not in FIGURES and ("/" in figure or Path(figure).is_dir()):
+        following = words[at + 1 :]
+        if words[at : at + 1] == ["plot"] and not set(FIGURES) & set(following) and any(map(_may_be_folder, following)):
             words.insert(at + 1, FIGURES[0])
         parsed, strange = self.parse_known_args(words, namespace)
         if strange:
@@ -50,3 +50,7 @@ class Parser(argparse.ArgumentParser):
 
     def _refuse(self, message: str, program: str) -> NoReturn:
         self.exit(2, f"error: {message}\n`{program} --help` lists what is possible.\n")
+
+
+def _may_be_folder(word: str) -> bool:
+    return not word.startswith("-") and ("/" in word or Path(word).is_dir())

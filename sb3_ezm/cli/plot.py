@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sb3_ezm.cli.common import run_tasks
-from sb3_ezm.cli.folder import CURVES, DIAGNOSTICS, EVALUATIONS, MONITOR, RESUMED, TENSORBOARD
+from sb3_ezm.cli.folder import CURVES, DIAGNOSTICS, EVALUATIONS, MONITOR, TENSORBOARD, monitor_parts
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.files import check_can_write
@@ -116,9 +116,8 @@ def load_training(folder: Path, tasks: TaskSet) -> dict[str, Curve]:
     :return: training episodes by task, over steps of the environment. Where a part begins, actions cut short by the end of an
         episode count in full
     """
-    begins = {0: folder, **{int(part.name.removeprefix(RESUMED)): part for part in folder.glob(f"{RESUMED}*")}}
     points: dict[str, list[tuple[float, float]]] = {}
-    for begin, part in sorted(begins.items()):
+    for begin, part in monitor_parts(folder):
         start = begin * tasks.action_repeat / len(tasks)
         for name, curve in load_monitor_curves(part, tasks).items():
             kept = [point for point in points.get(name, []) if point[0] <= start]

@@ -16,10 +16,12 @@ from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.evaluation import Protocol
 from sb3_ezm.ezm import EZM
 from sb3_ezm.files import write_text
+from sb3_ezm.presets import merge_settings
 
 # What `--set` may not change, and what it follows from.
 _OWN = {
     "policy": "--preset",
+    "preset": "--preset",
     "env": "the tasks",
     "seed": "--seed",
     "device": "--device",
@@ -92,11 +94,12 @@ class RunSettings:
 
     @property
     def eval_freq(self) -> int | None:
-        """Steps between evaluations; None if only the clock can say when a tenth of the run is over."""
+        """Steps between evaluations; None if the clock says when they are due, or when the run ends."""
         if self.eval_every is None and self.steps_per_task is None:
             return None
-        every = self.steps_per_task or 1
-        return self.eval_every or (every if self.eval_every == 0 else -(-every // EVALUATIONS_OF_A_RUN))
+        if self.eval_every == 0:
+            return self.steps_per_task
+        return self.eval_every or -(-(self.steps_per_task or 1) // EVALUATIONS_OF_A_RUN)
 
     @property
     def deciding_protocol(self) -> Protocol:
@@ -166,8 +169,5 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
         if bool(dot) != nested and not (nested and isinstance(value, dict)):
             form = f"{outer}.NAME=VALUE" if nested else f"{outer}=VALUE"
             raise ConfigurationError(f"--set {pair}: write {form}.")
-        if dot:
-            changes.setdefault(outer, {})[inner] = value
-        else:
-            changes[key] = value
+        changes = merge_settings(changes, {outer: {inner: value} if dot else value})
     return changes
