@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,7 @@ def test_learners_in_processes(tmp_path: Path) -> None:
     resumed.train(1, 18)
     os.kill(processes()[0].pid, signal.SIGSTOP)
     group_of(resumed).time_limit = 0.5
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=0.5))  # what the group was made with, which starting needs
     with monkeypatch.context() as patch:
         patch.setattr("sb3_ezm.learning.shards.shared_statistics", _not_shared)  # they would wait for each other first
         fails(resumed, r"Learner 1 did not answer within 0\.5 s \(`learner_time_limit`\)")

@@ -284,7 +284,7 @@ class Follow(gym.Env[np.ndarray, np.ndarray]):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("offset", "unit"), [(0.0, 1.0), (1_000.0, 1.0), (101_325.0, 100.0), (0.0, 1e-8)])
+@pytest.mark.parametrize(("offset", "unit"), [(101_325.0, 100.0), (0.0, 1e-8)])
 def test_observations_with_an_offset_and_in_any_unit_are_learned(offset: float, unit: float) -> None:
     env = DummyVecEnv([lambda: Monitor(Follow(offset, unit))])
     settings: dict[str, Any] = {
