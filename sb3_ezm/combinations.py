@@ -164,11 +164,12 @@ def _of_searches(configs: Configs) -> Iterator[Rule]:
     no_wide = all(kind.num_wide == 0 for kind in kinds) and wide_leaves == 0
     few = f"of {most} candidates that is less than one"
     yield SearchConfig, "wide_fraction", no_wide and search.wide_fraction > 0.0, few
-    yield SearchConfig, "std_magnification", no_wide, "no candidate has a magnified deviation"
+    for name in ("std_magnification", "widen_predictions"):
+        yield SearchConfig, name, no_wide, "no candidate has a magnified deviation"
 
 
 def _of_proposals(discrete: bool) -> Iterator[Rule]:
-    for name in ("proposal", "wide_fraction", "std_magnification", "magnify_leaves"):
+    for name in ("proposal", "wide_fraction", "std_magnification", "widen_predictions", "magnify_leaves"):
         yield SearchConfig, name, discrete, "discrete actions are drawn without replacement"
     yield TargetConfig, "match_proposal", discrete, "discrete actions have no deviation"
 

@@ -99,6 +99,7 @@ class SearchConfig(Settings):
         drawn without replacement
     :param wide_fraction: share of the root candidates drawn with ``std_magnification``
     :param std_magnification: factor on the policy's standard deviation for these candidates
+    :param widen_predictions: draw that share wider also where ``predict`` is deterministic (released code)
     :param magnify_leaves: draw the same share of interior actions with the magnified deviation (released code)
     :param mean_candidate: put the policy's mean action among the root candidates: never, in deterministic
         search only, or always
@@ -120,6 +121,7 @@ class SearchConfig(Settings):
     proposal: str = setting("gaussian", kinds.key_of(PROPOSALS))
     wide_fraction: float = setting(0.75, kinds.SHARE)
     std_magnification: float = setting(3.0, kinds.POSITIVE)
+    widen_predictions: bool = setting(False, kinds.SWITCH)
     magnify_leaves: bool = setting(False, kinds.SWITCH)
     mean_candidate: MeanCandidate = setting("deterministic", kinds.one_of(MeanCandidate))
     c_visit: float = setting(50.0, kinds.NOT_NEGATIVE)

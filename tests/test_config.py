@@ -66,6 +66,7 @@ SEARCH = [
     ("c_visit", float("nan"), f"`c_visit` (nan) {NOT_NEGATIVE}"),
     ("num_simulations", 32.5, f"`num_simulations` (32.5) {SIZE}"),
     ("magnify_leaves", "no", f"`magnify_leaves` ('no') {SWITCH}"),
+    ("widen_predictions", "no", f"`widen_predictions` ('no') {SWITCH}"),
 ]
 TARGET = [
     ("unroll_steps", 0, f"`unroll_steps` (0) {SIZE}"),

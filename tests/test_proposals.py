@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gymnasium as gym
 import pytest
 import torch as th
@@ -47,6 +49,8 @@ def test_where_a_search_goes_beyond_the_policy(magnify_leaves: bool, inside: int
     noise = draw_noise(config, 2, 3, th.Generator().manual_seed(0))
     assert asked(config, noise, monkeypatch) == [12, inside, inside, inside]
     assert asked(config, deterministic_noise(config, th.ones(2, 4), 3), monkeypatch) == [0, 0, 0, 0]
+    config = replace(config, widen_predictions=True)
+    assert asked(config, deterministic_noise(config, th.ones(2, 4), 3), monkeypatch) == [12, inside, inside, inside]
 
 
 def test_an_unknown_proposal_is_refused() -> None:

@@ -67,7 +67,7 @@ ACTING: list[tuple[str, Any, dict[str, Any]]] = [
     ("runtime_kwargs.priority_lag", 2, {}),
     ("runtime_kwargs.overlap", True, {"gradient_steps": 2}),
     *((f"search_kwargs.{name}", value, {}) for name, value in {"num_leaf_actions": 3, "wide_fraction": 0.0}.items()),
-    *((f"search_kwargs.{name}", value, {}) for name, value in {"std_magnification": 9.0}.items()),
+    *((f"search_kwargs.{name}", value, {}) for name, value in {"std_magnification": 9.0, "widen_predictions": True}.items()),
     *((f"search_kwargs.{name}", value, {}) for name, value in {"gumbel_scale": 5.0, "value_reduction": "mean"}.items()),
     *((f"search_kwargs.{name}", value, {}) for name, value in {"acting_candidates": 3, "acting_simulations": 6}.items()),
     ("search_kwargs.c_visit", 0.0, IMPROVED),

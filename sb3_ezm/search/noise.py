@@ -75,9 +75,10 @@ def deterministic_noise(config: SearchConfig, observations: th.Tensor, action_si
     """
     Draws that are a function of the observation alone: the same observation gives the same candidates, in any batch.
 
-    Nothing beyond the policy and no Gumbel noise, and the policy's mean action is among the candidates (deviation from the
-    released code, which evaluates with its exploration noise). One fixed draw for all observations would not do: choosing
-    the same sampled offset at every step keeps pushing the system, where independent offsets average out.
+    Nothing beyond the policy, unless ``widen_predictions``, and no Gumbel noise, and the policy's mean action is among the
+    candidates (deviation from the released code, which evaluates with its exploration noise). One fixed draw for all
+    observations would not do: choosing the same sampled offset at every step keeps pushing the system, where independent
+    offsets average out.
 
     :param config: search settings
     :param observations: ``[B, O]``
@@ -90,7 +91,7 @@ def deterministic_noise(config: SearchConfig, observations: th.Tensor, action_si
     parts = [part.unflatten(1, shape) for part, shape in zip(normal.split(sizes, dim=1), shapes, strict=True)]
     gumbel = th.zeros(len(observations), config.num_candidates)
     root, *leaves = (part.clone() for part in parts)
-    noise = SearchNoise(root, tuple(leaves), gumbel, explores=False)
+    noise = SearchNoise(root, tuple(leaves), gumbel, explores=config.widen_predictions)
     return _with_mean(noise, config.mean_candidate != "never")
 
 
