@@ -101,7 +101,7 @@ def train(
             settings.write(folder)
             scoreboard = _scoreboard(settings, folder, tasks)
             callbacks = [*_callbacks(settings, folder, scoreboard), *callbacks]
-            for callback in callbacks:
+            for callback in [] if resumes else callbacks:
                 callback.init_callback(model)  # `learn` does so, too; what is refused there must not cost an earlier run
         _introduce(model, settings, folder, resumes)
         _learn(model, settings, callbacks, folder, resumes)
