@@ -24,8 +24,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.measuring import Row, report
 from sb3_ezm import EZM, load_preset, make_multitask_env
-from sb3_ezm.acting import Pace
-from sb3_ezm.collector import Collector
+from sb3_ezm.collecting.acting import Pace
+from sb3_ezm.collecting.collector import Collector
 from sb3_ezm.distributed import RayVecEnv
 from sb3_ezm.learning.data_parallel import DataParallelLearner
 

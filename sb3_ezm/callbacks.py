@@ -15,7 +15,7 @@ from sb3_ezm.evaluation.callback import TaskEvalCallback
 from sb3_ezm.evaluation.matching import env_steps_of
 from sb3_ezm.gradient_similarity import GradientSimilarityCallback
 from sb3_ezm.kinds import DURATION, VERBOSE, checked
-from sb3_ezm.progress import clock, describe_returns, in_notebook
+from sb3_ezm.reporting.progress import clock, describe_returns, in_notebook
 
 __all__ = ["GradientSimilarityCallback", "TaskEvalCallback", "TimeBudgetCallback", "TimedProgressCallback"]
 

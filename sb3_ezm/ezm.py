@@ -17,16 +17,15 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_ezm import settings
-from sb3_ezm.arguments import KINDS, LEARN_KINDS, make_configs
-from sb3_ezm.assignments import CheckedAssignments
+from sb3_ezm.arguments import settings
+from sb3_ezm.arguments.assignments import CheckedAssignments
+from sb3_ezm.arguments.combinations import check_contradictions, warn_of_combinations
+from sb3_ezm.arguments.defaults import BY_PRESET, completed
+from sb3_ezm.arguments.table import KINDS, LEARN_KINDS, make_configs
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm, read_replay_buffer, read_rings
-from sb3_ezm.collector import Collector
-from sb3_ezm.combinations import check_contradictions, warn_of_combinations
+from sb3_ezm.collecting.collector import Collector
 from sb3_ezm.config import PolicyTarget
-from sb3_ezm.console import PACED, flush_console
-from sb3_ezm.defaults import BY_PRESET, completed
 from sb3_ezm.distributed.learner import learner_class
 from sb3_ezm.distributed.shard_group import ReplayLostError
 from sb3_ezm.distributed.sharded_replay import ShardedReplayBuffer
@@ -37,11 +36,12 @@ from sb3_ezm.loading import LoadedWithChanges
 from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
-from sb3_ezm.progress import with_progress_bar
+from sb3_ezm.reporting.console import PACED, flush_console
+from sb3_ezm.reporting.progress import with_progress_bar
+from sb3_ezm.reporting.tensorboard import add_layout
+from sb3_ezm.reporting.train_logging import TimeSplit, record_learner, record_tasks, record_times
 from sb3_ezm.tasks.statistics import TaskStatistics
 from sb3_ezm.tasks.task_set import TaskSet
-from sb3_ezm.tensorboard import add_layout
-from sb3_ezm.train_logging import TimeSplit, record_learner, record_tasks, record_times
 
 SelfEZM = TypeVar("SelfEZM", bound="EZM")
 

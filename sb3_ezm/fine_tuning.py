@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_ezm.arguments import ARGUMENTS
+from sb3_ezm.arguments.settings import apply_changes, argument_names, attributes, change_arguments
+from sb3_ezm.arguments.table import ARGUMENTS
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.ezm import EZM
 from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy
-from sb3_ezm.settings import apply_changes, argument_names, attributes, change_arguments
 from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 
 EZMT = TypeVar("EZMT", bound=EZM)

@@ -12,12 +12,12 @@ import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_ezm.arguments import check_arguments
+from sb3_ezm.arguments.settings import apply_changes, attribute_of, attributes, change_arguments, check_discounts
+from sb3_ezm.arguments.table import check_arguments
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import PATH
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.pretrained import is_agent, pretrained_names, read_agent
-from sb3_ezm.settings import apply_changes, attribute_of, attributes, change_arguments, check_discounts
 
 #: Raised whenever the objects in a model's file, or what they hold, change: see ``tests/test_save_load.py``.
 MODEL_FORMAT = 1

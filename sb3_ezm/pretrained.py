@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_ezm.arguments.settings import change_arguments, check_discounts
 from sb3_ezm.checkpoint.checks import check_arguments, check_sizes
 from sb3_ezm.checkpoint.container import read_checkpoint, write_checkpoint
 from sb3_ezm.checkpoint.model_state import capture_arguments, kept_arguments
@@ -28,7 +29,6 @@ from sb3_ezm.files import PathLike
 from sb3_ezm.kinds import PATH, checked
 from sb3_ezm.likeness import check_like
 from sb3_ezm.model.world_model import WorldModel
-from sb3_ezm.settings import change_arguments, check_discounts
 from sb3_ezm.tasks.task_set import TaskSet
 
 ModelT = TypeVar("ModelT")

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from sb3_ezm import EZM
-from sb3_ezm.arguments import ARGUMENTS, NESTED, check_arguments, make_configs, plain_defaults
+from sb3_ezm.arguments.defaults import BY_PRESET
+from sb3_ezm.arguments.table import ARGUMENTS, NESTED, check_arguments, make_configs, plain_defaults
 from sb3_ezm.config import ModelConfig
 from sb3_ezm.declarations import Settings
-from sb3_ezm.defaults import BY_PRESET
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.presets import get_preset, load_preset, merge_settings, preset_names

@@ -11,8 +11,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_ezm import EZM, ConfigurationError
-from sb3_ezm.arguments import ARGUMENTS
-from sb3_ezm.assignments import LIVE
+from sb3_ezm.arguments.assignments import LIVE
+from sb3_ezm.arguments.table import ARGUMENTS
 from tests.test_changes import FIXED, FREE, TASKS
 from tests.tiny import tiny_model, toy_env
 

@@ -13,10 +13,10 @@ import torch as th
 from torch import nn
 
 from sb3_ezm import EZM, CheckpointError, ConfigurationError
-from sb3_ezm.arguments import ARGUMENTS
+from sb3_ezm.arguments.settings import attributes
+from sb3_ezm.arguments.table import ARGUMENTS
 from sb3_ezm.errors import UnknownSettingError
 from sb3_ezm.policies import MultiInputPolicy
-from sb3_ezm.settings import attributes
 from tests.tiny import TINY_NETWORKS, tiny_model, toy_env
 
 TASKS = ["toy-swingup", "toy-spin"]

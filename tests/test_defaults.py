@@ -8,8 +8,8 @@ import pytest
 import torch as th
 
 from sb3_ezm import EZM, ConfigurationError, load_preset
-from sb3_ezm.arguments import plain_defaults
-from sb3_ezm.defaults import fill_in
+from sb3_ezm.arguments.defaults import fill_in
+from sb3_ezm.arguments.table import plain_defaults
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
 from sb3_ezm.presets import get_preset
 from tests.tiny import toy_env

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sb3_ezm import EZM, NonFiniteError
-from sb3_ezm import collector as collector_module
 from sb3_ezm.checkpoint import read_checkpoint
+from sb3_ezm.collecting import collector as collector_module
 from sb3_ezm.config import LossConfig, RuntimeConfig
 from sb3_ezm.devices import Readback, has_bfloat16, to_device
 from sb3_ezm.learning import gradients as gradients_module

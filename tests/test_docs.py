@@ -26,9 +26,9 @@ import torch as th
 import sb3_ezm.evaluation
 import sb3_ezm.video
 from sb3_ezm import EZM, FullCheckpointCallback
+from sb3_ezm.arguments.defaults import BY_PRESET, preset_settings
 from sb3_ezm.callbacks import TaskEvalCallback
 from sb3_ezm.cli.arguments import build_parser
-from sb3_ezm.defaults import BY_PRESET, preset_settings
 from tests.tiny import TINY_NETWORKS, tiny_model, toy_env
 
 ROOT = Path(__file__).resolve().parent.parent

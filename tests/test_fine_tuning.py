@@ -11,7 +11,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_ezm import EZM, ConfigurationError, TaskSet, TaskSpec, add_tasks, make_multitask_env, make_task_set
-from sb3_ezm.collector import Collector
+from sb3_ezm.collecting.collector import Collector
 from sb3_ezm.errors import UnknownSettingError
 from tests.tiny import SpaceEnv, randomize, tiny_model, toy_env, weights_of
 

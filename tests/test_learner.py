@@ -16,8 +16,8 @@ from sb3_ezm.learning.learner import Learner, NonFiniteLossError
 from sb3_ezm.learning.losses import all_losses, total_loss
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.reporting.train_logging import MetricMeans
 from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
-from sb3_ezm.train_logging import MetricMeans
 from sb3_ezm.types import SegmentBatch, TargetBatch
 
 UNROLL, TD = 2, 2

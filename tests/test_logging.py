@@ -23,9 +23,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sb3_ezm import TaskSet, TaskSpec, console, train_logging
 from sb3_ezm.envs.toy import ToySpin, ToySwingup
-from sb3_ezm.progress import TaskProgressBarCallback, describe_returns, with_progress_bar
+from sb3_ezm.reporting.progress import TaskProgressBarCallback, describe_returns, with_progress_bar
+from sb3_ezm.reporting.train_logging import (
+    MAX_LABEL,
+    TAKEN_GROUPS,
+    MetricMeans,
+    TimeSplit,
+    record_learner,
+    record_tasks,
+    task_labels,
+)
 from sb3_ezm.tasks.statistics import TaskStatistics
-from sb3_ezm.train_logging import MAX_LABEL, TAKEN_GROUPS, MetricMeans, TimeSplit, record_learner, record_tasks, task_labels
 from tests.tiny import CountEnv, assert_same_weights, tiny_model, toy_env, weights_of
 
 LONG = "humanoidbench/h1hand-a-very-long-task-name-of-the-hard-suite"
@@ -409,7 +417,7 @@ class EventCallbackAt(BaseCallback):
 def test_a_notebook_gets_a_plain_bar_that_is_not_redrawn_at_every_step(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sb3_ezm.progress.in_notebook", lambda: True)
+    monkeypatch.setattr("sb3_ezm.reporting.progress.in_notebook", lambda: True)
     model = tiny_model(CountEnv(), learning_starts=10_000)
     callbacks = with_progress_bar(None)
 

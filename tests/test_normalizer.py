@@ -16,7 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ezm import EZM, TaskSet, TaskSpec
-from sb3_ezm.arguments import plain_defaults
+from sb3_ezm.arguments.table import plain_defaults
 from sb3_ezm.model.normalizer import CUT, RunningNormalizer
 from sb3_ezm.policies import SMALL_MODEL
 from tests.tiny import TINY_NETWORKS

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sb3_ezm import EZM, TaskSet, TaskSpec, make_multitask_env
-from sb3_ezm.arguments import ARGUMENTS, NESTED, make_configs
+from sb3_ezm.arguments.table import ARGUMENTS, NESTED, make_configs
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.callbacks import TaskEvalCallback, TimeBudgetCallback, TimedProgressCallback
 from sb3_ezm.checkpoint import FullCheckpointCallback

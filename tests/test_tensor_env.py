@@ -19,10 +19,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ezm import EZM, ConfigurationError, FullCheckpointCallback, NonFiniteError, TaskSet, TaskSpec
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.buffers.storage import TensorColumn
+from sb3_ezm.collecting.tensor_steps import decode
 from sb3_ezm.devices import Readback
 from sb3_ezm.evaluation import evaluate_tasks
 from sb3_ezm.multitask import TensorVecEnv, tensor_vec_env
-from sb3_ezm.tensor_steps import decode
 from tests.tensor_envs import TensorCount, TensorPendulum
 from tests.tiny import assert_same_weights, tiny_model, weights_of
 
@@ -154,7 +154,7 @@ def test_one_small_transfer_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
             super().__init__(tensor)
 
     monkeypatch.setattr(tensor_vec_env, "Readback", Noted)
-    monkeypatch.setattr("sb3_ezm.collector.Readback", Noted)
+    monkeypatch.setattr("sb3_ezm.collecting.collector.Readback", Noted)
     monkeypatch.setattr(TensorColumn, "__getitem__", lambda column, rows: pytest.fail("the replay is read"))
     model.learn(64 * 20, reset_num_timesteps=False)
     assert moved == [(4, 64)] * 20

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
 from sb3_ezm.callbacks import TaskEvalCallback
-from sb3_ezm.tensorboard import OVERVIEW, task_layout
+from sb3_ezm.reporting.tensorboard import OVERVIEW, task_layout
 from tests.tiny import tiny_model, toy_env
 
 

@@ -21,7 +21,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from torch import nn
 
 from sb3_ezm import EZM, ConfigurationError
-from sb3_ezm.arguments import ARGUMENTS, NESTED
+from sb3_ezm.arguments.table import ARGUMENTS, NESTED
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.buffers.storage import TensorColumn
 from sb3_ezm.config import ModelConfig

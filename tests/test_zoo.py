@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from sb3_ezm import EZM, ConfigurationError, make_multitask_env
-from sb3_ezm.arguments import ARGUMENTS
+from sb3_ezm.arguments.table import ARGUMENTS
 from sb3_ezm.config import LossConfig, SearchConfig, TargetConfig
 from sb3_ezm.declarations import build_config
 from sb3_ezm.envs.h1.tasks import TASK_INFO

@@ -11,7 +11,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_ezm import EZM, make_multitask_env
-from sb3_ezm.arguments import plain_defaults
+from sb3_ezm.arguments.table import plain_defaults
 from sb3_ezm.model.actions import SquashedGaussian
 from sb3_ezm.policies import SMALL_MODEL, EZMPolicy
 

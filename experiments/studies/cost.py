@@ -23,7 +23,7 @@ from experiments.baselines import ALGORITHMS, algorithm_class
 from experiments.studies.report import Claim, Report, new_figure
 from experiments.studies.scores import CANNOT_TELL, NOT_SEEN, SEEN
 from sb3_ezm import EZM, make_multitask_env
-from sb3_ezm.arguments import make_configs, plain_defaults
+from sb3_ezm.arguments.table import make_configs, plain_defaults
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.presets import get_preset, load_preset, preset_names
 from sb3_ezm.tasks.registry import default_preset

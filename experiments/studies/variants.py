@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sb3_ezm.arguments import NESTED, make_configs, plain_defaults
+from sb3_ezm.arguments.table import NESTED, make_configs, plain_defaults
 from sb3_ezm.cli.settings import parse_changes
 from sb3_ezm.ezm import EZM
 from sb3_ezm.presets import get_preset, load_preset

@@ -10,18 +10,18 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ezm.arguments.settings import argument_names
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.checkpoint.checks import check_optimizer
 from sb3_ezm.checkpoint.codec import encode
 from sb3_ezm.checkpoint.generators import global_states, restore_global_states
 from sb3_ezm.checkpoint.vec_env_state import capture_vec_env, force_new_episodes, restore_episodes, restore_wrappers
+from sb3_ezm.collecting.rollouts import RolloutAlgorithm
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.likeness import check_like
 from sb3_ezm.multitask.env_state import set_space_generators, space_generators
 from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.multitask.tensor_vec_env import as_arrays
-from sb3_ezm.rollouts import RolloutAlgorithm
-from sb3_ezm.settings import argument_names
 
 PROGRESS = (
     *("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates"),

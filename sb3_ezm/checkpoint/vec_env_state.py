@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
-from sb3_ezm.acting import ActingVecEnv
+from sb3_ezm.collecting.acting import ActingVecEnv
 from sb3_ezm.errors import CheckpointError, ConfigurationError
 from sb3_ezm.likeness import check_like
 from sb3_ezm.multitask.env_state import (

@@ -34,6 +34,7 @@ from sb3_ezm.cli.plot import draw_training
 from sb3_ezm.cli.scoreboard import Scoreboard
 from sb3_ezm.cli.settings import EVALUATIONS_OF_A_RUN, RunSettings
 from sb3_ezm.cli.tracking import start_tracking
+from sb3_ezm.collecting.rollouts import ASYNCHRONOUS
 from sb3_ezm.distributed import RayVecEnv
 from sb3_ezm.errors import ConfigurationError, EZMError, NonFiniteError, counted
 from sb3_ezm.evaluation import EvaluationResult, format_table
@@ -42,7 +43,6 @@ from sb3_ezm.files import replacing
 from sb3_ezm.fine_tuning import add_tasks
 from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.presets import get_preset, load_preset, merge_settings
-from sb3_ezm.rollouts import ASYNCHRONOUS
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.video import VideoUnavailableError, record_videos
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sb3_ezm.callbacks import TaskEvalCallback
 from sb3_ezm.evaluation import EvaluationResult, env_steps_of, read_evaluations
-from sb3_ezm.progress import clock, short_names
+from sb3_ezm.reporting.progress import clock, short_names
 from sb3_ezm.tasks.task_set import TaskSet
 
 MOST_TIME = 0.2  # share of the training that evaluations by the clock may take

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
-from sb3_ezm.collector import Collector, Infos
+from sb3_ezm.collecting.collector import Collector, Infos
 from sb3_ezm.distributed.weights import Weights
 from sb3_ezm.errors import ConfigurationError, EZMError
 from sb3_ezm.multitask.env_state import (
@@ -28,8 +28,8 @@ from sb3_ezm.multitask.subproc import Failure
 from sb3_ezm.multitask.vec_env import ThreadedVecEnv
 from sb3_ezm.planner import Planner
 from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.reporting.train_logging import MetricMeans, TimeSplit
 from sb3_ezm.tasks.pool import PoolMember
-from sb3_ezm.train_logging import MetricMeans, TimeSplit
 from sb3_ezm.types import FloatArray, IntArray
 
 

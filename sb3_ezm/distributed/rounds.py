@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
-from sb3_ezm.acting import Request
+from sb3_ezm.collecting.acting import Request
 from sb3_ezm.distributed.env_slice import Round, Steps
 from sb3_ezm.distributed.weights import Broadcast, check_fit
 from sb3_ezm.distributed.workers import Order, Part, Worker, WorkerGroup

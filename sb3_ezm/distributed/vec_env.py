@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecEnvWrapper,
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from sb3_ezm import kinds
-from sb3_ezm.acting import ActingVecEnv, ChosenActions, Request
+from sb3_ezm.collecting.acting import ActingVecEnv, ChosenActions, Request
 from sb3_ezm.distributed import session
 from sb3_ezm.distributed.env_slice import joined_observations
 from sb3_ezm.distributed.rounds import Rounds

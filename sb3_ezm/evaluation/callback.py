@@ -31,9 +31,9 @@ from sb3_ezm.evaluation.rollout import (
 from sb3_ezm.files import check_can_write, replacing
 from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.multitask.normalization import copy_normalization
+from sb3_ezm.reporting.train_logging import task_labels
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
-from sb3_ezm.train_logging import task_labels
 
 MAX_KEY = 33  # SB3's console cuts keys at 36 characters, including three leading spaces, and refuses duplicates
 SUMMARY_KEYS = ("mean_return", "mean_ep_length", "mean_score", "mean_success_rate")

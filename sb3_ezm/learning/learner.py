@@ -24,8 +24,8 @@ from sb3_ezm.learning.reanalyze import Reanalyzed, Reanalyzer
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.planner import Planner
 from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.reporting.train_logging import MetricMeans
 from sb3_ezm.runtime.graphs import CudaGraphs, check_backend
-from sb3_ezm.train_logging import MetricMeans
 from sb3_ezm.types import FloatArray, IntArray, SegmentBatch, TargetBatch
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from sb3_ezm.devices import num_threads
 from sb3_ezm.learning.learner import Learner, Reanalysis, UpdateOutcome
-from sb3_ezm.train_logging import TimeSplit
+from sb3_ezm.reporting.train_logging import TimeSplit
 from sb3_ezm.types import SegmentBatch
 
 

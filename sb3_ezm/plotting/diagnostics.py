@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.plotting.curves import Curve
 from sb3_ezm.plotting.panels import save_figure
-from sb3_ezm.train_logging import ALL_TASKS
+from sb3_ezm.reporting.train_logging import ALL_TASKS
 
 # Lines by panel: the tags, and what the legend calls them.
 PANELS: dict[str, dict[str, str]] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from sb3_ezm.arguments import public_arguments
+from sb3_ezm.arguments.table import public_arguments
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
 from sb3_ezm.presets import merge_settings, preset_entry
 

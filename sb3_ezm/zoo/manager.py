@@ -15,7 +15,7 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import TIME_LIMIT
 from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
 from sb3_ezm.multitask.vec_env import ThreadedVecEnv
-from sb3_ezm.progress import TaskProgressBarCallback
+from sb3_ezm.reporting.progress import TaskProgressBarCallback
 from sb3_ezm.zoo.hyperparams import ALGORITHM, CONFIG_FILE, check_names, use_file
 from sb3_ezm.zoo.tasks import ScoredEpisodes, TaskReturnsCallback, assign_tasks, check_share, find_tasks
 

@@ -12,9 +12,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.cycling import CyclingTaskEnv
+from sb3_ezm.reporting.train_logging import task_labels
 from sb3_ezm.tasks.statistics import report_of
 from sb3_ezm.tasks.task_set import TaskSet
-from sb3_ezm.train_logging import task_labels
 
 
 def find_tasks(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:

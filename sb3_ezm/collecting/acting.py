@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.policies import EZMPolicy
-from sb3_ezm.train_logging import MetricMeans
+from sb3_ezm.reporting.train_logging import MetricMeans
 from sb3_ezm.types import BoolArray
 
 

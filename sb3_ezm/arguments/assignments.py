@@ -9,13 +9,13 @@ import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
-from sb3_ezm.arguments import ARGUMENTS, Configs
-from sb3_ezm.combinations import check_contradictions
+from sb3_ezm.arguments.combinations import check_contradictions
+from sb3_ezm.arguments.settings import attribute_of
+from sb3_ezm.arguments.table import ARGUMENTS, Configs
 from sb3_ezm.config import UpdateConfig
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import shown
 from sb3_ezm.learning.learner import Learner
-from sb3_ezm.settings import attribute_of
 
 # Read at every use, or passed on by `_change`. All others are fixed when the parts of a model are made.
 LIVE = frozenset(

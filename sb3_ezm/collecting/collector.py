@@ -15,7 +15,8 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from sb3_ezm.acting import ONE_STEP, ActingVecEnv, ChosenActions, Pace, Request
+from sb3_ezm.collecting.acting import ONE_STEP, ActingVecEnv, ChosenActions, Pace, Request
+from sb3_ezm.collecting.tensor_steps import TensorSteps
 from sb3_ezm.devices import Readback, to_device
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.finite import check_rows
@@ -25,9 +26,8 @@ from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv
 from sb3_ezm.multitask.watch import EnvWatch, copy_observation, rows_of
 from sb3_ezm.planner import Planner
 from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.reporting.train_logging import MetricMeans, TimeSplit
 from sb3_ezm.search import SearchOutput
-from sb3_ezm.tensor_steps import TensorSteps
-from sb3_ezm.train_logging import MetricMeans, TimeSplit
 from sb3_ezm.types import BoolArray, FloatArray, IntArray
 
 Infos = list[dict[str, Any]]

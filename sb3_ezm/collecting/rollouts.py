@@ -17,10 +17,10 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ezm.acting import Pace
 from sb3_ezm.buffers import PerTaskReplayBuffer
-from sb3_ezm.collector import Collector
-from sb3_ezm.console import PACED, pace_console
+from sb3_ezm.collecting.acting import Pace
+from sb3_ezm.collecting.collector import Collector
+from sb3_ezm.collecting.tensor_steps import predict_tensors
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import shown
 from sb3_ezm.learning.learner import Learner
@@ -29,9 +29,9 @@ from sb3_ezm.multitask.tensor_env import is_tensor_env
 from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv, holds_tensors
 from sb3_ezm.multitask.vec_env import EpisodesLostError
 from sb3_ezm.policies import EZMPolicy
+from sb3_ezm.reporting.console import PACED, pace_console
 from sb3_ezm.tasks.api import check_env_class
 from sb3_ezm.tasks.statistics import TaskStatistics, report_of
-from sb3_ezm.tensor_steps import predict_tensors
 
 ASYNCHRONOUS = (
     "Collectors work asynchronously (`lockstep=False`): which of their steps come first depends on how fast they are, so this "
@@ -51,7 +51,7 @@ NO_UPDATES = (
 
 class RolloutAlgorithm(OffPolicyAlgorithm):
     """
-    An off-policy algorithm that collects with a :class:`~sb3_ezm.collector.Collector`.
+    An off-policy algorithm that collects with a :class:`~sb3_ezm.collecting.collector.Collector`.
 
     :param args: of ``OffPolicyAlgorithm``
     :param kwargs: of ``OffPolicyAlgorithm``

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from stable_baselines3.common.utils import get_device
 
-from sb3_ezm.arguments import NESTED, plain_defaults
+from sb3_ezm.arguments.table import NESTED, plain_defaults
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.presets import get_preset, merge_settings
 

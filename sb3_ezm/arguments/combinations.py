@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from sb3_ezm.arguments import ARGUMENTS, NESTED, Configs, make_configs
+from sb3_ezm.arguments.defaults import preset_settings
+from sb3_ezm.arguments.table import ARGUMENTS, NESTED, Configs, make_configs
 from sb3_ezm.config import ModelConfig, ReplayConfig, RuntimeConfig, SearchConfig, TargetConfig
 from sb3_ezm.declarations import Settings
-from sb3_ezm.defaults import preset_settings
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.search.schedule import halving_levels

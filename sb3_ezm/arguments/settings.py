@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.action_layout import check_action_space
-from sb3_ezm.arguments import ARGUMENTS, Configs, check_arguments, own_replay_settings
+from sb3_ezm.arguments.table import ARGUMENTS, Configs, check_arguments, own_replay_settings
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.distributed.sharded_replay import ShardedReplayBuffer
 from sb3_ezm.errors import ConfigurationError

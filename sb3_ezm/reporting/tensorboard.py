@@ -17,8 +17,8 @@ from typing import Any
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 
 from sb3_ezm.files import file_stems, free_name
+from sb3_ezm.reporting.train_logging import ALL_TASKS, task_labels
 from sb3_ezm.tasks.task_set import TaskSet
-from sb3_ezm.train_logging import ALL_TASKS, task_labels
 
 Layout = dict[str, dict[str, list[str | list[str]]]]
 
