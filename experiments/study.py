@@ -49,6 +49,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     gradients.add_argument("--distant", nargs=2, metavar="TASK", help="a pair (default: walk and crawl)")
     gradients.add_argument("--every", type=whole(1), help="updates between measurements (default: 50 per task)")
     gradients.add_argument("--model-free", action="store_true", help="the same for SAC")
+    gradients.add_argument(
+        "--runs", nargs="+", type=Path, metavar="FOLDER", help="report on these runs of `ezm train`, a seed each; train none"
+    )
     compare = _add(studies, "compare", "EZ-M beside model-free learners")
     compare.add_argument("--learners", nargs="+", default=["ezm", "sac", "tqc", "crossq"], help="default: all four")
     compare.add_argument("--single", action="store_true", help="also each task alone")

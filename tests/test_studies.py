@@ -230,6 +230,16 @@ def test_tiny_gradients(here: list[list[str]], tmp_path: Path, monkeypatch: pyte
     ]
     assert all(row["measurements"] >= 1 and row["seeds"] == 1 for row in found["rows"])
     assert len(found["claims"]) == 2 and (out / "figure.png").exists()
+
+    again, options = tmp_path / "again", ["--related", *TASKS, "--distant", *TASKS]
+    runs = ["--runs", str(out / "ezm" / "seed-0")]
+    assert study.main(["gradients", *TASKS, *options, *runs, "--out", str(again)]) == 0
+    own = [row for row in found["rows"] if row["learner"] == "ezm"]
+    assert results(again)["rows"] == own and not (again / "ezm").exists()
+    with pytest.raises(ConfigurationError, match="was trained on"):
+        gradients._measured_before([out / "ezm" / "seed-0"], TASKS[::-1])
+    with pytest.raises(ConfigurationError, match="no file"):
+        gradients._measured_before([tmp_path], TASKS)
     assert gradients._pair(None, ("h1-walk", "h1-run"), "related") == (0, 1)
     assert gradients._pair(None, ("h1-walk", "h1-run"), "distant") is None
 

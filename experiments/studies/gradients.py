@@ -34,12 +34,12 @@ class Learner:
 
     :param name: in table and figure
     :param seeds: measurements of each seed that has any
-    :param share: of the training time that measuring took
+    :param share: of the training time that measuring took; None if that is not known
     """
 
     name: str
     seeds: tuple[list[Cosines], ...]
-    share: float
+    share: float | None
 
     def matrices(self, network: str) -> np.ndarray:
         """
@@ -66,15 +66,11 @@ def run(args: argparse.Namespace) -> int:
     if len(names) < 2:
         raise ConfigurationError(f"Gradients are compared between tasks; {' '.join(args.tasks)} is one.")
     pairs = {kind: _pair(given, names, kind) for kind, given in (("related", args.related), ("distant", args.distant))}
-    every = args.every or UPDATES_PER_TASK * len(names)
-    measuring = ("--gradient-similarity", str(every))
-    trainings = [Training("ezm", seed, ezm_arguments(args, options=measuring)) for seed in range(args.seeds)]
-    if args.model_free:
-        shared = (*common_arguments(args), *measuring)
-        trainings += [Training("sac", seed, ("sac", *shared), BASELINE) for seed in range(args.seeds)]
-    failed = run_trainings(trainings, args.out, args.workers, args.minutes)
-    learners = [found for name in ("ezm", "sac") if (found := _load(name, trainings, args.out)) is not None]
-    report = Report("gradients", f"{' '.join(args.tasks)}, up to {args.steps:,} steps of each task")
+    if args.runs:
+        failed, learners, extent = [], [_measured_before(args.runs, names)], ", ".join(map(str, args.runs))
+    else:
+        (failed, learners), extent = _train(args, names), f"up to {args.steps:,} steps of each task"
+    report = Report("gradients", f"{' '.join(args.tasks)}, {extent}")
     report.notes.append(
         "Means over the second half of each training. `itself` compares the halves of one task's samples: what noise leaves "
         "of the agreement of a task with itself."
@@ -84,6 +80,32 @@ def run(args: argparse.Namespace) -> int:
     _add_claims(report, learners, names, pairs)
     report.write(args.out, _figure(learners, names) if learners else None)
     return 1 if failed else 0
+
+
+def _train(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Training], list[Learner]]:
+    """Trainings that failed, and what the others measured."""
+    every = args.every or UPDATES_PER_TASK * len(names)
+    measuring = ("--gradient-similarity", str(every))
+    trainings = [Training("ezm", seed, ezm_arguments(args, options=measuring)) for seed in range(args.seeds)]
+    if args.model_free:
+        shared = (*common_arguments(args), *measuring)
+        trainings += [Training("sac", seed, ("sac", *shared), BASELINE) for seed in range(args.seeds)]
+    failed = run_trainings(trainings, args.out, args.workers, args.minutes)
+    learners = [found for name in ("ezm", "sac") if (found := _load(name, trainings, args.out)) is not None]
+    return failed, learners
+
+
+def _measured_before(runs: Sequence[Path], names: Sequence[str]) -> Learner:
+    """Runs of ``ezm train`` that measured by the way."""
+    seeds = []
+    for run in runs:
+        rows = read_cosines(run / GRADIENTS)
+        if not rows:
+            raise ConfigurationError(f"{run / GRADIENTS} holds no measurement yet.")
+        if rows[0].tasks != tuple(names):
+            raise ConfigurationError(f"{run} was trained on {', '.join(rows[0].tasks)}, not on {', '.join(names)}.")
+        seeds.append(rows)
+    return Learner("ezm", tuple(seeds), None)
 
 
 def _pair(given: Sequence[str] | None, names: Sequence[str], kind: str) -> tuple[int, int] | None:
@@ -135,7 +157,8 @@ def _add_rows(report: Report, learner: Learner, names: Sequence[str], pairs: dic
         row["conflicting pairs"] = _interval(np.array(shares))
         report.rows.append(row)
         report.details[learner.name][network] = {"tasks": list(names), "mean": _mean(matrices)}
-    report.notes.append(f"Measuring took {learner.share:.1%} of the time of {learner.name}.")
+    if learner.share is not None:
+        report.notes.append(f"Measuring took {learner.share:.1%} of the time of {learner.name}.")
 
 
 def _difference(values: np.ndarray, base: np.ndarray) -> Interval:
