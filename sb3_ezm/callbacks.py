@@ -51,7 +51,7 @@ class TimeBudgetCallback(BaseCallback):
         self._started_at = self._elapsed = 0.0
 
     def _on_training_start(self) -> None:
-        self._started_at = time.monotonic()
+        self._started_at, self._elapsed = time.monotonic(), 0.0  # a callback may be used again
 
     def _on_step(self) -> bool:
         self._elapsed = time.monotonic() - self._started_at
@@ -61,7 +61,7 @@ class TimeBudgetCallback(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         # After SB3 has counted the steps, before the updates ask for the learning rate.
-        left = 1.0 - self._elapsed / self.seconds
+        left = max(0.0, 1.0 - self._elapsed / self.seconds)
         self.model._current_progress_remaining = min(self.model._current_progress_remaining, left)
 
 

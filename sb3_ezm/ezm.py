@@ -359,9 +359,10 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         try:
             with self._reporting_failures(reset_num_timesteps):
                 super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-            flush_console(self.logger)
             return self
         finally:
+            if hasattr(self, "_logger"):  # also after an error, when one wants to see the latest figures
+                flush_console(self.logger)
             self._no_updates_until = -1  # `train` may be called directly, for example with a replay buffer from elsewhere
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:

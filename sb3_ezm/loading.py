@@ -6,11 +6,13 @@ import difflib
 import io
 import pathlib
 import re
+import warnings
 from typing import Any, TypeVar, cast
 
 import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 from sb3_ezm.arguments.settings import apply_changes, attribute_of, attributes, change_arguments, check_discounts
 from sb3_ezm.arguments.table import check_arguments
@@ -105,6 +107,32 @@ class LoadedWithChanges(OffPolicyAlgorithm):
         :raises CheckpointError: if the file is damaged or holds something else
         """
         return read_agent(cls, name, env, device, changes)
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        Set parameters as in SB3. Without ``exact_match``, parameters of a model that has no average of its weights become this
+        model's average as well, since that is what it predicts with.
+
+        :param load_path_or_dict: see SB3
+        :param exact_match: see SB3
+        :param device: see SB3
+        """
+        given: Any = load_path_or_dict
+        if not isinstance(given, dict):
+            _, given, _ = load_from_zip_file(given, device=device)
+        super().set_parameters(given, exact_match, device)
+        policy = cast("EZMPolicy", self.policy)
+        names = given.get("policy", {})
+        if policy.average_model is None or any(name.startswith("average_model.") for name in names) or not names:
+            return
+        warnings.warn(
+            "The parameters have no average of the weights (`average_updates`), with which this model predicts: the average "
+            "begins with the weights themselves.",
+            stacklevel=2,
+        )
+        policy.average_model.load_state_dict(policy.world_model.state_dict())
 
     def _take_changes(self) -> None:
         """SB3 puts keywords of ``load`` among the attributes, after the saved ones, and then sets the model up."""

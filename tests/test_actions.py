@@ -89,13 +89,15 @@ def test_candidates_are_drawn_without_replacement_with_the_policys_probabilities
         assert count / rows == pytest.approx(expected, abs=5.0 * math.sqrt(expected / rows))
 
 
-def test_tasks_with_fewer_actions_repeat_their_most_probable_one() -> None:
+def test_tasks_with_fewer_actions_repeat_the_first_one_without_a_prior() -> None:
     mask = th.tensor([[1.0, 1.0, 0.0]])
     parameters = HEAD.parametrize(th.tensor([[0.0, 1.0, 9.0]]), mask)
     for count in (3, 5):
         found = HEAD.candidates(parameters, th.zeros(1, count, 3), mask.unsqueeze(1), SearchConfig(), 0)
         assert found.actions.argmax(dim=-1).tolist() == [[1, 0, *[1] * (count - 2)]]
-        assert found.prior.isfinite().all() and found.gumbel.isfinite().all()
+        # 1 / (1 + e) of the probability is the other's.
+        expected = [*(math.log(math.e / (1 + math.e)), math.log(1 / (1 + math.e))), *[-math.inf] * (count - 2)]
+        assert found.prior.tolist() == [pytest.approx(expected, rel=1e-5)] and found.gumbel.isfinite().all()
     noise = th.randn(500, 1, 3, generator=th.Generator().manual_seed(0))
     drawn = HEAD.sample(parameters.expand(500, 3), noise[:, 0], mask)
     assert not drawn[:, 2].any() and drawn[:, 0].any() and drawn.sum() == 500
@@ -164,6 +166,22 @@ def test_the_improved_policy_is_the_prior_where_all_actions_are_equal() -> None:
     for row in range(4):
         prior = output.candidates[row] @ th.tensor([0.5, 0.3, 0.2])
         th.testing.assert_close(output.weights[row], prior, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "simulations"), [(3, 12), (4, 8), (16, 32)])
+def test_more_candidates_than_actions_change_neither_the_improved_policy_nor_the_choice(count: int, simulations: int) -> None:
+    config = SearchConfig(num_simulations=simulations, num_candidates=count, num_leaf_actions=4)
+    model = Chain([-9.0] * 50 + [2.0] * 50, logs(0.5, 0.3, 0.2))
+    output = search(model, config, draw_noise(config, 100, 3, th.Generator().manual_seed(1)))
+    by_action = (output.candidates * output.weights.unsqueeze(-1)).sum(dim=1)
+    th.testing.assert_close(by_action[:50], th.tensor([0.5, 0.3, 0.2]).expand(50, 3), rtol=1e-4, atol=1e-5)
+    assert output.candidates.sum(dim=1).min() >= 1.0  # every action is among the candidates
+    # One step from the reward its Q is the largest of the tree, 1 after normalization; the others' 0 leaves them
+    # p / (p_best exp(sigma) + ...) with sigma = (50 + visits of the candidate visited most) / 10.
+    sigma = (50.0 + output.visits[50:].amax(dim=1)) * 0.1
+    expected = 0.2 / (0.2 + 0.8 * th.exp(-sigma))
+    assert (by_action[50:, 2] > 0.98 * expected).all()
+    assert (output.actions[50:, 2] == 1.0).sum() >= 48 and output.weights.isfinite().all()  # noise may outweigh it
 
 
 # --- spaces and environments -------------------------------------------------------------------------------------------

@@ -64,6 +64,11 @@ def test_settings_without_effect_are_named(settings: dict[str, Any], words: str)
     assert any(words in str(warning.message) for warning in found)
 
 
+def test_noise_of_their_own_ranks_discrete_actions() -> None:
+    with pytest.warns(UserWarning, match=r"`gumbel_scale` in `search_kwargs` \(5\.0\) does nothing: discrete actions"):
+        tiny_model("CartPole-v1", search_kwargs={"gumbel_scale": 5.0})
+
+
 def test_one_task_has_one_replay_buffer() -> None:
     with pytest.warns(UserWarning, match=r"`independent_replay` \(False\) does nothing: there is one task"):
         tiny_model(independent_replay=False)

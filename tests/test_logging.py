@@ -21,8 +21,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sb3_ezm import TaskSet, TaskSpec, console, train_logging
+from sb3_ezm import TaskSet, TaskSpec
 from sb3_ezm.envs.toy import ToySpin, ToySwingup
+from sb3_ezm.reporting import console, train_logging
 from sb3_ezm.reporting.progress import TaskProgressBarCallback, describe_returns, with_progress_bar
 from sb3_ezm.reporting.train_logging import (
     MAX_LABEL,

@@ -45,6 +45,9 @@ class CheckedAssignments(OffPolicyAlgorithm):
         :raises ConfigurationError: for an argument that is impossible or cannot change any more
         """
         # `learn` looks at the environment. Without `collector` the model is still being made.
+        if name == "replay_buffer" and "learner" in vars(self) and "collector" in vars(self):
+            self.learner.finish()  # before it is replaced: running updates set priorities of what they have drawn from it
+            self.learner.coming.clear()
         if name not in ARGUMENTS or name == "env" or "collector" not in vars(self):
             super().__setattr__(name, value)
         elif name in LIVE:

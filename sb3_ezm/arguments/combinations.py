@@ -169,8 +169,8 @@ def _of_searches(configs: Configs) -> Iterator[Rule]:
 
 
 def _of_proposals(discrete: bool) -> Iterator[Rule]:
-    for name in ("proposal", "wide_fraction", "std_magnification", "widen_predictions", "magnify_leaves"):
-        yield SearchConfig, name, discrete, "discrete actions are drawn without replacement"
+    for name in ("proposal", "wide_fraction", "std_magnification", "widen_predictions", "magnify_leaves", "gumbel_scale"):
+        yield SearchConfig, name, discrete, "discrete actions are drawn without replacement, by Gumbel noise of their own"
     yield TargetConfig, "match_proposal", discrete, "discrete actions have no deviation"
 
 

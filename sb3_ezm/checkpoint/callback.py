@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,9 +99,10 @@ class FullCheckpointCallback(BaseCallback):
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed process was writing."""
-        prefix = temporary_prefix(f"{self.name_prefix}_")[:-1]
+        begin = re.escape(temporary_prefix(f"{self.name_prefix}_")[:-1])
+        ours = re.compile(rf"{begin}\d*\.")  # not those of a prefix that begins with this one, which may be written right now
         for path in self.save_path.iterdir():
-            if path.name.startswith(prefix) and SUFFIX in path.suffixes and TEMPORARY in path.suffixes:
+            if ours.match(path.name) and SUFFIX in path.suffixes and TEMPORARY in path.suffixes:
                 with contextlib.suppress(OSError):
                     path.unlink()
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import should_collect_more_steps
@@ -155,12 +155,15 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             )
         if not self.collector.watches(self.env):  # `model.env` has been set
             self.set_env(self.env)
+        noise = self.action_noise
+        if isinstance(noise, VectorizedActionNoise) and noise.n_envs != self.n_envs:  # loaded for another number
+            self.action_noise = noise.base_noise  # SB3 makes one for each
 
     def _begin_streams(self, reset_num_timesteps: bool) -> None:
         """Decide for a call to ``learn`` whether the running episodes continue or the environments have to be reset."""
         if reset_num_timesteps:
             self._rollout_steps = self._rollout_episodes = self._loose_steps = self._missing_env_steps = 0
-        elif self.collector.is_disturbed and self._last_obs is not None:
+        elif self.collector.is_disturbed and not self.collector.is_mid_step and self._last_obs is not None:
             warnings.warn(DISTURBED, stacklevel=4)
         if self.collector.is_asynchronous and self.verbose > 0:
             print(ASYNCHRONOUS)

@@ -146,6 +146,14 @@ class Learner:
         self.coming: deque[Reanalysis] = deque()
         self._second_thread = ThreadPoolExecutor(1, "reanalysis") if self.runtime.overlap else None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: a thread cannot be copied, and what it prepared for coming updates is prepared again there."""
+        return {**vars(self), "_second_thread": None, "coming": deque()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._second_thread = ThreadPoolExecutor(1, "reanalysis") if self.runtime.overlap else None
+
     def change_settings(self, update_config: UpdateConfig, target_config: TargetConfig) -> None:
         """
         Continue with other settings. The bound of the gradient and the kinds of targets stay as they are.

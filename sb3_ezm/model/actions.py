@@ -223,7 +223,8 @@ class Categorical(ActionHead):
     One of ``A`` actions, as a one-hot vector; the parameters are log-probabilities (not in the paper; Danihelka et al. 2022).
 
     Candidates are drawn without replacement, by the largest sums of log-probability and Gumbel noise (Gumbel top-k trick).
-    If a task has fewer actions than there are candidates, the last ones repeat its most probable one.
+    If a task has fewer actions than there are candidates, the last ones repeat the first one, with a prior probability of 0:
+    they are the first to be dropped, and have no weight in the improved policy.
     """
 
     discrete = True
@@ -245,12 +246,14 @@ class Categorical(ActionHead):
         keys = parameters + perturbation
         keys = keys.expand(*parameters.shape[:-1], size)
         best = keys.topk(min(count, size), dim=-1).indices
+        prior = parameters.expand_as(keys).gather(-1, best)  # minus infinity where the action does not exist
+        best = th.where(prior > -th.inf, best, best[..., :1])
         if count > size:
-            best = th.cat((best, best[..., :1].expand(*best.shape[:-1], count - size)), dim=-1)
-        exists = keys.gather(-1, best) > -th.inf
-        best = th.where(exists, best, best[..., :1])
+            copies = (*best.shape[:-1], count - size)
+            best = th.cat((best, best[..., :1].expand(copies)), dim=-1)
+            prior = th.cat((prior, prior.new_full((), -th.inf).expand(copies)), dim=-1)
         gumbel = perturbation.expand_as(keys).gather(-1, best)
-        return Candidates(_one_hot(best, size), keys.new_ones(count), parameters.expand_as(keys).gather(-1, best), gumbel)
+        return Candidates(_one_hot(best, size), keys.new_ones(count), prior, gumbel)
 
     def sample(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
         """The action with the largest sum of log-probability and Gumbel noise."""

@@ -173,6 +173,10 @@ class EnvWatch:
         self._below_normalize = None if self.normalize is None else _LastObservations.install(self.normalize.venv, "step_wait")
         self.mark()
 
+    def __reduce__(self) -> Any:
+        # Copies of the environments have their plain methods: they have to be extended again.
+        return EnvWatch, (self.env,)
+
     def _calls(self) -> int:
         return sum(counter.calls for counter in self._counters)
 

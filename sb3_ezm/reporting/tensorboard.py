@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
@@ -66,7 +66,7 @@ def task_layout(names: Sequence[str], scored: bool = True) -> Layout:
     several = len(names) > 1
     labels = task_labels(names) if several else ["rollout"]
     training = {figure: [f"{re.escape(label)}/{figure}$" for label in labels] for figure in _OF_TASKS}
-    evaluation = {"return": ["eval/(?!mean_).*"], "score": ["eval_score/.*"]}
+    evaluation = {"return": ["eval/(?!mean_|success_rate$).*"], "score": ["eval_score/.*"]}
     if several:
         training |= {figure: [f"{ALL_TASKS}/{figure}$"] for figure in _COLORED}
         evaluation = {figure: [f"{ALL_TASKS}/eval_{figure}$"] for figure in _COLORED}
@@ -123,8 +123,10 @@ class TaskRuns(KVWriter):
         :param step: of all tasks together
         """
         rows: dict[str, dict[str, Any]] = defaultdict(dict)
+        # Others log "eval/..." too; an evaluated task has a length as well.
+        evaluated = {key.removeprefix("eval_length/") for key in key_values if key.startswith("eval_length/")}
         for key, value in key_values.items():
-            place = self._place(key)
+            place = self._place(key, evaluated)
             if place is not None and "tensorboard" not in (key_excluded[key] or ()):
                 label, tag = place
                 rows[label][tag] = value
@@ -135,9 +137,9 @@ class TaskRuns(KVWriter):
                 self._runs[label] = TensorBoardOutputFormat(os.path.join(self.folder, stem))
             self._runs[label].write(row, dict.fromkeys(row, ()), step)
 
-    def _place(self, key: str) -> tuple[str, str] | None:
+    def _place(self, key: str, evaluated: Collection[str]) -> tuple[str, str] | None:
         group, _, label = key.partition("/")
-        if group in ("eval", "eval_score") and not label.startswith("mean_"):
+        if group in ("eval", "eval_score") and label in evaluated:
             return label, f"{ALL_TASKS}/{'eval_return' if group == 'eval' else group}"
         return self._keys.get(key)
 
