@@ -369,6 +369,23 @@ def test_what_takes_the_place_of_what_on_resuming(run_folder: Path, monkeypatch:
     assert [item.step_timeout for item in found] == [None, None, 60.0]
 
 
+def test_settings_may_change_on_resuming(ezm: Any, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    changes = ["--set", "learning_rate=1e-4", "loss_kwargs.entropy=0.5"]
+    assert "the saved model depends on it" not in ezm("resume", folder, "--no-tensorboard", *changes)
+    # Nothing was left to do, and still the next call continues with them.
+    assert RunSettings.read(folder).changes["loss_kwargs"]["entropy"] == 0.5
+    resumed: list[EZM] = []
+    resume = EZM.resume
+    monkeypatch.setattr(EZM, "resume", lambda *args, **kwargs: resumed.append(resume(*args, **kwargs)) or resumed[-1])
+    ezm("resume", folder, "--no-tensorboard", "--steps-per-task", "130")
+    assert (resumed[0].learning_rate, resumed[0].configs.loss.entropy) == (1e-4, 0.5)
+    assert "cannot change from" in ezm("resume", folder, "--set", "buffer_size=77", status=2)
+    assert "EZM has no argument 'learning_rat'" in ezm("resume", folder, "--set", "learning_rat=1", status=2)
+    assert RunSettings.read(folder).changes.get("buffer_size") != 77
+
+
 def test_a_time_limit_reaches_all_environments(ezm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[Any] = []
 

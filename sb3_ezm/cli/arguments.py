@@ -121,14 +121,7 @@ def _add_train(commands: Any) -> None:
     add = parser.add_argument
     add("tasks", nargs="*", help="suites, tasks, or Gymnasium ids")
     add("--preset", help=f"settings: {', '.join(preset_names())} (default: those of the suite, or small)")
-    add(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="arguments of EZM, replacing the preset's; `a.b=1` in dicts",
-    )
+    _add_set(parser, "arguments of EZM, replacing the preset's; `a.b=1` in dicts")
     add("--envs-per-task", type=whole(1), help="environments of each task (default 1)")
     add("--action-repeat", type=whole(1), help="environment steps that each action lasts (default: the preset's, else 1)")
     add("--ignore-termination", action="store_true", help="falls do not end training episodes, as in the paper")
@@ -166,17 +159,23 @@ def _add_resume(commands: Any) -> None:
   ezm resume runs/gaits
   ezm resume runs/gaits --steps-per-task 200000
   ezm resume runs/gaits --minutes 30
+  ezm resume runs/gaits --set learning_rate=1e-4   from here on
   ezm resume runs/gaits --new-episodes             after an error that the running episodes led to
 """
     parser = _add_parser(commands, "resume", "train", "Continue a training from its latest checkpoint.", examples)
     parser.add_argument("out", metavar="folder", type=Path, help="folder of `ezm train`")
-    parser.set_defaults(resume=True, overwrite=False, tasks=[], preset=None, set=[], envs_per_task=None, seed=None)
+    parser.set_defaults(resume=True, overwrite=False, tasks=[], preset=None, envs_per_task=None, seed=None)
     parser.set_defaults(action_repeat=None, ignore_termination=False, start=None, like=None, freeze_dynamics=False)
     parser.set_defaults(gradient_similarity=None)
+    _add_set(parser, "arguments of EZM that change from here on; `a.b=1` in dicts")
     parser.add_argument(
         "--new-episodes", action="store_true", help="start new episodes instead of continuing the running ones"
     )
     _add_training(parser, "default: as when the training began")
+
+
+def _add_set(parser: argparse.ArgumentParser, words: str) -> None:
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=words)
 
 
 def _add_training(parser: argparse.ArgumentParser, default: str) -> None:

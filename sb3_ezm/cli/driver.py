@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -58,6 +58,7 @@ def train(
     tensorboard: bool = True,
     project: str | None = None,
     films: Sequence[str] | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> EZM:
     """
     Train as the settings say, or continue from the latest checkpoint. Everything ends up in the folder.
@@ -70,6 +71,7 @@ def train(
     :param tensorboard: whether to write its files
     :param project: of Weights & Biases, which logs the run
     :param films: tasks to film at the end; without any the one with the best score; None for no film
+    :param changes: when continuing, arguments of ``EZM`` that are no longer those of the checkpoint
     :return: the trained model
     :raises ConfigurationError: if the settings contradict each other or the folder
     :raises KeyboardInterrupt: after an interrupt, when the training has been saved
@@ -94,8 +96,7 @@ def train(
             if films is not None and not can_draw:
                 raise ConfigurationError("--film: the environments of these tasks draw no pictures. Leave it out.")
             if resumes:
-                sharing = _sharing(settings)
-                model = EZM.resume(folder / CHECKPOINTS, env, new_episodes, device=device, tensorboard_log=log, **sharing)
+                model = _resume(settings, folder, env, new_episodes, changes or {}, device=device, tensorboard_log=log)
             else:
                 model = _start(settings, env, device, log)
             settings.write(folder)
@@ -145,6 +146,15 @@ def _sharing(settings: RunSettings) -> dict[str, Any]:
     if settings.reanalyzers is not None or settings.replay_shards is not None:
         found["ray_address"] = settings.address if settings.reanalyzers or settings.replay_shards else None
     return {"runtime_kwargs": found} if found else {}
+
+
+def _resume(
+    settings: RunSettings, folder: Path, env: VecEnv, new_episodes: bool, changes: Mapping[str, Any], **own: Any
+) -> EZM:
+    model = EZM.resume(folder / CHECKPOINTS, env, new_episodes, **own, **merge_settings(dict(changes), _sharing(settings)))
+    if changes:  # the settings of the folder name them: should the process be killed, the next call has to find them
+        model.save_checkpoint(folder / CHECKPOINTS / f"checkpoint_{model.num_timesteps}.ezm")
+    return model
 
 
 def _start(settings: RunSettings, env: VecEnv, device: str, log: str | None) -> EZM:

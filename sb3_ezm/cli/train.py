@@ -13,7 +13,7 @@ from sb3_ezm.cli.folder import RUN
 from sb3_ezm.cli.settings import RunSettings, parse_changes
 from sb3_ezm.devices import set_num_threads
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.presets import get_preset
+from sb3_ezm.presets import get_preset, merge_settings
 from sb3_ezm.tasks.registry import default_preset
 from sb3_ezm.video import prefer_egl
 
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
             folder,
             resume=args.resume,
             new_episodes=args.new_episodes,
+            changes=parse_changes(args.set),
             device=args.device,
             tensorboard=not args.no_tensorboard,
             project=args.project if args.track else None,
@@ -102,7 +103,7 @@ def _of_trained(args: argparse.Namespace, changes: dict[str, Any]) -> tuple[str,
 
 
 def _continued(args: argparse.Namespace) -> RunSettings:
-    fixed = {"tasks": args.tasks, "--preset": args.preset, "--envs-per-task": args.envs_per_task, "--set": args.set}
+    fixed = {"tasks": args.tasks, "--preset": args.preset, "--envs-per-task": args.envs_per_task}
     fixed |= {"--action-repeat": args.action_repeat, "--seed": args.seed}
     fixed |= {"--ignore-termination": args.ignore_termination or None, "--from": args.start, "--like": args.like}
     fixed |= {"--freeze-dynamics": args.freeze_dynamics or None, "--gradient-similarity": args.gradient_similarity}
@@ -114,6 +115,7 @@ def _continued(args: argparse.Namespace) -> RunSettings:
     if args.out is None:
         raise ConfigurationError("Which training? Name its folder: `ezm resume FOLDER`.")
     settings = replace(RunSettings.read(args.out), **_given(args))  # type: ignore[arg-type]
+    settings = replace(settings, changes=merge_settings(dict(settings.changes), parse_changes(args.set)))
     if not settings.collectors and not (args.asynchronous or args.rounds_ahead):
         settings = replace(settings, asynchronous=False, rounds_ahead=None)
     is_here = not settings.collectors and not settings.reanalyzers and not settings.replay_shards
