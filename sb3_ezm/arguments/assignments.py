@@ -44,10 +44,10 @@ class CheckedAssignments(OffPolicyAlgorithm):
         :param value: its value
         :raises ConfigurationError: for an argument that is impossible or cannot change any more
         """
-        # `learn` looks at the environment. Without `collector` the model is still being made.
-        if name == "replay_buffer" and "learner" in vars(self) and "collector" in vars(self):
-            self.learner.finish()  # before it is replaced: running updates set priorities of what they have drawn from it
+        if name == "replay_buffer" and "learner" in vars(self) and vars(self).get(name) not in (None, value):
+            self.learner.finish()  # running updates would set priorities in the new one
             self.learner.coming.clear()
+        # `learn` looks at the environment. Without `collector` the model is still being made.
         if name not in ARGUMENTS or name == "env" or "collector" not in vars(self):
             super().__setattr__(name, value)
         elif name in LIVE:
