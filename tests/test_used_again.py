@@ -111,7 +111,10 @@ class Interrupted(BaseCallback):
         return True
 
 
-def test_an_interrupted_training_prints_its_last_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_training_prints_its_last_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sb3_ezm.reporting.console.time", SimpleNamespace(monotonic=lambda: 0.0))  # within the same minute
     with pytest.raises(KeyboardInterrupt):
         tiny_model(Numbers(), verbose=1, learning_starts=1000).learn(400, callback=Interrupted())
     lines = [line for line in capsys.readouterr().out.splitlines() if "total_timesteps" in line]
