@@ -94,6 +94,8 @@ class SearchConfig(Settings):
     :param acting_simulations: ``num_simulations`` of searches that choose an action, in collecting and in ``predict``
         (``None``: the same as when targets are searched)
     :param acting_candidates: ``num_candidates`` of these
+    :param predicting_simulations: ``num_simulations`` of searches in ``predict`` (``None``: the same as in collecting)
+    :param predicting_candidates: ``num_candidates`` of these
     :param num_leaf_actions: sampled actions at an interior node
     :param proposal: how candidates are drawn, a name in :data:`~sb3_ezm.proposals.PROPOSALS`; discrete actions are always
         drawn without replacement
@@ -117,6 +119,8 @@ class SearchConfig(Settings):
     num_candidates: int = setting(16, kinds.SIZE)
     acting_simulations: int | None = setting(None, kinds.optional(kinds.SIZE))
     acting_candidates: int | None = setting(None, kinds.optional(kinds.SIZE))
+    predicting_simulations: int | None = setting(None, kinds.optional(kinds.SIZE))
+    predicting_candidates: int | None = setting(None, kinds.optional(kinds.SIZE))
     num_leaf_actions: int = setting(2, kinds.SIZE)
     proposal: str = setting("gaussian", kinds.key_of(PROPOSALS))
     wide_fraction: float = setting(0.75, kinds.SHARE)
@@ -139,25 +143,32 @@ class SearchConfig(Settings):
             f"`num_candidates` ({self.num_candidates}) must not exceed `num_simulations` ({self.num_simulations}): "
             "sequential halving visits every candidate at least once.",
         )
-        simulations, candidates = self._acting
-        require(
-            candidates <= simulations,
-            f"`acting_candidates` ({candidates}) must not exceed `acting_simulations` ({simulations}): sequential "
-            "halving visits every candidate at least once. Where one of them is None it is that of the other searches.",
-        )
-
-    @property
-    def _acting(self) -> tuple[int, int]:
-        simulations = self.num_simulations if self.acting_simulations is None else self.acting_simulations
-        return simulations, self.num_candidates if self.acting_candidates is None else self.acting_candidates
+        simulations, candidates = self.num_simulations, self.num_candidates
+        for use, what in (("acting", "the other searches"), ("predicting", "those that act")):
+            simulations = getattr(self, f"{use}_simulations") or simulations
+            candidates = getattr(self, f"{use}_candidates") or candidates
+            require(
+                candidates <= simulations,
+                f"`{use}_candidates` ({candidates}) must not exceed `{use}_simulations` ({simulations}): sequential "
+                f"halving visits every candidate at least once. Where one of them is None it is that of {what}.",
+            )
 
     @property
     def acting(self) -> SearchConfig:
-        """The same settings for searches that choose an action."""
-        simulations, candidates = self._acting
-        return dataclasses.replace(
-            self, num_simulations=simulations, num_candidates=candidates, acting_simulations=None, acting_candidates=None
-        )
+        """The same settings for searches that choose an action while collecting."""
+        return self._sized(self.acting_simulations, self.acting_candidates)
+
+    @property
+    def predicting(self) -> SearchConfig:
+        """The same settings for searches in ``predict``."""
+        return self.acting._sized(self.predicting_simulations, self.predicting_candidates)
+
+    def _sized(self, simulations: int | None, candidates: int | None) -> SearchConfig:
+        """The same settings for all searches, with these sizes where they are given."""
+        names = ("acting_simulations", "acting_candidates", "predicting_simulations", "predicting_candidates")
+        sizes = {"num_simulations": simulations or self.num_simulations, "num_candidates": candidates or self.num_candidates}
+        changes: dict[str, Any] = {**dict.fromkeys(names), **sizes}
+        return dataclasses.replace(self, **changes)
 
     @property
     def num_wide(self) -> int:

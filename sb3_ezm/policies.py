@@ -141,7 +141,7 @@ class EZMPolicy(BasePolicy):
         self.optimizer = optimizer_class(self.world_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs)  # type: ignore[call-arg]
         self.lock = SharedLock()  # held while the networks must stay in one mode
         self.generator = th.Generator().manual_seed(int(th.randint(2**31, (1,))))
-        self._planner = Planner(self.search_config.acting)
+        self._planner = Planner(self.search_config.predicting)
 
     @classmethod
     def default_preset(cls, device: th.device) -> str | None:

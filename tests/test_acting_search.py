@@ -68,11 +68,39 @@ def test_one_planner_serves_both_if_their_searches_are_alike() -> None:
     assert learner.acting_planner is learner.planner
 
 
+def test_predictions_can_have_a_size_of_their_own() -> None:
+    mixed, large, small = (
+        model(settings)
+        for settings in (
+            {**SMALL, "search_kwargs": {"predicting_candidates": 4, "predicting_simulations": 8}},
+            LARGE,
+            SMALL,
+        )
+    )
+    observation: Any = large.env.reset()  # type: ignore[union-attr]
+    predicted = [each.predict(observation, deterministic=True)[0] for each in (mixed, large)]
+    np.testing.assert_array_equal(predicted[0], predicted[1])
+    collected = [each.collector.act(observation, True) for each in (mixed, small)]
+    np.testing.assert_array_equal(collected[0].values, collected[1].values)
+    assert mixed.learner.acting_planner is mixed.learner.planner
+
+
+def test_sizes_are_handed_down_from_targets_to_acting_to_predictions() -> None:
+    config = SearchConfig(acting_candidates=24, predicting_simulations=64)
+    assert config.acting == SearchConfig(num_candidates=24, num_simulations=32)
+    assert config.predicting == SearchConfig(num_candidates=24, num_simulations=64)
+    assert config.predicting.predicting == config.predicting
+
+
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"`acting_candidates` \(16\) must not exceed `acting_simulations` \(8\)"):
         SearchConfig(acting_simulations=8)
     with pytest.raises(ConfigurationError, match=r"`acting_candidates` \(33\) must not exceed `acting_simulations` \(32\)"):
         SearchConfig(acting_candidates=33)
+    with pytest.raises(
+        ConfigurationError, match=r"`predicting_candidates` \(16\) must not exceed `predicting_simulations` \(8\)"
+    ):
+        SearchConfig(predicting_simulations=8)
     assert SearchConfig().acting == SearchConfig()
     assert SearchConfig(acting_simulations=64, acting_candidates=32).acting == SearchConfig(
         num_simulations=64, num_candidates=32

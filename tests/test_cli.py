@@ -545,7 +545,7 @@ def test_eval_prints_or_writes_what_evaluate_tasks_measures(ezm: Any, run_folder
 def test_eval_and_export_search_as_asked(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
     ezm("export", run_folder, "--output", tmp_path / "small.agent", "--episodes", 1, "--search", 3, 6)
     config = EZM.pretrained(tmp_path / "small.agent").policy.search_config
-    assert (config.acting_candidates, config.acting_simulations) == (3, 6) and config.num_candidates == 2
+    assert (config.predicting_candidates, config.predicting_simulations) == (3, 6) and config.num_candidates == 2
     assert "3 candidates and 6 simulations:" in ezm("eval", run_folder, "--episodes", 1, "--search", 3, 6)
     assert "--search 6 3: a search needs at least as many simulations as candidates, for example --search 6 6." in ezm(
         "eval", run_folder, "--search", 6, 3, status=2

@@ -70,6 +70,10 @@ ACTING: list[tuple[str, Any, dict[str, Any]]] = [
     *((f"search_kwargs.{name}", value, {}) for name, value in {"std_magnification": 9.0, "widen_predictions": True}.items()),
     *((f"search_kwargs.{name}", value, {}) for name, value in {"gumbel_scale": 5.0, "value_reduction": "mean"}.items()),
     *((f"search_kwargs.{name}", value, {}) for name, value in {"acting_candidates": 3, "acting_simulations": 6}.items()),
+    *(
+        (f"search_kwargs.{name}", value, {})
+        for name, value in {"predicting_candidates": 3, "predicting_simulations": 6}.items()
+    ),
     ("search_kwargs.c_visit", 0.0, IMPROVED),
     ("search_kwargs.c_scale", 9.0, IMPROVED),
     ("search_kwargs.magnify_leaves", True, DEEP),

@@ -143,9 +143,10 @@ def _of_processes(runtime: RuntimeConfig) -> Iterator[Rule]:
 
 def _of_searches(configs: Configs) -> Iterator[Rule]:
     search = configs.search
-    kinds = (search, search.acting) if configs.target.reanalyze_ratio > 0.0 else (search.acting,)
+    targets = (search,) if configs.target.reanalyze_ratio > 0.0 else ()
+    kinds = (*targets, search.acting, search.predicting)
     for name, own in (("num_simulations", search.acting_simulations), ("num_candidates", search.acting_candidates)):
-        idle = configs.target.reanalyze_ratio == 0.0 and own is not None
+        idle = not targets and own is not None
         yield (
             SearchConfig,
             name,

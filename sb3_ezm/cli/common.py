@@ -142,7 +142,7 @@ def load_agent(args: argparse.Namespace) -> tuple[EZM, TaskSet]:
             f"--search {args.search[0]} {args.search[1]}: a search needs at least as many simulations as candidates, for "
             f"example --search {args.search[0]} {args.search[0]}."
         )
-    sizes = args.search and dict(zip(("acting_candidates", "acting_simulations"), args.search, strict=True))
+    sizes = args.search and dict(zip(("predicting_candidates", "predicting_simulations"), args.search, strict=True))
     model = load_model(args.model, args.device, **({"search_kwargs": sizes} if sizes else {}))
     if not model.policy.layout.has_task:
         raise ConfigurationError(

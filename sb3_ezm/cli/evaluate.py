@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         results = list(evaluate_protocols(model, tasks, args.episodes, **options).values())
     else:
         results = [evaluate_tasks(model, tasks, args.episodes, ignore_termination=args.protocol == "ignored", **options)]
-    config = model.policy.search_config.acting
+    config = model.policy.search_config.predicting
     size = {"candidates": config.num_candidates, "simulations": config.num_simulations}
     if args.json == "-":
         print(_as_json(args, size, results))

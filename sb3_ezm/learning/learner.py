@@ -137,7 +137,8 @@ class Learner:
         check_backend(self.runtime)
         self.planner = Planner(search_config, self.runtime, graphs)
         acting = search_config.acting
-        self.acting_planner = self.planner if acting == search_config else Planner(acting, self.runtime, graphs)
+        sizes = [(config.num_simulations, config.num_candidates) for config in (search_config, acting)]
+        self.acting_planner = self.planner if sizes[0] == sizes[1] else Planner(acting, self.runtime, graphs)
         self.reanalyzer = Reanalyzer(self.planner, target_config, generator, noise_generator)
         loss = UnrollLoss(policy.world_model, loss_config, target_config.unroll_steps, self.runtime.bfloat16)
         self._gradient_step = GradientStep(loss, self.update_config.max_grad_norm, self.runtime, graphs)
