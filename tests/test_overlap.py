@@ -167,3 +167,21 @@ def test_not_on_another_device() -> None:
     model = make()
     with pytest.raises(ConfigurationError, match=r"`overlap` shares the cores of a CPU, but the model is on 'meta'"):
         type(model.learner)(model.policy.to("meta"), *model.configs[:5])
+
+
+def test_the_second_thread_leaves_casts_of_the_first_alone() -> None:
+    thread = make(mixed_precision=True).learner._second_thread
+    assert thread is not None
+    weight, row = th.nn.Parameter(th.ones(3, 3)), th.ones(1, 3)
+
+    def cast_elsewhere() -> None:
+        with th.autocast("cpu", dtype=th.bfloat16):
+            row @ th.ones(3, 3)
+
+    with th.autocast("cpu", dtype=th.bfloat16):
+        before = (row @ weight).grad_fn
+        thread.submit(cast_elsewhere).result()
+        after = (row @ weight).grad_fn
+    assert before is not None and after is not None
+    casts = [node.next_functions[1][0] for node in (before, after)]
+    assert casts[0] is casts[1]  # one bfloat16 copy of the weight, where gradients meet before they are float32

@@ -97,6 +97,15 @@ class _LaunchedUpdate:
         return cls(**{**state, "arriving": Readback(th.as_tensor(state["arriving"]))})
 
 
+def _second_thread() -> ThreadPoolExecutor:
+    """
+    One that leaves alone what autocast has cached. Where a thread leaves its outermost autocast, PyTorch forgets the casts of all
+    threads, unless they are nested; the gradient in the other thread would cast its weights anew from wherever it happens to be,
+    and round differently from run to run.
+    """
+    return ThreadPoolExecutor(1, "reanalysis", initializer=th.autocast_increment_nesting)
+
+
 class Learner:
     """
     Updates the world model of a policy.
@@ -145,7 +154,7 @@ class Learner:
         self._launched: deque[_LaunchedUpdate] = deque()
         #: those that have begun for the coming updates, in their order
         self.coming: deque[Reanalysis] = deque()
-        self._second_thread = ThreadPoolExecutor(1, "reanalysis") if self.runtime.overlap else None
+        self._second_thread = _second_thread() if self.runtime.overlap else None
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: a thread cannot be copied, and what it prepared for coming updates is prepared again there."""
@@ -153,7 +162,7 @@ class Learner:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._second_thread = ThreadPoolExecutor(1, "reanalysis") if self.runtime.overlap else None
+        self._second_thread = _second_thread() if self.runtime.overlap else None
 
     def change_settings(self, update_config: UpdateConfig, target_config: TargetConfig) -> None:
         """
