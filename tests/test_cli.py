@@ -27,7 +27,7 @@ from sb3_ezm.callbacks import TimedProgressCallback
 from sb3_ezm.cli import main
 from sb3_ezm.cli.arguments import build_parser, whole
 from sb3_ezm.cli.common import command
-from sb3_ezm.cli.folder import continued_folder, monitor_folder, monitor_parts
+from sb3_ezm.cli.folder import LOCK, claimed_folder, continued_folder, monitor_folder, monitor_parts
 from sb3_ezm.cli.plot import load_training
 from sb3_ezm.cli.scoreboard import Scoreboard
 from sb3_ezm.cli.settings import RunSettings, parse_changes
@@ -527,6 +527,18 @@ def test_tracking_without_wandb(ezm: Any, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_to_type_is_quoted_as_a_shell_needs_it() -> None:
     assert command("resume", Path("my runs/toy")).endswith(" resume 'my runs/toy'")
+
+
+def test_two_trainings_do_not_share_a_folder(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
+    before = sorted((path.name, path.stat().st_mtime) for path in run_folder.rglob("*"))
+    with claimed_folder(run_folder):
+        for command in (["train", "toy-spin", "--out", run_folder, "--overwrite", *QUIET, *SMALL], ["resume", run_folder]):
+            assert "another process trains in this folder" in ezm(*command, status=2)
+        assert sorted((path.name, path.stat().st_mtime) for path in run_folder.rglob("*") if path.name != LOCK) == before
+    assert not (run_folder / LOCK).exists()
+    with pytest.raises(KeyError), claimed_folder(tmp_path / "new"):
+        raise KeyError
+    assert not (tmp_path / "new").exists()
 
 
 # --- eval, plot, video, info ----------------------------------------------------------------------------------------------

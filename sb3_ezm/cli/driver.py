@@ -26,6 +26,7 @@ from sb3_ezm.cli.folder import (
     MODEL,
     TENSORBOARD,
     can_resume,
+    claimed_folder,
     continued_folder,
     fresh_folder,
     monitor_folder,
@@ -76,14 +77,15 @@ def train(
     :raises ConfigurationError: if the settings contradict each other or the folder
     :raises KeyboardInterrupt: after an interrupt, when the training has been saved
     """
-    resumes = resume and can_resume(folder)
-    if resume and not resumes:
-        print(f"{folder} has no checkpoint yet: the training starts from the beginning.")
     tasks = run_tasks(settings)
     for name in films or ():
         tasks.index(name)  # a misspelled name should not wait for the end of the training
     log = str(folder / TENSORBOARD) if tensorboard else None
     with ExitStack() as stack:
+        stack.enter_context(claimed_folder(folder))
+        resumes = resume and can_resume(folder)
+        if resume and not resumes:
+            print(f"{folder} has no checkpoint yet: the training starts from the beginning.")
         callbacks: list[BaseCallback] = []
         with continued_folder(folder) if resumes else fresh_folder(folder):
             if project is not None:

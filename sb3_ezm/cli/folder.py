@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from sb3_ezm.checkpoint import SUFFIX, list_checkpoints
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.files import check_can_write_into, free_path
@@ -15,6 +17,7 @@ from sb3_ezm.files import check_can_write_into, free_path
 MODEL, BEST_MODEL, RUN, EVALUATIONS = "model.zip", "best_model.zip", "run.json", "evaluations.csv"
 MONITOR, CHECKPOINTS, TENSORBOARD, CURVES, FILMS = "monitor", "checkpoints", "tensorboard", "curves.png", "films"
 DIAGNOSTICS, GRADIENTS = "diagnostics.png", "gradients.jsonl"
+LOCK = ".training.lock"
 RESUMED = "resumed-at-"  # followed by the steps: monitor files of a part of a training
 _WRITTEN = (RUN, MODEL, BEST_MODEL, EVALUATIONS, MONITOR, CHECKPOINTS, TENSORBOARD, CURVES, DIAGNOSTICS, FILMS, GRADIENTS)
 
@@ -60,6 +63,35 @@ def monitor_parts(folder: Path) -> list[tuple[int, Path]]:
 
 
 @contextmanager
+def claimed_folder(folder: Path) -> Iterator[None]:
+    """
+    Keep other trainings out of the folder. The claim ends with the process, however that ends.
+
+    :param folder: of the training, created if it is missing
+    :raises ConfigurationError: if it is not writable, or another process trains there
+    """
+    is_new = not folder.exists()
+    check_can_write_into(folder)
+    lock = FileLock(folder / LOCK)
+    try:
+        with suppress(NotImplementedError):  # some network file systems know no locks
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigurationError(
+            f"{folder}: another process trains in this folder. Wait for it, interrupt it, or choose another --out."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):  # already deleted, or claimed anew
+            (folder / LOCK).unlink()
+        if is_new:
+            with suppress(OSError):  # not empty: the training got somewhere
+                folder.rmdir()
+
+
+@contextmanager
 def continued_folder(folder: Path) -> Iterator[None]:
     """
     Leave no empty part among the monitor files if the training cannot be continued.
@@ -84,7 +116,6 @@ def fresh_folder(folder: Path) -> Iterator[None]:
     :param folder: of the training, created if it is missing
     :raises ConfigurationError: if it is not writable
     """
-    is_new = not folder.exists()
     check_can_write_into(folder)
     aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=folder))
     _move(folder, aside)
@@ -99,9 +130,6 @@ def fresh_folder(folder: Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
         _move(aside, folder)
         aside.rmdir()
-        if is_new:
-            with suppress(OSError):  # not empty: something else is writing into it
-                folder.rmdir()
         raise
     shutil.rmtree(aside)
 
