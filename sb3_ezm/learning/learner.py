@@ -99,9 +99,9 @@ class _LaunchedUpdate:
 
 def _second_thread() -> ThreadPoolExecutor:
     """
-    One that leaves alone what autocast has cached. Where a thread leaves its outermost autocast, PyTorch forgets the casts of all
-    threads, and a gradient in another would cast its weights anew from wherever it happens to be, with other roundings in every
-    run. In this thread no autocast is the outermost.
+    One that leaves alone what autocast has cached. Where a thread leaves its outermost autocast, PyTorch forgets the casts of
+    all threads, and a gradient in another would cast its weights anew from wherever it happens to be, with other roundings in
+    every run. In this thread no autocast is the outermost.
     """
     return ThreadPoolExecutor(1, "reanalysis", initializer=th.autocast_increment_nesting)
 
