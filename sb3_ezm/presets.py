@@ -17,6 +17,10 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # `ezm --help` lis
 PRESETS_FILE = Path(__file__).parent / "hyperparams" / "presets.yml"
 
 
+class RecordedPreset(str):
+    """Name of a preset whose settings, as they once were, are among the arguments already: it brings no others."""
+
+
 @dataclass(frozen=True)
 class Preset:
     """

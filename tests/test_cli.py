@@ -27,6 +27,7 @@ from sb3_ezm.callbacks import TimedProgressCallback
 from sb3_ezm.cli import main
 from sb3_ezm.cli.arguments import build_parser, whole
 from sb3_ezm.cli.common import command
+from sb3_ezm.cli.driver import train
 from sb3_ezm.cli.folder import LOCK, claimed_folder, continued_folder, monitor_folder, monitor_parts
 from sb3_ezm.cli.plot import load_training
 from sb3_ezm.cli.scoreboard import Scoreboard
@@ -345,6 +346,8 @@ def test_a_budget_of_time_and_several_seeds(ezm: Any, tmp_path: Path, monkeypatc
         assert f"ezm eval {out / f'seed-{seed}'}" in output and "film: none: no OpenGL here" in output
     assert "holds a run" in ezm("train", "toy-spin", "--seed", 3, 5, "--out", out, *options, status=2)
     assert not (out / "seed-3").exists()  # nothing is trained before all folders are known to be free
+    with pytest.raises(ConfigurationError, match="holds a run"):  # nor is one replaced that appeared since
+        train(RunSettings.read(out / "seed-4"), out / "seed-4", overwrite=False)
 
 
 def test_no_film_of_what_cannot_be_drawn(ezm: Any, tmp_path: Path) -> None:
@@ -426,6 +429,8 @@ def test_going_on_before_the_first_checkpoint_starts_from_the_beginning(ezm: Any
     shutil.rmtree(folder / "checkpoints")
     assert "start again with" in ezm("resume", folder, status=2)  # what a model file holds would be lost
     (folder / "model.zip").unlink()  # as after a kill before the first checkpoint
+    assert f"but results ({folder / 'best_model.zip'})" in ezm("resume", folder, status=2)
+    (folder / "evaluations.csv").unlink()  # as before the second evaluation; the first one also leaves a best model
     output = ezm("resume", folder, "--no-tensorboard")
     assert "has no checkpoint yet: the training starts from the beginning" in output
     assert 60 <= EZM.load(folder / "model.zip").num_timesteps < 80
@@ -527,6 +532,28 @@ def test_tracking_without_wandb(ezm: Any, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_to_type_is_quoted_as_a_shell_needs_it() -> None:
     assert command("resume", Path("my runs/toy")).endswith(" resume 'my runs/toy'")
+
+
+def test_the_folder_is_claimed_until_the_films_are_there(ezm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, seen = tmp_path / "run", []
+
+    def film(*arguments: Any, **keywords: Any) -> Any:
+        with pytest.raises(ConfigurationError, match="another process trains"), claimed_folder(out):
+            pass
+        seen.append(True)
+        raise VideoUnavailableError("no OpenGL here")
+
+    monkeypatch.setattr("sb3_ezm.cli.driver.record_videos", film)
+    ezm("train", "toy-spin", "--film", "--out", out, *QUIET, *SMALL)
+    assert seen and not (out / LOCK).exists()
+
+
+def test_an_agent_without_a_planner_is_not_said_to_search(ezm: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ezm("train", "toy-spin", "--out", out, *QUIET, *SMALL, "planner=false")
+    assert "the policy head alone:" in ezm("eval", out, "--episodes", 1)
+    assert json.loads(ezm("eval", out, "--episodes", 1, "--json", "-"))["search"] is None
+    assert "predicts with the policy head alone" in ezm("eval", out, "--search", 3, 6, status=2)
 
 
 def test_two_trainings_do_not_share_a_folder(ezm: Any, run_folder: Path, tmp_path: Path) -> None:

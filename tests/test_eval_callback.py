@@ -195,6 +195,24 @@ def test_resumed_training_continues_the_file(monkeypatch: pytest.MonkeyPatch, tm
     assert len(read_evaluations(path)) == 6
 
 
+def test_a_best_model_that_was_not_saved_does_not_raise_the_bar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model, best = tiny_model(), tmp_path / "best.zip"
+    script(monkeypatch, (0.1, 0.3), (0.9, 0.9), (0.6, 0.6))
+    callback = TaskEvalCallback(TASKS, eval_freq=2, best_model_path=best)
+    saved: list[int] = []
+
+    def save(path: Any) -> None:
+        if model.num_timesteps == 4:
+            raise OSError("disk full")
+        saved.append(model.num_timesteps)
+        type(model).save(model, path)
+
+    monkeypatch.setattr(model, "save", save)
+    with pytest.warns(UserWarning, match="The best model was not saved"):
+        model.learn(6, callback=callback)
+    assert saved == [2, 6] and callback.best_score == pytest.approx(0.6)
+
+
 def test_an_abandoned_continuation_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "eval.csv"
     for timesteps, score in ((10, 0.1), (20, 0.2), (30, 0.3), (20, 0.7), (25, 0.8)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.errors import UnknownSettingError
 from sb3_ezm.evaluation import evaluate_protocols
+from sb3_ezm.presets import get_preset
 from sb3_ezm.pretrained import find_agent, pretrained_names, read_card, write_agent
 from tests.tiny import TINY, SpaceEnv, tiny_model, toy_env, weights_of
 
@@ -242,3 +244,27 @@ def test_loading_a_name_that_is_no_file_points_to_the_agent(
         EZM.load(name)
     with pytest.raises(FileNotFoundError, match=r"no file elsewhere\.zip\.$"):
         EZM.load("elsewhere")
+
+
+def test_presets_that_change_do_not_reach_what_was_made_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: dict[str, Any] = {name: value for name, value in TINY.items() if name not in ("preset", "search_kwargs")}
+
+    def made() -> EZM:
+        return EZM("MultiInputPolicy", toy_env(TASKS), preset="toy", **changes)
+
+    model = made()
+    assert model.search_kwargs is None
+    checkpoint = model.save_checkpoint(tmp_path / "checkpoint")
+    agent, file = write_agent(model, tmp_path / "toys.agent"), tmp_path / "model.zip"
+    model.save(file)
+    sizes = {"predicting_candidates": 5, "predicting_simulations": 9}
+    later = dataclasses.replace(get_preset("toy"), settings={**get_preset("toy").settings, "search_kwargs": sizes})
+    monkeypatch.setattr("sb3_ezm.arguments.defaults.get_preset", lambda name: later)
+    assert made().policy.search_config.predicting.num_simulations == 9
+    again = [
+        EZM.resume(checkpoint, toy_env(TASKS)),
+        add_tasks(model, toy_env([*TASKS, "toy-swingup"])),
+        *(load(path, env=env) for load, path in ((EZM.pretrained, agent), (EZM.load, file)) for env in (None, toy_env(TASKS))),
+    ]
+    assert [one.policy.search_config for one in again] == [model.policy.search_config] * 6
+    assert [(one.preset, type(one.preset)) for one in again] == [("toy", str)] * 6

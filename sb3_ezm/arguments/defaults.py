@@ -11,7 +11,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_ezm.arguments.table import NESTED, plain_defaults
 from sb3_ezm.policies import EZMPolicy
-from sb3_ezm.presets import get_preset, merge_settings
+from sb3_ezm.presets import RecordedPreset, get_preset, merge_settings
 
 P = ParamSpec("P")
 SelfT = TypeVar("SelfT")
@@ -48,11 +48,11 @@ def fill_in(given: Mapping[str, Any], policy_class: type[EZMPolicy] | None) -> d
         preset = policy_class.default_preset(get_device(given.get("device", "auto")))
     nested = (*NESTED, "policy_kwargs")
     said = {name: value for name, value in given.items() if not (name in nested and value is None)}
-    settings = preset_settings(preset)
+    settings = preset_settings(None if isinstance(preset, RecordedPreset) else preset)
     if "net_arch" in said.get("policy_kwargs", {}):  # another name for these two
         kept = settings.get("policy_kwargs", {}).items()
         settings["policy_kwargs"] = {name: value for name, value in kept if name not in ("latent_size", "head_layers")}
-    return {**merge_settings(settings, said), "preset": preset}
+    return {**merge_settings(settings, said), "preset": None if preset is None else str(preset)}
 
 
 def completed(init: Callable[Concatenate[SelfT, P], None]) -> Callable[Concatenate[SelfT, P], None]:
@@ -79,7 +79,8 @@ def completed(init: Callable[Concatenate[SelfT, P], None]) -> Callable[Concatena
             policy_class = type(self).policy_aliases.get(policy_class)  # type: ignore[attr-defined]
         loading = not given.get("_init_setup_model", True)
         arguments = fill_in(given, None if loading else policy_class)
-        if given.get("verbose", 0) >= 1 and arguments["preset"] is not None:
+        recorded = isinstance(given.get("preset"), RecordedPreset)
+        if given.get("verbose", 0) >= 1 and arguments["preset"] is not None and not recorded:
             print(f"Using the settings of preset {arguments['preset']!r} where none are given")
         return init(self, **arguments)  # type: ignore[call-arg]
 

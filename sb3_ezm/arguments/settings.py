@@ -23,7 +23,7 @@ from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.optimizers import change_options, default_options
 from sb3_ezm.policies import EZMPolicy
-from sb3_ezm.presets import merge_settings
+from sb3_ezm.presets import RecordedPreset, merge_settings
 from sb3_ezm.space_tasks import default_task_set
 from sb3_ezm.tasks.task_set import TaskSet
 
@@ -74,7 +74,7 @@ def change_arguments(
     :param changes: arguments that the user gave instead
     :param policy_class: of the model
     :param parts: what is loaded with it: ``"model"``, ``"replay buffer"``
-    :return: all arguments
+    :return: all arguments; those of the preset are among them, as they were
     :raises ConfigurationError: if a value is impossible, or a saved part depends on an argument that would change
     :raises UnknownSettingError: if there is no such argument
     """
@@ -91,6 +91,8 @@ def change_arguments(
         _check_networks(saved["policy_kwargs"] or {}, merged["policy_kwargs"] or {}, policy_class)
     if "task_set" in changes and saved.get("task_set") is not None and merged["task_set"] is not None:
         _check_task_set(saved["task_set"], merged["task_set"])
+    if merged.get("preset") is not None:
+        merged["preset"] = RecordedPreset(merged["preset"])
     return merged
 
 

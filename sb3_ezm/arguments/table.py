@@ -31,7 +31,7 @@ from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
 from sb3_ezm.kinds import Kind, RefusedError
 from sb3_ezm.multitask.tensor_env import is_tensor_env, missing_parts
 from sb3_ezm.policies import EZMPolicy
-from sb3_ezm.presets import preset_names
+from sb3_ezm.presets import RecordedPreset, preset_names
 from sb3_ezm.tasks.env_factory import near_ids, registered_id
 from sb3_ezm.tasks.registry import suites
 from sb3_ezm.tasks.task_set import TaskSet
@@ -92,6 +92,8 @@ _ENV = kinds.either(
     words="a Gymnasium environment, its registered id, or a vector environment of Stable-Baselines3 (`make_multitask_env`)",
 )
 _NESTED = Argument(kinds.optional(kinds.MAPPING))
+_PRESET = kinds.choice(*preset_names())
+_RECORDED_PRESET = Kind(_PRESET.allowed, lambda value: value if isinstance(value, RecordedPreset) else _PRESET.take(value))
 
 ARGUMENTS: dict[str, Argument] = {
     "policy": Argument(_POLICY, saved_with="model"),
@@ -134,7 +136,7 @@ ARGUMENTS: dict[str, Argument] = {
     "verbose": Argument(kinds.VERBOSE),
     "seed": Argument(kinds.optional(kinds.SEED)),
     "device": Argument(training_kinds.DEVICE),
-    "preset": Argument(kinds.optional(kinds.choice(*preset_names())), saved_with="model"),
+    "preset": Argument(kinds.optional(_RECORDED_PRESET), saved_with="model"),
     "_init_setup_model": Argument(kinds.SWITCH),
 }
 

@@ -144,6 +144,8 @@ def load_agent(args: argparse.Namespace) -> tuple[EZM, TaskSet]:
         )
     sizes = args.search and dict(zip(("predicting_candidates", "predicting_simulations"), args.search, strict=True))
     model = load_model(args.model, args.device, **({"search_kwargs": sizes} if sizes else {}))
+    if sizes and not model.planner:
+        raise ConfigurationError(f"--search: {args.model} predicts with the policy head alone (`planner` is False).")
     if not model.policy.layout.has_task:
         raise ConfigurationError(
             f"{args.model} acts on the plain observations of one environment ({model.observation_space}). These commands are "

@@ -24,6 +24,7 @@ from sb3_ezm.cli.folder import (
     FILMS,
     GRADIENTS,
     MODEL,
+    RUN,
     TENSORBOARD,
     can_resume,
     claimed_folder,
@@ -54,6 +55,7 @@ def train(
     settings: RunSettings,
     folder: Path,
     resume: bool = False,
+    overwrite: bool = True,
     new_episodes: bool = False,
     device: str = "auto",
     tensorboard: bool = True,
@@ -65,7 +67,8 @@ def train(
     Train as the settings say, or continue from the latest checkpoint. Everything ends up in the folder.
 
     :param settings: recorded in the folder
-    :param folder: replaced if it holds another run, unless that is continued
+    :param folder: of the run
+    :param overwrite: replace another run that it holds
     :param resume: continue; without a checkpoint the training starts from the beginning
     :param new_episodes: when continuing, start new episodes instead of continuing the running ones
     :param device: of the networks
@@ -81,11 +84,12 @@ def train(
     for name in films or ():
         tasks.index(name)  # a misspelled name should not wait for the end of the training
     log = str(folder / TENSORBOARD) if tensorboard else None
-    with ExitStack() as stack:
-        stack.enter_context(claimed_folder(folder))
+    with claimed_folder(folder), ExitStack() as stack:
         resumes = resume and can_resume(folder)
         if resume and not resumes:
             print(f"{folder} has no checkpoint yet: the training starts from the beginning.")
+        elif not resumes and not overwrite:
+            refuse_run(folder)
         callbacks: list[BaseCallback] = []
         with continued_folder(folder) if resumes else fresh_folder(folder):
             if project is not None:
@@ -108,8 +112,21 @@ def train(
                 callback.init_callback(model)  # `learn` does so, too; what is refused there must not cost an earlier run
         _introduce(model, settings, folder, resumes)
         _learn(model, settings, callbacks, folder, resumes)
-    _report(model, scoreboard, settings, folder, films, can_draw)
+        stack.close()  # processes of environments and trackers end before the films
+        _report(model, scoreboard, settings, folder, films, can_draw)
     return model
+
+
+def refuse_run(folder: Path) -> None:
+    """
+    :param folder: for a new training
+    :raises ConfigurationError: if it holds one
+    """
+    if (folder / RUN).exists():
+        raise ConfigurationError(
+            f"{folder} holds a run: continue it with `{command('resume', folder)}`, replace it with --overwrite, or "
+            "choose another --out."
+        )
 
 
 def _can_draw(env: VecEnv) -> bool:

@@ -32,11 +32,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         results = [evaluate_tasks(model, tasks, args.episodes, ignore_termination=args.protocol == "ignored", **options)]
     config = model.policy.search_config.predicting
-    size = {"candidates": config.num_candidates, "simulations": config.num_simulations}
+    size = {"candidates": config.num_candidates, "simulations": config.num_simulations} if model.planner else None
     if args.json == "-":
         print(_as_json(args, size, results))
         return 0
-    searches = f"searches of {counted(size['candidates'], 'candidate')} and {counted(size['simulations'], 'simulation')}"
+    searches = "the policy head alone"
+    if size is not None:
+        searches = f"searches of {counted(size['candidates'], 'candidate')} and {counted(size['simulations'], 'simulation')}"
     for result in results:
         heading = f"{counted(args.episodes, 'episode')} of each task, {PROTOCOL_LABELS[result.protocol]}, {searches}"
         print(f"{heading}:\n\n{format_table(result)}\n")
@@ -46,6 +48,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _as_json(args: argparse.Namespace, size: dict[str, int], results: list[EvaluationResult]) -> str:
+def _as_json(args: argparse.Namespace, size: dict[str, int] | None, results: list[EvaluationResult]) -> str:
     facts = {"model": str(args.model), "episodes": args.episodes, "seed": args.seed, "deterministic": not args.stochastic}
     return json.dumps({**facts, "search": size, "results": [result.to_dict() for result in results]}, indent=1)

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from sb3_ezm.checkpoint import SUFFIX, list_checkpoints
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.evaluation.files import read_evaluations
 from sb3_ezm.files import check_can_write_into, free_path
 
 MODEL, BEST_MODEL, RUN, EVALUATIONS = "model.zip", "best_model.zip", "run.json", "evaluations.csv"
@@ -31,6 +32,8 @@ def can_resume(folder: Path) -> bool:
     if list_checkpoints(folder / CHECKPOINTS):
         return True
     kept = [path for path in (folder / MODEL, *(folder / CHECKPOINTS).glob(f"*{SUFFIX}")) if path.exists()]
+    if (folder / EVALUATIONS).exists() and any(row.timesteps > 0 for row in read_evaluations(folder / EVALUATIONS)):
+        kept += [folder / BEST_MODEL]
     if kept:
         raise ConfigurationError(
             f"{folder} has no checkpoint to continue from, but results ({', '.join(map(str, kept))}): start again with "
@@ -83,9 +86,10 @@ def claimed_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # Deleted before it is released: afterwards it may be the lock of whoever claimed the folder next.
+        with suppress(OSError):  # Windows deletes no open file; there the lock itself does
+            (folder / LOCK).unlink(missing_ok=True)
         lock.release()
-        with suppress(OSError):  # already deleted, or claimed anew
-            (folder / LOCK).unlink()
         if is_new:
             with suppress(OSError):  # not empty: the training got somewhere
                 folder.rmdir()

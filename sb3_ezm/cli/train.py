@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sb3_ezm.cli.common import check_device, command, load_model, model_name, resolve_tasks, run_tasks
-from sb3_ezm.cli.driver import train
-from sb3_ezm.cli.folder import RUN
+from sb3_ezm.cli.common import check_device, load_model, model_name, resolve_tasks, run_tasks
+from sb3_ezm.cli.driver import refuse_run, train
 from sb3_ezm.cli.settings import RunSettings, parse_changes
 from sb3_ezm.devices import set_num_threads
 from sb3_ezm.errors import ConfigurationError
@@ -41,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
             settings,
             folder,
             resume=args.resume,
+            overwrite=args.overwrite,
             new_episodes=args.new_episodes,
             changes=parse_changes(args.set),
             device=args.device,
@@ -66,11 +66,8 @@ def _new(args: argparse.Namespace) -> dict[Path, RunSettings]:
     seeds = args.seed or [0]
     folders = [out] if len(seeds) == 1 else [out / f"seed-{seed}" for seed in seeds]
     for folder in folders:
-        if (folder / RUN).exists() and not args.overwrite:
-            raise ConfigurationError(
-                f"{folder} holds a run: continue it with `{command('resume', folder)}`, replace it with --overwrite, or "
-                "choose another --out."
-            )
+        if not args.overwrite:
+            refuse_run(folder)
     preset, changes = args.preset or default_preset(resolve_tasks(args.tasks).names) or "small", parse_changes(args.set)
     repeat = get_preset(preset).env.get("action_repeat")
     if args.start is not None:

@@ -329,13 +329,13 @@ class TaskEvalCallback(EventCallback):
             shown = f"mean return {result.mean_return:.3f}" if value is None else f"mean {self.best_by} {value:.3f}"
             print(f"Evaluation after {self.num_timesteps} steps: {shown}{', the best so far' if is_best else ''}")
         if is_best and value is not None:
-            self.best_score = value
-            if self.best_model_path is not None:
-                try:
+            try:
+                if self.best_model_path is not None:
                     with replacing(self.best_model_path) as temporary:
                         self.model.save(temporary)
-                except OSError as error:
-                    warnings.warn(f"The best model was not saved in {self.best_model_path}: {error}.", stacklevel=2)
+                self.best_score = value  # of the file: a later model need not be better than one that was not saved
+            except OSError as error:
+                warnings.warn(f"The best model was not saved in {self.best_model_path}: {error}.", stacklevel=2)
         return is_best
 
 
