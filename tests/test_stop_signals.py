@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows h
 def handled_as_in_a_shell() -> Iterator[None]:
     """Undo ignored signals that the tests may have inherited from whatever started them, such as `nohup`."""
     previous = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in previous.items():
         signal.signal(number, handler)
@@ -68,6 +69,39 @@ def test_training_is_saved_between_two_steps_and_can_resume(tmp_path: Path, numb
     model = EZM.resume(tmp_path, make())
     model.learn(model.remaining_timesteps, reset_num_timesteps=False)
     assert_same_weights(weights_of(whole), weights_of(model))
+
+
+@pytest.mark.parametrize("frequency", [1, 4])
+def test_an_interrupt_waits_for_the_end_of_a_step(tmp_path: Path, frequency: int, capfd: pytest.CaptureFixture[str]) -> None:
+    def make() -> Any:
+        return toy_env(["toy-spin"], max_episode_steps=7)
+
+    whole = tiny_model(make(), train_freq=frequency).learn(32)
+    before, sent = signal.getsignal(signal.SIGINT), send(signal.SIGINT, 17)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_model(make(), train_freq=frequency).learn(32, callback=with_saves(tmp_path, sent))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "the training ends after this step" in capfd.readouterr().err
+    last = {1: 17, 4: 18}[frequency]  # a rollout of several steps ends after the next one
+    assert latest_checkpoint(tmp_path).name == f"checkpoint_{last}.ezm"
+    model = EZM.resume(tmp_path, make())
+    model.learn(model.remaining_timesteps, reset_num_timesteps=False)
+    if frequency == 1:  # a rollout that was cut short is another one
+        assert_same_weights(weights_of(whole), weights_of(model))
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
+    model = tiny_model(toy_env(["toy-spin"]))
+
+    def twice(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        signal.raise_signal(signal.SIGINT)
+        assert model.stop_signals.requested == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(9, callback=with_saves(tmp_path, twice))
+    assert model.num_timesteps == 1 and not list(tmp_path.iterdir())
 
 
 def test_long_rollouts_are_cut_short(tmp_path: Path) -> None:
@@ -116,9 +150,9 @@ def test_a_second_signal_takes_effect_immediately(monkeypatch: pytest.MonkeyPatc
     try:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested == signal.SIGTERM
-        monkeypatch.setattr(os, "kill", lambda pid, number: killed.append((pid, number, signal.getsignal(number))))
+        monkeypatch.setattr(signal, "raise_signal", lambda number: killed.append((number, signal.getsignal(number))))
         stop._handle(signal.SIGTERM, None)
-        assert killed == [(os.getpid(), signal.SIGTERM, before)]
+        assert killed == [(signal.SIGTERM, before)]
     finally:
         stop.release()
 

@@ -30,9 +30,9 @@ class FullCheckpointCallback(BaseCallback):
     It saves between two steps, as soon as one is due, into ``<save_path>/<name_prefix>_<steps>.ezm``. A failed save, for
     example on a full disk, is a warning: older checkpoints stay, and it is tried again after a tenth of ``save_freq``.
 
-    On SIGTERM or SIGHUP (a preempted job, a closed terminal) the training is saved before the next rollout, or after the
-    next step if a rollout has several; then the process ends, with open environments closed as after an error. A
-    second signal ends it at once.
+    On Ctrl-C, SIGTERM or SIGHUP (a preempted job, a closed terminal) the training is saved before the next rollout, or after
+    the next step if a rollout has several; then ``learn`` raises ``KeyboardInterrupt``, or the process ends, with open
+    environments closed as after an error. A second signal takes effect at once.
 
     If NaN or infinity stops the training, the state at that moment goes to ``<save_path>/emergency_<steps>.ezm``, to inspect
     or, if its numbers are finite, to continue from. It replaces no other checkpoint and does not count towards ``keep_last``.

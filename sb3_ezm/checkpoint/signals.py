@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
-_NAMES = ("SIGTERM", "SIGHUP")  # a preempted job, a terminal that was closed; Windows has no SIGHUP
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, a preempted job, a terminal that was closed; Windows has no SIGHUP
+_PATIENCE = b"\nInterrupted: the training ends after this step or evaluation. Once more: at once.\n"
 
 
 class StopSignals:
     """
-    Remembers the first SIGTERM or SIGHUP instead of ending the process; a second one ends it at once.
+    Remembers the first SIGINT, SIGTERM or SIGHUP instead of acting on it; a second one takes effect at once.
 
     A signal that is ignored (as with ``nohup``) stays ignored. Outside the main thread, where Python handles no signals, this
     does nothing.
@@ -59,6 +61,10 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested is None:
             self.requested = signal.Signals(number)
+            if number == signal.SIGINT:
+                with contextlib.suppress(OSError):  # stderr is closed
+                    os.write(2, _PATIENCE)  # the signal may have come in the middle of a `print`
             return
+        self.requested = None
         self.release()
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
