@@ -200,14 +200,15 @@ def test_a_best_model_that_was_not_saved_does_not_raise_the_bar(monkeypatch: pyt
     script(monkeypatch, (0.1, 0.3), (0.9, 0.9), (0.6, 0.6))
     callback = TaskEvalCallback(TASKS, eval_freq=2, best_model_path=best)
     saved: list[int] = []
+    save = EZM.save
 
-    def save(path: Any) -> None:
-        if model.num_timesteps == 4:
+    def save_unless_full(self: EZM, path: Any) -> None:
+        if self.num_timesteps == 4:
             raise OSError("disk full")
-        saved.append(model.num_timesteps)
-        type(model).save(model, path)
+        saved.append(self.num_timesteps)
+        save(self, path)
 
-    monkeypatch.setattr(model, "save", save)
+    monkeypatch.setattr(EZM, "save", save_unless_full)
     with pytest.warns(UserWarning, match="The best model was not saved"):
         model.learn(6, callback=callback)
     assert saved == [2, 6] and callback.best_score == pytest.approx(0.6)
