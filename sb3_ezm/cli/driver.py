@@ -85,11 +85,7 @@ def train(
         tasks.index(name)  # a misspelled name should not wait for the end of the training
     log = str(folder / TENSORBOARD) if tensorboard else None
     with claimed_folder(folder), ExitStack() as stack:
-        resumes = resume and can_resume(folder)
-        if resume and not resumes:
-            print(f"{folder} has no checkpoint yet: the training starts from the beginning.")
-        elif not resumes and not overwrite:
-            refuse_run(folder)
+        resumes = _resumes(folder, resume, overwrite)
         callbacks: list[BaseCallback] = []
         with continued_folder(folder) if resumes else fresh_folder(folder):
             if project is not None:
@@ -115,6 +111,17 @@ def train(
         stack.close()  # processes of environments and trackers end before the films
         _report(model, scoreboard, settings, folder, films, can_draw)
     return model
+
+
+def _resumes(folder: Path, resume: bool, overwrite: bool) -> bool:
+    """Whether there is something to continue; what may not be replaced is refused."""
+    if resume and can_resume(folder):
+        return True
+    if resume:
+        print(f"{folder} has no checkpoint yet: the training starts from the beginning.")
+    elif not overwrite:
+        refuse_run(folder)
+    return False
 
 
 def refuse_run(folder: Path) -> None:
