@@ -28,7 +28,7 @@ from sb3_ezm.cli import main
 from sb3_ezm.cli.arguments import build_parser, whole
 from sb3_ezm.cli.common import command
 from sb3_ezm.cli.driver import train
-from sb3_ezm.cli.folder import LOCK, claimed_folder, continued_folder, monitor_folder, monitor_parts
+from sb3_ezm.cli.folder import LOCK, claimed_folder, continued_folder, fresh_folder, monitor_folder, monitor_parts
 from sb3_ezm.cli.plot import load_training
 from sb3_ezm.cli.scoreboard import Scoreboard
 from sb3_ezm.cli.settings import RunSettings, parse_changes
@@ -566,6 +566,46 @@ def test_two_trainings_do_not_share_a_folder(ezm: Any, run_folder: Path, tmp_pat
     with pytest.raises(KeyError), claimed_folder(tmp_path / "new"):
         raise KeyError
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("killed_in", ["moving aside", "set-up", "coming back", "deleting"])
+def test_a_training_comes_back_whole_if_its_replacement_is_killed(tmp_path: Path, killed_in: str) -> None:
+    names = ["run.json", "model.zip", "evaluations.csv"]
+    for name in names:
+        (tmp_path / name).write_text("old", encoding="utf-8")
+    (tmp_path / "monitor").mkdir()
+    (tmp_path / "monitor" / "0.csv").write_text("old", encoding="utf-8")
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    # The states that the renames of fresh_folder leave, written here by hand.
+    aside = tmp_path / (".moving-x" if killed_in in ("moving aside", "coming back") else ".replaced-x")
+    aside.mkdir()
+    for name in names[:2] if killed_in in ("moving aside", "coming back") else [*names, "monitor"]:
+        (tmp_path / name).rename(aside / name)
+    new = {"set-up": "half a run", "deleting": "new"}.get(killed_in)
+    if new is not None:
+        (tmp_path / "run.json").write_text(new, encoding="utf-8")
+    if killed_in == "deleting":
+        aside.rename(tmp_path / ".deleted-x")
+    with claimed_folder(tmp_path):
+        pass
+    assert not list(tmp_path.glob(".*-x")) and (tmp_path / "mine.txt").read_text(encoding="utf-8") == "mine"
+    if killed_in == "deleting":
+        assert (tmp_path / "run.json").read_text(encoding="utf-8") == "new" and not (tmp_path / "model.zip").exists()
+    else:
+        assert [(tmp_path / name).read_text(encoding="utf-8") for name in (*names, "monitor/0.csv")] == ["old"] * 4
+
+
+def test_a_replaced_training_goes_through_these_states(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("old", encoding="utf-8")
+    with fresh_folder(tmp_path):
+        assert [path.name for path in tmp_path.glob(".replaced-*/*")] == ["run.json"]
+        (tmp_path / "run.json").write_text("new", encoding="utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    with pytest.raises(KeyError), fresh_folder(tmp_path):
+        (tmp_path / "model.zip").write_text("newer", encoding="utf-8")
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    assert (tmp_path / "run.json").read_text(encoding="utf-8") == "new"
 
 
 # --- eval, plot, video, info ----------------------------------------------------------------------------------------------

@@ -195,6 +195,32 @@ def test_resumed_training_continues_the_file(monkeypatch: pytest.MonkeyPatch, tm
     assert len(read_evaluations(path)) == 6
 
 
+def test_a_resumed_training_does_not_replace_a_better_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path, best = tmp_path / "eval.csv", tmp_path / "best.zip"
+
+    def callback() -> TaskEvalCallback:
+        return TaskEvalCallback(TASKS, eval_freq=2, csv_path=path, best_model_path=best)
+
+    model, copy = tiny_model(), tiny_model()
+    script(monkeypatch, (0.1, 0.3), (0.6, 0.8))
+    model.learn(4, callback=callback())
+    # The process was killed; another machine repeats the second evaluation with another rounding, and goes on.
+    script(monkeypatch, (0.1, 0.3))
+    copy.learn(2)
+    script(monkeypatch, (0.5, 0.5), (0.5, 0.6), (0.9, 0.9))
+    second, before = callback(), best.read_bytes()
+    copy.learn(4, callback=second, reset_num_timesteps=False)
+    assert second.best_score == pytest.approx(0.55) and best.read_bytes() == before  # of a model with 0.7
+    third = callback()
+    copy.learn(2, callback=third, reset_num_timesteps=False)
+    assert third.best_score == pytest.approx(0.9) and best.read_bytes() != before
+    # Without the file there is nothing to keep.
+    best.unlink()
+    script(monkeypatch, (0.95, 0.95))
+    copy.learn(2, callback=callback(), reset_num_timesteps=False)
+    assert best.exists()
+
+
 def test_a_best_model_that_was_not_saved_does_not_raise_the_bar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model, best = tiny_model(), tmp_path / "best.zip"
     script(monkeypatch, (0.1, 0.3), (0.9, 0.9), (0.6, 0.6))

@@ -19,6 +19,8 @@ MODEL, BEST_MODEL, RUN, EVALUATIONS = "model.zip", "best_model.zip", "run.json",
 MONITOR, CHECKPOINTS, TENSORBOARD, CURVES, FILMS = "monitor", "checkpoints", "tensorboard", "curves.png", "films"
 DIAGNOSTICS, GRADIENTS = "diagnostics.png", "gradients.jsonl"
 LOCK = ".training.lock"
+# Followed by random letters, a folder for an earlier training: on its way there or back, all there, not needed any more.
+_MOVING, _REPLACED, _DELETED = ".moving-", ".replaced-", ".deleted-"
 RESUMED = "resumed-at-"  # followed by the steps: monitor files of a part of a training
 _WRITTEN = (RUN, MODEL, BEST_MODEL, EVALUATIONS, MONITOR, CHECKPOINTS, TENSORBOARD, CURVES, DIAGNOSTICS, FILMS, GRADIENTS)
 
@@ -68,7 +70,8 @@ def monitor_parts(folder: Path) -> list[tuple[int, Path]]:
 @contextmanager
 def claimed_folder(folder: Path) -> Iterator[None]:
     """
-    Keep other trainings out of the folder. The claim ends with the process, however that ends.
+    Keep other trainings out of the folder. The claim ends with the process, however that ends. A training that a process was
+    about to replace when it was killed comes back.
 
     :param folder: of the training, created if it is missing
     :raises ConfigurationError: if it is not writable, or another process trains there
@@ -84,6 +87,7 @@ def claimed_folder(folder: Path) -> Iterator[None]:
             f"{folder}: another process trains in this folder. Wait for it, interrupt it, or choose another --out."
         ) from None
     try:
+        _undo_killed(folder)
         yield
     finally:
         # Deleted before it is released: afterwards it may be the lock of whoever claimed the folder next.
@@ -121,21 +125,46 @@ def fresh_folder(folder: Path) -> Iterator[None]:
     :raises ConfigurationError: if it is not writable
     """
     check_can_write_into(folder)
-    aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=folder))
-    _move(folder, aside)
+    aside = _moved(folder)
     try:
         yield
     except BaseException:
-        for name in _WRITTEN:
-            path = folder / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        _bring_back(aside, folder)
+        raise
+    shutil.rmtree(_renamed(aside, _DELETED))
+
+
+def _undo_killed(folder: Path) -> None:
+    """Finish what a process was killed in. Every rename says how far it had come, so nothing is deleted that is needed."""
+    for aside in folder.glob(f"{_DELETED}*"):
+        shutil.rmtree(aside)
+    for aside in folder.glob(f"{_REPLACED}*"):
+        _bring_back(aside, folder)
+    for aside in folder.glob(f"{_MOVING}*"):
         _move(aside, folder)
         aside.rmdir()
-        raise
-    shutil.rmtree(aside)
+
+
+def _moved(folder: Path) -> Path:
+    aside = Path(tempfile.mkdtemp(prefix=_MOVING, dir=folder))
+    _move(folder, aside)
+    return _renamed(aside, _REPLACED)
+
+
+def _bring_back(aside: Path, folder: Path) -> None:
+    """Put the earlier training in the place of what a set-up that failed has written."""
+    for name in _WRITTEN:
+        if (path := folder / name).is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    aside = _renamed(aside, _MOVING)
+    _move(aside, folder)
+    aside.rmdir()
+
+
+def _renamed(aside: Path, prefix: str) -> Path:
+    return aside.rename(aside.with_name(prefix + aside.name.split("-", 1)[1]))
 
 
 def _move(source: Path, target: Path) -> None:

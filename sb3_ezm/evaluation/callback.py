@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, un
 
 from sb3_ezm import kinds
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.evaluation.files import append_evaluation, check_columns, read_evaluations
+from sb3_ezm.evaluation.files import EvaluationRow, append_evaluation, check_columns, read_evaluations
 from sb3_ezm.evaluation.matching import env_steps_of, repeat_as_trained, task_set_of
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol
 from sb3_ezm.evaluation.rollout import (
@@ -63,7 +63,8 @@ class TaskEvalCallback(EventCallback):
     far. The episodes start from the same states every time, and with ``deterministic=True`` training runs
     the same with this callback as without.
 
-    A resumed training continues the CSV file and reads from it the score to beat.
+    A resumed training continues the CSV file and reads from it the score to beat. A best model that the interrupted training
+    saved after the checkpoint stays until another is as good.
 
     :param tasks: anything :func:`make_task_set` takes; the tasks of the model. Actions are repeated as often as in training
     :param eval_freq: steps between two evaluations, of all environments together (SB3's ``num_timesteps``, which counts a
@@ -131,7 +132,7 @@ class TaskEvalCallback(EventCallback):
         self.callback_on_new_best = callback_on_new_best
         if callback_on_new_best is not None:
             callback_on_new_best.parent = self
-        self.best_score = -math.inf
+        self.best_score = self._saved_score = -math.inf  # of this training; of the file, perhaps by an abandoned continuation
         self.last_result: EvaluationResult | None = None
         self.at_end = at_end
         self.both_protocols = both_protocols
@@ -225,17 +226,22 @@ class TaskEvalCallback(EventCallback):
                 f"{path} holds evaluations of another training, up to {rows[-1].timesteps} steps, and this one is new: "
                 "choose another file, or continue with `learn(..., reset_num_timesteps=False)`."
             )
+        if self.best_model_path is not None and self.best_model_path.exists():
+            self._saved_score = self._best_of(read_evaluations(path, abandoned=True))
         rows = [row for row in rows if row.timesteps <= steps]
         if not rows:
             return
         self._started_at -= rows[-1].seconds
-        mine: dict[int, list[float]] = {}
+        self.best_score = max(self.best_score, self._best_of(rows))
+
+    def _best_of(self, rows: list[EvaluationRow]) -> float:
+        """The highest mean over the tasks, under the protocol that decides."""
+        found: dict[tuple[int, float], list[float]] = {}
         for row in rows:
             value = row.score if self.best_by == "score" else row.mean_return
             if row.protocol == self.protocol and value is not None:
-                mine.setdefault(row.timesteps, []).append(value)
-        known = [float(np.mean(values)) for values in mine.values()]
-        self.best_score = max([self.best_score, *known])
+                found.setdefault((row.timesteps, row.seconds), []).append(value)
+        return max((float(np.mean(values)) for values in found.values()), default=-math.inf)
 
     def update_child_locals(self, locals_: dict[str, Any]) -> None:
         """
@@ -330,9 +336,10 @@ class TaskEvalCallback(EventCallback):
             print(f"Evaluation after {self.num_timesteps} steps: {shown}{', the best so far' if is_best else ''}")
         if is_best and value is not None:
             try:
-                if self.best_model_path is not None:
+                if self.best_model_path is not None and value >= self._saved_score:
                     with replacing(self.best_model_path) as temporary:
                         self.model.save(temporary)
+                    self._saved_score = value
                 self.best_score = value  # of the file: a later model need not be better than one that was not saved
             except OSError as error:
                 warnings.warn(f"The best model was not saved in {self.best_model_path}: {error}.", stacklevel=2)

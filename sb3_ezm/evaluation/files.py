@@ -103,7 +103,7 @@ def check_columns(path: Path) -> None:
         )
 
 
-def read_evaluations(path: str | os.PathLike[str]) -> list[EvaluationRow]:
+def read_evaluations(path: str | os.PathLike[str], abandoned: bool = False) -> list[EvaluationRow]:
     """
     Read the file of a training, in the order of the steps.
 
@@ -111,6 +111,7 @@ def read_evaluations(path: str | os.PathLike[str]) -> list[EvaluationRow]:
     later steps, are left out.
 
     :param path: the file
+    :param abandoned: return these lines too, all in the order in which they were written
     :return: its lines
     :raises ConfigurationError: if there is no such file, or it is not an evaluation file
     """
@@ -124,7 +125,7 @@ def read_evaluations(path: str | os.PathLike[str]) -> list[EvaluationRow]:
         for number, cells in enumerate(list(csv.reader(file))[1:], start=2):
             row = _parse(path, number, cells)
             key = (row.timesteps, row.protocol, row.task)
-            if rows and (row.timesteps < rows[-1].timesteps or key in written):
+            if not abandoned and rows and (row.timesteps < rows[-1].timesteps or key in written):
                 rows = [earlier for earlier in rows if earlier.timesteps < row.timesteps]
                 written = {(earlier.timesteps, earlier.protocol, earlier.task) for earlier in rows}
             rows.append(row)
