@@ -78,7 +78,13 @@ class GradientSimilarityCallback(BaseCallback):
     def _on_training_start(self) -> None:
         check_can_write(self.path)
         done = self.model._n_updates
-        kept = [] if done == 0 or not self.path.exists() else [m for m in read_cosines(self.path) if m.updates <= done]
+        found = read_cosines(self.path) if self.path.exists() else []
+        if found and done == 0:
+            raise ConfigurationError(
+                f"{self.path} holds measurements of another training, up to {found[-1].updates} updates, and this one is new: "
+                "choose another file, or delete that one."
+            )
+        kept = [m for m in found if m.updates <= done]
         self._measured = kept
         write_cosines(self.path, kept)
         self._due = (kept[-1].updates if kept else 0) + (self.every or 0)

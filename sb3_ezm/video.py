@@ -14,11 +14,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.type_aliases import PolicyPredictor
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ezm.errors import ConfigurationError, EZMError
 from sb3_ezm.evaluation import check_fits, repeat_as_trained
 from sb3_ezm.files import check_can_write, file_stems, free_path, replacing
 from sb3_ezm.multitask.factory import make_task_env
+from sb3_ezm.multitask.normalization import match_normalization, normalized
 from sb3_ezm.multitask.padding import PaddedTaskEnv
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 
@@ -76,10 +78,11 @@ def record_video(
     :raises ConfigurationError: if an argument is impossible or the model does not fit the tasks
     """
     path = check_video_path(path)
-    task_set = repeat_as_trained(model, make_task_set(tasks))
+    task_set = repeat_as_trained(model, make_task_set(tasks, env_kwargs))
     env = make_task_env(task_set, task, render_mode="rgb_array", ignore_termination=ignore_termination, env_kwargs=env_kwargs)
     try:
         check_fits(model, task_set, env)
+        match_normalization(model, DummyVecEnv([lambda: env]))
         return record_episode(model, env, path, seed, deterministic, max_steps, frame_skip)
     finally:
         env.close()
@@ -109,7 +112,8 @@ def record_episode(
     frame_skip: int = 1,
 ) -> Path:
     """
-    Play one episode in any environment and write it as a video in real time.
+    Play one episode in any environment and write it as a video in real time. If the training has a ``VecNormalize``, the model
+    gets observations that are normalized by it.
 
     :param model: anything with SB3's ``predict``
     :param env: environment made with ``render_mode="rgb_array"``; it stays open
@@ -126,7 +130,7 @@ def record_episode(
     if frame_skip < 1 or (max_steps is not None and max_steps < 1):
         raise ConfigurationError(f"`frame_skip` ({frame_skip}) and `max_steps` ({max_steps}) must be at least 1.")
     _check_opengl()
-    frames = _frames(model, env, seed, deterministic, max_steps, frame_skip)
+    frames = _frames(normalized(model), env, seed, deterministic, max_steps, frame_skip)
     with replacing(path) as temporary:
         _write(temporary, path, frames, float(env.metadata.get("render_fps") or 30) / frame_skip)
     return path
@@ -151,7 +155,7 @@ def record_videos(
     :raises VideoUnavailableError: see :func:`record_video`
     :raises ConfigurationError: see :func:`record_video`
     """
-    task_set = make_task_set(tasks)
+    task_set = make_task_set(tasks, settings.get("env_kwargs"))
     names = [task_set[name].name for name in (task_set.names if only is None else only)]  # misspelled names should fail first
     stems = dict(zip(task_set.names, file_stems(task_set.names), strict=True))
     paths = {name: check_video_path(free_path(Path(folder) / f"{stems[name]}.mp4")) for name in names}

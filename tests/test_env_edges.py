@@ -14,6 +14,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import CallbackList, ConvertCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 from tiny import CountEnv, SpaceEnv, tiny_model, toy_env
 
 from sb3_ezm import EZM, TaskSpec, make_multitask_env, make_task_set
@@ -21,7 +22,7 @@ from sb3_ezm.callbacks import TaskEvalCallback, TimedProgressCallback
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import evaluate_protocols, evaluate_tasks
 from sb3_ezm.multitask import CyclingTaskEnv
-from sb3_ezm.video import record_video
+from sb3_ezm.video import record_video, record_videos
 from sb3_ezm.zoo.tasks import find_tasks
 
 # ------------------------------------------------------------------------------------------------ tasks without any data
@@ -330,3 +331,60 @@ def test_pictures_of_a_video_are_copies_of_one_size(tmp_path: Path) -> None:
     assert [int(frame[0, 0, 0]) for frame in imageio.mimread(path)] == [40 * step for step in range(7)]
     with pytest.raises(ConfigurationError, match=r"shape \(18, 32, 3\) after 3 steps and one of \(16, 32, 3\) before"):
         record_video(model, [Drawing], 0, tmp_path / "film.gif", env_kwargs={"grows": True})
+
+
+class Wide(Drawing):
+    """Has as many entries of observations as its keyword says."""
+
+    def __init__(self, render_mode: str = "rgb_array", entries: int = 1) -> None:
+        super().__init__()
+        self.observation_space = gym.spaces.Box(-1e9, 1e9, (entries,), np.float32)
+
+    def reset(self, **options: Any) -> Any:
+        observation, info = super().reset(**options)
+        return np.repeat(observation, self.observation_space.shape[0]), info  # type: ignore[index]
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        return np.repeat(observation, self.observation_space.shape[0]), *rest  # type: ignore[index]
+
+
+def test_keywords_of_a_film_may_change_the_size_of_observations(tmp_path: Path) -> None:
+    keywords = {"entries": 3}
+    model = tiny_model(make_multitask_env([Wide], env_kwargs=keywords))
+    assert record_video(model, [Wide], 0, tmp_path / "film.gif", env_kwargs=keywords).exists()
+    assert len(record_videos(model, [Wide], tmp_path, env_kwargs=keywords, max_steps=2)) == 1
+
+
+def normalized_drawing(render_mode: str = "rgb_array") -> gym.Env[Any, Any]:
+    return gym.wrappers.NormalizeObservation(Drawing())
+
+
+def test_films_show_an_agent_what_it_was_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def watched(model: EZM) -> EZM:
+        predict = EZM.predict
+
+        def watching(self: EZM, observation: Any, *args: Any, **settings: Any) -> Any:
+            seen.append(float(np.ravel(observation["observation"])[0]))
+            return predict(self, observation, *args, **settings)
+
+        monkeypatch.setattr(EZM, "predict", watching)
+        return model
+
+    env = VecNormalize(make_multitask_env([Drawing]), norm_obs_keys=["observation"])
+    model = tiny_model(env, learning_starts=1000).learn(30)
+    record_video(watched(model), [Drawing], 0, tmp_path / "film.gif", max_steps=3)
+    raw = {"observation": np.array([[0.0], [1.0], [2.0]], np.float32), "task": np.zeros(3, np.int64)}
+    assert seen == pytest.approx(env.normalize_obs(raw)["observation"][:, 0].tolist())  # type: ignore[index]
+    monkeypatch.undo()
+    seen.clear()
+    train_env = make_multitask_env([normalized_drawing])
+    model = tiny_model(train_env, learning_starts=1000).learn(30)
+    record_video(watched(model), [normalized_drawing], 0, tmp_path / "film.gif", max_steps=3)
+    rms = train_env.get_attr("obs_rms")[0]
+    assert seen == pytest.approx(((np.arange(3) - rms.mean) / np.sqrt(rms.var + 1e-8)).tolist(), abs=1e-5)
+    model.save(tmp_path / "model.zip")
+    with pytest.warns(UserWarning, match="the statistics start afresh"):
+        evaluate_tasks(EZM.load(tmp_path / "model.zip"), [normalized_drawing], n_eval_episodes=1)

@@ -26,6 +26,7 @@ from sb3_ezm import EZM, ConfigurationError, TaskSpec, make_multitask_env, make_
 from sb3_ezm.callbacks import TaskEvalCallback
 from sb3_ezm.evaluation import EvaluationResult, TaskResult, append_evaluation, read_evaluations
 from sb3_ezm.evaluation import callback as callback_module
+from sb3_ezm.evaluation.files import cut_evaluations
 from sb3_ezm.multitask import ThreadedVecEnv, make_task_env
 from tests.tiny import TINY
 
@@ -87,7 +88,7 @@ def test_the_counter_survives_long_rollouts_and_a_second_training() -> None:
     # The counter goes 2, 4, 6, 8, 10; due at 3, 6, 9.
     assert seen == [4, 6, 10]
     model.learn(4, callback=callback, reset_num_timesteps=False)
-    assert seen[3:] == [14]  # due 3 after the 10 of the first training
+    assert seen[3:] == [12]  # the multiples of 3 go on
 
 
 def script(monkeypatch: pytest.MonkeyPatch, *scores: tuple[float, float]) -> None:
@@ -168,6 +169,50 @@ def test_steps_of_each_task_can_be_counted() -> None:
     callback._record = lambda result, group: seen.append(model.num_timesteps)  # type: ignore[method-assign]
     model.learn(12, callback=callback)
     assert seen == [6, 12]  # two tasks: three steps of each are six of all
+
+
+def test_a_training_in_many_short_calls_is_evaluated_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    model = tiny_model()
+    callback = TaskEvalCallback(TASKS, eval_freq=6, n_eval_episodes=1)
+    script(monkeypatch, *[(0.1, 0.1)] * 3)
+    callback._record = lambda result, group: seen.append(model.num_timesteps)  # type: ignore[method-assign]
+    for call in range(5):
+        model.learn(4, callback=callback, reset_num_timesteps=call == 0)
+    assert model.num_timesteps == 20 and seen == [6, 12, 18]
+
+
+def test_a_cut_file_forgets_what_was_abandoned(tmp_path: Path) -> None:
+    path = tmp_path / "eval.csv"
+    for timesteps, score in ((10, 0.1), (20, 0.9)):
+        append_evaluation(path, scripted_result(score, score), timesteps, seconds=timesteps / 10)
+    cut_evaluations(path, 25)
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 5  # nothing to cut
+    cut_evaluations(path, 15)
+    append_evaluation(path, scripted_result(0.3, 0.3), 28, seconds=2.8)  # at other steps than before
+    assert [row.timesteps for row in read_evaluations(path)] == [10, 10, 28, 28]
+    assert {row.score for row in read_evaluations(path, abandoned=True)} == {0.1, 0.9, 0.3}
+    cut_evaluations(path, 5)  # before the first
+    assert read_evaluations(path) == []
+    append_evaluation(path, scripted_result(0.2, 0.2), 8, seconds=0.8)
+    assert [row.timesteps for row in read_evaluations(path)] == [8, 8]
+
+
+def test_a_training_resumed_with_other_steps_between_evaluations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "eval.csv"
+    model = tiny_model()
+    script(monkeypatch, (0.1, 0.1), (0.2, 0.2), (0.3, 0.3), (0.4, 0.4), (0.5, 0.5))
+    for timesteps, score in ((4, 0.6), (8, 0.7)):  # of a training that was interrupted after its checkpoint at 6
+        append_evaluation(path, scripted_result(score, score), timesteps, seconds=1.0)
+    model.learn(6)
+    model.learn(12, callback=TaskEvalCallback(TASKS, eval_freq=5, csv_path=path), reset_num_timesteps=False)
+    rows = read_evaluations(path)
+    assert [row.timesteps for row in rows] == [4, 4, 10, 10, 16, 16] and [row.score for row in rows[2:]] == [
+        0.1,
+        0.1,
+        0.2,
+        0.2,
+    ]
 
 
 def test_resumed_training_continues_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -85,6 +85,9 @@ def test_a_continued_training_continues_the_file(tmp_path: Path) -> None:
     assert [row.updates for row in after[: len(before)]] == [row.updates for row in before] and len(after) > len(before)
     updates = [row.updates for row in after]
     assert updates == sorted(set(updates))
+    with pytest.raises(ConfigurationError, match="holds measurements of another training"):
+        tiny_model(toy_env(TASKS)).learn(60, callback=GradientSimilarityCallback(path, every=5))
+    assert [row.updates for row in read_cosines(path)] == updates
 
 
 def test_one_task_has_no_pairs(tmp_path: Path) -> None:

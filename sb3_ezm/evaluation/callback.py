@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, un
 
 from sb3_ezm import kinds
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.evaluation.files import EvaluationRow, append_evaluation, check_columns, read_evaluations
+from sb3_ezm.evaluation.files import EvaluationRow, append_evaluation, check_columns, cut_evaluations, read_evaluations
 from sb3_ezm.evaluation.matching import env_steps_of, repeat_as_trained, task_set_of
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol
 from sb3_ezm.evaluation.rollout import (
@@ -55,7 +55,7 @@ _KINDS = {
 
 class TaskEvalCallback(EventCallback):
     """
-    Evaluates all tasks every ``eval_freq`` steps.
+    Evaluates all tasks every ``eval_freq`` steps, at the multiples of that number also when ``learn`` is called several times.
 
     Logs ``eval/<task>`` (mean return), ``eval_score/<task>``, ``eval_success/<task>``, ``eval_length/<task>``, and means over
     the tasks as ``eval/mean_score``, ``eval/mean_success_rate``, ``eval/mean_return`` and ``eval/mean_ep_length``. Appends one
@@ -214,7 +214,8 @@ class TaskEvalCallback(EventCallback):
             self.callback_on_new_best.on_training_start(self.locals, self.globals)
         self._started_at = time.monotonic()
         self._last_evaluation = self.model.num_timesteps
-        self._next_evaluation = self._last_evaluation + self.eval_freq
+        # Multiples of it, whatever part of a training this call of `learn` is.
+        self._next_evaluation = self._following(self._last_evaluation)
         if self.csv_path is not None and self.csv_path.exists():
             self._continue_file(self.csv_path)
 
@@ -228,6 +229,7 @@ class TaskEvalCallback(EventCallback):
             )
         if self.best_model_path is not None and self.best_model_path.exists():
             self._saved_score = self._best_of(read_evaluations(path, abandoned=True))
+        cut_evaluations(path, steps)
         rows = [row for row in rows if row.timesteps <= steps]
         if not rows:
             return
@@ -254,12 +256,15 @@ class TaskEvalCallback(EventCallback):
     def _on_step(self) -> bool:
         if self.num_timesteps < self._next_evaluation:
             return True
-        self._next_evaluation += self.eval_freq * (1 + (self.num_timesteps - self._next_evaluation) // self.eval_freq)
+        self._next_evaluation = self._following(self.num_timesteps)
         is_best = self._keep_best(self.evaluate())
         goes_on = True
         if is_best and self.callback_on_new_best is not None:
             goes_on = self.callback_on_new_best.on_step()
         return goes_on and self._on_event()
+
+    def _following(self, timesteps: int) -> int:
+        return self.eval_freq * (timesteps // self.eval_freq + 1)
 
     def _on_training_end(self) -> None:
         if self.at_end and self.num_timesteps > self._last_evaluation:

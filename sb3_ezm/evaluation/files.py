@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast, get_args
 
@@ -58,29 +58,49 @@ def append_evaluation(path: str | os.PathLike[str], result: EvaluationResult, ti
     """
     path = Path(path)
     check_columns(path)
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    if not path.exists():
-        writer.writerow(EVALUATION_COLUMNS)
-    for task in result:
-        writer.writerow(
-            EvaluationRow(
-                timesteps=timesteps,
-                seconds=round(seconds, 3),
-                protocol=result.protocol,
-                task=task.spec.name,
-                mean_return=task.mean_return,
-                std_return=task.std_return,
-                mean_length=task.mean_length,
-                score=task.score,
-                success_rate=task.success_rate,
-                episodes=len(task.returns),
-            )
+    rows = [
+        EvaluationRow(
+            timesteps=timesteps,
+            seconds=round(seconds, 3),
+            protocol=result.protocol,
+            task=task.spec.name,
+            mean_return=task.mean_return,
+            std_return=task.std_return,
+            mean_length=task.mean_length,
+            score=task.score,
+            success_rate=task.success_rate,
+            episodes=len(task.returns),
         )
-    before = path.read_bytes() if path.exists() else b""
+        for task in result
+    ]
+    before = path.read_bytes() if path.exists() else _lines([EVALUATION_COLUMNS])
     # The whole file is rewritten: a process that dies leaves no half line, which could not be continued.
     with replacing(path) as temporary:
-        temporary.write_bytes(before + table.getvalue().encode())
+        temporary.write_bytes(before + _lines(rows))
+
+
+def cut_evaluations(path: Path, timesteps: int) -> None:
+    """
+    Abandon the evaluations after a step, which the training continues from: readers leave them out, whatever follows. They
+    stay in the file, unless nothing precedes them.
+
+    :param path: the file
+    :param timesteps: environment steps of all environments together at which the training is continued
+    """
+    rows = read_evaluations(path)
+    kept = [row for row in rows if row.timesteps <= timesteps]
+    if len(kept) == len(rows):
+        return
+    # Going back in steps says that what lies between is abandoned.
+    again = _lines(row for row in kept if row.timesteps == kept[-1].timesteps)
+    with replacing(path) as temporary:
+        temporary.write_bytes(path.read_bytes() + again if kept else _lines([EVALUATION_COLUMNS]))
+
+
+def _lines(rows: Iterable[Sequence[object]]) -> bytes:
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows(rows)
+    return table.getvalue().encode()
 
 
 def check_columns(path: Path) -> None:

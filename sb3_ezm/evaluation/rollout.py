@@ -27,7 +27,7 @@ from sb3_ezm.evaluation.results import EvaluationResult, Protocol, TaskResult
 from sb3_ezm.evaluation.stand_by import StandBy
 from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.multitask.inspection import read_attribute
-from sb3_ezm.multitask.normalization import copy_normalization
+from sb3_ezm.multitask.normalization import match_normalization
 from sb3_ezm.multitask.padding import IgnoreTermination
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 from sb3_ezm.tasks.statistics import check_success, report_of
@@ -182,8 +182,7 @@ def _own_env(
     _check_not_normalized(model)
     known = repeat_as_trained(model, make_task_set(tasks, choices["env_kwargs"]))
     env = make_multitask_env(known, seed=seed, **{**choices, "n_envs_per_task": copies})
-    if isinstance(model, BaseAlgorithm) and model.env is not None:
-        copy_normalization(model.env, env)
+    match_normalization(model, env)
     if isinstance(env, DummyVecEnv):
         quotas = episode_quotas(_fixed_tasks(env), n_eval_episodes)
         env.envs = [StandBy(sub_env, quota) for sub_env, quota in zip(env.envs, quotas, strict=True)]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Any
 
 from gymnasium.wrappers import NormalizeObservation
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_ezm.errors import EZMError
@@ -39,6 +42,45 @@ def copy_normalization(source: VecEnv, target: VecEnv) -> None:
             continue
         for layer, wrapper in zip(own, known, strict=True):
             layer.obs_rms, layer.update_running_mean = copy.deepcopy(wrapper.obs_rms), False
+
+
+def match_normalization(model: Any, target: VecEnv) -> None:
+    """
+    Let environments normalize as those in which a model was trained. A loaded model without any knows no statistics: then
+    those of the environments count, with a warning.
+
+    :param model: anything with ``predict``
+    :param target: environments for it
+    """
+    if not isinstance(model, BaseAlgorithm):
+        return
+    if model.env is not None:
+        copy_normalization(model.env, target)
+    elif any(target.env_is_wrapped(NormalizeObservation)):
+        warnings.warn(
+            "The tasks normalize observations with NormalizeObservation, whose statistics are not part of a saved model, and "
+            "this one has no environment: the statistics start afresh. Load it with `env=` environments that have those of "
+            "the training.",
+            stacklevel=4,
+        )
+
+
+def normalized(model: PolicyPredictor) -> PolicyPredictor:
+    """
+    :param model: anything with ``predict``
+    :return: what predicts from raw observations: the model, or one that normalizes them first, if its training has a
+        ``VecNormalize``
+    """
+    normalize = model.get_vec_normalize_env() if isinstance(model, BaseAlgorithm) else None
+    return model if normalize is None or not normalize.norm_obs else _Normalized(model, normalize)
+
+
+class _Normalized:
+    def __init__(self, model: PolicyPredictor, normalize: VecNormalize) -> None:
+        self.model, self.normalize = model, normalize
+
+    def predict(self, observation: Any, *args: Any, **settings: Any) -> tuple[Any, Any]:
+        return self.model.predict(self.normalize.normalize_obs(observation), *args, **settings)
 
 
 def _warn(reason: str) -> None:
