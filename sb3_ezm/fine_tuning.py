@@ -6,8 +6,10 @@ import copy
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_ezm.arguments.settings import apply_changes, argument_names, attributes, change_arguments
 from sb3_ezm.arguments.table import ARGUMENTS
@@ -53,6 +55,7 @@ def add_tasks(model: EZMT, env: GymEnv, like: str | None = None, **changes: Any)
         raise ConfigurationError("The environment does not name its tasks: create it with `make_multitask_env`.")
     _check_tasks(trained, tasks, model.policy.model_config.task_embedding_size)
     _check_pictures(model.policy, ObservationLayout(vec_env.observation_space))
+    _check_normalization(model, vec_env)
     sources = [trained.index(like)] if like is not None else list(range(len(trained)))
     rows = [[trained.index(spec.name)] if spec.name in trained else sources for spec in tasks]
 
@@ -131,6 +134,34 @@ def _check_pictures(policy: EZMPolicy, layout: ObservationLayout) -> None:
     mine, theirs = (each.image_shape or "no pictures" for each in (policy.layout, layout))
     if mine != theirs:
         raise ConfigurationError(f"The agent observes {mine}, the environment shows {theirs}.")
+
+
+def _same_statistics(mine: Any, theirs: Any) -> bool:
+    if isinstance(mine, dict) or isinstance(theirs, dict):
+        alike = isinstance(mine, dict) and isinstance(theirs, dict) and mine.keys() == theirs.keys()
+        return alike and all(_same_statistics(mine[key], theirs[key]) for key in mine)
+    return np.array_equal(mine.mean, theirs.mean) and np.array_equal(mine.var, theirs.var)
+
+
+def _check_normalization(model: EZM, vec_env: VecEnv) -> None:
+    """What the agent knows is about observations that were normalized, or were not."""
+    if model.env is None:  # loaded without
+        return
+    trained, new = model.get_vec_normalize_env(), unwrap_vec_normalize(vec_env)
+    before, after = (None if it is None or not it.norm_obs else it for it in (trained, new))
+    if before is None and after is None:
+        return
+    if before is None or after is None:
+        words = {True: "not normalized", False: "normalized by VecNormalize"}
+        raise ConfigurationError(
+            f"The agent was trained on observations that were {words[before is None]}, those of the new environment are "
+            f"{words[after is None]}: treat them alike."
+        )
+    if not _same_statistics(before.obs_rms, after.obs_rms):
+        raise ConfigurationError(
+            "The VecNormalize of the new environment has other statistics than that of the training: give it theirs, "
+            "`env.obs_rms = copy.deepcopy(model.get_vec_normalize_env().obs_rms)`."
+        )
 
 
 def _arguments(model: EZM) -> dict[str, Any]:

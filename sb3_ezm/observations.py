@@ -22,12 +22,13 @@ class _Part(NamedTuple):
     space: spaces.Space[Any]
     size: int  # flat float entries
     classes: tuple[int, ...]  # one-hot sizes; empty for numeric entries
+    is_picture: bool = False
 
 
 class ObservationLayout:
     """
     Flattens observations: Box and MultiBinary entries as they are, Discrete and MultiDiscrete ones as one-hot, in float32; a
-    picture (a Box of uint8 with two or three dimensions) as uint8.
+    picture (a Box of uint8 from 0 to 255 with two or three dimensions) as uint8.
 
     In a Dict space the key ``"task"`` with a Discrete space is the task id and never becomes a network input itself;
     every other key is concatenated in the space's order.
@@ -53,7 +54,7 @@ class ObservationLayout:
         if not parts:
             raise ConfigurationError(f"The observation space {space} has a task id but nothing to observe.")
         self._parts = parts
-        pictures = [part for part in parts if is_picture(part.space)]
+        pictures = [part for part in parts if part.is_picture]
         if pictures and len(parts) > 1:
             raise ConfigurationError(
                 f"The observation space {space} has a picture ({pictures[0].key!r}) beside other entries: give either one "
@@ -127,11 +128,11 @@ class ObservationLayout:
 def _part(key: str | None, space: spaces.Space[Any]) -> _Part:
     label = "The observation space" if key is None else f"Observation entry {key!r}"
     if isinstance(space, spaces.Box):
-        if space.dtype == np.uint8 and len(space.shape) > 3:
+        if is_picture(space) and len(space.shape) > 3:
             raise ConfigurationError(
                 f"{label} ({space}) has too many dimensions for a picture, which is [C, H, W] or [H, W, C]."
             )
-        return _Part(key, space, int(np.prod(space.shape, dtype=int)), ())
+        return _Part(key, space, int(np.prod(space.shape, dtype=int)), (), is_picture(space))
     if isinstance(space, spaces.MultiBinary):
         return _Part(key, space, int(np.prod(space.shape, dtype=int)), ())
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
@@ -156,7 +157,7 @@ def _as_tensors(observation: Any) -> Any:
 def _encode(part: _Part, values: th.Tensor) -> th.Tensor:
     if not part.classes:
         flat = values.reshape(-1, part.size)
-        return flat.to(th.uint8) if is_picture(part.space) else flat.float()
+        return flat.to(th.uint8) if part.is_picture else flat.float()
     digits = values.reshape(-1, len(part.classes)).long()
     columns = [th.nn.functional.one_hot(digits[:, i], n) for i, n in enumerate(part.classes)]
     return th.cat(columns, dim=1).float()

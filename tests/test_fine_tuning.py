@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ezm import EZM, ConfigurationError, TaskSet, TaskSpec, add_tasks, make_multitask_env, make_task_set
 from sb3_ezm.collecting.collector import Collector
@@ -214,6 +216,23 @@ def test_further_errors() -> None:
         add_tasks(model, make_multitask_env(TaskSet((discrete,))))
     with pytest.raises(ConfigurationError, match="trained on 1 and is to play 2"):
         add_tasks(agent_of(A), make_multitask_env(TaskSet((A, B))))
+
+
+def test_observations_are_normalized_as_before() -> None:
+    def normalizing(tasks: list[str]) -> VecNormalize:
+        return VecNormalize(toy_env(tasks), norm_obs_keys=["observation"])
+
+    model = tiny_model(normalizing(OLD)).learn(40)
+    with pytest.raises(ConfigurationError, match=r"were normalized by VecNormalize, .* are not normalized"):
+        add_tasks(model, toy_env(ALL))
+    with pytest.raises(ConfigurationError, match=r"were not normalized, .* are normalized by VecNormalize"):
+        add_tasks(trained(), normalizing(ALL))
+    with pytest.raises(ConfigurationError, match="other statistics than that of the training"):
+        add_tasks(model, normalizing(ALL))
+    env, statistics = normalizing(ALL), model.get_vec_normalize_env()
+    assert statistics is not None
+    env.obs_rms = copy.deepcopy(statistics.obs_rms)
+    assert add_tasks(model, env).learn(40)._n_updates > model._n_updates
 
 
 def test_a_set_keeps_the_places_of_a_suite() -> None:

@@ -97,6 +97,10 @@ def test_rows_of_pictures_are_bytes_and_come_back() -> None:
     rows, tasks = with_task.flatten({"camera": pictures[:3, 0], "task": np.array([2, 0, 1])})
     assert rows.dtype == np.uint8 and tasks.tolist() == [2, 0, 1] and with_task.image_shape == (6, 5)
     assert ObservationLayout(spaces.Box(0, 255, (6,), np.uint8)).image_shape is None  # bytes in a row are numbers
+    board = ObservationLayout(spaces.Box(0, 1, (3, 3), np.uint8))  # as in Stable-Baselines3: divided by 255 it would vanish
+    rows, _ = board.flatten(np.eye(3, dtype=np.uint8)[None])
+    assert board.image_shape is None and rows.dtype == np.float32 and rows.tolist() == [np.eye(3).ravel().tolist()]
+    assert board.unflatten(rows, np.zeros(1, np.int64)).dtype == np.uint8
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])

@@ -379,6 +379,8 @@ def test_every_sample_makes_a_model() -> None:
         build_config(LossConfig, sampled["loss_kwargs"], "loss_kwargs")
         EZM.policy_aliases["MlpPolicy"].model_settings(**sampled["policy_kwargs"])
     EZM("MlpPolicy", "Pendulum-v1", **sampled)
+    # Discrete actions are drawn without a deviation; a setting that does nothing would be warned of in every trial.
+    EZM("MlpPolicy", "CartPole-v1", **sample_ezm_params(study.ask(), 0, 1, {}))
 
 
 # --- the hub --------------------------------------------------------------------------------------------------------------
@@ -443,6 +445,40 @@ def test_the_card_of_one_task(zoo: Any, folder: Path, monkeypatch: pytest.Monkey
     names: dict[str, Any] = {}
     exec(code, names)
     assert names["truncated"] and not names["terminated"]
+
+
+def test_the_card_repeats_actions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    from sb3_ezm.evaluation import EvaluationResult, TaskResult
+    from sb3_ezm.zoo.card import CardFacts, model_card
+    from tests.tiny import tiny_model
+
+    model = tiny_model(make_multitask_env(["toy-swingup", "toy-spin"], action_repeat=2))
+    model.save(tmp_path / "model.zip")
+    result = EvaluationResult(tuple(TaskResult(spec, (1.0,), (5,)) for spec in model.policy.task_set))
+    keywords = {"action_repeat": 2, "max_episode_steps": 7}
+    card = model_card(CardFacts("MultiTask-Toy-v0", "me/toy", "model.zip", result, {}, keywords, 1, 1, {}))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo_id, filename: str(tmp_path / filename))
+    names: dict[str, Any] = {}
+    exec(card.split("```python\n")[1].split("```")[0].replace("1_000", "4"), names)
+    assert names["env"].get_attr("task_set")[0].action_repeat == 2 and names["dones"].all()  # 7 steps are four decisions
+
+
+@pytest.mark.parametrize("setting", ["normalize: true", "frame_stack: 2"])
+def test_an_agent_of_a_wrapped_environment(zoo: Any, folder: Path, setting: str) -> None:
+    name = setting.split(":")[0]
+    (folder / "wrapped.yml").write_text(SETTINGS.replace("&tiny", f"&tiny\n  {setting}", 1))
+    budget = ["--seed", "1", "--verbose", "0", "--eval-freq", "-1"]
+    zoo("train", "--env", "Pendulum-v1", "-conf", "wrapped.yml", "-f", name, *budget)
+    options = ["-orga", "me", "--eval-episodes", "1", "--dry-run", "-o", "packages", "-name", name, "-n", "3"]
+    zoo("push_to_hub", "--env", "Pendulum-v1", "-f", name, *options)
+    package = folder / "packages" / name
+    text = (package / "README.md").read_text(encoding="utf-8")
+    assert (package / "vec_normalize.pkl").exists() is (name == "normalize")  # RL Zoo's name
+    assert f"(`{name}` in the settings below)" in text and "gym.make" not in text
+    assert f"\n{setting}\n" in text and "normalize_kwargs" not in text
+    assert (package / "replay.mp4").exists()  # of the observations that the agent knows
 
 
 def test_what_cannot_be_packaged(zoo: Any) -> None:

@@ -14,9 +14,15 @@ from sb3_ezm.errors import ConfigurationError
 def is_picture(space: spaces.Space[Any]) -> bool:
     """
     :param space: any
-    :return: whether its elements are pictures
+    :return: whether its elements are pictures: bytes from 0 to 255, as in Stable-Baselines3. A picture is divided by 255;
+        grids and boards, whose bounds are tighter, are numbers, which get statistics
     """
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2
+    return (
+        isinstance(space, spaces.Box)
+        and space.dtype == np.uint8
+        and len(space.shape) >= 2
+        and bool(np.all(space.low == 0) and np.all(space.high == 255))
+    )
 
 
 def flat_observation_size(space: spaces.Space[Any], task: str) -> int:

@@ -9,6 +9,8 @@ import yaml
 
 from sb3_ezm.evaluation import EvaluationResult, TaskResult
 
+# Keywords of an environment that alternates between tasks, which `make_multitask_env` takes, too.
+MULTITASK_KEYWORDS = ("action_repeat", "env_kwargs", "ignore_termination", "max_episode_steps")
 PAPER = "https://arxiv.org/abs/2603.01452"
 CITATION = """\
 ```bibtex
@@ -37,6 +39,7 @@ class CardFacts:
     :param parameters: of the world model
     :param versions: package versions by name
     :param deterministic: whether the evaluated actions were
+    :param wrappers: settings that wrap the environment and so change what the agent observes
     """
 
     env_id: str
@@ -49,6 +52,7 @@ class CardFacts:
     parameters: int
     versions: dict[str, str]
     deterministic: bool = True
+    wrappers: tuple[str, ...] = ()
 
 
 def model_card(facts: CardFacts) -> str:
@@ -77,13 +81,7 @@ a termination ends the episode.
 
 ## Usage
 
-```bash
-pip install sb3-ezm huggingface_hub
-```
-
-```python
-{_usage(facts, tasks)}
-```
+{_code(facts, tasks)}
 
 With RL Zoo (`pip install "sb3-ezm[zoo]"`):
 
@@ -168,35 +166,47 @@ def _share(rate: float | None) -> str:
     return "-" if rate is None else f"{rate:.0%}"
 
 
-def _usage(facts: CardFacts, tasks: list[str]) -> str:
-    several = len(tasks) > 1
-    names = "".join(f'    "{name}",\n' for name in tasks)
+def _code(facts: CardFacts, tasks: list[str]) -> str:
+    if facts.wrappers:
+        return (
+            f"The training wraps its environment ({', '.join(f'`{name}`' for name in facts.wrappers)} in the settings below), "
+            "and the agent understands no other observations: play it with RL Zoo, which does the same."
+        )
+    usage = _usage_of_several(facts, tasks) if len(tasks) > 1 else _usage_of_one(facts)
+    return f"```bash\npip install sb3-ezm huggingface_hub\n```\n\n```python\n{usage}\n```"
+
+
+def _usage_of_one(facts: CardFacts) -> str:
     arguments = "".join(f", {name}={value!r}" for name, value in facts.env_kwargs.items())
-    hub = "from huggingface_hub import hf_hub_download\n\n"
-    imports = (
-        f"{hub}from sb3_ezm import EZM, make_multitask_env"
-        if several
-        else f"import gymnasium as gym\n{hub}from sb3_ezm import EZM"
-    )
-    make = f"make_multitask_env([\n{names}])" if several else f'gym.make("{facts.env_id}"{arguments})'
-    play = (
-        """observations = env.reset()
-for _ in range(1_000):
-    actions, _ = model.predict(observations, deterministic=True)
-    observations, rewards, dones, infos = env.step(actions)  # infos[i]["task"] names the task of environment i"""
-        if several
-        else """observation, info = env.reset(seed=0)
+    return f"""import gymnasium as gym
+from huggingface_hub import hf_hub_download
+
+from sb3_ezm import EZM
+
+model = EZM.load(hf_hub_download("{facts.repo_id}", "{facts.filename}"))
+env = gym.make("{facts.env_id}"{arguments})
+observation, info = env.reset(seed=0)
 over = False
 while not over:
     action, _ = model.predict(observation, deterministic=True)
     observation, reward, terminated, truncated, info = env.step(action)
     over = terminated or truncated"""
-    )
-    return f"""{imports}
 
-model = EZM.load(hf_hub_download("{facts.repo_id}", "{facts.filename}"))
-env = {make}
-{play}"""
+
+def _usage_of_several(facts: CardFacts, tasks: list[str]) -> str:
+    names = "".join(f'    "{name}",\n' for name in tasks)
+    arguments = "".join(f", {name}={facts.env_kwargs[name]!r}" for name in MULTITASK_KEYWORDS if name in facts.env_kwargs)
+    return f"""from huggingface_hub import hf_hub_download
+
+from sb3_ezm import EZM, make_multitask_env
+
+env = make_multitask_env([
+{names}]{arguments})
+model = EZM.load(hf_hub_download("{facts.repo_id}", "{facts.filename}"), env=env)
+observations = env.reset()
+for _ in range(1_000):
+    actions, _ = model.predict(observations, deterministic=True)
+    observations, rewards, dones, infos = env.step(actions)  # infos[i]["task"] names the task of environment i"""
 
 
 def _env_arguments(env_kwargs: dict[str, Any]) -> str:

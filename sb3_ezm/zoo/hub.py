@@ -16,18 +16,22 @@ from huggingface_hub import HfApi
 from huggingface_sb3 import EnvironmentName, ModelName
 from rl_zoo3.utils import StoreDict, create_test_env, get_model_path, get_saved_hyperparams
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.evaluation import EvaluationResult, TaskResult, evaluate_tasks
+from sb3_ezm.evaluation import MAX_ENVS_PER_TASK, EvaluationResult, TaskResult, evaluate_tasks
 from sb3_ezm.ezm import EZM
 from sb3_ezm.files import write_text
+from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.tasks.task_set import TaskSpec
 from sb3_ezm.video import VideoUnavailableError, record_episode
-from sb3_ezm.zoo.card import CardFacts, model_card
+from sb3_ezm.zoo.card import MULTITASK_KEYWORDS, CardFacts, model_card
 from sb3_ezm.zoo.hyperparams import ALGORITHM
 from sb3_ezm.zoo.tasks import find_tasks
 
 VERSION = (Path(__file__).parent.parent / "version.txt").read_text(encoding="utf-8").strip()
+STATISTICS, _SAVED_STATISTICS = "vec_normalize.pkl", "vecnormalize.pkl"  # RL Zoo's names on the hub and on disk
+WRAPPERS = ("normalize", "frame_stack", "env_wrapper", "vec_env_wrapper")  # settings that change what an agent observes
 _PACKAGES = ("stable_baselines3", "torch", "gymnasium", "numpy")
 
 
@@ -103,24 +107,28 @@ def package(args: argparse.Namespace) -> Path:
     model.save(folder / name.filename)
     for file in ("args.yml", "config.yml"):
         shutil.copy(run / args.env / file, folder / file)
+    if settings.get("normalize"):
+        shutil.copy(run / args.env / _SAVED_STATISTICS, folder / STATISTICS)
     write_text(folder / "env_kwargs.yml", yaml.safe_dump(env_kwargs))
     write_text(folder / "results.json", json.dumps(result.to_dict(), indent=1))
     _copy_curves(run, folder)
+    wrappers = tuple(name for name in WRAPPERS if settings.get(name))
     facts = CardFacts(
         env_id=args.env.gym_id,
         repo_id=args.repo_id,
         filename=name.filename,
         result=result,
-        settings={key: value for key, value in settings.items() if key not in ("normalize", "normalize_kwargs")},
+        settings={key: settings[key] for key in settings if key not in ({"normalize", "normalize_kwargs"} - {*wrappers})},
         env_kwargs=env_kwargs,
         timesteps=model.num_env_steps,
         parameters=sum(parameter.numel() for parameter in model.policy.world_model.parameters()),
         versions={"sb3_ezm": VERSION, **{name: metadata.version(name) for name in _PACKAGES}},
         deterministic=not args.stochastic,
+        wrappers=wrappers,
     )
     write_text(folder / "README.md", model_card(facts))
     if not args.no_render:
-        _film(model, args, env_kwargs, folder / "replay.mp4")
+        _film(model, args, run, settings, env_kwargs, folder / "replay.mp4")
     return folder
 
 
@@ -138,14 +146,20 @@ def evaluate(
     :return: the episodes
     """
     deterministic = not args.stochastic
+    stats = run / args.env / _SAVED_STATISTICS if settings.get("normalize") else None
     if find_tasks(args.env.gym_id, env_kwargs):
         env = gym.make(args.env.gym_id, **env_kwargs)
         task_set = env.get_wrapper_attr("task_set")
         env.close()
-        return evaluate_tasks(model, task_set, args.eval_episodes, seed=args.seed, deterministic=deterministic)
-    stats = str(run / args.env) if settings.get("normalize") else None
-    options = {"seed": args.seed, "should_render": False, "hyperparams": dict(settings), "env_kwargs": env_kwargs}
-    vec_env = create_test_env(args.env.gym_id, n_envs=1, stats_path=stats, **options)
+        copies = min(args.eval_episodes, MAX_ENVS_PER_TASK)
+        keywords = {name: env_kwargs[name] for name in MULTITASK_KEYWORDS if name in env_kwargs}
+        vec_env = make_multitask_env(task_set, copies, seed=args.seed, **keywords)
+        try:
+            played = vec_env if stats is None else _normalizing(vec_env, stats)
+            return evaluate_tasks(model, None, args.eval_episodes, seed=args.seed, deterministic=deterministic, vec_env=played)
+        finally:
+            vec_env.close()
+    vec_env = _test_env(args, run, settings, env_kwargs)
     try:
         returns, lengths = evaluate_policy(
             model, vec_env, args.eval_episodes, deterministic=deterministic, return_episode_rewards=True
@@ -156,6 +170,19 @@ def evaluate(
     size = model.policy.task_set[0]
     spec = TaskSpec(args.env.gym_id, size.observation_size, size.action_size, discrete=size.discrete)
     return EvaluationResult((TaskResult(spec, tuple(map(float, returns)), tuple(lengths)),))
+
+
+def _normalizing(vec_env: VecEnv, stats: Path) -> VecNormalize:
+    normalize = VecNormalize.load(str(stats), vec_env)
+    normalize.training = normalize.norm_reward = False
+    return normalize
+
+
+def _test_env(args: argparse.Namespace, run: Path, settings: dict[str, Any], env_kwargs: dict[str, Any]) -> VecEnv:
+    """One environment, wrapped as in the training."""
+    options = {"seed": args.seed, "should_render": False, "hyperparams": dict(settings), "env_kwargs": env_kwargs}
+    # Without `stats_path` RL Zoo stacks no frames either.
+    return create_test_env(args.env.gym_id, n_envs=1, stats_path=str(run / args.env), **options)
 
 
 def upload(folder: Path, repo_id: str, commit_message: str, private: bool = False) -> str:
@@ -186,11 +213,39 @@ def _copy_curves(run: Path, folder: Path) -> None:
             archive.write(path, arcname=path.name)
 
 
-def _film(model: EZM, args: argparse.Namespace, env_kwargs: dict[str, Any], path: Path) -> None:
-    env = gym.make(args.env.gym_id, **{**env_kwargs, "render_mode": "rgb_array"})
+def _film(
+    model: EZM, args: argparse.Namespace, run: Path, settings: dict[str, Any], env_kwargs: dict[str, Any], path: Path
+) -> None:
+    drawn = {**env_kwargs, "render_mode": "rgb_array"}
+    env: gym.Env[Any, Any] = (
+        gym.make(args.env.gym_id, **drawn)
+        if find_tasks(args.env.gym_id, env_kwargs)
+        else _Single(_test_env(args, run, settings, drawn))
+    )
     try:
         record_episode(model, env, path, seed=args.seed, deterministic=not args.stochastic, max_steps=args.n_timesteps)
     except VideoUnavailableError as error:
         print(f"No video: {error}")
     finally:
         env.close()
+
+
+class _Single(gym.Env[Any, Any]):
+    """The only member of a vector environment; observations and actions stay batches of one."""
+
+    def __init__(self, vec_env: VecEnv) -> None:
+        self.vec_env, self.metadata = vec_env, vec_env.metadata
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.vec_env.seed(seed)
+        return self.vec_env.reset(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observations, rewards, dones, infos = self.vec_env.step(action)
+        return observations, float(rewards[0]), bool(dones[0]), False, infos[0]
+
+    def render(self) -> Any:
+        return self.vec_env.render()
+
+    def close(self) -> None:
+        self.vec_env.close()

@@ -23,7 +23,7 @@ def sample_ezm_params(trial: optuna.Trial, n_actions: int, n_envs: int, addition
     What depends on the environment's scale (``reward_range``, ``value_range``) is not sampled: it is known in advance.
 
     :param trial: Optuna's trial
-    :param n_actions: entries of an action (not used: candidates are sampled for any size)
+    :param n_actions: entries of an action; 0 if it is one of several, which are drawn without a deviation
     :param n_envs: sub-environments (not used)
     :param additional_args: RL Zoo's facts about other algorithms (not used)
     :return: arguments of EZM
@@ -44,9 +44,10 @@ def sample_ezm_params(trial: optuna.Trial, n_actions: int, n_envs: int, addition
         "per_alpha": trial.suggest_categorical("per_alpha", [0.0, 1.0]),
         "entropy": trial.suggest_float("entropy", 1e-4, 1e-2, log=True),
         "consistency": trial.suggest_float("consistency", 1.0, 5.0),
-        "std_magnification": trial.suggest_float("std_magnification", 1.0, 3.0),
         "latent_size": trial.suggest_categorical("latent_size", [64, 128, 256]),
     }
+    if n_actions > 0:
+        sampled["std_magnification"] = trial.suggest_float("std_magnification", 1.0, 3.0)
     return convert_ezm_params(sampled)
 
 
