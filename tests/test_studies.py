@@ -14,7 +14,7 @@ import torch as th
 from experiments import baselines, study
 from experiments.studies import ablation, cost, gradients, model_free, scaling, trainings
 from experiments.studies.report import RESULTS
-from experiments.studies.scores import CANNOT_TELL, NOT_SEEN, SEEN, difference_of, verdict
+from experiments.studies.scores import CANNOT_TELL, NOT_SEEN, SEEN, difference_of, mean_of, verdict
 from experiments.studies.variants import ABLATIONS, ADDITIONS, applicable, effective, released
 from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import parse_changes
@@ -77,9 +77,30 @@ def test_a_difference_and_its_verdict() -> None:
     assert worse.value == pytest.approx(-0.3) and worse.low is not None and worse.high is not None
     assert worse.low < -0.3 < worse.high < 0.0
     assert verdict(worse, 3, -1) == SEEN and verdict(worse, 3, 1) == NOT_SEEN
-    assert verdict(worse, 2, -1) == CANNOT_TELL  # intervals of two seeds are too narrow
+    assert verdict(worse, 2, -1) == CANNOT_TELL  # two seeds are too few
     assert verdict(difference_of(base, base), 3, 1) == CANNOT_TELL
     assert verdict(Interval(1.0, None, None), 1, 1) == CANNOT_TELL
+
+
+def test_intervals_by_hand() -> None:
+    one = mean_of(np.array([[0.0, 2.0], [2.0, 2.0], [3.0, 3.0]]))  # means of the seeds 1, 2, 3
+    half = 4.3027 / 3**0.5
+    assert (one.value, one.low, one.high) == pytest.approx((2.0, 2.0 - half, 2.0 + half), rel=1e-4)
+    # Variances 1 and 4, three seeds each: (1/3 + 4/3)^2 / ((1/3)^2 / 2 + (4/3)^2 / 2) = 2.941 degrees of freedom.
+    both = difference_of(np.array([[1.0], [2.0], [3.0]]), np.array([[0.0], [2.0], [4.0]]))
+    assert both.value == 0.0 and both.high == pytest.approx(3.2196 * (5 / 3) ** 0.5, rel=1e-3)
+    assert mean_of(np.array([[0.5, 0.7]])) == Interval(0.6, None, None)
+
+
+@pytest.mark.parametrize(("seeds", "tasks"), [(3, 1), (3, 9), (5, 4)])
+def test_verdicts_without_an_effect_are_rare(seeds: int, tasks: int) -> None:
+    rng = np.random.default_rng(0)
+
+    def agents() -> np.ndarray:
+        return rng.normal(size=(seeds, 1)) + rng.normal(size=(seeds, tasks))  # good seeds are good in all tasks
+
+    found = [verdict(difference_of(agents(), agents()), seeds, 1) for _ in range(1000)]
+    assert sum(each != CANNOT_TELL for each in found) < 70  # 50 are expected
 
 
 def test_groups_of_tasks() -> None:

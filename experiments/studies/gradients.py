@@ -12,13 +12,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.studies.report import Claim, Report, new_figure
-from experiments.studies.scores import CANNOT_TELL, mean_of, seconds_of, verdict
+from experiments.studies.scores import CANNOT_TELL, difference_of, mean_of, seconds_of, verdict
 from experiments.studies.trainings import Training, common_arguments, ezm_arguments, run_trainings
 from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.cli.folder import GRADIENTS
 from sb3_ezm.errors import ConfigurationError, counted
 from sb3_ezm.evaluation import Interval
-from sb3_ezm.evaluation.statistics import percentile_interval, resample_scores
 from sb3_ezm.gradient_similarity import UPDATES_PER_TASK, Cosines, read_cosines
 from sb3_ezm.learning.similarity import WHOLE, conflicts
 
@@ -161,14 +160,6 @@ def _add_rows(report: Report, learner: Learner, names: Sequence[str], pairs: dic
         report.notes.append(f"Measuring took {learner.share:.1%} of the time of {learner.name}.")
 
 
-def _difference(values: np.ndarray, base: np.ndarray) -> Interval:
-    """Of means over seeds; those of two learners are drawn on their own."""
-    count = min(len(values), len(base))
-    table = np.stack((values[:count], base[:count]), axis=1)
-    resampled = resample_scores(table, 10_000, np.random.default_rng(0))
-    return percentile_interval(lambda t: np.asarray((t[..., 0] - t[..., 1]).mean(axis=-1)), table, resampled)
-
-
 def _add_claims(
     report: Report, learners: Sequence[Learner], names: Sequence[str], pairs: dict[str, tuple[int, int] | None]
 ) -> None:
@@ -179,14 +170,14 @@ def _add_claims(
         report.claims.append(Claim(RELATED, CANNOT_TELL, why))
     else:
         whole = ezm.matrices(WHOLE)
-        difference = _difference(whole[:, related[0], related[1]], whole[:, distant[0], distant[1]])
+        difference = _interval(whole[:, related[0], related[1]] - whole[:, distant[0], distant[1]])  # of the same agents
         both = " minus ".join(f"{names[i]}-{names[j]}" for i, j in (related, distant))
         because = f"cosine of {both}: {difference}, {counted(len(whole), 'seed')}"
         report.claims.append(Claim(RELATED, verdict(difference, len(whole), 1), because))
     if ezm is not None and sac is not None:
         upper = np.triu_indices(len(names), 1)
         means = [np.array([_mean(matrix[upper]) for matrix in learner.matrices(WHOLE)]) for learner in (ezm, sac)]
-        difference = _difference(*means)
+        difference = difference_of(*(values[:, None] for values in means))
         count = min(map(len, means))
         because = f"mean cosine of all pairs, EZM minus SAC (the paper's is BRC): {difference}, {counted(count, 'seed')}"
         report.claims.append(Claim(MODEL_FREE, verdict(difference, count, 1), because))
