@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -101,6 +102,14 @@ def test_verdicts_without_an_effect_are_rare(seeds: int, tasks: int) -> None:
 
     found = [verdict(difference_of(agents(), agents()), seeds, 1) for _ in range(1000)]
     assert sum(each != CANNOT_TELL for each in found) < 70  # 50 are expected
+
+
+def test_all_learners_repeat_actions_alike() -> None:
+    command = ["compare", "h1-medium", "--steps", "1000"]
+    for preset, repeat in (([], []), (["--preset", "h1-cpu"], ["1"]), (["--preset", "h1-cpu-repeat"], ["2"])):
+        arguments = trainings.baseline_arguments(study.parse_arguments([*command, *preset]), "sac")
+        assert [b for a, b in itertools.pairwise(arguments) if a == "--action-repeat"] == repeat
+        assert baselines.parse_arguments([*arguments, "--out", "x"]).action_repeat == (int(repeat[0]) if repeat else None)
 
 
 def test_groups_of_tasks() -> None:

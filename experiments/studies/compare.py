@@ -13,7 +13,7 @@ from experiments.baselines import ALGORITHMS
 from experiments.studies.gradients import BASELINE
 from experiments.studies.report import Report, new_figure
 from experiments.studies.scores import difference_of, evaluations_of, final_of, mean_of, table_of, value_of
-from experiments.studies.trainings import Training, common_arguments, ezm_arguments, run_trainings
+from experiments.studies.trainings import Training, baseline_arguments, ezm_arguments, run_trainings
 from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.plotting.published import MULTI_TASK, SUITE_PREFIXES, published_curves, suite_references
@@ -54,7 +54,7 @@ def _training(args: argparse.Namespace, learner: str, group: str, tasks: Sequenc
     given = args.tasks if group == TOGETHER else tasks
     if learner == "ezm":
         return Training(name, seed, ezm_arguments(args, tasks=given))
-    return Training(name, seed, (learner, *common_arguments(args, tasks=given)), BASELINE)
+    return Training(name, seed, baseline_arguments(args, learner, given), BASELINE)
 
 
 def _add_rows(

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from experiments.studies.report import Claim, Report, new_figure
 from experiments.studies.scores import CANNOT_TELL, difference_of, mean_of, seconds_of, verdict
-from experiments.studies.trainings import Training, common_arguments, ezm_arguments, run_trainings
+from experiments.studies.trainings import Training, baseline_arguments, ezm_arguments, run_trainings
 from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.cli.folder import GRADIENTS
 from sb3_ezm.errors import ConfigurationError, counted
@@ -87,8 +87,8 @@ def _train(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Trainin
     measuring = ("--gradient-similarity", str(every))
     trainings = [Training("ezm", seed, ezm_arguments(args, options=measuring)) for seed in range(args.seeds)]
     if args.model_free:
-        shared = (*common_arguments(args), *measuring)
-        trainings += [Training("sac", seed, ("sac", *shared), BASELINE) for seed in range(args.seeds)]
+        shared = (*baseline_arguments(args, "sac"), *measuring)
+        trainings += [Training("sac", seed, shared, BASELINE) for seed in range(args.seeds)]
     failed = run_trainings(trainings, args.out, args.workers, args.minutes)
     learners = [found for name in ("ezm", "sac") if (found := _load(name, trainings, args.out)) is not None]
     return failed, learners

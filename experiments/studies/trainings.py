@@ -15,6 +15,7 @@ from typing import Any
 from sb3_ezm.cli.folder import RUN
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.files import write_text
+from sb3_ezm.presets import get_preset
 
 NOTE, LOG = "study.json", "log.txt"
 EZM_TRAIN = ("-m", "sb3_ezm", "train")
@@ -95,6 +96,18 @@ def common_arguments(args: argparse.Namespace, steps: int | None = None, tasks: 
         *("--steps-per-task", str(steps), "--eval-every", str(every)),
         *("--eval-episodes", str(args.episodes), "--protocol", args.protocol),
     )
+
+
+def baseline_arguments(args: argparse.Namespace, learner: str, tasks: Sequence[str] = ()) -> tuple[str, ...]:
+    """
+    :param args: the command line of a study
+    :param learner: model-free algorithm
+    :param tasks: names (default: those of the command line)
+    :return: arguments of ``experiments.baselines``; actions are repeated as in the trainings of EZ-M
+    """
+    # Without a preset both take the repetition from that of the tasks.
+    repeat = ("--action-repeat", str(get_preset(args.preset).env.get("action_repeat", 1))) if args.preset else ()
+    return (learner, *common_arguments(args, tasks=tasks), *repeat)
 
 
 def ezm_arguments(
