@@ -114,4 +114,16 @@ def load_preset(name: str, **changes: Any) -> dict[str, Any]:
     :return: keyword arguments of ``EZM``, which the caller may change
     :raises ConfigurationError: if there is no such preset; the message suggests the nearest name
     """
-    return {"preset": name, **merge_settings(get_preset(name).settings, changes)}
+    return {"preset": name, **change_settings(get_preset(name).settings, changes)}
+
+
+def change_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param settings: of a preset
+    :param changes: keyword arguments of ``EZM`` that replace them
+    :return: both merged; ``net_arch`` replaces the two sizes that it is another name for
+    """
+    if "net_arch" in (changes.get("policy_kwargs") or {}):
+        kept = settings.get("policy_kwargs", {}).items()
+        settings = {**settings, "policy_kwargs": {n: value for n, value in kept if n not in ("latent_size", "head_layers")}}
+    return merge_settings(settings, changes)

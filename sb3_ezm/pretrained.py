@@ -80,8 +80,11 @@ def read_card(name: PathLike) -> dict[str, Any] | None:
     :param name: as :func:`find_agent` takes it
     :return: what is known about the agent: training, scores, what rounding costs; None without a card
     """
-    card = find_agent(name).with_suffix(".json")
-    return dict(json.loads(card.read_text(encoding="utf-8"))) if card.exists() else None
+    path = find_agent(name).with_suffix(".json")
+    if not path.exists():
+        return None
+    card = json.loads(path.read_text(encoding="utf-8"))
+    return card if isinstance(card, dict) and {"tasks", "evaluation", "training"} <= card.keys() else None  # another file
 
 
 @checked(path=PATH)

@@ -208,6 +208,8 @@ def _picture(env: gym.Env[Any, Any]) -> np.ndarray:
     # The suites of this package say if OpenGL is missing, Gymnasium's environments if pygame is.
     except (EZMError, gym.error.DependencyNotInstalled) as error:
         raise VideoUnavailableError(str(error)) from error
+    except NotImplementedError:
+        picture = None
     if not isinstance(picture, np.ndarray):
         raise ConfigurationError(
             f"{_name(env)} drew {type(picture).__name__} instead of a picture: make it with `render_mode='rgb_array'`, "

@@ -625,6 +625,10 @@ def test_eval_and_export_search_as_asked(ezm: Any, run_folder: Path, tmp_path: P
     ezm("export", run_folder, "--output", tmp_path / "small.agent", "--episodes", 1, "--search", 3, 6)
     config = EZM.pretrained(tmp_path / "small.agent").policy.search_config
     assert (config.predicting_candidates, config.predicting_simulations) == (3, 6) and config.num_candidates == 2
+    wrong = ["--search", 3, 6, "--commit", "abc"]
+    assert "--search, --commit: .pt is a policy head alone" in ezm(
+        "export", run_folder, "-o", tmp_path / "p.pt", *wrong, status=2
+    )
     assert "3 candidates and 6 simulations:" in ezm("eval", run_folder, "--episodes", 1, "--search", 3, 6)
     assert "--search 6 3: a search needs at least as many simulations as candidates, for example --search 6 6." in ezm(
         "eval", run_folder, "--search", 6, 3, status=2
@@ -704,12 +708,21 @@ def test_check_env(ezm: Any) -> None:
     assert "largest reward of a random step: 5 " in output  # SpaceEnv counts its five steps
 
 
+def test_numbers_of_the_command_line() -> None:
+    given = ["loss_kwargs={entropy: 1e-5, value: 0.5}", "policy_kwargs.head_layers=[16, 1e1]", "tau=3e-4", "value_target=td"]
+    assert parse_changes(given) == {
+        "loss_kwargs": {"entropy": 1e-5, "value": 0.5}, "policy_kwargs": {"head_layers": [16, 10.0]}, "tau": 3e-4,
+        "value_target": "td",
+    }  # fmt: skip
+
+
 def test_check_env_finds_what_is_wrong(ezm: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-env", "toy-spin", "tests.test_cli:make_bad", "--steps", "5"]) == 1
     output = capsys.readouterr().out
     assert "FAILED make_bad: " in output and "not finite" in output and "ok     toy-spin" in output
     assert main(["check-env", "CartPole-v1"]) == 0
     assert "ok     CartPole-v1" in capsys.readouterr().out
+    assert main(["check-env", "CartPole-v1", "Acrobot-v1"]) == 0  # two and three actions
     assert "Did you mean" in ezm("check-env", "toy-spim", status=2)
     assert "cannot be imported" in ezm("check-env", "tests.none:make", status=2)
 

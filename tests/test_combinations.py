@@ -16,6 +16,11 @@ REFUSED = [
     ({"loss_kwargs": {"observation": 1}}, r"`observation` \(1\.0\) needs `policy_kwargs="),
     ({"runtime_kwargs": {"compile_backend": "eager"}}, r"`compile_backend` \('eager'\) needs `runtime_kwargs="),
     ({"train_freq": (1, "episode")}, "needs a single environment, not 4"),
+    ({"reanalyze_ratio": 0, "target_kwargs": {"use_stored_search": False}}, "the policy has no targets, but its losses have"),
+    (
+        {"reanalyze_ratio": 0.5, "target_kwargs": {"match_proposal": True, "use_stored_search": True}},
+        "a stored action does not tell whether that was magnified",
+    ),
 ]
 ONE_LEVEL = {"num_simulations": 2, "num_candidates": 2}
 INERT = [

@@ -324,6 +324,15 @@ def test_pictures_of_different_sizes_are_tiled_with_a_margin() -> None:
     assert (picture[:16, :32] == 40).all() and (picture[16:48, :32] == 0).all() and (picture[:48, 32:] == 40).all()
 
 
+def without_render(render_mode: str = "rgb_array") -> gym.Env[Any, Any]:
+    return CountEnv()
+
+
+def test_an_environment_that_cannot_draw_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="drew NoneType instead of a picture"):
+        record_video(tiny_model(make_multitask_env([without_render])), [without_render], 0, tmp_path / "film.gif")
+
+
 def test_pictures_of_a_video_are_copies_of_one_size(tmp_path: Path) -> None:
     imageio = pytest.importorskip("imageio.v2")
     model = tiny_model(make_multitask_env([Drawing]))

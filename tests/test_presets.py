@@ -173,6 +173,15 @@ def test_changes_reach_into_nested_settings() -> None:
     assert load_preset("h1-cpu")["policy_kwargs"]["latent_size"] != 1  # the result belongs to the caller
 
 
+def test_net_arch_takes_the_place_of_the_sizes_of_a_preset() -> None:
+    sizes = {"net_arch": [16, 8]}
+    models = [
+        EZM("MultiInputPolicy", make_multitask_env("toy"), **settings)
+        for settings in (load_preset("toy", policy_kwargs=sizes), {"preset": "toy", "policy_kwargs": sizes})
+    ]
+    assert models[0].policy.model_config == models[1].policy.model_config
+
+
 def test_a_misspelled_preset() -> None:
     with pytest.raises(ConfigurationError, match=r"No preset is named 'papper'\. Did you mean 'paper'\?"):
         load_preset("papper")

@@ -185,12 +185,17 @@ def test_the_card(model: EZM, tmp_path: Path) -> None:
         assert scores["ignored"]["tasks"]["toy-hold"]["score"] is not None
 
 
-def test_the_card_of_tasks_without_a_time_limit(tmp_path: Path) -> None:
+def test_the_card_of_tasks_without_a_time_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Their episodes end themselves; if that were ignored, they would never end."""
     gym.register("Endless-v0", SpaceEnv)
     card = export.export_agent(tiny_model(toy_env("Endless-v0")), tmp_path / "endless.agent", n_eval_episodes=1)
     assert list(card["evaluation"]) == ["episodes_per_task", "seed", "respected"]
     assert card["evaluation"]["respected"]["tasks"]["Endless-v0"]["mean_return"] == 15.0  # 1 + 2 + ... + 5
+    assert main(["info", str(tmp_path / "endless.agent")]) == 0
+    output = capsys.readouterr().out
+    assert "termination respected" in output and "termination ignored" not in output
+    (tmp_path / "endless.json").write_text("{}", encoding="utf-8")  # another file where the card should be
+    assert read_card(tmp_path / "endless.agent") is None and main(["info", str(tmp_path / "endless.agent")]) == 0
 
 
 @pytest.mark.usefixtures("short_episodes")

@@ -271,6 +271,12 @@ def test_nothing_is_searched_at_ratio_zero(monkeypatch: pytest.MonkeyPatch) -> N
     assert 3 < imitated < 18
 
 
+def test_a_small_share_is_at_least_one_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, tracing = every_ending(), TracingSearch(monkeypatch)
+    targets, _ = reanalyzer(reanalyze_ratio=0.01)(scene.model, scene.batch, 0)
+    assert len(tracing.searched(scene, targets)) == 1  # of 21; otherwise the policy would learn nothing
+
+
 @pytest.mark.parametrize("use_stored_search", [True, False])
 def test_a_quarter_is_searched(monkeypatch: pytest.MonkeyPatch, use_stored_search: bool) -> None:
     scene, tracing = every_ending(), TracingSearch(monkeypatch)

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecCheckNan, VecNormalize
 
 from sb3_ezm import EZM, ConfigurationError, FullCheckpointCallback, NonFiniteError, TaskSet, TaskSpec
 from sb3_ezm.buffers import PerTaskReplayBuffer
@@ -385,6 +385,32 @@ def test_predict_keeps_to_the_kind_of_the_observation() -> None:
     np.testing.assert_allclose(actions.numpy(), arrays, rtol=1e-4, atol=1e-4)
     with pytest.raises(NonFiniteError, match="environment 2"):
         model.predict(th.where(th.arange(5).unsqueeze(1) == 2, th.nan, observations))
+    single, _ = model.predict(observations[1], deterministic=True)
+    assert single.shape == actions.shape[1:] and th.allclose(single, actions[1], atol=1e-4)
+    with pytest.raises(ValueError, match=r"has the shape \(5, 2\), the space \(3,\)"):
+        model.predict(observations[:, :2])  # fifteen entries are not those of other observations
+    env = TensorCount(tasks=2)
+    several = tiny_model(env, "MultiInputPolicy")
+    rows = {"observation": th.zeros(4, 1), "task": th.tensor([0, 1, 1, 0])}
+    assert several.predict(rows)[0].shape == (4, 1)
+    assert several.predict({"observation": th.zeros(1), "task": th.tensor(1)})[0].shape == (1,)
+    for wrong in ({**rows, "task": th.tensor(0)}, {**rows, "task": th.zeros(3)}, {"observation": rows["observation"]}):
+        with pytest.raises(ValueError, match="The observation has the"):
+            several.predict(wrong)
+
+
+@pytest.mark.parametrize("terminates", [False, True])
+def test_last_observations_that_nobody_knows_are_not_made_up(terminates: bool) -> None:
+    env = VecCheckNan(TensorVecEnv(TensorCount(has_final_obs=False, terminates=terminates)))
+    model = tiny_model(env, "MlpPolicy", learning_starts=1000)
+    with pytest.warns(UserWarning, match="is left out if a time limit ended it"):
+        model.learn(60)
+    ring = model.replay_buffer.replays[0].ring
+    starts = np.flatnonzero(ring.step > 0)
+    before, after = (ring.observation[slots, 0] for slots in (starts, (starts + ring.step[starts]) % ring.capacity))
+    ended = ring.terminated[starts]
+    assert ended.any() == terminates and (after[ended] == before[ended]).all()  # a termination leads nowhere
+    assert (after[~ended] - before[~ended] == 1).all()  # no step from one episode to another
 
 
 def test_evaluate_policy() -> None:

@@ -43,6 +43,7 @@ def check_contradictions(configs: Configs, policy: EZMPolicy, train_freq: Any, a
             f"The loss weight `policy_gradient` ({configs.loss.policy_gradient}) compares all segments of a task, which "
             f"several `learners` ({learners}) share out: use one learner, or a weight of 0."
         )
+    _check_targets(configs)
     weight = configs.loss.observation
     if weight > 0 and not policy.model_config.decode_observations:
         raise ConfigurationError(
@@ -115,6 +116,22 @@ def _where(config: type[Settings], name: str) -> str:
             return f"`{argument}`"
     nested = next((argument for argument, of in NESTED.items() if of is config), "policy_kwargs")
     return f"`{name}` in `{nested}`"
+
+
+def _check_targets(configs: Configs) -> None:
+    target, loss = configs.target, configs.loss
+    if target.reanalyze_ratio == 0.0 and not target.use_stored_search:
+        weights = {name: getattr(loss, name) for name in ("policy", "policy_gradient", "entropy") if getattr(loss, name) > 0.0}
+        if weights:
+            raise ConfigurationError(
+                "No position is searched again (`reanalyze_ratio` is 0) and stored searches are not used "
+                f"(`use_stored_search`): the policy has no targets, but its losses have weights ({weights}): change one."
+            )
+    if target.match_proposal and target.use_stored_search and target.reanalyze_ratio < 1.0 and configs.search.num_wide > 0:
+        raise ConfigurationError(
+            "`match_proposal` needs the deviation with which a candidate was drawn, and a stored action does not tell whether "
+            f"that was magnified: set `use_stored_search` to False, or `reanalyze_ratio` ({target.reanalyze_ratio}) to 1."
+        )
 
 
 def _of_targets(configs: Configs) -> Iterator[Rule]:

@@ -11,7 +11,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_ezm.arguments.table import NESTED, plain_defaults
 from sb3_ezm.policies import EZMPolicy
-from sb3_ezm.presets import RecordedPreset, get_preset, merge_settings
+from sb3_ezm.presets import RecordedPreset, change_settings, get_preset, merge_settings
 
 P = ParamSpec("P")
 SelfT = TypeVar("SelfT")
@@ -49,10 +49,7 @@ def fill_in(given: Mapping[str, Any], policy_class: type[EZMPolicy] | None) -> d
     nested = (*NESTED, "policy_kwargs")
     said = {name: value for name, value in given.items() if not (name in nested and value is None)}
     settings = preset_settings(None if isinstance(preset, RecordedPreset) else preset)
-    if "net_arch" in said.get("policy_kwargs", {}):  # another name for these two
-        kept = settings.get("policy_kwargs", {}).items()
-        settings["policy_kwargs"] = {name: value for name, value in kept if name not in ("latent_size", "head_layers")}
-    return {**merge_settings(settings, said), "preset": None if preset is None else str(preset)}
+    return {**change_settings(settings, said), "preset": None if preset is None else str(preset)}
 
 
 def completed(init: Callable[Concatenate[SelfT, P], None]) -> Callable[Concatenate[SelfT, P], None]:

@@ -330,7 +330,7 @@ def _add_export(commands: Any) -> None:
     add = parser.add_argument
     formats = "policy head: .onnx, .pt (TorchScript) or .pt2 (torch.export); agent with rounded weights: .agent"
     add("-o", "--output", type=Path, required=True, help=f"file; {formats}, and a .json with its scores")
-    add("--episodes", type=whole(1), default=10, help="of an .agent: evaluated episodes of each task (default 10)")
+    add("--episodes", type=whole(1), help="of an .agent: evaluated episodes of each task (default 10)")
     add("--trained-by", metavar="COMMAND", help="of an .agent: for its card (default: as the folder of the run says)")
     add("--commit", help="of an .agent: version of the sources that trained it, for its card")
 

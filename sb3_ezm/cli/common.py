@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sb3_ezm.checkpoint import SUFFIX as CHECKPOINT
 from sb3_ezm.cli.folder import BEST_MODEL, MODEL, RUN
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.errors import ConfigurationError
@@ -125,7 +126,8 @@ def load_model(path: Path, device: str, **changes: Any) -> EZM:
             raise ConfigurationError(f"{path} is not a saved model: give a file that `model.save` wrote.")
         return EZM.load(path, device=device, **changes)
     except zipfile.BadZipFile as error:
-        raise ConfigurationError(f"{path} is damaged or not a saved model: give a file that `model.save` wrote.") from error
+        kind = "a checkpoint, which `EZM.resume` reads" if path.suffix == CHECKPOINT else "damaged or not a saved model"
+        raise ConfigurationError(f"{path} is {kind}: give a file that `model.save` wrote.") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ConfigurationError(f"{path} cannot be loaded as a model of EZM ({type(error).__name__}: {error}).") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from sb3_ezm.cli.arguments import EVALUATION_SEED
 from sb3_ezm.cli.common import load_agent, load_model
 from sb3_ezm.cli.folder import MODEL, RUN
 from sb3_ezm.cli.settings import RunSettings
+from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.export import PolicyHead, export_agent, export_policy
 from sb3_ezm.files import check_can_write
 from sb3_ezm.pretrained import SUFFIX, is_agent
+
+EPISODES = 10  # of each task, if the command line does not say
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.output.suffix == SUFFIX:
         return _agent(args)
+    _refuse_options(args)
     model = load_model(args.model, device="cpu")
     path = export_policy(model, args.output)
     names = ", ".join(PolicyHead(model.policy).names)
@@ -32,10 +37,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_options(args: argparse.Namespace) -> None:
+    given = {"--search": args.search, "--episodes": args.episodes, "--trained-by": args.trained_by, "--commit": args.commit}
+    given |= {"--tasks": args.tasks, "--device": None if args.device == "auto" else args.device}
+    if wrong := [option for option, value in given.items() if value is not None]:
+        raise ConfigurationError(
+            f"{', '.join(wrong)}: {args.output.suffix or 'this'} is a policy head alone, which does not search and is not "
+            f"evaluated; these options are for an {SUFFIX}."
+        )
+
+
 def _agent(args: argparse.Namespace) -> int:
     check_can_write(args.output)
     model, tasks = load_agent(args)
-    card = export_agent(model, args.output, tasks, args.episodes, EVALUATION_SEED, _training(args))
+    card = export_agent(model, args.output, tasks, args.episodes or EPISODES, EVALUATION_SEED, _training(args))
     print(f"agent: {args.output}, {card['bytes']:,} bytes; card: {args.output.with_suffix('.json')}")
     before_rounding = card["rounding"]["scores_before"]
     for protocol in before_rounding:
@@ -68,5 +83,5 @@ def _command(folder: Path) -> str:
     ):
         words += [] if value is None else [option, str(value)]
     words += ["--ignore-termination"] if settings.ignore_termination else []
-    flat = [f"{name}={value}" for name, value in settings.changes.items()]
+    flat = [f"{name}={json.dumps(value)}" for name, value in settings.changes.items()]
     return shlex.join([*words, *(["--set", *flat] if flat else [])])

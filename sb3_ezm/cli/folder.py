@@ -106,12 +106,13 @@ def continued_folder(folder: Path) -> Iterator[None]:
 
     :param folder: of the training
     """
+    before = monitor_parts(folder / MONITOR)
     try:
         yield
     except BaseException:
-        for _, part in monitor_parts(folder / MONITOR)[1:]:
-            with suppress(OSError):  # not empty
-                part.rmdir()
+        for part in monitor_parts(folder / MONITOR):
+            if part not in before:
+                shutil.rmtree(part[1])
         raise
 
 

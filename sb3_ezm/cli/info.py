@@ -93,11 +93,11 @@ def _show_model(console: Console, path: Path) -> None:
 
 def _show_card(console: Console, card: dict[str, Any]) -> None:
     """What the export of an agent has measured, and how it was trained."""
-    scores = _table(
-        "task", *(f"{what}, termination {how}" for how in ("respected", "ignored") for what in ("return", "score"))
-    )
+    # Episodes without a time limit end by termination alone, which is then not ignored.
+    measured = {how: card["evaluation"][how] for how in ("respected", "ignored") if how in card["evaluation"]}
+    scores = _table("task", *(f"{what}, termination {how}" for how in measured for what in ("return", "score")))
     for name in card["tasks"]:
-        rows = [card["evaluation"][how]["tasks"][name] for how in ("respected", "ignored")]
+        rows = [of_protocol["tasks"][name] for of_protocol in measured.values()]
         cells = [row[what] for row in rows for what in ("mean_return", "score")]
         scores.add_row(name, *("-" if value is None else f"{value:g}" for value in cells))
     facts = _table("training", "")

@@ -59,7 +59,7 @@ class Scoreboard(TaskEvalCallback):
         if time.monotonic() >= self._next_time:
             self._next_evaluation = self.num_timesteps
         if self.num_timesteps >= self._next_evaluation and self._updates == self._evaluated_updates:
-            self._next_evaluation += self.eval_freq  # the model is still the one of the line before
+            self._next_evaluation = self._following(self.num_timesteps)  # the model is still the one of the line before
             self._next_time = time.monotonic() + self._seconds
         return super()._on_step()
 

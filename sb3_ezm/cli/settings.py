@@ -152,14 +152,9 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
         if not equals or not key:
             raise ConfigurationError(f"--set takes KEY=VALUE, got {pair!r}.")
         try:
-            value = yaml.safe_load(text)
+            value = _with_numbers(yaml.safe_load(text))
         except yaml.YAMLError as error:
             raise ConfigurationError(f"--set {pair}: {text!r} is not a YAML value.") from error
-        if isinstance(value, str):
-            try:
-                value = float(value)
-            except ValueError:
-                pass
         outer, dot, inner = key.partition(".")
         if outer in _OWN:
             raise ConfigurationError(f"--set {pair}: {outer!r} follows from {_OWN[outer]}.")
@@ -171,3 +166,15 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigurationError(f"--set {pair}: write {form}.")
         changes = merge_settings(changes, {outer: {inner: value} if dot else value})
     return changes
+
+
+def _with_numbers(value: Any) -> Any:
+    """YAML takes ``3e-4`` for a text."""
+    if isinstance(value, dict):
+        return {name: _with_numbers(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(entry) for entry in value]
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

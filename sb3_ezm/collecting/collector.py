@@ -303,35 +303,40 @@ class Collector:
         check_rows("observation", rows, tasks, names)
         check_rows("reward", reward, tasks, names)
         successors = copy_observation(observation)
+        left_out = []
         for env, last in lasts.items():
             if last is None:
                 self._warn_of_missing_last(env, names[tasks[env]])
+                if infos[env].get("TimeLimit.truncated", False) and buffer.handle_timeout_termination:
+                    left_out.append(env)
+                else:  # nothing is predicted beyond a termination
+                    _put(successors, env, rows_of(last_observation, env))
                 continue
             single = {k: np.asarray(v)[None] for k, v in last.items()} if isinstance(last, dict) else np.asarray(last)[None]
             check_rows("last observation of the episode", *layout.flatten(single), names, envs=[env])
-            if isinstance(successors, dict):
-                for key in successors:
-                    successors[key][env] = last[key]
-            else:
-                successors[env] = last
+            _put(successors, env, last)
+        self._sent_at = self._raw = None
         with self.times.measure("store"):
-            if self.present is None:
+            if self.present is None and not left_out:
                 buffer.add(last_observation, successors, scaled, reward, dones, infos)  # type: ignore[arg-type]
             else:
-                envs = np.flatnonzero(self.present)
+                envs = np.setdiff1d(np.arange(len(dones)) if self.present is None else np.flatnonzero(self.present), left_out)
+                if left_out:
+                    buffer.close_streams(np.array(left_out))  # type: ignore[attr-defined]
+                if len(envs) == 0:
+                    return observation
                 columns = (rows_of(values, envs) for values in (last_observation, successors, scaled, reward, dones))
                 buffer.add(*columns, [infos[env] for env in envs], envs=envs)  # type: ignore[call-arg]
-        self._sent_at = self._raw = None
         return observation
 
     def _warn_of_missing_last(self, env: int, task: str) -> None:
         if not self._missed_last:
             self._missed_last = True
             warnings.warn(
-                f"An episode of environment {env} (task {task!r}) ended without `info['terminal_observation']`: the first "
-                "observation of the next episode is taken for its last one, so that the model learns a step that never "
-                "happened. A vector environment that resets by itself has to put the last observation there, and "
-                "`info['TimeLimit.truncated'] = True` where a time limit ended the episode.",
+                f"An episode of environment {env} (task {task!r}) ended without `info['terminal_observation']`: its last step "
+                "is left out if a time limit ended it, and otherwise leads nowhere. A vector environment that resets by "
+                "itself has to put the last observation there, and `info['TimeLimit.truncated'] = True` where a time limit "
+                "ended the episode.",
                 stacklevel=2,
             )
 
@@ -356,3 +361,11 @@ class Collector:
         :param seed: its seed
         """
         self.generator.manual_seed(seed)
+
+
+def _put(observations: Any, env: int, single: Any) -> None:
+    if isinstance(observations, dict):
+        for key in observations:
+            observations[key][env] = single[key]
+    else:
+        observations[env] = single

@@ -134,11 +134,13 @@ def predict_tensors(policy: EZMPolicy, observation: Any, deterministic: bool) ->
     Actions for observations in tensors.
 
     :param policy: the policy
-    :param observation: a batch ``[N, ...]``, or a dictionary of them
+    :param observation: a batch ``[N, ...]`` or one of them, or a dictionary
     :param deterministic: without exploration noise
-    :return: actions of the space, on the device of the observations
+    :return: actions of the space, on the device of the observations; of one observation a single one
     :raises NonFiniteError: naming task and entries
+    :raises ValueError: if the observations are not of the space
     """
+    observation, is_single = _as_batch(policy.observation_space, observation)
     parts = observation if isinstance(observation, dict) else {"": observation}
     source = next(iter(parts.values())).device
     moved = {key: to_device(part, policy.device) for key, part in parts.items()}
@@ -149,6 +151,25 @@ def predict_tensors(policy: EZMPolicy, observation: Any, deterministic: bool) ->
         if policy.layout.image_shape is None:
             check_rows("observation", rows.cpu().numpy(), tasks.cpu().numpy(), policy.task_set.names)
         chosen = policy.forward(tensors, deterministic)
-    if isinstance(policy.action_space, spaces.Discrete):
-        return chosen.to(source)
-    return decode(policy.action_space, chosen).to(source)
+    actions = chosen if isinstance(policy.action_space, spaces.Discrete) else decode(policy.action_space, chosen)
+    return (actions.squeeze(0) if is_single else actions).to(source)
+
+
+def _as_batch(space: spaces.Space[Any], observation: Any) -> tuple[Any, bool]:
+    """The observations as a batch, and whether there was only one, without an axis for more."""
+    known = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    given = observation if isinstance(observation, dict) else {"": observation}
+    if set(known) != set(given):
+        raise ValueError(f"The observation has the entries {sorted(given)}, the space has {sorted(known)}.")
+    single = {key: tuple(given[key].shape) == (part.shape or ()) for key, part in known.items()}
+    is_single = all(single.values())
+    batch = {key: part.unsqueeze(0) if is_single else part for key, part in given.items()}
+    sizes = {part.shape[0] if part.dim() else None for part in batch.values()}
+    if len(sizes) > 1 or any(tuple(batch[key].shape[1:]) != (part.shape or ()) for key, part in known.items()):
+        shapes = {key: tuple(part.shape) for key, part in given.items()}
+        wanted = {key: part.shape or () for key, part in known.items()}
+        raise ValueError(
+            f"The observation has the shape {shapes.get('', shapes)}, the space {wanted.get('', wanted)}: give one of them, "
+            "or as many of every entry along a first axis."
+        )
+    return (batch if isinstance(observation, dict) else batch[""]), is_single

@@ -117,7 +117,8 @@ class Reanalyzer:
         """Those of the eligible indices into the flattened ``[B * (K+1)]`` positions that are searched again (on the CPU)."""
         if self.config.reanalyze_ratio >= 1.0:
             return eligible
-        count = round(self.config.reanalyze_ratio * len(eligible))
+        share = self.config.reanalyze_ratio
+        count = max(round(share * len(eligible)), min(1, len(eligible)) if share > 0.0 else 0)
         return eligible[th.randperm(len(eligible), generator=self.generator)[:count]]
 
     def _search_targets(
