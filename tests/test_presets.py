@@ -27,6 +27,7 @@ TASKS = {
     "walker": "walker",
     "dmc-walker": "dmc-walker",
     "dmc-cheetah": "dmc-cheetah",
+    "dmc-20": "dmc-20",
     "metaworld": "metaworld-mt10",
     "humanoidbench-medium": "humanoidbench-medium",
     "humanoidbench-hard": "humanoidbench-hard",
