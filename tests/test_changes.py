@@ -26,7 +26,8 @@ FREE: dict[str, Any] = {
     **{"gradient_steps": 2, "target_update_interval": 7, "unroll_steps": 3, "td_steps": 3, "num_simulations": 6},
     **{"num_candidates": 3, "reanalyze_ratio": 0.5, "value_target": "td", "policy_target": "improved", "max_grad_norm": 0.1},
     **{"per_beta": 0.5, "act_with_target": False, "planner": False, "mixed_precision": True, "stats_window_size": 7},
-    **{"runtime_kwargs": {"max_roots": 9}, "search_kwargs": {"c_visit": 9.0}, "target_kwargs": {"match_proposal": True}},
+    **{"runtime_kwargs": {"max_roots": 9}, "search_kwargs": {"c_visit": 9.0}},
+    "target_kwargs": {"match_proposal": True, "use_stored_search": False},
     **{
         "loss_kwargs": {"value": 0.9},
         "replay_buffer_kwargs": {"min_weight": 0.9},

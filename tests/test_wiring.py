@@ -45,7 +45,7 @@ TASKS = ("toy-swingup", "toy-spin")
 TERMINATING = "an environment whose episodes terminate"
 IMPROVED: dict[str, Any] = {"policy_target": "improved"}
 DEEP: dict[str, Any] = {"num_simulations": 8, "search_kwargs": {"num_leaf_actions": 3, "std_magnification": 9.0}}
-MAGNIFIED = {"search_kwargs": {"wide_fraction": 1.0}}
+MAGNIFIED = {"search_kwargs": {"wide_fraction": 1.0}, "target_kwargs": {"use_stored_search": False}}
 DECODED = {"policy_kwargs": {"decode_observations": True}, "loss_kwargs": {"observation": 1.0}}
 
 # Setting, a value other than `BASE`'s, and further settings that the effect depends on.
@@ -84,7 +84,7 @@ ACTING: list[tuple[str, Any, dict[str, Any]]] = [
     ("target_kwargs.mixed_newest", 1, {}),
     ("target_kwargs.search_value", "improved", {}),
     ("target_kwargs.match_proposal", True, MAGNIFIED),
-    ("target_kwargs.use_stored_search", False, {"reanalyze_ratio": 0.0}),
+    ("target_kwargs.use_stored_search", False, {}),
     ("target_kwargs.absorbing_terminal", False, {"env": TERMINATING}),
     *(
         (f"loss_kwargs.{name}", 3.0, {})
