@@ -302,19 +302,13 @@ class Collector:
         rows, tasks = layout.flatten(observation)
         check_rows("observation", rows, tasks, names)
         check_rows("reward", reward, tasks, names)
-        successors = copy_observation(observation)
-        left_out = []
-        for env, last in lasts.items():
-            if last is None:
-                self._warn_of_missing_last(env, names[tasks[env]])
-                if infos[env].get("TimeLimit.truncated", False) and buffer.handle_timeout_termination:
-                    left_out.append(env)
-                else:  # nothing is predicted beyond a termination
-                    _put(successors, env, rows_of(last_observation, env))
-                continue
-            single = {k: np.asarray(v)[None] for k, v in last.items()} if isinstance(last, dict) else np.asarray(last)[None]
-            check_rows("last observation of the episode", *layout.flatten(single), names, envs=[env])
-            _put(successors, env, last)
+        unknown = [env for env, last in lasts.items() if last is None]
+        for env in unknown:
+            self._warn_of_missing_last(env, names[tasks[env]])
+        left_out = [env for env in unknown if buffer.handle_timeout_termination and infos[env].get("TimeLimit.truncated")]
+        # Nothing is predicted beyond a termination, so any observation will do there.
+        ends = {env: rows_of(last_observation, env) if last is None else last for env, last in lasts.items()}
+        successors = self._successors(observation, ends)
         self._sent_at = self._raw = None
         with self.times.measure("store"):
             if self.present is None and not left_out:
@@ -328,6 +322,21 @@ class Collector:
                 columns = (rows_of(values, envs) for values in (last_observation, successors, scaled, reward, dones))
                 buffer.add(*columns, [infos[env] for env in envs], envs=envs)  # type: ignore[call-arg]
         return observation
+
+    def _successors(self, observation: VecEnvObs, lasts: Mapping[int, Any]) -> VecEnvObs:
+        """The observations, but where an episode ended its last one."""
+        successors: VecEnvObs = copy_observation(observation)
+        for env, last in lasts.items():
+            single = {k: np.asarray(v)[None] for k, v in last.items()} if isinstance(last, dict) else np.asarray(last)[None]
+            check_rows(
+                "last observation of the episode", *self.policy.layout.flatten(single), self.policy.task_set.names, envs=[env]
+            )
+            if isinstance(successors, dict):
+                for key in successors:
+                    successors[key][env] = last[key]
+            else:
+                successors[env] = last
+        return successors
 
     def _warn_of_missing_last(self, env: int, task: str) -> None:
         if not self._missed_last:
@@ -361,11 +370,3 @@ class Collector:
         :param seed: its seed
         """
         self.generator.manual_seed(seed)
-
-
-def _put(observations: Any, env: int, single: Any) -> None:
-    if isinstance(observations, dict):
-        for key in observations:
-            observations[key][env] = single[key]
-    else:
-        observations[env] = single

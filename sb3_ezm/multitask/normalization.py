@@ -80,6 +80,12 @@ class _Normalized:
         self.model, self.normalize = model, normalize
 
     def predict(self, observation: Any, *args: Any, **settings: Any) -> tuple[Any, Any]:
+        """
+        :param observation: raw
+        :param args: further arguments of the model's ``predict``
+        :param settings: likewise
+        :return: what the model predicts from the normalized observation
+        """
         return self.model.predict(self.normalize.normalize_obs(observation), *args, **settings)
 
 

@@ -237,15 +237,26 @@ class _Single(gym.Env[Any, Any]):
         self.vec_env, self.metadata = vec_env, vec_env.metadata
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """
+        :param seed: of the episode
+        :param options: not used
+        :return: observations ``[1, ...]`` and nothing
+        """
         self.vec_env.seed(seed)
         return self.vec_env.reset(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """
+        :param action: batch of one
+        :return: as Gymnasium's; every end counts as a termination
+        """
         observations, rewards, dones, infos = self.vec_env.step(action)
         return observations, float(rewards[0]), bool(dones[0]), False, infos[0]
 
     def render(self) -> Any:
+        """:return: the picture"""
         return self.vec_env.render()
 
     def close(self) -> None:
+        """Close the vector environment."""
         self.vec_env.close()
