@@ -323,9 +323,9 @@ class Collector:
                 buffer.add(*columns, [infos[env] for env in envs], envs=envs)  # type: ignore[call-arg]
         return observation
 
-    def _successors(self, observation: VecEnvObs, lasts: Mapping[int, Any]) -> VecEnvObs:
+    def _successors(self, observation: VecEnvObs, lasts: Mapping[int, Any]) -> Any:
         """The observations, but where an episode ended its last one."""
-        successors: VecEnvObs = copy_observation(observation)
+        successors = copy_observation(observation)
         for env, last in lasts.items():
             single = {k: np.asarray(v)[None] for k, v in last.items()} if isinstance(last, dict) else np.asarray(last)[None]
             check_rows(
