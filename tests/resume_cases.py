@@ -40,7 +40,7 @@ def make_env(case: str) -> Any:
         return CyclingTaskEnv(make_task_set(["toy-swingup", "toy-spin"]), max_episode_steps=7)
     if case == "threads":
         return toy_env(n_envs_per_task=2, max_episode_steps=5, vec_env_cls=ThreadedVecEnv, action_repeat=2)
-    env = toy_env(["toy-balance", "toy-spin"], n_envs_per_task=2, max_episode_steps=9)
+    env = toy_env(["toy-balance", "toy-spin"], n_envs_per_task=[3, 1], max_episode_steps=9)
     return VecNormalize(env, norm_obs_keys=["observation"]) if case == "normalized" else env
 
 

@@ -28,6 +28,7 @@ from sb3_ezm.cli import main
 from sb3_ezm.cli.arguments import build_parser, whole
 from sb3_ezm.cli.common import command
 from sb3_ezm.cli.driver import train
+from sb3_ezm.cli.export import _command
 from sb3_ezm.cli.folder import LOCK, claimed_folder, continued_folder, fresh_folder, monitor_folder, monitor_parts
 from sb3_ezm.cli.plot import load_training
 from sb3_ezm.cli.scoreboard import Scoreboard
@@ -281,6 +282,23 @@ def test_what_a_training_leaves(run_folder: Path) -> None:
     assert {path.name for path in (run_folder / "monitor").iterdir()} == {f"{task}_0.monitor.csv" for task in TASKS}
     assert (run_folder / "curves.png").stat().st_size > 10_000
     assert list((run_folder / "tensorboard").rglob("events.*"))
+
+
+def test_tasks_with_different_numbers_of_environments(ezm: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    short = ["--eval-every", "0", "--eval-episodes", "1", "--no-tensorboard"]
+    output = ezm("train", *TASKS, "--out", folder, "--envs-per-task", "3", "1", "--steps-per-task", "80", *short, *SMALL)
+    assert "Training ends after 80 steps of each task on average." in output
+    assert len(list((folder / "monitor").iterdir())) == 4
+    ezm("resume", folder, "--steps-per-task", "120", "--no-tensorboard")
+    assert _command(folder).startswith("ezm train toy-balance toy-hold --seed 0 --envs-per-task 3 1 --preset toy")
+    model = EZM.load(folder / "model.zip")
+    assert model.n_envs == 4 and 240 <= model.num_timesteps < 260  # the last rollout is a whole one
+    other = tmp_path / "other"
+    assert "has 3 numbers, [1, 2, 3], for 2 tasks" in ezm(
+        "train", *TASKS, "--out", other, "--envs-per-task", "1", "2", "3", *SMALL, status=2
+    )
+    assert not other.exists()
 
 
 def test_an_interrupt_saves_and_a_resume_goes_on(

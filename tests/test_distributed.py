@@ -35,7 +35,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInRay]:
     yield from in_place_of_ray(monkeypatch)
 
 
-def collectors_env(collectors: int, copies: int = 2, **keywords: Any) -> Any:
+def collectors_env(collectors: int, copies: int | list[int] = 2, **keywords: Any) -> Any:
     return toy_env(n_envs_per_task=copies, vec_env_cls=RayVecEnv, vec_env_kwargs={"collectors": collectors, **keywords})
 
 
@@ -52,11 +52,12 @@ def replayed(model: EZM) -> list[np.ndarray]:
 
 
 @pytest.mark.usefixtures("ray")
-def test_results_do_not_depend_on_the_number_of_collectors() -> None:
-    one, actions = trained(collectors_env(1), steps=40)
+@pytest.mark.parametrize("copies", [2, [4, 1, 1, 2]])
+def test_results_do_not_depend_on_the_number_of_collectors(copies: int | list[int]) -> None:
+    one, actions = trained(collectors_env(1, copies), steps=40)
     assert one._n_updates > 0
     for collectors in (2, 4):
-        other, same = trained(collectors_env(collectors), steps=40)
+        other, same = trained(collectors_env(collectors, copies), steps=40)
         assert [chosen.shape for chosen in same] == [chosen.shape for chosen in actions]
         np.testing.assert_allclose(same, actions, atol=1e-4)
         for mine, theirs in zip(replayed(other), replayed(one), strict=True):

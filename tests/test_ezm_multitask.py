@@ -100,6 +100,19 @@ def test_a_shared_replay_learns_too() -> None:
     assert model.replay_buffer.task_sizes().tolist() == [10, 10, 10, 10]
 
 
+def test_unequal_data_has_equal_shares_of_a_batch_unless_the_replay_is_shared() -> None:
+    own, shared = (
+        tiny_model(toy_env(n_envs_per_task=[5, 1, 1, 1]), independent_replay=independent, per_alpha=0.0)
+        for independent in (True, False)
+    )
+    for model in (own, shared):
+        model.learn(160)
+        assert model.replay_buffer.task_sizes().tolist() == [100, 20, 20, 20]
+    assert own.replay_buffer.sample_segments(400).tasks.tolist() == sorted([0, 1, 2, 3] * 100)
+    counts = np.bincount(shared.replay_buffer.sample_segments(4_000).tasks, minlength=4)
+    np.testing.assert_allclose(counts / 4_000, [5 / 8, 1 / 8, 1 / 8, 1 / 8], atol=0.04)  # five standard errors
+
+
 def test_the_replay_shows_the_part_of_each_task() -> None:
     own, shared = (tiny_model(toy_env(), independent_replay=independent) for independent in (True, False))
     for model in (own, shared):

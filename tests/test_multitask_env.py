@@ -356,6 +356,19 @@ def test_vector_environment_is_task_major_and_monitored() -> None:
     assert final["toy-swingup"][1] == 100
 
 
+def test_every_task_can_have_its_own_number_of_environments(tmp_path) -> None:
+    env = make_multitask_env("toy", n_envs_per_task=[3, 1, 2, 1], seed=0, monitor_dir=str(tmp_path))
+    assert env.reset()["task"].tolist() == [0, 0, 0, 1, 2, 2, 3]
+    env.close()
+    assert sorted(path.name.split(".")[0] for path in tmp_path.iterdir()) == sorted(
+        ["toy-swingup_0", "toy-swingup_1", "toy-swingup_2", "toy-balance_0", "toy-spin_0", "toy-spin_1", "toy-hold_0"]
+    )
+    with pytest.raises(ConfigurationError, match=r"has 3 numbers, \[1, 2, 3\], for 4 tasks, .*toy-hold: give one for each"):
+        make_multitask_env("toy", n_envs_per_task=(1, 2, 3))
+    with pytest.raises(ConfigurationError, match=r"`n_envs_per_task` \(\[1, 0, 1, 1\]\) must be"):
+        make_multitask_env("toy", n_envs_per_task=[1, 0, 1, 1])
+
+
 def test_seeding_is_reproducible_and_distinct() -> None:
     first, again, other = (
         make_multitask_env(["toy-spin"], n_envs_per_task=4, seed=seed).reset()["observation"] for seed in (5, 5, 6)

@@ -140,10 +140,10 @@ def tiny_model(env: Any = "Pendulum-v1", policy: Any = None, **changes: Any) -> 
     return EZM(policy, env, **{"seed": 0, **TINY, **changes})
 
 
-def toy_env(tasks: Any = "toy", n_envs_per_task: int = 1, seed: int | None = 0, **kwargs: Any) -> Any:
+def toy_env(tasks: Any = "toy", n_envs_per_task: int | list[int] = 1, seed: int | None = 0, **kwargs: Any) -> Any:
     """
     :param tasks: the toy suite or part of it
-    :param n_envs_per_task: copies of each task
+    :param n_envs_per_task: copies of each task, or a number for each
     :param seed: seed of the environments
     :param kwargs: further keywords of ``make_multitask_env``
     :return: vector environment

@@ -122,7 +122,13 @@ def _add_train(commands: Any) -> None:
     add("tasks", nargs="*", help="suites, tasks, or Gymnasium ids")
     add("--preset", help=f"settings: {', '.join(preset_names())} (default: those of the suite, or small)")
     _add_set(parser, "arguments of EZM, replacing the preset's; `a.b=1` in dicts")
-    add("--envs-per-task", type=whole(1), help="environments of each task (default 1)")
+    add(
+        "--envs-per-task",
+        type=whole(1),
+        nargs="+",
+        metavar="N",
+        help="environments of each task, or a number for each: more of them, more data (default 1)",
+    )
     add("--action-repeat", type=whole(1), help="environment steps that each action lasts (default: the preset's, else 1)")
     add("--ignore-termination", action="store_true", help="falls do not end training episodes, as in the paper")
     add(

@@ -211,7 +211,8 @@ def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -
         print(f"{counted(len(model.policy.task_set), 'task')}, {origin}, {parameters:,} parameters, {device}, in {folder}")
     if settings.asynchronous:
         print(ASYNCHRONOUS)
-    share = "of each task on average" if settings.asynchronous else "of each task"
+    uneven = settings.asynchronous or not isinstance(settings.envs_per_task, int)
+    share = "of each task on average" if uneven else "of each task"
     limits = [] if settings.steps_per_task is None else [f"{counted(settings.steps_per_task, 'step')} {share}"]
     if settings.minutes is not None:
         unit = "minute" if settings.minutes == 1 else "minutes"

@@ -73,7 +73,9 @@ def _training(args: argparse.Namespace) -> dict[str, Any]:
 def _command(folder: Path) -> str:
     """What a run was started with, as far as its folder says."""
     settings = RunSettings.read(folder)
-    words = ["ezm", "train", *settings.tasks, "--seed", str(settings.seed), "--envs-per-task", str(settings.envs_per_task)]
+    copies = settings.envs_per_task
+    words = ["ezm", "train", *settings.tasks, "--seed", str(settings.seed)]
+    words += ["--envs-per-task", *map(str, [copies] if isinstance(copies, int) else copies)]
     words += ["--from", settings.start] if settings.start else ["--preset", settings.preset]
     for option, value in (
         ("--steps-per-task", settings.steps_per_task),

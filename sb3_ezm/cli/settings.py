@@ -40,7 +40,7 @@ class RunSettings:
     :param tasks: suites, tasks, Gymnasium ids, or ``module:function``
     :param preset: its name
     :param changes: arguments of ``EZM`` that replace the preset's
-    :param envs_per_task: environments of each task
+    :param envs_per_task: environments of each task, or a number for each
     :param action_repeat: environment steps that each action lasts; None for that of the tasks
     :param ignore_termination: falls do not end training episodes
     :param seed: for everything
@@ -66,7 +66,7 @@ class RunSettings:
     tasks: Sequence[str]
     preset: str
     changes: Mapping[str, Any]
-    envs_per_task: int = 1
+    envs_per_task: int | Sequence[int] = 1
     action_repeat: int | None = None
     ignore_termination: bool = False
     seed: int = 0

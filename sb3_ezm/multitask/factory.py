@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sb3_ezm import kinds
-from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.errors import ConfigurationError, counted
 from sb3_ezm.files import file_stems, free_name
 from sb3_ezm.multitask.action_repeat import ActionRepeat
 from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
@@ -82,8 +82,12 @@ def _choose_vec_env(
     )
 
 
+_COPIES = kinds.whole(1, 10_000)
 _KINDS = {
-    **{"n_envs_per_task": kinds.whole(1, 10_000), "ignore_termination": kinds.SWITCH},
+    "n_envs_per_task": kinds.either(
+        _COPIES, kinds.several(_COPIES, "numbers"), words=f"{_COPIES.allowed}, or a sequence of one for each task"
+    ),
+    **{"ignore_termination": kinds.SWITCH},
     **{"seed": kinds.optional(kinds.SEED), "vec_env_cls": kinds.optional(kinds.CALLABLE)},
     **{"monitor_dir": kinds.optional(kinds.PATH), "render_mode": kinds.optional(kinds.TEXT)},
     **dict.fromkeys(("vec_env_kwargs", "env_kwargs"), kinds.optional(kinds.MAPPING)),
@@ -95,7 +99,7 @@ _KINDS = {
 @kinds.checked(**_KINDS)
 def make_multitask_env(
     tasks: TasksLike,
-    n_envs_per_task: int = 1,
+    n_envs_per_task: int | Sequence[int] = 1,
     seed: int | None = None,
     vec_env_cls: Callable[..., VecEnv] | None = None,
     monitor_dir: str | None = None,
@@ -111,11 +115,12 @@ def make_multitask_env(
     """
     Create a monitored vector environment over any tasks, whatever their observation and action sizes.
 
-    Sub-environments are in task-major order: index ``i`` belongs to task ``i // n_envs_per_task``. Each is
+    Sub-environments are in task-major order: those of the first task come first. Each is
     ``Monitor(PaddedTaskEnv(native environment))``; the task set is ``vec_env.get_attr("task_set")[0]``.
 
     :param tasks: anything :func:`make_task_set` takes, for example ``"h1-medium"`` or ``["h1-walk", "h1-stand"]``
-    :param n_envs_per_task: number of sub-environments of each task
+    :param n_envs_per_task: number of sub-environments of each task, or a sequence with a number for each: a task with more
+        of them collects more data, while every task keeps its equal share of the batches
     :param seed: sub-environment ``i`` is seeded with ``seed + i`` at the first reset, as in SB3's ``make_vec_env``
     :param vec_env_cls: vector environment class; by default threads for physics suites, :class:`PooledVecEnv` for those that
         a pool simulates, else ``DummyVecEnv``. For
@@ -138,8 +143,9 @@ def make_multitask_env(
     task_set = make_task_set(tasks, env_kwargs, observation_padding)
     if action_repeat is not None:
         task_set = task_set.with_action_repeat(action_repeat)
-    names = [name for name in task_set.names for _ in range(n_envs_per_task)]
-    files = _monitor_files(monitor_dir, task_set.names, n_envs_per_task)
+    copies = _copies(task_set, n_envs_per_task)
+    names = [name for name, count in zip(task_set.names, copies, strict=True) for _ in range(count)]
+    files = _monitor_files(monitor_dir, task_set.names, copies)
     env_fns = [
         partial(
             _make_monitored_env,
@@ -155,6 +161,18 @@ def make_multitask_env(
     return vec_env
 
 
+def _copies(task_set: TaskSet, n_envs_per_task: int | Sequence[int]) -> list[int]:
+    """Number of sub-environments of each task."""
+    if isinstance(n_envs_per_task, int):
+        return [n_envs_per_task] * len(task_set)
+    if len(n_envs_per_task) != len(task_set):
+        raise ConfigurationError(
+            f"`n_envs_per_task` has {counted(len(n_envs_per_task), 'number')}, {list(n_envs_per_task)}, for "
+            f"{counted(len(task_set), 'task')}, {', '.join(task_set.names)}: give one for each, or a single integer for all."
+        )
+    return list(n_envs_per_task)
+
+
 def _make_monitored_env(make_env: Callable[[], PaddedTaskEnv], seed: int | None, file: str | None) -> Monitor[Any, Any]:
     """What creates a sub-environment, in whichever process it is called."""
     env = make_env()
@@ -165,12 +183,12 @@ def _make_monitored_env(make_env: Callable[[], PaddedTaskEnv], seed: int | None,
     return Monitor(env, file, info_keywords=counted, override_existing=is_new)
 
 
-def _monitor_files(place: str | None, tasks: tuple[str, ...], copies: int) -> list[str] | list[None]:
+def _monitor_files(place: str | None, tasks: tuple[str, ...], copies: Sequence[int]) -> list[str] | list[None]:
     """In the order of the sub-environments; if an earlier run has left files, the new ones get a number."""
     if place is None:
-        return [None] * (len(tasks) * copies)
+        return [None] * sum(copies)
     folder = Path(place)
     folder.mkdir(parents=True, exist_ok=True)
-    stems = [f"{stem}_{copy}" for stem in file_stems(tasks) for copy in range(copies)]
+    stems = [f"{stem}_{copy}" for stem, count in zip(file_stems(tasks), copies, strict=True) for copy in range(count)]
     mark = free_name("", lambda mark: any((folder / f"{stem}{mark}.{Monitor.EXT}").exists() for stem in stems))
     return [str(folder / f"{stem}{mark}.{Monitor.EXT}") for stem in stems]
