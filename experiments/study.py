@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -99,12 +100,26 @@ def main(argv: list[str] | None = None) -> int:
     :return: exit status: 0, 1 if a training failed, 2 for impossible arguments
     """
     args = parse_arguments(argv)
+    previous = {number: signal.signal(number, _end) for number in _signals()}
     try:
         status: int = importlib.import_module(f"experiments.studies.{MODULES.get(args.study, args.study)}").run(args)
     except EZMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     return status
+
+
+def _signals() -> list[signal.Signals]:
+    """A job that is told to end, a terminal that was closed; Windows has no SIGHUP."""
+    return [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def _end(number: int, _: Any) -> None:
+    """The trainings, processes of their own, would otherwise go on."""
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

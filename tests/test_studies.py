@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -310,3 +312,26 @@ def test_time_is_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder.mkdir(parents=True)
     (folder / "run.json").write_text("{}")
     assert ezm.command(tmp_path)[1:5] == ["-m", "sb3_ezm", "train", "--resume"] and ezm.command(tmp_path)[0] == sys.executable
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signals on Windows")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+def test_a_study_that_is_told_to_end_ends_its_trainings(number: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def launch(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        return started[-1]
+
+    def end(_: float) -> None:
+        monkeypatch.undo()  # ending the processes takes waiting, too
+        signal.raise_signal(getattr(signal, number))
+
+    monkeypatch.setattr(trainings, "launch", launch)
+    monkeypatch.setattr(trainings.time, "sleep", end)
+    before = signal.getsignal(getattr(signal, number))
+    with pytest.raises(SystemExit) as ended:
+        study.main(["ablation", *TASKS, *SHORT, "--out", str(tmp_path), "--only", "no-path-consistency"])
+    assert ended.value.code == 128 + getattr(signal, number)
+    assert started[0].wait(10.0) != 0
+    assert signal.getsignal(getattr(signal, number)) is before
