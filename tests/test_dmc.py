@@ -68,6 +68,7 @@ def test_unknown_tasks_suggest_the_nearest() -> None:
 def test_presets_of_the_suites() -> None:
     assert default_preset(SUITES["dmc-walker"]) == default_preset(["dmc/walker-walk"]) == "dmc-walker"
     assert default_preset(["dmc/cheetah-run"]) == "dmc-cheetah"
+    assert default_preset(SUITES["dmc-finger"]) == default_preset(["dmc/hopper-hop"]) == "walker"
     assert default_preset(SUITES["dmc-20"]) is None
 
 
