@@ -86,12 +86,15 @@ class ObservationLayout:
 
         :param observation: tensor ``[N, ...]`` or a dictionary of them
         :return: rows ``[N, O]``, float32 or uint8 for pictures, and task ids ``[N]``
-        :raises ValueError: if a task id is out of range
+        :raises ValueError: if a task id is out of range or not a whole number
         """
         rows = self.rows(observation)
         if not self.has_task:
             return rows, th.zeros(rows.shape[0], dtype=th.long, device=rows.device)
-        tasks = observation[TASK_KEY].reshape(-1).long()
+        given = observation[TASK_KEY].reshape(-1)
+        tasks = given.long()
+        if given.is_floating_point() and not th.equal(tasks.to(given.dtype), given):
+            raise ValueError(f"task ids {sorted(set(given.tolist()))} must be whole numbers.")
         if len(tasks) and (int(tasks.min()) < 0 or int(tasks.max()) >= self.num_tasks):
             raise ValueError(f"task ids {sorted(set(tasks.tolist()))} must lie in [0, {self.num_tasks}).")
         return rows, tasks

@@ -525,6 +525,22 @@ def test_folders_that_cannot_be_written(ezm: Any, tmp_path: Path, run_folder: Pa
     assert "cannot be written" in ezm("film", run_folder, "-o", place.with_suffix(".gif"), status=2)
 
 
+def test_results_replace_results_alone(ezm: Any, tmp_path: Path, run_folder: Path) -> None:
+    card = tmp_path / "agent.json"  # beside an agent.agent
+    card.write_text('{"tasks": [], "evaluation": {}, "training": {}}')
+    assert "agent.json holds something other than results of `ezm eval`" in ezm("eval", run_folder, "--json", card, status=2)
+    (tmp_path / "scores.json").write_text("")
+    for _ in range(2):
+        ezm("eval", run_folder, "--episodes", 1, "--json", tmp_path / "scores.json")
+    assert set(json.loads((tmp_path / "scores.json").read_text())) >= {"model", "results"}
+
+
+def test_a_budget_that_is_spent_already_is_not_noted(ezm: Any, tmp_path: Path, run_folder: Path) -> None:
+    shutil.copytree(run_folder, tmp_path / "run")
+    assert "Nothing to do: 120 of 50 steps per task" in ezm("resume", tmp_path / "run", "--steps-per-task", 50)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["steps_per_task"] == 120
+
+
 def test_one_gymnasium_environment(ezm: Any, tmp_path: Path) -> None:
     quiet = ["--eval-every", "0", "--eval-episodes", "1", "--no-tensorboard", "--checkpoint-every", "0"]
     output = ezm(

@@ -121,6 +121,14 @@ def test_impossible_task_ids_are_named(task: int) -> None:
         layout.flatten_tensors({"observation": th.zeros(1, 2), "task": th.tensor([task])})
 
 
+def test_task_ids_are_whole_numbers() -> None:
+    layout = ObservationLayout(spaces.Dict({"observation": spaces.Box(-1.0, 1.0, (2,)), "task": spaces.Discrete(3)}))
+    values = np.zeros((2, 2), np.float32)
+    assert layout.flatten({"observation": values, "task": np.array([2.0, 1.0])})[1].tolist() == [2, 1]
+    with pytest.raises(ValueError, match=r"task ids \[1.0, 1.7\] must be whole numbers"):
+        layout.flatten({"observation": values, "task": np.array([1.7, 1.0])})
+
+
 @pytest.mark.parametrize(
     ("space", "words"),
     [

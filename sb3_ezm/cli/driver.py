@@ -101,7 +101,8 @@ def train(
                 model = _resume(settings, folder, env, new_episodes, changes or {}, device=device, tensorboard_log=log)
             else:
                 model = _start(settings, env, device, log)
-            settings.write(folder)
+            if not resumes or _remaining(model, settings) > 0:  # what is done already must not become the budget
+                settings.write(folder)
             scoreboard = _scoreboard(settings, folder, tasks)
             callbacks = [*_callbacks(settings, folder, scoreboard), *callbacks]
             for callback in [] if resumes else callbacks:
@@ -251,9 +252,7 @@ def _scoreboard(settings: RunSettings, folder: Path, tasks: TaskSet) -> Scoreboa
 
 
 def _learn(model: EZM, settings: RunSettings, callbacks: list[BaseCallback], folder: Path, resumes: bool) -> None:
-    tasks = len(model.policy.task_set)
-    total = NO_LIMIT if settings.steps_per_task is None else settings.steps_per_task * tasks
-    remaining = total - model.num_timesteps
+    remaining = _remaining(model, settings)
     if remaining <= 0:
         print(f"Nothing to do: {_done(model, settings)} are done. Give more --steps-per-task, or --minutes.")
         return
@@ -273,6 +272,12 @@ def _learn(model: EZM, settings: RunSettings, callbacks: list[BaseCallback], fol
     if settings.checkpoint_every == 0 and list_checkpoints(folder / CHECKPOINTS):
         # An interrupt has left it, and continuing from there would undo what came after.
         model.save_checkpoint(folder / CHECKPOINTS / f"checkpoint_{model.num_timesteps}")
+
+
+def _remaining(model: EZM, settings: RunSettings) -> int:
+    """Decisions of all tasks together."""
+    total = NO_LIMIT if settings.steps_per_task is None else settings.steps_per_task * len(model.policy.task_set)
+    return total - model.num_timesteps
 
 
 def _done(model: EZM, settings: RunSettings) -> str:

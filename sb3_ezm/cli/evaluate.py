@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from sb3_ezm.cli.common import load_agent
-from sb3_ezm.errors import counted
+from sb3_ezm.errors import ConfigurationError, counted
 from sb3_ezm.evaluation import PROTOCOL_LABELS, EvaluationResult, evaluate_protocols, evaluate_tasks, format_table
 from sb3_ezm.files import check_can_write, write_text
 
@@ -20,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     :raises ConfigurationError: if the arguments are impossible
     """
     if args.json not in (None, "-"):
-        check_can_write(args.json)
+        _check_output(Path(args.json))
     model, tasks = load_agent(args)
     options: dict[str, Any] = {
         "seed": args.seed,
@@ -46,6 +47,18 @@ def run(args: argparse.Namespace) -> int:
         write_text(args.json, _as_json(args, size, results))
         print(f"results: {args.json}", file=sys.stderr)
     return 0
+
+
+def _check_output(path: Path) -> None:
+    """Earlier results are replaced; the card of an agent, which has its name, must not be."""
+    if path.is_file() and path.stat().st_size > 0:
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            held = None
+        if not isinstance(held, dict) or not {"model", "episodes", "results"} <= held.keys():
+            raise ConfigurationError(f"--json: {path} holds something other than results of `ezm eval`: choose another file.")
+    check_can_write(path)
 
 
 def _as_json(args: argparse.Namespace, size: dict[str, int] | None, results: list[EvaluationResult]) -> str:
