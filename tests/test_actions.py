@@ -105,10 +105,10 @@ def test_tasks_with_fewer_actions_repeat_the_first_one_without_a_prior() -> None
 
 def test_uniform_actions_of_every_head() -> None:
     generator = th.Generator().manual_seed(0)
-    numbers = GAUSSIAN.uniform(th.ones(4000, 2), generator)
+    numbers = GAUSSIAN.uniform(th.ones(4000, 2), th.rand(4000, 2, generator=generator))
     assert numbers.shape == (4000, 2) and -1.0 <= numbers.min() < -0.99 and 0.99 < numbers.max() < 1.0
     assert numbers.mean(dim=0).abs().max() < 0.05 and (numbers.var(dim=0) - 1 / 3).abs().max() < 0.03
-    chosen = HEAD.uniform(th.tensor([[1.0, 0.0, 1.0]] * 4000), generator)
+    chosen = HEAD.uniform(th.tensor([[1.0, 0.0, 1.0]] * 4000), th.rand(4000, 3, generator=generator))
     assert set(chosen.unique().tolist()) == {0.0, 1.0} and (chosen.sum(dim=1) == 1.0).all()
     assert chosen[:, 1].sum() == 0 and abs(float(chosen[:, 0].mean()) - 0.5) < 0.03
 

@@ -45,7 +45,7 @@ class TensorSteps:
         :return: actions at random ``[N, A]``, and zeros for the values of roots ``[N]``
         """
         mask = self._masks.cpu()[self.env.tasks]
-        scaled = self.policy.world_model.actions.uniform(mask, generator)
+        scaled = self.policy.world_model.actions.uniform(mask, th.rand(mask.shape, generator=generator))
         return to_device(scaled, self.policy.device), th.zeros(len(mask), device=self.policy.device)
 
     def to_execute(self, scaled: th.Tensor, noise: ActionNoise | None) -> tuple[th.Tensor, th.Tensor]:

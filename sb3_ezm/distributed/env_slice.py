@@ -148,9 +148,8 @@ class _RowCollector(Collector):
 
     def _draw(self, masks: FloatArray) -> FloatArray:
         assert self.row_generators is not None
-        head, rows = self.policy.world_model.actions, th.as_tensor(masks).split(1)
-        drawn = [head.uniform(mask, generator) for mask, generator in zip(rows, self.row_generators, strict=True)]
-        actions: FloatArray = th.cat(drawn).numpy()
+        draws = th.stack([th.rand(masks.shape[1], generator=generator) for generator in self.row_generators])
+        actions: FloatArray = self.policy.world_model.actions.uniform(th.as_tensor(masks), draws).numpy()
         return actions
 
 

@@ -58,12 +58,12 @@ class ActionHead(Protocol):
         :return: one action ``[..., A]``
         """
 
-    def uniform(self, mask: th.Tensor, generator: th.Generator) -> th.Tensor:
+    def uniform(self, mask: th.Tensor, draws: th.Tensor) -> th.Tensor:
         """
-        Draw among all actions alike, without a policy.
+        Choose among all actions alike, without a policy.
 
-        :param mask: ``[N, A]``, on the CPU
-        :param generator: on the CPU
+        :param mask: ``[N, A]``
+        :param draws: uniform ones in [0, 1) ``[N, A]``
         :return: one action for each row ``[N, A]``; entries that do not exist may have any value
         """
 
@@ -194,9 +194,9 @@ class SquashedGaussian(ActionHead):
         mean, log_std = parameters.chunk(2, dim=-1)
         return squash_action(mean + th.exp(log_std) * noise, mask)
 
-    def uniform(self, mask: th.Tensor, generator: th.Generator) -> th.Tensor:
+    def uniform(self, mask: th.Tensor, draws: th.Tensor) -> th.Tensor:
         """Numbers in [-1, 1)."""
-        return 2.0 * th.rand(mask.shape, generator=generator) - 1.0
+        return 2.0 * draws - 1.0
 
     def mode(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
         """The mean before the tanh."""
@@ -259,9 +259,9 @@ class Categorical(ActionHead):
         """The action with the largest sum of log-probability and Gumbel noise."""
         return _one_hot((parameters + _gumbel(noise)).argmax(dim=-1), parameters.shape[-1])
 
-    def uniform(self, mask: th.Tensor, generator: th.Generator) -> th.Tensor:
-        """Each action that exists is as probable as the others."""
-        return _one_hot(th.multinomial(mask.float(), 1, generator=generator).squeeze(1), mask.shape[1])
+    def uniform(self, mask: th.Tensor, draws: th.Tensor) -> th.Tensor:
+        """The largest draw of an action that exists."""
+        return _one_hot((draws + mask).argmax(dim=-1), mask.shape[-1])
 
     def mode(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
         """The most probable action."""
