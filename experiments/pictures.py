@@ -4,6 +4,7 @@ Draw pictures of the pages into ``docs/images``.
     python experiments/pictures.py             # pendulum.png and toy.png, from the tables in docs/results.md
     python experiments/pictures.py cheetah     # cheetah.png, from the tables in docs/dm_control.md
     python experiments/pictures.py dmc_walker  # dmc_walker.png, likewise
+    python experiments/pictures.py h1_mean     # h1_mean.png, from the tables in docs/results.md
     python experiments/pictures.py h1_suite    # h1_suite.png: how episodes of the nine tasks begin; needs OpenGL
 
 The curves of a run are drawn by ``ezm plot``.
@@ -42,6 +43,23 @@ def numbers(cell: str) -> list[float]:
     return [float(number.replace(",", "")) for number in re.findall(r"-?\d[\d,]*(?:\.\d+)?(?=[,\s]|$)", cell)]
 
 
+def tables(text: str, heading: str) -> list[list[list[str]]]:
+    """
+    :param text: a page in Markdown
+    :param heading: of a section or a part of one
+    :return: cells of the tables in it, with their heads
+    :raises LookupError: if there is none
+    """
+    found: list[list[list[str]]] = []
+    if match := re.search(rf"\n(##+) {re.escape(heading)}\n(.*?)(?=\n##+ |\Z)", text, re.DOTALL):
+        for block in re.findall(r"(?:^\|.*\n)+", match[2] + "\n", re.MULTILINE):
+            head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+            found.append([head, *rows])
+    if not found:
+        raise LookupError(f"there is no table below {heading!r}")
+    return found
+
+
 def table(text: str, heading: str) -> list[list[str]]:
     """
     :param text: a page in Markdown
@@ -49,11 +67,7 @@ def table(text: str, heading: str) -> list[list[str]]:
     :return: cells of the first table in it, without its head
     :raises LookupError: if there is none
     """
-    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")]
-    if len(rows) < 3:
-        raise LookupError(f"there is no table below {heading!r}")
-    return rows[2:]
+    return tables(text, heading)[0][1:]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -138,6 +152,30 @@ def draw_control(rows: list[list[str]], published: list[list[str]], tasks: Seque
     return figure
 
 
+def draw_mean(own: list[list[list[str]]], published: list[list[str]]) -> Figure:
+    """
+    :param own: table of each seed: steps, nine returns, normalized mean, published mean
+    :param published: head, then for each method its means after the steps of the head
+    :return: normalized means against steps
+    """
+    figure = new_figure(9.0, 4.4)
+    panel = figure.subplots()
+    for index, (head, *rows) in enumerate(own):
+        points = [(numbers(row[0])[0], numbers(row[10])[0]) for row in rows]
+        label = f"sb3-ezm, {head[0].partition(',')[0]}"
+        panel.plot(*zip(*points, strict=True), color="black", linewidth=2, linestyle=("-", "--", ":")[index], label=label)
+    steps = [numbers(cell)[0] for cell in published[0][1:-1]]
+    for index, (method, *cells, _) in enumerate(published[1:]):
+        known = [(at, numbers(cell)[0]) for at, cell in zip(steps, cells, strict=True) if cell]
+        style = {"marker": "sD^vP*Xphd<"[index], "markersize": 5, "linewidth": 1, "color": f"C{index % 10}"}
+        panel.plot(*zip(*known, strict=True), **style, label=method)
+    panel.set_xlabel("environment steps of each task")
+    panel.set_ylabel("normalized mean of nine H1 tasks")
+    panel.grid(alpha=0.25)
+    figure.legend(*panel.get_legend_handles_labels(), fontsize=8, loc="outside right upper")
+    return figure
+
+
 def draw_suite(path: Path) -> None:
     """
     :param path: of the picture: the first state of each task of ``h1-medium``, three in a row
@@ -162,7 +200,7 @@ def draw_suite(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = "pendulum, toy, cheetah, dmc_walker or h1_suite (default: the first two)"
+    names = "pendulum, toy, cheetah, dmc_walker, h1_mean or h1_suite (default: the first two)"
     parser.add_argument("names", nargs="*", metavar="NAME", default=["pendulum", "toy"], help=names)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", help="folder for the pictures")
     args = parser.parse_args()
@@ -178,10 +216,12 @@ def main() -> None:
             page = (ROOT / "docs" / "dm_control.md").read_text(encoding="utf-8")
             tasks, budgets, *headings = CONTROL[name]
             draw_control(*(table(page, heading) for heading in headings), tasks, budgets).savefig(path, dpi=100)
+        elif name == "h1_mean":
+            draw_mean(tables(text, "Twice the rate"), tables(text, "Beside other methods")[0]).savefig(path, dpi=100)
         elif name == "pendulum":
             draw_pendulum(table(text, "Pendulum-v1")).savefig(path, dpi=100)
         else:
-            parser.error(f"there is no picture {name!r}: pendulum, toy, {', '.join(CONTROL)}, h1_suite")
+            parser.error(f"there is no picture {name!r}: pendulum, toy, {', '.join(CONTROL)}, h1_mean, h1_suite")
         print(path)
 
 
