@@ -2,6 +2,7 @@
 Time ``model.predict`` on one observation, with a search and with the policy head alone.
 
     python benchmarks/predict.py [--preset small] [--env Pendulum-v1] [--policy MlpPolicy] [--seconds 10] [--json predict.json]
+    python benchmarks/predict.py --preset paper --suite h1-medium   # one robot of nine tasks, with the paper's 16 M parameters
 
 This includes everything the user waits for: checking the observation, switching to evaluation mode, the search, and scaling to
 the bounds of the action space. Weights are random, which does not affect the time. On a CPU one thread is used, and both CPU
@@ -18,7 +19,8 @@ import numpy as np
 import torch as th
 from measuring import Row, interleave, report
 
-from sb3_ezm import EZM, load_preset
+from sb3_ezm import EZM, load_preset, make_multitask_env
+from sb3_ezm.cli.settings import parse_changes
 from sb3_ezm.presets import get_preset
 
 QUANTILES = {"best ms": 0.0, "median ms": 0.5, "95 % below ms": 0.95}
@@ -65,6 +67,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="small")
     parser.add_argument("--env", default="Pendulum-v1")
+    parser.add_argument("--suite", help="instead: any name of make_multitask_env")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of settings, as in `ezm train`")
     parser.add_argument("--policy", default=None, help="default: the preset's")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--device", default="cpu")
@@ -72,11 +76,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.device == "cpu":
         th.set_num_threads(1)
-    settings = load_preset(args.preset, device=args.device, seed=0)
-    model = EZM(args.policy or get_preset(args.preset).policy, args.env, **settings)
+    settings = load_preset(args.preset, **parse_changes(["buffer_size=1000", *args.set]), device=args.device, seed=0)
+    env = make_multitask_env(args.suite, seed=0) if args.suite else args.env
+    model = EZM(args.policy or get_preset(args.preset).policy, env, **settings)
     rows = measure(model, model.observation_space.sample(), args.seconds)
     size = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
-    heading = f"{args.preset} on {args.env}: {model.num_simulations} simulations, {size / 1e6:.2f} M parameters"
+    heading = f"{args.preset} on {args.suite or args.env}: {model.num_simulations} simulations, {size / 1e6:.2f} M parameters"
     report("predict", model.device, {heading: rows}, args.json)
 
 

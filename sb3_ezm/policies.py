@@ -196,7 +196,11 @@ class EZMPolicy(BasePolicy):
         """
         self.gamma, self.planner = gamma, planner
         for model in (self.world_model, *self.followers):
-            model.discounts.copy_(th.as_tensor(self.task_set.discounts(gamma)))
+            discounts = th.as_tensor(self.task_set.discounts(gamma), device=model.discounts.device)
+            if not th.equal(
+                model.discounts, discounts
+            ):  # a write would count as a change, after which weights are packed again
+                model.discounts.copy_(discounts)
 
     def seed(self, seed: int) -> None:
         """

@@ -620,3 +620,16 @@ def test_resumed_packed_training_equals_uninterrupted_training(mixed: bool, tmp_
     resumed.learn(20, reset_num_timesteps=False)
     assert unbroken._n_updates == resumed._n_updates > 0
     assert all(map(th.equal, unbroken.policy.state_dict().values(), resumed.policy.state_dict().values()))
+
+
+def test_switching_the_planner_off_and_on_packs_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_model, "MIN_LATENT_SIZE", 1)
+    model = tiny_model()
+    world = model.policy.world_model.eval()
+    twin = packed_world_model(world, th.float32)
+    model.planner = False
+    model.planner = True
+    assert packed_world_model(world, th.float32) is twin
+    model.gamma = 0.5
+    other = packed_world_model(world, th.float32)
+    assert other is not twin and other.discounts.unique().tolist() == [0.5]
