@@ -13,7 +13,8 @@ RESULTS = (pictures.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 def test_tables_of_a_section() -> None:
-    page = "# P\n\n## A\n\n| x | y |\n|---|---|\n| 1 | 2 |\n\nwords\n\n| z |\n|---|\n| 3 |\n\n### B\n\n| b |\n|---|\n| 4 |\n\n## C\n\nnothing\n"
+    first, second, third = "| x | y |\n|---|---|\n| 1 | 2 |\n", "| z |\n|---|\n| 3 |\n", "| b |\n|---|\n| 4 |\n"
+    page = f"# P\n\n## A\n\n{first}\nwords\n\n{second}\n### B\n\n{third}\n## C\n\nnothing\n"
     assert pictures.tables(page, "A") == [[["x", "y"], ["1", "2"]], [["z"], ["3"]]]
     assert pictures.table(page, "B") == [["4"]]
     for heading in ("C", "D"):
