@@ -45,9 +45,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     for name, summary in (("ablation", "the method without each of its parts"), ("compat", "as the released code does it")):
         variants = _add(studies, name, summary)
         variants.add_argument("--only", nargs="+", default=[], metavar="VARIANT", help="these alone (default: all)")
-        variants.add_argument(
-            "--envs-per-task", type=whole(1), nargs="+", metavar="N", help="as in `ezm train`: several for unequal data"
-        )
+        variants.add_argument("--envs-per-task", metavar="N[,N...]", help="as in `ezm train`: several for unequal data")
     gradients = _add(studies, "gradients", "agreement of the tasks' gradients")
     gradients.add_argument("--related", nargs=2, metavar="TASK", help="a pair (default: walk and run)")
     gradients.add_argument("--distant", nargs=2, metavar="TASK", help="a pair (default: walk and crawl)")

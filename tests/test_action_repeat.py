@@ -218,7 +218,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         rows = list(csv.DictReader(file))
     # The toy's episode has 100 steps: 50 decisions.
     assert [(row["timesteps"], row["mean_length"]) for row in rows] == [("0", "100.0"), ("120", "100.0")]
-    assert list(load_training(folder / "monitor", make_task_set("toy-hold").with_action_repeat(2))["toy-hold"].steps) == [100]
+    curves = load_training(folder / "monitor", make_task_set("toy-hold").with_action_repeat(2), {"toy-hold": 1.0})
+    assert list(curves["toy-hold"].steps) == [100]
     assert main(["eval", str(folder), "--episodes", "1", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["results"][0]["tasks"]["toy-hold"]["lengths"] == [100]
     assert main(["resume", str(folder), "--steps-per-task", "90"]) == 0

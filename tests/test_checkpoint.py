@@ -242,17 +242,24 @@ def plain(*tasks: str, **settings: Any) -> Any:
     :param settings: settings of the environments
     :return: vector environment
     """
-    return toy_env(list(tasks), **{"n_envs_per_task": 2, "max_episode_steps": 9, **settings})
+    return toy_env(list(tasks), **{"n_envs_per_task": [3, 1][: len(tasks)], "max_episode_steps": 9, **settings})
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: plain("toy-spin", "toy-balance"), r"other tasks.*'toy-balance', 'toy-spin'\] and \['toy-spin'"),
-        (lambda: plain("toy-spin"), "was written with 4 environments, this one has 2"),
+        (lambda: plain("toy-spin"), "was written with 4 environments, this one has 3"),
         (lambda: plain("toy-balance", "toy-spin", n_envs_per_task=1), "4 environments, this one has 2"),
         (lambda: DummyVecEnv([CountEnv] * 4), r"observation space Dict\(observation: Box\(-inf, inf, \(4,\), float32\)"),
-        (lambda: plain("toy-balance", "toy-spin"), r"wrappers \['VecNormalize'\], the environment has \[\]"),
+        (
+            lambda: VecNormalize(plain("toy-balance", "toy-spin", n_envs_per_task=[1, 3]), norm_obs_keys=["observation"]),
+            "was written with toy-balance in environment 1, which now has toy-spin",
+        ),
+        (
+            lambda: plain("toy-balance", "toy-spin", n_envs_per_task=[3, 1]),
+            r"wrappers \['VecNormalize'\], the environment has \[\]",
+        ),
         (
             lambda: VecNormalize(plain("toy-balance", "toy-spin", ignore_termination=True), norm_obs_keys=["observation"]),
             r"does not fit environment 0 .*Monitor\(PaddedTaskEnv.*Monitor\(PaddedTaskEnv\[toy-balance\]\(IgnoreTermination",

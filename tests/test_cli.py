@@ -35,6 +35,7 @@ from sb3_ezm.cli.scoreboard import Scoreboard
 from sb3_ezm.cli.settings import RunSettings, parse_changes
 from sb3_ezm.devices import set_num_threads
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.plotting import load_evaluation_curves
 from sb3_ezm.evaluation import EVALUATION_COLUMNS, EvaluationResult, TaskResult, evaluate_tasks
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.video import VideoUnavailableError
@@ -287,16 +288,27 @@ def test_what_a_training_leaves(run_folder: Path) -> None:
 def test_tasks_with_different_numbers_of_environments(ezm: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     short = ["--eval-every", "0", "--eval-episodes", "1", "--no-tensorboard"]
-    output = ezm("train", *TASKS, "--out", folder, "--envs-per-task", "3", "1", "--steps-per-task", "80", *short, *SMALL)
+    output = ezm("train", *TASKS, "--out", folder, "--envs-per-task", "3,1", "--steps-per-task", "80", *short, *SMALL)
     assert "Training ends after 80 steps of each task on average." in output
+    assert "steps in each on average:" in output
     assert len(list((folder / "monitor").iterdir())) == 4
+    shares = {"toy-balance": 0.75, "toy-hold": 0.25}
+    before = load_training(folder / "monitor", make_task_set(TASKS), shares)
     ezm("resume", folder, "--steps-per-task", "120", "--no-tensorboard")
-    assert _command(folder).startswith("ezm train toy-balance toy-hold --seed 0 --envs-per-task 3 1 --preset toy")
+    after = load_training(folder / "monitor", make_task_set(TASKS), shares)
+    for name, curve in before.items():  # no episode is lost, and the others follow
+        assert list(after[name].steps)[: len(curve.steps)] == list(curve.steps) and list(after[name].steps) == sorted(
+            after[name].steps
+        )
+    assert after["toy-balance"].steps[-1] > 2 * 80
+    evaluated = load_evaluation_curves(folder / "evaluations.csv", shares=shares)
+    assert evaluated["toy-balance"].steps[-1] == 3 * evaluated["toy-hold"].steps[-1]
+    assert _command(folder).startswith("ezm train toy-balance toy-hold --seed 0 --envs-per-task 3,1 --preset toy")
     model = EZM.load(folder / "model.zip")
     assert model.n_envs == 4 and 240 <= model.num_timesteps < 260  # the last rollout is a whole one
     other = tmp_path / "other"
     assert "has 3 numbers, [1, 2, 3], for 2 tasks" in ezm(
-        "train", *TASKS, "--out", other, "--envs-per-task", "1", "2", "3", *SMALL, status=2
+        "train", *TASKS, "--out", other, "--envs-per-task", "1,2,3", *SMALL, status=2
     )
     assert not other.exists()
 
@@ -340,7 +352,7 @@ def test_an_interrupt_saves_and_a_resume_goes_on(
     total = EZM.load(folder / "model.zip").num_timesteps
     assert 260 <= total < 280 and f"after {total // 2} steps in each" in output  # the last rollout is a whole one
     # The curve of the second part begins where the first was saved.
-    steps = load_training(folder / "monitor", make_task_set(TASKS))["toy-balance"].steps
+    steps = load_training(folder / "monitor", make_task_set(TASKS), dict.fromkeys(TASKS, 0.5))["toy-balance"].steps
     assert list(steps) == sorted(steps) and any(50 < step <= 140 for step in steps)
     assert f"Nothing to do: {total // 2} of 130 steps per task" in ezm("train", "--out", folder, "--resume", *quiet)
     assert "Nothing to do" in ezm("resume", folder, "--new-episodes", *quiet) and resumed == [False, False, True]
@@ -506,7 +518,7 @@ def test_parts_of_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     parts = [(steps, path.name) for steps, path in monitor_parts(tmp_path / "monitor")]
     assert parts == [(0, "monitor"), (8, "resumed-at-8"), (8, "resumed-at-8-2")]
     # One episode before the checkpoint at 8 steps, and those of the last attempt.
-    assert load_training(tmp_path / "monitor", make_task_set("toy-spin"))["toy-spin"].steps == [5, 13, 18]
+    assert load_training(tmp_path / "monitor", make_task_set("toy-spin"), {"toy-spin": 1.0})["toy-spin"].steps == [5, 13, 18]
 
 
 def test_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:

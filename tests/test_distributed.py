@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
+from functools import partial
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +23,7 @@ from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.distributed import RayVecEnv, session
 from sb3_ezm.multitask import SubEnvError
 from tests.stand_in_ray import Actor, StandInRay, in_place_of_ray
-from tests.tiny import assert_same_training, assert_same_weights, record_actions, tiny_model, toy_env, weights_of
+from tests.tiny import CountEnv, assert_same_training, assert_same_weights, record_actions, tiny_model, toy_env, weights_of
 
 SETTINGS: dict[str, Any] = {"train_freq": 3, "gradient_steps": 1, "learning_starts": 8}
 
@@ -200,6 +202,71 @@ def test_a_cluster_that_cannot_be_joined_is_an_error(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")  # as it is: `acquire` sets it
     with pytest.raises(ConfigurationError, match=said):
         session.acquire("10.0.0.1:6379")
+
+
+def test_a_program_uses_one_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    running: list[str] = []
+    cluster = SimpleNamespace(is_initialized=lambda: bool(running), init=lambda address, **_: running.append(address))
+    monkeypatch.setattr(session, "import_ray", lambda: cluster)
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+    for name in ("_users", "_is_own", "_is_local", "_address"):
+        monkeypatch.setattr(session, name, getattr(session, name))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        session.acquire("10.0.0.1:6379")
+        session.acquire("10.0.0.1:6379")
+        session.acquire(None)
+        with pytest.raises(
+            ConfigurationError, match=r"`address` \('auto'\) cannot be joined while .* cluster at '10.0.0.1:6379'"
+        ):
+            session.acquire("auto")
+        assert running == ["10.0.0.1:6379"]
+        if before is signal.SIG_DFL:  # the status of a program that SIGTERM ends, also while Ray runs
+            with pytest.raises(SystemExit) as ended:
+                signal.raise_signal(signal.SIGTERM)
+            assert ended.value.code == 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_environments_that_cannot_be_made_leave_nothing_behind(ray: StandInRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[bool] = []
+    monkeypatch.setattr(session, "release", lambda: left.append(True))
+
+    def fail() -> Any:
+        raise OSError("no licence")
+
+    with pytest.raises(SubEnvError, match="no licence"):
+        RayVecEnv([fail, fail], collectors=2)
+    assert left == [True] and all(actor.is_dead for actor in ray.actors)
+
+
+def test_attributes_that_were_set_outlive_a_collector(ray: StandInRay) -> None:
+    class Scaled(CountEnv):
+        scale = 1.0
+
+        def get_state(self) -> dict[str, Any]:
+            return {"episode": self.episode, "steps": self.steps}
+
+        def set_state(self, state: dict[str, Any]) -> None:
+            self.episode, self.steps = state["episode"], state["steps"]
+
+        def step(self, action: Any) -> Any:
+            observation, _, *rest = super().step(action)
+            return observation, self.scale, *rest
+
+    env = RayVecEnv([partial(Scaled, length=50)] * 4, collectors=2)
+    env.reset()
+    env.set_attr("scale", 5.0, indices=[1, 2])
+    for step in range(4):
+        if step == 1:
+            ray.actors[0].is_dead = True
+        if step == 2:
+            env.set_attr("scale", 7.0, indices=[0])
+            ray.actors[-1].is_dead = True  # its state is from before
+        rewards = env.step(np.zeros((4, *(env.action_space.shape or ())), np.float32))[1]
+        assert rewards.tolist() == [7.0 if step >= 2 else 1.0, 5.0, 5.0, 1.0]
+    assert env.restarts == 2
 
 
 def test_a_collector_that_keeps_dying_is_an_error(ray: StandInRay) -> None:

@@ -275,7 +275,14 @@ def test_ways_of_computing_that_need_one_learner(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"batch_size": 4, "runtime_kwargs": {"learners": 5}}, r"`batch_size` \(4\) is below the number of `learners` \(5\)"),
+        (
+            {"batch_size": 4, "runtime_kwargs": {"learners": 5}},
+            r"`batch_size` \(4\) .* 4 segments, fewer than `learners`",
+        ),
+        (
+            {"batch_size": 7, "runtime_kwargs": {"learners": 5}},
+            r"`batch_size` \(7\) .* 4 segments, fewer than `learners`",
+        ),
         ({"loss_kwargs": {"policy_gradient": 0.1}}, r"`policy_gradient` \(0\.1\) compares all segments of a task"),
     ],
 )

@@ -20,7 +20,7 @@ from sb3_ezm.config import RuntimeConfig
 from sb3_ezm.distributed import session
 from sb3_ezm.distributed.learner import ReanalyzedLearner
 from sb3_ezm.distributed.reanalyzers import ReanalyzerError
-from sb3_ezm.errors import EZMError
+from sb3_ezm.errors import CheckpointError, EZMError
 from sb3_ezm.learning.reanalyze import Reanalyzer
 from sb3_ezm.types import SegmentBatch
 from tests.stand_in_ray import Actor, StandInRay, in_place_of_ray
@@ -177,6 +177,19 @@ def test_a_reanalyzer_that_hangs_is_an_error_and_ends_all(ray: StandInRay) -> No
     assert len(ray.actors) == 4
 
 
+def test_a_reanalyzer_that_hangs_during_a_checkpoint_costs_that_checkpoint_alone(ray: StandInRay, tmp_path: Path) -> None:
+    model = make(1, runtime={"learner_time_limit": 0.1})
+    model.learn(20)
+    assert model.learner.coming
+    ray.hangs = True
+    with pytest.raises(CheckpointError, match=r"targets for coming updates are missing: Reanalyzer 0 did not answer"):
+        model.save_checkpoint(tmp_path / "a")
+    assert not model.learner.coming
+    model.save_checkpoint(tmp_path / "b")  # nothing is under way any more
+    ray.hangs = False
+    model.learn(8, reset_num_timesteps=False)
+
+
 def test_an_error_arrives_with_its_traceback(ray: StandInRay) -> None:
     model = make().learn(20)
     ray.actors[0].instance._reanalyzer = None
@@ -253,7 +266,7 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], words: str) -
 
 
 def test_more_reanalyzers_than_segments_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"`batch_size` \(8\) is below the number of `reanalyzers` \(9\)"):
+    with pytest.raises(ConfigurationError, match=r"`batch_size` \(8\) .* of 8 segments, fewer than `reanalyzers` \(9\)"):
         make(9)
 
 

@@ -211,7 +211,7 @@ def model_free_env() -> Any:
 def test_a_tiny_ablation(here: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "ablation"
     command = ["ablation", *TASKS, *SHORT, *SMALL, "--out", str(out), "--only", "no-independent-replay", "no-task-embedding"]
-    command += ["--envs-per-task", "2", "1"]
+    command += ["--envs-per-task", "2,1"]
     assert study.main(command) == 0
     assert len(here) == 3
     found = results(out)

@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
         notes.append("One task has neither a task embedding nor a replay of its own.")
     if unchanged:
         notes.append("Already so in these settings: " + ", ".join(variant.name for variant in unchanged) + ".")
-    copies = ("--envs-per-task", *map(str, args.envs_per_task)) if args.envs_per_task else ()
+    copies = ("--envs-per-task", args.envs_per_task) if args.envs_per_task else ()
     if copies:
-        notes.append(f"Environments of each task: {', '.join(copies[1:])}; steps are means over the tasks.")
+        notes.append(f"Environments of each task: {args.envs_per_task}; steps are means over the tasks.")
     trainings = [
         Training(variant.name, seed, ezm_arguments(args, variant.pairs(), (*variant.options, *copies)))
         for variant in (Variant(BASE, "unchanged"), *variants)

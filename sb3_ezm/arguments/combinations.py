@@ -12,7 +12,7 @@ from sb3_ezm.arguments.defaults import preset_settings
 from sb3_ezm.arguments.table import ARGUMENTS, NESTED, Configs, make_configs
 from sb3_ezm.config import ModelConfig, ReplayConfig, RuntimeConfig, SearchConfig, TargetConfig
 from sb3_ezm.declarations import Settings
-from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.errors import ConfigurationError, counted
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.search.schedule import halving_levels
 from sb3_ezm.value_targets import VALUE_TARGETS
@@ -33,11 +33,13 @@ def check_contradictions(configs: Configs, policy: EZMPolicy, train_freq: Any, a
     if configs.replay.independent and batch_size < num_tasks:
         raise ConfigurationError(f"`batch_size` ({batch_size}) is below the number of tasks ({num_tasks}).")
     learners = configs.runtime.learners
-    if batch_size < learners:
-        raise ConfigurationError(f"`batch_size` ({batch_size}) is below the number of `learners` ({learners}).")
+    drawn = batch_size - batch_size % num_tasks if configs.replay.independent else batch_size  # equally many of each task
+    batches = f"`batch_size` ({batch_size}) makes batches of {counted(drawn, 'segment')}, fewer than"
+    if drawn < learners:
+        raise ConfigurationError(f"{batches} `learners` ({learners}).")
     reanalyzers = configs.runtime.reanalyzers
-    if batch_size < reanalyzers:
-        raise ConfigurationError(f"`batch_size` ({batch_size}) is below the number of `reanalyzers` ({reanalyzers}).")
+    if drawn < reanalyzers:
+        raise ConfigurationError(f"{batches} `reanalyzers` ({reanalyzers}).")
     if learners > 1 and configs.loss.policy_gradient > 0:
         raise ConfigurationError(
             f"The loss weight `policy_gradient` ({configs.loss.policy_gradient}) compares all segments of a task, which "

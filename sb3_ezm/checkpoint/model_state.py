@@ -15,7 +15,13 @@ from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.checkpoint.checks import check_optimizer
 from sb3_ezm.checkpoint.codec import encode
 from sb3_ezm.checkpoint.generators import global_states, restore_global_states
-from sb3_ezm.checkpoint.vec_env_state import capture_vec_env, force_new_episodes, restore_episodes, restore_wrappers
+from sb3_ezm.checkpoint.vec_env_state import (
+    capture_vec_env,
+    check_tasks,
+    force_new_episodes,
+    restore_episodes,
+    restore_wrappers,
+)
 from sb3_ezm.collecting.rollouts import RolloutAlgorithm
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.likeness import check_like
@@ -137,6 +143,7 @@ def check_env(state: dict[str, Any], env: VecEnv) -> None:
         space = describe_space(getattr(env, name))
         if space != state[name]:
             raise CheckpointError(f"was written with the {name.replace('_', ' ')} {state[name]}, the environment has {space}")
+    check_tasks(env, state["env"])
 
 
 def restore(model: RolloutAlgorithm, state: dict[str, Any], reset_env: bool) -> str:

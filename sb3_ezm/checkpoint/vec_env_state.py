@@ -51,9 +51,10 @@ def capture_vec_env(env: VecEnv, between_steps: bool) -> dict[str, Any]:
 
     :param env: vector environment
     :param between_steps: False while a step has been taken that the algorithm has not stored yet
-    :return: statistics of the wrappers, and either the state of every episode or the reason why there is none
+    :return: statistics of the wrappers, the tasks of each environment, and either the state of every episode or the reason why
+        there is none
     """
-    state: dict[str, Any] = {"wrappers": [], "episodes": None, "why": "", "statistics": None}
+    state: dict[str, Any] = {"wrappers": [], "episodes": None, "why": "", "statistics": None, "tasks": _tasks(env)}
     for wrapper in _wrappers(env):
         state["wrappers"].append([type(wrapper).__name__, _read(wrapper, _STATISTICS.get(type(wrapper), ()))])
     native = env.unwrapped
@@ -86,6 +87,24 @@ def _capture_episodes(env: VecEnv) -> dict[str, Any]:
     else:
         raise StateUnavailableError(f"the environments of a {type(native).__name__} live in other processes")
     return {"wrappers": running, **state, "seeds": native._seeds, "options": native._options}
+
+
+def check_tasks(env: VecEnv, state: dict[str, Any]) -> None:
+    """
+    Make sure that every environment plays what it played.
+
+    :param env: vector environment
+    :param state: from :func:`capture_vec_env`
+    :raises CheckpointError: naming the first one that does not
+    """
+    tasks, known = _tasks(env), state.get("tasks")
+    if tasks and known and tasks != known:
+        index = next(number for number, (old, new) in enumerate(zip(known, tasks, strict=True)) if old != new)
+        before, now = (" and ".join(names[index]) for names in (known, tasks))
+        raise CheckpointError(
+            f"was written with {before} in environment {index}, which now has {now}: share the environments out among the "
+            "tasks as before (`n_envs_per_task`)"
+        )
 
 
 def restore_wrappers(env: VecEnv, state: dict[str, Any]) -> None:
@@ -181,6 +200,15 @@ def force_new_episodes(env: VecEnv, seed: int | None, num_timesteps: int) -> Non
     """
     entropy = [0 if seed is None else seed, num_timesteps]
     env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0] % 2**31))
+
+
+def _tasks(env: VecEnv) -> list[list[str]] | None:
+    """Names of the tasks that each environment plays; None for environments that are not of this package."""
+    if not env.has_attr("tasks"):
+        return None
+    tasks = env.get_attr("tasks")
+    ours = all(isinstance(names, tuple) and all(isinstance(name, str) for name in names) for names in tasks)
+    return [list(names) for names in tasks] if ours else None
 
 
 def _wrappers(env: VecEnv) -> list[VecEnvWrapper]:

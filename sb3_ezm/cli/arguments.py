@@ -76,6 +76,16 @@ def whole(least: int) -> Callable[[str], Any]:
     return option(kinds.whole(least))
 
 
+def copies(text: str) -> int | list[int]:
+    """
+    :param text: an integer, or several with commas between them
+    :return: the integer, or the integers
+    :raises argparse.ArgumentTypeError: for anything else
+    """
+    counts: list[int] = [whole(1)(count) for count in text.split(",")]
+    return counts[0] if len(counts) == 1 else counts
+
+
 def _add_parser(
     commands: Any, name: str, module: str, summary: str, examples: str, aliases: Sequence[str] = ()
 ) -> argparse.ArgumentParser:
@@ -124,10 +134,9 @@ def _add_train(commands: Any) -> None:
     _add_set(parser, "arguments of EZM, replacing the preset's; `a.b=1` in dicts")
     add(
         "--envs-per-task",
-        type=whole(1),
-        nargs="+",
-        metavar="N",
-        help="environments of each task, or a number for each: more of them, more data (default 1)",
+        type=copies,
+        metavar="N[,N...]",
+        help="environments of each task, or a number for each task: more of them, more data (default 1)",
     )
     add("--action-repeat", type=whole(1), help="environment steps that each action lasts (default: the preset's, else 1)")
     add("--ignore-termination", action="store_true", help="falls do not end training episodes, as in the paper")

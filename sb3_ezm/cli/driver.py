@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,7 @@ def train(
                 model = _resume(settings, folder, env, new_episodes, changes or {}, device=device, tensorboard_log=log)
             else:
                 model = _start(settings, env, device, log)
-            if not resumes or _remaining(model, settings) > 0:  # what is done already must not become the budget
-                settings.write(folder)
+            _noted(settings, model, folder, resumes).write(folder)
             scoreboard = _scoreboard(settings, folder, tasks)
             callbacks = [*_callbacks(settings, folder, scoreboard), *callbacks]
             for callback in [] if resumes else callbacks:
@@ -212,8 +211,7 @@ def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -
         print(f"{counted(len(model.policy.task_set), 'task')}, {origin}, {parameters:,} parameters, {device}, in {folder}")
     if settings.asynchronous:
         print(ASYNCHRONOUS)
-    uneven = settings.asynchronous or not isinstance(settings.envs_per_task, int)
-    share = "of each task on average" if uneven else "of each task"
+    share = "of each task on average" if settings.uneven else "of each task"
     limits = [] if settings.steps_per_task is None else [f"{counted(settings.steps_per_task, 'step')} {share}"]
     if settings.minutes is not None:
         unit = "minute" if settings.minutes == 1 else "minutes"
@@ -274,6 +272,14 @@ def _learn(model: EZM, settings: RunSettings, callbacks: list[BaseCallback], fol
         model.save_checkpoint(folder / CHECKPOINTS / f"checkpoint_{model.num_timesteps}")
 
 
+def _noted(settings: RunSettings, model: EZM, folder: Path, resumes: bool) -> RunSettings:
+    """What is done already must not become the budget."""
+    if not resumes or _remaining(model, settings) > 0:
+        return settings
+    known = RunSettings.read(folder)
+    return replace(settings, steps_per_task=known.steps_per_task, minutes=known.minutes)
+
+
 def _remaining(model: EZM, settings: RunSettings) -> int:
     """Decisions of all tasks together."""
     total = NO_LIMIT if settings.steps_per_task is None else settings.steps_per_task * len(model.policy.task_set)
@@ -314,7 +320,8 @@ def _report(
     steps = counted(model.num_timesteps // len(tasks), "step" if tasks.action_repeat == 1 else "decision")
     if tasks.action_repeat > 1:
         steps += f" ({model.num_env_steps // len(tasks):,} environment steps)"
-    print(f"\n{counted(settings.eval_episodes, 'episode')} of each task after {steps} in each:\n")
+    each = "in each on average" if settings.uneven else "in each"
+    print(f"\n{counted(settings.eval_episodes, 'episode')} of each task after {steps} {each}:\n")
     print(f"{format_table(result, scoreboard.first_result)}\n")
     if model._n_updates == 0:
         print(f"Nothing was learned: {counted(model.learning_starts, 'random step')} of all tasks come first. Train longer.\n")

@@ -75,7 +75,7 @@ def _command(folder: Path) -> str:
     settings = RunSettings.read(folder)
     copies = settings.envs_per_task
     words = ["ezm", "train", *settings.tasks, "--seed", str(settings.seed)]
-    words += ["--envs-per-task", *map(str, [copies] if isinstance(copies, int) else copies)]
+    words += ["--envs-per-task", ",".join(map(str, [copies] if isinstance(copies, int) else copies))]
     words += ["--from", settings.start] if settings.start else ["--preset", settings.preset]
     for option, value in (
         ("--steps-per-task", settings.steps_per_task),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +60,10 @@ def draw_training(folder: Path, output: Path | None = None) -> Path:
     settings = RunSettings.read(folder)
     tasks = run_tasks(settings)
     output = check_can_write(output or folder / CURVES)
-    training = load_training(folder / MONITOR, tasks)
+    shares = {name: settings.share(task, len(tasks)) for task, name in enumerate(tasks.names)}
+    training = load_training(folder / MONITOR, tasks, shares)
     csv_path = folder / EVALUATIONS
-    evaluation = load_evaluation_curves(csv_path, settings.deciding_protocol) if csv_path.exists() else None
+    evaluation = load_evaluation_curves(csv_path, settings.deciding_protocol, shares) if csv_path.exists() else None
     if not training and not evaluation:
         raise ConfigurationError(f"{folder} has no finished episode and no evaluation yet: there is nothing to draw.")
     return plot_learning_curves(output, tasks, training, evaluation, title=folder.resolve().name)
@@ -107,19 +108,20 @@ def published_table(own: Sequence[Seeds], suite: str) -> str:
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def load_training(folder: Path, tasks: TaskSet) -> dict[str, Curve]:
+def load_training(folder: Path, tasks: TaskSet, shares: Mapping[str, float]) -> dict[str, Curve]:
     """
     Join the parts of a resumed training. Anything after the checkpoint from which the next part started was undone.
 
     :param folder: of monitor files, with a folder in it for each resumed part
     :param tasks: the tasks
+    :param shares: part of all steps that each task takes
     :return: training episodes by task, over steps of the environment. Where a part begins, actions cut short by the end of an
         episode count in full
     """
     points: dict[str, list[tuple[float, float]]] = {}
     for begin, part in monitor_parts(folder):
-        start = begin * tasks.action_repeat / len(tasks)
         for name, curve in load_monitor_curves(part, tasks).items():
+            start = begin * tasks.action_repeat * shares[name]
             kept = [point for point in points.get(name, []) if point[0] <= start]
             points[name] = kept + [(start + step, ret) for step, ret in zip(curve.steps, curve.returns, strict=True)]
     return {name: Curve([step for step, _ in found], [ret for _, ret in found]) for name, found in points.items()}

@@ -107,6 +107,20 @@ class RunSettings:
         ignores = self.ignore_termination if self.protocol in (None, "both") else self.protocol == "ignored"
         return "ignored" if ignores else "respected"
 
+    @property
+    def uneven(self) -> bool:
+        """Whether tasks may take different numbers of steps; those "of each task" are then a mean."""
+        return self.asynchronous or not isinstance(self.envs_per_task, int)
+
+    def share(self, task: int, num_tasks: int) -> float:
+        """
+        :param task: its id
+        :param num_tasks: number of all
+        :return: part of all steps that are the task's (with asynchronous collectors on average)
+        """
+        copies = self.envs_per_task
+        return 1.0 / num_tasks if isinstance(copies, int) else copies[task] / sum(copies)
+
     def write(self, folder: Path) -> None:
         """
         :param folder: of the training

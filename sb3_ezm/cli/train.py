@@ -78,7 +78,7 @@ def _new(args: argparse.Namespace) -> dict[Path, RunSettings]:
         tasks=args.tasks,
         preset=preset,
         changes=changes,
-        envs_per_task=_copies(args.envs_per_task),
+        envs_per_task=args.envs_per_task or 1,
         action_repeat=args.action_repeat or repeat,
         ignore_termination=args.ignore_termination,
         start=None if args.start is None else model_name(args.start),
@@ -87,11 +87,6 @@ def _new(args: argparse.Namespace) -> dict[Path, RunSettings]:
         **_given(args),  # type: ignore[arg-type]
     )
     return {folder: replace(settings, seed=seed) for folder, seed in zip(folders, seeds, strict=True)}
-
-
-def _copies(given: list[int] | None) -> int | list[int]:
-    """One number stands for all tasks."""
-    return 1 if not given else given[0] if len(given) == 1 else given
 
 
 def _of_trained(args: argparse.Namespace, changes: dict[str, Any]) -> tuple[str, int]:

@@ -17,8 +17,9 @@ import torch as th
 from sb3_ezm.config import RuntimeConfig
 from sb3_ezm.distributed import session
 from sb3_ezm.distributed.reanalysis import BatchPart, Settings, Targets, columns_of
-from sb3_ezm.distributed.reanalyzers import Call, ReanalyzerGroup
+from sb3_ezm.distributed.reanalyzers import Call, ReanalyzerError, ReanalyzerGroup
 from sb3_ezm.distributed.weights import Broadcast
+from sb3_ezm.errors import CheckpointError
 from sb3_ezm.learning.data_parallel import DataParallelLearner
 from sb3_ezm.learning.learner import Learner, Reanalysis
 from sb3_ezm.learning.reanalyze import Reanalyzed
@@ -139,6 +140,18 @@ class ReanalyzedLearner(Learner):
         """As ever, and counted."""
         super().launch(batch, targets, updates)
         self._launches += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        As ever.
+
+        :raises CheckpointError: if reanalyzers fail or hang; the next update then draws its segments again
+        """
+        try:
+            return super().state_dict()
+        except ReanalyzerError as error:
+            self.coming.clear()
+            raise CheckpointError(f"targets for coming updates are missing: {error}") from error
 
     def _state_of(self, reanalysis: Reanalysis) -> dict[str, Any]:
         assert isinstance(reanalysis, RemoteReanalysis)

@@ -46,15 +46,16 @@ class ReanalyzerGroup:
     """
 
     def __init__(self, settings: Settings, count: int, address: str | None, gpus: float, time_limit: float) -> None:
-        self.ray: Any = session.acquire(address)
         self.time_limit = time_limit
         self.restarts = 0  # so far
+        self._next = 0
+        self._settings = cloudpickle.dumps(settings)
+        self.actors: list[Any] = []
+        self.ray: Any = session.acquire(address)
+        self.end = weakref.finalize(self, _release, self.ray, self.actors, session.release)
         cpus = session.reserved_cpus(settings.threads)
         self._options = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0}
-        self._settings = cloudpickle.dumps(settings)
-        self.actors = [self._create() for _ in range(count)]
-        self._next = 0
-        self.end = weakref.finalize(self, _release, self.ray, self.actors, session.release)
+        self.actors += [self._create() for _ in range(count)]
 
     def _create(self) -> Any:
         return self.ray.remote(ReanalysisWorker).options(**self._options).remote(self._settings, sys.path)

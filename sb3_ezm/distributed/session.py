@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import signal
+import sys
+import threading
 import warnings
 from types import ModuleType
 from typing import Any
@@ -21,6 +24,7 @@ _MISSING = (
 _users = 0
 _is_own = False  # whether this package started or joined it
 _is_local = False  # whether this package started it
+_address: str | None = None  # of the cluster that this package joined
 
 
 def check_installed() -> None:
@@ -52,13 +56,15 @@ def acquire(address: str | None) -> ModuleType:
 
     :param address: of a cluster, ``"auto"`` for the one that this machine belongs to; None starts Ray here
     :return: Ray
-    :raises ConfigurationError: if it is not installed, there is no such cluster, or the cluster does not let this machine in
+    :raises ConfigurationError: if it is not installed, there is no such cluster, the cluster does not let this machine in, or
+        this program already uses another
     """
-    global _users, _is_own, _is_local
+    global _users, _is_own, _is_local, _address
     if address is not None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")  # machines find each other by their addresses
     ray: Any = import_ray()
     if not ray.is_initialized():
+        on_end = signal.getsignal(signal.SIGTERM)
         common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
         if address is None:
             needed = {"num_cpus": 1, "object_store_memory": _STORE_BYTES, "_node_ip_address": "127.0.0.1"}
@@ -73,7 +79,7 @@ def acquire(address: str | None) -> ModuleType:
         else:
             try:
                 ray.init(address, log_to_driver=False, configure_logging=False)
-            except ConnectionError as error:
+            except (ConnectionError, ValueError) as error:  # nobody answers, or it is no address
                 raise ConfigurationError(
                     f"There is no Ray cluster at `address` ({address!r}): start one with `ray start --head`, or leave it out."
                 ) from error
@@ -84,9 +90,22 @@ def acquire(address: str | None) -> ModuleType:
                     f"The Ray cluster at `address` ({address!r}) asks for its token: copy ~/.ray/auth_token from its first "
                     "machine to the same place on every other, and set RAY_AUTH_MODE=token on all of them."
                 ) from error
-        _is_own, _is_local = True, address is None
+        _is_own, _is_local, _address = True, address is None, address
+        _keep_status(on_end)
+    elif _is_own and address not in (None, _address):
+        used = "a Ray of its own" if _is_local else f"the Ray cluster at {_address!r}"
+        raise ConfigurationError(
+            f"`address` ({address!r}) cannot be joined while this program uses {used}: give everything the same address, or "
+            "close what uses the other first."
+        )
     _users += 1
     return ray  # type: ignore[no-any-return]
+
+
+def _keep_status(before: Any) -> None:
+    """After SIGTERM Ray would end the program with the status 15. It is told to clean up, and the status is the usual one."""
+    if before is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def reserved_cpus(wanted: int) -> int:

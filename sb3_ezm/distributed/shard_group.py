@@ -67,8 +67,12 @@ class ShardGroup:
             raise ReplayShardError("The replay shards were ended after one had not answered: resume from a checkpoint.")
         if not self._actors:
             self._ray = session.acquire(self._address)
-            self._actors = [self._create(shard) for shard in range(len(self._queues))]
             self.end = weakref.finalize(self, _release, self._ray, self._actors, session.release)
+            try:
+                self._actors += [self._create(shard) for shard in range(len(self._queues))]
+            except BaseException:
+                self.end()
+                raise
 
     def _create(self, shard: int) -> Any:
         settings = self.settings._replace(numbers=self._numbers[shard])

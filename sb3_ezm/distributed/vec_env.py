@@ -84,23 +84,25 @@ class RayVecEnv(ActingVecEnv):
         self._ray: Any = session.acquire(address)
         self._leave = session.release
         self._is_open = True
+        self._group = WorkerGroup(self._ray, time_limit, max_restarts)
         self._device = "cuda" if num_gpus > 0 else "cpu"
         options = {"num_cpus": session.reserved_cpus(num_cpus), "num_gpus": num_gpus, "max_restarts": 0}
         keywords = {"num_threads": num_cpus, "step_timeout": step_timeout}
         bounds = [number * count // collectors for number in range(collectors + 1)]
-        workers = [
-            Worker(self._ray, number, slice(first, last), env_fns[first:last], (options, keywords))
-            for number, (first, last) in enumerate(pairwise(bounds))
-        ]
-        self._group = WorkerGroup(self._ray, workers, time_limit, max_restarts)
         self._policy: Any = None  # the one that the collectors act with
-        ahead = (0 if lockstep else 1) if rounds_ahead is None else rounds_ahead
-        self._rounds = Rounds(self._ray, self._group, count, lockstep, ahead)
         self._actions: npt.NDArray[Any] | None = None
-        described = self._ask("describe")
-        for worker, (_, _, names) in zip(workers, described, strict=True):
-            worker.names = names
-        super().__init__(count, *described[0][:2])
+        try:
+            for number, (first, last) in enumerate(pairwise(bounds)):
+                self._group.add(Worker(self._ray, number, slice(first, last), env_fns[first:last], (options, keywords)))
+            ahead = (0 if lockstep else 1) if rounds_ahead is None else rounds_ahead
+            self._rounds = Rounds(self._ray, self._group, count, lockstep, ahead)
+            described = self._ask("describe")
+            for worker, (_, _, names) in zip(self._group.workers, described, strict=True):
+                worker.names = names
+            super().__init__(count, *described[0][:2])
+        except BaseException:
+            self.close()
+            raise
 
     # --------------------------------------------------------------------------------------------------------- workers
 
@@ -261,12 +263,12 @@ class RayVecEnv(ActingVecEnv):
         """Answers of some environments, in the order of the indices."""
         wanted = self._indices(indices)
         each = {
-            worker.number: ([index - worker.envs.start for index in wanted if worker.envs.start <= index < worker.envs.stop],)
+            worker.number: ([index - worker.envs.start for index in wanted if index in worker.range],)
             for worker in self._group.workers
         }
         each = {number: own for number, own in each.items() if own[0]}
         answers = dict(zip(each, map(iter, self._ask(method, *arguments, each=each)), strict=True))
-        where = {index: worker.number for worker in self._group.workers for index in range(self.num_envs)[worker.envs]}
+        where = {index: worker.number for worker in self._group.workers for index in worker.range}
         return [next(answers[where[index]]) for index in wanted]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
@@ -284,6 +286,8 @@ class RayVecEnv(ActingVecEnv):
         :param indices: of environments
         """
         self._ask_some("assign", indices, attr_name, value)
+        for worker in self._group.workers:
+            worker.note(attr_name, value, [i - worker.envs.start for i in self._indices(indices) if i in worker.range])
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any

@@ -69,6 +69,8 @@ class Worker:
         # State of its environments after the last step that counts, pickled. It is here, and not where the worker is: with a
         # machine that is lost, Ray loses what has been left on it.
         self.state: bytes | None = None
+        self._assigned: dict[tuple[str, int], Any] = {}  # attributes that were set, by name and environment
+        self._fresh: set[tuple[str, int]] = set()  # those of them that were set after `state`
         self.policy: tuple[Any, ...] = ()  # references to what it was told to act with
         self.parts: deque[Part] = deque()  # of rounds, in the order in which they are taken
         self._env_fns, self._options = cloudpickle.dumps(list(env_fns)), options
@@ -78,6 +80,11 @@ class Worker:
     def _create(self) -> Any:
         options, keywords = self._options
         return self._ray.remote(EnvSlice).options(**options).remote(self._env_fns, sys.path, self.envs.start, **keywords)
+
+    @property
+    def range(self) -> range:
+        """Numbers of its environments among all."""
+        return range(self.envs.start, self.envs.stop)
 
     def __str__(self) -> str:
         tasks = sorted({name for name in self.names if name})
@@ -93,6 +100,28 @@ class Worker:
         answer, state = self.actor.call.options(num_returns=2).remote(method, *arguments)
         return answer, state
 
+    def note(self, name: str, value: Any, indices: Sequence[int]) -> None:
+        """
+        Remember an attribute for a process that takes over.
+
+        :param name: of the attribute
+        :param value: it has been given
+        :param indices: which of its environments
+        """
+        keys = [(name, index) for index in indices]
+        self._assigned.update(dict.fromkeys(keys, value))
+        self._fresh.update(keys)
+
+    def _assign(self, keys: Sequence[tuple[str, int]]) -> None:
+        for name, index in keys:
+            self._preparations.append(self.ask("assign", (name, self._assigned[name, index], [index]))[0])
+
+    def settle(self, state: bytes) -> None:
+        """
+        :param state: of its environments after steps that count
+        """
+        self.state, self._fresh = state, set()
+
     def send(self) -> None:
         """Tell it the parts of rounds that it does not know yet."""
         for part in self.parts:
@@ -107,7 +136,7 @@ class Worker:
 
         :param steps: of the first one
         """
-        self.state = self.parts.popleft().state
+        self.settle(self.parts.popleft().state)
         if self.parts:
             self.parts[0].observation = rows_of(steps.observations, -1)
             self.parts[0].since = time.monotonic()
@@ -122,6 +151,7 @@ class Worker:
         self._preparations = []
         if self.policy:
             self._preparations.append(self.ask("use_policy", self.policy)[0])
+        self._assign(list(self._assigned))
         return self.rewind()
 
     def rewind(self) -> str:
@@ -141,6 +171,7 @@ class Worker:
                 "running episodes of all environments end in the replay buffer as truncated, and new ones begin."
             )
         self._preparations.append(self.ask("restore", [state])[0])
+        self._assign(sorted(self._fresh))  # what the state does not know of
         return ""
 
     def get(self, answer: Any, state: Any) -> tuple[Any, Any]:
@@ -163,19 +194,25 @@ class WorkerGroup:
     All workers.
 
     :param ray: Ray
-    :param workers: at least one
     :param time_limit: seconds for an answer of all of them
     :param max_restarts: how often a worker may die before it answers
     """
 
-    def __init__(self, ray: Any, workers: Sequence[Worker], time_limit: float, max_restarts: int) -> None:
+    def __init__(self, ray: Any, time_limit: float, max_restarts: int) -> None:
         self._ray = ray
-        self.workers = list(workers)
+        self.workers: list[Worker] = []
         self.time_limit, self.max_restarts = time_limit, max_restarts
         self.restarts = 0  # so far
         self._is_cut_short = False  # some workers may have gone further than the others
-        self._deaths = dict.fromkeys(workers, 0)  # since the last steps
+        self._deaths: dict[Worker, int] = {}  # since the last steps
         self._lost = ""  # why environments are not where they should be
+
+    def add(self, worker: Worker) -> None:
+        """
+        :param worker: a new one
+        """
+        self.workers.append(worker)
+        self._deaths[worker] = 0
 
     def ask(self, method: str, arguments: Mapping[Worker, Sequence[Any]]) -> list[Any]:
         """
@@ -211,7 +248,7 @@ class WorkerGroup:
         _check(answers)
         if method in MOVES:
             for worker in answers:
-                worker.state = states[worker]
+                worker.settle(states[worker])
             self._is_cut_short = False
             if begins:
                 self._lost = ""

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,13 +77,16 @@ def _read_monitor(path: Path) -> list[tuple[float, int, float]]:
         return [(start + float(row["t"]), int(row.get("episode_env_steps", row["l"])), float(row["r"])) for row in rows]
 
 
-def load_evaluation_curves(csv_path: str | os.PathLike[str], protocol: Protocol | None = None) -> dict[str, Curve]:
+def load_evaluation_curves(
+    csv_path: str | os.PathLike[str], protocol: Protocol | None = None, shares: Mapping[str, float] | None = None
+) -> dict[str, Curve]:
     """
     Read the CSV file of :class:`~sb3_ezm.callbacks.TaskEvalCallback`.
 
     :param csv_path: the file
     :param protocol: which evaluations; may be left out if the file has only one protocol
-    :return: mean and standard deviation of the returns of each task; its steps are an equal share of all tasks' steps
+    :param shares: part of all tasks' steps that each task takes (default: all the same)
+    :return: mean and standard deviation of the returns of each task, over its steps
     :raises ConfigurationError: if the file is missing or not an evaluation file, lacks the protocol, or has several
     """
     rows = read_evaluations(csv_path)
@@ -98,7 +101,7 @@ def load_evaluation_curves(csv_path: str | os.PathLike[str], protocol: Protocol 
             points[row.task].append(row)
     return {
         name: Curve(
-            [row.timesteps / len(points) for row in of_task],
+            [row.timesteps * (1.0 / len(points) if shares is None else shares[name]) for row in of_task],
             [row.mean_return for row in of_task],
             [row.std_return for row in of_task],
         )
