@@ -28,6 +28,7 @@ from sb3_ezm.multitask.env_state import (
     set_env_state,
     set_env_statistics,
 )
+from sb3_ezm.multitask.inspection import read_attribute
 from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv
 
 _NORMALIZE = ("training", "norm_obs", "norm_reward", "norm_obs_keys", "clip_obs", "clip_reward", "gamma", "epsilon")
@@ -204,11 +205,8 @@ def force_new_episodes(env: VecEnv, seed: int | None, num_timesteps: int) -> Non
 
 def _tasks(env: VecEnv) -> list[list[str]] | None:
     """Names of the tasks that each environment plays; None for environments that are not of this package."""
-    if not env.has_attr("tasks"):
-        return None
-    tasks = env.get_attr("tasks")
-    ours = all(isinstance(names, tuple) and all(isinstance(name, str) for name in names) for names in tasks)
-    return [list(names) for names in tasks] if ours else None
+    served = read_attribute(env, "served_tasks")
+    return None if served is None else [list(names) for names in served]
 
 
 def _wrappers(env: VecEnv) -> list[VecEnvWrapper]:
