@@ -1,6 +1,7 @@
 """
 One command for one GPU: check that everything works, time each part, and spend the remaining time on the best training run.
 
+    python experiments/gpu.py --out runs/gpu-tests --tests --minutes 3              # first: the tests that need a GPU
     python experiments/gpu.py --out runs/gpu --minutes 9
     python experiments/gpu.py --out runs/rehearsal --minutes 2 --device cpu      # a rehearsal on two cores
 
@@ -19,8 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpu_stages.files import FILM, LADDER, MODEL, SUMMARY, TRAINING, Request, read_json, read_rows, write_json
+from gpu_stages.files import FILM, LADDER, MODEL, SANITY, SUMMARY, TRAINING, Request, read_json, read_rows, write_json
 from gpu_stages.processes import Child, finish, start
+from gpu_stages.sanity import run_tests
 from gpu_stages.summary import summarize
 
 SANITY_SECONDS, LADDER_SECONDS, FILM_SECONDS = 45.0, 60.0, 25.0
@@ -45,6 +47,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     parser.add_argument(
         "--scratch", type=Path, help="folder for logs and snapshots, kept afterwards (default: a temporary one)"
+    )
+    parser.add_argument("--tests", action="store_true", help="run the tests that need the device instead, and nothing else")
+    parser.add_argument(
+        "--compile", action="store_true", help="also compile, beside the first stages, whose figures suffer from it"
     )
     parser.add_argument("--quick", action="store_true", help="do the bare minimum of everything, for tests")
     return parser.parse_args()
@@ -115,7 +121,7 @@ class Driver:
 
         :return: the compiling processes
         """
-        if self.request.quick:
+        if self.request.quick or not self.request.compiles:
             return []
         limit = str(time.time() + (SANITY_SECONDS + LADDER_SECONDS) / 9.0 * min(9.0, self.request.minutes))
         preset = self.request.preset
@@ -193,6 +199,17 @@ def _finished(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({(row["size"], row["rung"]): row for row in rows}.values())
 
 
+def test(request: Request) -> None:
+    """
+    Run the tests that need an accelerator, all of the time if they take it.
+
+    :param request: settings of the run
+    """
+    findings = {"tests": run_tests(request.left())}
+    write_json(request.out / SANITY, findings)
+    (request.out / SUMMARY).write_text(f"{findings['tests']['output']}\n", encoding="utf-8")
+
+
 def main() -> None:
     """Run everything; the output folder must be empty."""
     args = parse_arguments()
@@ -214,11 +231,15 @@ def main() -> None:
         steps_per_task=args.steps_per_task,
         max_file_mb=args.max_file_mb,
         seed=args.seed,
+        compiles=args.compile,
         began=time.time(),
     )
     request.save()
     try:
-        Driver(request).run()
+        if args.tests:
+            test(request)
+        else:
+            Driver(request).run()
     finally:
         if args.scratch is None:
             shutil.rmtree(scratch, ignore_errors=True)

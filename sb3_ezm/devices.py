@@ -89,8 +89,11 @@ def has_bfloat16(device: th.device) -> bool:
     :param device: where networks run
     :return: whether it has them, as far as this PyTorch can tell
     """
+    if device.type == "cuda":
+        with th.cuda.device(device):
+            return bool(th.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
-        return device.type == "cuda" and th.cuda.is_bf16_supported()
+        return False
     ask: Callable[[], Mapping[str, Any]] = getattr(th.cpu, "get_capabilities", dict)  # older releases of PyTorch cannot tell
     return any(ask().get(name) for name in ("avx512_bf16", "amx_bf16"))
 

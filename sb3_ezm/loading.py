@@ -14,7 +14,14 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
-from sb3_ezm.arguments.settings import apply_changes, attribute_of, attributes, change_arguments, check_discounts
+from sb3_ezm.arguments.settings import (
+    apply_changes,
+    attribute_of,
+    attributes,
+    change_arguments,
+    check_discounts,
+    fitting,
+)
 from sb3_ezm.arguments.table import check_arguments
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import PATH
@@ -140,8 +147,10 @@ class LoadedWithChanges(OffPolicyAlgorithm):
         found = self.__dict__.setdefault("model_format", MODEL_FORMAT if changes is None else None)
         if found != MODEL_FORMAT:
             raise _other_version(f"its format is {found}, that of this version {MODEL_FORMAT}")
+        known = attributes(self)
+        saved = known if changes is None else fitting(known, changes, self.device)
+        vars(self).update({attribute_of(self, name): saved[name] for name in saved if saved[name] is not known[name]})
         if changes:
-            saved = attributes(self)
             if "policy" in changes:
                 changes = dict(changes)
                 self._check_policy(changes.pop("policy"))

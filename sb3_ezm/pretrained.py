@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_ezm.arguments.settings import change_arguments, check_discounts
+from sb3_ezm.arguments.settings import change_arguments, check_discounts, fitting
 from sb3_ezm.checkpoint.checks import check_arguments, check_sizes
 from sb3_ezm.checkpoint.container import read_checkpoint, write_checkpoint
 from sb3_ezm.checkpoint.model_state import capture_arguments, kept_arguments
@@ -110,10 +110,11 @@ def write_agent(model: Any, path: PathLike) -> Path:
     missing = [entry["missing"] for entry in arguments.values() if "missing" in entry]
     if missing:
         raise CheckpointError(f"{path} was not written: {'; '.join(missing)}.")
+    fitted = fitting({name: entry["value"] for name, entry in arguments.items()}, {}, "cpu", warn=False)
     network: WorldModel = model.policy.predicting_model
     rounded = set(_matrices(network))
     state = {
-        "arguments": arguments,
+        "arguments": {name: {"value": value} for name, value in fitted.items()},
         "tasks": tasks.without_factories(),
         "n_envs": model.n_envs,
         "progress": {name: getattr(model, name) for name in _PROGRESS},
@@ -142,7 +143,7 @@ def read_agent(
     state = read_checkpoint(path)
     try:
         _check(state, kept_arguments(algorithm))
-        saved = {argument: entry["value"] for argument, entry in state["arguments"].items()}
+        saved = fitting({name: entry["value"] for name, entry in state["arguments"].items()}, changes, device)
         check_sizes(saved, {"policy": state["vectors"], "replay": {}})
         tasks: TaskSet = state["tasks"]
         policy = algorithm.policy_aliases[saved["policy"]]

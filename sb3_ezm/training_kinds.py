@@ -72,6 +72,18 @@ def _working_device(value: Any) -> th.device | str:
     return value
 
 
+def works(device: th.device | str) -> bool:
+    """
+    :param device: of PyTorch
+    :return: whether tensors can be there
+    """
+    try:
+        _working_device(device)
+    except RefusedError:
+        return False
+    return True
+
+
 def _device(value: Any) -> th.device | str:
     # As in SB3, "auto" means CUDA if available, and CUDA means the CPU if not.
     falls_back = isinstance(value, (str, th.device)) and re.fullmatch(r"auto|cuda(:\d+)?", str(value)) is not None

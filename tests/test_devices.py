@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -215,6 +216,9 @@ def test_automatic_precision_follows_the_processor(
 def test_automatic_precision_is_the_exact_one_where_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(th.cpu, "get_capabilities", raising=False)
     assert not has_bfloat16(th.device("cpu")) and not has_bfloat16(th.device("meta"))
+    monkeypatch.setattr(th.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(th.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)  # a V100
+    assert not has_bfloat16(th.device("cuda"))
 
 
 def test_what_is_already_on_the_device_is_not_copied() -> None:

@@ -28,7 +28,14 @@ def request_in(folder: Path) -> Any:
     (folder / "out").mkdir()
     (folder / "scratch").mkdir()
     values: dict[str, Any] = {"device": "cpu", "quick": True, "preset": "h1-gpu", "suite": "h1-medium", "seed": 0}
-    numbers: dict[str, Any] = {"minutes": 5.0, "eval_every": 10, "episodes": 1, "steps_per_task": 60, "max_file_mb": 16.0}
+    numbers: dict[str, Any] = {
+        "minutes": 5.0,
+        "eval_every": 10,
+        "episodes": 1,
+        "steps_per_task": 60,
+        "max_file_mb": 16.0,
+        "compiles": False,
+    }
     request = Request(out=folder / "out", scratch=folder / "scratch", began=time.time(), **values, **numbers)
     request.save()
     return request
@@ -175,6 +182,16 @@ def test_small_files_act_the_same(tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- rehearsal
+
+
+def test_the_tests_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, str(EXPERIMENTS / "gpu.py"), "--out", str(out), "--tests", "--minutes", "5"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((out / "sanity.json").read_text(encoding="utf-8"))["tests"]
+    assert "skipped" in found["status"] or "passed" in found["status"], found["output"]
+    assert "test_everything_stays_on_cuda" in (out / "summary.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

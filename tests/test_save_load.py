@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -26,8 +27,9 @@ from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ezm import EZM, TaskSet
-from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.errors import ConfigurationError, EZMError
 from sb3_ezm.loading import MODEL_FORMAT
+from sb3_ezm.pretrained import write_agent
 from tests.tiny import (
     TINY_NETWORKS,
     CountEnv,
@@ -468,3 +470,32 @@ def test_training_after_loading_equals_uninterrupted_training(tmp_path: Path, ta
     pair = [m.replay_buffer.sample_segments(8, rng=np.random.default_rng(0)) for m in (model, loaded)]
     for first, second in zip(*pair, strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+def test_what_a_device_cannot_do_is_left_out(tmp_path: Path) -> None:
+    model = tiny_model(toy_env(), runtime_kwargs={"priority_lag": 1}).learn(40)
+    # As if it had been trained on a GPU.
+    model.__dict__["runtime_kwargs"] = {"priority_lag": 1, "cuda_graphs": True}
+    model.__dict__["replay_buffer_kwargs"] = {"storage_device": "cuda:99"}
+    model.save(tmp_path / "model.zip")
+    checkpoint = model.save_checkpoint(tmp_path / "checkpoint")
+    left_out = (
+        r"left out: `cuda_graphs` in `runtime_kwargs` \(True\), `storage_device` in `replay_buffer_kwargs` \('cuda:99'\)\."
+    )
+    for load in (
+        lambda **changes: EZM.load(tmp_path / "model.zip", device="cpu", **changes),
+        lambda **changes: EZM.load(tmp_path / "model.zip", device="cpu", verbose=0, **changes),
+        lambda **changes: EZM.resume(checkpoint, toy_env(), **changes),
+    ):
+        with pytest.warns(UserWarning, match=left_out):
+            loaded = load()
+        assert loaded.runtime_kwargs == {"priority_lag": 1, "cuda_graphs": False}
+        assert loaded.replay_buffer_kwargs == {"storage_device": None}
+        with pytest.raises(EZMError, match="`cuda_graphs` needs a CUDA device"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            load(runtime_kwargs={"cuda_graphs": True})
+    write_agent(model, tmp_path / "an.agent")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent = EZM.pretrained(tmp_path / "an.agent")
+    assert agent.runtime_kwargs == {"priority_lag": 1, "cuda_graphs": False}

@@ -6,7 +6,7 @@ of a CUDA graph, its replays write into the same memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -145,6 +145,37 @@ def test_graphs_are_recorded_on_their_device(monkeypatch: pytest.MonkeyPatch) ->
             ("cuda:1", "current one waits for the side stream"),
             ("cuda:1", f"recording on the side stream with {pool}", "run"),
         ]
+
+
+def test_a_recording_that_fails_leaves_the_stream_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str = "the side stream") -> None:
+            self.name = name
+
+        def wait_stream(self, other: Any) -> None:
+            log.append(f"{self.name} waits for {other.name}")
+
+    current = Stream("the current one")
+    monkeypatch.setattr(th.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(th.cuda, "Stream", Stream)
+    monkeypatch.setattr(th.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(th.cuda, "current_stream", lambda: current)
+    monkeypatch.setattr(th.cuda, "set_stream", lambda stream: log.append(f"back to {stream.name}"))
+
+    errors: list[Exception] = [th.OutOfMemoryError("full"), RuntimeError("no"), RuntimeError("no")]
+
+    def fail(_: th.Tensor) -> Tensors:
+        raise errors.pop(0)
+
+    function = StaticFunction(fail, CudaGraphs(th.device("cuda:1")))
+    with pytest.raises(th.OutOfMemoryError):  # which running without a graph would not mend
+        function(th.ones(1))
+    log.clear()
+    with pytest.warns(UserWarning, match="cannot be recorded"), pytest.raises(RuntimeError, match="no"):
+        function(th.ones(1))
+    assert log[-2:] == ["back to the current one", "the current one waits for the side stream"]
 
 
 def test_unknown_backends_are_refused_at_once() -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ezm import EZM, ConfigurationError
+from sb3_ezm.buffers import storage
 from sb3_ezm.buffers.storage import TensorColumn
 from sb3_ezm.checkpoint import read_checkpoint
 from sb3_ezm.types import SegmentBatch
@@ -101,6 +103,30 @@ def test_saved_buffers_come_back(tmp_path: Any) -> None:
     model.load_replay_buffer(tmp_path / "replay.pkl")
     after = model.replay_buffer.sample_segments(10, rng=np.random.default_rng(0))
     assert th.equal(before.observations, after.observations) and th.equal(before.rewards, after.rewards)  # type: ignore[arg-type]
+
+
+def test_a_buffer_is_where_its_model_wants_it(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kwargs: tuple[dict[str, Any] | None, ...] = (ON_DEVICE, None)
+    for saved, loading in (kwargs, kwargs[::-1]):
+        trained(30, replay_buffer_kwargs=saved).save_replay_buffer(tmp_path / "replay")
+        model = trained(30, replay_buffer_kwargs=loading)
+        model.load_replay_buffer(tmp_path / "replay.pkl")
+        kind = np.ndarray if loading is None else TensorColumn
+        assert all(isinstance(replay.ring.observation, kind) for replay in model.replay_buffer.replays)
+        model.learn(10, reset_num_timesteps=False)
+
+    # Stored on a device that is not here.
+    trained(30, replay_buffer_kwargs=ON_DEVICE).save_replay_buffer(tmp_path / "replay")
+    monkeypatch.setattr(storage, "TensorColumn", missing_device)
+    ring = load_from_pkl(tmp_path / "replay.pkl").replays[0].ring
+    assert ring.storage_device is None and isinstance(ring.observation, np.ndarray) and ring.observation.any()
+
+
+def missing_device(*_: Any) -> Any:
+    """
+    :raises RuntimeError: as PyTorch does
+    """
+    raise RuntimeError("No CUDA GPUs are available")
 
 
 @pytest.mark.parametrize("device", ["cpuu", "cuda:99"])

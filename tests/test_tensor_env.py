@@ -450,7 +450,7 @@ def test_saving_and_loading(tmp_path: Path) -> None:
     model = tiny_model(TensorPendulum(4), "MlpPolicy").learn(60)
     model.save(tmp_path / "model")
     loaded = EZM.load(tmp_path / "model", env=TensorPendulum(4), device="cpu")  # type: ignore[arg-type]
-    assert loaded._last_obs is None
+    assert loaded._last_obs is None and loaded._last_original_obs is None
     assert_same_weights(weights_of(model), weights_of(loaded))
     assert loaded.learn(40, reset_num_timesteps=False).num_timesteps == 100
 
@@ -465,6 +465,21 @@ def test_a_checkpoint_continues_exactly(tmp_path: Path) -> None:
     resumed.learn(60, reset_num_timesteps=False)
     assert_same_weights(weights_of(whole), weights_of(resumed))
     assert whole.task_statistics.snapshot() == resumed.task_statistics.snapshot()
+
+
+def test_a_checkpoint_in_the_middle_of_a_step_can_be_resumed(tmp_path: Path) -> None:
+    model = tiny_model(TensorPendulum(4, length=7), "MlpPolicy")
+    paths: list[Path] = []
+
+    def save(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        if local["self"].num_timesteps == 60:
+            paths.append(local["self"].save_checkpoint(tmp_path / "mid"))
+        return True
+
+    model.learn(80, callback=save)
+    with pytest.warns(UserWarning, match="in the middle of a step"):
+        resumed = EZM.resume(paths[0], TensorPendulum(4, length=7))  # type: ignore[arg-type]
+    assert resumed.learn(20, reset_num_timesteps=False).num_timesteps >= 80
 
 
 def test_without_states_a_checkpoint_says_why_episodes_begin_anew(tmp_path: Path) -> None:

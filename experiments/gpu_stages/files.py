@@ -36,6 +36,7 @@ class Request:
     :param steps_per_task: stop training after this many environment steps of each task; 0 for no limit
     :param max_file_mb: size limit of each file in ``out``
     :param seed: random seed
+    :param compiles: also compile, beside the first stages
     :param began: start of the run, in seconds since 1970
     """
 
@@ -51,6 +52,7 @@ class Request:
     steps_per_task: int
     max_file_mb: float
     seed: int
+    compiles: bool
     began: float
 
     @property

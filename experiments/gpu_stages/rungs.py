@@ -9,7 +9,7 @@ a rung that killed the process.
 
 from __future__ import annotations
 
-import contextlib
+import gc
 import sys
 import time
 import traceback
@@ -178,7 +178,9 @@ def main() -> None:
             append_row(request.scratch / ROWS, {**row, "error": NO_TIME})
             continue
         append_row(request.scratch / ROWS, {**row, "error": "the process died or ran out of time"})
+        gc.collect()  # models refer to themselves, and would be counted with the next rung
         if request.device != "cpu":
+            th.cuda.empty_cache()
             th.cuda.reset_peak_memory_stats()
         try:
             row |= measure(size, rung, request, deadline)
@@ -186,9 +188,6 @@ def main() -> None:
             row["error"] = f"{type(error).__name__}: {error}"[:500]
             row["traceback"] = traceback.format_exc()[-3000:]
         append_row(request.scratch / ROWS, row)
-        with contextlib.suppress(Exception):
-            if request.device != "cpu":
-                th.cuda.empty_cache()
         if "CUDA error" in row.get("error", ""):  # this process can no longer use the device
             raise SystemExit(3)
 

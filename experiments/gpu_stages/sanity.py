@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ PACKAGES = (
     *("triton", "jax", "mctx", "pytest", "hypothesis", "imageio", "pillow", "tqdm", "rich", "sb3-contrib"),
 )
 UPDATES = 20
+PATIENCE = 15.0  # seconds in which pytest reports after an interrupt
 # Bounds on the relative difference of losses.
 FIRST_BOUND = 2e-4  # the first loss in float32: only the order of summation differs
 LAST_BOUND = 0.02  # each of the twenty: rounding errors build up in the weights
@@ -76,16 +78,26 @@ def run_tests(seconds: float) -> Row:
     :return: the last lines of pytest's output, with failures and durations
     """
     files = sorted(str(path) for path in (ROOT / "tests").glob("test_*.py") if "mark.gpu" in path.read_text(encoding="utf-8"))
-    options = ("-m", "gpu", "-q", "--tb=short", "--durations=10", "-p", "no:cacheprovider", "--continue-on-collection-errors")
+    options = ("-m", "gpu", "-v", "--tb=short", "--durations=10", "-p", "no:cacheprovider", "--continue-on-collection-errors")
+    command = [sys.executable, "-m", "pytest", *options, *files]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    is_done = True
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", *options, *files], cwd=ROOT, capture_output=True, text=True, timeout=seconds
-        )
-    except subprocess.TimeoutExpired as error:
-        output = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else str(error.stdout or "")
-        return {"status": f"not done within {seconds:.0f} s", "output": output[-6000:]}
-    lines = (done.stdout + done.stderr).strip().splitlines()
-    return {"status": lines[-1] if lines else f"exit status {done.returncode}", "output": "\n".join(lines)[-6000:]}
+        output, _ = process.communicate(timeout=max(0.0, seconds - PATIENCE))
+    except subprocess.TimeoutExpired:
+        is_done = False
+        process.send_signal(signal.SIGINT)  # pytest then shows the failures so far
+        try:
+            output, _ = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+    lines = output.strip().splitlines()
+    status = lines[-1] if lines else f"exit status {process.returncode}"
+    return {
+        "status": status if is_done else f"not done within {seconds:.0f} s: {status}",
+        "output": "\n".join(lines)[-12_000:],
+    }
 
 
 def small_training(device: str, mixed_precision: bool, seed: int) -> EZM:
@@ -174,10 +186,7 @@ def main() -> None:
         "machine": lambda: machine(device),
         "save and load": lambda: save_and_load(request.device, request),
         "training": lambda: compare_training(request.device, request.seed, 3 if request.quick else UPDATES),
-        "tests": lambda: run_tests(30.0),
     }
-    if request.quick:
-        del parts["tests"]
     for name, part in parts.items():
         began = time.perf_counter()
         try:

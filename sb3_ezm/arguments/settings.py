@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections import deque
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.action_layout import check_action_space
@@ -26,6 +28,7 @@ from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.presets import RecordedPreset, merge_settings
 from sb3_ezm.space_tasks import default_task_set
 from sb3_ezm.tasks.task_set import TaskSet
+from sb3_ezm.training_kinds import works
 
 _SIZES = ("n_envs", "num_tasks", "independent", "action_dim")  # of a replay buffer
 
@@ -94,6 +97,35 @@ def change_arguments(
     if merged.get("preset") is not None:
         merged["preset"] = RecordedPreset(merged["preset"])
     return merged
+
+
+def fitting(
+    saved: Mapping[str, Any], changes: Mapping[str, Any], device: th.device | str, warn: bool = True
+) -> dict[str, Any]:
+    """
+    Leave saved settings out that a device cannot carry out, with a warning. What the caller asks for stays, and is refused.
+
+    :param saved: arguments by name
+    :param changes: arguments that the user gives instead
+    :param device: where the model goes
+    :param warn: whether to say so
+    :return: the arguments that fit
+    """
+    kind = get_device(device).type
+    unfit = {
+        ("runtime_kwargs", "cuda_graphs"): (False, lambda wanted: wanted and kind != "cuda"),
+        ("runtime_kwargs", "overlap"): (False, lambda wanted: wanted is True and kind != "cpu"),
+        ("replay_buffer_kwargs", "storage_device"): (None, lambda wanted: wanted is not None and not works(wanted)),
+    }
+    found, left_out = dict(saved), []
+    for (argument, name), (instead, is_unfit) in unfit.items():
+        own = found.get(argument) or {}
+        if is_unfit(own.get(name, instead)) and name not in (changes.get(argument) or {}):
+            found[argument] = {**own, name: instead}
+            left_out.append(f"`{name}` in `{argument}` ({shown(own[name])})")
+    if left_out and warn:
+        warnings.warn(f"Settings of the saved model that do not work here are left out: {', '.join(left_out)}.", stacklevel=3)
+    return found
 
 
 def _check_task_set(saved: TaskSet, wanted: TaskSet) -> None:

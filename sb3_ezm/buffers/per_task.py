@@ -291,7 +291,10 @@ class PerTaskReplayBuffer(ReplayBuffer):
         """
         :return: for :meth:`load_state_dict`, as plain values and arrays (views), all that the future of the buffer depends on
         """
-        return {"replays": [it.state_dict() for it in self.replays], **{name: getattr(self, name) for name in _STATE}}
+        state = {name: getattr(self, name) for name in _STATE}
+        if isinstance(noted := state["_search_values"], th.Tensor):  # of a step that is not stored yet
+            state["_search_values"] = noted.cpu().numpy()
+        return {"replays": [it.state_dict() for it in self.replays], **state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """

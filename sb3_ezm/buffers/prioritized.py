@@ -143,6 +143,7 @@ class PrioritizedRing:
         """
         alpha, self.config = self.config.alpha, own.config
         self._rescale(alpha)
+        self.ring.move_to(own.ring.storage_device)
 
     def begin_generation(self, generation: int) -> None:
         """

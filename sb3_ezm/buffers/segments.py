@@ -358,10 +358,21 @@ class TransitionRing:
             state[name] = state[name][: self.rows_written]
         return state
 
+    def move_to(self, storage_device: str | None) -> None:
+        """
+        :param storage_device: where the columns are from now on, as for the constructor
+        """
+        if storage_device != self.storage_device:
+            self.__setstate__({**self.__getstate__(), "storage_device": storage_device})
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({name: value for name, value in state.items() if name not in self.COLUMNS})
         rows_written, small = self.rows_written, (self.counts, self.total_added, self._newest)
-        self._allocate()
+        try:
+            self._allocate()
+        except (RuntimeError, AssertionError):  # stored on a device that is not here
+            self.storage_device = None
+            self._allocate()
         # Copies: the state may be views of another ring, or may not be writable.
         self.rows_written, (self.counts, self.total_added, self._newest) = rows_written, map(np.array, small)
         for name in self.COLUMNS:

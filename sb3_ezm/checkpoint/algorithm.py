@@ -15,7 +15,7 @@ import torch as th
 from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_ezm.arguments.settings import apply_changes, change_arguments, check_discounts
+from sb3_ezm.arguments.settings import apply_changes, change_arguments, check_discounts, fitting
 from sb3_ezm.checkpoint.checks import check_arguments, check_sections, check_sizes
 from sb3_ezm.checkpoint.container import Label, checkpoint_path, find_checkpoint, read_checkpoint, read_label, write_checkpoint
 from sb3_ezm.checkpoint.folder import latest_checkpoint, next_sequence
@@ -101,6 +101,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
                 raise CheckpointError(f"needs arguments that it could not hold: pass {what}")
             saved = {name: entry["value"] for name, entry in kept.items() if "value" in entry}
             check_sizes({name: value for name, value in saved.items() if name not in arguments}, state)
+            saved = fitting(saved, arguments, arguments.get("device", device))
             saved = {"device": device, "task_set": state["tasks"], **saved}
             policy: Any = arguments.get("policy", saved.get("policy"))
             policy_class: Any = cls.policy_aliases.get(policy, policy)

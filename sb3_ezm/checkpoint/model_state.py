@@ -157,7 +157,7 @@ def restore(model: RolloutAlgorithm, state: dict[str, Any], reset_env: bool) -> 
     :raises CheckpointError: if the environment does not fit
     """
     assert model.env is not None
-    check_like(state["generators"], {**_capture_generators(model), "cuda": state["generators"]["cuda"]}, "generators")
+    _check_generators(model, state["generators"])
     progress = {"_loose_steps": 0, **state["progress"]}  # of older files
     check_like(progress, _progress(model, progress), "progress")
     check_like(state["policy"], model.policy.state_dict(), "policy")
@@ -211,9 +211,17 @@ def _capture_generators(model: RolloutAlgorithm) -> dict[str, Any]:
         "cuda": th.cuda.get_rng_state(model.device) if model.device.type == "cuda" else None,
         "policy": model.policy.generator.get_state(),
         "collector": model.collector.generator.get_state(),
+        "acting_noise": model.collector.noise_generator.get_state(),
         "action_space": space_generators(model.action_space),
         "observation_space": space_generators(model.observation_space),
     }
+
+
+def _check_generators(model: RolloutAlgorithm, generators: dict[str, Any]) -> None:
+    """Those of an accelerator may be missing here, or in the file."""
+    elsewhere = {name: generators[name] for name in ("cuda", "acting_noise") if name in generators}
+    own = {name: value for name, value in _capture_generators(model).items() if name != "acting_noise"}
+    check_like(generators, {**own, **elsewhere}, "generators")
 
 
 def _restore_generators(model: RolloutAlgorithm, generators: dict[str, Any]) -> None:
@@ -222,5 +230,8 @@ def _restore_generators(model: RolloutAlgorithm, generators: dict[str, Any]) -> 
         th.cuda.set_rng_state(generators["cuda"], model.device)
     model.policy.generator.set_state(generators["policy"])
     model.collector.generator.set_state(generators["collector"])
+    noise, known = model.collector.noise_generator, generators.get("acting_noise")
+    if isinstance(known, th.Tensor) and known.shape == noise.get_state().shape:  # otherwise of another kind of device
+        noise.set_state(known)
     set_space_generators(model.action_space, generators["action_space"])
     set_space_generators(model.observation_space, generators["observation_space"])

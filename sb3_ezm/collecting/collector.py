@@ -52,7 +52,11 @@ class Collector:
         self.times = times
         self.generator = th.Generator()
         self.generator.set_state(policy.generator.get_state())  # drawing a seed here would shift all later draws
-        #: of the searches' draws, one for each environment (default: the generator above)
+        #: of the searches' draws, where the networks are: an accelerator makes its own
+        self.noise_generator = self.generator
+        if policy.device.type == "cuda":
+            self.noise_generator = th.Generator(policy.device).manual_seed(self.generator.initial_seed())
+        #: one for each environment instead of it
         self.row_generators: Sequence[th.Generator] | None = None
         self.acting_model = policy.world_model  # as `act` was told
         self.present: BoolArray | None = None  # of the actions last chosen, see `ChosenActions`
@@ -259,7 +263,8 @@ class Collector:
     def _plan(self, rows: th.Tensor, tasks: th.Tensor) -> SearchOutput:
         with self.policy.lock:
             self.policy.set_training_mode(False)
-            output = self.planner.plan(self.acting_model, rows, tasks, self.generator, self.row_generators)
+            noise_generator = self.row_generators or self.noise_generator
+            output = self.planner.plan(self.acting_model, rows, tasks, self.generator, noise_generator)
         self.metrics.add(acting_value=output.values.mean(), acting_improvement=(output.values - output.network_values).mean())
         return output
 
@@ -365,8 +370,9 @@ class Collector:
 
     def seed(self, seed: int) -> None:
         """
-        Restart the random generator.
+        Restart the random generators.
 
-        :param seed: its seed
+        :param seed: their seed
         """
         self.generator.manual_seed(seed)
+        self.noise_generator.manual_seed(seed)

@@ -284,5 +284,5 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         # Tensors would ask for their device wherever the model is loaded, and the next environment begins anew.
-        on_device = ["_last_obs"] if holds_tensors(self._last_obs) else []
+        on_device = [name for name in ("_last_obs", "_last_original_obs") if holds_tensors(getattr(self, name))]
         return [*super()._excluded_save_params(), "collector", *on_device]

@@ -257,8 +257,17 @@ def _release(processes: list[Any], pipes: list[Connection], folder: str, owner: 
     pipes.clear()
     LearnerGroup._running = None
     if dist.is_initialized():
-        dist.destroy_process_group()
+        _leave_group()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _leave_group() -> None:
+    """The other processes are gone: what NCCL still has to exchange with them would be waited for without end."""
+    abort: Any = getattr(dist.distributed_c10d, "_abort_process_group", None)
+    if dist.get_backend() == "nccl" and abort is not None:
+        abort()
+    else:
+        dist.destroy_process_group()
 
 
 @contextmanager
@@ -273,4 +282,5 @@ def _on_loopback(backend: str) -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ[variable]
+        if backend != "nccl":  # which looks for its network at the first exchange, later than this
+            del os.environ[variable]

@@ -7,6 +7,7 @@ holds, and who may touch it when, does not depend on CUDA; :class:`StaticFunctio
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -62,19 +63,26 @@ class CudaGraphs:
         :param function: reads and writes the same tensors in every call, without reading their values on the host
         :return: a function that replays the graph, and the tensors that replays write their results to
         """
+        gc.collect()  # graphs that nobody needs any more must not be destroyed while another is recorded
         with th.cuda.device(self._device):  # otherwise the graph would belong to the default device
+            current = th.cuda.current_stream()
             if self._stream is None:
                 self._stream = th.cuda.Stream()
             stream = self._stream
-            stream.wait_stream(th.cuda.current_stream())
-            with th.cuda.stream(stream):
-                for _ in range(self.WARM_UP):
-                    function()
-            th.cuda.current_stream().wait_stream(stream)
-            graph = th.cuda.CUDAGraph()
-            # The same stream: gradients accumulate on the one where their parameters were first used.
-            with th.cuda.graph(graph, pool=self._pool, stream=stream):
-                outputs = function()
+            stream.wait_stream(current)
+            try:
+                with th.cuda.stream(stream):
+                    for _ in range(self.WARM_UP):
+                        function()
+                current.wait_stream(stream)
+                graph = th.cuda.CUDAGraph()
+                # The same stream: gradients accumulate on the one where their parameters were first used.
+                with th.cuda.graph(graph, pool=self._pool, stream=stream):
+                    outputs = function()
+            except BaseException:  # PyTorch stays on the stream of a recording that failed
+                th.cuda.set_stream(current)
+                current.wait_stream(stream)
+                raise
         self._pool = graph.pool()
         return graph.replay, outputs
 
@@ -126,6 +134,8 @@ class StaticFunction:
         recording = None
         try:
             recording = _Recording(self._function, self._graphs, inputs)
+        except th.OutOfMemoryError:
+            raise
         except RuntimeError as error:  # of many kinds; a fault of the function itself will be raised again
             warnings.warn(
                 f"This cannot be recorded as a CUDA graph and runs without one, which is slower ({_beginning(error)}). "
