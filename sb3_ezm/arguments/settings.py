@@ -138,7 +138,7 @@ def _check_task_set(saved: TaskSet, wanted: TaskSet) -> None:
 
 
 def _check_networks(saved: Mapping[str, Any], wanted: Mapping[str, Any], policy_class: type[EZMPolicy]) -> None:
-    """Of the settings of a policy, only those of its optimizer may change, what is frozen, and the length of an average."""
+    """Of a policy's settings, only the optimizer's options, what is frozen, and the length of an average may change."""
     optimizers = [given.get("optimizer_class", th.optim.Adam) for given in (saved, wanted)]
     if optimizers[0] is not optimizers[1]:
         names = [getattr(optimizer, "__name__", shown(optimizer)) for optimizer in optimizers]
@@ -167,7 +167,7 @@ def apply_changes(model: Any, changes: Mapping[str, Any], saved_policy_kwargs: M
     :param model: the algorithm, with its state loaded
     :param changes: arguments that the user gave instead of the saved ones
     :param saved_policy_kwargs: previous settings of the policy
-    :raises ConfigurationError: if the optimizer would have to remember something else
+    :raises ConfigurationError: if the saved state of the optimizer does not fit its new options
     """
     if "optimizer_kwargs" in (changes.get("policy_kwargs") or {}):
         policy = model.policy

@@ -52,7 +52,7 @@ def import_ray() -> ModuleType:
 
 def acquire(address: str | None) -> ModuleType:
     """
-    Start Ray, unless it runs: on this machine only, or in a cluster.
+    Start Ray on this machine, or join a cluster; if this program has Ray already, use that.
 
     :param address: of a cluster, ``"auto"`` for the one that this machine belongs to; None starts Ray here
     :return: Ray

@@ -145,7 +145,7 @@ class Worker:
         """
         Take over the environments in a new process, as they were after the last step that counts.
 
-        :return: of :meth:`rewind`
+        :return: what :meth:`rewind` returns
         """
         self.actor = self._create()
         self._preparations = []
@@ -261,7 +261,8 @@ class WorkerGroup:
         Wait for the next part of a round, of every worker or of those that finish first. A worker that dies is replaced, and
         the parts that it had are done again.
 
-        :param from_all: wait for all; otherwise for at least one, and take what others have finished, in rounds as long
+        :param from_all: wait for all; otherwise wait for one, and also take what others have
+            finished by then, if their rounds have as many steps
         :return: what happened, by worker
         :raises SubEnvError: if a worker raised, hangs or keeps dying
         :raises EpisodesLostError: if a worker died whose environments cannot go back

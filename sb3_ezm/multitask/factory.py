@@ -78,7 +78,8 @@ def _choose_vec_env(
     if isinstance(chosen, type) and "step_timeout" in inspect.signature(chosen).parameters:
         return partial(chosen, **limit)
     raise ConfigurationError(
-        f"{getattr(chosen, '__name__', chosen)} cannot watch the time (`step_timeout`): use ThreadedVecEnv or SubprocVecEnv."
+        f"{getattr(chosen, '__name__', chosen)} cannot watch the time (`step_timeout`): use ThreadedVecEnv, SubprocVecEnv or "
+        "RayVecEnv."
     )
 
 
@@ -116,15 +117,15 @@ def make_multitask_env(
     Create a monitored vector environment over any tasks, whatever their observation and action sizes.
 
     Sub-environments are in task-major order: those of the first task come first. Each is
-    ``Monitor(PaddedTaskEnv(native environment))``; the task set is ``vec_env.get_attr("task_set")[0]``.
+    ``Monitor(make_task_env(...))``; the task set is ``vec_env.get_attr("task_set")[0]``.
 
     :param tasks: anything :func:`make_task_set` takes, for example ``"h1-medium"`` or ``["h1-walk", "h1-stand"]``
     :param n_envs_per_task: number of sub-environments of each task, or a sequence with a number for each: a task with more
         of them collects more data, while every task keeps its equal share of the batches
     :param seed: sub-environment ``i`` is seeded with ``seed + i`` at the first reset, as in SB3's ``make_vec_env``
-    :param vec_env_cls: vector environment class; by default threads for physics suites, :class:`PooledVecEnv` for those that
-        a pool simulates, else ``DummyVecEnv``. For
-        ``SubprocVecEnv`` it is :class:`WatchedSubprocVecEnv`, which notices when a worker dies
+    :param vec_env_cls: vector environment class; by default threads for physics suites, :class:`PooledVecEnv` for suites that
+        a pool simulates, else ``DummyVecEnv``. ``SubprocVecEnv`` is replaced by :class:`WatchedSubprocVecEnv`, which notices
+        when a worker dies
     :param monitor_dir: folder for ``<task>_<i>.monitor.csv`` files, ``i`` counting the sub-environments of the task. Files of
         an earlier run are kept, and the new ones are called ``<task>_<i>-2.monitor.csv`` and so on
     :param render_mode: passed to the environments unless it is None
