@@ -95,7 +95,6 @@ def main(argv: list[str] | None = None) -> OffPolicyAlgorithm:
             eval_freq=args.eval_every,
             freq_per_task=True,
             n_eval_episodes=args.eval_episodes,
-            ignore_termination=ignored,
             seed=EVALUATION_SEED,
             csv_path=args.out / EVALUATIONS,
             at_end=True,

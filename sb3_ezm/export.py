@@ -30,6 +30,7 @@ from sb3_ezm.observations import TASK_KEY
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.pretrained import write_agent
 from sb3_ezm.tasks.api import layers_of
+from sb3_ezm.tasks.pool import PoolMember
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
 
@@ -135,19 +136,19 @@ def export_agent(
     :param model: trained in an environment of ``make_multitask_env``
     :param path: file with the suffix ``.agent``; the card has the same name and the suffix ``.json``
     :param tasks: of the model, with their environments (default: found by their names)
-    :param n_eval_episodes: of each task; both protocols are measured in the same episodes, unless a task without a time limit
-        allows only one
+    :param n_eval_episodes: of each task; both protocols are measured in the same episodes, unless a task allows only one: it
+        has no time limit, or its pool does not continue after a termination
     :param seed: of the episodes
     :param training: what the card should say about it besides steps, updates and seed: command, date, commit
     :return: the card
     :raises ConfigurationError: if the agent cannot be stored, or the tasks are not its own
     :raises CheckpointError: if something cannot be stored
     """
-    path = write_agent(model, path)
-    released = EZM.pretrained(path, device=model.device)
     own = model.policy.task_set
     tasks = make_task_set(list(own.names) if tasks is None else tasks)
-    evaluate = evaluate_protocols if _have_limits(tasks) else _evaluate_respecting
+    evaluate = evaluate_protocols if _can_ignore_terminations(tasks) else _evaluate_respecting
+    path = write_agent(model, path)
+    released = EZM.pretrained(path, device=model.device)
     results = [evaluate(each, tasks, n_eval_episodes, seed=seed) for each in (released, model)]
     card = {
         "name": path.stem,
@@ -170,13 +171,13 @@ def export_agent(
     return card
 
 
-def _have_limits(tasks: TaskSet) -> bool:
-    """Whether episodes end even if terminations are ignored."""
-    for name in tasks.names:
-        env = make_task_env(tasks, name)
-        limits = layers_of(env, TimeLimit)
+def _can_ignore_terminations(tasks: TaskSet) -> bool:
+    """Whether episodes end even if terminations are ignored, and go on after one."""
+    for spec in tasks:
+        env = make_task_env(tasks, spec.name)
+        ends, stops = bool(layers_of(env, TimeLimit)), isinstance(env.unwrapped, PoolMember) and spec.may_terminate
         env.close()
-        if not limits:
+        if stops or not ends:
             return False
     return True
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import shown
 
+_TWISTER_WORDS = 624
 _MEANS = (RunningMeanStd, gym.wrappers.utils.RunningMeanStd)
 
 
@@ -22,6 +23,29 @@ def is_number(value: Any) -> bool:
     :return: whether it is a number and not a boolean
     """
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def check_random_state(state: Any, random: np.random.RandomState, name: str) -> None:
+    """
+    Make sure that a generator of NumPy's older kind can take a state.
+
+    :param state: from a file, like ``random.get_state(legacy=False)``
+    :param random: the generator
+    :param name: of the state, for the message
+    :raises ConfigurationError: naming what is wrong
+    """
+    check_like(state, random.get_state(legacy=False), name)
+    check_position(state["state"]["pos"], name)
+
+
+def check_position(position: int, name: str) -> None:
+    """
+    :param position: in the buffer of a Mersenne Twister
+    :param name: of the generator's state, for the message
+    :raises ConfigurationError: if it is beyond the buffer: NumPy would read what follows it in memory
+    """
+    if position > _TWISTER_WORDS:
+        raise ConfigurationError(f"`{name}`: a Mersenne Twister has {_TWISTER_WORDS} words, and {position} is none of them.")
 
 
 def check_like(value: Any, like: Any, name: str) -> None:

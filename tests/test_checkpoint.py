@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.callbacks import ConvertCallback
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
-from sb3_ezm import EZM, CheckpointError, ConfigurationError
+from sb3_ezm import EZM, CheckpointError, ConfigurationError, make_task_set
 from sb3_ezm.checkpoint import FullCheckpointCallback, read_checkpoint
+from sb3_ezm.checkpoint.vec_env_state import capture_vec_env, restore_wrappers
+from sb3_ezm.multitask import make_task_env
 from sb3_ezm.multitask.env_state import StateUnavailableError, get_env_state, set_env_state
 from sb3_ezm.policies import MlpPolicy
 from tests.resume_cases import SETTINGS, STEPS, differences, make_env, make_model
@@ -373,3 +375,40 @@ def test_what_is_no_path_is_refused(path: Any, tmp_path: Path) -> None:
     for place in (file / "a.ezm", file / "folder" / "a.ezm"):
         with pytest.raises(OSError, match=re.escape(str(file))):
             model.save_checkpoint(place)
+
+
+def test_only_listed_attributes_of_wrappers_are_set() -> None:
+    env = VecMonitor(toy_env(["toy-balance", "toy-spin"]))
+    state = capture_vec_env(env, between_steps=True)
+    for values in ({"results_writer": None}, {**state["wrappers"][0][1], "info_keywords": ()}, None):
+        with pytest.raises(CheckpointError, match="holds other attributes of VecMonitor than"):
+            restore_wrappers(env, {**state, "wrappers": [["VecMonitor", values]]})
+    single = make_task_env(make_task_set("toy-spin"), 0)
+    single.reset(seed=0)
+    known = get_env_state(single)
+    for change in ({"task_id": 1}, None):
+        layers = [[label, change if "PaddedTaskEnv" in label else values] for label, values in known["layers"]]
+        with pytest.raises(ConfigurationError, match=r"holds other attributes of PaddedTaskEnv\[toy-spin\] than \[\]"):
+            set_env_state(single, {**known, "layers": layers})
+
+
+class Moody(CountEnv):
+    """Its state can be read once."""
+
+    readings = 0
+
+    def get_state(self) -> dict[str, Any]:
+        self.readings += 1
+        if self.readings > 2:
+            raise OSError("the simulator does not answer")
+        return {"steps": self.steps}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+
+
+def test_a_state_that_cannot_be_read_any_more_costs_the_running_episode_alone(tmp_path: Path) -> None:
+    model = tiny_model(Moody(length=7)).learn(20)
+    first, second = (model.save_checkpoint(tmp_path / name) for name in ("a", "b"))
+    assert read_checkpoint(first)["env"]["episodes"] is not None or read_checkpoint(second)["env"]["episodes"] is None
+    assert "`get_state` of Moody failed (OSError: the simulator does not answer)" in read_checkpoint(second)["env"]["why"]

@@ -233,3 +233,21 @@ def test_pictures() -> None:
     assert picture.shape == (48, 64, 3) and picture.dtype == np.uint8 and picture.std() > 0
     assert env.metadata["render_fps"] == 40  # a control step of 25 ms
     env.close()
+
+
+@needs_dmc
+def test_states_set_nothing_else(suite: Any) -> None:
+    env: Any = gym.make(TASKS["dmc/reacher-hard"].gym_id).unwrapped
+    env.reset(seed=0)
+    state = env.get_state()
+    twister = {**state["random"], "state": {**state["random"]["state"], "pos": 700}}
+    for change, words in (
+        ({"model": {**state["model"], "jnt_qposadr": np.full(2, 10**6)}}, "`model`"),
+        ({"model": {**state["model"], "geom_pos": state["model"]["geom_pos"][:1]}}, "`model.geom_pos`"),
+        ({"memory": {**state["memory"], "get_reward": 1.0}}, r"cannot set \['get_reward'\]"),
+        ({"random": twister}, "a Mersenne Twister has 624 words, and 700 is none of them"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            env.set_state({**state, **change})
+    env.set_state(state)
+    env.close()

@@ -4,6 +4,7 @@ import csv
 import pickle
 import warnings
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -27,6 +28,7 @@ from sb3_ezm.multitask import (
     make_multitask_env,
     make_task_env,
 )
+from sb3_ezm.multitask.factory import _make_monitored_env
 from sb3_ezm.plotting import load_monitor_curves
 from sb3_ezm.tasks.env_factory import GymEnvFactory
 from sb3_ezm.tasks.registry import suite_names
@@ -631,3 +633,18 @@ def test_statistics_of_a_vector_environment() -> None:
     assert set(statistics.snapshot()) == set(make_task_set("toy").names)
     assert statistics.snapshot()["toy-swingup"]["length"] == 100.0
     assert statistics.mean_score() is not None
+
+
+def test_a_monitor_that_goes_on_in_a_file_counts_its_time_from_the_beginning(tmp_path, monkeypatch) -> None:
+    file = str(tmp_path / "toy-hold_0.monitor.csv")
+    make = partial(make_task_env, make_task_set("toy-hold"), "toy-hold", max_episode_steps=3)
+    for begins in (1000.0, 5000.0):  # another process, an hour later
+        monkeypatch.setattr("stable_baselines3.common.monitor.time", SimpleNamespace(time=lambda now=begins: now))
+        env = _make_monitored_env(make, 0, file)
+        env.reset()
+        for _ in range(3):
+            env.step(env.action_space.sample())
+        env.close()
+    with open(file, encoding="utf-8") as lines:
+        times = [row["t"] for row in csv.DictReader(list(lines)[1:])]
+    assert times == ["0.0", "4000.0"]

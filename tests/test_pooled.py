@@ -189,3 +189,23 @@ def test_the_replay_holds_steps_of_single_episodes(monkeypatch: pytest.MonkeyPat
     assert len(before) == 60 and len(np.unique(before[:, 1])) == 5  # `short` has finished four episodes or more
     np.testing.assert_array_equal(after[:, :2], before[:, :2])  # of the same seed and the same episode
     np.testing.assert_array_equal(after[:, 2], before[:, 2] + 1)
+
+
+def test_after_an_interrupt_in_a_step_the_pools_are_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_multitask_env(counting_tasks(), n_envs_per_task=2, seed=5)
+    env.reset()
+    env.step_async(actions_of(1)[0])
+    deliver = CountingMember.deliver
+
+    def interrupt(self: CountingMember, *arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CountingMember, "deliver", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        env.step_wait()
+    monkeypatch.setattr(CountingMember, "deliver", deliver)
+    opened = len(OPENED)
+    observation: Any = env.reset()
+    assert len(OPENED) == opened + 2 and observation["observation"][:, 2].tolist() == [0, 0, 0, 0]
+    for step, actions in enumerate(actions_of(2), start=1):
+        assert env.step(actions)[0]["observation"][:, 2].tolist() == [step] * 4  # type: ignore[index]

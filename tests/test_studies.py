@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from experiments.studies.variants import ABLATIONS, ADDITIONS, applicable, effec
 from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import parse_changes
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.evaluation import Interval
+from sb3_ezm.evaluation import Interval, read_evaluations
 from sb3_ezm.presets import preset_names
 from tests.tiny import tiny_model, toy_env
 
@@ -335,3 +336,49 @@ def test_a_study_that_is_told_to_end_ends_its_trainings(number: str, tmp_path: P
     assert ended.value.code == 128 + getattr(signal, number)
     assert started[0].wait(10.0) != 0
     assert signal.getsignal(getattr(signal, number)) is before
+
+
+def test_ctrl_c_saves_the_trainings_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    launch = trainings.launch
+
+    def note(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+        started.append(launch([sys.executable, "-c", "import time; time.sleep(600)"], log))
+        return started[-1]
+
+    def interrupt(_: float) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainings, "launch", note)
+    monkeypatch.setattr(trainings.time, "sleep", interrupt)
+    command = ["ablation", *TASKS, *SHORT, "--out", str(tmp_path), "--only", "no-path-consistency"]
+    assert study.main(command) == 0
+    assert "Interrupted: 2 trainings are left for the next call." in capsys.readouterr().out
+    assert started[0].wait(10.0) != 0 and (tmp_path / RESULTS).exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "getpgid"), reason="no process groups on Windows")
+def test_signals_of_the_terminal_do_not_reach_trainings(tmp_path: Path) -> None:
+    child = trainings.launch([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / "log")
+    try:
+        assert os.getpgid(child.pid) != os.getpgid(0)
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_baselines_can_ignore_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "RANDOM_STEPS", 20)
+    short = ["--steps-per-task", "30", "--eval-every", "30", "--eval-episodes", "1", "--protocol", "ignored"]
+    baselines.main(["sac", "toy-hold", *short, "--out", str(tmp_path)])
+    assert {row.protocol for row in read_evaluations(tmp_path / "evaluations.csv")} == {"ignored"}
+
+
+def test_folders_and_names_of_groups() -> None:
+    assert scaling._folder(["dmc/a", "b"]) == "dmc-a+b"
+    long = [f"dmc/quadruped-number-{number}" for number in range(20)]
+    assert len(scaling._folder(long)) < 100 and scaling._folder(long) != scaling._folder(long[::-1])
+    assert trainings.given_names(["toy-hold", "toy", "gymnasium.envs:Pendulum-v1"]) == {
+        "toy-hold": "toy-hold", "Pendulum-v1": "gymnasium.envs:Pendulum-v1"
+    }  # fmt: skip

@@ -13,7 +13,7 @@ from experiments.baselines import ALGORITHMS
 from experiments.studies.gradients import BASELINE
 from experiments.studies.report import Report, new_figure
 from experiments.studies.scores import difference_of, evaluations_of, final_of, mean_of, table_of, value_of
-from experiments.studies.trainings import Training, baseline_arguments, ezm_arguments, run_trainings
+from experiments.studies.trainings import Training, baseline_arguments, ezm_arguments, given_names, run_trainings
 from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.plotting.published import MULTI_TASK, SUITE_PREFIXES, published_curves, suite_references
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _training(args: argparse.Namespace, learner: str, group: str, tasks: Sequence[str], seed: int) -> Training:
     name = f"{learner}-{group}".replace("/", "-")
-    given = args.tasks if group == TOGETHER else tasks
+    given = args.tasks if group == TOGETHER else [given_names(args.tasks).get(task, task) for task in tasks]
     if learner == "ezm":
         return Training(name, seed, ezm_arguments(args, tasks=given))
     return Training(name, seed, baseline_arguments(args, learner, given), BASELINE)
@@ -82,6 +82,7 @@ def _figure(args: argparse.Namespace, groups: dict[str, tuple[str, ...]], traini
     figure = new_figure(9.0, 2.8 * len(groups))
     panels = figure.subplots(len(groups), 2, squeeze=False)
     for (group, tasks), (by_steps, by_time) in zip(groups.items(), panels, strict=True):
+        last = 0.0
         for number, learner in enumerate(args.learners):
             for training in trainings:
                 if training.name != f"{learner}-{group}".replace("/", "-"):
@@ -90,12 +91,13 @@ def _figure(args: argparse.Namespace, groups: dict[str, tuple[str, ...]], traini
                 for row in evaluations_of(training.folder(args.out), args.protocol):
                     points.setdefault(row.timesteps, []).append(row)
                 steps = [count / len(tasks) for count in points]
+                last = max([last, *steps])
                 values = [float(np.mean([value_of(row) for row in rows])) for rows in points.values()]
                 label = learner if training.seed == 0 else None
                 style: dict[str, Any] = {"color": f"C{number}", "linewidth": 1.2, "alpha": 0.8, "label": label}
                 by_steps.plot(steps, values, **style)
                 by_time.plot([rows[0].seconds / 60.0 for rows in points.values()], values, **style)
-        _draw_published(by_steps, tasks, args.steps)
+        _draw_published(by_steps, tasks, last)
         by_steps.set_title(group, fontsize=9)
         by_steps.set_xlabel("environment steps of each task", fontsize=8)
         by_time.set_xlabel("minutes", fontsize=8)
@@ -104,8 +106,8 @@ def _figure(args: argparse.Namespace, groups: dict[str, tuple[str, ...]], traini
     return figure
 
 
-def _draw_published(axes: Any, tasks: Sequence[str], steps: int) -> None:
-    """The published curve of EZ-M where the tasks are of its suites, up to the own number of steps."""
+def _draw_published(axes: Any, tasks: Sequence[str], steps: float) -> None:
+    """The published curve of EZ-M where the tasks are of its suites, up to the own number of environment steps."""
     plain = [task.removesuffix("-v0") for task in tasks]
     for suite in SUITE_PREFIXES:
         references = suite_references(suite)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -11,12 +12,13 @@ from matplotlib.figure import Figure
 
 from experiments.studies.report import Claim, Report, new_figure
 from experiments.studies.scores import difference_of, final_of, mean_of, verdict
-from experiments.studies.trainings import Training, ezm_arguments, run_trainings
+from experiments.studies.trainings import Training, ezm_arguments, given_names, run_trainings
 from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.errors import ConfigurationError, counted
 from sb3_ezm.evaluation import Interval
 from sb3_ezm.evaluation.statistics import FloatArray
 
+MOST_CHARACTERS = 120  # of a folder's name
 CLAIM = "Scores improve as more tasks are trained together under the same budget."
 BUDGETS = {"per-task": "as many steps for each task", "total": "as many steps in total"}
 
@@ -62,8 +64,16 @@ def plan(args: argparse.Namespace, names: Sequence[str]) -> dict[tuple[str, int]
         for size in sorted(set(map(len, chosen))) if chosen else sizes:
             steps = args.steps if budget == "per-task" else max(1, args.steps * largest // size)
             groups = [group for group in chosen if len(group) == size] or groups_of(names, size, args.subsets)
-            planned[budget, size] = [(group, f"{'+'.join(group).replace('/', '-')}@{steps}", steps) for group in groups]
+            planned[budget, size] = [(group, f"{_folder(group)}@{steps}", steps) for group in groups]
     return planned
+
+
+def _folder(group: Sequence[str]) -> str:
+    """Names of tasks as that of a folder, of many tasks with a sum instead of most names."""
+    name = "+".join(group).replace("/", "-")
+    if len(name) <= MOST_CHARACTERS:
+        return name
+    return f"{name[:40]}+{len(group)}-tasks-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,9 +82,9 @@ def run(args: argparse.Namespace) -> int:
     :return: exit status
     """
     names = resolve_tasks(args.tasks).names
-    planned = plan(args, names)
+    planned, given = plan(args, names), given_names(args.tasks)
     trainings = {
-        (name, seed): Training(name, seed, ezm_arguments(args, steps=steps, tasks=group))
+        (name, seed): Training(name, seed, ezm_arguments(args, steps=steps, tasks=[given.get(task, task) for task in group]))
         for groups in planned.values()
         for group, name, steps in groups
         for seed in range(args.seeds)

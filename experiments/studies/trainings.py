@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.cli.folder import RUN
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.files import write_text
@@ -133,6 +134,15 @@ def ezm_arguments(
     return (*common_arguments(args, steps, tasks), *own)
 
 
+def given_names(tasks: Sequence[str]) -> dict[str, str]:
+    """
+    :param tasks: of the command line: suites, tasks, ids
+    :return: for tasks that were asked for by themselves, what they were called: the id may name the module that registers it
+    """
+    resolved = [(resolve_tasks([name]).names, name) for name in tasks]
+    return {names[0]: name for names, name in resolved if len(names) == 1}
+
+
 def run_trainings(trainings: Sequence[Training], out: Path, workers: int, minutes: float | None) -> list[Training]:
     """
     Run what is not done yet, seed by seed. When the time is up, running trainings save a checkpoint and end.
@@ -163,6 +173,8 @@ def run_trainings(trainings: Sequence[Training], out: Path, workers: int, minute
                     if not _end(training, out, process.returncode, time.monotonic() - began):
                         failed.append(training)
             time.sleep(POLL)
+    except KeyboardInterrupt:
+        print(f"Interrupted: {len(waiting) + len(running)} trainings are left for the next call.", flush=True)
     finally:
         _stop(running, out)
     return failed
@@ -184,7 +196,10 @@ def launch(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     :return: the running process
     """
     with log.open("ab") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        # Signals of the terminal are for the study, which passes them on: a second one would end a training without saving.
+        return subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+        )
 
 
 def _end(training: Training, out: Path, status: int, seconds: float) -> bool:

@@ -91,6 +91,8 @@ class FullCheckpointCallback(BaseCallback):
     def _check_folder(self) -> None:
         self._runs.add(self.model.run_id)
         for item in find_checkpoints(self.save_path, self.name_prefix):
+            if item.run is None:
+                raise ConfigurationError(f"{item.path} cannot be read as a checkpoint: move or delete it.")
             if item.run not in self._runs:
                 raise ConfigurationError(
                     f"{item.path} belongs to another training: continue that one with `EZM.resume`, choose another "
@@ -151,8 +153,10 @@ class FullCheckpointCallback(BaseCallback):
         mine = [item.path for item in found if item.run in self._runs]
         for path in mine[:-keep]:
             if path != self.last_path:
-                with contextlib.suppress(FileNotFoundError):
-                    path.unlink()
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:  # the new one is there all the same
+                    warnings.warn(f"The old checkpoint {path} could not be deleted: {error}.", stacklevel=2)
 
     def _try_to_save(self) -> None:
         try:

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_ezm.likeness import check_like
+from sb3_ezm.likeness import check_like, check_position
 
 _BIT_GENERATORS: dict[str, type[np.random.BitGenerator]] = {
     cls.__name__: cls for cls in (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
 }
-_TWISTER_WORDS = 624
 
 
 def is_known_generator(value: Any) -> bool:
@@ -39,7 +38,7 @@ def make_generator(state: Any) -> np.random.Generator:
     generator = np.random.Generator(_BIT_GENERATORS[name]())
     check_like(state, generator.bit_generator.state, "generator")
     if name == "MT19937":
-        _check_position(state["state"]["pos"])
+        check_position(state["state"]["pos"], "generator")
     generator.bit_generator.state = state
     return generator
 
@@ -56,12 +55,7 @@ def restore_global_states(states: dict[str, Any]) -> None:
     :param states: like those of :func:`global_states`
     :raises ValueError, RuntimeError: naming anything that is not a state of its generator
     """
-    _check_position(states["numpy"][2])
+    check_position(states["numpy"][2], "numpy")
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     th.set_rng_state(states["torch"])
-
-
-def _check_position(position: int) -> None:
-    if position > _TWISTER_WORDS:
-        raise ValueError(f"a Mersenne Twister has {_TWISTER_WORDS} words, and {position} is not a position among them")

@@ -188,6 +188,8 @@ def _naming(index: int | str) -> Iterator[None]:
 
 def _check_values(wrapper: VecEnvWrapper, values: Any, names: tuple[str, ...]) -> None:
     """Only listed attributes are set, to values of the kind that they have."""
+    if not isinstance(values, dict) or not values.keys() <= set(names):  # an empty dictionary would stand for any
+        raise CheckpointError(f"holds other attributes of {type(wrapper).__name__} than {list(names)}")
     check_like(values, {name: vars(wrapper).get(name) for name in names if name in values}, type(wrapper).__name__)
 
 

@@ -55,9 +55,10 @@ def append_evaluation(path: str | os.PathLike[str], result: EvaluationResult, ti
     :param timesteps: environment steps of all environments together so far
     :param seconds: wall-clock time so far
     :raises ConfigurationError: if the file has other columns
+    :raises OSError: if it cannot be read or written now
     """
     path = Path(path)
-    check_columns(path)
+    _check_columns(path)
     rows = [
         EvaluationRow(
             timesteps=timesteps,
@@ -110,12 +111,20 @@ def check_columns(path: Path) -> None:
     :param path: the file
     :raises ConfigurationError: if it has other columns or cannot be read
     """
+    try:
+        _check_columns(path)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read ({error}): choose another file.") from error
+
+
+def _check_columns(path: Path) -> None:
+    """An ``OSError`` may pass."""
     if not path.exists():
         return
     try:
         with path.open(newline="", encoding="utf-8") as file:
             columns = next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigurationError(f"{path} cannot be read as a CSV file ({error}): choose another file.") from error
     if tuple(columns) != EVALUATION_COLUMNS:
         raise ConfigurationError(

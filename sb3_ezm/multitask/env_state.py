@@ -112,7 +112,12 @@ def _own_state(layer: Any) -> Any:
             warnings.warn(f"Checkpoints leave the running episodes out: {_TRIED[layer]}.", stacklevel=2)
     if _TRIED[layer]:
         raise StateUnavailableError(_TRIED[layer])
-    return _read_own_state(layer)
+    try:
+        return _read_own_state(layer)
+    except StateUnavailableError:
+        raise
+    except Exception as error:  # a checkpoint without running episodes is better than the end of the training
+        raise StateUnavailableError(f"`get_state` of {_label(layer)} failed ({type(error).__name__}: {error})") from error
 
 
 def _read_own_state(layer: Any) -> Any:
@@ -130,6 +135,8 @@ def _try_own_state(layer: Any) -> str:
         if not _is_plain(state):
             return f"{own} work with objects that no checkpoint can hold"
         layer.set_state(copy.deepcopy(state))
+    except StateUnavailableError as error:
+        return str(error)
     except Exception as error:
         return f"{own} are not methods without and with one argument, as needed here ({type(error).__name__}: {error})"
     return ""
@@ -163,6 +170,8 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
     for layer, values in pairs:
         if not _has_state(layer):
             present = {name: getattr(layer, name) for name in _WRAPPERS[_listed(type(layer))]}
+            if not isinstance(values, dict) or values.keys() != present.keys():  # an empty dictionary would stand for any
+                raise ConfigurationError(f"its state holds other attributes of {_label(layer)} than {list(present)}.")
             check_like(values, {**present, "current_reset_info": {}} if isinstance(layer, Monitor) else present, _label(layer))
     random, seed = state["random"], state["random_seed"]
     if not isinstance(random, (np.random.Generator, type(None))) or not isinstance(seed, (int, np.integer, type(None))):

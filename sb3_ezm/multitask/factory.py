@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -181,7 +182,11 @@ def _make_monitored_env(make_env: Callable[[], PaddedTaskEnv], seed: int | None,
         env.action_space.seed(seed)
     counted = ("episode_env_steps",) if env.task_set.action_repeat > 1 else ()
     is_new = file is None or not Path(file).exists()  # a process that takes over another's environments appends
-    return Monitor(env, file, info_keywords=counted, override_existing=is_new)
+    monitor = Monitor(env, file, info_keywords=counted, override_existing=is_new)
+    if file is not None and not is_new:  # times count from the beginning of the file
+        with Path(file).open(encoding="utf-8") as lines:
+            monitor.t_start = float(json.loads(lines.readline().removeprefix("#"))["t_start"])
+    return monitor
 
 
 def _monitor_files(place: str | None, tasks: tuple[str, ...], copies: Sequence[int]) -> list[str] | list[None]:

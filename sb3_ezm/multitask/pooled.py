@@ -50,6 +50,7 @@ class PooledVecEnv(DummyVecEnv):
         super().__init__(env_fns)
         self._turns: list[_Turn] = []
         self._in_flight: dict[Pool, dict[int, _Turn]] = {}
+        self._is_exact = True  # whether every answer of a pool has been received and delivered
         for env in self.envs:
             member = env.unwrapped
             if isinstance(member, PoolMember) and member.may_terminate and _find(env, IgnoreTermination) is not None:
@@ -64,8 +65,11 @@ class PooledVecEnv(DummyVecEnv):
 
         :return: observations
         """
-        for pool in self._in_flight:
-            pool.recv()
+        if self._is_exact:
+            for pool in self._in_flight:
+                pool.recv()
+        # Otherwise nobody knows which answers are still to come: the pools are opened again.
+        lost, self._is_exact = not self._is_exact, True
         self._in_flight, self._turns = {}, []
         groups: dict[Hashable, list[int]] = {}
         for index, env in enumerate(self.envs):
@@ -76,7 +80,7 @@ class PooledVecEnv(DummyVecEnv):
             members: list[Any] = [self.envs[index].unwrapped for index in indices]
             seeds = [self._seeds[index] for index in indices]
             shared = {id(member.pool) for member in members}
-            if len(shared) > 1 or members[0].pool is None or any(seed is not None for seed in seeds):
+            if lost or len(shared) > 1 or members[0].pool is None or any(seed is not None for seed in seeds):
                 pool = members[0].open_pool(seeds)
                 for number, member in enumerate(members):
                     member.join(pool, number)
@@ -101,6 +105,7 @@ class PooledVecEnv(DummyVecEnv):
 
         :return: observations, rewards, dones, infos, as of a ``DummyVecEnv``
         """
+        self._is_exact = False
         while self._in_flight:
             sent, self._in_flight = self._in_flight, {}
             for pool, turns in sent.items():
@@ -112,7 +117,7 @@ class PooledVecEnv(DummyVecEnv):
                     turn.is_over = turn.member.deliver(turn.action, batch, row) or turn.left <= 0
             self._send()
         self._begin_episodes(turn.member for turn in self._turns if turn.is_over)
-        self._turns = []
+        self._turns, self._is_exact = [], True
         return super().step_wait()
 
     def _send(self) -> None:

@@ -13,6 +13,7 @@ from sb3_ezm.envs.dmc.loading import load
 from sb3_ezm.envs.dmc.tasks import TASKS
 from sb3_ezm.envs.simulation import Outcome, Simulation
 from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.likeness import check_like, check_random_state
 
 # What the tasks change in the model at a reset: goals, their sizes and looks, gains, terrain.
 _MODEL_FIELDS = (
@@ -114,16 +115,22 @@ class DMControlEnv(Simulation):
         Continue from a state of :meth:`get_state`: afterwards the same actions give the same transitions, bit for bit.
 
         :param state: state of any instance of the same task
-        :raises ConfigurationError: if the state belongs to another task
+        :raises ConfigurationError: if the state belongs to another task or is none
         """
         self._check_task(state)
-        for name, value in state["model"].items():
-            getattr(self.model, name)[:] = value
+        task = self._native.task
+        if wrong := [name for name, value in state["memory"].items() if hasattr(type(task), name) or not _is_number(value)]:
+            raise ConfigurationError(f"a state of {self._label} cannot set {wrong}.")
+        check_random_state(state["random"], task.random, "random")
+        model = {name: getattr(self.model, name) for name in _MODEL_FIELDS}
+        check_like(state["model"], model, "model")
+        for name, values in model.items():
+            values[:] = state["model"][name]
         # It also computes the forces that a step of dm_control takes over from the previous one.
         self._set_physics(state)
         self.data.sensordata[:] = state["sensors"]  # were computed from other forces
-        vars(self._native.task).update(copy.deepcopy(state["memory"]))
-        self._native.task.random.set_state(state["random"])
+        vars(task).update(copy.deepcopy(state["memory"]))
+        task.random.set_state(state["random"])
         self._native._reset_next_step = False
         self._last_observation = np.array(state["last_observation"])
 

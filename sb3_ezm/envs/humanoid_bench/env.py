@@ -15,6 +15,7 @@ from sb3_ezm.envs.humanoid_bench.tasks import ROBOTS, TASKS
 from sb3_ezm.envs.opengl import open_renderer
 from sb3_ezm.envs.simulation import Simulation
 from sb3_ezm.errors import ConfigurationError, EZMError, did_you_mean
+from sb3_ezm.likeness import check_like, check_random_state
 
 Observation = NDArray[np.float64]
 
@@ -137,13 +138,19 @@ class HumanoidBenchEnv(Simulation):
         Continue from a state of :meth:`get_state`: afterwards the same actions give the same transitions, bit for bit.
 
         :param state: state of any instance of the same task
-        :raises ConfigurationError: if the state belongs to another task
+        :raises ConfigurationError: if the state belongs to another task or is none
         """
         self._check_task(state)
-        for name, value in state["model"].items():
-            getattr(self.model, name)[:] = value
+        task = self.humanoid.task
+        if wrong := [name for name in state["memory"] if name in _REFERENCES or hasattr(type(task), name)]:
+            raise ConfigurationError(f"a state of {self.task} cannot set {wrong}.")
+        check_random_state(state["random"], self._random, "random")
+        model = {name: getattr(self.model, name) for name in _MODEL_FIELDS}
+        check_like(state["model"], model, "model")
+        for name, values in model.items():
+            values[:] = state["model"][name]
         self._set_physics(state)
-        vars(self.humanoid.task).update({name: _from_plain(value) for name, value in state["memory"].items()})
+        vars(task).update({name: _from_plain(value) for name, value in state["memory"].items()})
         self._random.set_state(state["random"])
         self.humanoid.np_random = self.np_random
         self._last_observation = np.array(state["last_observation"])
