@@ -11,7 +11,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from sb3_ezm.arguments.settings import apply_changes, argument_names, attributes, change_arguments
+from sb3_ezm.arguments.settings import apply_changes, argument_names, attributes, change_arguments, fitting
 from sb3_ezm.arguments.table import ARGUMENTS
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.ezm import EZM
@@ -59,7 +59,7 @@ def add_tasks(model: EZMT, env: GymEnv, like: str | None = None, **changes: Any)
     sources = [trained.index(like)] if like is not None else list(range(len(trained)))
     rows = [[trained.index(spec.name)] if spec.name in trained else sources for spec in tasks]
 
-    saved = {**_arguments(model), "task_set": None}
+    saved = fitting({**_arguments(model), "task_set": None}, changes, changes.get("device", model.device))
     arguments = change_arguments(type(model), saved, changes, policy_class, ("model",))
     create: Any = type(model)
     extended: EZMT = create(policy_class, vec_env, **arguments)

@@ -123,7 +123,7 @@ def change_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> 
     :param changes: keyword arguments of ``EZM`` that replace them
     :return: both merged; ``net_arch`` replaces the two sizes that it is another name for
     """
-    if "net_arch" in (changes.get("policy_kwargs") or {}):
+    if (changes.get("policy_kwargs") or {}).get("net_arch") is not None:
         kept = settings.get("policy_kwargs", {}).items()
         settings = {**settings, "policy_kwargs": {n: value for n, value in kept if n not in ("latent_size", "head_layers")}}
     return merge_settings(settings, changes)

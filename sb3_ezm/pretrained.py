@@ -110,11 +110,10 @@ def write_agent(model: Any, path: PathLike) -> Path:
     missing = [entry["missing"] for entry in arguments.values() if "missing" in entry]
     if missing:
         raise CheckpointError(f"{path} was not written: {'; '.join(missing)}.")
-    fitted = fitting({name: entry["value"] for name, entry in arguments.items()}, {}, "cpu", warn=False)
     network: WorldModel = model.policy.predicting_model
     rounded = set(_matrices(network))
     state = {
-        "arguments": {name: {"value": value} for name, value in fitted.items()},
+        "arguments": arguments,
         "tasks": tasks.without_factories(),
         "n_envs": model.n_envs,
         "progress": {name: getattr(model, name) for name in _PROGRESS},

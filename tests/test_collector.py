@@ -17,8 +17,9 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecFrameStack, VecMonitor, VecNormalize
-from tiny import CountEnv, assert_same_weights, tiny_model, toy_env, weights_of
+from tests.tiny import CountEnv, assert_same_weights, tiny_model, toy_env, weights_of
 
 from sb3_ezm import EZM, make_multitask_env
 from sb3_ezm.callbacks import TaskEvalCallback
@@ -453,3 +454,10 @@ def test_stochastic_predictions_in_a_callback_do_not_affect_training() -> None:
 
     trained = [weights_of(tiny_model(CountEnv()).learn(16, callback=callback)) for callback in (ask, None)]
     assert_same_weights(*trained)
+
+
+def test_noisy_actions_are_not_stored_as_those_of_a_search() -> None:
+    noise = NormalActionNoise(np.zeros(2), 0.3 * np.ones(2))
+    model = tiny_model(toy_env(), action_noise=noise, learning_starts=0, target_kwargs={"use_stored_search": True}).learn(40)
+    rings = [replay.ring for replay in model.replay_buffer.replays]
+    assert not any(ring.searched.any() or np.asarray(ring.search_value).any() for ring in rings)

@@ -10,7 +10,7 @@ import pytest
 from sb3_ezm import ConfigurationError
 from sb3_ezm.presets import get_preset, preset_names
 from tests.test_presets import build
-from tests.tiny import tiny_model, toy_env
+from tests.tiny import TINY_NETWORKS, tiny_model, toy_env
 
 REFUSED = [
     ({"loss_kwargs": {"observation": 1}}, r"`observation` \(1\.0\) needs `policy_kwargs="),
@@ -85,3 +85,22 @@ def test_presets_have_no_idle_settings(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         build(name)
+
+
+def test_batch_normalization_and_the_value_gradient_do_not_go_together() -> None:
+    with pytest.raises(ConfigurationError, match=r"`policy_gradient` \(0\.5\) needs the slope of each value on its own"):
+        tiny_model(toy_env(), loss_kwargs={"policy_gradient": 0.5}, policy_kwargs={**TINY_NETWORKS, "head_norm": "batch"})
+
+
+@pytest.mark.parametrize("choice", ["always", "never"])
+def test_the_mean_is_a_candidate_of_continuous_actions(choice: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"'mean_candidate': '{choice}'\}}` is for continuous actions"):
+        tiny_model("CartPole-v1", search_kwargs={"mean_candidate": choice})
+
+
+def test_values_of_two_kinds_are_told() -> None:
+    stored = {"target_kwargs": {"search_value": "improved", "use_stored_search": True}, "reanalyze_ratio": 0.5}
+    with pytest.warns(UserWarning, match=r"`search_value='improved'` .* set `use_stored_search` to False"):
+        tiny_model(toy_env(), value_target="search", **stored)
+    with pytest.warns(UserWarning, match=r"the replay holds none \(`buffer_size` 100\): lower `mixed_newest`"):
+        tiny_model(toy_env(), value_target="mixed", buffer_size=100, target_kwargs={"mixed_newest": 100})

@@ -185,3 +185,12 @@ def test_the_second_thread_leaves_casts_of_the_first_alone() -> None:
     assert before is not None and after is not None
     casts = [node.next_functions[1][0] for node in (before, after)]
     assert casts[0] is casts[1]  # one bfloat16 copy of the weight, where gradients meet before they are float32
+
+
+def test_targets_computed_ahead_are_dropped_when_their_settings_change(tmp_path: Path) -> None:
+    model = tiny_model(toy_env(), runtime_kwargs={"overlap": True}, train_freq=1, gradient_steps=2).learn(60)
+    path = model.save_checkpoint(tmp_path / "half")
+    assert model.learner.coming
+    resumed = EZM.resume(path, toy_env(), unroll_steps=model.unroll_steps + 1)
+    resumed.learn(20, reset_num_timesteps=False)  # its first update used targets of another length
+    assert EZM.resume(path, toy_env(), verbose=0).learner.coming

@@ -36,6 +36,12 @@ TASKS = {
 }
 
 
+def test_no_net_arch_keeps_the_sizes_of_a_preset() -> None:
+    sizes = load_preset("toy", policy_kwargs={"net_arch": None})["policy_kwargs"]
+    assert sizes["latent_size"] == load_preset("toy")["policy_kwargs"]["latent_size"]
+    assert "latent_size" not in load_preset("toy", policy_kwargs={"net_arch": [32]})["policy_kwargs"]
+
+
 def with_stand_ins(tasks: TaskSet) -> TaskSet:
     """
     :param tasks: a task set

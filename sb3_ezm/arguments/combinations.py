@@ -46,6 +46,11 @@ def check_contradictions(configs: Configs, policy: EZMPolicy, train_freq: Any, a
             f"several `learners` ({learners}) share out: use one learner, or a weight of 0."
         )
     _check_targets(configs)
+    if configs.loss.policy_gradient > 0 and policy.model_config.head_norm == "batch":
+        raise ConfigurationError(
+            f"The loss weight `policy_gradient` ({configs.loss.policy_gradient}) needs the slope of each value on its own, but "
+            "batch normalization (`head_norm`) couples the rows of a batch: set `policy_kwargs={'head_norm': 'layer'}`."
+        )
     weight = configs.loss.observation
     if weight > 0 and not policy.model_config.decode_observations:
         raise ConfigurationError(
@@ -62,7 +67,8 @@ def check_contradictions(configs: Configs, policy: EZMPolicy, train_freq: Any, a
     wrong = {
         "action_noise": action_noise is not None,
         "loss_kwargs={'policy_gradient': ...}": configs.loss.policy_gradient > 0,
-        "search_kwargs={'mean_candidate': 'always'}": configs.search.mean_candidate == "always",
+        f"search_kwargs={{'mean_candidate': {configs.search.mean_candidate!r}}}": configs.search.mean_candidate
+        != SearchConfig.mean_candidate,
     }
     for name, given in wrong.items():
         if given and policy.task_set.discrete:
@@ -77,7 +83,7 @@ def warn_of_combinations(configs: Configs, policy: EZMPolicy, preset: str | None
     :warns UserWarning: for every setting that was changed and has no effect given the others, and for a support that cannot
         hold what the tasks pay at every step
     """
-    for words in _short_supports(policy, configs.target.gamma):
+    for words in (*_short_supports(policy, configs.target.gamma), *_mixed_values(configs)):
         warnings.warn(words, UserWarning, stacklevel=4)
     used: dict[type[Settings], Settings] = {type(config): config for config in (*configs, policy.model_config)}
     settings = preset_settings(preset)
@@ -112,6 +118,22 @@ def _short_supports(policy: EZMPolicy, gamma: float) -> Iterator[str]:
             )
 
 
+def _mixed_values(configs: Configs) -> Iterator[str]:
+    target, replay = configs.target, configs.replay
+    uses = VALUE_TARGETS[target.value_target].uses
+    if target.search_value == "improved" and target.use_stored_search and target.reanalyze_ratio < 1.0 and uses:
+        yield (
+            "`search_value='improved'` in `target_kwargs` is the value of positions that are searched again; the others have "
+            "the stored one, the mean of all returns: set `use_stored_search` to False, or `search_value` to 'mean'."
+        )
+    if target.value_target == "mixed" and replay.independent and target.mixed_newest >= replay.buffer_size:
+        yield (
+            f"`value_target='mixed'` uses search values of transitions after which `mixed_newest` ({target.mixed_newest:,}) "
+            f"others of their task were stored, and the replay holds none (`buffer_size` {replay.buffer_size:,}): lower "
+            "`mixed_newest`."
+        )
+
+
 def _where(config: type[Settings], name: str) -> str:
     for argument, entry in ARGUMENTS.items():
         if (entry.config, entry.field) == (config, name):
@@ -129,7 +151,8 @@ def _check_targets(configs: Configs) -> None:
                 "No position is searched again (`reanalyze_ratio` is 0) and stored searches are not used "
                 f"(`use_stored_search`): the policy has no targets, but its losses have weights ({weights}): change one."
             )
-    if target.match_proposal and target.use_stored_search and target.reanalyze_ratio < 1.0 and configs.search.num_wide > 0:
+    stored = target.use_stored_search and target.reanalyze_ratio < 1.0
+    if target.match_proposal and stored and configs.search.acting.num_wide > 0:
         raise ConfigurationError(
             "`match_proposal` needs the deviation with which a candidate was drawn, and a stored action does not tell whether "
             f"that was magnified: set `use_stored_search` to False, or `reanalyze_ratio` ({target.reanalyze_ratio}) to 1."

@@ -99,16 +99,13 @@ def change_arguments(
     return merged
 
 
-def fitting(
-    saved: Mapping[str, Any], changes: Mapping[str, Any], device: th.device | str, warn: bool = True
-) -> dict[str, Any]:
+def fitting(saved: Mapping[str, Any], changes: Mapping[str, Any], device: th.device | str) -> dict[str, Any]:
     """
     Leave saved settings out that a device cannot carry out, with a warning. What the caller asks for stays, and is refused.
 
     :param saved: arguments by name
     :param changes: arguments that the user gives instead
     :param device: where the model goes
-    :param warn: whether to say so
     :return: the arguments that fit
     """
     kind = get_device(device).type
@@ -123,7 +120,7 @@ def fitting(
         if is_unfit(own.get(name, instead)) and name not in (changes.get(argument) or {}):
             found[argument] = {**own, name: instead}
             left_out.append(f"`{name}` in `{argument}` ({shown(own[name])})")
-    if left_out and warn:
+    if left_out:
         warnings.warn(f"Settings of the saved model that do not work here are left out: {', '.join(left_out)}.", stacklevel=3)
     return found
 

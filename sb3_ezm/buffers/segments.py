@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -363,14 +364,22 @@ class TransitionRing:
         :param storage_device: where the columns are from now on, as for the constructor
         """
         if storage_device != self.storage_device:
-            self.__setstate__({**self.__getstate__(), "storage_device": storage_device})
+            state = {**self.__getstate__(), "storage_device": storage_device}
+            self.__dict__.update(dict.fromkeys(self.COLUMNS))  # memory for one copy is enough
+            self.__setstate__(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({name: value for name, value in state.items() if name not in self.COLUMNS})
         rows_written, small = self.rows_written, (self.counts, self.total_added, self._newest)
         try:
             self._allocate()
-        except (RuntimeError, AssertionError):  # stored on a device that is not here
+        except th.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError) as error:
+            warnings.warn(
+                f"The replay was stored on {self.storage_device!r}, which cannot be used here, and is now in arrays: {error}",
+                stacklevel=2,
+            )
             self.storage_device = None
             self._allocate()
         # Copies: the state may be views of another ring, or may not be writable.

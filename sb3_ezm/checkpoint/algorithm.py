@@ -15,6 +15,8 @@ import torch as th
 from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.type_aliases import GymEnv
 
+from sb3_ezm.arguments.table import ARGUMENTS
+from sb3_ezm.config import TargetConfig
 from sb3_ezm.arguments.settings import apply_changes, change_arguments, check_discounts, fitting
 from sb3_ezm.checkpoint.checks import check_arguments, check_sections, check_sizes
 from sb3_ezm.checkpoint.container import Label, checkpoint_path, find_checkpoint, read_checkpoint, read_label, write_checkpoint
@@ -27,6 +29,7 @@ from sb3_ezm.files import PathLike, replacing
 from sb3_ezm.kinds import PATH, SWITCH, checked
 
 SelfT = TypeVar("SelfT", bound="ResumableAlgorithm")
+_OF_TARGETS = {name for name, argument in ARGUMENTS.items() if argument.config is TargetConfig} | {"target_kwargs"}
 
 
 class ResumableAlgorithm(RolloutAlgorithm):
@@ -111,6 +114,8 @@ class ResumableAlgorithm(RolloutAlgorithm):
             create: Any = cls
             model: SelfT = create(env=vec_env, **merged)
             why = restore(model, state, reset_env)
+            if arguments.keys() & _OF_TARGETS:  # those computed ahead are of other settings
+                model.learner.coming.clear()
             apply_changes(model, arguments, saved["policy_kwargs"] or {})
             model._note_checkpoint(path)
             if (label := read_label(path)) is not None:

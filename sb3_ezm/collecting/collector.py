@@ -232,6 +232,7 @@ class Collector:
                 scaled, values = self._draw(masks), np.zeros(n_envs, dtype=np.float32)
         if noise is not None:
             scaled = np.clip(scaled + noise().reshape(scaled.shape), -1.0, 1.0)
+            searched = False  # another action than the search's is stored
         check_rows("action", scaled, tasks, names)
         # What is stored is what is executed; padded entries are zero in both.
         scaled = (scaled * masks).astype(np.float32)
@@ -247,6 +248,8 @@ class Collector:
                 scaled, values = output.actions, output.values
             else:
                 scaled, values = tensors.draw(self.generator)
+        if noise is not None:  # another action than the search's is stored
+            searched, values = False, th.zeros_like(values)
         return ChosenActions(*tensors.to_execute(scaled, noise), np.full(len(scaled), searched), values)
 
     def _draw(self, masks: FloatArray) -> FloatArray:

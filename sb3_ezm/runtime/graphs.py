@@ -142,9 +142,10 @@ class StaticFunction:
                 "Leave `cuda_graphs` off to avoid this warning.",
                 stacklevel=3,
             )
-        with th.no_grad():
-            for tensor, before in zip(self._state, kept, strict=True):
-                tensor.copy_(before)
+        finally:
+            with th.no_grad():
+                for tensor, before in zip(self._state, kept, strict=True):
+                    tensor.copy_(before)
         return recording
 
 
