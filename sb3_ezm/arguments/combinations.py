@@ -48,8 +48,8 @@ def check_contradictions(configs: Configs, policy: EZMPolicy, train_freq: Any, a
     _check_targets(configs)
     if configs.loss.policy_gradient > 0 and policy.model_config.head_norm == "batch":
         raise ConfigurationError(
-            f"The loss weight `policy_gradient` ({configs.loss.policy_gradient}) needs the slope of each value on its own, but "
-            "batch normalization (`head_norm`) couples the rows of a batch: set `policy_kwargs={'head_norm': 'layer'}`."
+            f"The loss weight `policy_gradient` ({configs.loss.policy_gradient}) needs the slope of each value on its own, "
+            "but batch normalization (`head_norm`) couples the rows of a batch: set `policy_kwargs={'head_norm': 'layer'}`."
         )
     weight = configs.loss.observation
     if weight > 0 and not policy.model_config.decode_observations:
