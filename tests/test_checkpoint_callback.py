@@ -103,7 +103,7 @@ def test_checkpoints_of_another_run_are_kept(tmp_path: Path) -> None:
     assert other.num_timesteps == 0 and {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "checkpoint_900.ezm").write_text("nobody knows whose")
-    with pytest.raises(ConfigurationError, match="belongs to another training"):
+    with pytest.raises(ConfigurationError, match=r"checkpoint_900\.ezm cannot be read as a checkpoint: move or delete it"):
         other.learn(8, callback=FullCheckpointCallback(4, tmp_path / "other"))
     # With another prefix, neither deletes the other's checkpoints.
     other.learn(8, callback=FullCheckpointCallback(4, tmp_path, keep_last=1, name_prefix="other"))

@@ -102,5 +102,5 @@ def test_values_of_two_kinds_are_told() -> None:
     stored = {"target_kwargs": {"search_value": "improved", "use_stored_search": True}, "reanalyze_ratio": 0.5}
     with pytest.warns(UserWarning, match=r"`search_value='improved'` .* set `use_stored_search` to False"):
         tiny_model(toy_env(), value_target="search", **stored)
-    with pytest.warns(UserWarning, match=r"the replay holds none \(`buffer_size` 100\): lower `mixed_newest`"):
+    with pytest.warns(UserWarning, match=r"`mixed_newest` in `target_kwargs` \(100\) does nothing: .* the replay holds 100"):
         tiny_model(toy_env(), value_target="mixed", buffer_size=100, target_kwargs={"mixed_newest": 100})

@@ -119,18 +119,12 @@ def _short_supports(policy: EZMPolicy, gamma: float) -> Iterator[str]:
 
 
 def _mixed_values(configs: Configs) -> Iterator[str]:
-    target, replay = configs.target, configs.replay
+    target = configs.target
     uses = VALUE_TARGETS[target.value_target].uses
     if target.search_value == "improved" and target.use_stored_search and target.reanalyze_ratio < 1.0 and uses:
         yield (
             "`search_value='improved'` in `target_kwargs` is the value of positions that are searched again; the others have "
             "the stored one, the mean of all returns: set `use_stored_search` to False, or `search_value` to 'mean'."
-        )
-    if target.value_target == "mixed" and replay.independent and target.mixed_newest >= replay.buffer_size:
-        yield (
-            f"`value_target='mixed'` uses search values of transitions after which `mixed_newest` ({target.mixed_newest:,}) "
-            f"others of their task were stored, and the replay holds none (`buffer_size` {replay.buffer_size:,}): lower "
-            "`mixed_newest`."
         )
 
 
@@ -171,6 +165,12 @@ def _of_targets(configs: Configs) -> Iterator[Rule]:
     for name in ("policy_target", "match_proposal"):
         yield TargetConfig, name, configs.loss.policy == 0.0, "the loss weight `policy` is 0"
     yield TargetConfig, "match_proposal", search.num_wide == 0, "no candidate has a magnified deviation"
+    size = configs.replay.buffer_size
+    too_young = target.value_target == "mixed" and configs.replay.independent and target.mixed_newest >= size
+    newest = f"`mixed_newest` ({target.mixed_newest:,})"
+    why = f"a search value is used once {newest} other transitions of a task follow, and the replay holds {size:,}"
+    for name in ("value_target", "mixed_newest"):
+        yield TargetConfig, name, too_young, why
 
 
 def _of_processes(runtime: RuntimeConfig) -> Iterator[Rule]:
