@@ -276,7 +276,7 @@ def test_the_metrics_page_lists_what_is_logged() -> None:
     env = toy_env(max_episode_steps=5, action_repeat=2)
     losses = {"observation": 1.0, "policy_gradient": 1.0}
     for loss_kwargs in (None, losses):
-        networks = {**TINY_NETWORKS, "decode_observations": loss_kwargs is not None}
+        networks = {**TINY_NETWORKS, "decode_observations": loss_kwargs is not None, "head_norm": "layer"}
         model = tiny_model(env, loss_kwargs=loss_kwargs, policy_kwargs=networks)
         names = model.policy.task_set.names
         model.set_logger(sb3_ezm_logger(seen))

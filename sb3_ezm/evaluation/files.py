@@ -114,7 +114,7 @@ def check_columns(path: Path) -> None:
     try:
         _check_columns(path)
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read ({error}): choose another file.") from error
+        raise ConfigurationError(f"{path} cannot be read as a CSV file ({error}): choose another file.") from error
 
 
 def _check_columns(path: Path) -> None:
