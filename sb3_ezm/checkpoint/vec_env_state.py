@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_ezm.collecting.acting import ActingVecEnv
-from sb3_ezm.errors import CheckpointError, ConfigurationError
+from sb3_ezm.errors import CheckpointError, ConfigurationError, EZMError
 from sb3_ezm.likeness import check_like
 from sb3_ezm.multitask.env_state import (
     StateUnavailableError,
@@ -206,8 +206,11 @@ def force_new_episodes(env: VecEnv, seed: int | None, num_timesteps: int) -> Non
 
 
 def _tasks(env: VecEnv) -> list[list[str]] | None:
-    """Names of the tasks that each environment plays; None for environments that are not of this package."""
-    served = read_attribute(env, "served_tasks")
+    """Names of the tasks that each environment plays; None for environments that cannot tell."""
+    try:
+        served = read_attribute(env, "served_tasks")
+    except (EZMError, EOFError, OSError):  # of processes that have failed, after which the state is still worth saving
+        return None
     return None if served is None else [list(names) for names in served]
 
 
