@@ -104,3 +104,11 @@ def test_values_of_two_kinds_are_told() -> None:
         tiny_model(toy_env(), value_target="search", **stored)
     with pytest.warns(UserWarning, match=r"`mixed_newest` in `target_kwargs` \(100\) does nothing: .* the replay holds 100"):
         tiny_model(toy_env(), value_target="mixed", buffer_size=100, target_kwargs={"mixed_newest": 100})
+
+
+def test_values_of_searches_need_searches() -> None:
+    none = {"reanalyze_ratio": 0.0, "target_kwargs": {"use_stored_search": False}}
+    losses = {"policy": 0.0, "entropy": 0.0}
+    with pytest.raises(ConfigurationError, match="`value_target` 'search' has no values: take 'td'"):
+        tiny_model(toy_env(), value_target="search", loss_kwargs=losses, **none)
+    tiny_model(toy_env(), value_target="td", loss_kwargs=losses, **none)

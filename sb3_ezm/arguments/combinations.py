@@ -145,6 +145,11 @@ def _check_targets(configs: Configs) -> None:
                 "No position is searched again (`reanalyze_ratio` is 0) and stored searches are not used "
                 f"(`use_stored_search`): the policy has no targets, but its losses have weights ({weights}): change one."
             )
+        if target.value_target == "search" and loss.value > 0.0:
+            raise ConfigurationError(
+                "No position is searched again (`reanalyze_ratio` is 0) and stored searches are not used "
+                "(`use_stored_search`): `value_target` 'search' has no values: take 'td', or change one of them."
+            )
     stored = target.use_stored_search and target.reanalyze_ratio < 1.0
     if target.match_proposal and stored and configs.search.acting.num_wide > 0:
         raise ConfigurationError(
