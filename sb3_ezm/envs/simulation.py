@@ -12,6 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.likeness import check_like
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _DIVERGED = tuple(int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{kind}")) for kind in ("QPOS", "QVEL", "QACC"))
@@ -106,6 +107,13 @@ class Simulation(gym.Env[NDArray[Any], NDArray[np.float32]]):
             raise ConfigurationError(
                 f"A state of task {state['task']!r} cannot be loaded into an environment of task {self._label!r}."
             )
+
+    def _set_model(self, values: Any, names: tuple[str, ...]) -> None:
+        """Restore these arrays of the model and no others: wrong indices would let MuJoCo write beyond its memory."""
+        own = {name: getattr(self.model, name) for name in names}
+        check_like(values, own, "model")
+        for name, array in own.items():
+            array[:] = values[name]
 
     def _set_physics(self, state: dict[str, Any]) -> None:
         """Continue from a state of :meth:`get_state`, whose random generator stays where it is."""

@@ -121,8 +121,7 @@ def make_multitask_env(
     ``Monitor(make_task_env(...))``; the task set is ``vec_env.get_attr("task_set")[0]``.
 
     :param tasks: anything :func:`make_task_set` takes, for example ``"h1-medium"`` or ``["h1-walk", "h1-stand"]``
-    :param n_envs_per_task: number of sub-environments of each task, or a sequence with a number for each: a task with more
-        of them collects more data, while every task keeps its equal share of the batches
+    :param n_envs_per_task: number of sub-environments of each task, or one for each; more of them collect more data
     :param seed: sub-environment ``i`` is seeded with ``seed + i`` at the first reset, as in SB3's ``make_vec_env``
     :param vec_env_cls: vector environment class; by default threads for physics suites, :class:`PooledVecEnv` for suites that
         a pool simulates, else ``DummyVecEnv``. ``SubprocVecEnv`` is replaced by :class:`WatchedSubprocVecEnv`, which notices

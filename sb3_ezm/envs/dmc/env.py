@@ -13,7 +13,7 @@ from sb3_ezm.envs.dmc.loading import load
 from sb3_ezm.envs.dmc.tasks import TASKS
 from sb3_ezm.envs.simulation import Outcome, Simulation
 from sb3_ezm.errors import ConfigurationError, did_you_mean
-from sb3_ezm.likeness import check_like, check_random_state
+from sb3_ezm.likeness import check_random_state
 
 # What the tasks change in the model at a reset: goals, their sizes and looks, gains, terrain.
 _MODEL_FIELDS = (
@@ -122,10 +122,7 @@ class DMControlEnv(Simulation):
         if wrong := [name for name, value in state["memory"].items() if hasattr(type(task), name) or not _is_number(value)]:
             raise ConfigurationError(f"a state of {self._label} cannot set {wrong}.")
         check_random_state(state["random"], task.random, "random")
-        model = {name: getattr(self.model, name) for name in _MODEL_FIELDS}
-        check_like(state["model"], model, "model")
-        for name, values in model.items():
-            values[:] = state["model"][name]
+        self._set_model(state["model"], _MODEL_FIELDS)
         # It also computes the forces that a step of dm_control takes over from the previous one.
         self._set_physics(state)
         self.data.sensordata[:] = state["sensors"]  # were computed from other forces

@@ -15,7 +15,7 @@ from sb3_ezm.envs.humanoid_bench.tasks import ROBOTS, TASKS
 from sb3_ezm.envs.opengl import open_renderer
 from sb3_ezm.envs.simulation import Simulation
 from sb3_ezm.errors import ConfigurationError, EZMError, did_you_mean
-from sb3_ezm.likeness import check_like, check_random_state
+from sb3_ezm.likeness import check_random_state
 
 Observation = NDArray[np.float64]
 
@@ -145,10 +145,7 @@ class HumanoidBenchEnv(Simulation):
         if wrong := [name for name in state["memory"] if name in _REFERENCES or hasattr(type(task), name)]:
             raise ConfigurationError(f"a state of {self.task} cannot set {wrong}.")
         check_random_state(state["random"], self._random, "random")
-        model = {name: getattr(self.model, name) for name in _MODEL_FIELDS}
-        check_like(state["model"], model, "model")
-        for name, values in model.items():
-            values[:] = state["model"][name]
+        self._set_model(state["model"], _MODEL_FIELDS)
         self._set_physics(state)
         vars(task).update({name: _from_plain(value) for name, value in state["memory"].items()})
         self._random.set_state(state["random"])
