@@ -35,8 +35,8 @@ from sb3_ezm.cli.scoreboard import Scoreboard
 from sb3_ezm.cli.settings import RunSettings, parse_changes
 from sb3_ezm.devices import set_num_threads
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.plotting import load_evaluation_curves
 from sb3_ezm.evaluation import EVALUATION_COLUMNS, EvaluationResult, TaskResult, evaluate_tasks
+from sb3_ezm.plotting import load_evaluation_curves
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.video import VideoUnavailableError
 from tests.tiny import CountEnv, SpaceEnv

@@ -19,12 +19,12 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecFrameStack, VecMonitor, VecNormalize
-from tests.tiny import CountEnv, assert_same_weights, tiny_model, toy_env, weights_of
 
 from sb3_ezm import EZM, make_multitask_env
 from sb3_ezm.callbacks import TaskEvalCallback
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask import ThreadedVecEnv
+from tests.tiny import CountEnv, assert_same_weights, tiny_model, toy_env, weights_of
 
 RANDOM: dict[str, Any] = {"learning_starts": 10_000}
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import warnings
 from collections.abc import Iterator
 from functools import partial
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

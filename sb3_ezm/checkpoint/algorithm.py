@@ -15,15 +15,15 @@ import torch as th
 from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_ezm.arguments.table import ARGUMENTS
-from sb3_ezm.config import TargetConfig
 from sb3_ezm.arguments.settings import apply_changes, change_arguments, check_discounts, fitting
+from sb3_ezm.arguments.table import ARGUMENTS
 from sb3_ezm.checkpoint.checks import check_arguments, check_sections, check_sizes
 from sb3_ezm.checkpoint.container import Label, checkpoint_path, find_checkpoint, read_checkpoint, read_label, write_checkpoint
 from sb3_ezm.checkpoint.folder import latest_checkpoint, next_sequence
 from sb3_ezm.checkpoint.model_state import capture, check_env, kept_arguments, restore
 from sb3_ezm.checkpoint.signals import StopSignals
 from sb3_ezm.collecting.rollouts import RolloutAlgorithm
+from sb3_ezm.config import TargetConfig
 from sb3_ezm.errors import CheckpointError
 from sb3_ezm.files import PathLike, replacing
 from sb3_ezm.kinds import PATH, SWITCH, checked
