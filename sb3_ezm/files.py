@@ -15,7 +15,7 @@ from sb3_ezm.errors import ConfigurationError
 PathLike = str | os.PathLike[str]
 
 TEMPORARY = ".tmp"
-_MAX_STEM = 100  # characters; file systems take 255 bytes, and a number and suffixes follow
+_MAX_STEM = 100  # bytes; file systems take 255, and a number and suffixes follow
 
 
 @contextlib.contextmanager
@@ -98,7 +98,9 @@ def file_stems(names: Sequence[str]) -> list[str]:
     :param names: for example of tasks, all different
     :return: the names with other characters than letters, digits, ``_``, ``.`` and ``-`` replaced; numbered if equal
     """
-    plain = [re.sub(r"[^\w.-]+", "-", name)[:_MAX_STEM] for name in names]
+    # File systems count bytes, of which a letter may have several.
+    cut = [re.sub(r"[^\w.-]+", "-", name).encode()[:_MAX_STEM] for name in names]
+    plain = [stem.decode(errors="ignore") for stem in cut]
     stems, taken = list(plain), set[str]()
     # A name that needs no change is kept, whatever others turn into.
     for index in sorted(range(len(names)), key=lambda index: plain[index] != names[index]):

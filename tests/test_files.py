@@ -90,6 +90,7 @@ def test_stems_differ_and_need_no_quotes() -> None:
     assert file_stems(["walk (slow)", "walk [slow]", "walk-slow-"]) == ["walk-slow--2", "walk-slow--3", "walk-slow-"]
     assert file_stems(["a", "A", "a/b"]) == ["a", "A-2", "a-b"]
     assert len(file_stems(["n" * 300])[0]) == 100
+    assert file_stems(["漢" * 85, "漢" * 86]) == ["漢" * 33, "漢" * 33 + "-2"], "file systems count bytes"
 
 
 def test_a_free_path_is_unused(tmp_path: Path) -> None:
