@@ -17,13 +17,14 @@ import torch as th
 
 from experiments import baselines, study
 from experiments.studies import ablation, cost, gradients, model_free, scaling, trainings
-from experiments.studies.report import RESULTS
+from experiments.studies.report import RESULTS, Report
 from experiments.studies.scores import CANNOT_TELL, NOT_SEEN, SEEN, difference_of, mean_of, verdict
+from experiments.studies.trainings import Training
 from experiments.studies.variants import ABLATIONS, ADDITIONS, applicable, effective, released
 from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import parse_changes
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.evaluation import Interval, read_evaluations
+from sb3_ezm.evaluation import EVALUATION_COLUMNS, Interval, read_evaluations
 from sb3_ezm.presets import preset_names
 from tests.tiny import tiny_model, toy_env
 
@@ -126,6 +127,34 @@ def test_groups_of_tasks() -> None:
         scaling.groups_of(names, 6)
 
 
+def test_groups_are_compared_in_one_unit(tmp_path: Path) -> None:
+    # Task a has a score of 0.95 at a return of 950, b has none: both earn less together, which is not what was claimed.
+    finals = {"a": {"a": (950.0, 0.95)}, "b": {"b": (300.0, None)}, "a+b": {"a": (500.0, 0.5), "b": (200.0, None)}}
+    done = {(name, seed): Training(name, seed, ()) for name in finals for seed in range(3)}
+    for (name, seed), training in done.items():
+        folder = training.folder(tmp_path)
+        folder.mkdir(parents=True)
+        (folder / trainings.NOTE).write_text(json.dumps({"arguments": [*trainings.EZM_TRAIN], "finished": True, "seconds": 1}))
+        rows = [
+            (100, 1.0, "ignored", task, value + seed, 0.0, 9.0, score, None, 1)
+            for task, (value, score) in finals[name].items()
+        ]
+        lines = [",".join("" if cell is None else str(cell) for cell in row) for row in [EVALUATION_COLUMNS, *rows]]
+        (folder / "evaluations.csv").write_text("\n".join(lines) + "\n")
+    args = study.parse_arguments(["scaling", "x", "--out", str(tmp_path), "--seeds", "3", "--protocol", "ignored"])
+    alone, together = ([(("a",), "a", 100), (("b",), "b", 100)], [(("a", "b"), "a+b", 100)])
+    tables = {("per-task", n): scaling._scores(g, done, args, returns=True) for n, g in ((1, alone), (2, together))}
+    report = Report("scaling", "")
+    scaling._claims(report, tables, ["a", "b"])
+    assert report.claims[0].verdict == NOT_SEEN and "-275" in report.claims[0].because
+
+
+def test_all_groups_have_the_settings_of_the_whole(here: list[list[str]], tmp_path: Path) -> None:
+    # Alone, either task would have a preset of its own, with other actions per step.
+    assert study.main(["scaling", "toy-hold", "walker-stand", *SHORT, *SMALL, "--out", str(tmp_path / "s")]) == 0
+    assert {command[command.index("--preset") + 1] for command in here} == {"small"}
+
+
 def test_both_budgets_share_the_largest_group() -> None:
     args = study.parse_arguments(["scaling", "x", "--steps", "100"])
     planned = scaling.plan(args, ["a", "b", "c", "d"])
@@ -160,9 +189,9 @@ def test_the_paper_has_no_additions_and_all_its_parts() -> None:
 
 
 def test_counted_operations_are_those_of_a_model() -> None:
-    # One network call by hand: toy's SAC actor is 3 + 4 entries -> 256 -> 256 -> mean and deviation of one action.
+    # One network call by hand: toy's SAC actor is 4 + 4 entries -> 256 -> 256 -> means and deviations of two.
     problem = cost.PROBLEMS["toy"]
-    assert cost.sb3_cost("sac", problem).acting == 2 * (7 * 256 + 256 * 256 + 2 * 256)
+    assert cost.sb3_cost("sac", problem).acting == 2 * (8 * 256 + 256 * 256 + 4 * 256)
     paper = cost.ezm_cost("paper")
     assert round(paper.parameters / 1e6, 2) == 15.95
     assert paper.updates == pytest.approx(1 / 45)  # one per five steps of each of nine tasks

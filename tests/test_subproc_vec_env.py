@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -197,4 +198,24 @@ def test_workers_may_return_the_array_they_work_in() -> None:
     for _ in range(5):
         observation, _, _, infos = env.step(np.zeros((1, 2), np.float32))
     assert observation.tolist() == [[0.0] * 3] and infos[0]["terminal_observation"].tolist() == [5.0] * 3
+    env.close()
+
+
+def test_after_an_interrupted_step_no_answer_is_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = WatchedSubprocVecEnv([OwnArrayEnv, OwnArrayEnv], "fork")
+    env.reset()
+    actual, waits = subproc_module.wait, iter(range(9))
+
+    def interrupt_the_second(*arguments: Any) -> list[Any]:
+        if next(waits) == 1:  # the first environment's answer has been read by then
+            raise KeyboardInterrupt
+        return actual(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(subproc_module, "wait", interrupt_the_second)
+        step(env, 1)
+    with pytest.raises(SubEnvError, match="interrupted"):
+        step(env, 1)
+    assert env.reset().tolist() == [[0.0] * 3] * 2
+    assert env.step(np.zeros((2, 2), np.float32))[0].tolist() == [[1.0] * 3] * 2
     env.close()

@@ -92,7 +92,8 @@ def _figure(args: argparse.Namespace, groups: dict[str, tuple[str, ...]], traini
                     points.setdefault(row.timesteps, []).append(row)
                 steps = [count / len(tasks) for count in points]
                 last = max([last, *steps])
-                values = [float(np.mean([value_of(row) for row in rows])) for rows in points.values()]
+                scored = all(row.score is not None for rows in points.values() for row in rows)
+                values = [np.mean([value_of(row) if scored else row.mean_return for row in rows]) for rows in points.values()]
                 label = learner if training.seed == 0 else None
                 style: dict[str, Any] = {"color": f"C{number}", "linewidth": 1.2, "alpha": 0.8, "label": label}
                 by_steps.plot(steps, values, **style)

@@ -59,9 +59,10 @@ PROBLEMS = {
     "paper-single-task": Problem("H1, one task", 1, 51, 19),
     "h1-gpu": Problem("H1 medium", 9, 51, 19, envs_per_task=16),
     "humanoidbench-hard": HARD,
-    "toy": Problem("toy", 4, 3, 1),
+    "toy": Problem("toy", 4, 4, 2),
     "walker": Problem("walker", 3, 24, 6),
     "dmc-walker": Problem("walker", 3, 24, 6),
+    "dmc-20": Problem("dmc-20", 20, 78, 12),
     "dmc-cheetah": Problem("cheetah", 1, 17, 6),
     "metaworld": Problem("Meta-World MT10", 10, 39, 4),
     "small": Problem("Pendulum-v1", 1, 3, 1),
@@ -171,7 +172,7 @@ def sb3_cost(name: str, problem: Problem) -> Cost:
     """
     :param name: ``"sac"``, ``"tqc"`` or ``"crossq"``
     :param problem: sizes
-    :return: cost of the learner with its default networks, an update per environment step, counted in an update of its own
+    :return: cost of the learner with its default networks, an update per environment step, counted in updates of its own
     """
 
     class Padded(gym.Env[Any, Any]):
@@ -188,7 +189,8 @@ def sb3_cost(name: str, problem: Problem) -> Cost:
     model.learn(8)
     observation = model.policy.obs_to_tensor(Padded().reset()[0])[0]
     acting = counted(lambda: model.actor(observation))
-    update = counted(lambda: model.train(1, model.batch_size))
+    cycle = getattr(model, "policy_delay", 1)  # CrossQ's actor learns in every third update only
+    update = counted(lambda: model.train(cycle, model.batch_size)) / cycle
     learned = [p for module in (model.actor, model.critic) for p in module.parameters()]
     every = [p for p in model.policy.parameters()]
     transition = FLOAT * (2 * (problem.observation + problem.tasks) + problem.action + 4)

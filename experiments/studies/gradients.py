@@ -129,9 +129,14 @@ def _load(name: str, trainings: Sequence[Training], out: Path) -> Learner | None
     return Learner(name, tuple(rows for rows, _ in known), spent / max(1e-9, sum(seconds for _, seconds in known)))
 
 
+def _known(values: np.ndarray) -> np.ndarray:
+    """Of seeds, those with a known value."""
+    return values[np.isfinite(values)]
+
+
 def _interval(values: np.ndarray) -> Interval:
     """Mean over the seeds; those without a known value are left out."""
-    known = values[np.isfinite(values)]
+    known = _known(values)
     return mean_of(known[:, None]) if len(known) else Interval(float("nan"), None, None)
 
 
@@ -170,15 +175,17 @@ def _add_claims(
         report.claims.append(Claim(RELATED, CANNOT_TELL, why))
     else:
         whole = ezm.matrices(WHOLE)
-        difference = _interval(whole[:, related[0], related[1]] - whole[:, distant[0], distant[1]])  # of the same agents
+        known = _known(whole[:, related[0], related[1]] - whole[:, distant[0], distant[1]])  # of the same agents
+        difference = _interval(known)
         both = " minus ".join(f"{names[i]}-{names[j]}" for i, j in (related, distant))
-        because = f"cosine of {both}: {difference}, {counted(len(whole), 'seed')}"
-        report.claims.append(Claim(RELATED, verdict(difference, len(whole), 1), because))
+        because = f"cosine of {both}: {difference}, {counted(len(known), 'seed')}"
+        report.claims.append(Claim(RELATED, verdict(difference, len(known), 1), because))
     if ezm is not None and sac is not None:
         upper = np.triu_indices(len(names), 1)
-        means = [np.array([_mean(matrix[upper]) for matrix in learner.matrices(WHOLE)]) for learner in (ezm, sac)]
-        difference = difference_of(*(values[:, None] for values in means))
+        means = [_known(np.array([_mean(matrix[upper]) for matrix in x.matrices(WHOLE)])) for x in (ezm, sac)]
         count = min(map(len, means))
+        unknown = Interval(float("nan"), None, None)
+        difference = difference_of(*(values[:, None] for values in means)) if count else unknown
         because = f"mean cosine of all pairs, EZM minus SAC (the paper's is BRC): {difference}, {counted(count, 'seed')}"
         report.claims.append(Claim(MODEL_FREE, verdict(difference, count, 1), because))
     else:

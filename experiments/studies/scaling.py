@@ -17,6 +17,7 @@ from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.errors import ConfigurationError, counted
 from sb3_ezm.evaluation import Interval
 from sb3_ezm.evaluation.statistics import FloatArray
+from sb3_ezm.tasks.registry import default_preset
 
 MOST_CHARACTERS = 120  # of a folder's name
 CLAIM = "Scores improve as more tasks are trained together under the same budget."
@@ -81,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     :param args: the command line
     :return: exit status
     """
-    names = resolve_tasks(args.tasks).names
+    tasks = resolve_tasks(args.tasks)
+    names, args.preset = tasks.names, args.preset or default_preset(tasks.names) or "small"  # the same for all groups
     planned, given = plan(args, names), given_names(args.tasks)
     trainings = {
         (name, seed): Training(name, seed, ezm_arguments(args, steps=steps, tasks=[given.get(task, task) for task in group]))
@@ -90,15 +92,16 @@ def run(args: argparse.Namespace) -> int:
         for seed in range(args.seeds)
     }
     failed = run_trainings(list(trainings.values()), args.out, args.workers, args.minutes)
-    report = Report("scaling", f"{' '.join(args.tasks)}, {args.steps:,} steps of each of the largest group's tasks")
+    extent = f"preset {args.preset}, {args.steps:,} steps of each of the largest group's tasks"
+    report = Report("scaling", f"{' '.join(args.tasks)}, {extent}")
     report.notes.append(
-        "A group gets as many updates per step of the vector environment and as large batches as a single task (the settings "
-        "of its preset): each of N tasks has 1/N of every batch. `per-task`: every task has the same steps in all groups; "
+        "A group gets as many updates per step of the vector environment and as large batches as a single task (all have the "
+        "same settings): each of N tasks has 1/N of every batch. `per-task`: every task has the same steps in all groups; "
         "`total`: a group of N has the total steps of the largest group, more for each task the smaller it is."
     )
     tables = {}
     for (budget, size), groups in planned.items():
-        scores = _scores(groups, trainings, args)
+        scores = _scores(groups, trainings, args, returns=not tasks.has_scores)
         shared = [task for task in names if all(task in of_seed for of_seed in scores.values())]
         tables[budget, size] = scores
         report.rows.append(
@@ -121,11 +124,12 @@ def _scores(
     groups: Sequence[tuple[tuple[str, ...], str, int]],
     trainings: Mapping[tuple[str, int], Training],
     args: argparse.Namespace,
+    returns: bool,
 ) -> dict[int, dict[str, float]]:
     """Score of each task, averaged over the groups that have it, by seed; only seeds whose groups have all ended."""
     found: dict[int, dict[str, float]] = {}
     for seed in range(args.seeds):
-        finals = [final_of(trainings[name, seed], args.out, args.protocol) for _, name, _ in groups]
+        finals = [final_of(trainings[name, seed], args.out, args.protocol, returns) for _, name, _ in groups]
         known = [final for final in finals if final is not None]
         if len(known) == len(finals):
             tasks = {task for final in known for task in final.scores}

@@ -53,18 +53,19 @@ def value_of(row: EvaluationRow) -> float:
     return row.mean_return if row.score is None else row.score
 
 
-def final_of(training: Training, out: Path, protocol: str) -> Final | None:
+def final_of(training: Training, out: Path, protocol: str, returns: bool = False) -> Final | None:
     """
     :param training: of a study
     :param out: folder of the study
     :param protocol: of the evaluations
+    :param returns: mean returns, although all its tasks may have scores: others that it is compared with have none
     :return: its last evaluation; None before the training has ended
     """
     if not training.finished(out):
         return None
     rows = evaluations_of(training.folder(out), protocol)
     last = [row for row in rows if row.timesteps == rows[-1].timesteps]
-    unit = "return" if any(row.score is None for row in last) else "score"
+    unit = "return" if returns or any(row.score is None for row in last) else "score"
     scores = {row.task: row.mean_return if unit == "return" else value_of(row) for row in last}
     return Final(last[0].timesteps // len(last), last[0].seconds, scores, unit)
 

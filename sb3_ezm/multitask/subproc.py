@@ -200,13 +200,19 @@ class _WatchedPipe:
 
     def __init__(self, owner: WatchedSubprocVecEnv, index: int, pipe: Connection) -> None:
         self._owner, self._index, self._pipe = owner, index, pipe
+        self._owed = False  # an answer, which nobody has read where an interrupt ended the wait for it
 
     def send(self, message: Any) -> None:
         """Send a command; a :class:`SubEnvError`, or what the worker reported, if nobody can receive it."""
         if self._owner.closed:
             raise SubEnvError("The vector environment is closed: create a new one.")
+        if self._owed and message[0] == "step":
+            raise SubEnvError("The last step was interrupted, and its outcome has not been read: reset the environments.")
+        if self._owed:  # otherwise it would be taken for the answer to this command
+            self.recv()
         try:
             self._pipe.send(message)
+            self._owed = True
         except (BrokenPipeError, ConnectionResetError):
             self.recv()  # raises what the worker reported, if anything
             raise self._owner.fail(self._index) from None
@@ -223,6 +229,7 @@ class _WatchedPipe:
             message = self._pipe.recv()
         except (EOFError, ConnectionResetError) as error:
             raise owner.fail(self._index) from error
+        self._owed = False
         if isinstance(message, Failure):
             raise owner.fail(self._index, message)
         return message

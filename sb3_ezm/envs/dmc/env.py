@@ -64,7 +64,8 @@ class DMControlEnv(Simulation):
         :return: observation and an empty info
         """
         super().reset(seed=seed)
-        observation, _ = self._env.reset(seed=seed)
+        # Seeds of this package have 32 bits, and an environment's is that of the first one plus its number.
+        observation, _ = self._env.reset(seed=None if seed is None else seed % 2**32)
         self._ready = True
         self._last_observation = _flat(observation)
         return self._last_observation, {}
