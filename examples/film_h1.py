@@ -72,7 +72,7 @@ def play(args: argparse.Namespace) -> list[np.ndarray]:
     pictures = [caption(np.asarray(picture), name, ended=False) for picture, name in zip(env.get_images(), names, strict=True)]
     frames, ended = [tile_images(pictures)], np.zeros(len(names), dtype=bool)
     rate = CONTROL_HZ / repeat  # decisions per second
-    skip = round(rate / args.fps)
+    skip = max(1, round(rate / args.fps))
     for step in range(1, round(args.seconds * rate) + 1):
         actions, _ = model.predict(observation, deterministic=True)
         observation, _, dones, _ = env.step(actions)

@@ -50,7 +50,7 @@ def main() -> None:
     }
     for name, agent in agents.items():
         print(f"{name}: environment steps of each task, mean returns of {args.eval_episodes} episodes")
-        part = args.more_steps // (args.evaluations - 1)
+        part = args.more_steps // max(1, args.evaluations - 1)
         for number in range(args.evaluations):
             if number > 0:
                 agent.learn(part * len(ALL), reset_num_timesteps=False)

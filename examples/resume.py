@@ -39,7 +39,7 @@ def start_or_resume(folder: Path, steps: int, save_freq: int) -> EZM:
         model = EZM.resume(folder, make_env())
         print(f"Resumed after {model.num_timesteps} steps and {model._n_updates} updates.")
         # Without reset_num_timesteps=False this would be a new training with the old weights.
-        return model.learn(model.remaining_timesteps, reset_num_timesteps=False, callback=callback)
+        return model.learn(max(0, steps - model.num_timesteps), reset_num_timesteps=False, callback=callback)
     model = EZM("MultiInputPolicy", make_env(), seed=0, preset="toy")
     return model.learn(steps, callback=callback)
 

@@ -25,7 +25,7 @@ def replacing(path: PathLike) -> Iterator[Path]:
 
     Until then an older file of that name stays as it is, even if the process or the machine stops. After an error the
     temporary file is removed. Its name is random and the file new, so that writers cannot collide and no link is followed.
-    If ``path`` is a symbolic link, the file that it points to is replaced.
+    If ``path`` is a symbolic link, the file that it points to is replaced. A device or a pipe is written to as it is.
 
     :param path: path of the file; missing folders are made
     :return: context with the path of the temporary file, empty and with the same suffix
@@ -34,6 +34,9 @@ def replacing(path: PathLike) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give the name of a file.")
+    if target.exists() and not target.is_file():
+        yield Path(path)
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{temporary_prefix(target.stem)}{secrets.token_hex(8)}{TEMPORARY}{target.suffix[:20]}")
     with temporary.open("xb"):  # fails if the name is taken; unlike `mkstemp` it respects the umask

@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ezm import kinds
 from sb3_ezm.distributed.shard_group import ReplayLostError
-from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.errors import ConfigurationError, counted
 from sb3_ezm.ezm import EZM
 from sb3_ezm.files import check_can_write, write_text
 from sb3_ezm.learning.gradients import UnrollLoss
@@ -103,7 +103,10 @@ class GradientSimilarityCallback(BaseCallback):
         seconds = time.perf_counter() - start
         names = self.model.policy.task_set.names
         self._measured.append(Cosines(updates, self.model.num_timesteps, seconds, names, found))
-        write_cosines(self.path, self._measured)
+        try:
+            write_cosines(self.path, self._measured)
+        except OSError as error:  # a full disk is no reason to stop training; the next measurement writes all of them
+            warnings.warn(f"The cosines after {counted(updates, 'update')} are not in {self.path}: {error}.", stacklevel=2)
 
     def _on_step(self) -> bool:
         return True

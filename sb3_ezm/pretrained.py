@@ -81,10 +81,19 @@ def read_card(name: PathLike) -> dict[str, Any] | None:
     :return: what is known about the agent: training, scores, what rounding costs; None without a card
     """
     path = find_agent(name).with_suffix(".json")
-    if not path.exists():
-        return None
-    card = json.loads(path.read_text(encoding="utf-8"))
-    return card if isinstance(card, dict) and {"tasks", "evaluation", "training"} <= card.keys() else None  # another file
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() and is_card(path) else None
+
+
+def is_card(path: Path) -> bool:
+    """
+    :param path: of a file
+    :return: whether it holds what is known about an agent
+    """
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(card, dict) and {"tasks", "evaluation", "training"} <= card.keys()
 
 
 @checked(path=PATH)

@@ -31,7 +31,7 @@ from sb3_ezm.cli.driver import train
 from sb3_ezm.cli.export import _command
 from sb3_ezm.cli.folder import LOCK, claimed_folder, continued_folder, fresh_folder, monitor_folder, monitor_parts
 from sb3_ezm.cli.plot import load_training
-from sb3_ezm.cli.scoreboard import Scoreboard
+from sb3_ezm.cli.scoreboard import Scoreboard, _Column
 from sb3_ezm.cli.settings import RunSettings, parse_changes
 from sb3_ezm.devices import set_num_threads
 from sb3_ezm.errors import ConfigurationError
@@ -547,6 +547,32 @@ def test_results_replace_results_alone(ezm: Any, tmp_path: Path, run_folder: Pat
     assert set(json.loads((tmp_path / "scores.json").read_text())) >= {"model", "results"}
 
 
+def test_a_card_replaces_a_card_alone(ezm: Any, tmp_path: Path, run_folder: Path) -> None:
+    ezm("eval", run_folder, "--episodes", 1, "--json", tmp_path / "scores.json")
+    before = (tmp_path / "scores.json").read_text()
+    assert "scores.json, where the card" in ezm("export", run_folder, "-o", tmp_path / "scores.agent", status=2)
+    assert (tmp_path / "scores.json").read_text() == before
+
+
+def test_returns_without_references_have_the_decimals_of_the_first() -> None:
+    assert [_Column("x", None, None).cell(value).split() for value in (0.34, 12.34, 712.3)] == [["0.34"], ["12.3"], ["712"]]
+    column = _Column("x", None, None)
+    assert column.cell(0.34).split() + column.cell(712.3).split() == ["0.34", "712.30"]
+
+
+def test_a_start_must_not_lie_in_the_way(ezm: Any, run_folder: Path) -> None:
+    start = ["train", *TASKS, "--from", run_folder, "--out", run_folder, "--overwrite"]
+    assert "choose another --out" in ezm(*start, status=2)
+    assert (run_folder / "model.zip").exists()
+
+
+def test_curves_without_files_of_the_environments(ezm: Any, tmp_path: Path, run_folder: Path) -> None:
+    shutil.copytree(run_folder, tmp_path / "run")
+    for file in (tmp_path / "run" / "monitor").rglob("*.csv"):  # they were on another machine
+        file.unlink()
+    assert "curves.png" in ezm("plot", "training", tmp_path / "run")
+
+
 def test_a_budget_that_is_spent_already_is_not_noted(ezm: Any, tmp_path: Path, run_folder: Path) -> None:
     shutil.copytree(run_folder, tmp_path / "run")
     assert "Nothing to do: 120 of 50 steps per task" in ezm("resume", tmp_path / "run", "--steps-per-task", 50)
@@ -771,6 +797,18 @@ def test_check_env_finds_what_is_wrong(ezm: Any, capsys: pytest.CaptureFixture[s
     assert main(["check-env", "CartPole-v1", "Acrobot-v1"]) == 0  # two and three actions
     assert "Did you mean" in ezm("check-env", "toy-spim", status=2)
     assert "cannot be imported" in ezm("check-env", "tests.none:make", status=2)
+
+
+def test_tasks_of_the_current_folder(ezm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ezm_helper_here.py").write_text("from tests.tiny import SpaceEnv as build\n")
+    late = "def make():\n    from ezm_helper_here import build\n    return build()\n"
+    register = "import gymnasium as gym\ngym.register('EzmHere-v0', entry_point=make)\n"
+    (tmp_path / "ezm_tasks_here.py").write_text(late + register)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(tmp_path))])
+    for task in ("ezm_tasks_here:make", "ezm_tasks_here:EzmHere-v0", "ezm_tasks_here:EzmHere"):
+        ezm("check-env", task, "--steps", 5)
+    assert str(tmp_path) not in sys.path
 
 
 def test_the_trained_agent_acts_in_any_environment_of_its_tasks(run_folder: Path) -> None:

@@ -371,6 +371,29 @@ def test_every_task_can_have_its_own_number_of_environments(tmp_path) -> None:
         make_multitask_env("toy", n_envs_per_task=[1, 0, 1, 1])
 
 
+class FullDisk:
+    """A file on it."""
+
+    def write(self, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    flush = close = partial(write, None, "")
+
+
+def test_a_full_disk_does_not_end_an_episode(tmp_path) -> None:
+    env = make_multitask_env("toy-hold", monitor_dir=str(tmp_path), max_episode_steps=2)
+    env.reset()
+    writer = env.envs[0].results_writer
+    writer.file_handler.close()
+    writer.file_handler, writer.logger.writer = FullDisk(), csv.writer(FullDisk())
+    env.step(np.zeros((1, 1), np.float32))
+    with pytest.warns(UserWarning, match=r"Episodes are not in .*toy-hold_0.monitor.csv: .*No space left"):
+        _, _, dones, _ = env.step(np.zeros((1, 1), np.float32))
+    assert dones[0]
+    with pytest.warns(UserWarning, match="No space left"):
+        env.close()
+
+
 def test_seeding_is_reproducible_and_distinct() -> None:
     first, again, other = (
         make_multitask_env(["toy-spin"], n_envs_per_task=4, seed=seed).reset()["observation"] for seed in (5, 5, 6)

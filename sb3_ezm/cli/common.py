@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import shlex
 import shutil
 import sys
@@ -70,13 +69,10 @@ def resolve_task(name: str) -> TaskLike:
     module, _, attribute = name.partition(":")
     if not attribute.isidentifier():
         return name
-    sys.path.insert(0, os.getcwd())  # a console script does not look there on its own
     try:
-        found: TaskLike = getattr(importlib.import_module(module), attribute)
+        found: TaskLike = getattr(importlib.import_module(module), attribute, name)  # an id may lack its version
     except Exception as error:  # whatever the module raises
         raise ConfigurationError(f"{name!r} cannot be imported ({type(error).__name__}: {error}).") from error
-    finally:
-        sys.path.remove(os.getcwd())
     return found
 
 

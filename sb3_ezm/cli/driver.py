@@ -298,10 +298,15 @@ def _done(model: EZM, settings: RunSettings) -> str:
 def _save(model: EZM, folder: Path) -> str:
     try:
         path = model.save_checkpoint(folder / CHECKPOINTS / f"checkpoint_{model.num_timesteps}")
-        _save_model(model, folder)
     except (EZMError, OSError) as error:
         return f"Nothing could be saved: {error}"
-    return f"Saved: {path}, {folder / MODEL}\nContinue with: {command('resume', folder)}"
+    saved = f"Saved: {path}"
+    try:
+        _save_model(model, folder)
+        saved += f", {folder / MODEL}"
+    except OSError as error:
+        saved += f"; without {folder / MODEL}: {error}"
+    return f"{saved}\nContinue with: {command('resume', folder)}"
 
 
 def _save_model(model: EZM, folder: Path) -> None:
@@ -330,9 +335,8 @@ def _report(
     if films is not None:
         print(_film(model, result, settings, folder, films))
     film = [command("film", folder, "--task", "all")] if can_draw else []
-    print(
-        "\n  ".join(["\nWhat next:", command("eval", folder), *film, command("resume", folder, "--minutes", "10")]), flush=True
-    )
+    more = [command("resume", folder, "--minutes", "10")] if list_checkpoints(folder / CHECKPOINTS) else []
+    print("\n  ".join(["\nWhat next:", command("eval", folder), *film, *more]), flush=True)
 
 
 def _film(model: EZM, result: EvaluationResult, settings: RunSettings, folder: Path, films: Sequence[str]) -> str:

@@ -49,6 +49,8 @@ def _run(argv: Sequence[str] | None) -> int:
         warnings.showwarning = _show_warning
         # Read by PyTorch when it is imported: idle threads must not take the cores from those that step the environments.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # Modules in the current folder may define tasks; unlike `python -m`, a console script does not look there on its own.
+        sys.path.insert(0, folder := os.getcwd())
         try:
             status: int = importlib.import_module(f"sb3_ezm.cli.{args.command}").run(args)
             return status
@@ -62,6 +64,9 @@ def _run(argv: Sequence[str] | None) -> int:
             return _report(error, args.debug, given, status=2)
         except Exception as error:
             return _report(error, args.debug, given, status=1)
+        finally:
+            with suppress(ValueError):
+                sys.path.remove(folder)
 
 
 def _report(error: Exception, debug: bool, given: Sequence[str], status: int) -> int:

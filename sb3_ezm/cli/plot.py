@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sb3_ezm.cli.common import run_tasks
-from sb3_ezm.cli.folder import CURVES, DIAGNOSTICS, EVALUATIONS, MONITOR, TENSORBOARD, monitor_parts
+from sb3_ezm.cli.folder import CURVES, DIAGNOSTICS, EVALUATIONS, MONITOR, RUN, TENSORBOARD, monitor_parts
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.files import check_can_write
@@ -60,7 +60,7 @@ def draw_training(folder: Path, output: Path | None = None) -> Path:
     settings = RunSettings.read(folder)
     tasks = run_tasks(settings)
     output = check_can_write(output or folder / CURVES)
-    shares = {name: settings.share(task, len(tasks)) for task, name in enumerate(tasks.names)}
+    shares = task_shares(settings)
     training = load_training(folder / MONITOR, tasks, shares)
     csv_path = folder / EVALUATIONS
     evaluation = load_evaluation_curves(csv_path, settings.deciding_protocol, shares) if csv_path.exists() else None
@@ -69,10 +69,21 @@ def draw_training(folder: Path, output: Path | None = None) -> Path:
     return plot_learning_curves(output, tasks, training, evaluation, title=folder.resolve().name)
 
 
+def task_shares(settings: RunSettings) -> dict[str, float]:
+    """
+    :param settings: of a run
+    :return: part of all tasks' steps that each task takes
+    """
+    names = run_tasks(settings).names
+    return {name: settings.share(task, len(names)) for task, name in enumerate(names)}
+
+
 def _plot_published(args: argparse.Namespace) -> int:
     references = suite_references(args.suite)
     output = check_can_write(args.out)
-    own = load_runs([path / EVALUATIONS if path.is_dir() else path for path in args.runs], args.suite)
+    files = {path: path / EVALUATIONS if path.is_dir() else path for path in args.runs}
+    shares = {file: task_shares(RunSettings.read(path)) for path, file in files.items() if (path / RUN).exists()}
+    own = load_runs(list(files.values()), args.suite, shares=shares)
     sheet = curves_figure(own, args.suite, args.max_steps) if args.figure == "curves" else scores_figure(own, args.suite)
     path = sheet.save(output)
     for seeds in own:
@@ -120,7 +131,11 @@ def load_training(folder: Path, tasks: TaskSet, shares: Mapping[str, float]) -> 
     """
     points: dict[str, list[tuple[float, float]]] = {}
     for begin, part in monitor_parts(folder):
-        for name, curve in load_monitor_curves(part, tasks).items():
+        try:
+            curves = load_monitor_curves(part, tasks)
+        except ConfigurationError:  # no files: its environments were on other machines
+            continue
+        for name, curve in curves.items():
             start = begin * tasks.action_repeat * shares[name]
             kept = [point for point in points.get(name, []) if point[0] <= start]
             points[name] = kept + [(start + step, ret) for step, ret in zip(curve.steps, curve.returns, strict=True)]

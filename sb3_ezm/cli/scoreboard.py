@@ -122,12 +122,17 @@ class _Column:
     def __init__(self, title: str, random: float | None, bar: float | None) -> None:
         self.title, self.random, self.bar = title, random, bar
         known = [abs(value) for value in (random, bar) if value is not None]
-        self._decimals = 0 if not known or max(known) >= 100.0 else 1 if max(known) >= 10.0 else 2
+        self._scale = max(known, default=None)  # without references that of the first return
         self._width = max([5, *(len(self._number(value)) for value in known)])
         self._change_width = max(5, len(title) - self._width - 1)
 
     def _number(self, value: float) -> str:
         return f"{value:.{self._decimals}f}"
+
+    @property
+    def _decimals(self) -> int:
+        scale = 100.0 if self._scale is None else self._scale
+        return 0 if scale >= 100.0 else 1 if scale >= 10.0 else 2
 
     def aligned(self, text: str, change: str = "") -> str:
         """
@@ -146,6 +151,8 @@ class _Column:
         """
         if value is None:
             return self.aligned("-")
+        if self._scale is None:
+            self._scale = abs(value)
         return self.aligned(self._number(value), "" if before is None else f"{value - before:+.{self._decimals}f}")
 
 

@@ -71,6 +71,11 @@ def _new(args: argparse.Namespace) -> dict[Path, RunSettings]:
     preset, changes = args.preset or default_preset(resolve_tasks(args.tasks).names) or "small", parse_changes(args.set)
     repeat = get_preset(preset).env.get("action_repeat")
     if args.start is not None:
+        for folder in folders:
+            if folder.resolve() in (args.start.resolve(), *args.start.resolve().parents):
+                raise ConfigurationError(
+                    f"--from: {args.start} lies where this training would begin, in {folder}: choose another --out."
+                )
         preset, repeat = _of_trained(args, changes)
     elif args.like or args.freeze_dynamics:
         raise ConfigurationError("--like and --freeze-dynamics are about a trained agent: name it with --from.")

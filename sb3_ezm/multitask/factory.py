@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -182,17 +183,28 @@ def _make_monitored_env(make_env: Callable[[], PaddedTaskEnv], seed: int | None,
     counted = ("episode_env_steps",) if env.task_set.action_repeat > 1 else ()
     is_new = file is None or not Path(file).exists()  # a process that takes over another's environments appends
     monitor = Monitor(env, file, info_keywords=counted, override_existing=is_new)
+    if file is not None:
+        for name in ("write_row", "close"):
+            setattr(monitor.results_writer, name, partial(_patiently, getattr(monitor.results_writer, name), file))
     if file is not None and not is_new:  # times count from the beginning of the file
         with Path(file).open(encoding="utf-8") as lines:
             monitor.t_start = float(json.loads(lines.readline().removeprefix("#"))["t_start"])
     return monitor
 
 
+def _patiently(write: Callable[..., None], file: str, *arguments: Any) -> None:
+    """A full disk is no reason to stop training."""
+    try:
+        write(*arguments)
+    except OSError as error:
+        warnings.warn(f"Episodes are not in {file}: {error}.", stacklevel=2)
+
+
 def _monitor_files(place: str | None, tasks: tuple[str, ...], copies: Sequence[int]) -> list[str] | list[None]:
     """In the order of the sub-environments; if an earlier run has left files, the new ones get a number."""
     if place is None:
         return [None] * sum(copies)
-    folder = Path(place)
+    folder = Path(place).absolute()  # other processes may have another working directory
     folder.mkdir(parents=True, exist_ok=True)
     stems = [f"{stem}_{copy}" for stem, count in zip(file_stems(tasks), copies, strict=True) for copy in range(count)]
     mark = free_name("", lambda mark: any((folder / f"{stem}{mark}.{Monitor.EXT}").exists() for stem in stems))

@@ -143,13 +143,19 @@ def _mean_at(seeds: Sequence[Mapping[str, Curve]], references: Mapping[str, Refe
     return percentile_interval(mean_score, table, resample_scores(table, N_RESAMPLES, np.random.default_rng(0)))
 
 
-def load_runs(csv_paths: Sequence[str | os.PathLike[str]], suite: str, label: str = "sb3-ezm") -> list[Seeds]:
+def load_runs(
+    csv_paths: Sequence[str | os.PathLike[str]],
+    suite: str,
+    label: str = "sb3-ezm",
+    shares: Mapping[str | os.PathLike[str], Mapping[str, float]] | None = None,
+) -> list[Seeds]:
     """
     Read one CSV file of :class:`~sb3_ezm.callbacks.TaskEvalCallback` per seed.
 
     :param csv_paths: the files
     :param suite: ``"medium"`` or ``"hard"``; other tasks in the files are left out
     :param label: of the legend; the protocol is added
+    :param shares: for files whose tasks do not all take the same steps: part of all tasks' steps that each takes
     :return: the seeds by protocol, those that respect termination first
     :raises ConfigurationError: if a file is missing, not an evaluation file, or has no task of the suite
     """
@@ -158,7 +164,7 @@ def load_runs(csv_paths: Sequence[str | os.PathLike[str]], suite: str, label: st
     embedded = False
     for path in csv_paths:
         for protocol in sorted({row.protocol for row in read_evaluations(path)}):
-            curves = load_evaluation_curves(path, protocol)
+            curves = load_evaluation_curves(path, protocol, (shares or {}).get(path))
             named = {re.sub(r"-v\d+$", "", task): curve for task, curve in curves.items()}  # h1-walk-v0 is h1-walk
             of_suite = {task: curve for task, curve in named.items() if task in references}
             if not of_suite:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sb3_ezm.evaluation import EvaluationResult, TaskResult
+from sb3_ezm.evaluation import PROTOCOL_LABELS, EvaluationResult, TaskResult
 
 # Keywords of an environment that alternates between tasks, which `make_multitask_env` takes, too.
 MULTITASK_KEYWORDS = ("action_repeat", "env_kwargs", "ignore_termination", "max_episode_steps")
@@ -75,7 +75,7 @@ and was trained for {facts.timesteps:,} environment steps{" of all tasks togethe
 ## Results
 
 {len(facts.result.tasks[0].returns)} episodes of each task, {"deterministic" if facts.deterministic else "sampled"} actions;
-a termination ends the episode.
+{PROTOCOL_LABELS[facts.result.protocol]}.
 
 {_table(facts.result)}
 

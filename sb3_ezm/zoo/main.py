@@ -92,12 +92,8 @@ def with_defaults(options: Sequence[str]) -> list[str]:
     """
     from sb3_ezm.zoo.hyperparams import ALGORITHM
 
-    completed = _with_bounded_threads(options)
-    if not _has(options, "--algo"):
-        completed += ["--algo", ALGORITHM]
-    if not _has(options, "-f", "--folder", "--log-folder"):
-        completed += ["-f", "logs"]
-    return completed
+    # In front, since the last one counts, however it is written: `-fmylogs`, `--log mylogs`.
+    return ["--algo", ALGORITHM, "-f", "logs", *_with_bounded_threads(options)]
 
 
 def _with_bounded_threads(options: Sequence[str]) -> list[str]:
@@ -119,11 +115,6 @@ def _raised_by_rl_zoo(error: Exception) -> bool:
     """RL Zoo itself refuses arguments with these exceptions: an unknown environment, a missing model."""
     frame, _ = list(traceback.walk_tb(error.__traceback__))[-1]
     return str(frame.f_globals.get("__name__")).startswith("rl_zoo3.")
-
-
-def _has(options: Sequence[str], *names: str) -> bool:
-    long = tuple(f"{name}=" for name in names)
-    return any(option in names or option.startswith(long) for option in options)
 
 
 def _run(command: str) -> None:
