@@ -808,6 +808,7 @@ def test_tasks_of_the_current_folder(ezm: Any, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(tmp_path))])
     for task in ("ezm_tasks_here:make", "ezm_tasks_here:EzmHere-v0", "ezm_tasks_here:EzmHere"):
         ezm("check-env", task, "--steps", 5)
+    assert "has no function 'mace'. Did you mean 'make'" in ezm("check-env", "ezm_tasks_here:mace", status=2)
     assert str(tmp_path) not in sys.path
 
 

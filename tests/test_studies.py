@@ -153,6 +153,9 @@ def test_all_groups_have_the_settings_of_the_whole(here: list[list[str]], tmp_pa
     # Alone, either task would have a preset of its own, with other actions per step.
     assert study.main(["scaling", "toy-hold", "walker-stand", *SHORT, *SMALL, "--out", str(tmp_path / "s")]) == 0
     assert {command[command.index("--preset") + 1] for command in here} == {"small"}
+    # 40 random steps of both tasks together are 20 of each, also where it is alone.
+    starts = [next(word for word in reversed(command) if word.startswith("learning_starts=")) for command in here]
+    assert sorted(set(starts)) == ["learning_starts=20", "learning_starts=40"]
 
 
 def test_both_budgets_share_the_largest_group() -> None:

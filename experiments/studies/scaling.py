@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from experiments.studies.report import Claim, Report, new_figure
 from experiments.studies.scores import difference_of, final_of, mean_of, verdict
 from experiments.studies.trainings import Training, ezm_arguments, given_names, run_trainings
+from experiments.studies.variants import effective
 from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.errors import ConfigurationError, counted
 from sb3_ezm.evaluation import Interval
@@ -85,8 +86,18 @@ def run(args: argparse.Namespace) -> int:
     tasks = resolve_tasks(args.tasks)
     names, args.preset = tasks.names, args.preset or default_preset(tasks.names) or "small"  # the same for all groups
     planned, given = plan(args, names), given_names(args.tasks)
+    random_steps = int(effective(args.preset, args.set)["learning_starts"])  # of all tasks together
     trainings = {
-        (name, seed): Training(name, seed, ezm_arguments(args, steps=steps, tasks=[given.get(task, task) for task in group]))
+        (name, seed): Training(
+            name,
+            seed,
+            ezm_arguments(
+                args,
+                [f"learning_starts={max(1, random_steps * len(group) // len(names))}"],  # as many for each task in every group
+                steps=steps,
+                tasks=[given.get(task, task) for task in group],
+            ),
+        )
         for groups in planned.values()
         for group, name, steps in groups
         for seed in range(args.seeds)
@@ -96,8 +107,9 @@ def run(args: argparse.Namespace) -> int:
     report = Report("scaling", f"{' '.join(args.tasks)}, {extent}")
     report.notes.append(
         "A group gets as many updates per step of the vector environment and as large batches as a single task (all have the "
-        "same settings): each of N tasks has 1/N of every batch. `per-task`: every task has the same steps in all groups; "
-        "`total`: a group of N has the total steps of the largest group, more for each task the smaller it is."
+        "same settings): each of N tasks has 1/N of every batch. Random steps at the beginning (`learning_starts`) are shared "
+        "out, so that each task has as many in every group. `per-task`: every task has the same steps in all groups; `total`: "
+        "a group of N has the total steps of the largest group, more for each task the smaller it is."
     )
     tables = {}
     for (budget, size), groups in planned.items():

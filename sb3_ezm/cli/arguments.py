@@ -82,7 +82,10 @@ def copies(text: str) -> int | list[int]:
     :return: the integer, or the integers
     :raises argparse.ArgumentTypeError: for anything else
     """
-    counts: list[int] = [whole(1)(count) for count in text.split(",")]
+    try:
+        counts: list[int] = [whole(1)(count) for count in text.split(",")]
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; write one number, or one for each task with commas: 4,1,1") from None
     return counts[0] if len(counts) == 1 else counts
 
 
@@ -129,14 +132,14 @@ def _add_train(commands: Any) -> None:
 """
     parser = _add_parser(commands, "train", "train", "Train one agent on one or several tasks.", examples)
     add = parser.add_argument
-    add("tasks", nargs="*", help="suites, tasks, or Gymnasium ids")
+    add("tasks", nargs="*", help="suites, tasks, Gymnasium ids, or module:function that returns an environment")
     add("--preset", help=f"settings: {', '.join(preset_names())} (default: those of the suite, or small)")
     _add_set(parser, "arguments of EZM, replacing the preset's; `a.b=1` in dicts")
     add(
         "--envs-per-task",
         type=copies,
         metavar="N[,N...]",
-        help="environments of each task, or a number for each task: more of them, more data (default 1)",
+        help="environments of each task, or a number for each task, in the tasks' order: more of them, more data (default 1)",
     )
     add("--action-repeat", type=whole(1), help="environment steps that each action lasts (default: the preset's, else 1)")
     add("--ignore-termination", action="store_true", help="falls do not end training episodes, as in the paper")

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+
 from sb3_ezm.checkpoint import SUFFIX as CHECKPOINT
 from sb3_ezm.cli.folder import BEST_MODEL, MODEL, RUN
 from sb3_ezm.cli.settings import RunSettings
-from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.ezm import EZM
 from sb3_ezm.pretrained import PREFIX, is_agent
 from sb3_ezm.tasks.resolver import TaskLike, make_task_set
@@ -70,10 +72,16 @@ def resolve_task(name: str) -> TaskLike:
     if not attribute.isidentifier():
         return name
     try:
-        found: TaskLike = getattr(importlib.import_module(module), attribute, name)  # an id may lack its version
+        imported = importlib.import_module(module)
     except Exception as error:  # whatever the module raises
         raise ConfigurationError(f"{name!r} cannot be imported ({type(error).__name__}: {error}).") from error
-    return found
+    if hasattr(imported, attribute):
+        found: TaskLike = getattr(imported, attribute)
+        return found
+    if any(spec.name == attribute for spec in gym.registry.values()):  # an id without its version
+        return name
+    functions = [known for known, value in vars(imported).items() if callable(value)]
+    raise ConfigurationError(f"{name!r}: the module has no function {attribute!r}. {did_you_mean(attribute, functions)}")
 
 
 def run_tasks(settings: RunSettings) -> TaskSet:
