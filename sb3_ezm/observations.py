@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +70,21 @@ class ObservationLayout:
     def dtype(self) -> np.dtype[Any]:
         """Type of the rows."""
         return np.dtype(np.float32 if self.image_shape is None else np.uint8)
+
+    def check_names_a_task(self, observation: Any, names: Sequence[str]) -> None:
+        """
+        Make sure that an observation for an agent of several tasks has the id of one.
+
+        :param observation: as ``predict`` takes it
+        :param names: of the tasks
+        :raises ConfigurationError: if it has none
+        """
+        if self.has_task and not (isinstance(observation, dict) and TASK_KEY in observation):
+            ids = ", ".join(f"{index} {name}" for index, name in enumerate(names))
+            raise ConfigurationError(
+                f"An agent of several tasks has to be told which one: pass {{'observation': ..., {TASK_KEY!r}: id}}, as the "
+                f"environments of `make_multitask_env` do, with the ids {ids}."
+            )
 
     def flatten(self, observation: Any) -> tuple[FloatArray, IntArray]:
         """

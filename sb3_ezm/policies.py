@@ -197,9 +197,7 @@ class EZMPolicy(BasePolicy):
         self.gamma, self.planner = gamma, planner
         for model in (self.world_model, *self.followers):
             discounts = th.as_tensor(self.task_set.discounts(gamma), device=model.discounts.device)
-            if not th.equal(
-                model.discounts, discounts
-            ):  # a write would count as a change, after which weights are packed again
+            if not th.equal(model.discounts, discounts):  # a write counts as a change, after which weights are packed again
                 model.discounts.copy_(discounts)
 
     def seed(self, seed: int) -> None:
@@ -241,6 +239,7 @@ class EZMPolicy(BasePolicy):
 
     def obs_to_tensor(self, observation: npt.NDArray[Any] | dict[str, npt.NDArray[Any]]) -> tuple[PyTorchObs, bool]:
         """As in SB3, but numbers that no network can take are a ``NonFiniteError`` that names task and entries."""
+        self.layout.check_names_a_task(observation, self.task_set.names)
         tensors, is_batch = super().obs_to_tensor(observation)
         if self.layout.image_shape is None:
             rows, tasks = self.layout.flatten_tensors(tensors)

@@ -331,7 +331,10 @@ class TaskSet:
         :raises ConfigurationError: naming the first difference
         """
         if self.names != other.names:
-            raise ConfigurationError(f"The task sets differ: {list(self.names)} and {list(other.names)}.")
+            raise ConfigurationError(
+                f"The task sets differ: {list(self.names)} and {list(other.names)}. A model acts in all of its tasks, in their "
+                "order; an evaluation has a result for each of them."
+            )
         for mine, theirs in zip(self.specs, other.specs, strict=True):
             for label in ("observation_size", "action_size", "observation_index", "discrete", "action_repeat"):
                 if getattr(mine, label) != getattr(theirs, label):
