@@ -332,7 +332,7 @@ class TaskSet:
         """
         if self.names != other.names:
             raise ConfigurationError(
-                f"The task sets differ: {list(self.names)} and {list(other.names)}. A model acts in all of its tasks, in their "
+                f"The task sets differ: {list(self.names)} and {list(other.names)}. A model acts in all its tasks, in their "
                 "order; an evaluation has a result for each of them."
             )
         for mine, theirs in zip(self.specs, other.specs, strict=True):
