@@ -11,7 +11,7 @@ from sb3_ezm.learning.losses import all_losses, consistency_loss, observation_lo
 from sb3_ezm.model.actions import squash_action
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.types import TargetBatch
-from tests.target_oracle import make_model, make_targets
+from tests.target_oracle import make_model, make_targets, requiring_gradients
 from tests.tiny import log_std_of, mean_of
 
 NAMES = ("reward", "value", "policy", "consistency", "path_consistency", "entropy")
@@ -105,45 +105,42 @@ def test_path_consistency_does_not_train_the_reward_network() -> None:
 
 
 def test_the_value_gradient_is_the_slope_of_the_imagined_return() -> None:
-    model, batch = make_model(), batch_for(make_model(), 1)
-    unroll = model(*batch)
-    # The first row ends with its first step, of the second only that one is recorded; whether there was a search is no matter.
-    targets = make_targets(2, unroll)._replace(tasks=batch[2], step_mask=th.ones(6, 2), continues=th.ones(6, 2))
-    targets.continues[0, 0] = targets.step_mask[0, 1] = targets.step_mask[1, 1] = 0.0
-    counts = th.tensor([[1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]]).float()
+    model = make_model()
+    batch = batch_for(model, 1)
+    with th.no_grad():
+        unroll = requiring_gradients(model(*batch))
+    targets = make_targets(2, unroll)._replace(tasks=batch[2])
     th.manual_seed(3)
     loss = policy_gradient_loss(model, unroll, targets)
     loss.sum().backward()
-    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
     # The same return, differentiated directly: reward of the sampled action plus discounted value of the next state.
     th.manual_seed(3)
-    context = model.embed(batch[2].repeat(3))
-    latents = unroll.latents.detach().flatten(0, 1)
-    policy = model.predict(latents, context).policy
+    policy = unroll.prediction.policy.detach().flatten(0, 1).requires_grad_()
     mean, log_std = policy.chunk(2, dim=-1)
+    context = model.embed(batch[2].repeat(3))
     actions = squash_action(mean + th.exp(log_std) * th.randn(18, 3), context.mask)
+    latents = unroll.latents.detach().flatten(0, 1)
     reward = model.reward_support.decode(model.reward(latents, actions, context))
     value = model.values(model.predict(model.step(latents, actions, context), context)).mean(dim=0)
-    returns = (reward + context.discount * value).view(3, 6)
-    # Six rows of the tasks 0, 1, 2, 0, 1, 2, in units of the mean absolute deviation of those returns of the task that count.
+    returns = reward + context.discount * value
+    # Six rows of the tasks 0, 1, 2, 0, 1, 2, in units of the mean absolute deviation of the task's six returns.
     scale = th.zeros(6)
     for task in range(3):
-        own = returns.detach()[:, task::3][counts[:, task::3] > 0].tolist()
-        middle = sum(own) / len(own)
-        scale[task::3] = max(0.1, sum(abs(x - middle) for x in own) / len(own))
-    expected = -(returns / scale * counts).sum(dim=0)
-    (slope,) = th.autograd.grad(expected.sum(), policy, retain_graph=True)
+        own = returns.detach().view(3, 6)[:, task::3].flatten().tolist()
+        middle = sum(own) / 6.0
+        scale[task::3] = max(0.1, sum(abs(x - middle) for x in own) / 6.0)
+    expected = -(returns.view(3, 6) / scale * targets.policy_mask.T).sum(dim=0)
+    (slope,) = th.autograd.grad(expected.sum(), policy)
 
     assert loss.tolist() == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-4)
-    assert mean_of(slope).any() and log_std_of(slope).any()
-    assert not slope[counts.flatten() == 0.0].any() and slope[counts.flatten() == 1.0].any(dim=1).all()
-    # Policy and trunk alone learn: what the action does, and the states themselves, are constants.
-    learning = {name: p for name, p in model.named_parameters() if name.startswith(("policy_head.", "trunk."))}
-    assert found.keys() == learning.keys()
-    again = model.predict(latents, context).policy
-    for parameter, direct in zip(learning.values(), th.autograd.grad(again, list(learning.values()), slope), strict=True):
-        assert parameter.grad is not None and parameter.grad.numpy() == pytest.approx(direct.numpy(), rel=1e-3, abs=1e-5)
+    gradient = unroll.prediction.policy.grad
+    assert gradient is not None and mean_of(slope).any() and log_std_of(slope).any()
+    assert gradient.flatten(0, 1).numpy() == pytest.approx(slope.numpy(), rel=1e-3, abs=1e-5)
+    assert not gradient[:, unroll.mask.repeat(1, 2) == 0.0].any()
+    # The model and the latents are treated as constants.
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert unroll.latents.grad is None and unroll.prediction.value_logits.grad is None
 
 
 def test_the_value_gradient_of_indifferent_returns_stays_finite() -> None:
@@ -153,11 +150,11 @@ def test_the_value_gradient_of_indifferent_returns_stays_finite() -> None:
         for head in (model.reward_head, *model.value_heads):
             head[-1].weight.zero_()  # type: ignore[index, union-attr]
             head[-1].bias.zero_()  # type: ignore[index, union-attr]
-    unroll = model(*batch_for(model, 1))
+        unroll = requiring_gradients(model(*batch_for(model, 1)))
     loss = policy_gradient_loss(model, unroll, make_targets(2, unroll)._replace(tasks=batch_for(model, 1)[2]))
     loss.sum().backward()
     assert loss.tolist() == pytest.approx([0.0] * 6, abs=1e-4)
-    assert not any(parameter.grad is not None and parameter.grad.any() for parameter in model.policy_head.parameters())
+    assert not mean_of(unroll.prediction.policy.grad).any()
 
 
 @pytest.mark.parametrize("name", ADDITIONS)

@@ -139,7 +139,7 @@ def _where(config: type[Settings], name: str) -> str:
 def _check_targets(configs: Configs) -> None:
     target, loss = configs.target, configs.loss
     if target.reanalyze_ratio == 0.0 and not target.use_stored_search:
-        weights = {name: getattr(loss, name) for name in ("policy", "entropy") if getattr(loss, name) > 0.0}
+        weights = {name: getattr(loss, name) for name in ("policy", "policy_gradient", "entropy") if getattr(loss, name) > 0.0}
         if weights:
             raise ConfigurationError(
                 "No position is searched again (`reanalyze_ratio` is 0) and stored searches are not used "

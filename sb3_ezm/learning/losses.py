@@ -108,14 +108,14 @@ def entropy_loss(unroll: Unroll, targets: TargetBatch, head: ActionHead) -> th.T
 def policy_gradient_loss(model: WorldModel, unroll: Unroll, targets: TargetBatch) -> th.Tensor:
     """
     Value gradient through the world model, an addition to the paper (its weight is 0 by default):
-    ``L_pg = -sum_{j<=K} c_j [r(s_j, a) + gamma V(g(s_j, a))] / scale`` with ``a = tanh(mu + sigma eps)``, where ``c_j`` is 1
-    in every state that was reached and did not end the episode: unlike imitation this needs no search.
+    ``L_pg = -sum_{j<=K} m_j [r(s_j, a) + gamma V(g(s_j, a))] / scale`` with ``a = tanh(mu + sigma eps)``.
 
     At 50 control steps per second one action changes the return so little that comparing a handful of sampled actions says
-    less about the best direction than the derivative of the same model. Only the policy, with the trunk that it shares with
-    the values, receives the gradient; latents, task embedding and the rest of the model are held constant. ``scale`` is the
-    mean absolute deviation of these returns within the task (at least 0.1), so that no task drowns the others; TD-MPC2
-    (Hansen et al. 2024) divides by a running spread over all tasks.
+    less about the best direction than the derivative of the same model. Model and latents are constants of the return; the
+    policy passes the gradient on to all that it is computed from. Positions count as in :func:`policy_loss`: the fewer are
+    searched again, the fewer (``experiments/NOTES.md`` has what came of counting all). ``scale`` is the mean absolute
+    deviation of these returns within the task (at least 0.1), so that no task drowns the others; TD-MPC2 (Hansen et al. 2024)
+    divides by a running spread over all tasks.
 
     :param model: the learner's world model
     :param unroll: the unrolled batch
@@ -124,20 +124,17 @@ def policy_gradient_loss(model: WorldModel, unroll: Unroll, targets: TargetBatch
     """
     positions, rows = unroll.latents.shape[:2]
     context = model.embed(targets.tasks).tile(positions)
-    context = context._replace(embedding=context.embedding.detach())
+    actions = model.actions.sample(unroll.prediction.policy.flatten(0, 1), th.randn_like(context.mask), context.mask)
     latents = unroll.latents.detach().flatten(0, 1)
-    policy = model.predict(latents, context, heads=(0,)).policy
-    actions = model.actions.sample(policy, th.randn_like(context.mask), context.mask)
     trial = actions.detach().requires_grad_(True)
     reward = model.reward_support.decode(model.reward(latents, trial, context))
     values = model.values(model.predict(model.step(latents, trial, context), context))
     returns = reward + context.discount * values.mean(dim=0)
     (slope,) = th.autograd.grad(returns.sum(), trial)
-    counts = th.cat((th.ones_like(targets.step_mask[:, :1]), targets.step_mask * targets.continues), dim=1).T  # [K+1, B]
-    scale = _task_deviation(returns.detach().unflatten(0, (positions, rows)), counts, targets.tasks)  # [B]
+    scale = _task_deviation(returns.detach().unflatten(0, (positions, rows)), targets.tasks)  # [B]
     # Its gradient with respect to the action is the slope, its value the normalized return.
     surrogate = ((actions - trial.detach()) * slope).sum(dim=-1) + returns.detach()
-    gain: th.Tensor = surrogate.unflatten(0, (positions, rows)) / scale * counts
+    gain: th.Tensor = surrogate.unflatten(0, (positions, rows)) / scale * targets.policy_mask.T
     return -gain.sum(dim=0)
 
 
@@ -159,12 +156,12 @@ def observation_loss(unroll: Unroll, targets: TargetBatch) -> th.Tensor:
     return (unroll.observation_errors * recorded.T).sum(dim=0)
 
 
-def _task_deviation(returns: th.Tensor, counts: th.Tensor, tasks: th.Tensor) -> th.Tensor:
-    """Mean absolute deviation of those ``returns [P, B]`` that count, among the rows of the same task, for each row."""
+def _task_deviation(returns: th.Tensor, tasks: th.Tensor) -> th.Tensor:
+    """Mean absolute deviation of ``returns [P, B]`` among the rows of the same task, for each row ``[B]``."""
     same = (tasks.unsqueeze(0) == tasks.unsqueeze(1)).float()
-    number = same @ counts.sum(dim=0)
-    mean = same @ (returns * counts).sum(dim=0) / number
-    return (same @ ((returns - mean).abs() * counts).sum(dim=0) / number).clamp(min=0.1)
+    share = same / same.sum(dim=1, keepdim=True)  # averages over the rows of a task
+    mean = share @ returns.mean(dim=0)
+    return (share @ (returns - mean).abs().mean(dim=0)).clamp(min=0.1)
 
 
 def all_losses(model: WorldModel, unroll: Unroll, targets: TargetBatch, config: LossConfig) -> dict[str, th.Tensor]:
