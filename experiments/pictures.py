@@ -163,7 +163,9 @@ def draw_mean(own: list[list[list[str]]], published: list[list[str]]) -> Figure:
     for index, (head, *rows) in enumerate(own):
         points = [(numbers(row[0])[0], numbers(row[10])[0]) for row in rows]
         label = f"sb3-ezm, {head[0].partition(',')[0]}"
-        panel.plot(*zip(*points, strict=True), color="black", linewidth=2, linestyle=("-", "--", ":", "-.")[index], label=label)
+        panel.plot(
+            *zip(*points, strict=True), color="black", linewidth=2, linestyle=("-", "--", ":", "-.")[index], label=label
+        )
     steps = [numbers(cell)[0] for cell in published[0][1:-1]]
     for index, (method, *cells, _) in enumerate(published[1:]):
         known = [(at, numbers(cell)[0]) for at, cell in zip(steps, cells, strict=True) if cell]
