@@ -33,6 +33,7 @@ from sb3_ezm.cli.folder import LOCK, claimed_folder, continued_folder, fresh_fol
 from sb3_ezm.cli.plot import load_training
 from sb3_ezm.cli.scoreboard import Scoreboard, _Column
 from sb3_ezm.cli.settings import RunSettings, parse_changes
+from sb3_ezm.cli.train import _new
 from sb3_ezm.devices import set_num_threads
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import EVALUATION_COLUMNS, EvaluationResult, TaskResult, evaluate_tasks
@@ -558,6 +559,23 @@ def test_returns_without_references_have_the_decimals_of_the_first() -> None:
     assert [_Column("x", None, None).cell(value).split() for value in (0.34, 12.34, 712.3)] == [["0.34"], ["12.3"], ["712"]]
     column = _Column("x", None, None)
     assert column.cell(0.34).split() + column.cell(712.3).split() == ["0.34", "712.30"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "steps"),
+    [
+        (["toy"], None),  # as the preset says: 1,000 of four tasks
+        (["toy-spin"], 250),
+        (["toy-spin", "toy-hold"], 500),
+        (["toy-spin", "--set", "learning_starts=7"], 7),
+        (["toy-spin", "--preset", "toy"], None),
+        (["Pendulum-v1"], None),
+    ],
+)
+def test_some_tasks_of_a_suite_get_as_many_random_steps_each(arguments: list[str], steps: int | None, tmp_path: Path) -> None:
+    args = build_parser().parse_args(["train", *arguments, "--out", str(tmp_path / "run")])
+    (settings,) = _new(args).values()
+    assert settings.changes.get("learning_starts") == steps
 
 
 def test_a_start_must_not_lie_in_the_way(ezm: Any, run_folder: Path) -> None:

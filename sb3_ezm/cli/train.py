@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from sb3_ezm.cli.driver import refuse_run, train
 from sb3_ezm.cli.settings import RunSettings, parse_changes
 from sb3_ezm.devices import set_num_threads
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.presets import get_preset, merge_settings
-from sb3_ezm.tasks.registry import default_preset
+from sb3_ezm.presets import get_preset, load_preset, merge_settings
+from sb3_ezm.tasks.registry import default_preset, default_suite
 from sb3_ezm.video import prefer_egl
 
 # What a continued training keeps unless it is given again.
@@ -68,7 +69,10 @@ def _new(args: argparse.Namespace) -> dict[Path, RunSettings]:
     for folder in folders:
         if not args.overwrite:
             refuse_run(folder)
-    preset, changes = args.preset or default_preset(resolve_tasks(args.tasks).names) or "small", parse_changes(args.set)
+    names, changes = resolve_tasks(args.tasks).names, parse_changes(args.set)
+    preset = args.preset or default_preset(names) or "small"
+    if args.preset is None and args.start is None:
+        _share_random_steps(preset, names, changes)
     repeat = get_preset(preset).env.get("action_repeat")
     if args.start is not None:
         for folder in folders:
@@ -92,6 +96,16 @@ def _new(args: argparse.Namespace) -> dict[Path, RunSettings]:
         **_given(args),  # type: ignore[arg-type]
     )
     return {folder: replace(settings, seed=seed) for folder, seed in zip(folders, seeds, strict=True)}
+
+
+def _share_random_steps(preset: str, names: Sequence[str], changes: dict[str, Any]) -> None:
+    """The preset of a suite counts the random steps of all its tasks: some of them get as many each."""
+    suite = default_suite(names)
+    if suite is None or "learning_starts" in changes or (size := len(suite.build())) <= len(names):
+        return
+    every = load_preset(preset).get("learning_starts")
+    if every is not None:
+        changes["learning_starts"] = max(1, every * len(names) // size)
 
 
 def _of_trained(args: argparse.Namespace, changes: dict[str, Any]) -> tuple[str, int]:

@@ -110,14 +110,23 @@ def find_task(name: str) -> TaskSpec | None:
     return None
 
 
-def default_preset(names: Iterable[str]) -> str | None:
+def default_suite(names: Iterable[str]) -> Suite | None:
     """
     :param names: task names
-    :return: the preset of the first suite that has all of them, ``None`` if there is none
+    :return: the first suite with a preset that has all of them, ``None`` if there is none
     """
     names = set(names)
     for suite in suites().values():
         if suite.preset is not None and all(name.startswith(suite.task_prefix) for name in names):
             if names <= {spec.name for spec in suite.build()}:
-                return suite.preset
+                return suite
     return None
+
+
+def default_preset(names: Iterable[str]) -> str | None:
+    """
+    :param names: task names
+    :return: the preset of :func:`default_suite`, ``None`` if there is none
+    """
+    suite = default_suite(names)
+    return None if suite is None else suite.preset
