@@ -69,7 +69,8 @@ def test_presets_of_the_suites() -> None:
     assert default_preset(SUITES["dmc-walker"]) == default_preset(["dmc/walker-walk"]) == "dmc-walker"
     assert default_preset(["dmc/cheetah-run"]) == "dmc-cheetah"
     assert default_preset(SUITES["dmc-finger"]) == default_preset(["dmc/hopper-hop"]) == "walker"
-    assert default_preset(SUITES["dmc-20"]) is None
+    assert default_preset(SUITES["dmc-20"]) == default_preset(["dmc/cup-catch"]) == default_preset(SUITES["dmc"]) == "dmc-20"
+    assert default_preset(["dmc/walker-walk", "dmc/cheetah-run"]) == "dmc-20"
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

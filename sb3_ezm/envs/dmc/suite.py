@@ -11,9 +11,12 @@ from sb3_ezm.tasks.env_factory import GymEnvFactory
 from sb3_ezm.tasks.registry import register_suite
 from sb3_ezm.tasks.task_set import TaskSpec
 
-# The other systems learn with the settings of the embedded walker; figures are in docs/dm_control.md.
-PRESETS = {"dmc-walker": "dmc-walker", "dmc-cheetah": "dmc-cheetah"} | dict.fromkeys(
-    ("dmc-cartpole", "dmc-finger", "dmc-hopper", "dmc-reacher", "dmc-quadruped"), "walker"
+# The other systems learn with the settings of the embedded walker, mixtures with those of the twenty tasks; figures are in
+# docs/dm_control.md.
+PRESETS = (
+    {"dmc-walker": "dmc-walker", "dmc-cheetah": "dmc-cheetah"}
+    | dict.fromkeys(("dmc-cartpole", "dmc-finger", "dmc-hopper", "dmc-reacher", "dmc-quadruped"), "walker")
+    | dict.fromkeys(("dmc-20", "dmc-28", "dmc-30", "dmc"), "dmc-20")
 )
 
 
