@@ -291,6 +291,7 @@ def test_tasks_with_different_numbers_of_environments(ezm: Any, tmp_path: Path) 
     short = ["--eval-every", "0", "--eval-episodes", "1", "--no-tensorboard"]
     output = ezm("train", *TASKS, "--out", folder, "--envs-per-task", "3,1", "--steps-per-task", "80", *short, *SMALL)
     assert "Training ends after 80 steps of each task on average." in output
+    assert "Environments: toy-balance 3, toy-hold 1." in output
     assert "steps in each on average:" in output
     assert len(list((folder / "monitor").iterdir())) == 4
     shares = {"toy-balance": 0.75, "toy-hold": 0.25}

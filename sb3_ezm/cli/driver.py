@@ -209,6 +209,9 @@ def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -
         origin = f"preset {settings.preset!r}" if settings.start is None else f"from {settings.start}"
         device = f"{model.device} (bfloat16)" if model.learner.runtime.bfloat16 else f"{model.device}"
         print(f"{counted(len(model.policy.task_set), 'task')}, {origin}, {parameters:,} parameters, {device}, in {folder}")
+    if not isinstance(settings.envs_per_task, int):
+        counts = zip(model.policy.task_set.names, settings.envs_per_task, strict=True)
+        print("Environments: " + ", ".join(f"{name} {count}" for name, count in counts) + ".")
     if settings.asynchronous:
         print(ASYNCHRONOUS)
     share = "of each task on average" if settings.uneven else "of each task"
