@@ -223,7 +223,7 @@ def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -
         limits.append(f"{settings.minutes:g} {unit}, first and last evaluation not counted")
     print(f"Training ends after {' or '.join(limits)}.", flush=True)
     random = model.learning_starts - model.num_timesteps
-    if random > 0:
+    if random > 0 and settings.start is None:  # a trained agent collects with what it has learned
         print(f"The first {_counted_decisions(random, tasks.action_repeat)} of all tasks together are random.", flush=True)
     if settings.steps_per_task is not None and settings.steps_per_task * len(tasks) <= model.learning_starts:
         print("Nothing will be learned from them: give more --steps-per-task, or --set learning_starts=N.", flush=True)
