@@ -24,7 +24,7 @@ examples:
   ezm resume runs/h1-medium                        continue where a training stopped
   ezm eval runs/toy --episodes 20 --json -         scores as JSON
   ezm film runs/toy --task toy-swingup
-  ezm film pretrained:walker --task all             the agent that comes with the package
+  ezm film pretrained:walker --task all            an agent that comes with the package
   ezm check-env my_package.envs:make_env
   ezm plot runs/toy
 
@@ -116,7 +116,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         type=whole(1),
         metavar=("CANDIDATES", "SIMULATIONS"),
-        help="size of the searches that act, at least as many simulations as candidates (default: as the agent was saved)",
+        help="size of the searches that choose actions here, no fewer simulations than candidates (default: as saved)",
     )
 
 
@@ -224,7 +224,8 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     )
     here = default.format("0, all environments in this process")
     add("--collectors", type=whole(0), help=f"act in this many other processes, with Ray ({here})")
-    add("--rounds-ahead", type=whole(0), help="rounds that they act while the learner updates, with older weights (default 0)")
+    ahead = default.format("0, 1 with --asynchronous")
+    add("--rounds-ahead", type=whole(0), help=f"rounds collectors may be ahead of the learner, with older weights ({ahead})")
     add(
         "--asynchronous",
         action=argparse.BooleanOptionalAction,
@@ -359,7 +360,7 @@ def _add_check_env(commands: Any) -> None:
   ezm check-env h1-medium
   ezm check-env my_package.envs:make_env Pendulum-v1     both, as tasks of one agent
 """
-    parser = _add_parser(commands, "check-env", "check_env", "Check that environments can be learned.", examples)
+    parser = _add_parser(commands, "check-env", "check_env", "Check that environments are fit for training.", examples)
     parser.add_argument(
         "tasks", nargs="+", help="suites, tasks, Gymnasium ids, or module:function that returns an environment"
     )
