@@ -3,7 +3,8 @@ What collectors and learners cost and bring: ``python -m benchmarks.distributed`
 but for ``--only learning``.
 
 CPU time counts all processes with environments and the driver, so that other programs on the machine interfere little;
-wall-clock time says something only on an idle machine with a core for each process. Contenders take turns.
+wall-clock time says something only on an idle machine with a core for each process. Contenders take turns, but for numbers
+of learners, which are measured one after the other.
 """
 
 from __future__ import annotations

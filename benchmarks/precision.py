@@ -105,7 +105,8 @@ def targets(model: EZM, batches: int) -> list[Row]:
         results = []
         for autocast, seed in ((False, index), (True, index), (False, 1000 + index)):
             reanalyzer.autocast = autocast
-            reanalyzer.generator.manual_seed(seed)
+            for generator in (reanalyzer.generator, reanalyzer.noise_generator):  # on a GPU searches have their own
+                generator.manual_seed(seed)
             results.append(reanalyzer(model.policy.target_model, batch, updates)[0])
         mask = results[0].value_mask > 0
         values.append(results[0].values[mask])

@@ -76,9 +76,14 @@ def speed(args: argparse.Namespace) -> None:
         print(f"{args.envs} environments {way}: {args.envs / mean['all']:,.0f} steps/s; ms per step: {split}")
     alone, actions = TensorPendulum(args.envs, args.device), th.zeros(args.envs, 1, device=args.device)
     alone.reset(seed=0)
+    on_gpu = args.device != "cpu"
+    if on_gpu:
+        th.cuda.synchronize()
     began = clock()
     for _ in range(100):
         alone.step(actions)
+    if on_gpu:
+        th.cuda.synchronize()
     print(f"the pendulums alone: {(clock() - began) * 10:.2f} ms per step")
 
 

@@ -25,7 +25,7 @@ from sb3_ezm import make_multitask_env
 from sb3_ezm.callbacks import TaskEvalCallback, TimedProgressCallback
 from sb3_ezm.cli.arguments import EVALUATION_SEED, PROTOCOLS, whole
 from sb3_ezm.cli.common import resolve_tasks
-from sb3_ezm.cli.folder import EVALUATIONS, GRADIENTS
+from sb3_ezm.cli.folder import EVALUATIONS, GRADIENTS, claimed_folder
 from sb3_ezm.evaluation import MAX_ENVS_PER_TASK
 from sb3_ezm.presets import get_preset
 from sb3_ezm.tasks.registry import default_preset
@@ -62,6 +62,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--protocol", choices=PROTOCOLS[:2], default="respected", help="whether a termination ends an evaluated episode")
     add("--action-repeat", type=whole(1), help="default: that of the tasks' preset")
     add("--gradient-similarity", type=whole(1), metavar="UPDATES", help="compare the tasks' gradients every so many updates")
+    add("--gradient-samples", type=whole(2), default=32, help="of each task in such a comparison (default 32)")
     add("--seed", type=whole(0), default=0)
     add("--out", type=Path, required=True, help="folder")
     return parser.parse_args(argv)
@@ -75,12 +76,16 @@ def main(argv: list[str] | None = None) -> OffPolicyAlgorithm:
     :return: the trained model
     """
     args = parse_arguments(argv)
+    with claimed_folder(args.out):
+        return _train(args)
+
+
+def _train(args: argparse.Namespace) -> OffPolicyAlgorithm:
     th.set_num_threads(1)
     tasks = resolve_tasks(args.tasks)
     preset = default_preset(tasks.names)
     repeat = args.action_repeat or (get_preset(preset).env.get("action_repeat") if preset else None)
     tasks = tasks if repeat is None else tasks.with_action_repeat(repeat)
-    args.out.mkdir(parents=True, exist_ok=True)
     for name in (EVALUATIONS, GRADIENTS):
         (args.out / name).unlink(missing_ok=True)
     ignored = args.protocol == "ignored"
@@ -102,7 +107,8 @@ def main(argv: list[str] | None = None) -> OffPolicyAlgorithm:
         TimedProgressCallback(float("inf")),
     ]
     if args.gradient_similarity:
-        callbacks.append(CriticSimilarityCallback(args.out / GRADIENTS, args.gradient_similarity, tasks.names))
+        measured = (args.out / GRADIENTS, args.gradient_similarity, tasks.names, args.gradient_samples)
+        callbacks.append(CriticSimilarityCallback(*measured))
     model.learn(args.steps_per_task * len(tasks), callback=callbacks, log_interval=None)
     model.save(args.out / "model.zip")
     env.close()

@@ -70,7 +70,7 @@ def last_evaluation(path: Path) -> str:
     published, references = published_curves("medium"), suite_references("medium")
     lines: list[Row] = []
     for name, reference in references.items():
-        theirs = float(np.mean([np.interp(steps, seed[name].steps, seed[name].returns) for seed in published]))
+        theirs = float(np.mean([np.interp(steps, seed[name].steps, seed[name].returns, right=np.nan) for seed in published]))
         own = {row.protocol: row for row in last if row.task == name}
         line: dict[str, Any] = {"task": name, "random": reference.random, "published EZ-M, falls ignored": theirs}
         line |= {f"falls {protocol}": row.mean_return for protocol, row in own.items()}

@@ -61,3 +61,14 @@ def counted(number: int, noun: str) -> str:
     :return: for example ``"1 task"`` or ``"1,200 tasks"``
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def counted_decisions(number: int, action_repeat: int) -> str:
+    """
+    :param number: of decisions, each of which is one action
+    :param action_repeat: environment steps that an action lasts
+    :return: for example ``"1,200 steps"``, or ``"600 decisions (1,200 environment steps)"``
+    """
+    if action_repeat == 1:
+        return counted(number, "step")
+    return f"{counted(number, 'decision')} ({number * action_repeat:,} environment steps)"

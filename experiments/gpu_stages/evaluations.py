@@ -73,6 +73,8 @@ def evaluate(request: Request, path: Path, steps: int, seconds: float, supersede
     results = evaluate_protocols(
         model, request.suite, request.episodes, seed=SEED + request.seed, max_episode_steps=episode_limit(request)
     )
+    if superseded():
+        raise SupersededError
     for result in results.values():
         append_evaluation(request.out / CURVES, result, steps, seconds)
 

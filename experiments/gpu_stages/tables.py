@@ -110,9 +110,10 @@ def targets_table(ladder: Row, training: Row, device: str) -> str:
         )
     for row in ladder.get("searching", []):
         if "mctx ms" in row:
-            ratios = [row[name] for name in row if name.startswith("mctx / ")]
+            ratios = {name.removeprefix("mctx / "): row[name] for name in row if name.startswith("mctx / ")}
+            best = max(ratios, key=lambda name: float(ratios[name]))
             target = f"search no slower than mctx, B = {row['B']}"
-            rows.append({"target": target, "found": f"{max(ratios):.2f}x", "reached": max(ratios) >= 1.0})
+            rows.append({"target": target, "found": f"{ratios[best]:.2f}x ({best})", "reached": ratios[best] >= 1.0})
     progress = training.get("progress", {})
     if progress:
         per_hour = progress["environment steps/s"] * 3600 / 9

@@ -23,7 +23,7 @@ from stable_baselines3.common.logger import configure
 
 from gpu_stages.agent_file import slim
 from gpu_stages.choice import Choice, choose
-from gpu_stages.files import LADDER, METRICS, MODEL, TRAINING, Request, Row, read_json, write_json
+from gpu_stages.files import CURVES, LADDER, METRICS, MODEL, TRAINING, Request, Row, read_json, write_json
 from gpu_stages.processes import Child, finish, start
 from gpu_stages.rungs import set_tf32, settings_of
 from sb3_ezm import EZM, load_preset, make_multitask_env
@@ -209,6 +209,7 @@ def main() -> None:
     known: Row = read_json(request.out / TRAINING)
     write_json(request.out / TRAINING, {"failed attempts": known.get("failed attempts", []), "choice": choice.to_dict()})
     _clear(request.scratch / SNAPSHOTS)
+    (request.out / CURVES).unlink(missing_ok=True)  # of an attempt that failed
     evaluations = begin_evaluations(request, choice)
     model = build(request, choice)
     conductor = Conductor(request, deadline, len(model.policy.task_set))

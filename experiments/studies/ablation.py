@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments.studies.report import Claim, Report, bars
 from experiments.studies.scores import Final, difference_of, final_of, mean_of, table_of, verdict
-from experiments.studies.trainings import Training, ezm_arguments, run_trainings
+from experiments.studies.trainings import Training, extent_of, ezm_arguments, run_trainings
 from experiments.studies.variants import ABLATIONS, ADDITIONS, WITHOUT_SETTING, Variant, applicable, effective, released
 from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.errors import ConfigurationError, counted, did_you_mean
@@ -47,9 +47,10 @@ def run(args: argparse.Namespace) -> int:
         for seed in range(args.seeds)
     ]
     failed = run_trainings(trainings, args.out, args.workers, args.minutes)
-    report = Report(args.study, f"{' '.join(args.tasks)}, preset {preset}, {args.steps:,} steps of each task", notes=notes)
+    report = Report(args.study, f"{' '.join(args.tasks)}, preset {preset}, {extent_of(args)}", notes=notes)
     differences = _compare(report, variants, trainings, args)
-    report.write(args.out, bars(differences, "score minus that of the unchanged settings") if differences else None)
+    unit = "score" if tasks.has_scores else "return"
+    report.write(args.out, bars(differences, f"{unit} minus that of the unchanged settings") if differences else None)
     return 1 if failed else 0
 
 
@@ -73,7 +74,8 @@ def _compare(
     if not base:
         report.notes.append("No training with the unchanged settings has ended yet: call again.")
         return {}
-    names = list(next(iter(base.values())).scores)
+    first = next(iter(base.values()))
+    names = list(first.scores)
     report.rows.append(_row(Variant(BASE, "unchanged"), list(base.values()), names))
     differences: dict[str, Interval] = {}
     verdicts: dict[str, tuple[Variant, int]] = {}
@@ -89,7 +91,7 @@ def _compare(
         differences[variant.name], verdicts[variant.name] = difference, (variant, len(seeds))
     for variant in variants:
         if variant.claim:
-            report.claims.append(_claim(variant, differences, verdicts))
+            report.claims.append(_claim(variant, differences, verdicts, first.unit))
     return differences
 
 
@@ -98,17 +100,17 @@ def _row(variant: Variant, finals: list[Final], names: list[str]) -> dict[str, o
         "settings": variant.name,
         "what": variant.about,
         "seeds": len(finals),
-        "steps of each task": min(final.steps for final in finals),
+        "environment steps of each task": min(final.steps for final in finals),
         f"mean {finals[0].unit}": mean_of(table_of(finals, names)),
         "minutes": sum(final.seconds for final in finals) / 60.0 / len(finals),
     }
 
 
-def _claim(variant: Variant, differences: dict[str, Interval], verdicts: dict[str, tuple[Variant, int]]) -> Claim:
+def _claim(variant: Variant, differences: dict[str, Interval], verdicts: dict[str, tuple[Variant, int]], unit: str) -> Claim:
     if variant.name not in differences:
         return Claim(variant.claim, verdict(Interval(0.0, None, None), 0, -1), "no training has ended yet")
     difference, seeds = differences[variant.name], verdicts[variant.name][1]
-    because = f"without it the score changes by {difference}, {counted(seeds, 'seed')}"
+    because = f"without it the mean {unit} changes by {difference}, {counted(seeds, 'seed')}"
     found = verdict(difference, seeds, -1)
     if "most critical" in variant.claim and found == "seen":
         worse = [

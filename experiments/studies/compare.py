@@ -13,7 +13,7 @@ from experiments.baselines import ALGORITHMS
 from experiments.studies.gradients import BASELINE
 from experiments.studies.report import Report, new_figure
 from experiments.studies.scores import difference_of, evaluations_of, final_of, mean_of, table_of, value_of
-from experiments.studies.trainings import Training, baseline_arguments, ezm_arguments, given_names, run_trainings
+from experiments.studies.trainings import Training, baseline_arguments, extent_of, ezm_arguments, given_names, run_trainings
 from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.plotting.published import MULTI_TASK, SUITE_PREFIXES, published_curves, suite_references
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         for s in range(args.seeds)
     ]
     failed = run_trainings(trainings, args.out, args.workers, args.minutes)
-    report = Report("compare", f"{' '.join(args.tasks)}, {args.steps:,} steps of each task")
+    report = Report("compare", f"{' '.join(args.tasks)}, {extent_of(args)}")
     report.notes.append(
         "Learners of Stable-Baselines3 have its default settings, an update per environment step, and padded observations "
         "with the task as a one-hot vector. Time is that of each process, on a machine that several may share."
@@ -68,7 +68,7 @@ def _add_rows(
         row: dict[str, Any] = {"tasks": group, "learner": learner, "seeds": len(found)}
         if found:
             known = list(found.values())
-            row["steps of each task"] = min(final.steps for final in known)
+            row["environment steps of each task"] = min(final.steps for final in known)
             row["minutes"] = float(np.mean([final.seconds for final in known])) / 60.0
             row["score or return"] = mean_of(table_of(known, tasks))
             both = sorted(found.keys() & finals.get("ezm", {}).keys())
@@ -113,8 +113,9 @@ def _draw_published(axes: Any, tasks: Sequence[str], steps: float) -> None:
     for suite in SUITE_PREFIXES:
         references = suite_references(suite)
         if plain and all(task in references for task in plain):
-            grid = np.linspace(0.0, steps, 50)
             seeds = [run for run in published_curves(suite) if all(task in run for task in plain)]
+            end = min(run[task].steps[-1] for run in seeds for task in plain)  # nothing is known beyond it
+            grid = np.linspace(0.0, min(steps, end), 50)
             scores = [
                 [[references[t].normalize(float(np.interp(x, run[t].steps, run[t].returns))) for t in plain] for x in grid]
                 for run in seeds

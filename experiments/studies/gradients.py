@@ -13,13 +13,15 @@ from matplotlib.figure import Figure
 
 from experiments.studies.report import Claim, Report, new_figure
 from experiments.studies.scores import CANNOT_TELL, difference_of, mean_of, seconds_of, verdict
-from experiments.studies.trainings import Training, baseline_arguments, ezm_arguments, run_trainings
+from experiments.studies.trainings import Training, baseline_arguments, extent_of, ezm_arguments, run_trainings
+from experiments.studies.variants import effective
 from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.cli.folder import GRADIENTS
 from sb3_ezm.errors import ConfigurationError, counted
 from sb3_ezm.evaluation import Interval
 from sb3_ezm.gradient_similarity import UPDATES_PER_TASK, Cosines, read_cosines
 from sb3_ezm.learning.similarity import WHOLE, conflicts
+from sb3_ezm.tasks.registry import default_preset
 
 RELATED = "Gradients of related tasks agree more than those of distant ones."
 MODEL_FREE = "They agree more than those of a model-free learner."
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if args.runs:
         failed, learners, extent = [], [_measured_before(args.runs, names)], ", ".join(map(str, args.runs))
     else:
-        (failed, learners), extent = _train(args, names), f"up to {args.steps:,} steps of each task"
+        (failed, learners), extent = _train(args, names), f"up to {extent_of(args)}"
     report = Report("gradients", f"{' '.join(args.tasks)}, {extent}")
     report.notes.append(
         "Means over the second half of each training. `itself` compares the halves of one task's samples: what noise leaves "
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     )
     for learner in learners:
         _add_rows(report, learner, names, pairs)
-    _add_claims(report, learners, names, pairs)
+    _add_claims(report, args, learners, names, pairs)
     report.write(args.out, _figure(learners, names) if learners else None)
     return 1 if failed else 0
 
@@ -87,7 +89,9 @@ def _train(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Trainin
     measuring = ("--gradient-similarity", str(every))
     trainings = [Training("ezm", seed, ezm_arguments(args, options=measuring)) for seed in range(args.seeds)]
     if args.model_free:
-        shared = (*baseline_arguments(args, "sac"), *measuring)
+        batch = effective(args.preset or default_preset(names) or "small", args.set)["batch_size"]
+        samples = ("--gradient-samples", str(max(2, batch // len(names))))  # as many as EZ-M's batches have of a task
+        shared = (*baseline_arguments(args, "sac"), *measuring, *samples)
         trainings += [Training("sac", seed, shared, BASELINE) for seed in range(args.seeds)]
     failed = run_trainings(trainings, args.out, args.workers, args.minutes)
     learners = [found for name in ("ezm", "sac") if (found := _load(name, trainings, args.out)) is not None]
@@ -157,8 +161,8 @@ def _add_rows(report: Report, learner: Learner, names: Sequence[str], pairs: dic
         for kind, pair in pairs.items():
             if pair is not None:
                 row[f"{kind}: {names[pair[0]]}, {names[pair[1]]}"] = _interval(matrices[:, pair[0], pair[1]])
-        shares = [np.mean([conflicts(m.networks[network]) for m in rows[len(rows) // 2 :]]) for rows in learner.seeds]
-        row["conflicting pairs"] = _interval(np.array(shares))
+        shares = [np.array([conflicts(m.networks[network]) for m in rows[len(rows) // 2 :]]) for rows in learner.seeds]
+        row["conflicting pairs"] = _interval(np.array([_mean(share) for share in shares]))
         report.rows.append(row)
         report.details[learner.name][network] = {"tasks": list(names), "mean": _mean(matrices)}
     if learner.share is not None:
@@ -166,7 +170,11 @@ def _add_rows(report: Report, learner: Learner, names: Sequence[str], pairs: dic
 
 
 def _add_claims(
-    report: Report, learners: Sequence[Learner], names: Sequence[str], pairs: dict[str, tuple[int, int] | None]
+    report: Report,
+    args: argparse.Namespace,
+    learners: Sequence[Learner],
+    names: Sequence[str],
+    pairs: dict[str, tuple[int, int] | None],
 ) -> None:
     by_name = {learner.name: learner for learner in learners}
     ezm, sac, related, distant = by_name.get("ezm"), by_name.get("sac"), pairs["related"], pairs["distant"]
@@ -189,7 +197,9 @@ def _add_claims(
         because = f"mean cosine of all pairs, EZM minus SAC (the paper's is BRC): {difference}, {counted(count, 'seed')}"
         report.claims.append(Claim(MODEL_FREE, verdict(difference, count, 1), because))
     else:
-        report.claims.append(Claim(MODEL_FREE, CANNOT_TELL, "train SAC beside it with --model-free"))
+        asked = args.model_free and not args.runs
+        why = "no measurement yet" if asked else "train SAC beside it with --model-free"
+        report.claims.append(Claim(MODEL_FREE, CANNOT_TELL, why))
 
 
 def _figure(learners: Sequence[Learner], names: Sequence[str]) -> Figure:

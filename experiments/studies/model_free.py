@@ -15,8 +15,6 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.gradient_similarity import Cosines, write_cosines
 from sb3_ezm.learning.similarity import WHOLE, Matrix, cosines_of_halves
 
-BATCHES = 4  # as many samples of a task as EZ-M's batches have: SAC's are not drawn by task
-
 
 class CriticSimilarityCallback(BaseCallback):
     """
@@ -25,13 +23,14 @@ class CriticSimilarityCallback(BaseCallback):
     :param path: file, as :class:`~sb3_ezm.gradient_similarity.GradientSimilarityCallback` writes it
     :param every: updates between two measurements
     :param names: of the tasks
+    :param samples: of each task; noise makes cosines small, so learners are compared with equally many
     """
 
     model: SAC
 
-    def __init__(self, path: Path, every: int, names: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, every: int, names: tuple[str, ...], samples: int) -> None:
         super().__init__()
-        self.path, self.every, self.names = path, every, names
+        self.path, self.every, self.names, self.samples = path, every, names, samples
         self._due = every
         self._measured: list[Cosines] = []
 
@@ -52,22 +51,23 @@ class CriticSimilarityCallback(BaseCallback):
         with th.random.fork_rng([]):
             np.random.seed(updates % 2**32)
             th.manual_seed(updates)
-            found = critic_cosines(self.model, len(self.names))
+            found = critic_cosines(self.model, len(self.names), self.samples)
         np.random.set_state(state)
         seconds = time.perf_counter() - start
         self._measured.append(Cosines(updates, self.model.num_timesteps, seconds, self.names, found))
         write_cosines(self.path, self._measured)
 
 
-def critic_cosines(model: SAC, num_tasks: int) -> dict[str, Matrix]:
+def critic_cosines(model: SAC, num_tasks: int, samples: int) -> dict[str, Matrix]:
     """
     :param model: with transitions in its replay buffer
     :param num_tasks: ``T``
+    :param samples: of each task, or as many as there are among twice that many of all tasks
     :return: cosines ``[T, T]`` of ``"critic"`` and ``"actor"``, and of ``"whole"``, both together; the diagonal compares the
         halves of a task's samples
     """
     assert model.replay_buffer is not None
-    data: Any = model.replay_buffer.sample(BATCHES * model.batch_size)
+    data: Any = model.replay_buffer.sample(2 * samples * num_tasks)  # SAC's are not drawn by task
     tasks = data.observations[:, -num_tasks:].argmax(dim=1).numpy()  # FlatTasks puts the task at the end
     with th.no_grad():
         following, log_prob = model.actor.action_log_prob(data.next_observations)
@@ -78,7 +78,7 @@ def critic_cosines(model: SAC, num_tasks: int) -> dict[str, Matrix]:
     actions, log_prob = model.actor.action_log_prob(data.observations)
     q = th.cat(model.critic(data.observations, actions), dim=1).min(dim=1, keepdim=True).values
     actor_loss = scale.detach() * log_prob.reshape(-1, 1) - q
-    rows = [np.flatnonzero(tasks == task)[half::2] for task in range(num_tasks) for half in (0, 1)]
+    rows = [np.flatnonzero(tasks == task)[:samples][half::2] for task in range(num_tasks) for half in (0, 1)]
     counts = np.array([len(own) for own in rows], dtype=np.float64)
     products = {}
     for name, loss, module in (("critic", critic_loss, model.critic), ("actor", actor_loss, model.actor)):

@@ -12,13 +12,15 @@ from matplotlib.figure import Figure
 
 from experiments.studies.report import Claim, Report, new_figure
 from experiments.studies.scores import difference_of, final_of, mean_of, verdict
-from experiments.studies.trainings import Training, ezm_arguments, given_names, run_trainings
+from experiments.studies.trainings import Training, extent_of, ezm_arguments, given_names, run_trainings
 from experiments.studies.variants import effective
 from sb3_ezm.cli.common import resolve_tasks
+from sb3_ezm.cli.settings import parse_changes
 from sb3_ezm.errors import ConfigurationError, counted
 from sb3_ezm.evaluation import Interval
 from sb3_ezm.evaluation.statistics import FloatArray
-from sb3_ezm.tasks.registry import default_preset
+from sb3_ezm.presets import get_preset
+from sb3_ezm.tasks.registry import default_preset, default_suite
 
 MOST_CHARACTERS = 120  # of a folder's name
 CLAIM = "Scores improve as more tasks are trained together under the same budget."
@@ -84,16 +86,21 @@ def run(args: argparse.Namespace) -> int:
     :return: exit status
     """
     tasks = resolve_tasks(args.tasks)
-    names, args.preset = tasks.names, args.preset or default_preset(tasks.names) or "small"  # the same for all groups
+    names, is_default = tasks.names, args.preset is None
+    given_starts = "learning_starts" in parse_changes(args.set)
+    args.preset = args.preset or default_preset(names) or "small"  # the same for all groups
     planned, given = plan(args, names), given_names(args.tasks)
     random_steps = int(effective(args.preset, args.set)["learning_starts"])  # of all tasks together
+    suite = default_suite(names)
+    # A preset means those of its whole suite, as for `ezm train`.
+    sharing = len(suite.build()) if is_default and suite is not None and not given_starts else len(names)
     trainings = {
         (name, seed): Training(
             name,
             seed,
             ezm_arguments(
                 args,
-                [f"learning_starts={max(1, random_steps * len(group) // len(names))}"],  # as many for each task in every group
+                [f"learning_starts={max(1, random_steps * len(group) // sharing)}"],  # as many for each task in every group
                 steps=steps,
                 tasks=[given.get(task, task) for task in group],
             ),
@@ -103,8 +110,8 @@ def run(args: argparse.Namespace) -> int:
         for seed in range(args.seeds)
     }
     failed = run_trainings(list(trainings.values()), args.out, args.workers, args.minutes)
-    extent = f"preset {args.preset}, {args.steps:,} steps of each of the largest group's tasks"
-    report = Report("scaling", f"{' '.join(args.tasks)}, {extent}")
+    unit = "return" if not tasks.has_scores else "score"
+    report = Report("scaling", f"{' '.join(args.tasks)}, preset {args.preset}, {extent_of(args)} of the largest group")
     report.notes.append(
         "A group gets as many updates per step of the vector environment and as large batches as a single task (all have the "
         "same settings): each of N tasks has 1/N of every batch. Random steps at the beginning (`learning_starts`) are shared "
@@ -122,13 +129,13 @@ def run(args: argparse.Namespace) -> int:
                 "N": size,
                 "groups": len(groups),
                 "seeds": len(scores),
-                "steps of each task": groups[0][2],
+                "environment steps of each task": groups[0][2] * get_preset(args.preset).env.get("action_repeat", 1),
                 "tasks": len(shared),
-                "mean": mean_of(_table(scores, shared)) if scores and shared else None,
+                f"mean {unit}": mean_of(_table(scores, shared)) if scores and shared else None,
             }
         )
     curves = _claims(report, tables, names)
-    report.write(args.out, _figure(curves) if curves else None)
+    report.write(args.out, _figure(curves, unit) if curves else None)
     return 1 if failed else 0
 
 
@@ -178,7 +185,7 @@ def _claims(
     return curves
 
 
-def _figure(curves: Mapping[str, Mapping[int, Interval]]) -> Figure:
+def _figure(curves: Mapping[str, Mapping[int, Interval]], unit: str) -> Figure:
     figure = new_figure(5.0, 3.4)
     axes = figure.subplots()
     for budget, points in curves.items():
@@ -188,6 +195,6 @@ def _figure(curves: Mapping[str, Mapping[int, Interval]]) -> Figure:
             low, high = ([getattr(points[size], end) for size in sizes] for end in ("low", "high"))
             axes.fill_between(sizes, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
     axes.set_xlabel("tasks trained together")
-    axes.set_ylabel("mean score of the shared tasks")
+    axes.set_ylabel(f"mean {unit} of the shared tasks")
     axes.legend(fontsize=8, frameon=False)
     return figure

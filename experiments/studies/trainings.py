@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sb3_ezm.checkpoint import list_checkpoints
 from sb3_ezm.cli.common import resolve_tasks
-from sb3_ezm.cli.folder import RUN
-from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.cli.folder import CHECKPOINTS, RUN
+from sb3_ezm.errors import ConfigurationError, counted_decisions
 from sb3_ezm.files import write_text
 from sb3_ezm.presets import get_preset
+from sb3_ezm.tasks.registry import default_preset
 
 NOTE, LOG = "study.json", "log.txt"
 EZM_TRAIN = ("-m", "sb3_ezm", "train")
@@ -50,12 +52,14 @@ class Training:
     def command(self, out: Path) -> list[str]:
         """
         :param out: folder of the study
-        :return: what to run; an interrupted training of EZM goes on
+        :return: what to run; an interrupted training of EZM goes on from its latest checkpoint
         """
-        folder = self.folder(out)
+        folder, again = self.folder(out), list[str]()
         if self.program == EZM_TRAIN and (folder / RUN).exists():
-            return [sys.executable, *EZM_TRAIN, "--resume", "--no-tensorboard", "--out", str(folder)]
-        return [sys.executable, *self.program, *self.arguments, "--seed", str(self.seed), "--out", str(folder)]
+            if list_checkpoints(folder / CHECKPOINTS):
+                return [sys.executable, *EZM_TRAIN, "--resume", "--no-tensorboard", "--out", str(folder)]
+            again = ["--overwrite"]  # it was killed before its first checkpoint
+        return [sys.executable, *self.program, *self.arguments, "--seed", str(self.seed), "--out", str(folder), *again]
 
     def note(self, out: Path) -> dict[str, Any] | None:
         """
@@ -128,10 +132,20 @@ def ezm_arguments(
     """
     preset = ("--preset", args.preset) if args.preset else ()
     settings = [*args.set, *changes]
-    # A checkpoint must be possible, so that a training that is stopped can go on.
-    checkpoints = ("--checkpoint-every", str(min(10_000, args.steps if steps is None else steps)))
+    # As often as it is evaluated, so that little is lost if the process is killed.
+    every = max(1, (args.steps if steps is None else steps) // args.evaluations)
+    checkpoints = ("--checkpoint-every", str(min(10_000, every)))
     own = ("--no-tensorboard", *checkpoints, *preset, *(("--set", *settings) if settings else ()), *options)
     return (*common_arguments(args, steps, tasks), *own)
+
+
+def extent_of(args: argparse.Namespace) -> str:
+    """
+    :param args: the command line of a study
+    :return: steps of each task of its trainings, in words; a repeated action is one decision
+    """
+    preset = args.preset or default_preset(resolve_tasks(args.tasks).names) or "small"
+    return f"{counted_decisions(args.steps, get_preset(preset).env.get('action_repeat', 1))} of each task"
 
 
 def given_names(tasks: Sequence[str]) -> dict[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import secrets
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -46,6 +48,12 @@ class ResumableAlgorithm(RolloutAlgorithm):
         self.failure_handlers: list[Callable[[BaseException], None]] = []
         self.stop_signals = StopSignals()
         self.run_id = secrets.token_hex(8)  # identifies the training, wherever it continues
+        self._learned_for, self._learning_since = 0.0, math.inf  # seconds; when this call of `learn` began
+
+    @property
+    def learning_seconds(self) -> float:
+        """Wall-clock seconds in ``learn`` so far, from the training's beginning, without time lost to what was not saved."""
+        return self._learned_for + max(0.0, time.monotonic() - self._learning_since)
 
     @checked(path=PATH)
     def save_checkpoint(self, path: PathLike) -> Path:
@@ -68,7 +76,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
         except CheckpointError as error:
             raise CheckpointError(f"{path} was not written: {error}.") from None
         path = checkpoint_path(path)
-        path = write_checkpoint(path, state, Label(self.run_id, next_sequence(path.parent)))
+        path = write_checkpoint(path, state, Label(self.run_id, next_sequence(path.parent), self.learning_seconds))
         self._note_checkpoint(path)
         return path
 
@@ -119,7 +127,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
             apply_changes(model, arguments, saved["policy_kwargs"] or {})
             model._note_checkpoint(path)
             if (label := read_label(path)) is not None:
-                model.run_id = label.run
+                model.run_id, model._learned_for = label.run, label.seconds
             if arguments.get("seed") is not None:  # the caller asked for different random numbers
                 model.set_random_seed(merged["seed"])
         except CheckpointError as error:
@@ -157,6 +165,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
         self.failure_handlers = []  # callbacks register when training starts
         if is_new and self.num_timesteps > 0:
             self.run_id = secrets.token_hex(8)
+        self._learned_for, self._learning_since = 0.0 if is_new else self._learned_for, time.monotonic()
         try:
             yield
             self.stop_signals.obey()
@@ -170,9 +179,11 @@ class ResumableAlgorithm(RolloutAlgorithm):
             raise
         finally:
             self.stop_signals.release()
+            self._learned_for, self._learning_since = self.learning_seconds, math.inf
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "failure_handlers", "stop_signals"]
+        own = ("failure_handlers", "stop_signals", "_learned_for", "_learning_since")
+        return [*super()._excluded_save_params(), *own]
 
 
 def read_replay_buffer(path: str | Path | io.BufferedIOBase, verbose: int = 0) -> Any:

@@ -155,10 +155,12 @@ class Label(NamedTuple):
 
     :param run: identifies the training
     :param sequence: number of the checkpoint, in the order of writing
+    :param seconds: wall-clock seconds that the training had taken
     """
 
     run: str
     sequence: int
+    seconds: float = 0.0
 
 
 def read_label(path: PathLike) -> Label | None:
@@ -176,7 +178,7 @@ def read_label(path: PathLike) -> Label | None:
         if magic != MAGIC or version != FORMAT_VERSION or len(start) < size or not start.startswith(_LABEL_START):
             return None
         entries, _ = json.JSONDecoder().raw_decode(start[len(_LABEL_START) :].decode(errors="replace"))
-        label = Label(entries["run"], entries["sequence"])
+        label = Label(entries["run"], entries["sequence"], float(entries.get("seconds", 0.0)))
     except (OSError, struct.error, ValueError, TypeError, KeyError, RecursionError):
         return None
     return label if isinstance(label.run, str) and type(label.sequence) is int else None

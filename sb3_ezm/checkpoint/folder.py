@@ -58,7 +58,8 @@ def find_checkpoints(folder: PathLike, name_prefix: str | None = None) -> list[F
         label = read_label(path)
         if label is None and not path.exists():  # a running training has just deleted it
             continue
-        found.append(FoundCheckpoint(path, match["prefix"], int(match["steps"]), *(label or (None, -1))))
+        run, sequence = (None, -1) if label is None else (label.run, label.sequence)
+        found.append(FoundCheckpoint(path, match["prefix"], int(match["steps"]), run, sequence))
     return sorted(found, key=lambda item: (item.sequence, item.steps, item.path.name))
 
 

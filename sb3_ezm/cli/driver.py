@@ -38,7 +38,7 @@ from sb3_ezm.cli.settings import EVALUATIONS_OF_A_RUN, RunSettings
 from sb3_ezm.cli.tracking import start_tracking
 from sb3_ezm.collecting.rollouts import ASYNCHRONOUS
 from sb3_ezm.distributed import RayVecEnv
-from sb3_ezm.errors import ConfigurationError, EZMError, NonFiniteError, counted
+from sb3_ezm.errors import ConfigurationError, EZMError, NonFiniteError, counted, counted_decisions
 from sb3_ezm.evaluation import EvaluationResult, format_table
 from sb3_ezm.ezm import EZM
 from sb3_ezm.files import replacing
@@ -217,22 +217,16 @@ def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -
     share = "of each task on average" if settings.uneven else "of each task"
     tasks, limits = model.policy.task_set, list[str]()
     if settings.steps_per_task is not None:
-        limits.append(f"{_counted_decisions(settings.steps_per_task, tasks.action_repeat)} {share}")
+        limits.append(f"{counted_decisions(settings.steps_per_task, tasks.action_repeat)} {share}")
     if settings.minutes is not None:
         unit = "minute" if settings.minutes == 1 else "minutes"
         limits.append(f"{settings.minutes:g} {unit}, first and last evaluation not counted")
     print(f"Training ends after {' or '.join(limits)}.", flush=True)
     random = model.learning_starts - model.num_timesteps
     if random > 0 and settings.start is None:  # a trained agent collects with what it has learned
-        print(f"The first {_counted_decisions(random, tasks.action_repeat)} of all tasks together are random.", flush=True)
+        print(f"The first {counted_decisions(random, tasks.action_repeat)} of all tasks together are random.", flush=True)
     if settings.steps_per_task is not None and settings.steps_per_task * len(tasks) <= model.learning_starts:
         print("Nothing will be learned from them: give more --steps-per-task, or --set learning_starts=N.", flush=True)
-
-
-def _counted_decisions(number: int, action_repeat: int) -> str:
-    if action_repeat == 1:
-        return counted(number, "step")
-    return f"{counted(number, 'decision')} ({number * action_repeat:,} environment steps)"
 
 
 def _callbacks(settings: RunSettings, folder: Path, scoreboard: Scoreboard) -> list[BaseCallback]:

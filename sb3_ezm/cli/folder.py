@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -59,12 +61,21 @@ def monitor_folder(folder: Path, resumes: bool) -> Path:
 def monitor_parts(folder: Path) -> list[tuple[int, Path]]:
     """
     :param folder: of the monitor files of a training
-    :return: where its parts begin, in steps, and their folders, oldest first; several begin at a checkpoint if one was
-        resumed and ended before the next
+    :return: where its parts begin, in steps, and their folders, oldest first; one may begin before the end of another that
+        was abandoned
     """
     named = [(path.name.removeprefix(RESUMED).split("-"), path) for path in folder.glob(f"{RESUMED}*")]
-    parts = sorted((int(steps), int(attempt[0]) if attempt else 1, path) for (steps, *attempt), path in named)
-    return [(0, folder), *((steps, path) for steps, _, path in parts)]
+    parts = sorted((_began(path), int(steps), int(attempt[0]) if attempt else 1, path) for (steps, *attempt), path in named)
+    return [(0, folder), *((steps, path) for _, steps, _, path in parts)]
+
+
+def _began(part: Path) -> float:
+    """When the monitor files of a folder were opened, as they say themselves."""
+    times = []
+    for path in part.glob("*.monitor.csv"):
+        with suppress(OSError, ValueError, KeyError, TypeError), path.open(encoding="utf-8") as file:  # cut on a full disk
+            times.append(float(json.loads(file.readline().removeprefix("#"))["t_start"]))
+    return min(times, default=math.inf)
 
 
 @contextmanager

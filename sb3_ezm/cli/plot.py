@@ -82,7 +82,7 @@ def _plot_published(args: argparse.Namespace) -> int:
     references = suite_references(args.suite)
     output = check_can_write(args.out)
     files = {path: path / EVALUATIONS if path.is_dir() else path for path in args.runs}
-    shares = {file: task_shares(RunSettings.read(path)) for path, file in files.items() if (path / RUN).exists()}
+    shares = {file: task_shares(RunSettings.read(file.parent)) for file in files.values() if (file.parent / RUN).exists()}
     own = load_runs(list(files.values()), args.suite, shares=shares)
     sheet = curves_figure(own, args.suite, args.max_steps) if args.figure == "curves" else scores_figure(own, args.suite)
     path = sheet.save(output)
@@ -114,9 +114,16 @@ def published_table(own: Sequence[Seeds], suite: str) -> str:
         if not first:
             continue
         lasts = [" / ".join(f"{curve.returns[-1]:.0f}" for curve in seeds.of_task(name)) for seeds in own]
-        theirs = [np.interp(steps, run[name].steps, run[name].returns) for run in published_curves(suite)]
-        lines.append(" | ".join([name, f"{reference.random:.0f}", f"{np.mean(first):.0f}", *lasts, f"{np.mean(theirs):.0f}"]))
+        theirs = _published_at(steps, [run[name] for run in published_curves(suite)])
+        lines.append(" | ".join([name, f"{reference.random:.0f}", f"{np.mean(first):.0f}", *lasts, theirs]))
     return "".join(f"| {line} |\n" for line in lines)
+
+
+def _published_at(steps: float, curves: Sequence[Curve]) -> str:
+    end = min(curve.steps[-1] for curve in curves)
+    if steps > end:
+        return f"ends at {end:,.0f}"
+    return f"{np.mean([np.interp(steps, curve.steps, curve.returns) for curve in curves]):.0f}"
 
 
 def load_training(folder: Path, tasks: TaskSet, shares: Mapping[str, float]) -> dict[str, Curve]:

@@ -130,7 +130,13 @@ def _continued(args: argparse.Namespace) -> RunSettings:
         raise ConfigurationError("--resume continues a run and --overwrite replaces it: choose one of them.")
     if args.out is None:
         raise ConfigurationError("Which training? Name its folder: `ezm resume FOLDER`.")
-    settings = replace(RunSettings.read(args.out), **_given(args))  # type: ignore[arg-type]
+    known = RunSettings.read(args.out)
+    settings = replace(known, **_given(args))  # type: ignore[arg-type]
+    if settings.deciding_protocol != known.deciding_protocol and known.protocol != "both":
+        raise ConfigurationError(
+            f"--protocol {settings.protocol}: the best model was chosen with falls {known.deciding_protocol}, and nothing was "
+            "evaluated otherwise. Leave it out, and evaluate the result with `ezm eval ... --protocol both`."
+        )
     settings = replace(settings, changes=merge_settings(dict(settings.changes), parse_changes(args.set)))
     if not settings.collectors and not (args.asynchronous or args.rounds_ahead):
         settings = replace(settings, asynchronous=False, rounds_ahead=None)

@@ -233,7 +233,8 @@ class TaskEvalCallback(EventCallback):
         rows = [row for row in rows if row.timesteps <= steps]
         if not rows:
             return
-        self._started_at -= rows[-1].seconds
+        # A checkpoint is later than the last evaluation before it. Other algorithms keep no time.
+        self._started_at -= max(rows[-1].seconds, getattr(self.model, "learning_seconds", 0.0))
         self.best_score = max(self.best_score, self._best_of(rows))
 
     def _best_of(self, rows: list[EvaluationRow]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -70,11 +71,20 @@ def load_monitor_curves(monitor_dir: str | os.PathLike[str], tasks: TaskSet | It
 
 
 def _read_monitor(path: Path) -> list[tuple[float, int, float]]:
-    """Wall-clock end, environment steps and return of the episodes in a file of SB3's ``Monitor``."""
+    """
+    Wall-clock end, environment steps and return of the episodes in a file of SB3's ``Monitor``. A full disk, or a process that
+    is writing now, leaves lines that are cut: these are not episodes.
+    """
+    episodes = []
     with path.open(newline="", encoding="utf-8") as file:
-        start = float(json.loads(file.readline().removeprefix("#"))["t_start"])
-        rows = csv.DictReader(file)
-        return [(start + float(row["t"]), int(row.get("episode_env_steps", row["l"])), float(row["r"])) for row in rows]
+        try:
+            start = float(json.loads(file.readline().removeprefix("#"))["t_start"])
+        except (ValueError, KeyError, TypeError):
+            return []
+        for row in csv.DictReader(file):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                episodes.append((start + float(row["t"]), int(row.get("episode_env_steps", row["l"])), float(row["r"])))
+    return episodes
 
 
 def load_evaluation_curves(

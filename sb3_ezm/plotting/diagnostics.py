@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,7 @@ COLORS = ("#2a6fbb", "#d95f02")
 
 def load_scalars(folder: str | os.PathLike[str]) -> dict[str, Curve]:
     """
-    :param folder: of TensorBoard files, searched with the folders in it; later files replace what they repeat
+    :param folder: of TensorBoard files, searched with the folders in it; a later one replaces all from where it begins
     :return: values by tag, over the steps of all tasks together
     :raises ConfigurationError: if there are none
     """
@@ -54,12 +55,16 @@ def load_scalars(folder: str | os.PathLike[str]) -> dict[str, Curve]:
     for file in files:
         events = EventAccumulator(str(file), size_guidance={SCALARS: 0})  # 0: all of them
         events.Reload()
-        for tag in events.Tags()[SCALARS]:
-            if not tag.startswith(f"{ALL_TASKS}/"):  # runs of the tasks, which repeat what the training's has
-                points.setdefault(tag, {}).update({event.step: event.value for event in events.Scalars(tag)})
+        # But for runs of the tasks, which repeat what the training's has.
+        tags = [tag for tag in events.Tags()[SCALARS] if not tag.startswith(f"{ALL_TASKS}/")]
+        own = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags}
+        begin = min((step for found in own.values() for step in found), default=math.inf)
+        points = {tag: {step: value for step, value in found.items() if step < begin} for tag, found in points.items()}
+        for tag, found in own.items():
+            points[tag] = points.get(tag, {}) | found
     if not points:
         raise ConfigurationError(f"{folder} has no TensorBoard files: was the training started with --no-tensorboard?")
-    return {tag: _curve(found) for tag, found in points.items()}
+    return {tag: _curve(found) for tag, found in points.items() if found}
 
 
 def _curve(points: Mapping[int, float]) -> Curve:
