@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
+from sb3_ezm.errors import ConfigurationError, UnknownSettingError, unknown_hint
 from sb3_ezm.kinds import Kind
 
 ConfigT = TypeVar("ConfigT", bound="Settings")
@@ -67,7 +67,7 @@ def build_config(cls: type[ConfigT], settings: Mapping[str, Any] | None, argumen
     for key in settings:
         if key not in cls.field_names():
             known = (*cls.field_names(), *others)
-            raise UnknownSettingError(f"`{argument}` has no setting {key!r}. {did_you_mean(key, known)}")
+            raise UnknownSettingError(f"`{argument}` has no setting {key!r}. {unknown_hint(key, known)}")
     return cls(**settings)
 
 

@@ -26,6 +26,7 @@ from sb3_ezm.evaluation import EvaluationResult, Protocol, evaluate_protocols, e
 from sb3_ezm.ezm import EZM
 from sb3_ezm.files import check_can_write, write_text
 from sb3_ezm.multitask.factory import make_task_env
+from sb3_ezm.multitask.normalization import normalizes_observations
 from sb3_ezm.observations import TASK_KEY
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.pretrained import write_agent
@@ -108,7 +109,7 @@ def export_policy(model: EZM, path: str | os.PathLike[str]) -> Path:
     if path.suffix not in SUFFIXES:
         raise ConfigurationError(f"A policy is exported as {', '.join(SUFFIXES)}, not as {path.suffix!r} ({path}).")
     check_can_write(path)
-    if model.get_vec_normalize_env() is not None:
+    if normalizes_observations(model):
         warnings.warn("The exported policy takes observations as VecNormalize has normalized them.", stacklevel=2)
     head = PolicyHead(model.policy)
     example = head.example()

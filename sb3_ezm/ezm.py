@@ -16,6 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import configure_logger
 
 from sb3_ezm.arguments import settings
 from sb3_ezm.arguments.assignments import CheckedAssignments
@@ -224,8 +225,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         self.policy = policy.to(self.device)
         check_contradictions(self.configs, self.policy, self.train_freq, self.action_noise, self.n_envs)
         warn_of_combinations(self.configs, self.policy, self.preset)
-        if getattr(self, "replay_buffer", None) is None:
-            self.replay_buffer = settings.make_replay_buffer(self, values, self.configs)
+        self.replay_buffer = settings.own_replay_buffer(self, values, self.configs)
         self.learner = learner_class(self.configs.runtime)(self.policy, *self.configs[:5])
         known = getattr(self, "task_statistics", None)  # of a loaded model
         self.task_statistics = TaskStatistics(self.task_set, window=self._stats_window_size)
@@ -312,6 +312,8 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         """
         if self.num_timesteps <= self._no_updates_until:
             return
+        if not hasattr(self, "_logger"):  # called directly, after loading
+            self.set_logger(configure_logger(self.verbose))
         if not self._can_train():
             self._warn_of_idle_tasks()
             return

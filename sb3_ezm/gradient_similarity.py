@@ -17,6 +17,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_ezm import kinds
+from sb3_ezm.checkpoint.callback import check_outermost
 from sb3_ezm.distributed.shard_group import ReplayLostError
 from sb3_ezm.errors import ConfigurationError, counted
 from sb3_ezm.ezm import EZM
@@ -56,7 +57,8 @@ class GradientSimilarityCallback(BaseCallback):
     :param path: file, one line of JSON for each measurement
     :param every: updates between two measurements; by default 50 for each task, which costs a few percent of the training time
     :param seed: of the batches
-    :raises ConfigurationError: if a value is impossible; when the training starts, if its model is no EZM of several tasks
+    :raises ConfigurationError: if a value is impossible; when the training starts, if its model is no EZM of several tasks,
+        or the callback is inside another, such as ``EveryNTimesteps``
     """
 
     model: EZM
@@ -71,6 +73,7 @@ class GradientSimilarityCallback(BaseCallback):
         self._measured: list[Cosines] = []
 
     def _init_callback(self) -> None:
+        check_outermost(self)
         if not isinstance(self.model, EZM) or len(self.model.policy.task_set) < 2:
             raise ConfigurationError("Gradients are compared between the tasks of an EZM that has at least two.")
         self.every = self.every or UPDATES_PER_TASK * len(self.model.policy.task_set)

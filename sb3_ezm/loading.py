@@ -13,6 +13,7 @@ import torch as th
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
+from stable_baselines3.common.utils import get_system_info
 
 from sb3_ezm.arguments.settings import (
     apply_changes,
@@ -81,6 +82,12 @@ class LoadedWithChanges(OffPolicyAlgorithm):
         if not isinstance(path, io.BufferedIOBase):
             path = PATH("path", path)
         if is_agent(path):
+            if custom_objects:
+                raise ConfigurationError(
+                    f"`custom_objects`: {path} holds no pickled objects to replace; give arguments instead."
+                )
+            if print_system_info:
+                get_system_info()
             return cls.pretrained(cast("str", path), env, device, **changes)
         if isinstance(path, (str, pathlib.Path)) and not any(pathlib.Path(name).exists() for name in (path, f"{path}.zip")):
             raise FileNotFoundError(_no_file(path))
@@ -128,7 +135,7 @@ class LoadedWithChanges(OffPolicyAlgorithm):
         """
         given: Any = load_path_or_dict
         if not isinstance(given, dict):
-            _, given, _ = load_from_zip_file(given, device=device)
+            _, given, _ = load_from_zip_file(given, device=device, load_data=False)
         super().set_parameters(given, exact_match, device)
         policy = cast("EZMPolicy", self.policy)
         names = given.get("policy", {})

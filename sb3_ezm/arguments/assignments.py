@@ -10,8 +10,9 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from sb3_ezm.arguments.combinations import check_contradictions
-from sb3_ezm.arguments.settings import attribute_of
+from sb3_ezm.arguments.settings import attribute_of, check_replay_settings
 from sb3_ezm.arguments.table import ARGUMENTS, Configs
+from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.config import UpdateConfig
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import shown
@@ -44,7 +45,10 @@ class CheckedAssignments(OffPolicyAlgorithm):
         :param value: its value
         :raises ConfigurationError: for an argument that is impossible or cannot change any more
         """
-        if name == "replay_buffer" and "learner" in vars(self) and vars(self).get(name) not in (None, value):
+        known = vars(self).get("replay_buffer")
+        if name == "replay_buffer" and "learner" in vars(self) and known not in (None, value):
+            if isinstance(value, PerTaskReplayBuffer) and isinstance(known, PerTaskReplayBuffer):
+                check_replay_settings(value, known)
             self.learner.finish()  # running updates would set priorities in the new one
             self.learner.coming.clear()
         # `learn` looks at the environment. Without `collector` the model is still being made.

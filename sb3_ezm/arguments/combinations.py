@@ -51,6 +51,11 @@ def check_contradictions(configs: Configs, policy: EZMPolicy, train_freq: Any, a
             f"The loss weight `policy_gradient` ({configs.loss.policy_gradient}) needs the slope of each value on its own, "
             "but batch normalization (`head_norm`) couples the rows of a batch: set `policy_kwargs={'head_norm': 'layer'}`."
         )
+    if policy.model_config.head_norm == "batch" and drawn * configs.target.unroll_steps < 2:
+        raise ConfigurationError(
+            f"`batch_size` ({batch_size}) and `unroll_steps` ({configs.target.unroll_steps}) give batch normalization "
+            "(`head_norm`) one row, which has no statistics: raise one of them, or set `policy_kwargs={'head_norm': 'layer'}`."
+        )
     weight = configs.loss.observation
     if weight > 0 and not policy.model_config.decode_observations:
         raise ConfigurationError(

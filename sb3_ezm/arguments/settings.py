@@ -30,6 +30,7 @@ from sb3_ezm.space_tasks import default_task_set
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.training_kinds import works
 
+_UNIMPORTANT = ("buffer_size", "storage_device")  # where and how much a replay buffer keeps: it may go on as it is
 _SIZES = ("n_envs", "num_tasks", "independent", "action_dim")  # of a replay buffer
 
 
@@ -308,6 +309,44 @@ def _meaning(space: spaces.Space[Any]) -> Any:
     if isinstance(space, spaces.Dict):
         return {key: _meaning(part) for key, part in space.spaces.items()}
     return (space.shape, space.dtype) if isinstance(space, spaces.Box) else space
+
+
+def own_replay_buffer(model: Any, values: Mapping[str, Any], configs: Configs) -> PerTaskReplayBuffer:
+    """
+    :param model: being set up; it has a replay buffer already if it was saved with it (SB3's ``include``)
+    :param values: from :func:`read_arguments`
+    :param configs: settings of the algorithm
+    :return: that one, with the settings of the model, or a new one
+    :raises ConfigurationError: if the saved one is of other sizes
+    """
+    saved = getattr(model, "replay_buffer", None)
+    if saved is not None and configs.runtime.replay_shards > 0:
+        return saved  # type: ignore[no-any-return]
+    made = make_replay_buffer(model, values, configs)
+    if saved is None:
+        return made
+    loaded = check_replay_buffer(saved, made)
+    loaded.take_settings(made)
+    return loaded
+
+
+def check_replay_settings(given: PerTaskReplayBuffer, known: PerTaskReplayBuffer) -> None:
+    """
+    Make sure that a replay buffer can take the place of a model's own as it is: it may be that of another model.
+
+    :param given: the new one
+    :param known: the model's own
+    :raises ConfigurationError: naming what disagrees
+    """
+    check_replay_buffer(given, known)
+    theirs, ours = ({"horizon": buffer.horizon, **vars(buffer.replays[0].config)} for buffer in (given, known))
+    different = [name for name in ours if theirs[name] != ours[name] and name not in _UNIMPORTANT]
+    if different:
+        listed = ", ".join(f"`{name}` {theirs[name]} instead of {ours[name]}" for name in different)
+        raise ConfigurationError(
+            f"The replay buffer has {listed}: make both models with the same settings, or pass the transitions on through "
+            "`save_replay_buffer` and `load_replay_buffer`, which keeps this model's settings."
+        )
 
 
 def check_replay_buffer(loaded: Any, expected: PerTaskReplayBuffer) -> PerTaskReplayBuffer:

@@ -27,7 +27,7 @@ from sb3_ezm.config import (
     UpdateConfig,
 )
 from sb3_ezm.declarations import Settings, build_config, kind_of
-from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
+from sb3_ezm.errors import ConfigurationError, UnknownSettingError, unknown_hint
 from sb3_ezm.kinds import Kind, RefusedError
 from sb3_ezm.multitask.tensor_env import is_tensor_env, missing_parts
 from sb3_ezm.policies import EZMPolicy
@@ -188,7 +188,7 @@ def check_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     for name in values:
         if name not in ARGUMENTS:
-            raise UnknownSettingError(f"EZM has no argument {name!r}. {did_you_mean(name, public_arguments())}")
+            raise UnknownSettingError(f"EZM has no argument {name!r}. {unknown_hint(name, public_arguments())}")
     return {name: ARGUMENTS[name].kind(name, value) for name, value in values.items()}
 
 

@@ -235,7 +235,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
             searched=self._searched[envs],
             search_values=self._search_values[envs],
         )
-        check_transitions(transitions)
+        check_transitions(transitions, envs.tolist())
         self.store(envs, transitions)
         self.take_annotation()
 

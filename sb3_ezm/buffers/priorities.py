@@ -121,7 +121,7 @@ class SumTree:
         """
         Draw leaves in proportion to their priorities, stratified.
 
-        The total is cut into ``N`` equal strata with one draw each. A leaf is therefore drawn at most once unless its
+        The total is cut into ``N`` equal strata with one draw each. A leaf is therefore drawn at most twice unless its
         probability exceeds ``1 / N``; on average over draws its frequency is exactly proportional.
 
         :param uniforms: a random number from ``[0, 1)`` for each draw ``[N]``

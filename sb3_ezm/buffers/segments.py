@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,15 +61,16 @@ class Transitions(NamedTuple):
         return Transitions._make(column[rows] for column in self)
 
 
-def check_transitions(transitions: Transitions) -> None:
+def check_transitions(transitions: Transitions, envs: Sequence[int] | None = None) -> None:
     """
     :param transitions: to be stored
+    :param envs: numbers of their environments, by default from 0
     :raises NonFiniteError: for NaN, infinity and numbers that no network can take
     :raises ConfigurationError: for actions beyond [-1, 1], for example in the units of the environment
     """
     for name in ("observations", "actions", "rewards", "next_observations", "search_values"):
         label = name.replace("_", " ").removesuffix("s")
-        check_rows(label, getattr(transitions, name), transitions.tasks, range(MAX_TASKS))
+        check_rows(label, getattr(transitions, name), transitions.tasks, range(MAX_TASKS), envs)
     beyond = np.abs(transitions.actions) > LARGEST_ACTION
     if beyond.any():
         raise ConfigurationError(

@@ -26,7 +26,7 @@ from sb3_ezm.checkpoint.model_state import capture, check_env, kept_arguments, r
 from sb3_ezm.checkpoint.signals import StopSignals
 from sb3_ezm.collecting.rollouts import RolloutAlgorithm
 from sb3_ezm.config import TargetConfig
-from sb3_ezm.errors import CheckpointError
+from sb3_ezm.errors import CheckpointError, ConfigurationError
 from sb3_ezm.files import PathLike, replacing
 from sb3_ezm.kinds import PATH, SWITCH, checked
 
@@ -146,6 +146,8 @@ class ResumableAlgorithm(RolloutAlgorithm):
         include: Iterable[str] | None = None,
     ) -> None:
         """Save the model as in SB3, but completely or not at all: an older file stays until the new one is complete."""
+        if isinstance(path, (str, Path)) and Path(path).suffix == ".agent":
+            raise ConfigurationError(f"{path}: this suffix is for agents of `export_agent`; a model is a .zip file.")
         with _complete(path, ".zip") as target:
             super().save(target, exclude, include)
 
@@ -178,6 +180,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
             self.stop_signals.obey()
             raise
         finally:
+            self.failure_handlers = []  # they hold whole callbacks, which the model need not
             self.stop_signals.release()
             self._learned_for, self._learning_since = self.learning_seconds, math.inf
 

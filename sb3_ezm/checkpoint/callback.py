@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm
 
 
+def check_outermost(callback: BaseCallback) -> None:
+    """
+    :param callback: that needs to know when rollouts begin and training ends
+    :raises ConfigurationError: inside an event callback, which passes steps on and nothing else
+    """
+    if callback.parent is not None:
+        raise ConfigurationError(
+            f"{type(callback).__name__} is inside {type(callback.parent).__name__}, which does not tell it when training "
+            "ends: pass it to `learn` itself, in a list with the others. It has a frequency of its own."
+        )
+
+
 class FullCheckpointCallback(BaseCallback):
     """
     Saves the whole training every ``save_freq`` environment steps and at its end, see ``EZM.save_checkpoint``.
@@ -45,7 +57,8 @@ class FullCheckpointCallback(BaseCallback):
         None keeps all
     :param name_prefix: of the files
     :param verbose: 1 prints the name of each file
-    :raises ConfigurationError: if a number is not a positive integer, or the prefix is not the beginning of a file name
+    :raises ConfigurationError: if a number is not a positive integer, the prefix is not the beginning of a file name, or the
+        callback is inside another, such as ``EveryNTimesteps``
     """
 
     model: ResumableAlgorithm
@@ -73,6 +86,7 @@ class FullCheckpointCallback(BaseCallback):
         self._runs: set[str] = set()  # the training whose checkpoints this callback writes
 
     def _init_callback(self) -> None:
+        check_outermost(self)
         if not hasattr(self.model, "save_checkpoint"):
             raise ConfigurationError(
                 f"{type(self.model).__name__} has no `save_checkpoint`: use Stable-Baselines3's CheckpointCallback for it."

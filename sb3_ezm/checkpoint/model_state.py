@@ -61,7 +61,7 @@ def capture(model: RolloutAlgorithm) -> dict[str, Any]:
         "action_space": describe_space(model.action_space),
         "progress": {name: getattr(model, name) for name in PROGRESS},
         "observed": {name: as_arrays(getattr(model, name)) for name in OBSERVED},
-        "policy": model.policy.state_dict(),
+        "policy": _plain(model.policy).state_dict(),
         "optimizer": model.policy.optimizer.state_dict(),
         "learner": model.learner.state_dict(),
         "replay": model.replay_buffer.state_dict(),
@@ -69,6 +69,11 @@ def capture(model: RolloutAlgorithm) -> dict[str, Any]:
         "generators": _capture_generators(model),
         "env": capture_vec_env(model.env, between_steps=not model.collector.is_mid_step),
     }
+
+
+def _plain(policy: Any) -> Any:
+    """Without ``torch.compile``, which puts a word before the name of every weight."""
+    return getattr(policy, "_orig_mod", policy)
 
 
 def capture_arguments(model: RolloutAlgorithm) -> dict[str, Any]:
@@ -160,8 +165,9 @@ def restore(model: RolloutAlgorithm, state: dict[str, Any], reset_env: bool) -> 
     _check_generators(model, state["generators"])
     progress = {"_loose_steps": 0, **state["progress"]}  # of older files
     check_like(progress, _progress(model, progress), "progress")
-    check_like(state["policy"], model.policy.state_dict(), "policy")
-    model.policy.load_state_dict(state["policy"])
+    policy = _plain(model.policy)
+    check_like(state["policy"], policy.state_dict(), "policy")
+    policy.load_state_dict(state["policy"])
     check_optimizer(state["optimizer"], model.policy.optimizer)
     model.policy.optimizer.load_state_dict(state["optimizer"])
     model.learner.load_state_dict(state["learner"])

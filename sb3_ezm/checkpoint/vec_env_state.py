@@ -28,7 +28,7 @@ from sb3_ezm.multitask.env_state import (
     set_env_state,
     set_env_statistics,
 )
-from sb3_ezm.multitask.inspection import read_attribute
+from sb3_ezm.multitask.inspection import native_of, read_attribute
 from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv
 
 _NORMALIZE = ("training", "norm_obs", "norm_reward", "norm_obs_keys", "clip_obs", "clip_reward", "gamma", "epsilon")
@@ -58,7 +58,7 @@ def capture_vec_env(env: VecEnv, between_steps: bool) -> dict[str, Any]:
     state: dict[str, Any] = {"wrappers": [], "episodes": None, "why": "", "statistics": None, "tasks": _tasks(env)}
     for wrapper in _wrappers(env):
         state["wrappers"].append([type(wrapper).__name__, _read(wrapper, _STATISTICS.get(type(wrapper), ()))])
-    native = env.unwrapped
+    native = native_of(env)
     if isinstance(native, DummyVecEnv):
         state["statistics"] = [get_env_statistics(sub_env) for sub_env in native.envs]
     try:
@@ -76,7 +76,7 @@ def _capture_episodes(env: VecEnv) -> dict[str, Any]:
         if type(wrapper) not in _RUNNING:
             raise StateUnavailableError(f"the wrapper {type(wrapper).__name__} cannot give its state")
         running.append(_read(wrapper, _RUNNING[type(wrapper)]))
-    native = env.unwrapped
+    native = native_of(env)
     if isinstance(native, ActingVecEnv):
         state = native.episodes()
     elif isinstance(native, DummyVecEnv):
@@ -124,7 +124,7 @@ def restore_wrappers(env: VecEnv, state: dict[str, Any]) -> None:
         _check_values(wrapper, values, _STATISTICS.get(type(wrapper), ()))
     for wrapper, (_, values) in zip(wrappers, state["wrappers"], strict=True):
         vars(wrapper).update(values)
-    native, statistics = env.unwrapped, state["statistics"]
+    native, statistics = native_of(env), state["statistics"]
     if isinstance(native, DummyVecEnv) and statistics is not None:
         for index, (sub_env, values) in enumerate(zip(native.envs, statistics, strict=True)):
             with _naming(index):
@@ -139,7 +139,7 @@ def restore_episodes(env: VecEnv, episodes: dict[str, Any]) -> None:
     :param episodes: ``state["episodes"]`` of :func:`capture_vec_env`
     :raises CheckpointError: if the sub-environments differ
     """
-    native = env.unwrapped
+    native = native_of(env)
     wrappers = list(zip(_wrappers(env), episodes["wrappers"], strict=True))
     for wrapper, values in wrappers:
         _check_values(wrapper, values, _RUNNING.get(type(wrapper), ()))

@@ -21,6 +21,7 @@ from sb3_ezm.devices import Readback, to_device
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.finite import check_rows
 from sb3_ezm.multitask.checked import check_answers
+from sb3_ezm.multitask.inspection import native_of
 from sb3_ezm.multitask.normalization import describe_order, warn_of_pictures
 from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv
 from sb3_ezm.multitask.watch import EnvWatch, copy_observation, rows_of
@@ -56,6 +57,7 @@ class Collector:
         self.noise_generator = self.generator
         if policy.device.type == "cuda":
             self.noise_generator = th.Generator(policy.device).manual_seed(self.generator.initial_seed())
+        self.first_env = 0  # number of the first environment, for messages: a worker has only some of them
         #: one for each environment instead of it
         self.row_generators: Sequence[th.Generator] | None = None
         self.acting_model = policy.world_model  # as `act` was told
@@ -84,11 +86,12 @@ class Collector:
         :raises ConfigurationError: if a wrapper changes the observations that ``VecNormalize`` returns, or an environment
             lacks something that Gymnasium requires
         """
-        if env is not None and isinstance(env.unwrapped, DummyVecEnv):
-            check_answers(env.unwrapped)
+        native = None if env is None else native_of(env)
+        if isinstance(native, DummyVecEnv):
+            check_answers(native)
         self._watch = EnvWatch(env)
         self._acting = self.present = None
-        if env is not None and isinstance(native := env.unwrapped, ActingVecEnv):
+        if env is not None and isinstance(native, ActingVecEnv):
             native.accept(env)
             self._acting = native
         # Wrappers around such an environment see, and the rest then gets, arrays.
@@ -143,7 +146,10 @@ class Collector:
         :return: a copy that no environment reuses
         """
         self.mark()
-        own: Any = copy_observation(observation) if self._tensors is None else self._tensors.env.observations
+        if self._tensors is None:
+            return copy_observation(observation)  # type: ignore[no-any-return]
+        own: Any = self._tensors.env.observations
+        self._tensors.check_begin()
         return own  # type: ignore[no-any-return]
 
     @property
@@ -224,7 +230,8 @@ class Collector:
         policy = self.policy
         rows, tasks = policy.layout.flatten(observation)
         n_envs, names, masks = len(rows), policy.task_set.names, policy.task_set.action_mask()[tasks]
-        check_rows("observation", rows, tasks, names)
+        numbers = range(self.first_env, self.first_env + n_envs)
+        check_rows("observation", rows, tasks, names, numbers)
         with self.times.measure("search"):
             if searched:
                 scaled, values = self._search(rows, tasks)
@@ -233,7 +240,7 @@ class Collector:
         if noise is not None:
             scaled = np.clip(scaled + noise().reshape(scaled.shape), -1.0, 1.0)
             searched = False  # another action than the search's is stored
-        check_rows("action", scaled, tasks, names)
+        check_rows("action", scaled, tasks, names, numbers)
         # What is stored is what is executed; padded entries are zero in both.
         scaled = (scaled * masks).astype(np.float32)
         return ChosenActions(policy.action_layout.decode(scaled), scaled, np.full(n_envs, searched), values)

@@ -125,7 +125,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             ended = np.flatnonzero(dones)
             infos, dones, tasks = [infos[index] for index in ended], dones[ended], None if tasks is None else tasks[ended]
         monitored = np.array([report_of(info) is not None for info in infos])
-        if any("episode" in info and not found for info, found in zip(infos, monitored, strict=True)):
+        if any(info.get("episode") is not None and not found for info, found in zip(infos, monitored, strict=True)):
             self._warn_of_other_reports(infos)
             infos = [info if found else {**info, "episode": None} for info, found in zip(infos, monitored, strict=True)]
         super()._update_info_buffer(infos, dones)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,16 @@ class TensorSteps:
         self.policy = policy
         self._masks = policy.world_model.action_mask
         self._step: TensorStep | None = None  # not stored yet
+        self._is_warned = False
+
+    def check_begin(self) -> None:
+        """
+        Check what a reset returned; later observations are checked with the step that they come from.
+
+        :raises NonFiniteError: naming task and environment
+        """
+        rows = self.policy.layout.rows(self.env.observations)
+        check_rows("observation", rows.cpu().numpy(), self.env.tasks, self.policy.task_set.names)
 
     def roots(self, observation: Any) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -108,6 +119,13 @@ class TensorSteps:
         transitions = Transitions(self.env.tasks, *fields)
         left_out = unknown & ~terminated
         if left_out.any():
+            if not self._is_warned:
+                self._is_warned = True
+                warnings.warn(
+                    "Episodes were truncated and their last observations are unknown (`has_final_obs = False`): the last step "
+                    "of each is left out of the replay buffer, so that an episode of a single step leaves nothing.",
+                    stacklevel=2,
+                )
             buffer.close_streams(np.flatnonzero(left_out))
         kept = np.flatnonzero(~left_out)
         buffer.store(kept, transitions if len(kept) == len(ended) else transitions.select(kept))

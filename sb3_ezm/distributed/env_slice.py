@@ -212,6 +212,7 @@ class EnvSlice:
         policy = policy_class(**arguments).to(device)
         self._collector = _RowCollector(policy, Planner(policy.search_config.acting), MetricMeans(), TimeSplit())
         self._collector.watch(self.env)
+        self._collector.first_env = self.env.first
         self._version = -1
 
     def collect(self, weights: Weights | None, task: Round, observation: VecEnvObs | None) -> Steps:

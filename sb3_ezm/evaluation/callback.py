@@ -17,6 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
 
 from sb3_ezm import kinds
+from sb3_ezm.checkpoint.callback import check_outermost
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation.files import EvaluationRow, append_evaluation, check_columns, cut_evaluations, read_evaluations
 from sb3_ezm.evaluation.matching import env_steps_of, repeat_as_trained, task_set_of
@@ -30,7 +31,7 @@ from sb3_ezm.evaluation.rollout import (
 )
 from sb3_ezm.files import check_can_write, replacing
 from sb3_ezm.multitask.factory import make_multitask_env
-from sb3_ezm.multitask.normalization import copy_normalization
+from sb3_ezm.multitask.normalization import copy_normalization, normalizes_observations
 from sb3_ezm.reporting.train_logging import task_labels
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
@@ -176,6 +177,7 @@ class TaskEvalCallback(EventCallback):
         return self.best_score
 
     def _init_callback(self) -> None:
+        check_outermost(self)
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(self.model)
         self._check()
@@ -280,7 +282,7 @@ class TaskEvalCallback(EventCallback):
         """
         vec_env = self._open()
         self._check_normalized(self.model, vec_env)
-        if self.model.get_vec_normalize_env() is not None:
+        if unwrap_vec_normalize(vec_env) is not None and self.model.get_vec_normalize_env() is not None:
             sync_envs_normalization(self.training_env, vec_env)
         if self._makes_env:
             copy_normalization(self.training_env, vec_env)
@@ -311,7 +313,7 @@ class TaskEvalCallback(EventCallback):
 
     @staticmethod
     def _check_normalized(model: BaseAlgorithm, vec_env: VecEnv) -> None:
-        if model.get_vec_normalize_env() is not None and unwrap_vec_normalize(vec_env) is None:
+        if normalizes_observations(model) and unwrap_vec_normalize(vec_env) is None:
             raise ConfigurationError(
                 "The training environment normalizes (VecNormalize): give the callback a `vec_env` that does the same, "
                 "`VecNormalize(make_multitask_env(...), training=False)`; it receives the training's statistics."

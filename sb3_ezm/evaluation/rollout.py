@@ -27,7 +27,7 @@ from sb3_ezm.evaluation.results import EvaluationResult, Protocol, TaskResult
 from sb3_ezm.evaluation.stand_by import StandBy
 from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.multitask.inspection import read_attribute
-from sb3_ezm.multitask.normalization import match_normalization
+from sb3_ezm.multitask.normalization import match_normalization, normalizes_observations
 from sb3_ezm.multitask.padding import IgnoreTermination
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 from sb3_ezm.tasks.statistics import check_success, report_of
@@ -190,7 +190,7 @@ def _own_env(
 
 
 def _check_not_normalized(model: Any) -> None:
-    if isinstance(model, BaseAlgorithm) and model.get_vec_normalize_env() is not None:
+    if isinstance(model, BaseAlgorithm) and normalizes_observations(model):
         raise ConfigurationError(
             "The model was trained on normalized observations (VecNormalize): pass `vec_env=VecNormalize.load(path, "
             "make_multitask_env(...))`, or the training's statistics in another VecNormalize."

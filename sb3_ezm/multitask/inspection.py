@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from sb3_ezm.tasks.task_set import TaskSet
+
+
+def native_of(env: VecEnv) -> VecEnv:
+    """
+    :param env: vector environment
+    :return: the one inside all wrappers. Its own ``unwrapped`` may be something else: Isaac Lab's is a single environment
+    """
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
+    return env
 
 
 def read_attribute(env: VecEnv, name: str) -> list[Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
+from typing import Any, cast
 
 from gymnasium.wrappers import NormalizeObservation
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_ezm.errors import EZMError
-from sb3_ezm.multitask.inspection import read_attribute
+from sb3_ezm.multitask.inspection import native_of, read_attribute
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.tasks.api import layers_of
 
@@ -29,7 +29,7 @@ def copy_normalization(source: VecEnv, target: VecEnv) -> None:
             return
     except (EZMError, OSError, EOFError, NotImplementedError):  # its processes have ended, or it cannot be asked
         return
-    here, there = source.unwrapped, target.unwrapped
+    here, there = native_of(source), native_of(target)
     if not isinstance(here, DummyVecEnv) or not isinstance(there, DummyVecEnv):
         _warn(f"the statistics of a {type(here).__name__} cannot be copied to a {type(there).__name__}")
         return
@@ -71,8 +71,18 @@ def normalized(model: PolicyPredictor) -> PolicyPredictor:
     :return: what predicts from raw observations: the model, or one that normalizes them first, if its training has a
         ``VecNormalize``
     """
-    normalize = model.get_vec_normalize_env() if isinstance(model, BaseAlgorithm) else None
-    return model if normalize is None or not normalize.norm_obs else _Normalized(model, normalize)
+    if not isinstance(model, BaseAlgorithm) or not normalizes_observations(model):
+        return model
+    return _Normalized(model, cast(VecNormalize, model.get_vec_normalize_env()))
+
+
+def normalizes_observations(model: BaseAlgorithm) -> bool:
+    """
+    :param model: of any algorithm
+    :return: whether the ``VecNormalize`` of its training changes observations; rewards do not matter to what it predicts
+    """
+    normalize = model.get_vec_normalize_env()
+    return normalize is not None and bool(normalize.norm_obs)
 
 
 class _Normalized:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
+from sb3_ezm.multitask.inspection import native_of
 from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv
 
 ExtensionT = TypeVar("ExtensionT", bound="MethodExtension")
@@ -160,7 +161,7 @@ class EnvWatch:
     def __init__(self, env: VecEnv | None) -> None:
         self.env = env
         self.normalize: VecNormalize | None = None if env is None else unwrap_vec_normalize(env)
-        native = None if env is None else env.unwrapped
+        native = None if env is None else native_of(env)
         watched: list[tuple[Any, str]] = [] if native is None else [(native, name) for name in ("reset", "step_async")]
         if isinstance(native, DummyVecEnv):
             for sub_env in native.envs:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from sb3_ezm.arguments.table import public_arguments
-from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean
+from sb3_ezm.errors import ConfigurationError, UnknownSettingError, unknown_hint
 from sb3_ezm.presets import merge_settings, preset_entry
 
 ALGORITHM = "ezm"
@@ -90,7 +90,7 @@ def check_names(names: Iterable[str]) -> None:
     known = {*public_arguments(), "noise_type", "noise_std"}  # RL Zoo turns noise into an argument
     for name in names:
         if name not in known:
-            raise UnknownSettingError(f"EZM has no argument {name!r}. {did_you_mean(name, known)}")
+            raise UnknownSettingError(f"EZM has no argument {name!r}. {unknown_hint(name, known)}")
 
 
 def use_file(path: str | Path) -> str:
