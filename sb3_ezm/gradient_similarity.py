@@ -79,6 +79,7 @@ class GradientSimilarityCallback(BaseCallback):
         self.every = self.every or UPDATES_PER_TASK * len(self.model.policy.task_set)
 
     def _on_training_start(self) -> None:
+        check_outermost(self)  # again: a list learns only now what it is inside of
         check_can_write(self.path)
         done = self.model._n_updates
         found = read_cosines(self.path) if self.path.exists() else []

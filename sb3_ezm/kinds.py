@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, get_args
 
-from sb3_ezm.errors import ConfigurationError, UnknownSettingError, did_you_mean, nearest
+from sb3_ezm.errors import ConfigurationError, UnknownSettingError, nearest, unknown_hint
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -338,7 +338,7 @@ def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 if strange is not None:
                     known = [name for name in signature.parameters if name != "self" and not name.startswith("_")]
                     title = function.__qualname__.removesuffix(".__init__")
-                    raise UnknownSettingError(f"{title} has no argument {strange!r}. {did_you_mean(strange, known)}") from None
+                    raise UnknownSettingError(f"{title} has no argument {strange!r}. {unknown_hint(strange, known)}") from None
                 return function(*args, **kwargs)  # Python's own message names the function
             for name, kind in kinds.items():
                 if name in bound.arguments:

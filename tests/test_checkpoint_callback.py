@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import SAC
-from stable_baselines3.common.callbacks import ConvertCallback
+from stable_baselines3.common.callbacks import CallbackList, ConvertCallback, EvalCallback, EveryNTimesteps
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ezm import EZM, CheckpointError, ConfigurationError, FullCheckpointCallback, NonFiniteError, TaskSpec
+from sb3_ezm.callbacks import GradientSimilarityCallback, TaskEvalCallback
 from sb3_ezm.checkpoint import latest_checkpoint, list_checkpoints, read_checkpoint
 from sb3_ezm.learning.learner import NonFiniteLossError
 from tests.tiny import CountEnv, assert_same_weights, tiny_model, toy_env, weights_of
@@ -354,3 +356,49 @@ def test_a_killed_training_leaves_a_checkpoint_that_loads() -> None:
     for stage in ("write", "fsync file", "replace", "fsync folder", "unlink"):
         assert f"killed before '{stage}': resumed" in run.stdout
     assert "5 kills at random moments" in run.stdout and "every checkpoint left behind loads" in run.stdout
+
+
+@pytest.mark.parametrize("inside", ["EveryNTimesteps", "EvalCallback"])
+def test_inside_an_event_callback_it_would_save_nothing(inside: str, tmp_path: Path) -> None:
+    own = FullCheckpointCallback(10, tmp_path / "checkpoints")
+    event: Any = EveryNTimesteps(10, own) if inside == "EveryNTimesteps" else EvalCallback(CountEnv(), callback_after_eval=own)
+    with pytest.raises(ConfigurationError, match=f"is inside {inside}, which does not tell it when training ends: pass it to"):
+        tiny_model(CountEnv()).learn(20, callback=event)
+    with pytest.raises(ConfigurationError, match="GradientSimilarityCallback is inside"):
+        gradients = GradientSimilarityCallback(tmp_path / "gradients.jsonl")
+        tiny_model(toy_env(["toy-hold", "toy-spin"])).learn(20, callback=EveryNTimesteps(10, CallbackList([gradients])))
+    with pytest.raises(ConfigurationError, match="TaskEvalCallback is inside"):
+        evaluating = TaskEvalCallback("toy-hold", eval_freq=10)
+        tiny_model(toy_env("toy-hold")).learn(20, callback=EveryNTimesteps(10, evaluating))
+
+
+def test_a_trained_model_lets_go_of_its_callbacks(tmp_path: Path) -> None:
+    model = tiny_model(CountEnv()).learn(12, callback=FullCheckpointCallback(5, tmp_path))
+    assert model.failure_handlers == []
+    assert_same_weights(weights_of(copy.deepcopy(model)), weights_of(model))
+
+
+def test_time_goes_on_where_a_checkpoint_was_saved(tmp_path: Path) -> None:
+    model = tiny_model(CountEnv(), learning_starts=100)
+    assert model.learning_seconds == 0.0
+    model.learn(4)
+    first = model.learning_seconds
+    assert 0.0 < first == model.learning_seconds  # the clock stands still outside `learn`
+    model._learned_for = 1000.0
+    path = model.save_checkpoint(tmp_path / "a.ezm")
+    resumed = EZM.resume(path, CountEnv())
+    assert resumed.learning_seconds == 1000.0
+    resumed.learn(2, reset_num_timesteps=False)
+    assert resumed.learning_seconds > 1000.0
+    model.save(tmp_path / "model.zip")
+    assert EZM.load(tmp_path / "model.zip").learning_seconds == 0.0
+    assert resumed.learn(2).learning_seconds < 1000.0  # a new training
+
+
+def test_a_compiled_policy_is_saved_and_resumed(tmp_path: Path) -> None:
+    plain = tiny_model(toy_env("toy-hold"), "MultiInputPolicy").learn(20)
+    model = tiny_model(toy_env("toy-hold"), "MultiInputPolicy")
+    model.policy = th.compile(model.policy, backend="eager")
+    path = model.learn(14).save_checkpoint(tmp_path / "compiled.ezm")
+    resumed = EZM.resume(path, toy_env("toy-hold"))
+    assert_same_weights(weights_of(resumed.learn(6, reset_num_timesteps=False)), weights_of(plain))

@@ -71,7 +71,7 @@ def forge(path: Path, header: Any, body: bytes = b"") -> Path:
     :param body: the arrays
     :return: the path
     """
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     content = struct.pack("<8sIQQ", container.MAGIC, container.FORMAT_VERSION, len(text), len(body)) + text + body
     path.write_bytes(content + hashlib.sha256(content).digest())
     return path
@@ -307,8 +307,10 @@ def test_every_field_is_checked_before_it_is_used(tmp_path: Path, entry: Any, co
 
 
 def test_the_label_can_be_read_alone(tmp_path: Path) -> None:
-    path = write_checkpoint(tmp_path / "x", value(), container.Label("abc", 3))
-    assert read_label(path) == container.Label("abc", 3)
+    path = write_checkpoint(tmp_path / "x", value(), container.Label("abc", 3, 1.5))
+    assert read_label(path) == container.Label("abc", 3, 1.5)
+    older = {"label": {"run": "abc", "sequence": 3}, "arrays": [], "value": 1}  # knows no time
+    assert read_label(forge(tmp_path / "older.ezm", older)) == container.Label("abc", 3, 0.0)
     assert read_label(write_checkpoint(tmp_path / "unlabeled", 1)) is None
     for label in ({"run": ["abc"], "sequence": 3}, {"run": "abc", "sequence": True}, {"run": "abc"}, [1]):
         assert read_label(forge(tmp_path / "forged.ezm", {"label": label, "arrays": [], "value": 1})) is None

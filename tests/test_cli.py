@@ -521,6 +521,12 @@ def test_parts_of_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert parts == [(0, "monitor"), (8, "resumed-at-8"), (8, "resumed-at-8-2")]
     # One episode before the checkpoint at 8 steps, and those of the last attempt.
     assert load_training(tmp_path / "monitor", make_task_set("toy-spin"), {"toy-spin": 1.0})["toy-spin"].steps == [5, 13, 18]
+    # Going on from an older checkpoint, after the newer ones were deleted, abandons what came after it.
+    (tmp_path / "monitor" / "resumed-at-6").mkdir()
+    later = '#{"t_start": 9e9, "env_id": "x"}\nr,l,t\n1.0,7,1.0\n'
+    (tmp_path / "monitor" / "resumed-at-6" / "toy-spin_0.monitor.csv").write_text(later)
+    assert [path.name for _, path in monitor_parts(tmp_path / "monitor")][-1] == "resumed-at-6"
+    assert load_training(tmp_path / "monitor", make_task_set("toy-spin"), {"toy-spin": 1.0})["toy-spin"].steps == [5, 13]
 
 
 def test_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -465,3 +465,18 @@ def test_the_model_of_scale_by_hand() -> None:
     row = scale_model.outcome(figures, collectors=4, gpus=2)
     assert row["binds"] == "acting"
     assert row["env steps/s"] == pytest.approx(40 / 0.2444)
+
+
+class Unusable(CountEnv):
+    """The second observation is none."""
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        return (observation * np.nan, *rest)
+
+
+@pytest.mark.usefixtures("ray")
+def test_an_unusable_observation_names_the_environment_by_its_number_among_all() -> None:
+    env = RayVecEnv([CountEnv, CountEnv, CountEnv, Unusable], collectors=2)
+    with pytest.raises(Exception, match=r"not finite.*\(environment 3\)"):
+        tiny_model(env, **SETTINGS).learn(30)

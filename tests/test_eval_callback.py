@@ -232,6 +232,12 @@ def test_resumed_training_continues_the_file(monkeypatch: pytest.MonkeyPatch, tm
     rows = read_evaluations(path)
     assert [row.timesteps for row in rows] == [2, 2, 4, 4, 6, 6]
     assert [row.seconds for row in rows] == sorted(row.seconds for row in rows)
+    # The time between the last evaluation and a checkpoint after it counts as well.
+    model._learned_for = 500.0
+    script(monkeypatch, (0.4, 0.4))
+    model.learn(2, callback=callback(), reset_num_timesteps=False)
+    assert read_evaluations(path)[-1].seconds > 500.0
+    cut_evaluations(path, 6)
     # 0.4 does not replace the best model with 0.6, although this callback has never seen that.
     assert second.best_score == pytest.approx(0.6) and (tmp_path / "best.zip").read_bytes() == best_before
     # Another run would mix its rows with these.

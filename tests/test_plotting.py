@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from stable_baselines3.common.logger import configure
 
 from sb3_ezm import ConfigurationError, TaskSet, TaskSpec, make_multitask_env, make_task_set
-from sb3_ezm.plotting import Curve, load_evaluation_curves, load_monitor_curves, plot_learning_curves, running_mean
+from sb3_ezm.plotting import (
+    Curve,
+    load_evaluation_curves,
+    load_monitor_curves,
+    load_scalars,
+    plot_learning_curves,
+    running_mean,
+)
 from sb3_ezm.plotting.learning import _draw_published, _draw_references
 
 
@@ -32,6 +41,31 @@ def test_episodes_of_all_copies_in_the_order_in_which_they_ended(tmp_path: Path)
     assert curves == {"walk": Curve([10, 30, 35], [1.0, 2.0, 3.0]), "walk_2": Curve([1], [9.0])}
     with pytest.raises(ConfigurationError, match="no monitor files"):
         load_monitor_curves(tmp_path, ["run"])
+
+
+def test_lines_cut_by_a_full_disk_are_not_episodes(tmp_path: Path) -> None:
+    write_monitor(tmp_path / "walk_0.monitor.csv", [(1.0, 10, 0.5)])
+    with (tmp_path / "walk_0.monitor.csv").open("a", encoding="utf-8") as file:
+        file.write("2.0,1\n,,\n3.0,5,4.0\n7.")
+    (tmp_path / "walk_1.monitor.csv").write_text("")
+    (tmp_path / "walk_2.monitor.csv").write_text('#{"t_sta')
+    assert load_monitor_curves(tmp_path, ["walk"]) == {"walk": Curve([10, 15], [1.0, 3.0])}
+
+
+def test_a_later_tensorboard_file_replaces_all_from_where_it_begins(tmp_path: Path) -> None:
+    for number, (steps, value) in enumerate((((1000, 5000, 9000), 1.0), ((5500, 7000), 9.0))):
+        logger = configure(str(tmp_path / f"run_{number}"), ["tensorboard"])
+        for step in steps:
+            logger.record("train/loss", value)
+            if number == 0:
+                logger.record("eval/mean_score", value)
+            logger.dump(step)
+        logger.close()
+        file = next((tmp_path / f"run_{number}").iterdir())
+        os.utime(file, (1000 + number, 1000 + number))
+    scalars = load_scalars(tmp_path)
+    assert scalars["train/loss"] == Curve([1000, 5000, 5500, 7000], [1.0, 1.0, 9.0, 9.0])
+    assert scalars["eval/mean_score"].steps == [1000, 5000]  # what was abandoned is gone, also where nothing took its place
 
 
 def test_files_of_a_real_environment_are_found(tmp_path: Path) -> None:

@@ -498,3 +498,51 @@ def test_what_a_device_cannot_do_is_left_out(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=left_out):
         agent = EZM.pretrained(tmp_path / "an.agent")
     assert agent.runtime_kwargs == {"priority_lag": 1, "cuda_graphs": False}
+
+
+def test_a_replay_buffer_saved_with_the_model_gets_the_settings_of_the_loaded_one(tmp_path: Path) -> None:
+    tiny_model(CountEnv()).learn(20).save(tmp_path / "model", include=["replay_buffer"])
+    model = EZM.load(tmp_path / "model", env=CountEnv(), unroll_steps=4, td_steps=5, per_beta=0.25)
+    assert model.replay_buffer.horizon == 9 and model.replay_buffer.replays[0].config.beta == 0.25
+    assert model.replay_buffer.size() == 20
+    model.learn(6, reset_num_timesteps=False)
+    with pytest.raises(ConfigurationError, match="has `n_envs` 1, this model needs 2"):
+        EZM.load(tmp_path / "model", env=DummyVecEnv([CountEnv] * 2))
+
+
+class Noticing:
+    """Its unpickling does not go unnoticed."""
+
+    seen = 0
+
+    def __setstate__(self, state: Any) -> None:
+        Noticing.seen += 1
+
+
+def test_parameters_are_read_without_the_rest_of_the_file(tmp_path: Path) -> None:
+    model = tiny_model(CountEnv())
+    model.note = Noticing()  # type: ignore[attr-defined]
+    model.note.mark = 1  # type: ignore[attr-defined]
+    model.save(tmp_path / "model")
+    tiny_model(CountEnv()).set_parameters(str(tmp_path / "model"))
+    assert Noticing.seen == 0
+    EZM.load(tmp_path / "model")
+    assert Noticing.seen == 1
+
+
+def test_updates_right_after_loading(tmp_path: Path) -> None:
+    first = tiny_model(CountEnv()).learn(20)
+    first.save(tmp_path / "model")
+    first.save_replay_buffer(tmp_path / "replay")
+    model = EZM.load(tmp_path / "model", env=CountEnv())
+    model.load_replay_buffer(tmp_path / "replay")
+    model.train(2, 8)
+    assert model._n_updates == first._n_updates + 2
+
+
+def test_files_of_agents_and_of_models_are_told_apart(tmp_path: Path) -> None:
+    model = tiny_model(toy_env("toy-hold"))
+    with pytest.raises(ConfigurationError, match=r"best.agent: this suffix is for agents of `export_agent`"):
+        model.save(tmp_path / "best.agent")
+    with pytest.raises(ConfigurationError, match="`custom_objects`: pretrained:walker holds no"):
+        EZM.load("pretrained:walker", custom_objects={"learning_rate": 1.0})

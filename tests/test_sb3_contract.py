@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMoni
 from sb3_ezm import EZM, ConfigurationError, NonFiniteError
 from sb3_ezm.action_layout import check_action_space
 from sb3_ezm.buffers import PerTaskReplayBuffer
+from sb3_ezm.callbacks import TaskEvalCallback
+from sb3_ezm.evaluation import evaluate_tasks
 from sb3_ezm.learning.learner import NonFiniteLossError
 from sb3_ezm.policies import MlpPolicy
 from tests.tiny import (
@@ -42,6 +45,7 @@ from tests.tiny import (
     record_actions,
     same_weights,
     tiny_model,
+    toy_env,
     weights_of,
 )
 
@@ -640,3 +644,58 @@ def test_predicting_does_not_affect_training() -> None:
     assert model.predict(single)[0].shape == (1,)
     assert model.predict(batch)[0].shape == (3, 1)  # whatever `n_envs` is
     assert model.predict(batch)[0].dtype == np.float32
+
+
+def test_normalized_rewards_alone_do_not_matter_to_evaluation() -> None:
+    model = tiny_model(VecNormalize(toy_env(["toy-hold"]), norm_obs=False), "MultiInputPolicy")
+    model.learn(16, callback=TaskEvalCallback("toy-hold", eval_freq=8, n_eval_episodes=1, max_episode_steps=5))
+    assert evaluate_tasks(model, "toy-hold", n_eval_episodes=1, max_episode_steps=5)["toy-hold"].mean_length == 5
+
+
+class OtherUnwrapped(DummyVecEnv):
+    """As Isaac Lab's: a single environment."""
+
+    @property
+    def unwrapped(self) -> Any:
+        return self.envs[0].unwrapped
+
+
+def test_a_vector_environment_with_another_unwrapped(tmp_path: Path) -> None:
+    model = tiny_model(OtherUnwrapped([partial(gym.make, "Pendulum-v1")] * 2)).learn(20)
+    with pytest.warns(UserWarning, match="start new episodes"):
+        resumed = EZM.resume(model.save_checkpoint(tmp_path / "a"), OtherUnwrapped([partial(gym.make, "Pendulum-v1")] * 2))
+    assert resumed.learn(8, reset_num_timesteps=False).replay_buffer.size() == 28
+
+
+def test_an_episode_that_is_none_is_none() -> None:
+    class Reporting(CountEnv):
+        def step(self, action: Any) -> Any:
+            *rest, info = super().step(action)
+            return (*rest, {**info, "episode": None})
+
+    tiny_model(DummyVecEnv([Reporting])).learn(8)  # warns of no other report
+
+
+def test_arguments_of_other_algorithms_are_named_as_such() -> None:
+    with pytest.raises(TypeError, match=r"no argument 'use_sde'\. It belongs to other algorithms of Stable-Baselines3"):
+        EZM("MlpPolicy", "Pendulum-v1", use_sde=False)
+    with pytest.raises(TypeError, match=r"'normalize_images'\. It belongs to other algorithms"):
+        EZM("MlpPolicy", "Pendulum-v1", policy_kwargs={"normalize_images": False})
+    assert tiny_model(verbose=True).verbose == 1
+
+
+def test_one_row_has_no_statistics() -> None:
+    with pytest.raises(ConfigurationError, match=r"`batch_size` \(1\) and `unroll_steps` \(1\) give batch normalization"):
+        tiny_model(batch_size=1, unroll_steps=1, policy_kwargs={**TINY["policy_kwargs"], "head_norm": "batch"})
+    tiny_model(batch_size=1, unroll_steps=1, policy_kwargs={**TINY["policy_kwargs"], "head_norm": "layer"}).learn(12)
+
+
+def test_a_replay_buffer_of_another_model() -> None:
+    model, other = tiny_model(CountEnv()).learn(12), tiny_model(CountEnv(), per_alpha=0.5)
+    with pytest.raises(ConfigurationError, match=r"`alpha` 0\.5 instead of 1\.0: make both models with the same settings"):
+        model.replay_buffer = other.replay_buffer
+    with pytest.raises(ConfigurationError, match="has `n_envs` 2, this model needs 1"):
+        model.replay_buffer = tiny_model(DummyVecEnv([CountEnv] * 2)).replay_buffer
+    twin = tiny_model(CountEnv(), buffer_size=500).learn(12)
+    model.replay_buffer = twin.replay_buffer
+    assert model.learn(4, reset_num_timesteps=False).replay_buffer is twin.replay_buffer

@@ -21,6 +21,7 @@ from experiments.studies.report import RESULTS, Report
 from experiments.studies.scores import CANNOT_TELL, NOT_SEEN, SEEN, difference_of, mean_of, verdict
 from experiments.studies.trainings import Training
 from experiments.studies.variants import ABLATIONS, ADDITIONS, applicable, effective, released
+from sb3_ezm.checkpoint.container import Label, write_checkpoint
 from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import parse_changes
 from sb3_ezm.errors import ConfigurationError
@@ -220,7 +221,16 @@ def test_gradients_of_a_model_free_learner() -> None:
     env = model_free_env()
     model = SAC("MlpPolicy", env, learning_starts=10, batch_size=16, gradient_steps=1, seed=0, device="cpu").learn(60)
     before = [p.clone() for p in model.policy.parameters()]
-    found = model_free.critic_cosines(model, 2)
+    found = model_free.critic_cosines(model, 2, 8)
+    drawn: list[int] = []
+    sample, counts = model.replay_buffer.sample, model_free.cosines_of_halves
+    model.replay_buffer.sample = lambda size: drawn.append(size) or sample(size)  # type: ignore[assignment, func-returns-value]
+    halves: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_free, "cosines_of_halves", lambda products, n: halves.append(n) or counts(products, n))
+        model_free.critic_cosines(model, 2, 4)
+    # Twice as many as needed are drawn of all tasks together; of each at most four count, two in each half.
+    assert drawn == [16] and all((n <= 2).all() for n in halves)
     assert list(found) == ["whole", "critic", "actor"]
     for matrix in found.values():
         assert np.isfinite(matrix).all() and (np.abs(matrix) <= 1.0 + 1e-6).all()
@@ -251,7 +261,7 @@ def test_a_tiny_ablation(here: list[list[str]], tmp_path: Path, capsys: pytest.C
     assert [(row["settings"], row["seeds"]) for row in found["rows"]] == [
         ("base", 1), ("no-independent-replay", 1), ("no-task-embedding", 1)
     ]  # fmt: skip
-    assert all(row["steps of each task"] == 60 for row in found["rows"])
+    assert all(row["environment steps of each task"] == 60 for row in found["rows"])
     assert [claim["verdict"] for claim in found["claims"]] == [CANNOT_TELL]
     run = json.loads((out / "no-independent-replay" / "seed-0" / "run.json").read_text(encoding="utf-8"))
     assert run["changes"]["independent_replay"] is False
@@ -278,7 +288,7 @@ def test_a_tiny_scaling(here: list[list[str]], tmp_path: Path) -> None:
     # Each task alone with 60 steps and with 120, both together with 60.
     assert len(here) == 5
     rows = results(out)["rows"]
-    assert [(row["budget"], row["N"], row["groups"], row["steps of each task"]) for row in rows] == [
+    assert [(row["budget"], row["N"], row["groups"], row["environment steps of each task"]) for row in rows] == [
         ("per-task", 1, 2, 60), ("per-task", 2, 1, 60), ("total", 1, 2, 120), ("total", 2, 1, 60)
     ]  # fmt: skip
     assert [claim["verdict"] for claim in results(out)["claims"]] == [CANNOT_TELL] * 2
@@ -316,7 +326,7 @@ def test_a_tiny_comparison(here: list[list[str]], tmp_path: Path, monkeypatch: p
     out = tmp_path / "compare"
     assert study.main(["compare", *TASKS, *SHORT, *SMALL, "--out", str(out), "--learners", "ezm", "sac", "tqc", "crossq"]) == 0
     rows = results(out)["rows"]
-    assert [(row["learner"], row["seeds"], row["steps of each task"]) for row in rows] == [
+    assert [(row["learner"], row["seeds"], row["environment steps of each task"]) for row in rows] == [
         (name, 1, 60) for name in ("ezm", "sac", "tqc", "crossq")
     ]
     assert "EZ-M minus this" in rows[1]
@@ -344,7 +354,26 @@ def test_time_is_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ezm.command(tmp_path)[1:] == ["-m", "sb3_ezm", "train", "toy", "--seed", "1", "--out", str(folder)]
     folder.mkdir(parents=True)
     (folder / "run.json").write_text("{}")
+    # Killed before its first checkpoint, though not before its first evaluation: there is nothing to continue.
+    assert ezm.command(tmp_path)[1:] == ["-m", "sb3_ezm", "train", "toy", "--seed", "1", "--out", str(folder), "--overwrite"]
+    write_checkpoint(folder / "checkpoints" / "checkpoint_4.ezm", 1, Label("run", 0))
     assert ezm.command(tmp_path)[1:5] == ["-m", "sb3_ezm", "train", "--resume"] and ezm.command(tmp_path)[0] == sys.executable
+
+
+def test_checkpoints_are_as_frequent_as_evaluations() -> None:
+    args = study.parse_arguments(["ablation", "toy", "--steps", "5000", "--evaluations", "4"])
+    given = trainings.ezm_arguments(args)
+    assert given[given.index("--checkpoint-every") + 1] == given[given.index("--eval-every") + 1] == "1250"
+
+
+def test_some_tasks_of_a_suite_get_its_random_steps_each(here: list[list[str]], tmp_path: Path) -> None:
+    # The preset of the toy suite means 500 of each of its four tasks, wherever they are trained.
+    total = int(effective("toy", [])["learning_starts"])
+    assert study.main(["scaling", "toy-hold", "toy-spin", *SHORT, "--minutes", "0", "--out", str(tmp_path / "s")]) == 0
+    args = study.parse_arguments(["scaling", "toy-hold", "toy-spin", *SHORT, "--out", str(tmp_path / "s")])
+    assert scaling.random_steps_of(args, ("toy-hold", "toy-spin"), 1) == total // 4
+    args.set = ["learning_starts=40"]
+    assert scaling.random_steps_of(args, ("toy-hold", "toy-spin"), 1) == 20
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signals on Windows")

@@ -10,6 +10,8 @@ import pytest
 
 from sb3_ezm import ConfigurationError, TaskSpec, make_task_set
 from sb3_ezm.cli import main
+from sb3_ezm.cli.plot import _published_at
+from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.evaluation import EvaluationResult, Protocol, TaskResult, append_evaluation
 from sb3_ezm.plotting import Curve, plot_curves, published_curves, published_methods, suite_references
 from sb3_ezm.plotting.published import Reference
@@ -144,5 +146,20 @@ def test_pictures_and_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
     printed = capsys.readouterr().out
     assert (tmp_path / "d.png").stat().st_size > 20_000
     assert "one seed, no interval" in printed and "0.894" in printed and "1 M environment steps" in printed
+    # The file of a run counts each task's steps as its folder does.
+    RunSettings(["h1-medium"], "h1-cpu", {}, envs_per_task=[4, *[1] * 8]).write(tmp_path)
+    assert main(["plot", "curves", "--runs", str(run), "--out", str(tmp_path / "f.png")]) == 0
+    by_file = capsys.readouterr().out
+    run.rename(tmp_path / "evaluations.csv")
+    assert main(["plot", "curves", "--runs", str(tmp_path), "--out", str(tmp_path / "f.png")]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "|" in line] == [
+        line for line in by_file.splitlines() if "|" in line
+    ]
     assert main(["plot", "curves", "--runs", str(tmp_path / "none.csv"), "--out", str(tmp_path / "e.png")]) == 2
     assert "There is no file" in capsys.readouterr().err and not (tmp_path / "e.png").exists()
+
+
+def test_published_curves_are_not_continued_beyond_their_end() -> None:
+    curves = [Curve([0, 100], [0.0, 10.0]), Curve([0, 200], [0.0, 10.0])]
+    assert _published_at(50, curves) == "4"  # of 5 and 2.5
+    assert _published_at(101, curves) == "ends at 100"

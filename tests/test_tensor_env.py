@@ -69,7 +69,8 @@ def test_no_transition_crosses_an_episode(terminates: bool, tasks: int) -> None:
 
 def test_a_time_out_without_last_observation_ends_the_episode_one_step_earlier() -> None:
     env = TensorCount(2, 4, has_final_obs=False)
-    observations, _, valid, terminated = all_segments(count_model(env).learn(2 * 40))
+    with pytest.warns(UserWarning, match="the last step of each is left out of the replay buffer"):
+        observations, _, valid, terminated = all_segments(count_model(env).learn(2 * 40))
     reached = (observations[:, 1:] % 100)[valid]
     assert reached.max() == 4  # of the second environment, whose episodes have 5 steps; the fifth has no successor
     first = observations[:, 1:] < 10_000
@@ -323,6 +324,17 @@ def test_unusable_numbers_are_refused(part: int, value: Any, why: str) -> None:
     with pytest.raises(NonFiniteError, match=why):
         model.learn(60)
     assert model.replay_buffer.size() == 3  # the step before
+
+
+@pytest.mark.parametrize("learning_starts", [0, 20])
+def test_an_unusable_first_observation_is_refused(learning_starts: int) -> None:
+    env = TensorCount(3)
+    reset = env.reset
+    env.reset = lambda seed=None: (_first(float("nan"))(reset(seed=seed)[0]), {})  # type: ignore[method-assign]
+    model = count_model(env, learning_starts=learning_starts)
+    with pytest.raises(NonFiniteError, match=r"The observation is not finite: \[nan\] in task 'task' \(environment 1\)"):
+        model.learn(60)
+    assert model.replay_buffer.size() == 0
 
 
 def test_an_unusable_last_observation_is_refused() -> None:

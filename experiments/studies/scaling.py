@@ -72,6 +72,21 @@ def plan(args: argparse.Namespace, names: Sequence[str]) -> dict[tuple[str, int]
     return planned
 
 
+def random_steps_of(args: argparse.Namespace, names: Sequence[str], size: int) -> int:
+    """
+    :param args: the command line
+    :param names: of all tasks
+    :param size: of a group
+    :return: random steps at its beginning, as many of each task as in all groups: by default those that ``ezm train`` gives
+        the tasks of the suite, whose preset counts all of them
+    """
+    total = int(effective(args.preset or default_preset(names) or "small", args.set)["learning_starts"])
+    suite = default_suite(names)
+    is_default = args.preset is None and suite is not None and "learning_starts" not in parse_changes(args.set)
+    count = len(suite.build()) if is_default and suite is not None else len(names)
+    return max(1, total * size // count)
+
+
 def _folder(group: Sequence[str]) -> str:
     """Names of tasks as that of a folder, of many tasks with a sum instead of most names."""
     name = "+".join(group).replace("/", "-")
@@ -86,21 +101,17 @@ def run(args: argparse.Namespace) -> int:
     :return: exit status
     """
     tasks = resolve_tasks(args.tasks)
-    names, is_default = tasks.names, args.preset is None
-    given_starts = "learning_starts" in parse_changes(args.set)
+    names = tasks.names
+    random_steps = {size: random_steps_of(args, names, size) for size in range(1, len(names) + 1)}
     args.preset = args.preset or default_preset(names) or "small"  # the same for all groups
     planned, given = plan(args, names), given_names(args.tasks)
-    random_steps = int(effective(args.preset, args.set)["learning_starts"])  # of all tasks together
-    suite = default_suite(names)
-    # A preset means those of its whole suite, as for `ezm train`.
-    sharing = len(suite.build()) if is_default and suite is not None and not given_starts else len(names)
     trainings = {
         (name, seed): Training(
             name,
             seed,
             ezm_arguments(
                 args,
-                [f"learning_starts={max(1, random_steps * len(group) // sharing)}"],  # as many for each task in every group
+                [f"learning_starts={random_steps[len(group)]}"],  # as many for each task in every group
                 steps=steps,
                 tasks=[given.get(task, task) for task in group],
             ),

@@ -93,6 +93,7 @@ class FullCheckpointCallback(BaseCallback):
             )
 
     def _on_training_start(self) -> None:
+        check_outermost(self)  # again: a list learns only now what it is inside of
         check_can_write_into(self.save_path)
         self._check_folder()
         self._remove_leftovers()

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from sb3_ezm.cli.folder import RUN
-from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.errors import ConfigurationError, unknown_hint
 from sb3_ezm.evaluation import Protocol
 from sb3_ezm.ezm import EZM
 from sb3_ezm.files import write_text
@@ -173,7 +173,7 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
         if outer in _OWN:
             raise ConfigurationError(f"--set {pair}: {outer!r} follows from {_OWN[outer]}.")
         if outer not in _ARGUMENTS:
-            raise ConfigurationError(f"EZM has no argument {outer!r}. {did_you_mean(outer, _ARGUMENTS)}")
+            raise ConfigurationError(f"EZM has no argument {outer!r}. {unknown_hint(outer, _ARGUMENTS)}")
         nested = outer.endswith("_kwargs")
         if bool(dot) != nested and not (nested and isinstance(value, dict)):
             form = f"{outer}.NAME=VALUE" if nested else f"{outer}=VALUE"

@@ -208,6 +208,7 @@ class TaskEvalCallback(EventCallback):
             self.vec_env = None
 
     def _on_training_start(self) -> None:
+        check_outermost(self)  # again: a list learns only now what it is inside of
         super()._on_training_start()
         handlers = getattr(self.model, "failure_handlers", None)  # other algorithms have none
         if handlers is not None:
