@@ -147,7 +147,7 @@ def test_pictures_and_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (tmp_path / "d.png").stat().st_size > 20_000
     assert "one seed, no interval" in printed and "0.894" in printed and "1 M environment steps" in printed
     # The file of a run counts each task's steps as its folder does.
-    RunSettings(["h1-medium"], "h1-cpu", {}, envs_per_task=[4, *[1] * 8]).write(tmp_path)
+    RunSettings(["h1-medium"], "h1-cpu", {}, envs_per_task=[3, *[2] * 8]).write(tmp_path)
     assert main(["plot", "curves", "--runs", str(run), "--out", str(tmp_path / "f.png")]) == 0
     by_file = capsys.readouterr().out
     run.rename(tmp_path / "evaluations.csv")
