@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes.util
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from sb3_ezm.multitask.normalization import match_normalization, normalized
 from sb3_ezm.multitask.padding import PaddedTaskEnv
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 
+SHORTEST = 2  # hundredths of a second of a picture in a GIF
 _DRAW_ONE_PICTURE = """
 import mujoco
 model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><geom size='1'/></worldbody></mujoco>")
@@ -222,13 +224,25 @@ def _name(env: gym.Env[Any, Any]) -> str:
     return f"Task {env.task_name!r}" if isinstance(env, PaddedTaskEnv) else f"The environment {env}"
 
 
+def _in_hundredths(frames: Iterator[np.ndarray], fps: float) -> tuple[list[Any], list[int]]:
+    """
+    Pictures of a GIF and how long each is shown, in milliseconds: the format counts hundredths of a second, and players show
+    what should last less than two of them much longer.
+    """
+    stride = max(1, math.ceil(SHORTEST * fps / 100 - 1e-9))
+    kept = list(itertools.islice(frames, 0, None, stride))
+    ends = [round(100 * stride * count / fps) for count in range(len(kept) + 1)]
+    return kept, [10 * (end - begin) for begin, end in itertools.pairwise(ends)]
+
+
 def _write(temporary: Path, path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
     if path.suffix == ".gif":
         try:
             import imageio.v2 as imageio  # here and below: without videos neither package is needed
         except ImportError as error:
             raise VideoUnavailableError(f"No installed package can write {path} ({error}): install imageio.") from error
-        imageio.mimsave(temporary, list(frames), duration=1000.0 / fps, loop=0)
+        kept, durations = _in_hundredths(frames, fps)
+        imageio.mimsave(temporary, kept, duration=durations, loop=0)
         return
     try:
         import imageio_ffmpeg

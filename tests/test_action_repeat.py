@@ -151,7 +151,7 @@ def test_a_termination_within_a_decision_under_both_protocols() -> None:
     env.reset(seed=0)
     infos = [env.step(ACTION)[4] for _ in range(3)]
     assert [info.get("terminated_ignored", False) for info in infos] == [False, False, True]
-    assert infos[2]["until_termination"] == (5.0, 1)
+    assert infos[2]["until_termination"] == (5.0, 1, None)
 
 
 def test_a_model_is_evaluated_as_it_was_trained(tmp_path: Path) -> None:
@@ -248,3 +248,22 @@ def test_the_state_includes_the_count() -> None:
         answers = [env.step(ACTION[:1]) for env in (first, second)]
         assert answers[0][1] == answers[1][1] and answers[0][4]["env_steps"] == answers[1][4]["env_steps"] == steps
     assert answers[1][3] and answers[1][4]["episode_env_steps"] == 10
+
+
+class SucceedsAtTheThird(SpaceEnv):
+    """Terminates at its third step, the only one that succeeds, and can go on."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *_, info = super().step(action)
+        return observation, reward, self.steps == 3, False, {**info, "is_success": self.steps == 3}
+
+
+@pytest.mark.parametrize("repeat", [1, 2])
+def test_success_is_that_of_the_step_that_terminated(repeat: int) -> None:
+    def make(**_: Any) -> Any:
+        return TimeLimit(SucceedsAtTheThird(length=100), 8)
+
+    tasks = TaskSet((TaskSpec("steps", 3, 2, env_fn=make, outcome="success", action_repeat=repeat),))
+    found = evaluate_protocols(tiny_model(make_multitask_env(tasks)), tasks, 2)
+    assert found["respected"]["steps"].lengths == (3, 3) and found["respected"]["steps"].successes == (1.0, 1.0)
+    assert found["ignored"]["steps"].lengths == (8, 8) and found["ignored"]["steps"].successes == (0.0, 0.0)

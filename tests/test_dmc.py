@@ -210,6 +210,10 @@ def test_what_cannot_be(suite: Any) -> None:
         env.step(np.zeros(6))
     with pytest.raises(ConfigurationError, match="'dmc/cheetah-run'"):
         env.set_state(other.get_state())
+    other.close()
+    other.close()
+    with pytest.raises(ConfigurationError, match="has been closed: make a new one"):
+        other.reset()
 
 
 @needs_dmc

@@ -8,11 +8,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ezm import EZM, ConfigurationError, EZMError, TaskSet, load_preset, make_multitask_env
 from sb3_ezm.evaluation import evaluate_tasks
-from sb3_ezm.multitask import PooledVecEnv
+from sb3_ezm.multitask import PooledVecEnv, make_task_env
 from sb3_ezm.multitask.env_state import StateUnavailableError, get_env_state
 from sb3_ezm.tasks.statistics import TaskStatistics
 from tests.counting_pool import LOG, OPENED, CountingMember, counting_tasks
@@ -87,6 +89,15 @@ def test_it_does_what_a_dummy_vec_env_does(repeat: int, limit: int | None) -> No
             for info in (my_info, their_info):
                 info.get("episode", {}).pop("t", None)
             np.testing.assert_equal(my_info, their_info)
+
+
+def test_a_time_limit_around_repeated_actions_counts_decisions() -> None:
+    # Three decisions of two steps, although the tasks themselves end after seven.
+    tasks = counting_tasks().with_action_repeat(2)
+    env = PooledVecEnv([lambda: Monitor(TimeLimit(make_task_env(tasks, "long"), 3))])
+    env.reset()
+    ends = [bool(env.step(actions)[2][0]) for actions in actions_of(7, n_envs=1)]
+    assert ends == [False, False, True, False, False, True, False]
 
 
 def test_seeds_open_pools_and_other_resets_keep_them() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_ezm import TaskSpec, make_multitask_env
@@ -219,3 +220,31 @@ def test_after_an_interrupted_step_no_answer_is_taken_for_another(monkeypatch: p
     assert env.reset().tolist() == [[0.0] * 3] * 2
     assert env.step(np.zeros((2, 2), np.float32))[0].tolist() == [[1.0] * 3] * 2
     env.close()
+
+
+class LargeEnv(OwnArrayEnv):
+    """Its observations are larger than what a pipe holds."""
+
+    closed = False
+
+    def __init__(self, mark: Path) -> None:
+        super().__init__()
+        self.mark = mark
+        self.observation_space = spaces.Box(-1.0, 1.0, (300, 300, 3))
+
+    def reset(self, **keywords: Any) -> Any:
+        return np.zeros((300, 300, 3), np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return np.zeros((300, 300, 3), np.float32), 0.0, False, False, {}
+
+    def close(self) -> None:
+        self.mark.touch()
+
+
+def test_an_answer_that_nobody_has_read_keeps_no_environment_from_closing(tmp_path: Path) -> None:
+    env = WatchedSubprocVecEnv([lambda: LargeEnv(tmp_path / "closed")], "fork")
+    env.reset()
+    env.step_async(np.zeros((1, 2), np.float32))
+    env.close()
+    assert (tmp_path / "closed").exists() and not env.processes[0].is_alive()

@@ -5,11 +5,16 @@ import pickle
 from copy import deepcopy
 
 import cloudpickle
+import gymnasium as gym
 import numpy as np
 import pytest
 
 from sb3_ezm.envs.toy import ToyHold
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.multitask import make_multitask_suite
+from sb3_ezm.tasks import registry
+from sb3_ezm.tasks.registry import register_suite
+from sb3_ezm.tasks.resolver import make_task_set
 from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 
 
@@ -154,3 +159,25 @@ def test_compatibility_names_the_first_difference() -> None:
         tasks.check_compatible(TaskSet((TaskSpec("small", 3, 1), TaskSpec("large", 5, 3))))
     with pytest.raises(ConfigurationError, match="different `observation_index`"):
         tasks.check_compatible(TaskSet((TaskSpec("small", 3, 1, observation_index=(0, 1, 2)), TaskSpec("large", 5, 2))))
+
+
+def test_a_dictionary_names_its_tasks() -> None:
+    tasks = make_task_set({"toy-spin": lambda **_: gym.make("Pendulum-v1"), "still": "toy-hold"})
+    assert tasks.names == ("toy-spin", "still")
+    assert (tasks["toy-spin"].observation_size, tasks["toy-spin"].action_size) == (3, 1)  # not those of the suite's task
+    assert tasks["still"].observation_size == make_task_set("toy-hold")["toy-hold"].observation_size
+    with pytest.raises(ConfigurationError, match=r"'all' would be 4 tasks, toy-swingup, .*: name each"):
+        make_task_set({"all": "toy"})
+    with pytest.raises(ConfigurationError, match="named by a string, got 1"):
+        make_task_set({1: "toy-hold"})
+
+
+def test_short_names_of_a_suite_are_what_follows_its_prefix() -> None:
+    register_suite("places", lambda: [TaskSpec(f"at/{name}", 2, 1) for name in ("reach", "pick-place")], task_prefix="at/")
+    try:
+        assert make_multitask_suite("places", "reach").tasks == ("at/reach",)
+        assert make_multitask_suite("places", "pick-place").tasks == make_multitask_suite("places", "at/pick-place").tasks
+        with pytest.raises(ConfigurationError, match="place"):
+            make_multitask_suite("places", "place")
+    finally:
+        del registry._suites["places"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -514,3 +515,14 @@ def test_everything_stays_on_cuda() -> None:
     assert model.replay_buffer.sample_segments(10).observations.is_cuda
     actions, _ = model.predict(TensorPendulum(5, "cuda").reset(seed=1)[0])
     assert actions.is_cuda
+
+
+def test_infos_belong_to_the_caller() -> None:
+    env = TensorVecEnv(TensorCount(2))
+    env.reset()
+    infos = env.step(np.zeros((2, 1), np.float32))[3]
+    infos[1]["mine"] = 1
+    assert copy.deepcopy(infos) == [{}, {"mine": 1}]
+    env.set_options({"task": 3})
+    with pytest.raises(ConfigurationError, match=r"TensorCount steps in tensors and takes no options: \{'task': 3\}"):
+        env.reset()

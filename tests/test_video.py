@@ -17,6 +17,7 @@ from gymnasium import spaces
 
 from sb3_ezm import EZM, ConfigurationError, make_multitask_env, make_task_set, video
 from sb3_ezm.cli import main
+from sb3_ezm.multitask import CyclingTaskEnv
 from sb3_ezm.video import VideoUnavailableError, prefer_egl, record_video
 from tests.tiny import TINY
 
@@ -130,3 +131,21 @@ def test_egl_is_chosen_where_there_is_no_display(
     monkeypatch.setattr(video.ctypes.util, "find_library", lambda name: library)
     prefer_egl()
     assert environment.get("MUJOCO_GL") == chosen
+
+
+@pytest.mark.parametrize("fps", [12, 30, 40, 67, 125])
+def test_a_gif_lasts_as_long_as_the_episode(fps: int) -> None:
+    # Its pictures last whole hundredths of a second, and two at least, as players slow down what is shorter.
+    kept, durations = video._in_hundredths(iter([np.zeros((2, 2, 3))] * 2 * fps), fps)
+    assert len(kept) == len(durations) and min(durations) >= 20 and all(duration % 10 == 0 for duration in durations)
+    assert abs(sum(durations) - 2000) <= 1000 * np.ceil(fps / 50) / fps
+
+
+def test_the_film_of_a_cycle_has_the_speed_of_its_tasks() -> None:
+    env = CyclingTaskEnv(make_task_set("toy"), render_mode="rgb_array")
+    assert env.metadata["render_fps"] == 12  # before the first reset, as Gymnasium's RecordVideo reads it
+    env.close()
+    repeated = CyclingTaskEnv(make_task_set("toy"), render_mode="rgb_array", action_repeat=2)
+    repeated.reset()
+    assert repeated.metadata["render_fps"] == 6
+    repeated.close()

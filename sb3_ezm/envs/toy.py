@@ -272,7 +272,7 @@ def register() -> None:
 
 def build_toy() -> tuple[TaskSpec, ...]:
     """
-    :return: the four tasks, each its own system
+    :return: the four tasks, each a rod with its own motors and sensors
     """
     return tuple(
         TaskSpec(

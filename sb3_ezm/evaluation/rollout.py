@@ -298,10 +298,10 @@ def _play(model: PolicyPredictor, vec_env: VecEnv, quotas: list[int], determinis
             rewards = normalize.get_original_reward()
         for index in playing:
             info, reward, steps = infos[index], float(rewards[index]), infos[index].get("env_steps", 1)
-            success = None if info.get("is_success") is None else float(info["is_success"])
+            success = _as_number(info.get("is_success"))
             if terminated[index] is None and info.get("terminated_ignored", False):
-                until = info.get("until_termination", (reward, steps))
-                terminated[index] = (returns[index] + until[0], lengths[index] + until[1], success)
+                until = info.get("until_termination", (reward, steps, success))
+                terminated[index] = (returns[index] + until[0], lengths[index] + until[1], _as_number(until[2]))
             returns[index] += reward
             lengths[index] += steps
             if dones[index]:
@@ -314,6 +314,10 @@ def _play(model: PolicyPredictor, vec_env: VecEnv, quotas: list[int], determinis
                 episodes[index].append(_Episode(played, terminated[index] or played))
                 terminated[index], returns[index], lengths[index] = None, 0.0, 0
     return episodes
+
+
+def _as_number(success: Any) -> float | None:
+    return None if success is None else float(success)
 
 
 def _rows(observation: Any, indices: list[int]) -> Any:

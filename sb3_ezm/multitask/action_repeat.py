@@ -18,7 +18,7 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorA
     The info receives ``"env_steps"``, the steps of this decision, and at the end of an episode ``"episode_env_steps"``, those
     of the whole episode. If a termination was ignored on the way (:class:`~sb3_ezm.multitask.padding.IgnoreTermination`),
     ``"terminated_ignored"`` is True, and ``"until_termination"`` holds the sum of the rewards and the number of steps in this
-    decision up to and including the first such step.
+    decision up to and including the first such step, and that step's ``info["is_success"]`` (None without any).
 
     :param env: environment
     :param num_repeats: steps of the environment for each decision
@@ -54,7 +54,7 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorA
             total += reward
             steps += 1
             if ignored is None and info.get("terminated_ignored", False):
-                ignored = (total, steps)
+                ignored = (total, steps, info.get("is_success"))
             if terminated or truncated or steps == self.num_repeats:
                 break
         self._episode_env_steps += steps

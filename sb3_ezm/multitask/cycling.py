@@ -12,6 +12,7 @@ from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.multitask.env_state import get_env_state, set_env_state
 from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.padding import MultiTaskObs, PaddedTaskEnv
+from sb3_ezm.tasks.registry import suites
 from sb3_ezm.tasks.resolver import make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
 
@@ -65,6 +66,11 @@ class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
         self._position = 0
         self._current: str | None = None
         self.set_tasks(task_set.names if tasks is None else tasks)
+        if render_mode is not None:  # the speed of a film is read before the first reset
+            self._show_metadata(self.tasks[0])
+
+    def _show_metadata(self, name: str) -> None:
+        self.metadata = {**self.metadata, **self._env(name).metadata}  # type: ignore[misc]
 
     def set_tasks(self, tasks: Sequence[str]) -> None:
         """
@@ -117,6 +123,7 @@ class CyclingTaskEnv(gym.Env[MultiTaskObs, np.ndarray]):
             self._position = self._tasks.index(chosen)
         self._current = name = self._tasks[self._position]
         self._position = (self._position + 1) % len(self._tasks)
+        self._show_metadata(name)
         return self._env(name).reset(seed=self._seeds.pop(name, None), options=inner_options or None)
 
     def step(self, action: np.ndarray) -> tuple[MultiTaskObs, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -187,5 +194,7 @@ def make_multitask_suite(suite: str, task: str | None = None, render_mode: str |
     task_set = make_task_set(suite)
     if task is None:
         return CyclingTaskEnv(task_set, render_mode=render_mode, **kwargs)
-    name = next((name for name in task_set.names if name.split("-", 1)[-1] == task), task)
-    return CyclingTaskEnv(task_set, tasks=[name], render_mode=render_mode, **kwargs)
+    known = suites()[suite].task_prefix if suite in suites() else ()
+    prefixes = (known,) if isinstance(known, str) else known
+    short = {name.removeprefix(prefix): name for name in task_set.names for prefix in prefixes}
+    return CyclingTaskEnv(task_set, tasks=[short.get(task, task)], render_mode=render_mode, **kwargs)

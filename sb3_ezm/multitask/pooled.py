@@ -151,10 +151,12 @@ def _turn(env: gym.Env[Any, Any], action: NDArray[Any]) -> _Turn | None:
         return None
     if member.is_ahead:
         raise ConfigurationError(f"A wrapper of {env} does not step it at every step: use a DummyVecEnv.")
-    limits = layers_of(env, TimeLimit)
-    left = min((limit._max_episode_steps - (limit._elapsed_steps or 0) for limit in limits), default=float("inf"))
     repeat = _find(env, ActionRepeat)
-    return _Turn(member, padded.native_action(action), 1 if repeat is None else repeat.num_repeats, left)
+    times = 1 if repeat is None else repeat.num_repeats
+    inside = layers_of(env if repeat is None else repeat, TimeLimit)  # others count decisions
+    rest = [(limit, limit._max_episode_steps - (limit._elapsed_steps or 0)) for limit in layers_of(env, TimeLimit)]
+    left = min((steps if limit in inside else steps * times for limit, steps in rest), default=float("inf"))
+    return _Turn(member, padded.native_action(action), times, left)
 
 
 def _find(env: gym.Env[Any, Any], wrapper: type[Any]) -> Any:

@@ -158,8 +158,7 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
         deadline = time.monotonic() + PATIENCE
         for remote in self._watched:
             remote.ask_to_end()
-        for process in self.processes:
-            process.join(timeout=max(0.0, deadline - time.monotonic()))
+        _let_go(list(zip(self._watched, self.processes, strict=True)), deadline)
         self._end_workers()
         for remote in self._watched:
             remote.close()
@@ -171,6 +170,15 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
             process.join(timeout=5.0)
             process.kill()  # if it ignores the polite signal
         self.closed, self.waiting = True, False
+
+
+def _let_go(workers: list[tuple[_WatchedPipe, Any]], deadline: float) -> None:
+    """Wait for the ends of processes. One that sends more than the pipe takes at a time ends only if somebody reads it."""
+    while workers and (left := deadline - time.monotonic()) > 0:
+        wait([process.sentinel for _, process in workers] + [remote.pipe for remote, _ in workers if remote.is_open], left)
+        for remote, _ in workers:
+            remote.drain()
+        workers = [(remote, process) for remote, process in workers if process.is_alive()]
 
 
 def cause_of_death(exit_code: int | None) -> str:
@@ -199,7 +207,8 @@ class _WatchedPipe:
     """
 
     def __init__(self, owner: WatchedSubprocVecEnv, index: int, pipe: Connection) -> None:
-        self._owner, self._index, self._pipe = owner, index, pipe
+        self._owner, self._index, self.pipe = owner, index, pipe
+        self.is_open = True  # at the other end
         self._owed = False  # an answer, which nobody has read where an interrupt ended the wait for it
 
     def send(self, message: Any) -> None:
@@ -211,7 +220,7 @@ class _WatchedPipe:
         if self._owed:  # otherwise it would be taken for the answer to this command
             self.recv()
         try:
-            self._pipe.send(message)
+            self.pipe.send(message)
             self._owed = True
         except (BrokenPipeError, ConnectionResetError):
             self.recv()  # raises what the worker reported, if anything
@@ -220,13 +229,13 @@ class _WatchedPipe:
     def recv(self) -> Any:
         """Wait for an answer, for ``step_timeout`` seconds at most; raises what ended the worker if none comes."""
         owner = self._owner
-        ready = wait([self._pipe, owner.processes[self._index].sentinel], owner.step_timeout)
+        ready = wait([self.pipe, owner.processes[self._index].sentinel], owner.step_timeout)
         if not ready:
             raise owner.fail(self._index, hangs=True)
-        if self._pipe not in ready:  # anything a process sent before it died still counts
+        if self.pipe not in ready:  # anything a process sent before it died still counts
             raise owner.fail(self._index)
         try:
-            message = self._pipe.recv()
+            message = self.pipe.recv()
         except (EOFError, ConnectionResetError) as error:
             raise owner.fail(self._index) from error
         self._owed = False
@@ -234,18 +243,26 @@ class _WatchedPipe:
             raise owner.fail(self._index, message)
         return message
 
+    def drain(self) -> None:
+        """Read what has come and nobody will want."""
+        try:
+            while self.is_open and self.pipe.poll():
+                self.pipe.recv_bytes()
+        except (EOFError, OSError):
+            self.is_open = False
+
     def ask_to_end(self) -> None:
         """Let the process end once it has finished its current work."""
         with contextlib.suppress(OSError):
-            self._pipe.send(("close", None))
+            self.pipe.send(("close", None))
 
     def close(self) -> None:
         """Close the parent's end."""
-        self._pipe.close()
+        self.pipe.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Workers that are spawned get the pipe itself, to close their copy.
-        return _same, (self._pipe,)
+        return _same, (self.pipe,)
 
 
 def _same(pipe: Connection) -> Connection:

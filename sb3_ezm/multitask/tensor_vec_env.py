@@ -86,6 +86,8 @@ class TensorVecEnv(VecEnv):
         :return: observations ``[N, ...]``
         :raises ConfigurationError: for observations that are not what the environment says
         """
+        if any(self._options):
+            raise ConfigurationError(f"{type(self.env).__name__} steps in tensors and takes no options: {self._options[0]!r}.")
         observations, _ = self.env.reset(seed=self._seeds[0])
         self._reset_seeds()
         self._reset_options()
@@ -223,7 +225,8 @@ class TensorVecEnv(VecEnv):
                 one = self.layout.unflatten(last[number : number + 1], self.tasks[index : index + 1])
                 single = {key: value[0] for key, value in one.items()} if isinstance(one, dict) else one[0]
                 step.infos[index]["terminal_observation"] = single
-        return as_arrays(step.observations), step.rewards_on_host.copy(), step.ended, step.infos
+        infos = [dict(info) for info in step.infos]  # those of running episodes are one and the same
+        return as_arrays(step.observations), step.rewards_on_host.copy(), step.ended, infos
 
     def close(self) -> None:
         """Close the environment, if it can be closed."""

@@ -18,7 +18,7 @@ from sb3_ezm.tasks.spaces import flat_action_size, flat_observation_size
 from sb3_ezm.tasks.task_set import EnvFactory, TaskSet, TaskSpec
 
 TaskLike = str | TaskSpec | TaskSet | EnvFactory
-TasksLike = TaskLike | Iterable[TaskLike]
+TasksLike = TaskLike | Iterable[TaskLike] | Mapping[str, TaskLike]
 ObservationPadding = Literal["aligned", "end"]
 
 
@@ -34,7 +34,8 @@ def make_task_set(
 
     :param tasks: a suite name (``"h1-medium"``, ``"toy"``), a task name of a suite (``"h1-walk"``), a HumanoidBench id
         (``"h1hand-reach-v0"``), a Gymnasium id, a callable that returns an environment, a :class:`TaskSpec`, a
-        :class:`TaskSet`, or a list that mixes them
+        :class:`TaskSet`, a list that mixes them, or a dictionary of names and any of them that is one task. A spec that has an
+        ``observation_index`` already, since it comes from another task set, keeps it
     :param env_kwargs: keywords that environments will be created with, if they change the sizes
     :param observation_padding: ``"aligned"`` pads the positions and the velocities of HumanoidBench's tasks separately: the
         velocity of a joint then has the same place in all of them. ``"end"`` pads at the end, as the released code does.
@@ -49,6 +50,8 @@ def make_task_set(
     items: list[TaskLike]
     if isinstance(tasks, (str, TaskSpec)) or callable(tasks):
         items = [tasks]
+    elif isinstance(tasks, Mapping):
+        items = [_named(name, item, env_kwargs or {}) for name, item in tasks.items()]
     elif isinstance(tasks, Iterable):
         items = list(tasks)
     else:
@@ -61,6 +64,16 @@ def make_task_set(
         for align in {suite.align: None for suite in suites().values() if suite.align is not None}:
             specs = list(align(specs))
     return TaskSet(tuple(specs))
+
+
+def _named(name: Any, item: TaskLike, env_kwargs: Mapping[str, Any]) -> TaskSpec:
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"A task is named by a string, got {name!r}.")
+    specs = _resolve(item, set(), env_kwargs)
+    if len(specs) != 1:
+        names = ", ".join(spec.name for spec in specs)
+        raise ConfigurationError(f"The task {name!r} would be {len(specs)} tasks, {names}: name each.")
+    return replace(specs[0], name=name)
 
 
 def _resolve(item: TaskLike, taken: set[str], env_kwargs: Mapping[str, Any]) -> tuple[TaskSpec, ...]:

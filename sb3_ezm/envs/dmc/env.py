@@ -52,7 +52,7 @@ class DMControlEnv(Simulation):
         super().__init__(task, model, data, space, facts.action_size, render_mode)
         pictures = {"camera_id": camera, "width": width, "height": height}
         self._native, self._env = native, translated(native, render_mode, pictures)
-        self.action_space = self._env.action_space
+        self.action_space, self._is_closed = self._env.action_space, False
         self.metadata = {**self.metadata, "render_fps": round(1.0 / native.control_timestep())}  # type: ignore[misc]
 
     def reset(
@@ -63,6 +63,8 @@ class DMControlEnv(Simulation):
         :param options: unused
         :return: observation and an empty info
         """
+        if self._is_closed:
+            raise ConfigurationError(f"{self._label} has been closed: make a new one.")
         super().reset(seed=seed)
         # Seeds of this package have 32 bits, and an environment's is that of the first one plus its number.
         observation, _ = self._env.reset(seed=None if seed is None else seed % 2**32)
@@ -93,7 +95,7 @@ class DMControlEnv(Simulation):
 
     def close(self) -> None:
         """Free the physics and OpenGL."""
-        self._ready = False
+        self._ready, self._is_closed = False, True
         self._env.close()
 
     def get_state(self) -> dict[str, Any]:
