@@ -58,7 +58,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     compare.add_argument("--learners", nargs="+", default=["ezm", "sac", "tqc", "crossq"], help="default: all four")
     compare.add_argument("--single", action="store_true", help="also each task alone")
     cost = _add(studies, "cost", "operations, memory and time", trains=False)
-    cost.add_argument("--preset", help="one preset (default: all)")
+    cost.add_argument("--preset", help="one preset (default: all, or that of the tasks)")
+    cost.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of its settings")
     cost.add_argument(
         "--no-baselines", action="store_true", help="without SAC, TQC and CrossQ (the latter two need the extra `zoo`)"
     )

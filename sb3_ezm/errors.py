@@ -77,6 +77,19 @@ def unknown_hint(name: str, known: Iterable[str]) -> str:
     return did_you_mean(name, known)
 
 
+def unregistered(what: str, table: str, name: str) -> str:
+    """
+    :param what: kind of thing that is looked up by name
+    :param table: where it should be
+    :param name: what is missing
+    :return: message
+    """
+    return (
+        f"No {what} is named {name!r} in this process. Put your own into `{table}` where a module is imported, not under "
+        "`if __name__ == '__main__'`: learners, reanalyzers and collectors in other processes import it, too."
+    )
+
+
 def counted(number: int, noun: str) -> str:
     """
     :param number: how many

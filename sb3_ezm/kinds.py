@@ -170,7 +170,7 @@ SIZE = whole(1, LARGEST_SIZE)
 COUNT = whole(1)
 ACTION_REPEAT = whole(1, 1_000)
 COUNT_FROM_0 = whole(0)
-VERBOSE = Kind(whole(0, 2).allowed, lambda value: int(value) if isinstance(value, bool) else whole(0, 2).take(value))
+VERBOSE = whole(0, 2)
 SEED = whole(0, 2**32 - 1)  # what NumPy's generators take
 
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch as th
 
+from sb3_ezm.errors import ConfigurationError, unregistered
+
 
 class Candidates(NamedTuple):
     """Actions that a search chooses from; ``k`` of them in each state."""
@@ -41,6 +43,17 @@ def gaussian(draws: Draws) -> Candidates:
     scales = draws.normal.new_ones(draws.normal.shape[-2])  # filled on the device: a list would have to be sent and waited for
     scales[len(scales) - draws.wide :] = draws.magnification
     return Candidates(draws.policy(draws.normal * scales.unsqueeze(-1)), scales)
+
+
+def find_proposal(name: str) -> Callable[[Draws], Candidates]:
+    """
+    :param name: of a proposal
+    :return: it
+    :raises ConfigurationError: if this process does not know it
+    """
+    if name not in PROPOSALS:
+        raise ConfigurationError(unregistered("proposal", "PROPOSALS", name))
+    return PROPOSALS[name]
 
 
 PROPOSALS: dict[str, Callable[[Draws], Candidates]] = {"gaussian": gaussian}

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch as th
 
+from sb3_ezm.errors import ConfigurationError, unregistered
+
 
 class Sources(NamedTuple):
     """What a value target can be made from."""
@@ -45,7 +47,7 @@ def search(sources: Sources) -> tuple[th.Tensor, th.Tensor]:
 
 def mixed(sources: Sources) -> tuple[th.Tensor, th.Tensor]:
     """TD for fresh segments and the search for stale ones (paper, mixed value target; spec section 7)."""
-    return sources.searched, sources.stale
+    return th.where(sources.stale, sources.searched, sources.td), sources.stale
 
 
 def larger(sources: Sources) -> tuple[th.Tensor, th.Tensor]:
@@ -55,6 +57,17 @@ def larger(sources: Sources) -> tuple[th.Tensor, th.Tensor]:
     transitions makes it too high.
     """
     return th.maximum(sources.td, sources.searched), th.ones_like(sources.stale)
+
+
+def find_value_target(name: str) -> ValueTarget:
+    """
+    :param name: of a value target
+    :return: it
+    :raises ConfigurationError: if this process does not know it
+    """
+    if name not in VALUE_TARGETS:
+        raise ConfigurationError(unregistered("value target", "VALUE_TARGETS", name))
+    return VALUE_TARGETS[name]
 
 
 VALUE_TARGETS: dict[str, ValueTarget] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch as th
@@ -12,7 +13,7 @@ from sb3_ezm import EZM
 from sb3_ezm.config import SearchConfig
 from sb3_ezm.distributed.env_slice import EnvSlice
 from sb3_ezm.errors import ConfigurationError
-from tests.tiny import randomize, tiny_model, toy_env
+from tests.tiny import CountEnv, randomize, tiny_model, toy_env
 
 SMALL: dict[str, Any] = {"num_candidates": 2, "num_simulations": 2}
 LARGE: dict[str, Any] = {"num_candidates": 4, "num_simulations": 8}
@@ -56,8 +57,8 @@ def test_targets_are_those_of_a_model_with_smaller_searches() -> None:
 
 def test_collectors_in_other_processes_search_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     made = model(ACTING)
-    piece = EnvSlice.__new__(EnvSlice)
-    piece.env = made.env
+    piece = EnvSlice(cloudpickle.dumps([CountEnv]), [])
+    piece.env = made.env  # type: ignore[assignment]
     piece.use_policy(type(made.policy), made.policy._get_constructor_parameters(), "cpu")
     config = piece._collector.planner.config
     assert (config.num_candidates, config.num_simulations) == (4, 8)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,8 +29,8 @@ from sb3_ezm.cli import main
 from sb3_ezm.cli.arguments import build_parser, whole
 from sb3_ezm.cli.common import command
 from sb3_ezm.cli.driver import train
-from sb3_ezm.cli.export import _command
 from sb3_ezm.cli.folder import LOCK, claimed_folder, continued_folder, fresh_folder, monitor_folder, monitor_parts
+from sb3_ezm.cli.history import command_line
 from sb3_ezm.cli.plot import load_training
 from sb3_ezm.cli.scoreboard import Scoreboard, _Column
 from sb3_ezm.cli.settings import RunSettings, parse_changes
@@ -305,7 +306,9 @@ def test_tasks_with_different_numbers_of_environments(ezm: Any, tmp_path: Path) 
     assert after["toy-balance"].steps[-1] > 2 * 80
     evaluated = load_evaluation_curves(folder / "evaluations.csv", shares=shares)
     assert evaluated["toy-balance"].steps[-1] == 3 * evaluated["toy-hold"].steps[-1]
-    assert _command(folder).startswith("ezm train toy-balance toy-hold --seed 0 --envs-per-task 3,1 --preset toy")
+    assert command_line(RunSettings.read(folder)).startswith(
+        "ezm train toy-balance toy-hold --seed 0 --envs-per-task 3,1 --preset toy"
+    )
     model = EZM.load(folder / "model.zip")
     assert model.n_envs == 4 and 240 <= model.num_timesteps < 260  # the last rollout is a whole one
     other = tmp_path / "other"
@@ -705,12 +708,37 @@ def test_a_replaced_training_goes_through_these_states(tmp_path: Path) -> None:
     assert (tmp_path / "run.json").read_text(encoding="utf-8") == "new"
 
 
+def test_a_run_notes_every_call_and_what_it_ran_on(ezm: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ezm("train", "toy-spin", "--out", folder, "--checkpoint-every", "20", *QUIET, *SMALL)
+    ezm("resume", folder, "--steps-per-task", "80", "--set", "learning_rate=1e-4", "--no-tensorboard")
+    first, second = RunSettings.read(folder).history
+    assert (first["timesteps"], second["timesteps"]) == (0, 64)  # whole rollouts of eight
+    assert first["settings"]["steps_per_task"] == 60 and "protocol" not in first["settings"]
+    assert second["settings"] == {"steps_per_task": 80, "changes": {"learning_rate": 1e-4}}
+    assert {"sb3_ezm", "torch", "device", "bfloat16", "threads", "parameters"} <= set(second["ran_on"])
+    made = command_line(RunSettings.read(folder))
+    assert re.fullmatch(
+        r"ezm train toy-spin --seed 0 --envs-per-task 1 --preset toy --steps-per-task 60 --eval-episodes 1 --set .*"
+        r"; ezm resume --steps-per-task 80 --set learning_rate=0.0001",
+        made,
+    ), made
+    # Of a run of an earlier version only the settings are known, as they are now.
+    older = replace(RunSettings.read(folder), history=())
+    assert command_line(older).startswith("ezm train toy-spin") and "--steps-per-task 80" in command_line(older)
+
+
+def test_the_protocol_of_the_best_model_stays(ezm: Any, run_folder: Path) -> None:
+    error = ezm("resume", run_folder, "--protocol", "ignored", status=2)
+    assert "the best model was chosen with falls respected" in error
+
+
 # --- eval, plot, video, info ----------------------------------------------------------------------------------------------
 
 
 def test_eval_prints_or_writes_what_evaluate_tasks_measures(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
     found = json.loads(ezm("eval", run_folder, "--episodes", 2, "--json", "-"))
-    expected = evaluate_tasks(EZM.load(run_folder / "model.zip"), TASKS, 2, seed=10_000)
+    expected = evaluate_tasks(EZM.load(run_folder / "model.zip"), TASKS, 2, seed=20_000)
     assert found["results"] == [expected.to_dict()] and found["search"] == {"candidates": 2, "simulations": 2}
     output = ezm("eval", run_folder / "model.zip", "--episodes", 1, "--protocol", "both", "--json", tmp_path / "both.json")
     assert "termination ignored" in output and output.count("toy-balance") == 2
@@ -777,6 +805,8 @@ def test_info(ezm: Any, run_folder: Path) -> None:
     output = ezm("info", run_folder)
     assert "240 environment steps" in output and "toy-hold" in output and "policy_kwargs.latent_size" in output
     assert "training return" in output
+    for name in ("preset", "learning_rate", "gradient_steps", "reanalyze_ratio", "per_alpha", "mixed_precision", "seed"):
+        assert re.search(rf"^{name} +\S", output, re.MULTILINE), name
     output = ezm("info", "pretrained:walker")
     assert "walker-run" in output and "training return" not in output, "an agent's file keeps no returns of its training"
 

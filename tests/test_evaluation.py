@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -20,6 +21,7 @@ from sb3_ezm.evaluation import (
     format_table,
 )
 from sb3_ezm.multitask.cycling import CyclingTaskEnv
+from sb3_ezm.multitask.normalization import normalized
 
 
 class Ramp(gym.Env[np.ndarray, np.ndarray]):
@@ -236,6 +238,22 @@ def test_a_model_trained_on_normalized_observations_needs_their_statistics() -> 
     vec_env = VecNormalize(make_multitask_env("toy"), norm_obs_keys=["observation"])
     with pytest.raises(ConfigurationError, match="VecNormalize"):
         evaluate_tasks(small_model(vec_env), "toy", n_eval_episodes=1)
+    vec_env.close()
+
+
+def test_so_does_one_that_was_loaded_without_them(tmp_path: Path) -> None:
+    vec_env = VecNormalize(make_multitask_env("toy"), norm_obs_keys=["observation"])
+    model = small_model(vec_env).learn(4)
+    model.save(tmp_path / "model")
+    model.save_checkpoint(tmp_path / "checkpoint")
+    loaded = EZM.load(tmp_path / "model")
+    with pytest.raises(ConfigurationError, match="trained on normalized observations"):
+        evaluate_tasks(loaded, "toy", n_eval_episodes=1)
+    with pytest.warns(UserWarning, match="loaded without its VecNormalize"):
+        assert normalized(loaded) is loaded
+    assert evaluate_tasks(EZM.load(tmp_path / "model"), n_eval_episodes=1, vec_env=vec_env).mean_return is not None
+    loaded.set_env(make_multitask_env("toy"))
+    assert not loaded.learn(4).learned_normalized
     vec_env.close()
 
 

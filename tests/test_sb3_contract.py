@@ -681,7 +681,6 @@ def test_arguments_of_other_algorithms_are_named_as_such() -> None:
         EZM("MlpPolicy", "Pendulum-v1", use_sde=False)
     with pytest.raises(TypeError, match=r"'normalize_images'\. It belongs to other algorithms"):
         EZM("MlpPolicy", "Pendulum-v1", policy_kwargs={"normalize_images": False})
-    assert tiny_model(verbose=True).verbose == 1
 
 
 def test_one_row_has_no_statistics() -> None:

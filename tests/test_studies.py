@@ -18,15 +18,16 @@ import torch as th
 from experiments import baselines, study
 from experiments.studies import ablation, cost, gradients, model_free, scaling, trainings
 from experiments.studies.report import RESULTS, Report
-from experiments.studies.scores import CANNOT_TELL, NOT_SEEN, SEEN, difference_of, mean_of, verdict
+from experiments.studies.scores import CANNOT_TELL, NOT_SEEN, SEEN, verdict
 from experiments.studies.trainings import Training
 from experiments.studies.variants import ABLATIONS, ADDITIONS, applicable, effective, released
 from sb3_ezm.checkpoint.container import Label, write_checkpoint
 from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import parse_changes
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.evaluation import EVALUATION_COLUMNS, Interval, read_evaluations
+from sb3_ezm.evaluation import EVALUATION_COLUMNS, Interval, read_evaluations, score_difference, score_mean
 from sb3_ezm.presets import preset_names
+from sb3_ezm.tasks.resolver import make_task_set
 from tests.tiny import tiny_model, toy_env
 
 TASKS = ["toy-balance", "toy-hold"]
@@ -34,6 +35,7 @@ SMALL = [
     "--set", "gradient_steps=1", "train_freq=4", "batch_size=8", "num_simulations=2", "num_candidates=2", "learning_starts=40",
     "policy_kwargs.latent_size=8", "policy_kwargs.head_layers=[8]", "policy_kwargs.projector_size=8",
 ]  # fmt: skip
+SMALLER = ["num_simulations=2", "num_candidates=2"]
 SHORT = ["--steps", "60", "--evaluations", "1", "--episodes", "1", "--seeds", "1"]
 
 
@@ -79,23 +81,23 @@ def results(out: Path) -> dict[str, Any]:
 
 def test_a_difference_and_its_verdict() -> None:
     base = np.array([[0.5, 0.7], [0.6, 0.8], [0.4, 0.6]])
-    worse = difference_of(base - 0.3, base)
+    worse = score_difference(base - 0.3, base)
     assert worse.value == pytest.approx(-0.3) and worse.low is not None and worse.high is not None
     assert worse.low < -0.3 < worse.high < 0.0
     assert verdict(worse, 3, -1) == SEEN and verdict(worse, 3, 1) == NOT_SEEN
     assert verdict(worse, 2, -1) == CANNOT_TELL  # two seeds are too few
-    assert verdict(difference_of(base, base), 3, 1) == CANNOT_TELL
+    assert verdict(score_difference(base, base), 3, 1) == CANNOT_TELL
     assert verdict(Interval(1.0, None, None), 1, 1) == CANNOT_TELL
 
 
 def test_intervals_by_hand() -> None:
-    one = mean_of(np.array([[0.0, 2.0], [2.0, 2.0], [3.0, 3.0]]))  # means of the seeds 1, 2, 3
+    one = score_mean(np.array([[0.0, 2.0], [2.0, 2.0], [3.0, 3.0]]))  # means of the seeds 1, 2, 3
     half = 4.3027 / 3**0.5
     assert (one.value, one.low, one.high) == pytest.approx((2.0, 2.0 - half, 2.0 + half), rel=1e-4)
     # Variances 1 and 4, three seeds each: (1/3 + 4/3)^2 / ((1/3)^2 / 2 + (4/3)^2 / 2) = 2.941 degrees of freedom.
-    both = difference_of(np.array([[1.0], [2.0], [3.0]]), np.array([[0.0], [2.0], [4.0]]))
+    both = score_difference(np.array([[1.0], [2.0], [3.0]]), np.array([[0.0], [2.0], [4.0]]))
     assert both.value == 0.0 and both.high == pytest.approx(3.2196 * (5 / 3) ** 0.5, rel=1e-3)
-    assert mean_of(np.array([[0.5, 0.7]])) == Interval(0.6, None, None)
+    assert score_mean(np.array([[0.5, 0.7]])) == Interval(0.6, None, None)
 
 
 @pytest.mark.parametrize(("seeds", "tasks"), [(3, 1), (3, 9), (5, 4)])
@@ -105,7 +107,7 @@ def test_verdicts_without_an_effect_are_rare(seeds: int, tasks: int) -> None:
     def agents() -> np.ndarray:
         return rng.normal(size=(seeds, 1)) + rng.normal(size=(seeds, tasks))  # good seeds are good in all tasks
 
-    found = [verdict(difference_of(agents(), agents()), seeds, 1) for _ in range(1000)]
+    found = [verdict(score_difference(agents(), agents()), seeds, 1) for _ in range(1000)]
     assert sum(each != CANNOT_TELL for each in found) < 70  # 50 are expected
 
 
@@ -204,6 +206,22 @@ def test_counted_operations_are_those_of_a_model() -> None:
     # 12 operations per parameter and sample, 2 updates with 1024 samples for nine steps.
     assert cost.brc_cost(cost.H1).per_step == pytest.approx(2 / 9 * 1024 * 12e9, rel=0.01)
     assert 4.9e6 < cost.tdmpc2_cost(cost.PROBLEMS["paper-single-task"]).parameters < 5.3e6
+
+
+def test_cost_of_tasks_is_that_of_their_sizes(tmp_path: Path) -> None:
+    assert study.main(["cost", "toy-spin", "--set", *SMALLER, "--no-baselines", "--out", str(tmp_path)]) == 0
+    rows = results(tmp_path)["rows"]
+    spin = make_task_set("toy-spin")
+    problem = cost.Problem("toy-spin", 1, spin.observation_size, spin.action_size)
+    assert rows[0] == json.loads(json.dumps(cost.ezm_cost("toy", problem, SMALLER).row()))
+    assert rows[0]["tasks"] == "1 of toy-spin" and rows[0]["act, MFLOP per step"] < cost.ezm_cost("toy", problem).acting / 1e6
+
+
+def test_differences_need_equal_tasks() -> None:
+    with pytest.raises(ConfigurationError, match="must have the same tasks, they have 2 and 1"):
+        score_difference([[1.0, 2.0]], [[1.0]])
+    with pytest.raises(ConfigurationError, match=r"`others` must be a table \[seeds, tasks\] of finite numbers"):
+        score_difference([[1.0]], [[float("nan")]])
 
 
 def test_counted_search_is_that_of_the_library() -> None:

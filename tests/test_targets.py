@@ -8,8 +8,10 @@ import torch as th
 from hypothesis import given
 
 from sb3_ezm.config import TargetConfig
+from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.learning.targets import mix_value_targets, n_step_targets, segment_masks
-from sb3_ezm.value_targets import VALUE_TARGETS, Sources, ValueTarget
+from sb3_ezm.proposals import find_proposal
+from sb3_ezm.value_targets import VALUE_TARGETS, Sources, ValueTarget, find_value_target
 from tests.target_oracle import Episode, windows
 from tests.tiny import tiny_model, toy_env
 
@@ -245,3 +247,14 @@ def test_a_new_value_target_is_a_function_in_the_table(monkeypatch: pytest.Monke
     assert len(seen) == model._n_updates - 1 >= 2
     with pytest.warns(UserWarning, match=r"`mixed_newest` in `target_kwargs` \(3\) does nothing: `value_target` is 'average'"):
         tiny_model(toy_env(), value_target="average", target_kwargs={"mixed_newest": 3})
+
+
+def test_a_value_target_without_a_search_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = ValueTarget(lambda sources: (0.5 * sources.td, th.zeros_like(sources.stale)))
+    monkeypatch.setitem(VALUE_TARGETS, "half", half)
+    assert mixed("half", 0) == (0.5 * TD).tolist()
+    monkeypatch.delitem(VALUE_TARGETS, "half")
+    with pytest.raises(ConfigurationError, match=r"No value target is named 'half' in this process.*other processes"):
+        find_value_target("half")
+    with pytest.raises(ConfigurationError, match="No proposal is named 'mine' in this process"):
+        find_proposal("mine")

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 
 from experiments.studies.report import Claim, Report, bars
-from experiments.studies.scores import Final, difference_of, final_of, mean_of, table_of, verdict
+from experiments.studies.scores import Final, final_of, table_of, verdict
 from experiments.studies.trainings import Training, extent_of, ezm_arguments, run_trainings
 from experiments.studies.variants import ABLATIONS, ADDITIONS, WITHOUT_SETTING, Variant, applicable, effective, released
 from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.errors import ConfigurationError, counted, did_you_mean
-from sb3_ezm.evaluation import Interval
+from sb3_ezm.evaluation import Interval, score_difference, score_mean
 from sb3_ezm.tasks.registry import default_preset
 
 BASE = "base"
@@ -86,7 +86,7 @@ def _compare(
             report.rows.append({"settings": variant.name, "what": variant.about, "seeds": 0})
             continue
         finals = [own[seed] for seed in seeds]
-        difference = difference_of(table_of(finals, names), table_of([base[seed] for seed in seeds], names))
+        difference = score_difference(table_of(finals, names), table_of([base[seed] for seed in seeds], names))
         report.rows.append({**_row(variant, finals, names), "difference": difference})
         differences[variant.name], verdicts[variant.name] = difference, (variant, len(seeds))
     for variant in variants:
@@ -101,7 +101,7 @@ def _row(variant: Variant, finals: list[Final], names: list[str]) -> dict[str, o
         "what": variant.about,
         "seeds": len(finals),
         "environment steps of each task": min(final.steps for final in finals),
-        f"mean {finals[0].unit}": mean_of(table_of(finals, names)),
+        f"mean {finals[0].unit}": score_mean(table_of(finals, names)),
         "minutes": sum(final.seconds for final in finals) / 60.0 / len(finals),
     }
 

@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from experiments.baselines import ALGORITHMS
 from experiments.studies.gradients import BASELINE
 from experiments.studies.report import Report, new_figure
-from experiments.studies.scores import difference_of, evaluations_of, final_of, mean_of, table_of, value_of
+from experiments.studies.scores import evaluations_of, final_of, table_of, value_of
 from experiments.studies.trainings import Training, baseline_arguments, extent_of, ezm_arguments, given_names, run_trainings
 from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.evaluation import score_difference, score_mean
 from sb3_ezm.plotting.published import MULTI_TASK, SUITE_PREFIXES, published_curves, suite_references
 
 TOGETHER = "together"
@@ -70,11 +71,11 @@ def _add_rows(
             known = list(found.values())
             row["environment steps of each task"] = min(final.steps for final in known)
             row["minutes"] = float(np.mean([final.seconds for final in known])) / 60.0
-            row["score or return"] = mean_of(table_of(known, tasks))
+            row["score or return"] = score_mean(table_of(known, tasks))
             both = sorted(found.keys() & finals.get("ezm", {}).keys())
             if learner != "ezm" and both:
                 theirs, ours = (table_of([of[s] for s in both], tasks) for of in (found, finals["ezm"]))
-                row["EZ-M minus this"] = difference_of(ours, theirs)
+                row["EZ-M minus this"] = score_difference(ours, theirs)
         report.rows.append(row)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,6 +24,8 @@ from experiments.studies.report import Claim, Report, new_figure
 from experiments.studies.scores import CANNOT_TELL, NOT_SEEN, SEEN
 from sb3_ezm import EZM, make_multitask_env
 from sb3_ezm.arguments.table import make_configs, plain_defaults
+from sb3_ezm.cli.common import resolve_tasks
+from sb3_ezm.cli.settings import parse_changes
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.presets import get_preset, load_preset, preset_names
 from sb3_ezm.tasks.registry import default_preset
@@ -127,13 +129,15 @@ def problem_of(preset: str) -> Problem:
     return next((problem for name, problem in PROBLEMS.items() if preset.startswith(name)), H1)
 
 
-def ezm_cost(preset: str) -> Cost:
+def ezm_cost(preset: str, problem: Problem | None = None, changes: Sequence[str] = ()) -> Cost:
     """
     :param preset: its name
+    :param problem: sizes of the tasks (default: of those that the preset is made for)
+    :param changes: of its settings, as for ``--set``
     :return: cost of EZ-M with it, by the sizes of its networks; normalization and activations do not count
     """
-    problem, known = problem_of(preset), get_preset(preset)
-    arguments = {**plain_defaults(), **load_preset(preset)}
+    problem, known = problem or problem_of(preset), get_preset(preset)
+    arguments = {**plain_defaults(), **load_preset(preset, **parse_changes(changes))}
     configs = make_configs(arguments)
     policy: Any = EZM.policy_aliases[known.policy]
     sizes = policy.model_settings(**(arguments.get("policy_kwargs") or {}))
@@ -285,11 +289,16 @@ def run(args: argparse.Namespace) -> int:
     :param args: the command line
     :return: exit status
     """
-    presets = [args.preset] if args.preset else list(preset_names())
-    costs = [ezm_cost(name) for name in presets]
-    costs += [sb3_cost(name, H1) for name in ALGORITHMS] if not args.no_baselines else []
+    tasks = resolve_tasks(args.tasks) if args.tasks else None
+    problem = H1 if tasks is None else Problem(" ".join(args.tasks), len(tasks), tasks.observation_size, tasks.action_size)
+    own = None if tasks is None else args.preset or default_preset(tasks.names) or "small"
+    if own is not None:
+        costs = [ezm_cost(own, problem, args.set)]
+    else:
+        costs = [ezm_cost(name, changes=args.set) for name in ([args.preset] if args.preset else preset_names())]
+    costs += [sb3_cost(name, problem) for name in ALGORITHMS] if not args.no_baselines else []
+    costs += [tdmpc2_cost(problem), brc_cost(problem)]
     brc = brc_cost(H1)
-    costs += [tdmpc2_cost(H1), brc]
     report = Report("cost", "operations per environment step, of all tasks together; no training")
     report.rows = [cost.row() for cost in costs]
     paper = ezm_cost("paper")

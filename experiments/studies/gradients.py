@@ -12,13 +12,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.studies.report import Claim, Report, new_figure
-from experiments.studies.scores import CANNOT_TELL, difference_of, mean_of, seconds_of, verdict
+from experiments.studies.scores import CANNOT_TELL, seconds_of, verdict
 from experiments.studies.trainings import Training, baseline_arguments, extent_of, ezm_arguments, run_trainings
 from experiments.studies.variants import effective
 from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.cli.folder import GRADIENTS
 from sb3_ezm.errors import ConfigurationError, counted
-from sb3_ezm.evaluation import Interval
+from sb3_ezm.evaluation import Interval, score_difference, score_mean
 from sb3_ezm.gradient_similarity import UPDATES_PER_TASK, Cosines, read_cosines
 from sb3_ezm.learning.similarity import WHOLE, conflicts
 from sb3_ezm.tasks.registry import default_preset
@@ -141,7 +141,7 @@ def _known(values: np.ndarray) -> np.ndarray:
 def _interval(values: np.ndarray) -> Interval:
     """Mean over the seeds; those without a known value are left out."""
     known = _known(values)
-    return mean_of(known[:, None]) if len(known) else Interval(float("nan"), None, None)
+    return score_mean(known[:, None]) if len(known) else Interval(float("nan"), None, None)
 
 
 def _add_rows(report: Report, learner: Learner, names: Sequence[str], pairs: dict[str, tuple[int, int] | None]) -> None:
@@ -193,7 +193,7 @@ def _add_claims(
         means = [_known(np.array([_mean(matrix[upper]) for matrix in x.matrices(WHOLE)])) for x in (ezm, sac)]
         count = min(map(len, means))
         unknown = Interval(float("nan"), None, None)
-        difference = difference_of(*(values[:, None] for values in means)) if count else unknown
+        difference = score_difference(*(values[:, None] for values in means)) if count else unknown
         because = f"mean cosine of all pairs, EZM minus SAC (the paper's is BRC): {difference}, {counted(count, 'seed')}"
         report.claims.append(Claim(MODEL_FREE, verdict(difference, count, 1), because))
     else:

@@ -11,13 +11,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.studies.report import Claim, Report, new_figure
-from experiments.studies.scores import difference_of, final_of, mean_of, verdict
+from experiments.studies.scores import final_of, verdict
 from experiments.studies.trainings import Training, extent_of, ezm_arguments, given_names, run_trainings
 from experiments.studies.variants import effective
 from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.cli.settings import parse_changes
 from sb3_ezm.errors import ConfigurationError, counted
-from sb3_ezm.evaluation import Interval
+from sb3_ezm.evaluation import Interval, score_difference, score_mean
 from sb3_ezm.evaluation.statistics import FloatArray
 from sb3_ezm.presets import get_preset
 from sb3_ezm.tasks.registry import default_preset, default_suite
@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
                 "seeds": len(scores),
                 "environment steps of each task": groups[0][2] * get_preset(args.preset).env.get("action_repeat", 1),
                 "tasks": len(shared),
-                f"mean {unit}": mean_of(_table(scores, shared)) if scores and shared else None,
+                f"mean {unit}": score_mean(_table(scores, shared)) if scores and shared else None,
             }
         )
     curves = _claims(report, tables, names)
@@ -185,9 +185,9 @@ def _claims(
         if not seeds or not shared:
             continue
         table = {size: _table({seed: tables[budget, size][seed] for seed in seeds}, shared) for size in sizes}
-        curves[budget] = {size: mean_of(values) for size, values in table.items()}
+        curves[budget] = {size: score_mean(values) for size, values in table.items()}
         if len(sizes) > 1:
-            difference = difference_of(table[sizes[-1]], table[sizes[0]])
+            difference = score_difference(table[sizes[-1]], table[sizes[0]])
             because = f"from N = {sizes[0]} to {sizes[-1]} the mean changes by {difference}, {counted(len(seeds), 'seed')}"
             report.claims.append(Claim(f"{CLAIM} ({title})", verdict(difference, len(seeds), 1), because))
         report.details[budget] = {"tasks": shared, "seeds": seeds, "scores": {size: t.tolist() for size, t in table.items()}}

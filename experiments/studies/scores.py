@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,50 +76,6 @@ def table_of(finals: Sequence[Final], tasks: Sequence[str]) -> FloatArray:
     :return: ``[seeds, tasks]``
     """
     return np.array([[final.scores[task] for task in tasks] for final in finals], dtype=np.float64)
-
-
-def mean_of(table: FloatArray) -> Interval:
-    """
-    :param table: ``[seeds, tasks]``
-    :return: mean with its 95 % interval (Student's t over the seeds: tasks of one agent are not independent)
-    """
-    values = table.mean(axis=1)
-    return _interval(float(values.mean()), _squared_error(values), max(1, len(values) - 1), len(values) > 1)
-
-
-def difference_of(table: FloatArray, base: FloatArray) -> Interval:
-    """
-    :param table: ``[seeds, tasks]``
-    :param base: ``[seeds, tasks]``, of other trainings
-    :return: mean of the one minus mean of the other with its 95 % interval (Welch's t over the seeds)
-    """
-    sides = [each.mean(axis=1) for each in (table, base)]
-    errors = [_squared_error(values) for values in sides]
-    enough = min(map(len, sides)) > 1
-    spread = sum(error**2 / (len(values) - 1) for error, values in zip(errors, sides, strict=True)) if enough else 0.0
-    freedom = sum(errors) ** 2 / spread if spread > 0 else 1.0  # Welch-Satterthwaite
-    return _interval(float(sides[0].mean() - sides[1].mean()), sum(errors), freedom, enough)
-
-
-def _squared_error(values: FloatArray) -> float:
-    """Of the mean."""
-    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
-
-
-def _interval(value: float, squared_error: float, freedom: float, known: bool) -> Interval:
-    if not known:
-        return Interval(value, None, None)
-    half = _t_quantile(freedom) * math.sqrt(squared_error)
-    return Interval(value, value - half, value + half)
-
-
-def _t_quantile(freedom: float) -> float:
-    """What Student's t exceeds in absolute value with a probability of 5 %."""
-    # With t = sqrt(freedom) tan(angle) the density is proportional to cos(angle) ** (freedom - 1).
-    angles = np.linspace(0.0, math.pi / 2, 10_001)
-    density = np.cos(angles) ** (freedom - 1.0)
-    below = np.concatenate(([0.0], np.cumsum(density[1:] + density[:-1])))
-    return math.sqrt(freedom) * math.tan(float(np.interp(0.95 * below[-1], below, angles)))
 
 
 def verdict(difference: Interval, n_seeds: int, sign: int) -> str:

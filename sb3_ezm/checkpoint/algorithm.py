@@ -49,6 +49,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
         self.stop_signals = StopSignals()
         self.run_id = secrets.token_hex(8)  # identifies the training, wherever it continues
         self._learned_for, self._learning_since = 0.0, math.inf  # seconds; when this call of `learn` began
+        self.learned_normalized = False  # from observations that a VecNormalize had changed
 
     @property
     def learning_seconds(self) -> float:

@@ -12,7 +12,8 @@ from sb3_ezm.cli.parser import Parser
 from sb3_ezm.kinds import Kind
 from sb3_ezm.presets import preset_names
 
-EVALUATION_SEED = 10_000  # evaluated episodes start from different states than training with a small seed
+EVALUATION_SEED = 10_000  # evaluations during training start from different states than training with a small seed
+FRESH_SEED = 20_000  # and those afterwards from others again: the best model was selected by the former
 PROTOCOLS = ("respected", "ignored", "both")
 _MODEL = "a saved model (.zip, .agent), the folder of `ezm train`, or pretrained:NAME, see `ezm info`"
 EXAMPLES = """\
@@ -273,7 +274,12 @@ def _add_eval(commands: Any) -> None:
     )
     add("--stochastic", action="store_true", help="sample actions instead of taking the best")
     add("--max-steps", type=whole(1), help="cut episodes, for a quick look: returns are then not comparable")
-    add("--seed", type=whole(0), default=EVALUATION_SEED, help=f"of the episodes (default {EVALUATION_SEED})")
+    add(
+        "--seed",
+        type=whole(0),
+        default=FRESH_SEED,
+        help=f"of the episodes (default {FRESH_SEED}, training has {EVALUATION_SEED})",
+    )
     add("--json", metavar="FILE", help="write all episodes as JSON, `-` for stdout (then without the table)")
 
 

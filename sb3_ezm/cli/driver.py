@@ -32,6 +32,7 @@ from sb3_ezm.cli.folder import (
     fresh_folder,
     monitor_folder,
 )
+from sb3_ezm.cli.history import with_call
 from sb3_ezm.cli.plot import draw_training
 from sb3_ezm.cli.scoreboard import Scoreboard
 from sb3_ezm.cli.settings import EVALUATIONS_OF_A_RUN, RunSettings
@@ -101,7 +102,8 @@ def train(
                 model = _resume(settings, folder, env, new_episodes, changes or {}, device=device, tensorboard_log=log)
             else:
                 model = _start(settings, env, device, log)
-            _noted(settings, model, folder, resumes).write(folder)
+            before = RunSettings.read(folder) if resumes else None
+            with_call(_noted(settings, model, before), before, model, dict(changes or {})).write(folder)
             scoreboard = _scoreboard(settings, folder, tasks)
             callbacks = [*_callbacks(settings, folder, scoreboard), *callbacks]
             for callback in [] if resumes else callbacks:
@@ -282,12 +284,11 @@ def _learn(model: EZM, settings: RunSettings, callbacks: list[BaseCallback], fol
         model.save_checkpoint(folder / CHECKPOINTS / f"checkpoint_{model.num_timesteps}")
 
 
-def _noted(settings: RunSettings, model: EZM, folder: Path, resumes: bool) -> RunSettings:
+def _noted(settings: RunSettings, model: EZM, before: RunSettings | None) -> RunSettings:
     """What is done already must not become the budget."""
-    if not resumes or _remaining(model, settings) > 0:
+    if before is None or _remaining(model, settings) > 0:
         return settings
-    known = RunSettings.read(folder)
-    return replace(settings, steps_per_task=known.steps_per_task, minutes=known.minutes)
+    return replace(settings, steps_per_task=before.steps_per_task, minutes=before.minutes)
 
 
 def _remaining(model: EZM, settings: RunSettings) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
-import shlex
 from pathlib import Path
 from typing import Any
 
-from sb3_ezm.cli.arguments import EVALUATION_SEED
+from sb3_ezm.cli.arguments import FRESH_SEED
 from sb3_ezm.cli.common import load_agent, load_model
 from sb3_ezm.cli.folder import MODEL, RUN
+from sb3_ezm.cli.history import command_line
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.export import PolicyHead, export_agent, export_policy
@@ -51,7 +50,7 @@ def _agent(args: argparse.Namespace) -> int:
     check_can_write(args.output)
     _check_card(args.output.with_suffix(".json"))
     model, tasks = load_agent(args)
-    card = export_agent(model, args.output, tasks, args.episodes or EPISODES, EVALUATION_SEED, _training(args))
+    card = export_agent(model, args.output, tasks, args.episodes or EPISODES, FRESH_SEED, _training(args))
     print(f"agent: {args.output}, {card['bytes']:,} bytes; card: {args.output.with_suffix('.json')}")
     before_rounding = card["rounding"]["scores_before"]
     for protocol in before_rounding:
@@ -74,24 +73,5 @@ def _training(args: argparse.Namespace) -> dict[str, Any]:
         folder, file = (args.model, args.model / MODEL) if args.model.is_dir() else (args.model.parent, args.model)
         facts["date"] = datetime.date.fromtimestamp(file.stat().st_mtime).isoformat()
         if args.trained_by is None and (folder / RUN).exists():
-            facts["command"] = _command(folder)
+            facts["command"] = command_line(RunSettings.read(folder))
     return {name: value for name, value in facts.items() if value is not None}
-
-
-def _command(folder: Path) -> str:
-    """What a run was started with, as far as its folder says."""
-    settings = RunSettings.read(folder)
-    copies = settings.envs_per_task
-    words = ["ezm", "train", *settings.tasks, "--seed", str(settings.seed)]
-    words += ["--envs-per-task", ",".join(map(str, [copies] if isinstance(copies, int) else copies))]
-    words += ["--from", settings.start] if settings.start else ["--preset", settings.preset]
-    for option, value in (
-        ("--steps-per-task", settings.steps_per_task),
-        ("--minutes", settings.minutes),
-        ("--action-repeat", settings.action_repeat),
-        ("--like", settings.like),
-    ):
-        words += [] if value is None else [option, str(value)]
-    words += ["--ignore-termination"] if settings.ignore_termination else []
-    flat = [f"{name}={json.dumps(value)}" for name, value in settings.changes.items()]
-    return shlex.join([*words, *(["--set", *flat] if flat else [])])

@@ -12,6 +12,8 @@ import torch as th
 from rich.console import Console
 from rich.table import Table
 
+from sb3_ezm.arguments.settings import attribute_of
+from sb3_ezm.arguments.table import public_arguments
 from sb3_ezm.cli.common import load_model
 from sb3_ezm.errors import counted
 from sb3_ezm.presets import get_preset, preset_names
@@ -22,7 +24,7 @@ from sb3_ezm.tasks.resolver import make_task_set
 VERSION = (Path(__file__).parent.parent / "version.txt").read_text(encoding="utf-8").strip()
 MOST_NAMES = 150  # of tasks of a suite that are listed
 _PACKAGES = ("stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy", "rl_zoo3", "wandb")
-_SETTINGS = ("batch_size", "gamma", "num_simulations", "num_candidates", "unroll_steps", "td_steps", "value_target", "seed")
+_ELSEWHERE = ("policy", "env", "task_set", "tensorboard_log", "verbose", "device")  # shown above, or of this process
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,11 +83,13 @@ def _show_model(console: Console, path: Path) -> None:
         tasks.add_row(spec.name, str(spec.observation_size), str(spec.action_size), *references, *cells)
     console.print(tasks)
     settings = _table("setting", "value")
-    for name in _SETTINGS:
-        settings.add_row(name, str(getattr(model, name)))
-    for name in ("search_kwargs", "target_kwargs", "loss_kwargs", "policy_kwargs"):
-        for key, value in (getattr(model, name) or {}).items():
-            settings.add_row(f"{name}.{key}", str(value))
+    for name in public_arguments():
+        value = getattr(model, attribute_of(model, name), None)
+        if isinstance(value, dict):
+            for key, part in value.items():
+                settings.add_row(f"{name}.{key}", str(part))
+        elif value is not None and name not in _ELSEWHERE:
+            settings.add_row(name, str(value))
     console.print(settings)
     if is_agent(path) and (card := read_card(path)) is not None:
         _show_card(console, card)

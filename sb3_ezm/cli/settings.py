@@ -61,6 +61,7 @@ class RunSettings:
     :param reanalyzers: processes that compute targets ahead; None for what the preset and ``changes`` say, usually none
     :param replay_shards: processes with the replay; None for what the preset and ``changes`` say, usually none
     :param protocol: of the evaluations: ``"respected"``, ``"ignored"`` or ``"both"``; None for that of the training episodes
+    :param history: the calls so far: at how many steps of all tasks (``timesteps``), what they set, and what they ran on
     """
 
     tasks: Sequence[str]
@@ -87,6 +88,7 @@ class RunSettings:
     learners: int | None = None
     reanalyzers: int | None = None
     replay_shards: int | None = None
+    history: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if self.steps_per_task is None and self.minutes is None:

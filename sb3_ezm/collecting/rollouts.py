@@ -155,6 +155,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             )
         if not self.collector.watches(self.env):  # `model.env` has been set
             self.set_env(self.env)
+        self.learned_normalized = self.collector.normalizes_observations
         noise = self.action_noise
         if isinstance(noise, VectorizedActionNoise) and noise.n_envs != self.n_envs:  # loaded for another number
             self.action_noise = noise.base_noise  # SB3 makes one for each

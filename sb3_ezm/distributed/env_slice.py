@@ -174,6 +174,7 @@ class EnvSlice:
         self._version = -1  # of the weights
         self._observation: Any = None  # the last one of the last round
         self._failure: Failure | None = None
+        self._first = first
         try:
             sys.path.extend(place for place in path if place not in sys.path)
             th.set_num_threads(num_threads)
@@ -212,7 +213,7 @@ class EnvSlice:
         policy = policy_class(**arguments).to(device)
         self._collector = _RowCollector(policy, Planner(policy.search_config.acting), MetricMeans(), TimeSplit())
         self._collector.watch(self.env)
-        self._collector.first_env = self.env.first
+        self._collector.first_env = self._first
         self._version = -1
 
     def collect(self, weights: Weights | None, task: Round, observation: VecEnvObs | None) -> Steps:

@@ -1,5 +1,6 @@
 """Evaluation as is usual in the field: returns, success rates, normalized scores, both protocols, intervals over seeds."""
 
+from sb3_ezm.evaluation.differences import score_difference, score_mean
 from sb3_ezm.evaluation.files import EVALUATION_COLUMNS, EvaluationRow, append_evaluation, read_evaluations
 from sb3_ezm.evaluation.matching import check_fits, env_steps_of, repeat_as_trained, task_set_of
 from sb3_ezm.evaluation.results import PROTOCOL_LABELS, EvaluationResult, Protocol, TaskResult, format_table
@@ -36,5 +37,7 @@ __all__ = [
     "protocol_of",
     "read_evaluations",
     "repeat_as_trained",
+    "score_difference",
+    "score_mean",
     "task_set_of",
 ]

@@ -76,7 +76,7 @@ class TaskEvalCallback(EventCallback):
     :param both_protocols: evaluate with and without termination, from one roll-out. ``ignore_termination`` then says which
         of the two decides the best model; the other is logged under ``eval_respected/`` or ``eval_ignored/``
     :param max_episode_steps: time limit instead of the tasks' own
-    :param seed: seed of the evaluated episodes
+    :param seed: seed of the evaluated episodes; to report a figure, evaluate the best model with another, as these selected it
     :param deterministic: passed to ``predict``
     :param csv_path: CSV file; an existing one must have the same columns and is continued
     :param best_model_path: where to save the best model, for example ``"runs/best.zip"``
@@ -104,7 +104,7 @@ class TaskEvalCallback(EventCallback):
         n_eval_episodes: int = 3,
         ignore_termination: bool = False,
         max_episode_steps: int | None = None,
-        seed: int = 0,
+        seed: int = 10_000,
         deterministic: bool = True,
         csv_path: str | os.PathLike[str] | None = None,
         best_model_path: str | os.PathLike[str] | None = None,

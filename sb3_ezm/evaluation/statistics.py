@@ -22,7 +22,7 @@ Resample = Literal["stratified", "seeds"]
 @dataclass(frozen=True)
 class Interval:
     """
-    An estimate with its percentile bootstrap confidence interval.
+    An estimate with its confidence interval.
 
     :param value: the statistic of all seeds
     :param low: lower end; None for a single seed, from which nothing about seeds can be inferred

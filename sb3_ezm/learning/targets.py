@@ -13,7 +13,7 @@ import torch as th
 
 from sb3_ezm.config import TargetConfig
 from sb3_ezm.devices import to_device
-from sb3_ezm.value_targets import VALUE_TARGETS, Sources
+from sb3_ezm.value_targets import Sources, find_value_target
 
 
 class SegmentMasks(NamedTuple):
@@ -119,9 +119,9 @@ def mix_value_targets(
     :param updates: updates done so far
     :return: values, and where they are of the kind that the value target asks for
     """
-    target = VALUE_TARGETS[config.value_target]
+    target = find_value_target(config.value_target)
     if "mixed_after" in target.uses and updates < config.mixed_after:
         return ValueTargets(td, th.ones_like(td))
     wanted, asked = target.choose(Sources(td, searched, (ages >= config.mixed_newest).unsqueeze(1)))
     found, asked = has_search > 0, asked.expand_as(td)
-    return ValueTargets(th.where(asked & found, wanted, td), (found | ~asked).float())
+    return ValueTargets(th.where(asked & ~found, td, wanted), (found | ~asked).float())

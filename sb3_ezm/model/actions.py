@@ -13,7 +13,7 @@ from typing import Protocol
 import torch as th
 
 from sb3_ezm.config import SearchConfig
-from sb3_ezm.proposals import PROPOSALS, Candidates, Draws
+from sb3_ezm.proposals import Candidates, Draws, find_proposal
 
 ACTION_LIMIT = 0.999  # actions stay inside the open interval where atanh is finite
 _SQRT_HALF = math.sqrt(0.5)
@@ -187,7 +187,7 @@ class SquashedGaussian(ActionHead):
             """The policy's actions for standard-normal draws."""
             return self.sample(parameters.unsqueeze(-2), normal, mask)
 
-        return PROPOSALS[config.proposal](Draws(policy, noise, mask, wide, config.std_magnification))
+        return find_proposal(config.proposal)(Draws(policy, noise, mask, wide, config.std_magnification))
 
     def sample(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
         """The tanh of mean plus deviation times draw, which passes gradients to both."""

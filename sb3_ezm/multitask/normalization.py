@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any, cast
+from typing import Any
 
 from gymnasium.wrappers import NormalizeObservation
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -73,16 +73,24 @@ def normalized(model: PolicyPredictor) -> PolicyPredictor:
     """
     if not isinstance(model, BaseAlgorithm) or not normalizes_observations(model):
         return model
-    return _Normalized(model, cast(VecNormalize, model.get_vec_normalize_env()))
+    if (normalize := model.get_vec_normalize_env()) is None:
+        warnings.warn(
+            "The model learned from normalized observations and was loaded without its VecNormalize: load it with "
+            "`env=VecNormalize.load(path, env)`, or it takes raw observations for normalized ones.",
+            stacklevel=3,
+        )
+        return model
+    return _Normalized(model, normalize)
 
 
 def normalizes_observations(model: BaseAlgorithm) -> bool:
     """
     :param model: of any algorithm
-    :return: whether the ``VecNormalize`` of its training changes observations; rewards do not matter to what it predicts
+    :return: whether the ``VecNormalize`` of its training changes observations, also if it was loaded without; rewards do not
+        matter to what it predicts
     """
     normalize = model.get_vec_normalize_env()
-    return normalize is not None and bool(normalize.norm_obs)
+    return getattr(model, "learned_normalized", False) if normalize is None else bool(normalize.norm_obs)
 
 
 class _Normalized:
