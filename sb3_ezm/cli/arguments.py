@@ -133,7 +133,7 @@ def _add_train(commands: Any) -> None:
 """
     parser = _add_parser(commands, "train", "train", "Train one agent on one or several tasks.", examples)
     add = parser.add_argument
-    add("tasks", nargs="*", help="suites, tasks, Gymnasium ids, or module:function that returns an environment")
+    add("tasks", nargs="*", help="suites, tasks, Gymnasium ids, or module:name of your own")
     add("--preset", help=f"settings: {', '.join(preset_names())} (default: those of the suite, or small)")
     _add_set(parser, "arguments of EZM, replacing the preset's; `a.b=1` in dicts")
     add(
@@ -368,7 +368,9 @@ def _add_check_env(commands: Any) -> None:
 """
     parser = _add_parser(commands, "check-env", "check_env", "Check that environments are fit for training.", examples)
     parser.add_argument(
-        "tasks", nargs="+", help="suites, tasks, Gymnasium ids, or module:function that returns an environment"
+        "tasks",
+        nargs="+",
+        help="suites, tasks, Gymnasium ids, or module:name of a function that returns an environment, a TaskSpec or TaskSet",
     )
     parser.add_argument("--steps", type=whole(1), default=300, help="random steps of each task (default 300)")
     parser.add_argument("--seed", type=whole(0), default=0, help="of the episodes and actions (default 0)")

@@ -16,6 +16,8 @@ from sb3_ezm.cli.common import resolve_task
 from sb3_ezm.errors import ConfigurationError, EZMError, counted
 from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.padding import PaddedTaskEnv
+from sb3_ezm.policies import MlpPolicy
+from sb3_ezm.presets import load_preset
 from sb3_ezm.tasks.resolver import make_task_set
 from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
 
@@ -95,7 +97,7 @@ def check_task(env: PaddedTaskEnv, tasks: TaskSet, steps: int, seed: int) -> lis
     :return: what a user should know although it is not an error
     :raises ConfigurationError: if a padded entry is not zero or actions reach the environment wrongly
     """
-    first, rewards, lengths = _play(env, steps, seed)
+    first, rewards, returns = _play(env, steps, seed)
     again, _, _ = _play(env, steps, seed)
     places = tasks[env.task_name].observation_index or range(tasks[env.task_name].observation_size)
     padding = np.delete(first, list(places), axis=1)
@@ -104,12 +106,16 @@ def check_task(env: PaddedTaskEnv, tasks: TaskSet, steps: int, seed: int) -> lis
     notes = _bounds(first[:, list(places)], env.env.observation_space)
     if not np.array_equal(first, again):
         notes.append("the same seed and actions gave different observations: runs will not repeat")
-    if not lengths:
+    if not returns:
         notes.append(f"no episode ended within {steps} steps: does it have a time limit?")
     if np.ptp(rewards) == 0.0:
         notes.append(f"all rewards of {steps} random steps are {rewards[0]:g}")
     largest = float(np.abs(rewards).max())
-    notes.append(f"largest reward of a random step: {largest:g} (compare `reward_range` in policy_kwargs)")
+    notes.append(f"largest reward of a random step: {largest:g} (`reward_range` in policy_kwargs must hold it, {_known()})")
+    if returns:
+        found = f"{np.mean(returns):g} ± {np.std(returns):g}"
+        played = counted(len(returns), "random episode")
+        notes.append(f"mean return of {played}: {found} (`random_score` of a TaskSpec; --steps plays more)")
     return notes
 
 
@@ -130,20 +136,26 @@ def _bounds(rows: np.ndarray, space: spaces.Space[Any]) -> list[str]:
     ]
 
 
-def _play(env: PaddedTaskEnv, steps: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+def _known() -> str:
+    settings = {name: load_preset(name).get("policy_kwargs") or {} for name in ("small", "paper")}
+    ranges = {name: MlpPolicy.model_settings(**given).reward_range for name, given in settings.items()}
+    return " and ".join(f"{value:g} with preset {name!r}" for name, value in ranges.items())
+
+
+def _play(env: PaddedTaskEnv, steps: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Observations and rewards of all steps, and the returns of whole episodes."""
     generator = np.random.default_rng(seed)
     observation, _ = env.reset(seed=seed)
-    rows, rewards, lengths, length = [observation["observation"]], [], [], 0
+    rows, rewards, returns, begin = [observation["observation"]], [], [], 0
     for _ in range(steps):
         action: np.ndarray = generator.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
         if env.task_set.discrete:
             action = np.array(generator.integers(env.task_set[env.task_name].action_size))
         observation, reward, terminated, truncated, _ = env.step(action)
         rewards.append(float(reward))
-        length += 1
         if terminated or truncated:
-            lengths.append(length)
-            length = 0
+            returns.append(sum(rewards[begin:]))
+            begin = len(rewards)
             observation, _ = env.reset()
         rows.append(observation["observation"])
-    return np.array(rows), np.array(rewards), lengths
+    return np.array(rows), np.array(rewards), returns
