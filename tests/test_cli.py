@@ -385,6 +385,17 @@ def test_a_budget_of_time_and_several_seeds(ezm: Any, tmp_path: Path, monkeypatc
         train(RunSettings.read(out / "seed-4"), out / "seed-4", overwrite=False)
 
 
+def test_several_seeds_are_continued_together(ezm: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ezm("train", "toy-spin", "--seed", 2, 10, "--out", out, *QUIET, *SMALL)
+    output = ezm("resume", out, "--steps-per-task", 80, "--no-tensorboard")
+    assert output.count("Resumed at 64 steps") == 2
+    for seed in (2, 10):
+        assert RunSettings.read(out / f"seed-{seed}").steps_per_task == 80
+        assert EZM.load(out / f"seed-{seed}" / "model.zip").num_timesteps == 80
+    assert output.index("seed-2") < output.index("seed-10")
+
+
 def test_no_film_of_what_cannot_be_drawn(ezm: Any, tmp_path: Path) -> None:
     gym.register("NoPictures-v0", CountEnv)
     error = ezm("train", "NoPictures-v0", "--film", "--out", tmp_path / "run", status=2)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sb3_ezm.cli.common import check_device, load_model, model_name, resolve_tasks, run_tasks
 from sb3_ezm.cli.driver import refuse_run, train
+from sb3_ezm.cli.folder import RUN
 from sb3_ezm.cli.settings import RunSettings, parse_changes
 from sb3_ezm.devices import set_num_threads
 from sb3_ezm.errors import ConfigurationError
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     if args.film is not None:
         prefer_egl()
     check_device(args.device)
-    runs = {args.out: _continued(args)} if args.resume else _new(args)
+    runs = {folder: _continued(args, folder) for folder in _begun(args.out)} if args.resume else _new(args)
     set_num_threads(args.threads)
     for folder, settings in runs.items():
         train(
@@ -118,7 +119,15 @@ def _of_trained(args: argparse.Namespace, changes: dict[str, Any]) -> tuple[str,
     return trained.preset or "small", trained.policy.task_set.action_repeat
 
 
-def _continued(args: argparse.Namespace) -> RunSettings:
+def _begun(out: Path | None) -> list[Path]:
+    """The run to continue; of several seeds, those that have begun."""
+    if out is None:
+        raise ConfigurationError("Which training? Name its folder: `ezm resume FOLDER`.")
+    seeds = [path.parent for path in out.glob(f"seed-*/{RUN}")] if not (out / RUN).exists() else []
+    return sorted(seeds, key=lambda path: (len(path.name), path.name)) or [out]
+
+
+def _continued(args: argparse.Namespace, out: Path) -> RunSettings:
     fixed = {"tasks": args.tasks, "--preset": args.preset, "--envs-per-task": args.envs_per_task}
     fixed |= {"--action-repeat": args.action_repeat, "--seed": args.seed}
     fixed |= {"--ignore-termination": args.ignore_termination or None, "--from": args.start, "--like": args.like}
@@ -128,9 +137,7 @@ def _continued(args: argparse.Namespace) -> RunSettings:
         raise ConfigurationError(f"A training continues with its own settings: leave {', '.join(given)} out with --resume.")
     if args.overwrite:
         raise ConfigurationError("--resume continues a run and --overwrite replaces it: choose one of them.")
-    if args.out is None:
-        raise ConfigurationError("Which training? Name its folder: `ezm resume FOLDER`.")
-    known = RunSettings.read(args.out)
+    known = RunSettings.read(out)
     settings = replace(known, **_given(args))  # type: ignore[arg-type]
     if settings.deciding_protocol != known.deciding_protocol and known.protocol != "both":
         raise ConfigurationError(
