@@ -56,8 +56,8 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 
 _OF_OTHERS = frozenset(
     {
-        *("use_sde", "sde_sample_freq", "use_sde_at_warmup", "ent_coef", "target_entropy", "n_steps", "n_epochs"),
-        *("gae_lambda", "clip_range", "clip_range_vf", "vf_coef", "target_kl", "normalize_advantage", "policy_delay"),
+        *("use_sde", "sde_sample_freq", "use_sde_at_warmup", "target_entropy", "n_epochs"),
+        *("gae_lambda", "clip_range", "clip_range_vf", "target_kl", "normalize_advantage", "policy_delay"),
         *("target_policy_noise", "target_noise_clip", "top_quantiles_to_drop_per_net", "exploration_fraction"),
         *("exploration_final_eps", "exploration_initial_eps", "n_critics", "features_extractor_class"),
         *("features_extractor_kwargs", "normalize_images", "share_features_extractor", "activation_fn", "log_std_init"),
@@ -66,12 +66,21 @@ _OF_OTHERS = frozenset(
 )
 
 
+_COUNTERPARTS = {
+    "ent_coef": "`loss_kwargs={'entropy': ...}`",
+    "vf_coef": "`loss_kwargs={'value': ...}`",
+    "n_steps": "`train_freq`, or for the targets `td_steps`",
+}
+
+
 def unknown_hint(name: str, known: Iterable[str]) -> str:
     """
     :param name: of an unknown argument
     :param known: names of the known ones
     :return: what to do about it, for a message
     """
+    if name in _COUNTERPARTS:
+        return f"Its counterpart here is {_COUNTERPARTS[name]}."
     if name in _OF_OTHERS:
         return "It belongs to other algorithms of Stable-Baselines3 and has no counterpart here: leave it out."
     return did_you_mean(name, known)

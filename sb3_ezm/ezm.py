@@ -313,7 +313,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         if self.num_timesteps <= self._no_updates_until:
             return
         if not hasattr(self, "_logger"):  # called directly, after loading
-            self.set_logger(configure_logger(self.verbose))
+            self._logger = configure_logger(self.verbose)  # `set_logger` would keep `learn` from making its own
         if not self._can_train():
             self._warn_of_idle_tasks()
             return

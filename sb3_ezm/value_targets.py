@@ -26,9 +26,10 @@ class ValueTarget(NamedTuple):
     """
     A value target.
 
-    ``choose`` returns values ``[B, K+1]`` and where they need the search's value, as booleans that broadcast to them: where
-    there is none, TD's takes its place. ``uses`` names the settings of :class:`~sb3_ezm.config.TargetConfig` that act on it;
-    one that uses ``mixed_after`` is TD's until then.
+    ``choose`` returns values ``[B, K+1]`` and where they need the search's value, as booleans that broadcast to them. The
+    values are used as they are, except where they need a search and there has been none: there TD's take their place. ``uses``
+    names the settings of :class:`~sb3_ezm.config.TargetConfig` that act on it; one that uses ``mixed_after`` is TD's until
+    then.
     """
 
     choose: Callable[[Sources], tuple[th.Tensor, th.Tensor]]

@@ -242,7 +242,7 @@ def _write(temporary: Path, path: Path, frames: Iterator[np.ndarray], fps: float
         except ImportError as error:
             raise VideoUnavailableError(f"No installed package can write {path} ({error}): install imageio.") from error
         kept, durations = _in_hundredths(frames, fps)
-        imageio.mimsave(temporary, kept, duration=durations, loop=0)
+        imageio.mimsave(temporary, kept, duration=durations if len(kept) > 1 else durations[0], loop=0)
         return
     try:
         import imageio_ffmpeg

@@ -394,6 +394,12 @@ def test_several_seeds_are_continued_together(ezm: Any, tmp_path: Path) -> None:
         assert RunSettings.read(out / f"seed-{seed}").steps_per_task == 80
         assert EZM.load(out / f"seed-{seed}" / "model.zip").num_timesteps == 80
     assert output.index("seed-2") < output.index("seed-10")
+    assert "All seeds in" in ezm("resume", out, status=2)
+    settings = RunSettings.read(out / "seed-2")
+    *calls, last = settings.history
+    replace(settings, steps_per_task=100, history=(*calls, {**last, "ended": False})).write(out / "seed-2")
+    output = ezm("resume", out, "--no-tensorboard")  # only the one that was interrupted
+    assert output.count("Resumed at") == 1 and "seed-10" not in output
 
 
 def test_no_film_of_what_cannot_be_drawn(ezm: Any, tmp_path: Path) -> None:
@@ -731,12 +737,15 @@ def test_a_run_notes_every_call_and_what_it_ran_on(ezm: Any, tmp_path: Path) -> 
     made = command_line(RunSettings.read(folder))
     assert re.fullmatch(
         r"ezm train toy-spin --seed 0 --envs-per-task 1 --preset toy --steps-per-task 60 --eval-episodes 1 --set .*"
-        r"; ezm resume --steps-per-task 80 --set learning_rate=0.0001",
+        r"; ezm resume FOLDER --steps-per-task 80 --set learning_rate=0.0001",
         made,
     ), made
+    assert first["ended"] and second["ended"]
     # Of a run of an earlier version only the settings are known, as they are now.
     older = replace(RunSettings.read(folder), history=())
     assert command_line(older).startswith("ezm train toy-spin") and "--steps-per-task 80" in command_line(older)
+    resumed_since = replace(older, history=(second,))
+    assert command_line(resumed_since) == command_line(older)
 
 
 def test_the_protocol_of_the_best_model_stays(ezm: Any, run_folder: Path) -> None:

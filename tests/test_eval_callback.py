@@ -215,6 +215,11 @@ def test_a_training_resumed_with_other_steps_between_evaluations(monkeypatch: py
     ]
 
 
+def test_a_best_model_is_not_named_like_an_agent() -> None:
+    with pytest.raises(ConfigurationError, match=r"best.agent: this suffix is for agents"):
+        TaskEvalCallback(TASKS, best_model_path="best.agent")
+
+
 def test_resumed_training_continues_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "eval.csv"
 

@@ -62,7 +62,9 @@ def test_a_later_tensorboard_file_replaces_all_from_where_it_begins(tmp_path: Pa
             logger.dump(step)
         logger.close()
         file = next((tmp_path / f"run_{number}").iterdir())
-        os.utime(file, (1000 + number, 1000 + number))
+        began, rest = file.name.removeprefix("events.out.tfevents.").split(".", 1)
+        file = file.rename(file.with_name(f"events.out.tfevents.{int(began) + number}.{rest}"))
+        os.utime(file, (1000 - number, 1000 - number))  # of a copy: says nothing
     scalars = load_scalars(tmp_path)
     assert scalars["train/loss"] == Curve([1000, 5000, 5500, 7000], [1.0, 1.0, 9.0, 9.0])
     assert scalars["eval/mean_score"].steps == [1000, 5000]  # what was abandoned is gone, also where nothing took its place

@@ -538,6 +538,7 @@ def test_updates_right_after_loading(tmp_path: Path) -> None:
     model.load_replay_buffer(tmp_path / "replay")
     model.train(2, 8)
     assert model._n_updates == first._n_updates + 2
+    assert not model._custom_logger  # `learn` makes one of its own, with TensorBoard's files if they are wanted
 
 
 def test_files_of_agents_and_of_models_are_told_apart(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -673,7 +674,9 @@ def test_an_episode_that_is_none_is_none() -> None:
             *rest, info = super().step(action)
             return (*rest, {**info, "episode": None})
 
-    tiny_model(DummyVecEnv([Reporting])).learn(8)  # warns of no other report
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny_model(DummyVecEnv([Reporting])).learn(8)
 
 
 def test_arguments_of_other_algorithms_are_named_as_such() -> None:

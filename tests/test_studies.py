@@ -384,6 +384,15 @@ def test_checkpoints_are_as_frequent_as_evaluations() -> None:
     assert given[given.index("--checkpoint-every") + 1] == given[given.index("--eval-every") + 1] == "1250"
 
 
+def test_how_often_it_is_saved_is_not_what_a_training_is(tmp_path: Path) -> None:
+    before = trainings.Training("base", 0, ("toy", "--checkpoint-every", "5000", "--preset", "toy"))
+    trainings._write(before, tmp_path, False, 1.0)
+    now = trainings.Training("base", 0, ("toy", "--checkpoint-every", "500", "--preset", "toy"))
+    assert now.note(tmp_path) is not None
+    with pytest.raises(ConfigurationError, match="other settings"):
+        trainings.Training("base", 0, ("toy", "--preset", "small")).note(tmp_path)
+
+
 def test_some_tasks_of_a_suite_get_its_random_steps_each(here: list[list[str]], tmp_path: Path) -> None:
     # The preset of the toy suite means 500 of each of its four tasks, wherever they are trained.
     total = int(effective("toy", [])["learning_starts"])

@@ -141,6 +141,13 @@ def test_a_gif_lasts_as_long_as_the_episode(fps: int) -> None:
     assert abs(sum(durations) - 2000) <= 1000 * np.ceil(fps / 50) / fps
 
 
+@pytest.mark.parametrize("pictures", [1, 2, 10])
+def test_gifs_of_few_pictures(pictures: int, tmp_path: Path) -> None:
+    frames = (np.full((4, 4, 3), 20 * number, np.uint8) for number in range(pictures))
+    video._write(tmp_path / "a.gif", tmp_path / "a.gif", frames, 67.0)
+    assert len(iio.imread(tmp_path / "a.gif")) == -(-pictures // 2)
+
+
 def test_the_film_of_a_cycle_has_the_speed_of_its_tasks() -> None:
     env = CyclingTaskEnv(make_task_set("toy"), render_mode="rgb_array")
     assert env.metadata["render_fps"] == 12  # before the first reset, as Gymnasium's RecordVideo reads it

@@ -71,7 +71,7 @@ class Training:
         if not path.exists():
             return None
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if known["arguments"] != [*self.program, *self.arguments]:
+        if _deciding(known["arguments"]) != _deciding([*self.program, *self.arguments]):
             raise ConfigurationError(
                 f"{path.parent} holds a training with other settings, {' '.join(known['arguments'])}: choose another --out, "
                 "or the settings with which the study began."
@@ -85,6 +85,15 @@ class Training:
         """
         note = self.note(out)
         return note is not None and bool(note["finished"])
+
+
+def _deciding(arguments: Sequence[str]) -> list[str]:
+    """Without how often it is saved, on which nothing depends."""
+    words = list(arguments)
+    while "--checkpoint-every" in words:
+        place = words.index("--checkpoint-every")
+        del words[place : place + 2]
+    return words
 
 
 def common_arguments(args: argparse.Namespace, steps: int | None = None, tasks: Sequence[str] = ()) -> tuple[str, ...]:

@@ -123,6 +123,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
             create: Any = cls
             model: SelfT = create(env=vec_env, **merged)
             why = restore(model, state, reset_env)
+            model.learned_normalized = model.collector.normalizes_observations
             if arguments.keys() & _OF_TARGETS:  # those computed ahead are of other settings
                 model.learner.coming.clear()
             apply_changes(model, arguments, saved["policy_kwargs"] or {})
@@ -147,8 +148,8 @@ class ResumableAlgorithm(RolloutAlgorithm):
         include: Iterable[str] | None = None,
     ) -> None:
         """Save the model as in SB3, but completely or not at all: an older file stays until the new one is complete."""
-        if isinstance(path, (str, Path)) and Path(path).suffix == ".agent":
-            raise ConfigurationError(f"{path}: this suffix is for agents of `export_agent`; a model is a .zip file.")
+        if isinstance(path, (str, Path)):
+            check_model_path(path)
         with _complete(path, ".zip") as target:
             super().save(target, exclude, include)
 
@@ -203,6 +204,15 @@ def read_replay_buffer(path: str | Path | io.BufferedIOBase, verbose: int = 0) -
         return load_from_pkl(path, verbose)
     except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} does not hold a readable replay buffer ({type(error).__name__}: {error}).") from error
+
+
+def check_model_path(path: str | Path) -> None:
+    """
+    :param path: where a model will be saved
+    :raises ConfigurationError: if its suffix says that it is something else
+    """
+    if Path(path).suffix == ".agent":
+        raise ConfigurationError(f"{path}: this suffix is for agents of `export_agent`; a model is a .zip file.")
 
 
 @contextmanager

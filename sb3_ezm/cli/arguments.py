@@ -278,7 +278,7 @@ def _add_eval(commands: Any) -> None:
         "--seed",
         type=whole(0),
         default=FRESH_SEED,
-        help=f"of the episodes (default {FRESH_SEED}, training has {EVALUATION_SEED})",
+        help=f"of the episodes (default {FRESH_SEED}; those during training use {EVALUATION_SEED})",
     )
     add("--json", metavar="FILE", help="write all episodes as JSON, `-` for stdout (then without the table)")
 

@@ -32,7 +32,7 @@ from sb3_ezm.cli.folder import (
     fresh_folder,
     monitor_folder,
 )
-from sb3_ezm.cli.history import with_call
+from sb3_ezm.cli.history import with_call, with_end
 from sb3_ezm.cli.plot import draw_training
 from sb3_ezm.cli.scoreboard import Scoreboard
 from sb3_ezm.cli.settings import EVALUATIONS_OF_A_RUN, RunSettings
@@ -110,6 +110,7 @@ def train(
                 callback.init_callback(model)  # `learn` does so, too; what is refused there must not cost an earlier run
         _introduce(model, settings, folder, resumes)
         _learn(model, settings, callbacks, folder, resumes)
+        with_end(RunSettings.read(folder)).write(folder)
         stack.close()  # processes of environments and trackers end before the films
         _report(model, scoreboard, settings, folder, films, can_draw)
     return model

@@ -36,6 +36,15 @@ def with_call(settings: RunSettings, before: RunSettings | None, model: EZM, cha
     return replace(settings, history=(*settings.history, call))
 
 
+def with_end(settings: RunSettings) -> RunSettings:
+    """
+    :param settings: of a run whose latest call has used up its budget
+    :return: the settings with a note of that
+    """
+    *calls, last = settings.history
+    return replace(settings, history=(*calls, {**last, "ended": True}))
+
+
 def _surroundings(model: EZM) -> dict[str, Any]:
     return {
         "sb3_ezm": VERSION,
@@ -53,9 +62,9 @@ def command_line(settings: RunSettings) -> str:
     :param settings: of a run
     :return: the commands that made it, as far as its folder says
     """
-    if not settings.history:  # of an earlier version
+    first, *others = settings.history or ({"settings": {}},)
+    if "tasks" not in first["settings"]:  # begun by an earlier version, which noted no calls
         return _train(settings)
-    first, *others = settings.history
     return "; ".join([_train(RunSettings(**first["settings"])), *(_resume(call["settings"]) for call in others)])
 
 
@@ -65,18 +74,18 @@ def _train(settings: RunSettings) -> str:
     words += ["--envs-per-task", ",".join(map(str, [copies] if isinstance(copies, int) else copies))]
     words += ["--from", settings.start] if settings.start else ["--preset", settings.preset]
     words += ["--ignore-termination"] if settings.ignore_termination else []
-    return shlex.join([*words, *_options(asdict(settings))])
+    given = {name: value for name, value in asdict(settings).items() if value != getattr(RunSettings, name, None)}
+    return shlex.join([*words, *_options(given)])
 
 
 def _resume(given: dict[str, Any]) -> str:
-    return shlex.join(["ezm", "resume", *_options(given)])
+    return shlex.join(["ezm", "resume", "FOLDER", *_options(given)])
 
 
 def _options(given: dict[str, Any]) -> list[str]:
     words = []
     for name in _OPTIONS:
-        value = given.get(name)
-        if value is not None and value != getattr(RunSettings, name, None):
+        if (value := given.get(name)) is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
     words += ["--asynchronous"] if given.get("asynchronous") else []
     flat = [f"{name}={json.dumps(value)}" for name, value in given.get("changes", {}).items()]

@@ -104,6 +104,11 @@ class RunSettings:
         return self.eval_every or -(-(self.steps_per_task or 1) // EVALUATIONS_OF_A_RUN)
 
     @property
+    def ended(self) -> bool:
+        """Whether the latest call has used up its budget."""
+        return bool(self.history) and bool(self.history[-1].get("ended", False))
+
+    @property
     def deciding_protocol(self) -> Protocol:
         """The protocol of the best model and of the curves."""
         ignores = self.ignore_termination if self.protocol in (None, "both") else self.protocol == "ignored"

@@ -10,10 +10,11 @@ from typing import Any
 
 from sb3_ezm.cli.common import check_device, load_model, model_name, resolve_tasks, run_tasks
 from sb3_ezm.cli.driver import refuse_run, train
-from sb3_ezm.cli.folder import RUN
+from sb3_ezm.cli.folder import EVALUATIONS, RUN
 from sb3_ezm.cli.settings import RunSettings, parse_changes
 from sb3_ezm.devices import set_num_threads
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.evaluation import read_evaluations
 from sb3_ezm.presets import get_preset, load_preset, merge_settings
 from sb3_ezm.tasks.registry import default_preset, default_suite
 from sb3_ezm.video import prefer_egl
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     if args.film is not None:
         prefer_egl()
     check_device(args.device)
-    runs = {folder: _continued(args, folder) for folder in _begun(args.out)} if args.resume else _new(args)
+    runs = {folder: _continued(args, folder) for folder in _begun(args)} if args.resume else _new(args)
     set_num_threads(args.threads)
     for folder, settings in runs.items():
         train(
@@ -119,12 +120,19 @@ def _of_trained(args: argparse.Namespace, changes: dict[str, Any]) -> tuple[str,
     return trained.preset or "small", trained.policy.task_set.action_repeat
 
 
-def _begun(out: Path | None) -> list[Path]:
-    """The run to continue; of several seeds, those that have begun."""
+def _begun(args: argparse.Namespace) -> list[Path]:
+    """The run to continue; of several seeds those that have begun, without a new budget only those that have not ended."""
+    out = args.out
     if out is None:
         raise ConfigurationError("Which training? Name its folder: `ezm resume FOLDER`.")
     seeds = [path.parent for path in out.glob(f"seed-*/{RUN}")] if not (out / RUN).exists() else []
-    return sorted(seeds, key=lambda path: (len(path.name), path.name)) or [out]
+    if not seeds:
+        return [out]
+    if args.steps_per_task is None and args.minutes is None:
+        seeds = [seed for seed in seeds if not RunSettings.read(seed).ended]
+        if not seeds:
+            raise ConfigurationError(f"All seeds in {out} have ended: give more --steps-per-task, or --minutes.")
+    return sorted(seeds, key=lambda path: (len(path.name), path.name))
 
 
 def _continued(args: argparse.Namespace, out: Path) -> RunSettings:
@@ -139,16 +147,22 @@ def _continued(args: argparse.Namespace, out: Path) -> RunSettings:
         raise ConfigurationError("--resume continues a run and --overwrite replaces it: choose one of them.")
     known = RunSettings.read(out)
     settings = replace(known, **_given(args))  # type: ignore[arg-type]
-    if settings.deciding_protocol != known.deciding_protocol and known.protocol != "both":
+    if settings.deciding_protocol != known.deciding_protocol and not _has(out, settings.deciding_protocol):
         raise ConfigurationError(
-            f"--protocol {settings.protocol}: the best model was chosen with falls {known.deciding_protocol}, and nothing was "
-            "evaluated otherwise. Leave it out, and evaluate the result with `ezm eval ... --protocol both`."
+            f"--protocol {settings.protocol}: the best model was chosen with falls {known.deciding_protocol}, and not all "
+            "evaluations so far have the other. Leave it out, and evaluate the result with `ezm eval ... --protocol both`."
         )
     settings = replace(settings, changes=merge_settings(dict(settings.changes), parse_changes(args.set)))
     if not settings.collectors and not (args.asynchronous or args.rounds_ahead):
         settings = replace(settings, asynchronous=False, rounds_ahead=None)
     is_here = not settings.collectors and not settings.reanalyzers and not settings.replay_shards
     return replace(settings, address=None) if is_here and args.address is None else settings
+
+
+def _has(out: Path, protocol: str) -> bool:
+    """Whether every evaluation so far, if there are any, was made under a protocol."""
+    rows = read_evaluations(out / EVALUATIONS) if (out / EVALUATIONS).exists() else []
+    return {row.timesteps for row in rows} == {row.timesteps for row in rows if row.protocol == protocol}
 
 
 def _films(names: list[str] | None, settings: RunSettings) -> list[str] | None:

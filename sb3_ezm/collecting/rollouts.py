@@ -139,7 +139,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         if self._is_warned_of_reports:
             return
         self._is_warned_of_reports = True
-        found = next(info["episode"] for info in infos if "episode" in info and report_of(info) is None)
+        found = next(info["episode"] for info in infos if info.get("episode") is not None and report_of(info) is None)
         warnings.warn(
             f"info['episode'] is {shown(found)}, not a report of Monitor (return 'r' and length 'l' of an episode): it is "
             "left out of the statistics of episodes. Use another key in the environment, and wrap it in SB3's Monitor.",

@@ -17,6 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EventCallback
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
 
 from sb3_ezm import kinds
+from sb3_ezm.checkpoint.algorithm import check_model_path
 from sb3_ezm.checkpoint.callback import check_outermost
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation.files import EvaluationRow, append_evaluation, check_columns, cut_evaluations, read_evaluations
@@ -163,6 +164,8 @@ class TaskEvalCallback(EventCallback):
         """What can be checked before there is a model."""
         if self.csv_path is not None:
             check_columns(self.csv_path)
+        if self.best_model_path is not None:
+            check_model_path(self.best_model_path)
         missing = [spec.name for spec in task_set if not spec.has_scores]
         wanted = self.best_model_path is not None or self.callback_on_new_best is not None
         if self.best_by == "score" and missing and wanted:

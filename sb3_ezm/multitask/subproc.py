@@ -174,9 +174,9 @@ class WatchedSubprocVecEnv(SubprocVecEnv):
 
 def _let_go(workers: list[tuple[_WatchedPipe, Any]], deadline: float) -> None:
     """Wait for the ends of processes. One that sends more than the pipe takes at a time ends only if somebody reads it."""
-    while workers and (left := deadline - time.monotonic()) > 0:
-        wait([process.sentinel for _, process in workers] + [remote.pipe for remote, _ in workers if remote.is_open], left)
-        for remote, _ in workers:
+    while workers and time.monotonic() < deadline:
+        for remote, process in workers:  # one after the other: Windows waits for no more than 63 things at once
+            wait([process.sentinel, *([remote.pipe] if remote.is_open else [])], 0.05)
             remote.drain()
         workers = [(remote, process) for remote, process in workers if process.is_alive()]
 

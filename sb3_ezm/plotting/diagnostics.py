@@ -51,7 +51,7 @@ def load_scalars(folder: str | os.PathLike[str]) -> dict[str, Curve]:
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator  # takes a second
 
     points: dict[str, dict[int, float]] = {}
-    files = sorted(Path(folder).rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime)
+    files = sorted(Path(folder).rglob("events.out.tfevents.*"), key=_began)
     for file in files:
         events = EventAccumulator(str(file), size_guidance={SCALARS: 0})  # 0: all of them
         events.Reload()
@@ -65,6 +65,12 @@ def load_scalars(folder: str | os.PathLike[str]) -> dict[str, Curve]:
     if not points:
         raise ConfigurationError(f"{folder} has no TensorBoard files: was the training started with --no-tensorboard?")
     return {tag: _curve(found) for tag, found in points.items() if found}
+
+
+def _began(file: Path) -> tuple[float, str]:
+    """When its writer was opened, as its name says: a copy has a time of its own."""
+    part = file.name.removeprefix("events.out.tfevents.").split(".")[0]
+    return (float(part) if part.isdigit() else file.stat().st_mtime), file.name
 
 
 def _curve(points: Mapping[int, float]) -> Curve:
