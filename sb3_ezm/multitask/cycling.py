@@ -185,8 +185,8 @@ def make_multitask_suite(suite: str, task: str | None = None, render_mode: str |
     Entry point for a Gymnasium id that stands for all tasks of a suite, such as ``MultiTask-Humanoid-v0``.
 
     :param suite: what :func:`make_task_set` takes, for example ``"h1-medium"``
-    :param task: stay on this task (``"walk"`` or ``"h1-walk"``: its name, with or without the suite's prefix), with its id among
-        all; by default cycle through all
+    :param task: stay on this task (``"walk"`` or ``"h1-walk"``: its name, with or without the suite's prefix), with its id
+        among all; by default cycle through all
     :param render_mode: for example ``"rgb_array"``
     :param kwargs: further keywords of :class:`CyclingTaskEnv`
     :return: the environment
