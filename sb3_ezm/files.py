@@ -150,11 +150,12 @@ def check_can_write_into(folder: PathLike) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name durable. Windows has no such call and needs none."""
+    """Make the new name durable. Windows has no such call and needs none; some file systems refuse it for folders."""
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with contextlib.suppress(OSError):  # the file is there, and its content is on the disk
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

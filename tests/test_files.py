@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -110,3 +111,16 @@ def test_a_free_path_is_unused(tmp_path: Path) -> None:
     path.write_text("")
     (tmp_path / "walk-2.mp4").symlink_to(tmp_path / "nowhere")
     assert free_path(path) == tmp_path / "walk-3.mp4"
+
+
+def test_a_folder_that_cannot_be_synced_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    actual = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")  # as on VirtualBox's shared folders
+        actual(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(tmp_path / "a.txt", "content")
+    assert (tmp_path / "a.txt").read_text() == "content"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -330,3 +331,11 @@ def test_learners_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monkey
     assert settings.learners == 3
     assert main(["resume", str(folder), "--no-tensorboard", "--learners", "2"]) != 0
     assert seen["learners"] == 2
+
+
+def test_learners_meet_in_a_folder_with_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "jürgen's folder"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    model = tiny_model(toy_env(["toy-hold", "toy-spin"]), runtime_kwargs={"learners": 2}).learn(16)
+    assert model._n_updates > 0

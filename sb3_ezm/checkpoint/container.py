@@ -224,7 +224,7 @@ def _read_arrays(file: BufferedReader, layout: list[Any], total: int) -> Iterato
     if sum(sizes) != total:
         raise ValueError("the arrays have other sizes than announced")
     start = file.tell()
-    mapped = np.memmap(file, np.uint8, "c")
+    mapped = np.memmap(file, np.uint8, "r")  # private copies would count as memory in use
     for (dtype, shape), size in zip(formats, sizes, strict=True):
         raw: Array = mapped[start : start + size] if size >= _MAPPED else np.empty(size, np.uint8)
         file.seek(start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import shutil
@@ -21,6 +22,7 @@ MODEL, BEST_MODEL, RUN, EVALUATIONS = "model.zip", "best_model.zip", "run.json",
 MONITOR, CHECKPOINTS, TENSORBOARD, CURVES, FILMS = "monitor", "checkpoints", "tensorboard", "curves.png", "films"
 DIAGNOSTICS, GRADIENTS = "diagnostics.png", "gradients.jsonl"
 LOCK = ".training.lock"
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)  # of network file systems that know no locks
 # Followed by random letters, a folder for an earlier training: on its way there or back, all there, not needed any more.
 _MOVING, _REPLACED, _DELETED = ".moving-", ".replaced-", ".deleted-"
 RESUMED = "resumed-at-"  # followed by the steps: monitor files of a part of a training
@@ -91,12 +93,15 @@ def claimed_folder(folder: Path) -> Iterator[None]:
     check_can_write_into(folder)
     lock = FileLock(folder / LOCK)
     try:
-        with suppress(NotImplementedError):  # some network file systems know no locks
-            lock.acquire(timeout=0)
+        lock.acquire(timeout=0)
     except Timeout:
         raise ConfigurationError(
-            f"{folder}: another process trains in this folder. Wait for it, interrupt it, or choose another --out."
+            f"{folder}: another process trains in this folder. Wait for it, interrupt it, or choose another --out. If "
+            f"there is none, delete {folder / LOCK}."
         ) from None
+    except (NotImplementedError, OSError) as error:
+        if not isinstance(error, NotImplementedError) and error.errno not in _NO_LOCKS:
+            raise
     try:
         _undo_killed(folder)
         yield
@@ -123,7 +128,7 @@ def continued_folder(folder: Path) -> Iterator[None]:
     except BaseException:
         for part in monitor_parts(folder / MONITOR):
             if part not in before:
-                shutil.rmtree(part[1])
+                shutil.rmtree(part[1], ignore_errors=True)  # where open files cannot be deleted, an empty part stays
         raise
 
 
@@ -143,13 +148,13 @@ def fresh_folder(folder: Path) -> Iterator[None]:
     except BaseException:
         _bring_back(aside, folder)
         raise
-    shutil.rmtree(_renamed(aside, _DELETED))
+    shutil.rmtree(_renamed(aside, _DELETED), ignore_errors=True)  # a file may be open elsewhere: the next start tries again
 
 
 def _undo_killed(folder: Path) -> None:
     """Finish what a process was killed in. Every rename says how far it had come, so nothing is deleted that is needed."""
     for aside in folder.glob(f"{_DELETED}*"):
-        shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)
     for aside in folder.glob(f"{_REPLACED}*"):
         _bring_back(aside, folder)
     for aside in folder.glob(f"{_MOVING}*"):

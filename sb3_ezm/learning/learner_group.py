@@ -26,6 +26,9 @@ from sb3_ezm.multitask.vec_env import SubEnvError
 PATIENCE = 5.0  # seconds in which a process whose neighbor has failed says so, too
 
 
+_FileStore: Any = getattr(dist, "FileStore", None)  # None where PyTorch was built without torch.distributed
+
+
 class LearnerProcessError(EZMError, RuntimeError):
     """A learner's process raised, keeps dying or hangs."""
 
@@ -54,9 +57,10 @@ class Rendezvous(NamedTuple):
     def join(self) -> None:
         """Wait for the others."""
         with _on_loopback(self.backend):
+            # A file as such: PyTorch does not decode the spaces and letters of a URL that names it.
             dist.init_process_group(
                 self.backend,
-                init_method=Path(self.folder, "rendezvous").as_uri(),
+                store=_FileStore(str(Path(self.folder, "rendezvous")), self.size),
                 rank=self.rank,
                 world_size=self.size,
                 timeout=timedelta(seconds=self.time_limit),
@@ -274,7 +278,7 @@ def _leave_group() -> None:
 def _on_loopback(backend: str) -> Iterator[None]:
     """Processes of one machine need no other network interface, unless the user has chosen one."""
     variable = f"{backend.upper()}_SOCKET_IFNAME"
-    name = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    name = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)  # Windows calls it otherwise
     if variable in os.environ or name is None:
         yield
         return

@@ -61,7 +61,7 @@ def gradient_cosines(loss: UnrollLoss, batch: SegmentBatch, targets: TargetBatch
     products = {}
     for name, gradients in pieces.items():
         stacked = th.stack(gradients)
-        products[name] = (stacked @ stacked.T).double().cpu().numpy()
+        products[name] = (stacked @ stacked.T).cpu().double().numpy()
     whole: Matrix = np.sum(list(products.values()), axis=0)
     return {
         name: cosines_of_halves(product, counts) for name, product in {WHOLE: whole, **products}.items() if name != "others"
