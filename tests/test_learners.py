@@ -5,11 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -334,8 +334,10 @@ def test_learners_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_learners_meet_in_a_folder_with_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = tmp_path / "jürgen's folder"
-    place.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    def make(prefix: str) -> str:
+        (tmp_path / "jürgen's folder").mkdir()
+        return str(tmp_path / "jürgen's folder")
+
+    monkeypatch.setattr("sb3_ezm.learning.learner_group.tempfile", SimpleNamespace(mkdtemp=make))
     model = tiny_model(toy_env(["toy-hold", "toy-spin"]), runtime_kwargs={"learners": 2}).learn(16)
     assert model._n_updates > 0
