@@ -701,3 +701,14 @@ def test_a_replay_buffer_of_another_model() -> None:
     twin = tiny_model(CountEnv(), buffer_size=500).learn(12)
     model.replay_buffer = twin.replay_buffer
     assert model.learn(4, reset_num_timesteps=False).replay_buffer is twin.replay_buffer
+
+
+def test_a_hint_when_small_networks_use_several_threads(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = th.get_num_threads()
+    try:
+        th.set_num_threads(2)
+        tiny_model(CountEnv(), verbose=1).learn(4)
+        tiny_model(CountEnv()).learn(4)
+    finally:
+        th.set_num_threads(threads)
+    assert capsys.readouterr().out.count("PyTorch uses 2 threads; networks this small learn faster with one") == 1

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+import torch as th
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -33,6 +34,7 @@ from sb3_ezm.reporting.console import PACED, pace_console
 from sb3_ezm.tasks.api import check_env_class
 from sb3_ezm.tasks.statistics import TaskStatistics, report_of
 
+_MANY_WEIGHTS = 10_000_000  # of which the products are worth sharing between threads
 ASYNCHRONOUS = (
     "Collectors work asynchronously (`lockstep=False`): which of their steps come first depends on how fast they are, so this "
     "training cannot be repeated exactly."
@@ -168,6 +170,11 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             warnings.warn(DISTURBED, stacklevel=4)
         if self.collector.is_asynchronous and self.verbose > 0:
             print(ASYNCHRONOUS)
+        if self.verbose > 0 and self.device.type == "cpu" and (threads := th.get_num_threads()) > 1:
+            if sum(map(th.numel, self.policy.parameters())) < _MANY_WEIGHTS:
+                print(
+                    f"PyTorch uses {threads} threads; networks this small learn faster with one: torch.set_num_threads(1)."
+                )
         # A model loaded without its replay buffer is past its first steps but has nothing to learn from.
         missing = self.learning_starts - int(self.replay_buffer.total_added.sum())
         self._no_updates_until = (0 if reset_num_timesteps else self.num_timesteps) + missing if missing > 0 else -1
