@@ -172,9 +172,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             print(ASYNCHRONOUS)
         if self.verbose > 0 and self.device.type == "cpu" and (threads := th.get_num_threads()) > 1:
             if sum(map(th.numel, self.policy.parameters())) < _MANY_WEIGHTS:
-                print(
-                    f"PyTorch uses {threads} threads; networks this small learn faster with one: torch.set_num_threads(1)."
-                )
+                print(f"PyTorch uses {threads} threads; networks this small learn faster with one: torch.set_num_threads(1).")
         # A model loaded without its replay buffer is past its first steps but has nothing to learn from.
         missing = self.learning_starts - int(self.replay_buffer.total_added.sum())
         self._no_updates_until = (0 if reset_num_timesteps else self.num_timesteps) + missing if missing > 0 else -1
