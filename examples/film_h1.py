@@ -55,10 +55,10 @@ def caption(picture: np.ndarray, text: str, ended: bool) -> np.ndarray:
     return np.asarray(image)
 
 
-def play(args: argparse.Namespace) -> list[np.ndarray]:
+def play(args: argparse.Namespace) -> tuple[list[np.ndarray], float]:
     """
     :param args: the command line
-    :return: one tiled picture per ``1 / fps`` seconds
+    :return: tiled pictures, and how long each is shown, in milliseconds: about ``1 / fps``, a whole number of decisions
     """
     size = {"width": args.width, "height": args.height}
     load = EZM.load if args.model.endswith(".zip") else EZM.pretrained
@@ -87,15 +87,16 @@ def play(args: argparse.Namespace) -> list[np.ndarray]:
         if due:
             frames.append(tile_images(pictures))
     env.close()
-    return frames
+    return frames, 1000 * skip / rate
 
 
 def main() -> None:
     """Play, draw, write."""
     args = parse_arguments()
-    images = [Image.fromarray(frame).quantize(args.colors, dither=Image.Dither.NONE) for frame in play(args)]
+    frames, duration = play(args)
+    images = [Image.fromarray(frame).quantize(args.colors, dither=Image.Dither.NONE) for frame in frames]
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    images[0].save(args.out, save_all=True, append_images=images[1:], duration=round(1000 / args.fps), loop=0, optimize=True)
+    images[0].save(args.out, save_all=True, append_images=images[1:], duration=round(duration), loop=0, optimize=True)
     print(f"{args.out}: {len(images)} pictures, {args.out.stat().st_size / 1024:.0f} KiB")
 
 

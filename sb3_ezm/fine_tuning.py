@@ -16,6 +16,7 @@ from sb3_ezm.arguments.table import ARGUMENTS
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.ezm import EZM
 from sb3_ezm.multitask.inspection import find_task_set
+from sb3_ezm.multitask.normalization import normalizes_observations
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
@@ -145,18 +146,17 @@ def _same_statistics(mine: Any, theirs: Any) -> bool:
 
 def _check_normalization(model: EZM, vec_env: VecEnv) -> None:
     """What the agent knows is about observations that were normalized, or were not."""
-    if model.env is None:  # loaded without
-        return
     trained, new = model.get_vec_normalize_env(), unwrap_vec_normalize(vec_env)
     before, after = (None if it is None or not it.norm_obs else it for it in (trained, new))
-    if before is None and after is None:
-        return
-    if before is None or after is None:
-        words = {True: "not normalized", False: "normalized by VecNormalize"}
+    sides = normalizes_observations(model), after is not None
+    if sides[0] != sides[1]:
+        words = {False: "not normalized", True: "normalized by VecNormalize"}
         raise ConfigurationError(
-            f"The agent was trained on observations that were {words[before is None]}, those of the new environment are "
-            f"{words[after is None]}: treat them alike."
+            f"The agent was trained on observations that were {words[sides[0]]}, those of the new environment are "
+            f"{words[sides[1]]}: treat them alike."
         )
+    if before is None or after is None:  # both without; or loaded without an environment, whose statistics nobody knows then
+        return
     if not _same_statistics(before.obs_rms, after.obs_rms):
         raise ConfigurationError(
             "The VecNormalize of the new environment has other statistics than that of the training: give it theirs, "

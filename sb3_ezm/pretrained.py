@@ -29,6 +29,7 @@ from sb3_ezm.files import PathLike
 from sb3_ezm.kinds import PATH, checked
 from sb3_ezm.likeness import check_like
 from sb3_ezm.model.world_model import WorldModel
+from sb3_ezm.multitask.normalization import normalizes_observations
 from sb3_ezm.tasks.task_set import TaskSet
 
 ModelT = TypeVar("ModelT")
@@ -104,7 +105,7 @@ def write_agent(model: Any, path: PathLike) -> Path:
     :param model: trained in an environment of ``make_multitask_env``
     :param path: file with the suffix ``.agent``
     :return: its path
-    :raises ConfigurationError: if the agent plays one ordinary environment, or the suffix is another
+    :raises ConfigurationError: if the agent plays one ordinary environment, needs a ``VecNormalize``, or the suffix is another
     :raises CheckpointError: if something, such as a function as learning rate, cannot be stored
     """
     tasks: TaskSet = model.policy.task_set
@@ -114,6 +115,11 @@ def write_agent(model: Any, path: PathLike) -> Path:
         raise ConfigurationError(
             f"Only agents of numbers in environments of `make_multitask_env` can be stored; this one observes "
             f"{model.observation_space} and acts in {model.action_space}. Use `model.save`."
+        )
+    if normalizes_observations(model):
+        raise ConfigurationError(
+            "The agent learned from observations that a VecNormalize changed, whose statistics are no part of such a file: "
+            "use `model.save` and `VecNormalize.save`."
         )
     arguments = {name: entry for name, entry in capture_arguments(model).items() if name != "task_set"}
     missing = [entry["missing"] for entry in arguments.values() if "missing" in entry]

@@ -191,3 +191,9 @@ def test_a_model_in_memory_continues_with_other_settings() -> None:
     buffer.seek(0)
     model = EZM.load(buffer, device="cpu", policy_kwargs={"net_arch": [8]}, planner=False)
     assert model.policy.model_config.activation_fn is nn.ELU and not model.planner
+
+
+def test_a_dictionary_of_none_changes_nothing(tmp_path: Path) -> None:
+    tiny_model(loss_kwargs={"entropy": 0.123}).save(tmp_path / "model")
+    loaded = EZM.load(tmp_path / "model", loss_kwargs=None, policy_kwargs=None)
+    assert loaded.configs.loss.entropy == 0.123 and loaded.loss_kwargs["entropy"] == 0.123

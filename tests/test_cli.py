@@ -25,7 +25,7 @@ from PIL import Image
 import sb3_ezm
 from sb3_ezm import EZM, make_multitask_env, make_task_set
 from sb3_ezm.callbacks import TimedProgressCallback
-from sb3_ezm.cli import main
+from sb3_ezm.cli import info, main
 from sb3_ezm.cli.arguments import build_parser, whole
 from sb3_ezm.cli.common import command
 from sb3_ezm.cli.driver import train
@@ -829,6 +829,22 @@ def test_info(ezm: Any, run_folder: Path) -> None:
         assert re.search(rf"^{name} +\S", output, re.MULTILINE), name
     output = ezm("info", "pretrained:walker")
     assert "walker-run" in output and "training return" not in output, "an agent's file keeps no returns of its training"
+
+
+def test_info_cuts_and_hides_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    table = info._table("suite", "tasks")
+    table.add_row("dmc", "pip install 'sb3-ezm[dmc]'")
+    table.add_row("mine", "reach[/left] " + "x" * 200)
+    info._console().print(table)
+    printed = capsys.readouterr().out
+    assert "'sb3-ezm[dmc]'" in printed and f"reach[/left] {'x' * 200}" in printed
+
+
+@pytest.mark.parametrize("value", ["010", "-08", "1:30"])
+def test_numbers_that_yaml_reads_otherwise_are_refused(value: str) -> None:
+    with pytest.raises(ConfigurationError, match="as a plain decimal number"):
+        parse_changes([f"batch_size={value}"])
+    assert parse_changes(["batch_size=0", "tau=0.1"]) == {"batch_size": 0, "tau": 0.1}
 
 
 # --- check-env ------------------------------------------------------------------------------------------------------------

@@ -239,3 +239,12 @@ def test_a_set_keeps_the_places_of_a_suite() -> None:
     # What the message of `observation_index` suggests: sets are not aligned again.
     tasks = make_task_set(OLD)
     assert make_task_set(TaskSet((*tasks, *make_task_set("toy-swingup")))).names == (*OLD, "toy-swingup")
+
+
+def test_a_normalized_agent_loaded_without_its_environment_is_told_apart(tmp_path: Path) -> None:
+    tasks = ["toy-hold", "toy-spin"]
+    env = VecNormalize(toy_env(tasks), norm_obs_keys=["observation"])
+    tiny_model(env, "MultiInputPolicy").learn(8).save(tmp_path / "normalized")
+    with pytest.raises(ConfigurationError, match="were normalized by VecNormalize, those of the new environment are not"):
+        add_tasks(EZM.load(tmp_path / "normalized"), toy_env(tasks))
+    assert add_tasks(EZM.load(tmp_path / "normalized"), env).policy.task_set.names == tuple(tasks)

@@ -103,6 +103,18 @@ def test_running_mean_by_hand() -> None:
     assert running_mean([], 3) == []
 
 
+def test_what_is_no_number_stays_in_its_windows() -> None:
+    assert np.isnan(running_mean([1.0, np.nan, 2.0, 3.0, 4.0], 2)).tolist() == [False, True, True, False, False]
+    assert running_mean([1e18, 5.0, 5.0, 5.0], 1) == [1e18, 5.0, 5.0, 5.0]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_names_with_dollars_are_drawn_as_they_are(tmp_path: Path) -> None:
+    tasks = TaskSet((TaskSpec("a$\\foo{$b", 1, 1),))
+    curves = {"a$\\foo{$b": Curve([1, 2], [0.0, 1.0])}
+    assert plot_learning_curves(tmp_path / "a.png", tasks, curves, title="lr$a_{b$c").exists()
+
+
 def test_published_curves_end_where_ours_end() -> None:
     panel = Figure().subplots()
     _draw_published(panel, Curve([0, 10, 20], [0.0, 100.0, 300.0]), last_step=15, label="published")

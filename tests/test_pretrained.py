@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_ezm import EZM, CheckpointError, ConfigurationError, add_tasks, export
 from sb3_ezm import pretrained as module
@@ -273,3 +274,11 @@ def test_presets_that_change_do_not_reach_what_was_made_before(tmp_path: Path, m
     ]
     assert [one.policy.search_config for one in again] == [model.policy.search_config] * 6
     assert [(one.preset, type(one.preset)) for one in again] == [("toy", str)] * 6
+
+
+def test_normalized_observations_are_no_part_of_an_agent(tmp_path: Path) -> None:
+    env = VecNormalize(toy_env(["toy-hold", "toy-spin"]), norm_obs_keys=["observation"])
+    model = tiny_model(env, "MultiInputPolicy").learn(8)
+    with pytest.raises(ConfigurationError, match="learned from observations that a VecNormalize changed"):
+        write_agent(model, tmp_path / "normalized.agent")
+    assert list(tmp_path.iterdir()) == []

@@ -100,7 +100,7 @@ def _figure(args: argparse.Namespace, groups: dict[str, tuple[str, ...]], traini
                 by_steps.plot(steps, values, **style)
                 by_time.plot([rows[0].seconds / 60.0 for rows in points.values()], values, **style)
         _draw_published(by_steps, tasks, last)
-        by_steps.set_title(group, fontsize=9)
+        by_steps.set_title(group, fontsize=9, parse_math=False)
         by_steps.set_xlabel("environment steps of each task", fontsize=8)
         by_time.set_xlabel("minutes", fontsize=8)
         by_steps.set_ylabel("mean score or return", fontsize=8)

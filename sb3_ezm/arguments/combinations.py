@@ -115,8 +115,9 @@ def _short_supports(policy: EZMPolicy, gamma: float) -> Iterator[str]:
         ("reward_range", {spec.name: spec.largest_reward for spec in steady}, config.reward_range),
         ("value_range", {spec.name: spec.largest_value(gamma) for spec in steady}, config.value_range),
     ):
-        task = max(bounds, key=lambda known: bounds[known])
-        if limit < bounds[task] < math.inf:
+        finite = {name: bound for name, bound in bounds.items() if bound < math.inf}
+        task = max(finite, key=lambda known: finite[known], default=None)
+        if task is not None and limit < bounds[task]:
             yield (
                 f"Task {task!r} can have a {name.removesuffix('_range')} of {bounds[task]:g}, which is cut to {limit:g}, "
                 f"the end of its support: raise `{name}` in `policy_kwargs` if agents come that far."

@@ -15,7 +15,7 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.action_layout import check_action_space
-from sb3_ezm.arguments.table import ARGUMENTS, Configs, check_arguments, own_replay_settings
+from sb3_ezm.arguments.table import ARGUMENTS, NESTED, Configs, check_arguments, own_replay_settings
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.distributed.sharded_replay import ShardedReplayBuffer
 from sb3_ezm.errors import ConfigurationError
@@ -31,6 +31,7 @@ from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.training_kinds import works
 
 _UNIMPORTANT = ("buffer_size", "storage_device")  # where and how much a replay buffer keeps: it may go on as it is
+_DICTIONARIES = (*NESTED, "policy_kwargs")
 _SIZES = ("n_envs", "num_tasks", "independent", "action_dim")  # of a replay buffer
 
 
@@ -83,7 +84,9 @@ def change_arguments(
     :raises UnknownSettingError: if there is no such argument
     """
     own = {name: changes[name] for name in changes if name not in ARGUMENTS and name in argument_names(cls)}
-    changes = check_arguments({name: value for name, value in changes.items() if name not in own})
+    # A dictionary of None changes nothing, as in the constructor.
+    given = {name: it for name, it in changes.items() if name not in own and (it is not None or name not in _DICTIONARIES)}
+    changes = check_arguments(given)
     merged = merge_settings(saved, {**changes, **own})
     for name in changes.keys() & saved.keys():
         part = ARGUMENTS[name].saved_with

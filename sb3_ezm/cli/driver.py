@@ -332,6 +332,8 @@ def _report(
     _save_model(model, folder)
     result = scoreboard.last_result
     if result is None:  # nothing was left to do
+        if films is not None:
+            print(f"No film without a training: {command('film', folder)}")
         return
     tasks = model.policy.task_set
     steps = counted(model.num_timesteps // len(tasks), "step" if tasks.action_repeat == 1 else "decision")

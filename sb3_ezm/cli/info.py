@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from sb3_ezm.tasks.registry import suite_names
 from sb3_ezm.tasks.resolver import make_task_set
 
 VERSION = (Path(__file__).parent.parent / "version.txt").read_text(encoding="utf-8").strip()
+WIDE = 100_000  # characters of a line where there is no terminal
 MOST_NAMES = 150  # of tasks of a suite that are listed
 _PACKAGES = ("stable-baselines3", "sb3-contrib", "gymnasium", "mujoco", "torch", "numpy", "rl_zoo3", "wandb")
 _ELSEWHERE = ("policy", "env", "task_set", "tensorboard_log", "verbose", "device")  # shown above, or of this process
@@ -32,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     :param args: the command line
     :return: exit status
     """
-    console = Console(highlight=False)
+    console = _console()
     if args.model is not None:
         _show_model(console, args.model)
         return 0
@@ -55,6 +57,11 @@ def run(args: argparse.Namespace) -> int:
         console.print(table)
     console.print(f"devices: cpu ({counted(th.get_num_threads(), 'thread')}){''.join(f', cuda: {name}' for name in devices)}")
     return 0
+
+
+def _console() -> Console:
+    """For `grep` and files, nothing is cut or broken."""
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDE)
 
 
 def _tasks_of(suite: str) -> str:
@@ -114,7 +121,7 @@ def _show_card(console: Console, card: dict[str, Any]) -> None:
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     return table
 
 

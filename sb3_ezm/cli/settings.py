@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -172,6 +173,8 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or not key:
             raise ConfigurationError(f"--set takes KEY=VALUE, got {pair!r}.")
+        if re.fullmatch(r"[+-]?0\d+|\d+(:\d+)+", text):  # YAML reads the former in base 8, the latter in base 60
+            raise ConfigurationError(f"--set {pair}: write {text!r} as a plain decimal number.")
         try:
             value = _with_numbers(yaml.safe_load(text))
         except yaml.YAMLError as error:

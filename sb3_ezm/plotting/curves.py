@@ -125,8 +125,6 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     :param window: how many of the latest values each mean is over; fewer at the beginning
     :return: the means, as many as values
     """
-    sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=float))])
-    ends = np.arange(1, len(sums))
-    starts = np.maximum(0, ends - window)
-    means: list[float] = ((sums[ends] - sums[starts]) / (ends - starts)).tolist()
-    return means
+    # Each by itself: in differences of sums, NaN and huge numbers would not end with their window.
+    table = np.asarray(values, dtype=float)
+    return [float(table[max(0, end - window) : end].mean()) for end in range(1, len(table) + 1)]

@@ -101,7 +101,7 @@ def plot_diagnostics(path: str | os.PathLike[str], scalars: Mapping[str, Curve],
     for panel in axes[len(panels) :]:
         panel.remove()
     if title is not None:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(title, fontsize=11, parse_math=False)  # a folder may have dollars in its name
     return save_figure(figure, path, dpi=110)
 
 

@@ -61,7 +61,7 @@ def plot_learning_curves(
         _draw_training(panel, (training or {}).get(name))
         _draw_evaluation(panel, (evaluation or {}).get(name))
         _draw_references(panel, tasks, name)
-        panel.set_title(name, fontsize=10)
+        panel.set_title(name, fontsize=10, parse_math=False)  # names may have dollars
         panel.set_ylabel("return", fontsize=8)
         panel.xaxis.set_major_locator(MaxNLocator(4))
         panel.tick_params(labelsize=8)
@@ -77,7 +77,7 @@ def plot_learning_curves(
     if entries:
         figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=len(entries), fontsize=9)
     if title is not None:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(title, fontsize=11, parse_math=False)
     return save_figure(figure, path, dpi=110)
 
 

@@ -45,7 +45,8 @@ class TaskProgressBarCallback(ProgressBarCallback):
         from rich.markup import escape
 
         # SB3's bar draws no postfix, only the description before it. Lines break only between tasks.
-        lines = textwrap.wrap(" ".join(phrase.replace(" ", "\xa0") for phrase in phrases), LINE_WIDTH)
+        text = " ".join(phrase.replace(" ", "\xa0") for phrase in phrases)
+        lines = textwrap.wrap(text, LINE_WIDTH, break_on_hyphens=False, break_long_words=False)
         self.pbar.set_description_str(escape("\n".join(lines)) + " ", refresh=False)
 
 

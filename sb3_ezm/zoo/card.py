@@ -97,13 +97,22 @@ python -m sb3_ezm.zoo train --env {facts.env_id}
 ```
 
 ```yaml
-{yaml.safe_dump(facts.settings, sort_keys=True)}```
+{yaml.safe_dump(_plain(facts.settings), sort_keys=True)}```
 {_env_arguments(facts.env_kwargs)}
 Trained with {", ".join(f"{name} {version}" for name, version in facts.versions.items())}.
 
 ## Citation
 
 {CITATION}"""
+
+
+def _plain(value: Any) -> Any:
+    """Classes and other objects, which RL Zoo takes as settings, as text."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)
 
 
 def _metadata(facts: CardFacts) -> dict[str, Any]:

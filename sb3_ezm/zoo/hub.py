@@ -148,6 +148,11 @@ def evaluate(
     deterministic = not args.stochastic
     stats = run / args.env / _SAVED_STATISTICS if settings.get("normalize") else None
     if find_tasks(args.env.gym_id, env_kwargs):
+        if wrappers := [name for name in ("env_wrapper", "vec_env_wrapper") if settings.get(name)]:
+            raise ConfigurationError(
+                f"{', '.join(wrappers)}: agents of several tasks are evaluated task by task, without wrappers, so these "
+                "results would be those of other observations. Wrap the environments of the tasks themselves."
+            )
         env = gym.make(args.env.gym_id, **env_kwargs)
         task_set = env.get_wrapper_attr("task_set")
         env.close()
@@ -219,7 +224,7 @@ def _film(
     drawn = {**env_kwargs, "render_mode": "rgb_array"}
     env: gym.Env[Any, Any] = (
         gym.make(args.env.gym_id, **drawn)
-        if find_tasks(args.env.gym_id, env_kwargs)
+        if find_tasks(args.env.gym_id, env_kwargs) and not settings.get("normalize")
         else _Single(_test_env(args, run, settings, drawn))
     )
     try:
