@@ -31,7 +31,8 @@ from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.training_kinds import works
 
 _UNIMPORTANT = ("buffer_size", "storage_device")  # where and how much a replay buffer keeps: it may go on as it is
-_DICTIONARIES = (*NESTED, "policy_kwargs")
+# Without an entry of the preset, None for the replay buffer means what it says: nothing.
+_DICTIONARIES = (*(NESTED.keys() - {"replay_buffer_kwargs"}), "policy_kwargs")
 _SIZES = ("n_envs", "num_tasks", "independent", "action_dim")  # of a replay buffer
 
 
