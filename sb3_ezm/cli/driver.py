@@ -102,8 +102,7 @@ def train(
                 model = _resume(settings, folder, env, new_episodes, changes or {}, device=device, tensorboard_log=log)
             else:
                 model = _start(settings, env, device, log)
-            before = RunSettings.read(folder) if resumes else None
-            with_call(_noted(settings, model, before), before, model, dict(changes or {})).write(folder)
+            _note_call(settings, model, folder, resumes, changes or {})
             scoreboard = _scoreboard(settings, folder, tasks)
             callbacks = [*_callbacks(settings, folder, scoreboard), *callbacks]
             for callback in [] if resumes else callbacks:
@@ -285,11 +284,12 @@ def _learn(model: EZM, settings: RunSettings, callbacks: list[BaseCallback], fol
         model.save_checkpoint(folder / CHECKPOINTS / f"checkpoint_{model.num_timesteps}")
 
 
-def _noted(settings: RunSettings, model: EZM, before: RunSettings | None) -> RunSettings:
+def _note_call(settings: RunSettings, model: EZM, folder: Path, resumes: bool, changes: Mapping[str, Any]) -> None:
     """What is done already must not become the budget."""
-    if before is None or _remaining(model, settings) > 0:
-        return settings
-    return replace(settings, steps_per_task=before.steps_per_task, minutes=before.minutes)
+    before = RunSettings.read(folder) if resumes else None
+    if before is not None and _remaining(model, settings) <= 0:
+        settings = replace(settings, steps_per_task=before.steps_per_task, minutes=before.minutes)
+    with_call(settings, before, model, dict(changes)).write(folder)
 
 
 def _remaining(model: EZM, settings: RunSettings) -> int:
