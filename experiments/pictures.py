@@ -6,6 +6,7 @@ Draw pictures of the pages into ``docs/images``.
     python experiments/pictures.py dmc_walker  # dmc_walker.png, likewise
     python experiments/pictures.py h1_mean     # h1_mean.png, from the tables in docs/results.md
     python experiments/pictures.py h1_suite    # h1_suite.png: how episodes of the nine tasks begin; needs OpenGL
+    python experiments/pictures.py loop        # loop.png: what takes turns in a training
 
 The curves of a run are drawn by ``ezm plot``.
 """
@@ -178,6 +179,47 @@ def draw_mean(own: list[list[list[str]]], published: list[list[str]]) -> Figure:
     return figure
 
 
+def draw_loop() -> Figure:
+    """
+    :return: what takes turns in a training, as boxes and arrows; numbers as in docs/architecture.md
+    """
+    figure = new_figure(9.0, 3.2)
+    axes = figure.add_subplot(xlim=(0.0, 18.0), ylim=(0.4, 7.0))
+    axes.axis("off")
+    places = {
+        "act": (3.0, 5.2, "1  act\nsearch the model:\n$C$ candidates, $N$ simulations"),
+        "step": (3.0, 1.6, "environments\none or more of each task"),
+        "store": (9.0, 1.6, "2  store\na prioritized replay for each task"),
+        "draw": (15.0, 1.6, "3  draw\nequal shares of every task,\nsegments of $K + n$ steps"),
+        "reanalyze": (15.0, 5.2, "4  reanalyze\nsearch drawn states again:\nvalue and policy targets"),
+        "learn": (9.0, 5.2, "5  learn\nunroll $K$ steps, losses, Adam"),
+    }
+    look = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": COLORS[1], "linewidth": 1.5}
+    boxes = {
+        name: axes.text(x, y, text, ha="center", va="center", fontsize=10, bbox=look).get_bbox_patch()
+        for name, (x, y, text) in places.items()
+    }
+    arrows = (
+        ("act", "step", "actions", "-"),
+        ("step", "store", "", "-"),
+        ("store", "draw", "", "-"),
+        ("draw", "reanalyze", "segments", "-"),
+        ("reanalyze", "learn", "", "-"),
+        ("learn", "act", "", "-"),
+        ("learn", "store", "new priorities", "--"),
+    )
+    for start, end, label, line in arrows:
+        (x, y, _), (to_x, to_y, _) = places[start], places[end]
+        arrow = {"arrowstyle": "-|>", "linewidth": 1.3, "linestyle": line, "color": "#444444"}
+        ends = {"patchA": boxes[start], "patchB": boxes[end], "shrinkA": 6.0, "shrinkB": 6.0}
+        axes.annotate("", (to_x, to_y), (x, y), arrowprops=arrow | ends)
+        if label:
+            axes.text((x + to_x) / 2, (y + to_y) / 2, label, ha="center", va="center", fontsize=9, backgroundcolor="white")
+    note = r"a target network $\theta^-$, which follows the learner, searches in 1 and 4"
+    axes.text(9.0, 6.75, note, ha="center", fontsize=9, color="#444444")
+    return figure
+
+
 def draw_suite(path: Path) -> None:
     """
     :param path: of the picture: the first state of each task of ``h1-medium``, three in a row
@@ -202,7 +244,7 @@ def draw_suite(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = "pendulum, toy, cheetah, dmc_walker, h1_mean or h1_suite (default: the first two)"
+    names = "pendulum, toy, cheetah, dmc_walker, h1_mean, h1_suite or loop (default: the first two)"
     parser.add_argument("names", nargs="*", metavar="NAME", default=["pendulum", "toy"], help=names)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", help="folder for the pictures")
     args = parser.parse_args()
@@ -212,6 +254,8 @@ def main() -> None:
         path = args.out / f"{name}.png"
         if name == "h1_suite":
             draw_suite(path)
+        elif name == "loop":
+            draw_loop().savefig(path, dpi=100)
         elif name == "toy":
             draw_toy(table(text, "Toy suite")).savefig(path, dpi=100)
         elif name in CONTROL:
@@ -223,7 +267,7 @@ def main() -> None:
         elif name == "pendulum":
             draw_pendulum(table(text, "Pendulum-v1")).savefig(path, dpi=100)
         else:
-            parser.error(f"there is no picture {name!r}: pendulum, toy, {', '.join(CONTROL)}, h1_mean, h1_suite")
+            parser.error(f"there is no picture {name!r}: pendulum, toy, {', '.join(CONTROL)}, h1_mean, h1_suite, loop")
         print(path)
 
 

@@ -31,7 +31,7 @@ def test_the_curves_of_the_humanoid_are_those_of_the_tables() -> None:
     assert len(lines) == len(own) + len(published) - 1
 
 
-@pytest.mark.parametrize("name", ["pendulum", "toy", "cheetah", "dmc_walker", "h1_mean"])
+@pytest.mark.parametrize("name", ["pendulum", "toy", "cheetah", "dmc_walker", "h1_mean", "loop"])
 def test_every_picture_can_be_drawn(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["pictures.py", name, "--out", str(tmp_path)])
     pictures.main()
