@@ -55,13 +55,20 @@ def test_targets_are_those_of_a_model_with_smaller_searches() -> None:
     th.testing.assert_close(found[0].values, found[1].values, rtol=0, atol=0)
 
 
-def test_collectors_in_other_processes_search_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collectors_in_other_processes_search_alike() -> None:
     made = model(ACTING)
     piece = EnvSlice(cloudpickle.dumps([CountEnv]), [])
     piece.env = made.env  # type: ignore[assignment]
     piece.use_policy(type(made.policy), made.policy._get_constructor_parameters(), "cpu")
     config = piece._collector.planner.config
     assert (config.num_candidates, config.num_simulations) == (4, 8)
+    observation: Any = made.env.reset()  # type: ignore[union-attr]
+    piece._collector.policy.load_state_dict(made.policy.state_dict())
+    for collector in (piece._collector, made.collector):
+        collector.generator.manual_seed(0)
+    there, here = (collector.act(observation, True) for collector in (piece._collector, made.collector))
+    np.testing.assert_array_equal(there.scaled, here.scaled)
+    np.testing.assert_array_equal(there.values, here.values)
 
 
 def test_one_planner_serves_both_if_their_searches_are_alike() -> None:

@@ -429,11 +429,11 @@ def test_predictions_in_another_thread_do_not_affect_training() -> None:
     def train(predict: bool) -> dict[str, th.Tensor]:
         networks = {**tiny_model(CountEnv()).policy_kwargs, "head_norm": "batch"}
         model = tiny_model(CountEnv(), policy_kwargs=networks)
-        observation, done = np.zeros((1, 1), np.float32), threading.Event()
+        observation, done, answers = np.zeros((1, 1), np.float32), threading.Event(), []
 
         def ask() -> None:
             while not done.is_set():
-                model.predict(observation, deterministic=False)
+                answers.append(model.predict(observation, deterministic=False))
 
         thread = threading.Thread(target=ask, daemon=True)
         if predict:
@@ -442,6 +442,7 @@ def test_predictions_in_another_thread_do_not_affect_training() -> None:
         done.set()
         if predict:
             thread.join()
+            assert answers
         return weights_of(model)
 
     assert_same_weights(train(predict=True), train(predict=False))

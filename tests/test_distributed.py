@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import warnings
 from collections.abc import Iterator
@@ -18,9 +19,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMoni
 
 from benchmarks import distributed, scale_model
 from sb3_ezm import EZM, ConfigurationError, make_multitask_env
+from sb3_ezm.checkpoint import read_checkpoint
 from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import RunSettings
-from sb3_ezm.distributed import RayVecEnv, session
+from sb3_ezm.distributed import RayVecEnv, session, workers
+from sb3_ezm.distributed.env_slice import Steps
 from sb3_ezm.multitask import SubEnvError
 from tests.stand_in_ray import Actor, StandInRay, in_place_of_ray
 from tests.tiny import CountEnv, assert_same_training, assert_same_weights, record_actions, tiny_model, toy_env, weights_of
@@ -110,12 +113,13 @@ def test_a_machine_that_is_lost_takes_no_episodes_with_it(ray: StandInRay) -> No
 
 @pytest.mark.usefixtures("ray")
 def test_callbacks_statistics_and_logs_are_as_ever() -> None:
-    model, actions = trained(collectors_env(2), steps=80)
+    plain, _ = trained(toy_env(n_envs_per_task=2, max_episode_steps=5), steps=80)
+    model, actions = trained(toy_env(n_envs_per_task=2, max_episode_steps=5, vec_env_cls=RayVecEnv), steps=80)
     assert model.num_timesteps == len(actions) * model.n_envs
     assert model.replay_buffer.total_added.sum() == model.num_timesteps
-    ends = sum(int(replay.ring.counts.sum()) for replay in model.replay_buffer.replays)
-    assert ends == model.num_timesteps
-    assert "acting_value" in model.learner.metrics.pop()
+    assert model.task_statistics.episodes == plain.task_statistics.episodes != {}
+    assert len(model.ep_info_buffer or ()) == len(plain.ep_info_buffer or ()) > 0
+    assert "acting_value" in trained(collectors_env(2), steps=80)[0].learner.metrics.pop()
 
 
 @pytest.mark.usefixtures("ray")
@@ -146,13 +150,17 @@ def test_a_checkpoint_continues_where_it_was(tmp_path: Path, steps: int, collect
 def test_checkpoints_of_both_kinds_of_environment_are_alike(tmp_path: Path) -> None:
     first = tiny_model(collectors_env(2), **SETTINGS)
     first.learn(24)
-    path = first.save_checkpoint(tmp_path / "first")
-    second = EZM.resume(path, toy_env(n_envs_per_task=2))
-    second.learn(24, reset_num_timesteps=False)
-    path = second.save_checkpoint(tmp_path / "second")
-    third = EZM.resume(path, collectors_env(2))
-    third.learn(24, reset_num_timesteps=False)
-    assert third.num_timesteps >= 72
+    for name, make in (("plain", lambda: toy_env(n_envs_per_task=2)), ("collectors", lambda: collectors_env(2))):
+        path = first.save_checkpoint(tmp_path / name)
+        assert read_checkpoint(path)["env"]["episodes"] is not None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            second = EZM.resume(path, make())
+        assert (second.num_timesteps, second._n_updates) == (first.num_timesteps, first._n_updates)
+        assert second.replay_buffer.sizes == first.replay_buffer.sizes
+        assert_same_weights(weights_of(first), weights_of(second))
+        first = second.learn(24, reset_num_timesteps=False)
+    assert first.num_timesteps >= 72
 
 
 @pytest.mark.usefixtures("ray")
@@ -173,13 +181,13 @@ def test_a_collector_that_dies_is_replaced_and_its_round_repeated(ray: StandInRa
         nonlocal calls
         if arguments[0] == method:
             calls += 1
-            actor.is_dead |= calls % 3 == 0
+            actor.is_dead |= calls % (3 if method == "collect" else 2) == 0
 
     env = collectors_env(2)
     ray.before_call = kill
     model, actions = trained(env)
     ray.before_call = lambda actor, arguments: None
-    assert method == "reset" or env.restarts > 0
+    assert env.restarts > 0
     np.testing.assert_array_equal(actions, expected)
     assert_same_weights(weights_of(whole), weights_of(model))
 
@@ -241,20 +249,153 @@ def test_environments_that_cannot_be_made_leave_nothing_behind(ray: StandInRay, 
     assert left == [True] and all(actor.is_dead for actor in ray.actors)
 
 
-def test_attributes_that_were_set_outlive_a_collector(ray: StandInRay) -> None:
-    class Scaled(CountEnv):
-        scale = 1.0
+class Scaled(CountEnv):
+    """Pays its scale, which its state does not hold."""
 
-        def get_state(self) -> dict[str, Any]:
-            return {"episode": self.episode, "steps": self.steps}
+    scale = 1.0
 
-        def set_state(self, state: dict[str, Any]) -> None:
-            self.episode, self.steps = state["episode"], state["steps"]
+    def get_state(self) -> dict[str, Any]:
+        return {"episode": self.episode, "steps": self.steps}
 
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.episode, self.steps = state["episode"], state["steps"]
+
+    def set_scale(self, scale: float) -> None:
+        self.scale = scale
+
+    def step(self, action: Any) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation, self.scale, *rest
+
+
+class Recorded(Scaled):
+    """Its state holds the scale, too."""
+
+    def get_state(self) -> dict[str, Any]:
+        return {**super().get_state(), "scale": self.scale}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self.scale = state["scale"]
+
+
+def test_what_a_method_did_outlives_a_collector_and_is_in_its_state(ray: StandInRay) -> None:
+    env, other = (RayVecEnv([partial(Recorded, length=50)] * 2, collectors=2) for _ in range(2))
+    actions = np.zeros((2, 1), np.float32)
+    env.reset()
+    env.step(actions)
+    env.env_method("set_scale", 7.0)
+    ray.actors[0].is_dead = True
+    assert env.step(actions)[1].tolist() == [7.0, 7.0]
+    env.env_method("set_scale", 9.0, indices=[1])
+    other.reset()
+    other.continue_episodes(env.episodes())
+    assert other.step(actions)[1].tolist() == [7.0, 9.0]
+
+
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("kind", [Scaled, Recorded])
+def test_what_changes_while_a_round_is_ahead_changes_after_it(ray: StandInRay, kind: type[Scaled], dies: bool) -> None:
+    def rewards_of(dies: bool) -> list[np.ndarray]:
+        found: list[np.ndarray] = []
+        env = RayVecEnv([partial(kind, length=50)] * 2, collectors=2, rounds_ahead=1)
+        first = ray.actors[-2]
+
+        def change(local: dict[str, Any], _: dict[str, Any]) -> bool:
+            found.append(local["rewards"].copy())
+            if len(found) in (2, 6):
+                env.set_attr("scale", 3.0 + len(found))
+            if len(found) == 3:
+                first.is_dead = first.is_cut_off = dies
+            return True
+
+        tiny_model(env, learning_starts=100, train_freq=4).learn(40, callback=change)
+        assert env.restarts == dies
+        return found
+
+    plain = rewards_of(False)
+    assert [row[1] for row in plain] == [1.0] * 8 + [5.0] * 4 + [9.0] * 8
+    np.testing.assert_array_equal(rewards_of(dies), plain)
+
+
+def test_a_process_that_ray_ends_for_memory_has_died() -> None:
+    names = ("RayActorError", "ObjectLostError", "OutOfMemoryError")
+    errors = SimpleNamespace(**{name: type(name, (Exception,), {}) for name in names})
+    assert session.losses(SimpleNamespace(exceptions=errors)) == tuple(vars(errors).values())
+
+
+def test_nobody_else_reads_rays_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    session._hide_token()  # there is none
+    (tmp_path / "token").write_text("secret")
+    (tmp_path / "token").chmod(0o644)
+    session._hide_token()
+    if os.name == "posix":
+        assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("lockstep", [True, False])
+def test_a_checkpoint_after_the_collectors_were_ended_begins_new_episodes(
+    ray: StandInRay, tmp_path: Path, lockstep: bool
+) -> None:
+    model = tiny_model(collectors_env(2, lockstep=lockstep), **SETTINGS)
+    model.learn(24)
+    model.env.close()
+    path = model.save_checkpoint(tmp_path / "closed")
+    with pytest.warns(UserWarning, match="start new episodes: their collectors have been ended"):
+        resumed = EZM.resume(path, toy_env(n_envs_per_task=2))
+    assert resumed.num_timesteps == model.num_timesteps
+    resumed.learn(8, reset_num_timesteps=False)
+
+
+def test_an_error_does_not_wait_for_a_collector_that_hangs(ray: StandInRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(CountEnv):
         def step(self, action: Any) -> Any:
-            observation, _, *rest = super().step(action)
-            return observation, self.scale, *rest
+            raise ZeroDivisionError("by hand")
 
+    monkeypatch.setattr(workers, "_GRACE", 0.01)
+    env = RayVecEnv([CountEnv, Failing], collectors=2)
+    env.reset()
+    ray.is_slow = lambda actor, arguments: actor is ray.actors[0] and arguments[0] == "step"
+    with pytest.raises(SubEnvError, match="ZeroDivisionError: by hand"):
+        env.step(np.zeros((2, 1), np.float32))
+
+
+def test_checkpoints_do_not_wait_for_rounds_ahead(ray: StandInRay, tmp_path: Path) -> None:
+    model = tiny_model(collectors_env(2, rounds_ahead=1), **SETTINGS)
+    asked: list[str] = []
+
+    def save(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        if model.num_timesteps in (32, 40):
+            model.save_checkpoint(tmp_path / "x")
+        return True
+
+    model.save_checkpoint(tmp_path / "x")  # where it learns what the tasks are
+    ray.before_call = lambda actor, arguments: asked.append(arguments[0])
+    model.learn(48, callback=save)
+    assert set(asked) == {"reset", "use_policy", "collect"}
+
+
+def test_a_round_that_an_interrupt_catches_on_its_way_is_repeated(ray: StandInRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, expected = trained(collectors_env(2), steps=60)
+    actions, callback = record_actions()
+    model, joined, left = tiny_model(collectors_env(2), **SETTINGS), Steps.joined, [3]
+
+    def interrupted(parts: Any) -> Steps:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return joined(parts)
+
+    monkeypatch.setattr(Steps, "joined", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(60, callback=callback)
+    model.learn(60 - model.num_timesteps, callback=callback, reset_num_timesteps=False)
+    np.testing.assert_array_equal(actions, expected)
+    assert_same_weights(weights_of(whole), weights_of(model))
+
+
+def test_attributes_that_were_set_outlive_a_collector(ray: StandInRay) -> None:
     env = RayVecEnv([partial(Scaled, length=50)] * 4, collectors=2)
     env.reset()
     env.set_attr("scale", 5.0, indices=[1, 2])

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ezm import EZM, ConfigurationError, TaskSet, TaskSpec, add_tasks, make_multitask_env, make_task_set
 from sb3_ezm.collecting.collector import Collector
 from sb3_ezm.errors import UnknownSettingError
-from tests.tiny import SpaceEnv, randomize, tiny_model, toy_env, weights_of
+from tests.tiny import SpaceEnv, assert_same_weights, randomize, tiny_model, toy_env, weights_of
 
 OLD, ALL = ["toy-spin", "toy-hold"], ["toy-swingup", "toy-hold", "toy-spin"]  # in another order
 
@@ -145,6 +145,9 @@ def test_a_frozen_training_resumes(tmp_path: Path) -> None:
     path = model.save_checkpoint(tmp_path / "frozen")
     resumed = EZM.resume(path, toy_env(ALL))
     assert resumed.policy.freeze_dynamics and not resumed.policy.world_model.representation[0][0].weight.requires_grad
+    for each in (model, resumed):
+        each.learn(20, reset_num_timesteps=False)
+    assert_same_weights(weights_of(model), weights_of(resumed))
 
 
 def test_a_trained_agent_does_not_act_at_random(monkeypatch: pytest.MonkeyPatch) -> None:

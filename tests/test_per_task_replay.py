@@ -201,18 +201,6 @@ def test_tasks_do_not_influence_each_other() -> None:
     np.testing.assert_allclose(batch.weights, [1] + [1 / 3] * 6 + [1] * 7, rtol=1e-6)
 
 
-def test_frequencies_match_the_priorities() -> None:
-    buffer = make(n_envs=1, num_tasks=1)
-    fill(buffer, 30, tasks=[0])
-    errors = np.random.default_rng(5).exponential(size=30)
-    buffer.update_priorities(np.zeros(30, dtype=np.int64), np.arange(30), errors)
-    rng = np.random.default_rng(6)
-    drawn = np.concatenate([buffer.sample_segments(1, rng).tickets for _ in range(4000)])
-    expected = 4000 * (errors + 1e-6) / (errors + 1e-6).sum()
-    chi_square = np.sum((np.bincount(drawn, minlength=30) - expected) ** 2 / expected)
-    assert chi_square < 66.2  # 99.99 % quantile for 29 degrees of freedom
-
-
 def test_shared_replay_draws_in_proportion_over_all_tasks() -> None:
     # The ablation: 30 transitions of task 1 and 10 of task 0 with equal priorities share 8 draws 6 to 2.
     buffer = make(buffer_size=50, n_envs=4, num_tasks=2, independent=False, priority_epsilon=1e-12)

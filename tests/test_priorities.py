@@ -73,7 +73,10 @@ def test_frequencies_match_the_priorities() -> None:
     tree = filled(weights.tolist())
     rng = np.random.default_rng(2)
     # Single draws are independent, so the chi-square statistic has 36 degrees of freedom: 99.99 % quantile 77.4.
-    counts = np.bincount([int(tree.draw(rng.random(1))[0]) for _ in range(20_000)], minlength=40)
+    counts = np.bincount(tree.find(rng.random(20_000) * tree.total), minlength=40)
+    draw, find = np.random.default_rng(3), np.random.default_rng(3)
+    for _ in range(50):
+        np.testing.assert_array_equal(tree.draw(draw.random(1)), tree.find(find.random(1) * tree.total))
     assert counts[[3, 17, 39]].sum() == 0
     expected = 20_000 * weights / weights.sum()
     positive = expected > 0

@@ -19,7 +19,6 @@ from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.planner import Planner
 from sb3_ezm.search import BoundWorldModel, SearchNoise, SearchOutput, draw_noise
-from sb3_ezm.search.model import reduce_values
 from sb3_ezm.types import SegmentBatch, TargetBatch
 from tests.target_oracle import Episode, make_model, windows
 
@@ -473,9 +472,3 @@ def test_targets_of_replayed_episodes() -> None:
                 expected = episode.n_step_return(state, TD, float(model.discounts[segments.tasks[b]]))
                 assert targets.values[b, j].item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
     assert len(seen) > 60  # of the 75 stored transitions
-
-
-def test_the_bootstrap_reduces_heads_like_the_search() -> None:
-    values = th.tensor([[1.0, -4.0], [3.0, -2.0]])
-    for kind, expected in (("mean", [2.0, -3.0]), ("min", [1.0, -4.0])):
-        assert reduce_values(values, SearchConfig(value_reduction=kind)).tolist() == expected  # type: ignore[arg-type]

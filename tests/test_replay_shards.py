@@ -329,6 +329,17 @@ def test_a_shard_that_dies_while_it_is_emptied_is_not_restored(
     assert model.replay_buffer.sizes == (0, 0, 0)
 
 
+def test_a_replay_from_a_file_is_not_restored_from_a_checkpoint_of_another(ray: StandInRay, tmp_path: Path) -> None:
+    model = tally_model()
+    model.learn(63)
+    model.save_replay_buffer(tmp_path / "other.pkl")
+    model.save_checkpoint(tmp_path / "saved")
+    model.load_replay_buffer(tmp_path / "other.pkl")
+    ray.actors[0].is_dead = True
+    with pytest.warns(UserWarning, match="There is no checkpoint: their replay begins empty"):
+        model.train(2, 9)
+
+
 def test_a_checkpoint_that_cannot_be_read_is_named(ray: StandInRay, tmp_path: Path) -> None:
     model = tally_model()
     model.learn(63)
@@ -340,26 +351,33 @@ def test_a_checkpoint_that_cannot_be_read_is_named(ray: StandInRay, tmp_path: Pa
         assert model.replay_buffer.sizes == (21, 0, 21)
 
 
-def test_a_shard_that_dies_while_it_is_restored_is_restored_again(ray: StandInRay, tmp_path: Path) -> None:
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_a_shard_that_dies_while_it_is_restored_is_restored_again(ray: StandInRay, tmp_path: Path, earlier: int) -> None:
     model = tally_model()
     model.learn(63)
     model.save_checkpoint(tmp_path / "saved")
+    for _ in range(earlier):  # then tickets are younger than the checkpoint
+        ray.actors[0].is_dead = True
+        with pytest.warns(UserWarning, match="42 transitions were restored"):
+            model.train(2, 9)
     batch = model.replay_buffer.sample_segments(9)
-    left = [2]
+    calls: list[str] = []
 
     def kill(actor: Actor, arguments: Any) -> None:
-        if arguments[0] == "write" and left[0] > 0:
-            left[0] -= 1
-            actor.is_dead = left[0] == 0  # at the second column
+        calls.append(arguments[0])
+        # At the second column, or when its first ring has been loaded.
+        if arguments[0] == "write" and "dies" not in calls and ("load" in calls if earlier else calls.count("write") == 2):
+            calls.append("dies")
+            actor.is_dead = True
 
     ray.before_call = kill
-    ray.actors[0].is_dead = True
+    ray.actors[2 * earlier].is_dead = True
     with pytest.warns(UserWarning) as caught:
         model.train(2, 9)
     first, second = (str(warning.message) for warning in caught)
-    assert "of no task" in first and "42 transitions were restored" in first
+    assert ("of task0 (21) (" if earlier else "of no task") in first and "42 transitions were restored" in first
     assert "task0 (21), task2 (21)" in second and "Its successor died as well." in second
-    assert (model.replay_buffer.sizes, model.replay_buffer.losses) == ((21, 21, 21), 2)
+    assert (model.replay_buffer.sizes, model.replay_buffer.losses) == ((21, 21, 21), 2 + earlier)
     for replay in model.replay_buffer.replays[0], model.replay_buffer.replays[2]:
         before = np.array(replay.state_dict()["tree"]["leaves"])
         replay.update(batch.tickets.numpy(), np.full(len(batch.tickets), 7.0))

@@ -312,6 +312,7 @@ def test_recorded_training_follows_the_same_rules(host_graphs: None) -> None:
     assert static == 1  # acting and reanalysis share it
     plain = tiny_model(toy_env(["toy-balance", "toy-spin"])).learn(20)
     assert model.replay_buffer.size() == plain.replay_buffer.size()
+    assert model._n_updates == plain._n_updates > 0
     again = tiny_model(toy_env(["toy-balance", "toy-spin"]), runtime_kwargs={"cuda_graphs": True}).learn(20)
     assert_same_weights(weights_of(model), weights_of(again))
 

@@ -154,9 +154,11 @@ class HangingEnv(SpaceEnv):
 
 def test_a_worker_that_hangs_is_named() -> None:
     specs = [TaskSpec(f"task{number}", 3, 2, env_fn=factory) for number, factory in enumerate((SpaceEnv, HangingEnv))]
-    env = make_multitask_env(specs, vec_env_cls=SubprocVecEnv, vec_env_kwargs=FORK, step_timeout=0.5)
+    env = make_multitask_env(specs, vec_env_cls=SubprocVecEnv, vec_env_kwargs=FORK, step_timeout=600.0)
+    assert isinstance(env, WatchedSubprocVecEnv)
     env.reset()
     step(env, 1)
+    env.step_timeout = 0.5
     with pytest.raises(SubEnvError, match=r"1 \(task 'task1'\) did not answer within 0.5 s"):
         step(env, 1)
     assert not any(process.is_alive() for process in env.processes)

@@ -335,9 +335,10 @@ class Hanging(CountingEnv):
 def test_a_hanging_sub_environment_is_named() -> None:
     Hanging.over.clear()
     tasks = [TaskSpec("fine", 2, 1, env_fn=CountingEnv), TaskSpec("sick", 2, 1, env_fn=Hanging)]
-    env = make_multitask_env(tasks, step_timeout=0.5)
+    env = make_multitask_env(tasks, step_timeout=600.0)
     assert isinstance(env, ThreadedVecEnv)
     env.reset()
+    env.step_timeout = 0.5
     with pytest.raises(SubEnvError, match=r"^Sub-environment 1 \(task 'sick'\) did not finish within 0.5 s"):
         env.step(np.zeros((2, 1)))
     with pytest.raises(SubEnvError, match="is closed"):

@@ -15,6 +15,7 @@ import torch as th
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from sb3_ezm.collecting.collector import Collector, Infos
+from sb3_ezm.distributed.session import end_on_sigterm
 from sb3_ezm.distributed.weights import Weights
 from sb3_ezm.errors import ConfigurationError, EZMError
 from sb3_ezm.multitask.env_state import (
@@ -131,6 +132,8 @@ def joined_observations(parts: Sequence[VecEnvObs]) -> VecEnvObs:
 
 #: methods of :class:`EnvSlice` after which its environments are elsewhere
 MOVES = ("reset", "step", "collect", "restore")
+#: methods that may change them where they are
+CHANGES = ("assign", "method")
 
 
 class _NumberedVecEnv(ThreadedVecEnv):
@@ -175,6 +178,7 @@ class EnvSlice:
         self._observation: Any = None  # the last one of the last round
         self._failure: Failure | None = None
         self._first = first
+        end_on_sigterm()
         try:
             sys.path.extend(place for place in path if place not in sys.path)
             th.set_num_threads(num_threads)
@@ -195,7 +199,7 @@ class EnvSlice:
             return self._failure, None
         try:
             answer = getattr(self, method)(*arguments)
-            return answer, cloudpickle.dumps(self.state()) if method in MOVES else None
+            return answer, cloudpickle.dumps(self.state()) if method in MOVES + CHANGES else None
         except BaseException as error:
             failure = Failure.of(error)
             if isinstance(error, AttributeError):  # as `VecEnv.has_attr` expects it

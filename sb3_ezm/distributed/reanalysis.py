@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch as th
 
 from sb3_ezm.config import RuntimeConfig, SearchConfig, TargetConfig
+from sb3_ezm.distributed.session import end_on_sigterm
 from sb3_ezm.distributed.weights import Weights
 from sb3_ezm.errors import EZMError
 from sb3_ezm.learning.reanalyze import Reanalyzed, Reanalyzer
@@ -97,6 +98,7 @@ class ReanalysisWorker:
             th.set_num_threads(threads)
             self._device = th.device(device)
             self._model = policy_class(**arguments).to(self._device).target_model.eval()
+            end_on_sigterm()
             self._reanalyzer = Reanalyzer(Planner(search, runtime), target, th.Generator())
         except Exception as error:  # to be told by the first call: a worker that cannot begin looks like one that died
             self._failure = Failure.of(error)

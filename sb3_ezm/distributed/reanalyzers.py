@@ -106,6 +106,7 @@ class ReanalyzerGroup:
                     answer = self.ray.get(call.answer)
                 except session.losses(self.ray) as error:
                     waiting[place] = self._repeat(call, error)
+                    deadline = time.monotonic() + self.time_limit
                     continue
                 if isinstance(answer, Failure):
                     failure = answer if answer.kind is not SubEnvError else answer._replace(kind=ReanalyzerError)

@@ -14,6 +14,7 @@ from sb3_ezm.buffers.priorities import PriorityArray
 from sb3_ezm.buffers.prioritized import PrioritizedRing, make_ring
 from sb3_ezm.buffers.segments import TransitionRing
 from sb3_ezm.config import ReplayConfig
+from sb3_ezm.distributed.session import end_on_sigterm
 from sb3_ezm.errors import EZMError
 from sb3_ezm.multitask.subproc import Failure
 from sb3_ezm.types import IntArray
@@ -88,6 +89,7 @@ class ReplayShard:
         self._failure: Failure | None = None
         self.replays: dict[int, PrioritizedRing] = {}
         self._columns: dict[str, npt.NDArray[Any]] = {}  # of a ring that is being loaded
+        end_on_sigterm()
         try:
             sys.path.extend(place for place in path if place not in sys.path)
             made: ShardSettings = pickle.loads(settings)

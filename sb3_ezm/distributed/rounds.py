@@ -103,7 +103,9 @@ class Rounds:
         orders = {worker: worker.parts[0].order for worker in workers}
         found = self._group.fetch(from_all=self.lockstep or self._resumed is not None)
         self._resumed = None
-        self.taking = self._join(found, [orders[worker] for worker in found], states, copy_observation(before), taken)
+        joined = self._join(found, [orders[worker] for worker in found], states, copy_observation(before), taken)
+        self._group.advance(found)
+        self.taking = joined
         if taken == 0:
             self._report(request, list(found), self.taking)
         after = rows_of(self.taking.steps.observations, -1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
+import pathlib
 import signal
+import stat
 import sys
 import threading
 import warnings
@@ -70,6 +73,7 @@ def acquire(address: str | None) -> ModuleType:
             needed = {"num_cpus": 1, "object_store_memory": _STORE_BYTES, "_node_ip_address": "127.0.0.1"}
             # By default Ray's workers step back behind every other program (nice 15), but here the algorithm waits for them.
             ray.init(**common, **needed, _system_config={"worker_niceness": 0})
+            _hide_token()
             if not str(ray.util.get_node_ip_address()).startswith("127."):
                 warnings.warn(
                     "Ray was imported before the environments were made, and listens on all network interfaces: make them "
@@ -102,6 +106,14 @@ def acquire(address: str | None) -> ModuleType:
     return ray  # type: ignore[no-any-return]
 
 
+def _hide_token() -> None:
+    """Let nobody else on this machine read Ray's token, whose file Ray leaves readable to all."""
+    token = pathlib.Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or pathlib.Path.home() / ".ray" / "auth_token")
+    with contextlib.suppress(OSError):
+        if stat.S_IMODE(token.stat().st_mode) & 0o077:
+            token.chmod(0o600)
+
+
 def _keep_status(before: Any) -> None:
     """After SIGTERM Ray would end the program with the status 15. It is told to clean up, and the status is the usual one."""
     if before is signal.SIG_DFL and threading.current_thread() is threading.main_thread():
@@ -120,9 +132,23 @@ def reserved_cpus(wanted: int) -> int:
 def losses(ray: Any) -> tuple[type[Exception], ...]:
     """
     :param ray: Ray
-    :return: what ``ray.get`` raises when a worker has died, or the machine that still held its answer
+    :return: what ``ray.get`` raises when a worker has died, or the machine that still held its answer. One that Ray kills since
+        memory is short, and one whose machine is gone, are told by errors that are no ``RayActorError``
     """
-    return ray.exceptions.RayActorError, ray.exceptions.ObjectLostError
+    names = ("RayActorError", "ObjectLostError", "OutOfMemoryError", "NodeDiedError", "WorkerCrashedError")
+    return tuple(getattr(ray.exceptions, name) for name in names if hasattr(ray.exceptions, name))
+
+
+def end_on_sigterm() -> None:
+    """
+    Let SIGTERM end this process, if it is an actor of Ray. Ray would raise ``SystemExit`` in the call that is running, which looks
+    like an error of an environment there; a process that has ended is replaced.
+    """
+    ray: Any = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
+        return
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 
 def release() -> None:

@@ -212,6 +212,7 @@ class ShardGroup:
             ) from error
         self._running[shard].clear()
         self._queues[shard].clear()  # its beginning is lost
+        self._ray.kill(self._actors[shard])  # Ray may have lost sight of a process that lives
         self._actors[shard] = self._create(shard)
         self.losses += 1
         self._on_loss(self._numbers[shard], why)

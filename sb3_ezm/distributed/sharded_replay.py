@@ -34,7 +34,7 @@ class RemoteReplay:
 
     def __init__(self, group: ShardGroup, number: int, num_tasks: int) -> None:
         self._group, self.number = group, number
-        self.generation = 0
+        self.generation = self.latest = 0  # that of its tickets, and the largest one that there has been
         self.total_added: IntArray = np.zeros(num_tasks, dtype=np.int64)
         self.forget()
 
@@ -94,6 +94,7 @@ class RemoteReplay:
         """Forget everything."""
         self._group.ask(self.number, "clear")
         self.generation += 1
+        self.latest = max(self.latest, self.generation)
         self.forget()
 
     def forget(self) -> None:
@@ -106,6 +107,7 @@ class RemoteReplay:
         :param generation: see :meth:`~sb3_ezm.buffers.prioritized.PrioritizedRing.begin_generation`
         """
         self.generation = generation
+        self.latest = max(self.latest, generation)
         self._group.ask(self.number, "begin_generation", generation)
 
     def state_dict(self) -> dict[str, Any]:
@@ -128,6 +130,7 @@ class RemoteReplay:
                 self._group.call(self.number, "write", name, start, piece)
         self.take_status(self._group.call(self.number, "load", self.number, rest))
         self.generation = state["ring"]["generation"]
+        self.latest = max(self.latest, self.generation)
 
 
 class _Column(DistantColumn):
@@ -230,8 +233,10 @@ class ShardedReplayBuffer(PerTaskReplayBuffer):
         """Restore the rings of a shard that has just been replaced, and say what was lost."""
         lost = sum((self._remote[number].at_least for number in numbers), np.zeros(self.num_tasks, dtype=np.int64))
         names = self.task_names or tuple(map(str, range(self.num_tasks)))
-        generations = {number: self._remote[number].generation + 1 for number in numbers}
-        for number in numbers:
+        # Not those of the rings: a successor may die while it is being restored, with the generation of the checkpoint.
+        generations = {number: self._remote[number].latest + 1 for number in numbers}
+        for number, generation in generations.items():
+            self._remote[number].latest = generation
             self._remote[number].forget()
         try:
             restored = self._restore(generations)
@@ -243,6 +248,13 @@ class ShardedReplayBuffer(PerTaskReplayBuffer):
         warnings.warn(
             f"A shard of the replay was lost with its transitions, of {held or 'no task'} ({why}). {restored}", stacklevel=2
         )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        :param state: from :meth:`state_dict`
+        """
+        self._earlier = None  # it holds another replay
+        super().load_state_dict(state)
 
     def _restore(self, numbers: Iterable[int]) -> str:
         if self._earlier is None:

@@ -33,6 +33,7 @@ _KINDS = {
     "rounds_ahead": kinds.optional(kinds.whole(0, 100)),
 }
 
+_CONSTANT = ("task_set", "served_tasks")  # asked for at every checkpoint, which collectors answer after their rounds
 _CLOSED = "The vector environment is closed: create a new one."
 
 
@@ -90,6 +91,7 @@ class RayVecEnv(ActingVecEnv):
         keywords = {"num_threads": num_cpus, "step_timeout": step_timeout}
         bounds = [number * count // collectors for number in range(collectors + 1)]
         self._policy: Any = None  # the one that the collectors act with
+        self._known: dict[str, Any] = {}  # what the environments have answered, or that they have no such attribute
         self._actions: npt.NDArray[Any] | None = None
         try:
             for number, (first, last) in enumerate(pairwise(bounds)):
@@ -235,6 +237,8 @@ class RayVecEnv(ActingVecEnv):
 
     def episodes(self) -> dict[str, Any]:
         """State of the running episodes and of rounds; :class:`StateUnavailableError` tells why there is none."""
+        if not self._group.workers:
+            raise StateUnavailableError("their collectors have been ended")
         states, rounds = self._rounds.state()
         found = [pickle.loads(state) for state in states if state is not None]
         if len(found) < len(states):
@@ -277,7 +281,16 @@ class RayVecEnv(ActingVecEnv):
         :param indices: of environments
         :return: values
         """
-        return self._ask_some("attribute", indices, attr_name)
+        if attr_name not in _CONSTANT:
+            return self._ask_some("attribute", indices, attr_name)
+        if attr_name not in self._known:
+            try:
+                self._known[attr_name] = self._ask_some("attribute", None, attr_name)
+            except AttributeError as error:
+                self._known[attr_name] = error
+        if isinstance(known := self._known[attr_name], AttributeError):
+            raise known
+        return [known[index] for index in self._indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """
@@ -285,9 +298,8 @@ class RayVecEnv(ActingVecEnv):
         :param value: for it
         :param indices: of environments
         """
+        self._known.pop(attr_name, None)
         self._ask_some("assign", indices, attr_name, value)
-        for worker in self._group.workers:
-            worker.note(attr_name, value, [i - worker.envs.start for i in self._indices(indices) if i in worker.range])
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any

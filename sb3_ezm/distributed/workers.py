@@ -14,7 +14,7 @@ import cloudpickle
 import gymnasium as gym
 
 from sb3_ezm.distributed import session
-from sb3_ezm.distributed.env_slice import MOVES, EnvSlice, Round, Steps
+from sb3_ezm.distributed.env_slice import CHANGES, MOVES, EnvSlice, Round, Steps
 from sb3_ezm.errors import EZMError
 from sb3_ezm.multitask.subproc import Failure
 from sb3_ezm.multitask.vec_env import EpisodesLostError, SubEnvError
@@ -49,6 +49,15 @@ class Part:
         return len(self.order.round.seeds)
 
 
+@dataclass
+class Change:
+    """What a worker was told that is not in the state of its environments yet."""
+
+    after: int  # parts of rounds that it had been told before
+    method: str  # of EnvSlice
+    arguments: Sequence[Any]
+
+
 class Worker:
     """
     One process, as the driver sees it.
@@ -69,8 +78,8 @@ class Worker:
         # State of its environments after the last step that counts, pickled. It is here, and not where the worker is: with a
         # machine that is lost, Ray loses what has been left on it.
         self.state: bytes | None = None
-        self._assigned: dict[tuple[str, int], Any] = {}  # attributes that were set, by name and environment
-        self._fresh: set[tuple[str, int]] = set()  # those of them that were set after `state`
+        self._changes: list[Change] = []  # in the order in which it was told
+        self._assigned: dict[tuple[str, int], Any] = {}  # attributes that were set before `state`, by name and environment
         self.policy: tuple[Any, ...] = ()  # references to what it was told to act with
         self.parts: deque[Part] = deque()  # of rounds, in the order in which they are taken
         self._env_fns, self._options = cloudpickle.dumps(list(env_fns)), options
@@ -100,35 +109,43 @@ class Worker:
         answer, state = self.actor.call.options(num_returns=2).remote(method, *arguments)
         return answer, state
 
-    def note(self, name: str, value: Any, indices: Sequence[int]) -> None:
+    def note(self, method: str, arguments: Sequence[Any], state: bytes) -> None:
         """
-        Remember an attribute for a process that takes over.
+        Remember what it has done for a process that takes over.
 
-        :param name: of the attribute
-        :param value: it has been given
-        :param indices: which of its environments
+        :param method: one of :data:`~sb3_ezm.distributed.env_slice.CHANGES`
+        :param arguments: of the method
+        :param state: of its environments afterwards, which counts if it has no rounds to take
         """
-        keys = [(name, index) for index in indices]
-        self._assigned.update(dict.fromkeys(keys, value))
-        self._fresh.update(keys)
+        self._changes.append(Change(sum(part.answer is not None for part in self.parts), method, arguments))
+        if self.state is not None and not self.parts:
+            self.settle(state)
 
-    def _assign(self, keys: Sequence[tuple[str, int]]) -> None:
-        for name, index in keys:
-            self._preparations.append(self.ask("assign", (name, self._assigned[name, index], [index]))[0])
-
-    def settle(self, state: bytes) -> None:
+    def settle(self, state: bytes, rounds: int | None = None) -> None:
         """
         :param state: of its environments after steps that count
+        :param rounds: how many of those that it has been told it comes after (default: all)
         """
-        self.state, self._fresh = state, set()
+        self.state, changes, self._changes = state, self._changes, []
+        for change in changes:
+            if rounds is not None and change.after >= rounds:
+                self._changes.append(Change(change.after - rounds, change.method, change.arguments))
+            elif change.method == "assign":
+                name, value, indices = change.arguments
+                self._assigned.update({(name, index): value for index in indices})
+
+    def _repeat(self, after: int) -> list[Any]:
+        """References to the answers to changes that came after so many parts."""
+        return [self.ask(change.method, change.arguments)[0] for change in self._changes if change.after == after]
 
     def send(self) -> None:
-        """Tell it the parts of rounds that it does not know yet."""
-        for part in self.parts:
+        """Tell it the parts of rounds that it does not know yet, and what it was told between them if they are sent again."""
+        for number, part in enumerate(self.parts, 1):
             if part.answer is None:
                 task = part.order.round.part(self.envs)
                 part.answer, part.state = self.ask("collect", (part.order.weights, task, part.observation))
                 part.since = time.monotonic()
+                self._repeat(number)
 
     def advance(self, steps: Steps) -> None:
         """
@@ -136,7 +153,7 @@ class Worker:
 
         :param steps: of the first one
         """
-        self.settle(self.parts.popleft().state)
+        self.settle(self.parts.popleft().state, rounds=1)
         if self.parts:
             self.parts[0].observation = rows_of(steps.observations, -1)
             self.parts[0].since = time.monotonic()
@@ -147,11 +164,13 @@ class Worker:
 
         :return: what :meth:`rewind` returns
         """
+        self.end()  # Ray may have lost sight of a process that lives
         self.actor = self._create()
         self._preparations = []
         if self.policy:
             self._preparations.append(self.ask("use_policy", self.policy)[0])
-        self._assign(list(self._assigned))
+        for (name, index), value in self._assigned.items():
+            self._preparations.append(self.ask("assign", (name, value, [index]))[0])
         return self.rewind()
 
     def rewind(self) -> str:
@@ -162,16 +181,15 @@ class Worker:
         """
         for part in self.parts:
             part.answer = None
-        if self.state is None:  # they have taken none
-            return ""
-        state = pickle.loads(self.state)
+        state = {"why": ""} if self.state is None else pickle.loads(self.state)
         if state["why"]:
             return (
                 f"{self} was cut short, and its round cannot be repeated, because {state['why']}: the round is dropped, the "
                 "running episodes of all environments end in the replay buffer as truncated, and new ones begin."
             )
-        self._preparations.append(self.ask("restore", [state])[0])
-        self._assign(sorted(self._fresh))  # what the state does not know of
+        if self.state is not None:  # otherwise they have taken no step
+            self._preparations.append(self.ask("restore", [state])[0])
+        self._preparations += self._repeat(0)
         return ""
 
     def get(self, answer: Any, state: Any) -> tuple[Any, Any]:
@@ -236,16 +254,22 @@ class WorkerGroup:
         while pending:
             worker = self._wait({answer: worker for worker, (answer, _) in pending.items()}, deadline)
             if worker is None:
+                _check(answers)
                 raise self._hanging(list(pending))
             answer, state = pending.pop(worker)
             try:
                 answers[worker], states[worker] = worker.get(answer, state)
+                deadline = self._hurry(deadline, answers[worker])
             except session.losses(self._ray) as error:
                 self._replace(worker, error)
+                deadline = time.monotonic() + self.time_limit
                 if method == "step":
                     self._check_lost()
                 pending[worker] = worker.ask(method, arguments[worker])
         _check(answers)
+        if method in CHANGES:
+            for worker in answers:
+                worker.note(method, arguments[worker], states[worker])
         if method in MOVES:
             for worker in answers:
                 worker.settle(states[worker])
@@ -259,7 +283,7 @@ class WorkerGroup:
     def fetch(self, from_all: bool) -> dict[Worker, Steps]:
         """
         Wait for the next part of a round, of every worker or of those that finish first. A worker that dies is replaced, and
-        the parts that it had are done again.
+        the parts that it had are done again. What was found counts after :meth:`advance`; until then it would be done again.
 
         :param from_all: wait for all; otherwise wait for one, and also take what others have
             finished by then, if their rounds have as many steps
@@ -280,6 +304,7 @@ class WorkerGroup:
                 # Its answer may be on its way here, from another machine.
                 found = self._first(late, time.monotonic() + min(_GRACE, self.time_limit))
             if found is None:
+                _check(answers)
                 if late or not has_enough:
                     raise self._hanging(late or waiting)
                 break
@@ -287,16 +312,29 @@ class WorkerGroup:
                 part = found.parts[0]
                 answers[found], part.state = found.get(part.answer, part.state)
                 length = 0 if from_all else part.length
+                deadline = self._hurry(deadline, answers[found])
             except session.losses(self._ray) as error:
                 self._replace(found, error)
+                deadline = time.monotonic() + self.time_limit
                 self._check_lost()
                 found.send()
         _check(answers)
-        for worker, steps in answers.items():
+        return {worker: answers[worker] for worker in self.workers if worker in answers}
+
+    def advance(self, found: Mapping[Worker, Steps]) -> None:
+        """
+        Go on to the next parts.
+
+        :param found: what :meth:`fetch` has found, which counts from now on
+        """
+        for worker, steps in found.items():
             worker.advance(steps)
             self._deaths[worker] = 0
         self._is_cut_short = False
-        return {worker: answers[worker] for worker in self.workers if worker in answers}
+
+    def _hurry(self, deadline: float, answer: Any) -> float:
+        """A deadline that does not let an error wait for others that hang."""
+        return min(deadline, time.monotonic() + _GRACE) if isinstance(answer, Failure) else deadline
 
     def _unfinished(self, answers: Mapping[Worker, Any], length: int) -> list[Worker]:
         others = [worker for worker in self.workers if worker.parts and worker not in answers]
