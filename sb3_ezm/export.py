@@ -9,6 +9,7 @@ import copy
 import json
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from torch import nn
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import EvaluationResult, Protocol, evaluate_protocols, evaluate_tasks
 from sb3_ezm.ezm import EZM
-from sb3_ezm.files import check_can_write, write_text
+from sb3_ezm.files import check_can_write, replacing, write_text
 from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.normalization import normalizes_observations
 from sb3_ezm.observations import TASK_KEY
@@ -113,13 +114,13 @@ def export_policy(model: EZM, path: str | os.PathLike[str]) -> Path:
         warnings.warn("The exported policy takes observations as VecNormalize has normalized them.", stacklevel=2)
     head = PolicyHead(model.policy)
     example = head.example()
-    with th.no_grad(), _without_warnings():  # PyTorch's own about its exporters
+    with th.no_grad(), _without_warnings(), replacing(path) as temporary:  # warnings of PyTorch about its exporters
         if path.suffix == ".pt":
-            th.jit.trace(head, example).save(str(path))
+            th.jit.trace(head, example).save(str(temporary))
         elif path.suffix == ".pt2":
-            th.export.save(_program(head, example), str(path))
+            th.export.save(_program(head, example), str(temporary))
         else:
-            _write_onnx(head, example, path)
+            _write_onnx(head, example, temporary)
     return path
 
 
@@ -148,8 +149,12 @@ def export_agent(
     own = model.policy.task_set
     tasks = make_task_set(list(own.names) if tasks is None else tasks)
     evaluate = evaluate_protocols if _can_ignore_terminations(tasks) else _evaluate_respecting
-    path = write_agent(model, path)
-    released = EZM.pretrained(path, device=model.device)
+    path = Path(path)
+    for written in (path, card_path := path.with_suffix(".json")):
+        check_can_write(written)
+    with tempfile.TemporaryDirectory() as folder:  # an earlier agent and its card stay together until both are replaced
+        draft = write_agent(model, Path(folder) / path.name).read_bytes()
+        released = EZM.pretrained(Path(folder) / path.name, device=model.device)
     results = [evaluate(each, tasks, n_eval_episodes, seed=seed) for each in (released, model)]
     card = {
         "name": path.stem,
@@ -157,7 +162,7 @@ def export_agent(
         "action_repeat": own.action_repeat,
         "preset": model.preset,
         "parameters": sum(parameter.numel() for parameter in model.policy.world_model.parameters()),
-        "bytes": path.stat().st_size,
+        "bytes": len(draft),
         "training": {
             **(training or {}),
             "env_steps_per_task": model.num_env_steps // len(own),
@@ -168,7 +173,9 @@ def export_agent(
         "evaluation": {"episodes_per_task": n_eval_episodes, "seed": seed, **_scores(results[0])},
         "rounding": {"weights": "matrices in bfloat16, the rest in float32", "scores_before": _scores(results[1])},
     }
-    write_text(path.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
+    with replacing(path) as temporary:
+        temporary.write_bytes(draft)
+    write_text(card_path, json.dumps(card, indent=1) + "\n")
     return card
 
 
@@ -192,12 +199,13 @@ def _scores(results: Mapping[Protocol, EvaluationResult]) -> dict[str, Any]:
     short: dict[str, Any] = {}
     for protocol, result in results.items():
         values = result.to_dict()
-        kept = [key for key in next(iter(values["tasks"].values())) if key not in ("returns", "lengths")]
-        short[protocol] = {
-            "mean_score": _rounded(values["mean_score"]),
-            "tasks": {name: {key: _rounded(row[key]) for key in kept} for name, row in values["tasks"].items()},
-        }
+        rows = {name: _without_episodes(row) for name, row in values["tasks"].items()}
+        short[protocol] = {"mean_score": _rounded(values["mean_score"]), "tasks": rows}
     return short
+
+
+def _without_episodes(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _rounded(value) for key, value in row.items() if key not in ("returns", "lengths", "successes")}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -121,13 +122,15 @@ def check_can_write(path: PathLike) -> Path:
     :raises ConfigurationError: if it cannot, with the system's reason
     """
     path = Path(path)
-    is_new = not path.exists()
+    target = Path(os.path.realpath(path))  # a link stays one, see `replacing`
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab"):
-            pass
-        if is_new:
-            path.unlink()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            with target.open("ab"):
+                pass
+        if target.is_file() or not target.exists():
+            with tempfile.TemporaryFile(dir=target.parent, prefix=TEMPORARY):
+                pass
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written ({error.strerror}): choose another place.") from error
     return path

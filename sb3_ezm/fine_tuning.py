@@ -77,7 +77,7 @@ def add_tasks(model: EZMT, env: GymEnv, like: str | None = None, **changes: Any)
         raise ConfigurationError(f"The networks of the trained agent do not fit the new tasks: {error}") from error
     extended.policy.optimizer.load_state_dict(_optimizer_state(model.policy, rows))
     apply_changes(extended, changes, saved["policy_kwargs"] or {})
-    extended._n_updates = model._n_updates
+    extended._n_updates, extended.learned_normalized = model._n_updates, normalizes_observations(model)
     return extended
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,9 @@ import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ezm import EZM, CheckpointError, ConfigurationError, FullCheckpointCallback
-from sb3_ezm.checkpoint import read_checkpoint, write_checkpoint
+from sb3_ezm.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
 from sb3_ezm.multitask.env_state import StateUnavailableError, get_env_state
-from tests.tiny import SpaceEnv, tiny_model, toy_env
+from tests.tiny import TINY_NETWORKS, SpaceEnv, assert_same_weights, tiny_model, toy_env, weights_of
 
 
 def make_env() -> Any:
@@ -111,6 +112,48 @@ def test_a_state_that_does_not_fit_is_refused(saved: Path, tmp_path: Path, name:
     CHANGES[name](state)
     with pytest.raises(CheckpointError, match=r"changed\.ezm "):
         EZM.resume(write_checkpoint(tmp_path / "changed", state), make_env())
+
+
+class Wave(th.nn.Module):
+    """An activation of the user's own."""
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return th.sin(x)
+
+
+class Slow(th.optim.Adam):
+    """An optimizer of the user's own."""
+
+
+def test_a_training_with_classes_of_ones_own_is_resumed_with_them(tmp_path: Path) -> None:
+    own = {"activation_fn": Wave, "optimizer_class": Slow, "optimizer_kwargs": {"weight_decay": 0.1}}
+    model = tiny_model(toy_env(["toy-spin"]), policy_kwargs={**TINY_NETWORKS, **own}).learn(24)
+    path = model.save_checkpoint(tmp_path / "x")
+    with pytest.raises(CheckpointError, match="needs arguments that it could not hold: pass `policy_kwargs`"):
+        EZM.resume(path, toy_env(["toy-spin"]))
+    resumed = EZM.resume(path, toy_env(["toy-spin"]), policy_kwargs=own)
+    for each in (model, resumed):
+        each.learn(24, reset_num_timesteps=False)
+    assert_same_weights(weights_of(model), weights_of(resumed))
+    with pytest.raises(CheckpointError, match="cannot be continued by EZM"):
+        EZM.resume(path, toy_env(["toy-spin"]), policy_kwargs={**own, "latent_size": 24})
+
+
+def test_half_a_pair_of_normal_numbers_does_not_matter(saved: Path) -> None:
+    random.seed(0)
+    random.gauss(0.0, 1.0)
+    assert random.getstate()[2] is not None
+    EZM.resume(saved, make_env())
+
+
+def test_a_truncated_checkpoint_is_not_the_latest(tmp_path: Path) -> None:
+    model = tiny_model(toy_env(["toy-spin"])).learn(8)
+    whole = model.save_checkpoint(tmp_path / "checkpoint_8")
+    model.learn(8, reset_num_timesteps=False)
+    last = model.save_checkpoint(tmp_path / "checkpoint_16")
+    last.write_bytes(last.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=r"checkpoint_16.ezm in .* cannot be read; the latest that can is checkpoint_8.ezm"):
+        assert latest_checkpoint(tmp_path) == whole
 
 
 def test_paths_stored_in_the_file_are_ignored(tmp_path: Path) -> None:

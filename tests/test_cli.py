@@ -24,10 +24,10 @@ from PIL import Image
 
 import sb3_ezm
 from sb3_ezm import EZM, make_multitask_env, make_task_set
-from sb3_ezm.callbacks import TimedProgressCallback
+from sb3_ezm.callbacks import TaskEvalCallback, TimedProgressCallback
 from sb3_ezm.cli import info, main
 from sb3_ezm.cli.arguments import build_parser, whole
-from sb3_ezm.cli.common import command
+from sb3_ezm.cli.common import command, load_model
 from sb3_ezm.cli.driver import train
 from sb3_ezm.cli.folder import LOCK, claimed_folder, continued_folder, fresh_folder, monitor_folder, monitor_parts
 from sb3_ezm.cli.history import command_line
@@ -337,13 +337,12 @@ def test_an_interrupt_saves_and_a_resume_goes_on(
         assert main(["train", *TASKS, "--out", str(folder), "--steps-per-task", "130", *quiet, *SMALL]) == 130
     signal.signal(signal.SIGINT, previous)
     error = capsys.readouterr().err
-    assert (
-        f"Interrupted after 50 of 130 steps per task. Saved: {folder}" in error
-        and "\ninterrupted" not in error
-        and f"ezm resume {folder}" in error
-    )
+    match = re.search(rf"Interrupted after (5\d) of 130 steps per task. Saved: {re.escape(str(folder))}", error)
+    assert match is not None and "\ninterrupted" not in error and f"ezm resume {folder}" in error
+    done = int(match[1])
     assert "Traceback" not in error
-    assert EZM.load(folder / "model.zip").num_timesteps == 100
+    model = EZM.load(folder / "model.zip")
+    assert model.num_timesteps == 2 * done
     resumed: list[bool] = []
     resume = EZM.resume
 
@@ -353,12 +352,12 @@ def test_an_interrupt_saves_and_a_resume_goes_on(
 
     monkeypatch.setattr(EZM, "resume", note)
     output = ezm("resume", folder, "--no-tensorboard")
-    assert "Resumed at 50 steps per task, " in output and resumed == [False]
+    assert f"Resumed at {done} steps per task, " in output and resumed == [False]
     total = EZM.load(folder / "model.zip").num_timesteps
     assert 260 <= total < 280 and f"after {total // 2} steps in each" in output  # the last rollout is a whole one
     # The curve of the second part begins where the first was saved.
     steps = load_training(folder / "monitor", make_task_set(TASKS), dict.fromkeys(TASKS, 0.5))["toy-balance"].steps
-    assert list(steps) == sorted(steps) and any(50 < step <= 140 for step in steps)
+    assert list(steps) == sorted(steps) and any(done < step <= 140 for step in steps)
     assert f"Nothing to do: {total // 2} of 130 steps per task" in ezm("train", "--out", folder, "--resume", *quiet)
     assert "Nothing to do" in ezm("resume", folder, "--new-episodes", *quiet) and resumed == [False, False, True]
     assert not (folder / "tensorboard").exists()
@@ -915,3 +914,105 @@ def test_an_option_may_be_repeated() -> None:
     args = build_parser().parse_args(words.split())
     assert (args.set, args.seed) == (["tau=0.1", "batch_size=8", "gamma=0.9"], [1, 2, 3])
     assert build_parser().parse_args(["train", "toy"]).set == []
+
+
+def test_a_resume_mends_what_a_killed_start_left(ezm: Any, tmp_path: Path) -> None:
+    """The process was killed when it had written its own settings, and before the old training was deleted."""
+    folder = tmp_path / "run"
+    ezm("train", "toy-spin", "--out", folder, *QUIET, *SMALL)
+    old = (folder / "run.json").read_text(encoding="utf-8")
+    aside = folder / ".replaced-x"
+    aside.mkdir()
+    for name in ("run.json", "checkpoints", "evaluations.csv", "model.zip"):
+        (folder / name).rename(aside / name)
+    (folder / "run.json").write_text(old.replace('"seed": 0', '"seed": 9'), encoding="utf-8")
+    assert "Nothing to do" in ezm("resume", folder, "--no-tensorboard")
+    assert RunSettings.read(folder).seed == 0 and not aside.exists()
+    aside.mkdir()
+    for name in ("run.json", "checkpoints", "evaluations.csv", "model.zip"):
+        (folder / name).rename(aside / name)
+    assert "Nothing to do" in ezm("resume", folder, "--no-tensorboard")
+
+
+def test_a_resume_keeps_threads_and_device(ezm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    ezm("train", "toy-spin", "--out", folder, "--device", "cpu", *QUIET, *SMALL)
+    text = (folder / "run.json").read_text(encoding="utf-8")
+    (folder / "run.json").write_text(text.replace('"threads": 1', '"threads": 2'), encoding="utf-8")  # of more cores
+    threads: list[int] = []
+    given: list[Any] = []
+    resume = EZM.resume
+
+    def note(*arguments: Any, **keywords: Any) -> EZM:
+        given.append(keywords.get("device"))
+        return resume(*arguments, **keywords)
+
+    monkeypatch.setattr(EZM, "resume", note)
+    monkeypatch.setattr("sb3_ezm.cli.train.set_num_threads", threads.append)
+    ezm("resume", folder, "--no-tensorboard")
+    ezm("resume", folder, "--no-tensorboard", "--threads", 1, "--device", "cpu")
+    assert (threads, given) == ([2, 1], [None, "cpu"])
+
+
+def test_a_last_evaluation_that_was_killed_is_made_up_for(ezm: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ezm("train", "toy-spin", "--out", folder, *QUIET, *SMALL)
+    path = folder / "evaluations.csv"
+    whole = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(whole[:-1]) + "\n", encoding="utf-8")
+    (folder / "curves.png").unlink()
+    output = ezm("resume", folder, "--no-tensorboard")
+    assert "Nothing to do" in output and "curves: " in output and (folder / "curves.png").exists()
+    again = path.read_text(encoding="utf-8").splitlines()
+    steps, returns = (EVALUATION_COLUMNS.index(name) for name in ("timesteps", "mean_return"))
+    assert len(again) == len(whole)
+    for place in (steps, returns):
+        assert again[-1].split(",")[place] == whole[-1].split(",")[place]
+    ezm("resume", folder, "--no-tensorboard")
+    assert path.read_text(encoding="utf-8").splitlines() == again
+
+
+def test_a_training_may_be_killed_after_it_was_stopped_before_its_first_step(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.csv"
+    model = EZM("MultiInputPolicy", make_multitask_env("toy-spin"), preset="toy", learning_starts=50)
+    settings = {"eval_freq": 20, "csv_path": path, "n_eval_episodes": 1}
+    model.learn(40, callback=TaskEvalCallback(make_task_set("toy-spin"), **settings))
+    again = EZM("MultiInputPolicy", make_multitask_env("toy-spin"), preset="toy", learning_starts=50)
+    with pytest.raises(ConfigurationError, match="holds evaluations of another training"):
+        again.learn(40, callback=TaskEvalCallback(make_task_set("toy-spin"), **settings))
+    again.learn(40, callback=TaskEvalCallback(make_task_set("toy-spin"), **settings), reset_num_timesteps=False)
+    assert again.num_timesteps == 40
+
+
+def test_a_model_of_another_training_keeps_its_own_tasks(ezm: Any, tmp_path: Path, run_folder: Path) -> None:
+    ezm("train", "toy-spin", "--out", tmp_path / "run", *QUIET, *SMALL)
+    shutil.copy(tmp_path / "run" / "model.zip", run_folder / "other.zip")
+    try:
+        assert "toy-spin" in ezm("eval", run_folder / "other.zip", "--episodes", 1)
+    finally:
+        (run_folder / "other.zip").unlink()
+
+
+def test_what_a_model_refuses_is_said_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.zip").write_bytes(b"")
+
+    def refuse(*arguments: Any, **keywords: Any) -> EZM:
+        raise ConfigurationError("Give it back.")
+
+    monkeypatch.setattr("zipfile.ZipFile", Archive)
+    monkeypatch.setattr(EZM, "load", refuse)
+    with pytest.raises(ConfigurationError, match=r"^Give it back\.$"):
+        load_model(tmp_path / "model.zip", "cpu")
+
+
+class Archive:
+    """Looks like a model."""
+
+    def __init__(self, path: Path) -> None:
+        pass
+
+    def __enter__(self) -> Any:
+        return SimpleNamespace(namelist=lambda: ["data", "policy.pth"])
+
+    def __exit__(self, *_: Any) -> None:
+        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_ezm import EZM, ConfigurationError, make_multitask_env
+from sb3_ezm import EZM, ConfigurationError, TaskSpec, export, make_multitask_env
 from sb3_ezm.cli import main
+from sb3_ezm.evaluation import EvaluationResult, TaskResult
 from sb3_ezm.export import PolicyHead, export_policy
 from tests.tiny import SpaceEnv, tiny_model
 
@@ -120,3 +122,44 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["export", str(tmp_path / "model.zip"), "-o", str(tmp_path / "policy.pt")]) == 0
     assert "from (observation, task) to (action)" in capsys.readouterr().out
     assert th.jit.load(str(tmp_path / "policy.pt"))(th.zeros(3, 4), th.tensor([0, 1, 1])).shape == (3, 2)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pt2"])
+def test_an_export_that_fails_leaves_the_file_before_it(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / f"policy{suffix}"
+    path.write_bytes(b"old")
+
+    def fail(*arguments: Any, **keywords: Any) -> Any:
+        raise OSError("no space")
+
+    monkeypatch.setattr("torch.jit.trace", lambda *arguments: SimpleNamespace(save=fail))
+    monkeypatch.setattr("torch.export.save", fail)
+    with pytest.raises(OSError, match="no space"):
+        export_policy(trained("box"), path)
+    assert path.read_bytes() == b"old" and [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_an_agent_and_its_card_are_replaced_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained("tasks")
+    for name in ("a.agent", "a.json"):
+        (tmp_path / name).write_text("old", encoding="utf-8")
+
+    def fail(*arguments: Any, **keywords: Any) -> Any:
+        raise RuntimeError("no environment")
+
+    monkeypatch.setattr(export, "_evaluate_respecting", fail)
+    monkeypatch.setattr(export, "evaluate_protocols", fail)
+    with pytest.raises(RuntimeError, match="no environment"):
+        export.export_agent(model, tmp_path / "a.agent", model.env.get_attr("task_set")[0])
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {"a.agent": "old", "a.json": "old"}
+
+
+@pytest.mark.parametrize("outcomes", [("success",), ("success", "return"), ("return", "success")])
+def test_scores_of_successes_can_be_noted(outcomes: tuple[Any, ...]) -> None:
+    specs = [TaskSpec(f"task{place}", 3, 2, outcome=outcome) for place, outcome in enumerate(outcomes)]
+    results = [
+        TaskResult(spec, (1.0, 2.0), (3, 4), successes=(1.0, 0.0) if spec.outcome == "success" else None) for spec in specs
+    ]
+    rows = export._scores({"respected": EvaluationResult(tuple(results))})["respected"]["tasks"]
+    assert [row["mean_return"] for row in rows.values()] == [1.5] * len(specs)
+    assert not any({"returns", "lengths", "successes"} & set(row) for row in rows.values())

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sb3_ezm.checkpoint import read_checkpoint, write_checkpoint
-from sb3_ezm.files import file_stems, free_path, replacing, write_text
+from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.files import check_can_write, file_stems, free_path, replacing, write_text
 
 
 def test_a_new_file_gets_default_permissions_and_a_replaced_one_keeps_its_own(tmp_path: Path) -> None:
@@ -122,3 +123,25 @@ def test_a_folder_that_cannot_be_synced_is_no_failure(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "fsync", fsync)
     write_text(tmp_path / "a.txt", "content")
     assert (tmp_path / "a.txt").read_text() == "content"
+
+
+def test_looking_whether_a_file_can_be_written_leaves_a_link_as_it_is(tmp_path: Path) -> None:
+    link, target = tmp_path / "policy.pt", tmp_path / "data" / "policy.pt"
+    link.symlink_to(target)
+    check_can_write(link)
+    assert link.is_symlink() and target.parent.is_dir() and not target.exists()
+    write_text(link, "new")
+    assert link.is_symlink() and target.read_text(encoding="utf-8") == "new"
+    check_can_write(link)
+    assert target.read_text(encoding="utf-8") == "new" and os.listdir(target.parent) == ["policy.pt"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_file_in_a_folder_that_cannot_be_written_cannot_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("old", encoding="utf-8")
+    tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(ConfigurationError, match="cannot be written"):
+            check_can_write(tmp_path / "a.json")
+    finally:
+        tmp_path.chmod(0o755)

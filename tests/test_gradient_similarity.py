@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_ezm import ConfigurationError
+from sb3_ezm import ConfigurationError, add_tasks
 from sb3_ezm.callbacks import GradientSimilarityCallback
 from sb3_ezm.gradient_similarity import read_cosines
 from sb3_ezm.learning.gradients import UnrollLoss
@@ -101,3 +101,11 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "gradients.jsonl").write_text('{"updates": 3}\n')
     with pytest.raises(ConfigurationError, match=r"Line 1 of .* is not a measurement"):
         read_cosines(tmp_path / "gradients.jsonl")
+
+
+def test_a_file_of_other_tasks_is_not_continued(tmp_path: Path) -> None:
+    path = tmp_path / "gradients.jsonl"
+    model = tiny_model(toy_env(TASKS[:2])).learn(60, callback=GradientSimilarityCallback(path, every=5))
+    more = add_tasks(model, toy_env(TASKS))
+    with pytest.raises(ConfigurationError, match=r"updates of the tasks \['toy-"):
+        more.learn(20, callback=GradientSimilarityCallback(path, every=5))

@@ -7,6 +7,7 @@ reset), the random generators (loading reseeds them), and the running episodes, 
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import sys
@@ -498,6 +499,35 @@ def test_what_a_device_cannot_do_is_left_out(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=left_out):
         agent = EZM.pretrained(tmp_path / "an.agent")
     assert agent.runtime_kwargs == {"priority_lag": 1, "cuda_graphs": False}
+
+
+def test_without_ray_a_model_that_was_trained_with_it_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(toy_env())
+    model.__dict__["runtime_kwargs"] = {"reanalyzers": 2, "replay_shards": 3}
+    model.save(tmp_path / "model.zip")
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "ray" else find(name, *more))
+    with pytest.warns(UserWarning, match=r"left out: `reanalyzers` in `runtime_kwargs` \(2\), `replay_shards` in"):
+        loaded = EZM.load(tmp_path / "model.zip")
+    assert loaded.runtime_kwargs == {"reanalyzers": 0, "replay_shards": 0}
+    loaded.predict(toy_env().reset())
+    with pytest.raises(ConfigurationError, match="need Ray"):
+        EZM.load(tmp_path / "model.zip", runtime_kwargs={"reanalyzers": 1})
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_other_observations_than_those_it_learned_from_are_a_warning(tmp_path: Path, before: bool) -> None:
+    def make(normalizes: bool) -> Any:
+        env = DummyVecEnv([lambda: CountEnv(50)])
+        return VecNormalize(env) if normalizes else env
+
+    tiny_model(make(before)).learn(20).save(tmp_path / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        EZM.load(tmp_path / "model", env=make(before)).learn(4)
+    words = "normalized by VecNormalize, those of this environment are " + ("not " if before else "")
+    with pytest.warns(UserWarning, match=words):
+        EZM.load(tmp_path / "model", env=make(not before)).learn(4)
 
 
 def test_a_replay_buffer_saved_with_the_model_gets_the_settings_of_the_loaded_one(tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import warnings
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -106,15 +107,18 @@ def change_arguments(
 
 def fitting(saved: Mapping[str, Any], changes: Mapping[str, Any], device: th.device | str) -> dict[str, Any]:
     """
-    Leave saved settings out that a device cannot carry out, with a warning. What the caller asks for stays, and is refused.
+    Leave saved settings out that this device, or a machine without Ray, cannot carry out, with a warning. What the caller
+    asks for stays, and is refused.
 
     :param saved: arguments by name
     :param changes: arguments that the user gives instead
     :param device: where the model goes
     :return: the arguments that fit
     """
-    kind = get_device(device).type
-    unfit = {
+    kind, has_ray = get_device(device).type, importlib.util.find_spec("ray") is not None
+    unfit: dict[tuple[str, str], tuple[Any, Callable[[Any], bool]]] = {
+        ("runtime_kwargs", "reanalyzers"): (0, lambda wanted: wanted and not has_ray),
+        ("runtime_kwargs", "replay_shards"): (0, lambda wanted: wanted and not has_ray),
         ("runtime_kwargs", "cuda_graphs"): (False, lambda wanted: wanted and kind != "cuda"),
         ("runtime_kwargs", "overlap"): (False, lambda wanted: wanted is True and kind != "cpu"),
         ("replay_buffer_kwargs", "storage_device"): (None, lambda wanted: wanted is not None and not works(wanted)),

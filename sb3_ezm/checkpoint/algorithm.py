@@ -112,6 +112,12 @@ class ResumableAlgorithm(RolloutAlgorithm):
                 what = "; ".join(f"`{name}`, because {reason}" for name, reason in missing.items())
                 raise CheckpointError(f"needs arguments that it could not hold: pass {what}")
             saved = {name: entry["value"] for name, entry in kept.items() if "value" in entry}
+            if "missing" in kept.get("policy_kwargs", {}):  # what it lacks has not changed
+                own = arguments["policy_kwargs"] or {}
+                saved["policy_kwargs"] = {
+                    **{name: it for name, it in own.items() if name not in saved["policy_kwargs"]},
+                    **saved["policy_kwargs"],
+                }
             check_sizes({name: value for name, value in saved.items() if name not in arguments}, state)
             saved = fitting(saved, arguments, arguments.get("device", device))
             saved = {"device": device, "task_set": state["tasks"], **saved}

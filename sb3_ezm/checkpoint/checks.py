@@ -41,7 +41,7 @@ def check_arguments(arguments: Mapping[str, Any], known: list[str]) -> None:
     if unknown:
         raise CheckpointError(f"holds arguments that a checkpoint never holds: {unknown}")
     for name, entry in arguments.items():
-        if not isinstance(entry, dict) or list(entry) not in (["value"], ["missing"]):
+        if not isinstance(entry, dict) or list(entry) not in (["value"], ["missing"], ["value", "missing"]):
             raise CheckpointError(f"holds neither a value of the argument `{name}` nor a reason why there is none")
 
 

@@ -168,14 +168,21 @@ def read_label(path: PathLike) -> Label | None:
     Read the label of a file without verifying the rest.
 
     :param path: file
-    :return: its label; None if the file is not a checkpoint of a training
+    :return: its label; None if the file is not a checkpoint of a training, or has another size than it should
     """
     try:
         with open(path, "rb") as file:
-            magic, version, header_size, _ = _PREFIX.unpack(file.read(_PREFIX.size))
+            magic, version, header_size, arrays_size = _PREFIX.unpack(file.read(_PREFIX.size))
             size = min(header_size, _MAX_LABEL)
             start = file.read(size)
-        if magic != MAGIC or version != FORMAT_VERSION or len(start) < size or not start.startswith(_LABEL_START):
+            is_whole = os.fstat(file.fileno()).st_size == _PREFIX.size + header_size + arrays_size + _DIGEST_SIZE
+        if (
+            not is_whole
+            or magic != MAGIC
+            or version != FORMAT_VERSION
+            or len(start) < size
+            or not start.startswith(_LABEL_START)
+        ):
             return None
         entries, _ = json.JSONDecoder().raw_decode(start[len(_LABEL_START) :].decode(errors="replace"))
         label = Label(entries["run"], entries["sequence"], float(entries.get("seconds", 0.0)))

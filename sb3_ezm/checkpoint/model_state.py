@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from typing import Any
 
@@ -82,7 +83,7 @@ def capture_arguments(model: RolloutAlgorithm) -> dict[str, Any]:
 
     :param model: the algorithm
     :return: values by name; an argument that no checkpoint can hold is wrapped as ``{"missing": reason}``, others as
-        ``{"value": value}``
+        ``{"value": value}``; ``policy_kwargs`` of which it holds some as ``{"value": those, "missing": reason}``
     """
     names = kept_arguments(type(model))
     given: dict[str, Any] = {name: getattr(model, name, getattr(model, f"_{name}", _UNKNOWN)) for name in names}
@@ -93,13 +94,22 @@ def capture_arguments(model: RolloutAlgorithm) -> dict[str, Any]:
     given["policy"] = aliases.get(model.policy_class, model.policy_class)
     arguments: dict[str, Any] = {}
     for name, value in given.items():
-        try:
-            encode(value, [], name)
-        except CheckpointError as error:
-            arguments[name] = {"missing": str(error)}
-        else:
-            arguments[name] = {"value": value}
+        arguments[name] = {"value": value}
+        if (reason := _unheld(name, value)) is not None:
+            arguments[name] = {"missing": reason}
+            if name == "policy_kwargs":
+                held = {key: entry for key, entry in value.items() if _unheld(key, entry) is None}
+                arguments[name] = {"value": held, "missing": reason}
     return arguments
+
+
+def _unheld(name: str, value: Any) -> str | None:
+    """Why no checkpoint can hold a value, if none can."""
+    try:
+        encode(value, [], name)
+    except CheckpointError as error:
+        return str(error)
+    return None
 
 
 def kept_arguments(cls: type[Any]) -> list[str]:
@@ -227,6 +237,8 @@ def _check_generators(model: RolloutAlgorithm, generators: dict[str, Any]) -> No
     """Those of an accelerator may be missing here, or in the file."""
     elsewhere = {name: generators[name] for name in ("cuda", "acting_noise") if name in generators}
     own = {name: value for name, value in _capture_generators(model).items() if name != "acting_noise"}
+    # Whether Python's holds half of a pair of normal numbers must not matter: here it does not, which any number may replace.
+    own["python"] = random.Random(0).getstate()
     check_like(generators, {**own, **elsewhere}, "generators")
 
 

@@ -250,8 +250,9 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     add("--no-tensorboard", action="store_true", help="write no TensorBoard files")
     add("--track", action="store_true", help="log the run to Weights & Biases (pip install 'sb3-ezm[track]')")
     add("--project", default="sb3-ezm", help="Weights & Biases project (default sb3-ezm)")
-    add("--threads", type=whole(1), default=1, help="PyTorch's threads (default 1, the fastest for small networks)")
-    add("--device", default="auto", help="PyTorch device (default auto)")
+    threads = default.format("1, the fastest for small networks")
+    add("--threads", type=whole(1), help=f"PyTorch's threads ({threads})")
+    add("--device", help=f"PyTorch device ({default.format('auto')})")
 
 
 def _add_eval(commands: Any) -> None:

@@ -17,7 +17,7 @@ import gymnasium as gym
 from sb3_ezm.checkpoint import SUFFIX as CHECKPOINT
 from sb3_ezm.cli.folder import BEST_MODEL, MODEL, RUN
 from sb3_ezm.cli.settings import RunSettings
-from sb3_ezm.errors import ConfigurationError, did_you_mean
+from sb3_ezm.errors import ConfigurationError, EZMError, did_you_mean
 from sb3_ezm.ezm import EZM
 from sb3_ezm.pretrained import PREFIX, is_agent
 from sb3_ezm.tasks.resolver import TaskLike, make_task_set
@@ -132,6 +132,8 @@ def load_model(path: Path, device: str, **changes: Any) -> EZM:
     except zipfile.BadZipFile as error:
         kind = "a checkpoint, which `EZM.resume` reads" if path.suffix == CHECKPOINT else "damaged or not a saved model"
         raise ConfigurationError(f"{path} is {kind}: give a file that `model.save` wrote.") from error
+    except EZMError:  # says what to do
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ConfigurationError(f"{path} cannot be loaded as a model of EZM ({type(error).__name__}: {error}).") from error
 
@@ -159,8 +161,9 @@ def load_agent(args: argparse.Namespace) -> tuple[EZM, TaskSet]:
             "evaluate_policy."
         )
     folder = args.model if args.model.is_dir() else args.model.parent
-    names = args.tasks
-    if names is None:  # as named in training, which may have been by functions
-        is_run = (folder / RUN).exists() and not is_agent(args.model)
-        names = RunSettings.read(folder).tasks if is_run else list(model.policy.task_set.names)
-    return model, resolve_tasks(names)
+    own = list(model.policy.task_set.names)
+    if args.tasks is None and (folder / RUN).exists() and not is_agent(args.model):
+        tasks = resolve_tasks(RunSettings.read(folder).tasks)  # as named in training, which may have been by functions
+        if list(tasks.names) == own:  # otherwise it is the model of another training
+            return model, tasks
+    return model, resolve_tasks(own if args.tasks is None else args.tasks)

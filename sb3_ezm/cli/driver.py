@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def train(
     resume: bool = False,
     overwrite: bool = True,
     new_episodes: bool = False,
-    device: str = "auto",
+    device: str | None = None,
     tensorboard: bool = True,
     project: str | None = None,
     films: Sequence[str] | None = None,
@@ -72,7 +72,7 @@ def train(
     :param overwrite: replace another run that it holds
     :param resume: continue; without a checkpoint the training starts from the beginning
     :param new_episodes: when continuing, start new episodes instead of continuing the running ones
-    :param device: of the networks
+    :param device: of the networks (default: a GPU if there is one, or when continuing the one of the checkpoint)
     :param tensorboard: whether to write its files
     :param project: of Weights & Biases, which logs the run
     :param films: tasks to film at the end; without any the one with the best score; None for no film
@@ -99,16 +99,17 @@ def train(
             if films is not None and not can_draw:
                 raise ConfigurationError("--film: the environments of these tasks draw no pictures. Leave it out.")
             if resumes:
-                model = _resume(settings, folder, env, new_episodes, changes or {}, device=device, tensorboard_log=log)
+                placed = {} if device is None else {"device": device}
+                model = _resume(settings, folder, env, new_episodes, changes or {}, **placed, tensorboard_log=log)
             else:
-                model = _start(settings, env, device, log)
+                model = _start(settings, env, device or "auto", log)
             _note_call(settings, model, folder, resumes, changes or {})
             scoreboard = _scoreboard(settings, folder, tasks)
             callbacks = [*_callbacks(settings, folder, scoreboard), *callbacks]
             for callback in [] if resumes else callbacks:
                 callback.init_callback(model)  # `learn` does so, too; what is refused there must not cost an earlier run
         _introduce(model, settings, folder, resumes)
-        _learn(model, settings, callbacks, folder, resumes)
+        _learn(model, settings, callbacks, scoreboard, folder, resumes)
         with_end(RunSettings.read(folder)).write(folder)
         stack.close()  # processes of environments and trackers end before the films
         _report(model, scoreboard, settings, folder, films, can_draw)
@@ -238,10 +239,27 @@ def _callbacks(settings: RunSettings, folder: Path, scoreboard: Scoreboard) -> l
     """
     seconds = math.inf if settings.minutes is None else 60.0 * settings.minutes
     every = settings.checkpoint_every * len(scoreboard.tasks)
-    checkpoints = [FullCheckpointCallback(every, folder / CHECKPOINTS)] if every > 0 else []
+    checkpoints = FullCheckpointCallback(every, folder / CHECKPOINTS) if every > 0 else _SavedWhenStopped(folder / CHECKPOINTS)
     gradients = settings.gradient_similarity
     similarity = [GradientSimilarityCallback(folder / GRADIENTS, gradients)] if gradients > 0 else []
-    return [*checkpoints, scoreboard, *similarity, TimeBudgetCallback(seconds), TimedProgressCallback(seconds)]
+    return [checkpoints, scoreboard, *similarity, TimeBudgetCallback(seconds), TimedProgressCallback(seconds)]
+
+
+class _SavedWhenStopped(FullCheckpointCallback):
+    """
+    A checkpoint when a signal ends the training, between two steps, and no other.
+
+    :param folder: for it
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(NO_LIMIT, folder)
+
+    def _on_training_end(self) -> None:
+        if self.model.stop_signals.requested is not None:
+            super()._on_training_end()
+        with suppress(OSError):  # not empty, then
+            self.save_path.rmdir()
 
 
 def _scoreboard(settings: RunSettings, folder: Path, tasks: TaskSet) -> Scoreboard:
@@ -261,10 +279,13 @@ def _scoreboard(settings: RunSettings, folder: Path, tasks: TaskSet) -> Scoreboa
     )
 
 
-def _learn(model: EZM, settings: RunSettings, callbacks: list[BaseCallback], folder: Path, resumes: bool) -> None:
+def _learn(
+    model: EZM, settings: RunSettings, callbacks: list[BaseCallback], scoreboard: Scoreboard, folder: Path, resumes: bool
+) -> None:
     remaining = _remaining(model, settings)
     if remaining <= 0:
         print(f"Nothing to do: {_done(model, settings)} are done. Give more --steps-per-task, or --minutes.")
+        scoreboard.catch_up(model)
         return
     try:
         model.learn(remaining, callback=callbacks, reset_num_timesteps=not resumes)

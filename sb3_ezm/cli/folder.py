@@ -115,6 +115,19 @@ def claimed_folder(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def mend_folder(folder: Path) -> None:
+    """
+    Bring back a training that a process was about to replace when it was killed, before anything in the folder is read.
+
+    :param folder: of one training, or of one for each seed; it may be missing
+    :raises ConfigurationError: if another process trains there
+    """
+    for place in (folder, *folder.glob("seed-*")):
+        if any(any(place.glob(f"{prefix}*")) for prefix in (_MOVING, _REPLACED)):
+            with claimed_folder(place):
+                pass
+
+
 @contextmanager
 def continued_folder(folder: Path) -> Iterator[None]:
     """

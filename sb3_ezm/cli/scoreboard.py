@@ -9,6 +9,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
+
 from sb3_ezm.callbacks import TaskEvalCallback
 from sb3_ezm.evaluation import EvaluationResult, env_steps_of, read_evaluations
 from sb3_ezm.reporting.progress import clock, short_names
@@ -62,6 +65,21 @@ class Scoreboard(TaskEvalCallback):
             self._next_evaluation = self._following(self.num_timesteps)  # the model is still the one of the line before
             self._next_time = time.monotonic() + self._seconds
         return super()._on_step()
+
+    def catch_up(self, model: BaseAlgorithm) -> None:
+        """
+        Evaluate a training that is over, unless the file has its last evaluation: a process may have been killed in it.
+
+        :param model: as it was at the end
+        """
+        steps = env_steps_of(model)
+        found = self.csv_path is not None and self.csv_path.exists() and read_evaluations(self.csv_path)
+        if steps > 0 and not any(row.timesteps == steps for row in found or ()):
+            model.set_logger(Logger(None, []))  # it has not begun to learn
+            self.init_callback(model)
+            self.on_training_start({"reset_num_timesteps": False}, {})
+            self._last_evaluation = -1
+            self.on_training_end()
 
     @property
     def _updates(self) -> int:

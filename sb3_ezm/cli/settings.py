@@ -110,6 +110,11 @@ class RunSettings:
         return bool(self.history) and bool(self.history[-1].get("ended", False))
 
     @property
+    def threads(self) -> int:
+        """PyTorch's, in the latest call."""
+        return int(self.history[-1]["ran_on"]["threads"]) if self.history else 1
+
+    @property
     def deciding_protocol(self) -> Protocol:
         """The protocol of the best model and of the curves."""
         ignores = self.ignore_termination if self.protocol in (None, "both") else self.protocol == "ignored"

@@ -10,7 +10,7 @@ from typing import Any
 
 from sb3_ezm.cli.common import check_device, load_model, model_name, resolve_tasks, run_tasks
 from sb3_ezm.cli.driver import refuse_run, train
-from sb3_ezm.cli.folder import EVALUATIONS, RUN
+from sb3_ezm.cli.folder import EVALUATIONS, RUN, mend_folder
 from sb3_ezm.cli.settings import RunSettings, parse_changes
 from sb3_ezm.devices import set_num_threads
 from sb3_ezm.errors import ConfigurationError
@@ -35,10 +35,10 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.film is not None:
         prefer_egl()
-    check_device(args.device)
+    check_device(args.device or "auto")
     runs = {folder: _continued(args, folder) for folder in _begun(args)} if args.resume else _new(args)
-    set_num_threads(args.threads)
     for folder, settings in runs.items():
+        set_num_threads(args.threads or settings.threads)
         train(
             settings,
             folder,
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             new_episodes=args.new_episodes,
             changes=parse_changes(args.set),
-            device=args.device,
+            device=args.device or (None if args.resume else "auto"),
             tensorboard=not args.no_tensorboard,
             project=args.project if args.track else None,
             films=_films(args.film, settings),
@@ -116,7 +116,7 @@ def _of_trained(args: argparse.Namespace, changes: dict[str, Any]) -> tuple[str,
         raise ConfigurationError("A trained agent brings its own settings: leave --preset out, and change some with --set.")
     if args.freeze_dynamics:
         changes.setdefault("policy_kwargs", {})["freeze_dynamics"] = True
-    trained = load_model(args.start, args.device)
+    trained = load_model(args.start, args.device or "auto")
     return trained.preset or "small", trained.policy.task_set.action_repeat
 
 
@@ -125,6 +125,7 @@ def _begun(args: argparse.Namespace) -> list[Path]:
     out = args.out
     if out is None:
         raise ConfigurationError("Which training? Name its folder: `ezm resume FOLDER`.")
+    mend_folder(out)
     seeds = [path.parent for path in out.glob(f"seed-*/{RUN}")] if not (out / RUN).exists() else []
     if not seeds:
         return [out]

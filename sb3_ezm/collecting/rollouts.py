@@ -64,6 +64,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
     replay_buffer: PerTaskReplayBuffer
     learner: Learner
     task_statistics: TaskStatistics
+    learned_normalized: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -157,7 +158,17 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             )
         if not self.collector.watches(self.env):  # `model.env` has been set
             self.set_env(self.env)
-        self.learned_normalized = self.collector.normalizes_observations
+        normalized = self.collector.normalizes_observations
+        if self._n_updates > 0 and self.learned_normalized != normalized:
+            before, now = (
+                ("" if it else "not ") + "normalized by VecNormalize" for it in (self.learned_normalized, normalized)
+            )
+            warnings.warn(
+                f"The agent has learned from observations that were {before}, those of this environment are {now}: "
+                "it will not know them again. Treat them alike.",
+                stacklevel=4,
+            )
+        self.learned_normalized = normalized
         noise = self.action_noise
         if isinstance(noise, VectorizedActionNoise) and noise.n_envs != self.n_envs:  # loaded for another number
             self.action_noise = noise.base_noise  # SB3 makes one for each

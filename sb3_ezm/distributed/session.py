@@ -132,8 +132,8 @@ def reserved_cpus(wanted: int) -> int:
 def losses(ray: Any) -> tuple[type[Exception], ...]:
     """
     :param ray: Ray
-    :return: what ``ray.get`` raises when a worker has died, or the machine that still held its answer. One that Ray kills since
-        memory is short, and one whose machine is gone, are told by errors that are no ``RayActorError``
+    :return: what ``ray.get`` raises when a worker has died, or the machine that still held its answer. One that Ray kills
+        since memory is short, and one whose machine is gone, are told by errors that are no ``RayActorError``
     """
     names = ("RayActorError", "ObjectLostError", "OutOfMemoryError", "NodeDiedError", "WorkerCrashedError")
     return tuple(getattr(ray.exceptions, name) for name in names if hasattr(ray.exceptions, name))
@@ -141,8 +141,8 @@ def losses(ray: Any) -> tuple[type[Exception], ...]:
 
 def end_on_sigterm() -> None:
     """
-    Let SIGTERM end this process, if it is an actor of Ray. Ray would raise ``SystemExit`` in the call that is running, which looks
-    like an error of an environment there; a process that has ended is replaced.
+    Let SIGTERM end this process, if it is an actor of Ray. Ray would raise ``SystemExit`` in the call that is running, which
+    looks like an error of an environment there; a process that has ended is replaced.
     """
     ray: Any = sys.modules.get("ray")
     if ray is None or not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:

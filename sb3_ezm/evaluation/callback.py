@@ -228,7 +228,8 @@ class TaskEvalCallback(EventCallback):
     def _continue_file(self, path: Path) -> None:
         """Continue where the file ends, with its clock and the score to beat."""
         rows, steps = read_evaluations(path), env_steps_of(self.model)
-        if rows and rows[-1].timesteps > 0 == steps:
+        is_new = steps == 0 and self.locals.get("reset_num_timesteps", True)  # one may have stopped before its first step
+        if is_new and rows and rows[-1].timesteps > 0:
             raise ConfigurationError(
                 f"{path} holds evaluations of another training, up to {rows[-1].timesteps} steps, and this one is new: "
                 "choose another file, or continue with `learn(..., reset_num_timesteps=False)`."
