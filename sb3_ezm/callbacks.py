@@ -37,7 +37,8 @@ class TimeBudgetCallback(BaseCallback):
     """
     Ends the training after a wall-clock time, counted from the start of :meth:`learn`.
 
-    Schedules (of the learning rate, for example) run over the budget, or over the steps if those run out sooner.
+    Schedules (of the learning rate, for example) run over the budget, or over the steps if those run out sooner. Those of
+    on-policy algorithms such as PPO run over the steps: they count again before every update.
 
     :param seconds: the budget. Training ends at the first environment step after it, so an update may run over
     :param verbose: 1 prints when the time is up

@@ -538,14 +538,38 @@ def test_parts_of_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise ConfigurationError
     parts = [(steps, path.name) for steps, path in monitor_parts(tmp_path / "monitor")]
     assert parts == [(0, "monitor"), (8, "resumed-at-8"), (8, "resumed-at-8-2")]
-    # One episode before the checkpoint at 8 steps, and those of the last attempt.
-    assert load_training(tmp_path / "monitor", make_task_set("toy-spin"), {"toy-spin": 1.0})["toy-spin"].steps == [5, 13, 18]
+    # One episode before the checkpoint at 8 steps, and those of the last attempt, the first of which was running there.
+    assert load_training(tmp_path / "monitor", make_task_set("toy-spin"), {"toy-spin": 1.0})["toy-spin"].steps == [5, 10, 15]
     # Going on from an older checkpoint, after the newer ones were deleted, abandons what came after it.
     (tmp_path / "monitor" / "resumed-at-6").mkdir()
     later = '#{"t_start": 9e9, "env_id": "x"}\nr,l,t\n1.0,7,1.0\n'
     (tmp_path / "monitor" / "resumed-at-6" / "toy-spin_0.monitor.csv").write_text(later)
     assert [path.name for _, path in monitor_parts(tmp_path / "monitor")][-1] == "resumed-at-6"
-    assert load_training(tmp_path / "monitor", make_task_set("toy-spin"), {"toy-spin": 1.0})["toy-spin"].steps == [5, 13]
+    assert load_training(tmp_path / "monitor", make_task_set("toy-spin"), {"toy-spin": 1.0})["toy-spin"].steps == [5, 12]
+
+
+def test_a_resumed_training_with_copies_counts_every_episode_once(tmp_path: Path) -> None:
+    """Four copies with episodes of 100 steps, saved after 250 steps of each, killed after 300, continued to 400."""
+
+    def write(part: Path, lengths: list[int], first: int) -> None:
+        part.mkdir(parents=True, exist_ok=True)
+        for copy in range(4):
+            ends = np.cumsum(lengths)
+            rows = "".join(
+                f"{first + 10 * i + copy},{n},{end}\n" for i, (n, end) in enumerate(zip(lengths, ends, strict=True))
+            )
+            text = f'#{{"t_start": {first}, "env_id": "x"}}\nr,l,t\n{rows}'
+            (part / f"toy-spin_{copy}.monitor.csv").write_text(text, encoding="utf-8")
+
+    write(tmp_path / "monitor", [100, 100, 100], 0)
+    write(tmp_path / "monitor" / "resumed-at-1000", [100, 100], 1000)  # the running one counts its first fifty steps
+    curve = load_training(tmp_path / "monitor", make_task_set("toy-spin"), {"toy-spin": 1.0})["toy-spin"]
+    assert curve.steps == [400.0] * 4 + [800.0] * 4 + [1200.0] * 4 + [1600.0] * 4
+    assert curve.returns == [0, 1, 2, 3, 10, 11, 12, 13, 1000, 1001, 1002, 1003, 1010, 1011, 1012, 1013]
+    # Its running episode was lost, and a new one ended after forty steps.
+    write(tmp_path / "monitor" / "resumed-at-1000", [40, 100], 1000)
+    curve = load_training(tmp_path / "monitor", make_task_set("toy-spin"), {"toy-spin": 1.0})["toy-spin"]
+    assert curve.steps[8:] == [4 * 290.0] * 4 + [4 * 390.0] * 4
 
 
 def test_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -799,7 +823,7 @@ def test_plot(ezm: Any, run_folder: Path, tmp_path: Path) -> None:
         with path.open("a") as file:
             file.write(f"{steps},1.0,ignored,h1-walk,{ret},0.0,1000.0,0.1,0.0,1\n")
     output = ezm("plot", "curves", "--runs", path, "--out", tmp_path / "own.png")
-    assert re.search(r"^\| h1-walk \| 2 \| 4 \| 55 \| \d+ \|$", output, re.M) and "EZ-M at 100,000 steps" in output
+    assert re.search(r"^\| h1-walk \| 2 \| 4 \| 100,000 \| 55 \| \d+ \|$", output, re.M)
     assert "error: " in ezm("plot", "curves", "--runs", tmp_path / "none.csv", "--out", tmp_path / "a.png", status=2)
     assert "is not a folder of `ezm train`" in ezm("plot", "training", tmp_path, status=2)
     assert "There is no folder" in ezm("plot", tmp_path / "none", status=2)

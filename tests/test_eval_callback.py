@@ -19,15 +19,16 @@ from stable_baselines3.common.callbacks import (
     StopTrainingOnRewardThreshold,
 )
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecCheckNan, VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sb3_ezm import EZM, ConfigurationError, TaskSpec, make_multitask_env, make_task_set
+from sb3_ezm import EZM, ConfigurationError, TaskSet, TaskSpec, make_multitask_env, make_task_set
 from sb3_ezm.callbacks import TaskEvalCallback
 from sb3_ezm.evaluation import EvaluationResult, TaskResult, append_evaluation, read_evaluations
 from sb3_ezm.evaluation import callback as callback_module
 from sb3_ezm.evaluation.files import cut_evaluations
 from sb3_ezm.multitask import ThreadedVecEnv, make_task_env
+from sb3_ezm.reporting.train_logging import task_labels
 from tests.tiny import TINY
 
 TASKS = ["toy-swingup", "toy-spin"]
@@ -491,3 +492,42 @@ def test_a_full_disk_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.
     assert model.num_timesteps == 20 and callback.last_result is not None
     assert any("best.zip" in str(warning.message) for warning in caught)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("monitored", [True, False])
+def test_statistics_reach_an_evaluation_with_other_wrappers(monitored: bool) -> None:
+    inner = VecNormalize(make_multitask_env(TASKS, seed=0), norm_obs_keys=["observation"])
+    train = VecCheckNan(inner) if not monitored else inner
+    evaluated = VecNormalize(make_multitask_env(TASKS, seed=9), norm_obs_keys=["observation"], training=False)
+    callback = TaskEvalCallback(vec_env=VecCheckNan(evaluated) if monitored else evaluated, eval_freq=20, n_eval_episodes=1)
+    tiny_model(train).learn(24, callback=callback)
+    assert callback.last_result is not None
+    mine, theirs = evaluated.obs_rms["observation"], inner.obs_rms["observation"]
+    assert mine.count > 2 and mine.count <= theirs.count and mine is not theirs
+    assert evaluated.ret_rms.count > 2
+
+
+def test_the_last_evaluation_is_told_like_any_other() -> None:
+    told: list[str] = []
+
+    def note(name: str) -> ConvertCallback:
+        return ConvertCallback(lambda local, _: told.append(name) or True)
+
+    callback = TaskEvalCallback(
+        TASKS,
+        eval_freq=1000,
+        n_eval_episodes=1,
+        at_end=True,
+        callback_on_new_best=note("best"),
+        callback_after_eval=note("after"),
+    )
+    tiny_model().learn(12, callback=callback)
+    assert told == ["best", "after"]
+
+
+def test_tasks_have_the_same_labels_in_training_and_evaluation() -> None:
+    names = ["metaworld/button-press-topdown-wall", "train", "mean_return", "toy-spin"]
+    labels = task_labels(names)
+    assert labels[1:] == ["task-train", "task-mean_return", "toy-spin"] and max(map(len, labels)) <= 33
+    specs = [TaskSpec(name, 3, 1, env_fn=partial(make_task_env, make_task_set("toy"), 0)) for name in names]
+    assert TaskEvalCallback(TaskSet(tuple(specs)), **OFTEN)._labels == labels

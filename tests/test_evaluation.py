@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from sb3_ezm import EZM, ConfigurationError, TaskSet, TaskSpec, make_multitask_env, make_task_set
 from sb3_ezm.evaluation import (
@@ -313,3 +314,26 @@ def test_unsuitable_vector_environments_are_refused() -> None:
     unmonitored.envs = [monitor.env for monitor in unmonitored.envs]  # type: ignore[attr-defined]
     with pytest.raises(ConfigurationError, match="Monitor"):
         evaluate_tasks(Scripted(), vec_env=unmonitored, n_eval_episodes=1)
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_returns_are_raw_wherever_the_monitor_is(outside: bool) -> None:
+    env: Any = VecNormalize(make_multitask_env(ramp_tasks(), n_envs_per_task=1), norm_obs_keys=["observation"], training=False)
+    env.ret_rms.var = np.float64(100.0)
+    found = evaluate_tasks(Scripted(), vec_env=VecMonitor(env) if outside else env, n_eval_episodes=1)
+    assert [task.returns for task in found] == [(3.0,), (5.0,)]
+
+
+def test_a_keyword_that_would_hide_the_protocol_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="pass it as an argument of its own"):
+        evaluate_tasks(Scripted(), "h1-stand", env_kwargs={"ignore_termination": True})
+
+
+def test_reported_figures_are_about_other_starts_than_those_of_the_training() -> None:
+    starts: list[Any] = []
+    for vec_env in (make_multitask_env("toy", n_envs_per_task=2), make_multitask_env("toy", n_envs_per_task=2, seed=0)):
+        starts.append(vec_env.reset()["observation"])
+        default = inspect.signature(evaluate_tasks).parameters["seed"].default
+        vec_env.seed(default)
+        starts.append(vec_env.reset()["observation"])
+    assert not np.isclose(starts[1], starts[2]).all(axis=1).any() and np.array_equal(starts[1], starts[3])

@@ -29,6 +29,7 @@ LEVELS = {
     "sb3_ezm.files": 0,
     "sb3_ezm.lazy": 0,
     "sb3_ezm.presets": 0,
+    "sb3_ezm.seeds": 0,
     "sb3_ezm.proposals": 0,
     "sb3_ezm.value_targets": 0,
     "sb3_ezm.action_layout": 1,

@@ -33,6 +33,8 @@ def test_bounds_of_rewards_by_hand() -> None:
     assert (twice.largest_reward, twice.largest_value(0.99)) == pytest.approx((2.0, 200.0))
     cost = TaskSpec("cost", 3, 1, reward_range=(-3.0, 1.0), discount=0.5)
     assert (cost.largest_reward, cost.largest_value(0.99)) == pytest.approx((3.0, 6.0))  # 3 / (1 - 0.5)
+    crash = TaskSpec("crash", 3, 1, reward_range=(-1, 1), bonuses=(100, -100), discount=0.5)
+    assert (crash.largest_reward, crash.largest_value(0.99)) == pytest.approx((101.0, 202.0))
     unknown = TaskSpec("unknown", 3, 1)
     assert unknown.largest_reward == unknown.largest_value(0.99) == unknown.largest_value(1.0) == 0.0
     assert cost.largest_value(0.99) < TaskSpec("endless", 3, 1, reward_range=(0, 1)).largest_value(1.0) == math.inf

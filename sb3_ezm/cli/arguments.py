@@ -11,9 +11,8 @@ from sb3_ezm import kinds
 from sb3_ezm.cli.parser import Parser
 from sb3_ezm.kinds import Kind
 from sb3_ezm.presets import preset_names
+from sb3_ezm.seeds import EVALUATION_SEED, FRESH_SEED
 
-EVALUATION_SEED = 10_000  # evaluations during training start from different states than training with a small seed
-FRESH_SEED = 20_000  # and those afterwards from others again: the best model was selected by the former
 PROTOCOLS = ("respected", "ignored", "both")
 _MODEL = "a saved model (.zip, .agent), the folder of `ezm train`, or pretrained:NAME, see `ezm info`"
 EXAMPLES = """\

@@ -15,7 +15,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ezm.callbacks import GradientSimilarityCallback, TimeBudgetCallback, TimedProgressCallback, counted_env_steps
 from sb3_ezm.checkpoint import FullCheckpointCallback, list_checkpoints
-from sb3_ezm.cli.arguments import EVALUATION_SEED
 from sb3_ezm.cli.common import command, load_model, run_tasks
 from sb3_ezm.cli.folder import (
     BEST_MODEL,
@@ -46,6 +45,7 @@ from sb3_ezm.files import replacing
 from sb3_ezm.fine_tuning import add_tasks
 from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.presets import get_preset, load_preset, merge_settings
+from sb3_ezm.seeds import EVALUATION_SEED
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.video import VideoUnavailableError, record_videos
 

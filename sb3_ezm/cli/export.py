@@ -7,7 +7,6 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from sb3_ezm.cli.arguments import FRESH_SEED
 from sb3_ezm.cli.common import load_agent, load_model
 from sb3_ezm.cli.folder import MODEL, RUN
 from sb3_ezm.cli.history import command_line
@@ -16,6 +15,7 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.export import PolicyHead, export_agent, export_policy
 from sb3_ezm.files import check_can_write
 from sb3_ezm.pretrained import SUFFIX, is_agent, is_card
+from sb3_ezm.seeds import FRESH_SEED
 
 EPISODES = 10  # of each task, if the command line does not say
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from sb3_ezm.files import check_can_write
 from sb3_ezm.plotting import (
     Curve,
     load_evaluation_curves,
-    load_monitor_curves,
     load_scalars,
     plot_diagnostics,
     plot_learning_curves,
@@ -24,6 +24,7 @@ from sb3_ezm.plotting import (
     published_methods,
     suite_references,
 )
+from sb3_ezm.plotting.curves import load_monitor_episodes
 from sb3_ezm.plotting.runs import Seeds, load_runs
 from sb3_ezm.plotting.suite_curves import curves_figure
 from sb3_ezm.plotting.suite_scores import average_bars, scores_figure
@@ -104,18 +105,18 @@ def published_table(own: Sequence[Seeds], suite: str) -> str:
     """
     :param own: seeds by protocol
     :param suite: ``"medium"`` or ``"hard"``
-    :return: Markdown table of the last returns of each seed, and of the published ones at the same number of steps
+    :return: Markdown table of the returns of each seed when the shortest of them ended, and of the published ones at that step
     """
-    steps = max(seeds.last_step() for seeds in own)
-    titles = ["task", "random", "first", *(f"{seeds.label}: last" for seeds in own), f"EZ-M at {steps:,.0f} steps"]
+    titles = ["task", "random", "first", "steps", *(f"{seeds.label}: then" for seeds in own), "EZ-M then"]
     lines = [" | ".join(titles), " | ".join(["---"] * len(titles))]
     for name, reference in suite_references(suite).items():
         first = [curve.returns[0] for curve in own[0].of_task(name)]
         if not first:
             continue
-        lasts = [" / ".join(f"{curve.returns[-1]:.0f}" for curve in seeds.of_task(name)) for seeds in own]
+        steps = min(curve.steps[-1] for seeds in own for curve in seeds.of_task(name))
+        then = [" / ".join(f"{np.interp(steps, it.steps, it.returns):.0f}" for it in seeds.of_task(name)) for seeds in own]
         theirs = _published_at(steps, [run[name] for run in published_curves(suite)])
-        lines.append(" | ".join([name, f"{reference.random:.0f}", f"{np.mean(first):.0f}", *lasts, theirs]))
+        lines.append(" | ".join([name, f"{reference.random:.0f}", f"{np.mean(first):.0f}", f"{steps:,.0f}", *then, theirs]))
     return "".join(f"| {line} |\n" for line in lines)
 
 
@@ -133,17 +134,25 @@ def load_training(folder: Path, tasks: TaskSet, shares: Mapping[str, float]) -> 
     :param folder: of monitor files, with a folder in it for each resumed part
     :param tasks: the tasks
     :param shares: part of all steps that each task takes
-    :return: training episodes by task, over steps of the environment. Where a part begins, actions cut short by the end of an
-        episode count in full
+    :return: training episodes by task, over steps of the environment, of which all copies of a task take the same number. An
+        episode that was running when its part was saved is taken to have gone on
     """
-    points: dict[str, list[tuple[float, float]]] = {}
+    points: dict[str, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for begin, part in monitor_parts(folder):
-        try:
-            curves = load_monitor_curves(part, tasks)
-        except ConfigurationError:  # no files: its environments were on other machines
-            continue
-        for name, curve in curves.items():
-            start = begin * tasks.action_repeat * shares[name]
-            kept = [point for point in points.get(name, []) if point[0] <= start]
-            points[name] = kept + [(start + step, ret) for step, ret in zip(curve.steps, curve.returns, strict=True)]
-    return {name: Curve([step for step, _ in found], [ret for _, ret in found]) for name, found in points.items()}
+        for name, copies in load_monitor_episodes(part, tasks).items():
+            start = begin * tasks.action_repeat * shares[name] / len(copies)
+            for number, episodes in copies.items():
+                own = points[name][number]
+                own[:] = [point for point in own if point[0] <= start]
+                step = own[-1][0] if own else 0.0
+                if episodes and step + episodes[0].length < start:  # too short: it began with this part
+                    step = start
+                for episode in episodes:
+                    step += episode.length
+                    own.append((step, episode.ret))
+    curves = {}
+    for name, by_copy in points.items():
+        found = sorted((step * len(by_copy), ret) for own in by_copy.values() for step, ret in own)
+        if found:
+            curves[name] = Curve([step for step, _ in found], [ret for _, ret in found])
+    return curves

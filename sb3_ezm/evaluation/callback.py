@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EventCallback
-from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_ezm import kinds
 from sb3_ezm.checkpoint.algorithm import check_model_path
@@ -33,13 +34,10 @@ from sb3_ezm.evaluation.rollout import (
 from sb3_ezm.files import check_can_write, replacing
 from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.multitask.normalization import copy_normalization, normalizes_observations
-from sb3_ezm.reporting.train_logging import task_labels
+from sb3_ezm.reporting.train_logging import SUMMARY_KEYS, task_labels
+from sb3_ezm.seeds import EVALUATION_SEED
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 from sb3_ezm.tasks.task_set import TaskSet
-
-MAX_KEY = 33  # SB3's console cuts keys at 36 characters, including three leading spaces, and refuses duplicates
-SUMMARY_KEYS = ("mean_return", "mean_ep_length", "mean_score", "mean_success_rate")
-
 
 _CALLBACK = kinds.instance_of(BaseCallback, words="a callback of Stable-Baselines3")
 _SWITCHES = ("ignore_termination", "deterministic", "freq_per_task", "both_protocols", "at_end")
@@ -105,7 +103,7 @@ class TaskEvalCallback(EventCallback):
         n_eval_episodes: int = 3,
         ignore_termination: bool = False,
         max_episode_steps: int | None = None,
-        seed: int = 10_000,
+        seed: int = EVALUATION_SEED,
         deterministic: bool = True,
         csv_path: str | os.PathLike[str] | None = None,
         best_model_path: str | os.PathLike[str] | None = None,
@@ -155,7 +153,7 @@ class TaskEvalCallback(EventCallback):
             ignore_termination = _ignored_in(vec_env, ignore_termination, both_protocols, *others)
         self.protocol: Protocol = "ignored" if ignore_termination else "respected"
         self.eval_freq = eval_freq * (len(task_set) if freq_per_task else 1)
-        self._labels = task_labels(task_set.names, MAX_KEY, SUMMARY_KEYS)
+        self._labels = task_labels(task_set.names)
         self._next_evaluation = self._last_evaluation = 0
         self._started_at = 0.0
         self._check_early(task_set)
@@ -265,6 +263,9 @@ class TaskEvalCallback(EventCallback):
         if self.num_timesteps < self._next_evaluation:
             return True
         self._next_evaluation = self._following(self.num_timesteps)
+        return self._evaluate_and_tell()
+
+    def _evaluate_and_tell(self) -> bool:
         is_best = self._keep_best(self.evaluate())
         goes_on = True
         if is_best and self.callback_on_new_best is not None:
@@ -276,7 +277,7 @@ class TaskEvalCallback(EventCallback):
 
     def _on_training_end(self) -> None:
         if self.at_end and self.num_timesteps > self._last_evaluation:
-            self._keep_best(self.evaluate())
+            self._evaluate_and_tell()
         self._close()
 
     def evaluate(self) -> EvaluationResult:
@@ -287,8 +288,9 @@ class TaskEvalCallback(EventCallback):
         """
         vec_env = self._open()
         self._check_normalized(self.model, vec_env)
-        if unwrap_vec_normalize(vec_env) is not None and self.model.get_vec_normalize_env() is not None:
-            sync_envs_normalization(self.training_env, vec_env)
+        theirs, own = self.model.get_vec_normalize_env(), unwrap_vec_normalize(vec_env)
+        if theirs is not None and own is not None:  # whatever other wrappers there are, which SB3's function would compare
+            own.obs_rms, own.ret_rms = copy.deepcopy(theirs.obs_rms), copy.deepcopy(theirs.ret_rms)
         if self._makes_env:
             copy_normalization(self.training_env, vec_env)
         run = evaluate_protocols if self.both_protocols else evaluate_tasks

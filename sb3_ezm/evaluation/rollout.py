@@ -29,6 +29,7 @@ from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.multitask.inspection import read_attribute
 from sb3_ezm.multitask.normalization import match_normalization, normalizes_observations
 from sb3_ezm.multitask.padding import IgnoreTermination
+from sb3_ezm.seeds import FRESH_SEED
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
 from sb3_ezm.tasks.statistics import check_success, report_of
 
@@ -49,7 +50,7 @@ def evaluate_tasks(
     tasks: TasksLike | None = None,
     n_eval_episodes: int = 10,
     ignore_termination: bool = False,
-    seed: int | None = 0,
+    seed: int | None = FRESH_SEED,
     deterministic: bool = True,
     max_episode_steps: int | None = None,
     n_envs_per_task: int | None = None,
@@ -92,7 +93,7 @@ def evaluate_protocols(
     model: PolicyPredictor,
     tasks: TasksLike | None = None,
     n_eval_episodes: int = 10,
-    seed: int | None = 0,
+    seed: int | None = FRESH_SEED,
     deterministic: bool = True,
     max_episode_steps: int | None = None,
     n_envs_per_task: int | None = None,
@@ -310,7 +311,9 @@ def _play(model: PolicyPredictor, vec_env: VecEnv, quotas: list[int], determinis
                     raise ConfigurationError(
                         f"Sub-environment {index} reports no returns: wrap it in SB3's Monitor, or use `make_multitask_env`."
                     )
-                played = (float(monitored["r"]), int(info.get("episode_env_steps", monitored["l"])), success)
+                length = int(info.get("episode_env_steps", monitored["l"]))
+                # A monitor around a VecNormalize saw normalized rewards.
+                played = (returns[index] if normalize is not None else float(monitored["r"]), length, success)
                 episodes[index].append(_Episode(played, terminated[index] or played))
                 terminated[index], returns[index], lengths[index] = None, 0.0, 0
     return episodes

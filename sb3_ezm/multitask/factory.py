@@ -46,8 +46,14 @@ def make_task_env(
     :param max_episode_steps: time limit; replaces a Gymnasium id's registered one, and is added to any other environment
     :param env_kwargs: further keywords of the factory
     :return: ``PaddedTaskEnv(native environment)``, with :class:`ActionRepeat` in between if the task repeats actions
-    :raises ConfigurationError: if the task is unknown or has no factory, or its spaces are unsupported
+    :raises ConfigurationError: if the task is unknown or has no factory, its spaces are unsupported, or a keyword should be an
+        argument
     """
+    if "ignore_termination" in (env_kwargs or {}):
+        raise ConfigurationError(
+            "`ignore_termination` in `env_kwargs` would hide from evaluations that a termination ends nothing: pass it as an "
+            "argument of its own, `ignore_termination=True`."
+        )
     env = create_native_env(task_set[task], render_mode, max_episode_steps, env_kwargs)
     if ignore_termination:
         env = IgnoreTermination(env)

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,30 +52,56 @@ def load_monitor_curves(monitor_dir: str | os.PathLike[str], tasks: TaskSet | It
         if the folder holds several. Tasks without a finished episode are left out
     :raises ConfigurationError: if the folder has no file of any of the tasks
     """
-    folder = Path(monitor_dir)
     names = tasks.names if isinstance(tasks, TaskSet) else tuple(tasks)
-    curves = {}
-    files_found = 0
-    for name, stem in zip(names, file_stems(names), strict=True):  # make_multitask_env's file names
-        pattern = re.compile(rf"{re.escape(stem)}_\d+(-\d+)?\.monitor\.csv")
-        files = [path for path in sorted(folder.glob("*.monitor.csv")) if pattern.fullmatch(path.name)]
-        files_found += len(files)
-        episodes = sorted(episode for path in files for episode in _read_monitor(path))
-        if episodes:
-            steps = np.cumsum([length for _, length, _ in episodes])
-            curves[name] = Curve(steps.tolist(), [ret for _, _, ret in episodes])
-    if files_found == 0:
+    found = load_monitor_episodes(monitor_dir, names)
+    if not found:
         raise ConfigurationError(
-            f"{folder} has no monitor files of the tasks {list(names)}: was `monitor_dir` another folder?"
+            f"{Path(monitor_dir)} has no monitor files of the tasks {list(names)}: was `monitor_dir` another folder?"
         )
+    curves = {}
+    for name, copies in found.items():
+        episodes = sorted(episode for own in copies.values() for episode in own)
+        if episodes:
+            steps = np.cumsum([episode.length for episode in episodes])
+            curves[name] = Curve(steps.tolist(), [episode.ret for episode in episodes])
     return curves
 
 
-def _read_monitor(path: Path) -> list[tuple[float, int, float]]:
+class MonitoredEpisode(NamedTuple):
     """
-    Wall-clock end, environment steps and return of the episodes in a file of SB3's ``Monitor``. A full disk, or a process that
-    is writing now, leaves lines that are cut: these are not episodes.
+    An episode in a file of SB3's ``Monitor``.
+
+    :param end: wall-clock time
+    :param length: environment steps
+    :param ret: return
     """
+
+    end: float
+    length: int
+    ret: float
+
+
+def load_monitor_episodes(
+    monitor_dir: str | os.PathLike[str], tasks: TaskSet | Iterable[str]
+) -> dict[str, dict[int, list[MonitoredEpisode]]]:
+    """
+    :param monitor_dir: folder of ``make_multitask_env(..., monitor_dir=...)``
+    :param tasks: task set, or task names
+    :return: by task, and by the number of its environment, the finished episodes in their order; tasks without files are left
+        out
+    """
+    names = tasks.names if isinstance(tasks, TaskSet) else tuple(tasks)
+    found: dict[str, dict[int, list[MonitoredEpisode]]] = {}
+    for name, stem in zip(names, file_stems(names), strict=True):  # make_multitask_env's file names
+        pattern = re.compile(rf"{re.escape(stem)}_(\d+)(-\d+)?\.monitor\.csv")
+        for path in sorted(Path(monitor_dir).glob("*.monitor.csv")):
+            if (match := pattern.fullmatch(path.name)) is not None:
+                found.setdefault(name, {}).setdefault(int(match[1]), []).extend(_read_monitor(path))
+    return {name: {number: sorted(own) for number, own in copies.items()} for name, copies in found.items()}
+
+
+def _read_monitor(path: Path) -> list[MonitoredEpisode]:
+    """A full disk, or a process that is writing now, leaves lines that are cut: these are not episodes."""
     episodes = []
     with path.open(newline="", encoding="utf-8") as file:
         try:
@@ -83,7 +110,8 @@ def _read_monitor(path: Path) -> list[tuple[float, int, float]]:
             return []
         for row in csv.DictReader(file):
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                episodes.append((start + float(row["t"]), int(row.get("episode_env_steps", row["l"])), float(row["r"])))
+                length = int(row.get("episode_env_steps", row["l"]))
+                episodes.append(MonitoredEpisode(start + float(row["t"]), length, float(row["r"])))
     return episodes
 
 

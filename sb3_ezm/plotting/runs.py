@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from sb3_ezm.evaluation import PROTOCOL_LABELS, AggregateScores, Interval, Proto
 from sb3_ezm.evaluation.statistics import mean_score, percentile_interval, resample_scores
 from sb3_ezm.plotting.curves import Curve, load_evaluation_curves
 from sb3_ezm.plotting.published import Reference, suite_references
+
+#: for each file, the part of all tasks' steps that each task takes
+Shares = Mapping[str | os.PathLike[str], Mapping[str, float]]
 
 N_RESAMPLES = 2_000  # for each of many points of a curve
 
@@ -147,7 +151,7 @@ def load_runs(
     csv_paths: Sequence[str | os.PathLike[str]],
     suite: str,
     label: str = "sb3-ezm",
-    shares: Mapping[str | os.PathLike[str], Mapping[str, float]] | None = None,
+    shares: Shares | None = None,
 ) -> list[Seeds]:
     """
     Read one CSV file of :class:`~sb3_ezm.callbacks.TaskEvalCallback` per seed.
@@ -162,9 +166,10 @@ def load_runs(
     references = suite_references(suite)
     by_protocol: dict[Protocol, list[dict[str, Curve]]] = {protocol: [] for protocol in PROTOCOL_LABELS}
     embedded = False
+    by_path = {Path(path): own for path, own in (shares or {}).items()}
     for path in csv_paths:
         for protocol in sorted({row.protocol for row in read_evaluations(path)}):
-            curves = load_evaluation_curves(path, protocol, (shares or {}).get(path))
+            curves = load_evaluation_curves(path, protocol, by_path.get(Path(path)))
             named = {re.sub(r"-v\d+$", "", task): curve for task, curve in curves.items()}  # h1-walk-v0 is h1-walk
             of_suite = {task: curve for task, curve in named.items() if task in references}
             if not of_suite:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from sb3_ezm.evaluation import Protocol
 from sb3_ezm.plotting.panels import OWN_COLORS, REFERENCE_COLOR, SuiteFigure
 from sb3_ezm.plotting.published import MULTI_TASK, SINGLE_TASK, curve_note, published_curves, score_notes, suite_references
-from sb3_ezm.plotting.runs import EMBEDDED_NOTE, Band, Seeds, load_runs
+from sb3_ezm.plotting.runs import EMBEDDED_NOTE, Band, Seeds, Shares, load_runs
 
 Look = dict[str, Any]
 MULTI_TASK_LOOK: Look = {"color": "#333333", "linestyle": "--", "linewidth": 1.4}
@@ -30,6 +30,7 @@ def plot_curves(
     suite: str,
     path: str | os.PathLike[str],
     max_steps: float | None = None,
+    shares: Shares | None = None,
 ) -> Path:
     """
     Draw the evaluations of your own runs over the published curves of EZ-M and single-task EZ-M.
@@ -42,10 +43,11 @@ def plot_curves(
     :param suite: ``"medium"`` or ``"hard"``
     :param path: path of the picture
     :param max_steps: steps per task at which the panels end; by default where your own curves end
+    :param shares: for files whose tasks do not all take the same steps, as for :func:`~sb3_ezm.plotting.runs.load_runs`
     :return: the path
     :raises ConfigurationError: if the suite is unknown or a file cannot be used
     """
-    return curves_figure(load_runs(runs, suite), suite, max_steps).save(path)
+    return curves_figure(load_runs(runs, suite, shares=shares), suite, max_steps).save(path)
 
 
 def curves_figure(own: Sequence[Seeds], suite: str, max_steps: float | None = None) -> SuiteFigure:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from sb3_ezm.evaluation import PROTOCOL_LABELS, Protocol
 from sb3_ezm.plotting.panels import COLUMNS, OWN_COLORS, REFERENCE_COLOR, SuiteFigure
 from sb3_ezm.plotting.published import PublishedMethod, Reference, published_methods, score_notes, suite_references
-from sb3_ezm.plotting.runs import EMBEDDED_NOTE, Seeds, load_runs
+from sb3_ezm.plotting.runs import EMBEDDED_NOTE, Seeds, Shares, load_runs
 
 PUBLISHED_COLORS: dict[Protocol, str] = {"respected": "#a9bdd3", "ignored": "#dcb3a9"}
 COLOR_LABELS = {
@@ -42,7 +42,9 @@ class Bar:
     color: str
 
 
-def plot_scores(runs: Sequence[str | os.PathLike[str]], suite: str, path: str | os.PathLike[str]) -> Path:
+def plot_scores(
+    runs: Sequence[str | os.PathLike[str]], suite: str, path: str | os.PathLike[str], shares: Shares | None = None
+) -> Path:
     """
     Draw the last evaluation of your own runs beside published final scores.
 
@@ -53,10 +55,11 @@ def plot_scores(runs: Sequence[str | os.PathLike[str]], suite: str, path: str | 
     :param runs: CSV files of :class:`~sb3_ezm.callbacks.TaskEvalCallback`, one per seed; none draws the published scores alone
     :param suite: ``"medium"`` or ``"hard"``
     :param path: path of the picture
+    :param shares: for files whose tasks do not all take the same steps, as for :func:`~sb3_ezm.plotting.runs.load_runs`
     :return: the path
     :raises ConfigurationError: if the suite is unknown or a file cannot be used
     """
-    return scores_figure(load_runs(runs, suite), suite).save(path)
+    return scores_figure(load_runs(runs, suite, shares=shares), suite).save(path)
 
 
 def scores_figure(own: Sequence[Seeds], suite: str) -> SuiteFigure:

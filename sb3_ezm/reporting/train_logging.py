@@ -16,10 +16,12 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.tasks.statistics import TaskStatistics
 from sb3_ezm.types import IntArray
 
-MAX_LABEL = 35  # SB3's console cuts groups at 36 characters, including the slash
+# SB3's console cuts keys at 36 characters, including three leading spaces, and groups likewise, including the slash.
+MAX_LABEL = 33
 SATURATION_WARNING = 0.01  # share of targets beyond their support that calls for a warning
 ALL_TASKS = "all_tasks"  # group in TensorBoard's runs of the tasks; the first one by alphabet
-TAKEN_GROUPS = (ALL_TASKS, "eval", "rollout", "time", "train")
+SUMMARY_KEYS = ("mean_return", "mean_ep_length", "mean_score", "mean_success_rate")  # of an evaluation, beside the tasks
+TAKEN_GROUPS = (ALL_TASKS, "eval", "rollout", "time", "train", *SUMMARY_KEYS)
 
 
 class MetricMeans:

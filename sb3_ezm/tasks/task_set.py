@@ -120,7 +120,7 @@ class TaskSpec(Settings):
         Largest magnitude of a decision's reward: every step of it pays the extreme, and one pays the largest bonus; 0 where
         none is known.
         """
-        return self._steady_reward + max(self.bonuses, default=0.0)
+        return self._steady_reward + max(map(abs, self.bonuses), default=0.0)
 
     def largest_value(self, gamma: float) -> float:
         """
@@ -131,7 +131,7 @@ class TaskSpec(Settings):
         """
         steady, discount = self._steady_reward, self.discount or gamma
         forever = steady / (1.0 - discount) if discount < 1.0 else math.inf * steady if steady else 0.0
-        return forever + sum(self.bonuses)
+        return forever + sum(map(abs, self.bonuses))
 
     @property
     def _steady_reward(self) -> float:
