@@ -224,7 +224,9 @@ class EZMPolicy(BasePolicy):
         """
         model = self.predicting_model if model is None else model
         rows, tasks = self.layout.flatten_tensors(observation)
-        return self._planner.plan(model, rows, tasks, None if deterministic else self.generator)
+        with self.lock:
+            self.set_training_mode(False)  # a gradient step leaves batch normalization in training mode
+            return self._planner.plan(model, rows, tasks, None if deterministic else self.generator)
 
     def predict(
         self,
@@ -254,7 +256,9 @@ class EZMPolicy(BasePolicy):
         :param deterministic: without exploration noise
         :return: actions in [-1, 1] ``[N, A]``, or numbers of a Discrete space ``[N]``
         """
-        return self._predict(observation, deterministic)
+        with self.lock:
+            self.set_training_mode(False)
+            return self._predict(observation, deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         if self.planner or not deterministic:
@@ -288,13 +292,9 @@ class EZMPolicy(BasePolicy):
     @th.no_grad()
     def update_statistics(self, observations: th.Tensor, tasks: th.Tensor, weights: th.Tensor) -> None:
         """
-        Add observations to the running statistics of the learner. Those of the other networks begin alike, and follow with
-        :meth:`update_target` and :meth:`update_average`. Below a frozen representation they stay as they are, once they have
-        begun.
-
-        :param observations: ``[N, O]``
-        :param tasks: integer ids ``[N]``
-        :param weights: 1 for rows that count and 0 for others ``[N]``
+        Add observations, as :meth:`RunningNormalizer.update <sb3_ezm.model.normalizer.RunningNormalizer.update>` takes them,
+        to the statistics of the learner. Those of the other networks begin alike, and follow with :meth:`update_target` and
+        :meth:`update_average`. Below a frozen representation they stay as they are, once they have begun.
         """
         ours = self.world_model.normalizer
         if ours is None:  # pictures are not normalized
@@ -319,9 +319,8 @@ class EZMPolicy(BasePolicy):
 
     def update_average(self, updates: int) -> None:
         """
-        Move the average towards the learner, after every tenth update by ``10 / min(average_updates, updates / 10)``: from
-        one update to the next the learner's returns swing, those of an average over many hardly do (Polyak and Juditsky
-        1992). Nothing without one.
+        Move the average (Polyak and Juditsky 1992), if there is one, towards the learner, after every tenth update by
+        ``10 / min(average_updates, updates / 10)``: its returns hardly swing from one update to the next.
 
         :param updates: of the learner, the latest included
         """

@@ -81,14 +81,14 @@ class SegmentBatch(NamedTuple):
     """
 
     observations: th.Tensor  # [B, H+1, O]
-    actions: th.Tensor  # [B, H, A]  executed actions in [-1, 1], zero where padded or invalid
+    actions: th.Tensor  # [B, H, A]  executed actions in [-1, 1], zero where padded; where invalid see with_absorbing_actions
     rewards: th.Tensor  # [B, H]     zero where invalid
     terminated: th.Tensor  # [B, H]     true termination only: nothing to bootstrap after it
     valid: th.Tensor  # [B, H]     the transition was recorded in the same episode
     searched: th.Tensor  # [B, H]     the action was chosen by a search (not drawn at random)
     search_values: th.Tensor  # [B, H]     root value of that search when the action was chosen, 0 where not searched
     tasks: th.Tensor  # [B]
-    weights: th.Tensor  # [B]        importance weights, max 1 within each task
+    weights: th.Tensor  # [B]        importance weights, max 1 within each draw: of a task, or of a replay that all share
     ages: th.Tensor  # [B]        transitions of the same task stored since
     tickets: th.Tensor  # [B]        numbers of the first transitions, unique within the task forever
     #: the batch as it was drawn, with tasks, tickets and flags on the host; None for that batch itself
@@ -110,6 +110,22 @@ class SegmentBatch(NamedTuple):
         :return: the batch as it was drawn, whose tasks, tickets and flags are known without waiting for a device
         """
         return self if self.drawn is None else self.drawn
+
+    def with_absorbing_actions(self) -> SegmentBatch:
+        """
+        Act after the end: in a state that a true termination has reached, any action earns nothing. With no action at all
+        there, the model would learn that for this one and go on dreaming after every other, so the next segment of the task
+        (after the last one, its first) lends its first action.
+
+        :return: the batch, of segments task by task, with these actions
+        """
+        ends = self.terminated.float()
+        is_after = ends.cumsum(dim=1) - ends > 0
+        rows = th.arange(len(self.tasks), device=self.tasks.device)
+        is_last = th.cat((self.tasks[1:] != self.tasks[:-1], self.tasks.new_ones(1, dtype=th.bool)))
+        lends = th.where(is_last, th.searchsorted(self.tasks, self.tasks), rows + 1)
+        lent = self.actions[:, :1].index_select(0, lends.to(self.actions.device))
+        return self._replace(actions=th.where(is_after.unsqueeze(-1), lent, self.actions))
 
     def rows(self, chosen: slice) -> SegmentBatch:
         """

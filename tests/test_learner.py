@@ -480,3 +480,11 @@ def test_moving_a_batch_keeps_what_the_host_needs_for_decisions() -> None:
     moved = segments.to(th.device("meta"))
     assert {column.device.type for column in moved[:-1]} == {"meta"}
     assert moved.on_host() is segments and moved.to(th.device("meta")) is moved
+
+
+def test_what_lies_beyond_the_support_is_no_reason_to_draw_it_again() -> None:
+    learner = make_learner()
+    batch, targets = prepare(learner)
+    limit = learner.policy.world_model.value_support.limit
+    errors = learner.update(batch, targets._replace(values=th.full_like(targets.values, 5.0 * limit)), 0)
+    assert (errors.abs() <= 2.0 * limit).all() and (errors.abs() > 0.5 * limit).all()

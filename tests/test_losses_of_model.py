@@ -109,7 +109,9 @@ def test_the_value_gradient_is_the_slope_of_the_imagined_return() -> None:
     batch = batch_for(model, 1)
     with th.no_grad():
         unroll = requiring_gradients(model(*batch))
-    targets = make_targets(2, unroll)._replace(tasks=batch[2])
+    step_mask = th.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
+    continues = th.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    targets = make_targets(2, unroll)._replace(tasks=batch[2], step_mask=step_mask, continues=continues)
     th.manual_seed(3)
     loss = policy_gradient_loss(model, unroll, targets)
     loss.sum().backward()
@@ -124,12 +126,18 @@ def test_the_value_gradient_is_the_slope_of_the_imagined_return() -> None:
     reward = model.reward_support.decode(model.reward(latents, actions, context))
     value = model.values(model.predict(model.step(latents, actions, context), context)).mean(dim=0)
     returns = reward + context.discount * value
-    # Six rows of the tasks 0, 1, 2, 0, 1, 2, in units of the mean absolute deviation of the task's six returns.
+    # Six rows of the tasks 0, 1, 2, 0, 1, 2, in units of the mean absolute deviation of those of the task's six returns whose
+    # positions exist: the first ones, and the others up to the end of the recording or a termination.
     scale = th.zeros(6)
     for task in range(3):
-        own = returns.detach().view(3, 6)[:, task::3].flatten().tolist()
-        middle = sum(own) / 6.0
-        scale[task::3] = max(0.1, sum(abs(x - middle) for x in own) / 6.0)
+        own = []
+        for row in (task, task + 3):
+            for position in range(3):
+                own.append(returns[6 * position + row].item())
+                if position < 2 and not (targets.step_mask[row, position] and targets.continues[row, position]):
+                    break
+        middle = sum(own) / len(own)
+        scale[task::3] = max(0.1, sum(abs(x - middle) for x in own) / len(own))
     expected = -(returns.view(3, 6) / scale * targets.policy_mask.T).sum(dim=0)
     (slope,) = th.autograd.grad(expected.sum(), policy)
 

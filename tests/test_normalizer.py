@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import nn
 
 from sb3_ezm import EZM, TaskSet, TaskSpec
 from sb3_ezm.arguments.table import plain_defaults
+from sb3_ezm.model.following import Following
 from sb3_ezm.model.normalizer import CUT, RunningNormalizer
 from sb3_ezm.policies import SMALL_MODEL
 from tests.tiny import TINY_NETWORKS
@@ -196,7 +198,34 @@ def test_a_constant_entry_is_centered_and_not_scaled() -> None:
     th.testing.assert_close(moved, th.tensor([1.0, 2.0, 4.0]).repeat(64, 1), rtol=0.0, atol=0.1)
     rows[3] += th.tensor([1.0, 1.0, 1_000.0])  # and once it varies, that sets its scale, however long it was constant
     normalizer.update(rows)
-    assert (normalizer(rows)[3] > 10.0).all()
+    assert ((normalizer(rows)[3] > 0.9) & (normalizer(rows)[3] < 1.1)).all()
+
+
+def test_a_flag_that_is_rarely_set_stays_on_scale_in_every_network() -> None:
+    leader, follower = (nn.Sequential(RunningNormalizer(2)) for _ in range(2))
+    following, rows = Following(follower, leader), th.zeros(576, 2)
+    largest = 0.0
+    for update in range(300):
+        rows[5, 0] = float(update >= 100 and update % 10 == 0)  # set in one row of every tenth batch
+        leader[0].begin(rows)
+        follower[0].take_unseen(leader[0])
+        leader[0].update(rows)
+        for network in (leader, follower):
+            largest = max(largest, network(rows).abs().max().item())
+        following.move(0.01)
+        for network in (leader, follower):
+            largest = max(largest, network(rows).abs().max().item())
+    assert 0.9 < largest < 30.0  # 132 and 7,604 if the first movement is averaged over what was constant before it
+
+
+def test_classes_begin_on_their_own_scale() -> None:
+    normalizer = RunningNormalizer(500)
+    classes = th.randint(500, (576,), generator=th.Generator().manual_seed(0))
+    rows = nn.functional.one_hot(classes, 500).float()
+    normalizer.update(rows)
+    seen = rows.any(dim=0)
+    active = normalizer(th.eye(500))[seen, seen]
+    assert 0.9 < active.min() and active.max() < 1.5
 
 
 # --- several embodiments -----------------------------------------------------------------------------------------------

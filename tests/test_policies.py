@@ -20,7 +20,7 @@ from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
 from sb3_ezm.space_tasks import default_task_set
-from tests.tiny import TINY_NETWORKS, assert_same_weights, mean_of, randomize
+from tests.tiny import TINY_NETWORKS, assert_same_weights, mean_of, randomize, tiny_model, toy_env
 
 SEARCH = SearchConfig(num_simulations=8, num_candidates=4)
 
@@ -405,3 +405,22 @@ def test_a_task_set_must_fit_the_spaces() -> None:
 def test_impossible_network_settings_are_named(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         make_policy(**settings)
+
+
+def test_planning_after_a_gradient_step_uses_and_changes_no_statistics() -> None:
+    model = tiny_model(toy_env(), policy_kwargs={**TINY_NETWORKS, "head_norm": "batch"}).learn(40)
+    policy = model.policy
+    observation, _ = policy.obs_to_tensor(model.env.reset())  # type: ignore[union-attr]
+    policy.set_training_mode(False)
+    expected = policy.plan(observation, deterministic=True)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    policy.set_training_mode(True)
+    found = policy.plan(observation, deterministic=True)
+    th.testing.assert_close(found.values, expected.values)
+    policy.set_training_mode(True)
+    one = {name: value[:1] for name, value in observation.items()}
+    th.testing.assert_close(policy.plan(one, deterministic=True).values, expected.values[:1], rtol=1e-4, atol=1e-4)
+    policy.set_training_mode(True)
+    policy.forward(one)
+    for name, value in policy.state_dict().items():
+        assert th.equal(value, before[name]), name

@@ -317,8 +317,8 @@ class PerTaskReplayBuffer(ReplayBuffer):
 
         Every task contributes ``batch_size // T`` segments, and the remainder is left out (paper: 504 of 512 for nine
         tasks); tasks follow one another in order. Within a task the draw is stratified and proportional to the
-        priorities: unlike the paper's draw without replacement it has exact probabilities, and a transition can occur twice
-        only if its probability exceeds one over the number of draws. With ``independent=False`` all ``batch_size``
+        priorities: unlike the paper's draw without replacement it has exact probabilities, and a transition occurs at most
+        twice unless its probability exceeds one over the number of draws. With ``independent=False`` all ``batch_size``
         segments come from one draw, sorted by task, and the largest weight is 1 within the batch.
 
         :param batch_size: upper bound of the number of segments
@@ -338,7 +338,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
                 else "no transitions to draw, the replay buffer is empty."
             )
         rng = self.rng if rng is None else rng
-        batch = SegmentBatch._make([*self._draw([rng.random(share) for _ in self.replays]), None])
+        batch = SegmentBatch._make([*self._draw([rng.random(share) for _ in self.replays]), None]).with_absorbing_actions()
         return batch if env is None else self._normalize(batch, env)
 
     def _draw(self, uniforms: Sequence[PriorityArray]) -> list[th.Tensor]:

@@ -80,7 +80,7 @@ class ReanalyzedLearner(Learner):
 
     def _start(self) -> ReanalyzerGroup:
         runtime, policy = self.runtime, self.policy
-        plain = RuntimeConfig(mixed_precision=runtime.mixed_precision, max_roots=runtime.max_roots)
+        plain = RuntimeConfig(mixed_precision=self.asked_precision, max_roots=runtime.max_roots)  # their devices may differ
         settings = Settings(
             policy_class=type(policy),
             arguments=policy._get_constructor_parameters(),

@@ -99,7 +99,7 @@ class ReanalysisWorker:
             self._device = th.device(device)
             self._model = policy_class(**arguments).to(self._device).target_model.eval()
             end_on_sigterm()
-            self._reanalyzer = Reanalyzer(Planner(search, runtime), target, th.Generator())
+            self._reanalyzer = Reanalyzer(Planner(search, runtime.on(self._device)), target, th.Generator())
         except Exception as error:  # to be told by the first call: a worker that cannot begin looks like one that died
             self._failure = Failure.of(error)
 

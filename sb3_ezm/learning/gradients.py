@@ -178,7 +178,9 @@ class GradientStep:
 def _figures(model: WorldModel, targets: TargetBatch, unroll: Unroll) -> tuple[th.Tensor, dict[str, th.Tensor]]:
     """Value errors of the first positions, and metrics that show whether the model learns."""
     predicted = model.value_support.decode(unroll.prediction.value_logits[:, 0]).mean(dim=0)  # [B]
-    errors = (predicted - targets.values[:, 0]).abs()
+    # What lies beyond the support cannot be learned: it must not be drawn again and again for it.
+    limit = model.value_support.limit
+    errors = (predicted - targets.values[:, 0].clamp(-limit, limit)).abs()
     rewards = model.reward_support.decode(unroll.reward_logits)
     steps = targets.step_mask.T
     cosine = cosine_consistency(unroll.predicted_projections, unroll.target_projections)

@@ -131,7 +131,8 @@ class Learner:
         self.target_config = target_config
         self.loss_config = loss_config
         self.update_config = update_config or UpdateConfig()
-        self.runtime = (runtime or RuntimeConfig()).on(policy.device)
+        asked = runtime or RuntimeConfig()
+        self.runtime, self.asked_precision = asked.on(policy.device), asked.mixed_precision
         if self.runtime.overlap and policy.device.type != "cpu":
             raise ConfigurationError(
                 f"`overlap` shares the cores of a CPU, but the model is on {str(policy.device)!r}: use "

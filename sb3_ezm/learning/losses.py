@@ -1,4 +1,4 @@
-"""The six losses as pure functions of an unrolled batch and its targets; every one returns one number per sample."""
+"""The losses as functions of an unrolled batch and its targets; every one returns one number per sample."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def policy_gradient_loss(model: WorldModel, unroll: Unroll, targets: TargetBatch
     less about the best direction than the derivative of the same model. Model and latents are constants of the return; the
     policy passes the gradient on to all that it is computed from. Positions count as in :func:`policy_loss`: the fewer are
     searched again, the fewer (``experiments/NOTES.md`` has what came of counting all). ``scale`` is the mean absolute
-    deviation of these returns within the task (at least 0.1), so that no task drowns the others; TD-MPC2 (Hansen et al. 2024)
-    divides by a running spread over all tasks.
+    deviation of these returns within the task (at least 0.1) over the positions before an end, so that no task drowns the
+    others; TD-MPC2 (Hansen et al. 2024) divides by a running spread over all tasks.
 
     :param model: the learner's world model
     :param unroll: the unrolled batch
@@ -131,7 +131,7 @@ def policy_gradient_loss(model: WorldModel, unroll: Unroll, targets: TargetBatch
     values = model.values(model.predict(model.step(latents, trial, context), context))
     returns = reward + context.discount * values.mean(dim=0)
     (slope,) = th.autograd.grad(returns.sum(), trial)
-    scale = _task_deviation(returns.detach().unflatten(0, (positions, rows)), targets.tasks)  # [B]
+    scale = _task_deviation(returns.detach().unflatten(0, (positions, rows)), targets.tasks, _alive(targets).T)  # [B]
     # Its gradient with respect to the action is the slope, its value the normalized return.
     surrogate = ((actions - trial.detach()) * slope).sum(dim=-1) + returns.detach()
     gain: th.Tensor = surrogate.unflatten(0, (positions, rows)) / scale * targets.policy_mask.T
@@ -156,12 +156,18 @@ def observation_loss(unroll: Unroll, targets: TargetBatch) -> th.Tensor:
     return (unroll.observation_errors * recorded.T).sum(dim=0)
 
 
-def _task_deviation(returns: th.Tensor, tasks: th.Tensor) -> th.Tensor:
-    """Mean absolute deviation of ``returns [P, B]`` among the rows of the same task, for each row ``[B]``."""
+def _alive(targets: TargetBatch) -> th.Tensor:
+    """1 where a position was recorded and no termination has reached it ``[B, K+1]``."""
+    first = th.ones_like(targets.step_mask[:, :1])
+    return th.cat((first, targets.step_mask), dim=1) * th.cat((first, targets.continues.cumprod(dim=1)), dim=1)
+
+
+def _task_deviation(returns: th.Tensor, tasks: th.Tensor, counts: th.Tensor) -> th.Tensor:
+    """Mean absolute deviation of ``returns [P, B]`` that count, among the rows of the same task, for each row ``[B]``."""
     same = (tasks.unsqueeze(0) == tasks.unsqueeze(1)).float()
-    share = same / same.sum(dim=1, keepdim=True)  # averages over the rows of a task
-    mean = share @ returns.mean(dim=0)
-    return (share @ (returns - mean).abs().mean(dim=0)).clamp(min=0.1)
+    total = same @ counts.sum(dim=0)  # at least 1: first positions count
+    mean = same @ (returns * counts).sum(dim=0) / total
+    return (same @ ((returns - mean).abs() * counts).sum(dim=0) / total).clamp(min=0.1)
 
 
 def all_losses(model: WorldModel, unroll: Unroll, targets: TargetBatch, config: LossConfig) -> dict[str, th.Tensor]:

@@ -7,6 +7,8 @@ from typing import Any
 import torch as th
 from torch import nn
 
+from sb3_ezm.model.normalizer import RunningNormalizer
+
 
 class Following:
     """
@@ -22,14 +24,21 @@ class Following:
 
     def __init__(self, follower: nn.Module, leader: nn.Module) -> None:
         self._places = _places(follower), _places(leader)
+        self._normalizers = list(zip(*(_normalizers(model) for model in (follower, leader)), strict=True))
 
     @th.no_grad()
     def move(self, rate: float) -> None:
         """
         :param rate: share of the way
         """
+        for mine, its in self._normalizers:
+            mine.take_moved(its)
         theirs, ours = ([holder[name] for holder, name in places] for places in self._places)
         th._foreach_lerp_(theirs, ours, rate)
+
+
+def _normalizers(model: nn.Module) -> list[RunningNormalizer]:
+    return [module for module in model.modules() if isinstance(module, RunningNormalizer)]
 
 
 def _places(model: nn.Module) -> list[tuple[dict[str, Any], str]]:

@@ -33,7 +33,7 @@ class RunningNormalizer(nn.Module):
     would hide what varies for thousands of updates, so for an entry whose first batch is on another scale
     (:data:`ORDINARY_WIDTH`) the imagined observations are like that batch.
 
-    An entry that has been constant so far is centered, not scaled. A value further than :data:`CUT` standard deviations from
+    An entry that has been constant so far is centered, not scaled; its first movement is its scale, however rare. A value further than :data:`CUT` standard deviations from
     the mean counts as if it were the mean: a single reading of 1e12 does not move the scale, while an entry whose range really
     grows is followed at once. Below deviations of 1e-6 everything counts: that may be a small unit, or the noise of a joint
     that has not moved yet. Normalized values are never clipped.
@@ -79,7 +79,8 @@ class RunningNormalizer(nn.Module):
             if self.count[index] > 0 or len(rows) == 0:
                 continue
             low, middle, high = th.quantile(rows, rows.new_tensor([0.05, 0.5, 0.95]), dim=0)
-            width = high - low
+            # A flag or a class is at its most frequent value nearly always: what matters is that it varies.
+            width = th.where(high > low, high - low, rows.amax(dim=0) - rows.amin(dim=0))
             ordinary = (middle.abs() <= ORDINARY_MEDIAN) & (width >= ORDINARY_WIDTH[0]) & (width <= ORDINARY_WIDTH[1])
             self.mean[index] = th.where(ordinary, 0.0, middle)
             self.variance[index] = th.where(ordinary, 1.0, (width / 3.29).square())  # of a normal distribution
@@ -99,6 +100,18 @@ class RunningNormalizer(nn.Module):
         for mine, theirs in ((self.mean, other.mean), (self.variance, other.variance), (self.count, other.count)):
             mine.copy_(th.where(unseen if mine.dim() == 1 else unseen.unsqueeze(1), theirs, mine))
         self._started = bool((self.count > 0).all())
+
+    @th.no_grad()
+    def take_moved(self, other: RunningNormalizer) -> None:
+        """
+        Take over the statistics of entries that are constant here and have moved there: on its way from 0 to their variance
+        they would look huge.
+
+        :param other: with the same entries and groups
+        """
+        moved = self._is_constant() & ~other._is_constant()
+        self.mean.copy_(th.where(moved, other.mean, self.mean))
+        self.variance.copy_(th.where(moved, other.variance, self.variance))
 
     @th.no_grad()
     def update(self, observations: th.Tensor, tasks: th.Tensor | None = None, weights: th.Tensor | None = None) -> None:
@@ -128,10 +141,13 @@ class RunningNormalizer(nn.Module):
         seen = self.count.unsqueeze(1)
         total = (seen + added).clamp(min=1.0)
         new, old = added / total, seen / total
+        merged = self.variance * old + spread * new + shift.square() * (old * new)
+        # After a thousand batches without movement, a first one in a single row would be worth a thousandth: hundreds of
+        # standard deviations.
+        furthest = th.stack([(deviation.square() * rows.unsqueeze(1)).amax(dim=0) for rows in member])
+        merged = th.where(self._is_constant(), th.maximum(merged, furthest), merged)
         self.mean.add_(shift * new)
-        self.variance.copy_(
-            th.where(added > 0, self.variance * old + spread * new + shift.square() * (old * new), self.variance)
-        )
+        self.variance.copy_(th.where(added > 0, merged, self.variance))
         self.count.add_(added.squeeze(1))
 
     def forward(self, observations: th.Tensor, tasks: th.Tensor | None = None) -> th.Tensor:
