@@ -67,9 +67,22 @@ def element(index: int, value: Any) -> Callable[[Any], Any]:
     return change
 
 
+def priority_of_a_blank_row(state: Any) -> None:
+    """Give a row without a transition a priority, as if it were to be drawn."""
+    replay = state["replay"]["replays"][0]
+    blank = int(np.flatnonzero(replay["ring"]["step"] == 0)[0])
+    leaves = np.zeros(len(replay["ring"]["step"]))
+    leaves[: len(replay["tree"]["leaves"])] = replay["tree"]["leaves"]
+    leaves[blank] = 1.0
+    replay["tree"]["leaves"] = leaves
+
+
 CHANGES: dict[str, Callable[[Any], None]] = {
     "network without weights": set_at("arguments", "policy_kwargs", "value", "latent_size", to=60_000),
     "buffer without rows": set_at("arguments", "buffer_size", "value", to=10**9),
+    "priority of a blank row": priority_of_a_blank_row,
+    "priorities of more rows": set_at("replay", "replays", 0, "tree", "leaves", to=np.ones(10**5)),
+    "float32 priorities": set_at("replay", "replays", 0, "tree", "leaves", to=lambda old: old.astype(np.float32)),
     "section missing": set_at("replay", to=None),
     "another argument": set_at("arguments", to=lambda old: {**old, "env": {"value": 5}}),
     "no entry": set_at("arguments", "gamma", to=0.5),
@@ -106,12 +119,23 @@ CHANGES: dict[str, Callable[[Any], None]] = {
 }
 
 
+#: of the refusals that must come from a certain check: the first two before memory is allocated
+WORDS = {
+    "network without weights": "asks for a network with `latent_size`",
+    "buffer without rows": "asks for a `buffer_size`",
+    "priority of a blank row": "the priorities belong to rows without a transition",
+    "priorities of more rows": "the priorities have a different type or size",
+    "float32 priorities": "the priorities have a different type or size",
+}
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_state_that_does_not_fit_is_refused(saved: Path, tmp_path: Path, name: str) -> None:
     state = read_checkpoint(saved)
     CHANGES[name](state)
-    with pytest.raises(CheckpointError, match=r"changed\.ezm "):
+    with pytest.raises(CheckpointError, match=r"changed\.ezm ") as refused:
         EZM.resume(write_checkpoint(tmp_path / "changed", state), make_env())
+    assert WORDS.get(name, "") in str(refused.value)
 
 
 class Wave(th.nn.Module):

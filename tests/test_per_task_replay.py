@@ -509,3 +509,14 @@ def test_memory_is_floats_plus_ten_percent() -> None:
     actions = spaces.Box(-1.0, 1.0, (19,), np.float32)
     buffer = PerTaskReplayBuffer(1_000_000, space(9), actions, n_envs=9, layout=ObservationLayout(space(9, 51)), num_tasks=9)
     assert buffer.nbytes / 9_000_000 < 1.1 * 4 * 72
+
+
+def test_states_after_an_end_get_actions_of_other_segments() -> None:
+    # Three segments of task 0, the second of which terminates at once, and one of task 1, which terminates in its second step.
+    actions = th.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, 0.0], [5.0, 6.0, 0.0], [7.0, 8.0, 0.0]]).unsqueeze(-1)
+    terminated = th.tensor([[0, 0, 0], [1, 0, 0], [0, 0, 0], [0, 1, 0]]).bool()
+    columns: dict[str, Any] = dict.fromkeys(SegmentBatch._fields[:-1], th.zeros(4))
+    batch = SegmentBatch(**{**columns, "actions": actions, "terminated": terminated, "tasks": th.tensor([0, 0, 0, 1])})
+    filled = batch.with_absorbing_actions().actions.squeeze(-1)
+    # A truncated segment stays as it is; the single segment of task 1 lends itself its first action.
+    assert filled.tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 5.0], [5.0, 6.0, 0.0], [7.0, 8.0, 7.0]]

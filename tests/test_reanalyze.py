@@ -472,3 +472,26 @@ def test_targets_of_replayed_episodes() -> None:
                 expected = episode.n_step_return(state, TD, float(model.discounts[segments.tasks[b]]))
                 assert targets.values[b, j].item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
     assert len(seen) > 60  # of the 75 stored transitions
+
+
+def test_draws_of_single_roots_depend_neither_on_chunks_nor_on_shares() -> None:
+    model = make_model().eval()
+    config = SearchConfig(num_simulations=4, num_candidates=4, value_reduction="mean")
+    generator = th.Generator().manual_seed(5)
+    rows, tasks = th.randn(7, model.normalizer.mean.shape[1], generator=generator), th.zeros(7, dtype=th.long)
+
+    def plan(most: int, among: th.Tensor | None = None, single: bool = True) -> SearchOutput:
+        own = [th.Generator().manual_seed(index) for index in range(7)]
+        part = slice(None) if among is None else among
+        return Planner(config, RuntimeConfig(max_roots=most)).plan(
+            model, rows[part], tasks[part], th.Generator().manual_seed(0), own if single else None, among=among
+        )
+
+    whole, chunks = plan(99), plan(3)
+    th.testing.assert_close(chunks.candidates, whole.candidates, rtol=1e-4, atol=1e-5)
+    th.testing.assert_close(chunks.values, whole.values, rtol=1e-4, atol=1e-5)
+    # Shares of the same chunks, of which one holds no root of its own: its draws are made all the same.
+    whole = plan(3, single=False)
+    for among in (th.tensor([1, 1, 0, 0, 0, 0, 1]).bool(), th.tensor([0, 0, 1, 1, 1, 1, 0]).bool()):
+        share = plan(3, among, single=False)
+        th.testing.assert_close(share.candidates, whole.candidates[among], rtol=1e-4, atol=1e-5)

@@ -196,8 +196,8 @@ class TaskEmbedding(nn.Module):
     """
     Learnable table of task vectors whose L2 norm never exceeds one.
 
-    The factor that caps the norm is not differentiated: the gradient is that of a table with rows rescaled at lookup, and
-    no parameter is modified in place during the forward pass.
+    The factor that caps the norm is not differentiated, and no parameter is modified in place during the forward pass: the
+    gradient is that of a table with rows rescaled at lookup, divided by the norm where that exceeds one.
 
     :param num_tasks: rows
     :param size: entries of each vector

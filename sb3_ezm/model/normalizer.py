@@ -33,7 +33,9 @@ class RunningNormalizer(nn.Module):
     would hide what varies for thousands of updates, so for an entry whose first batch is on another scale
     (:data:`ORDINARY_WIDTH`) the imagined observations are like that batch.
 
-    An entry that has been constant so far is centered, not scaled; its first movement is its scale, however rare. A value further than :data:`CUT` standard deviations from
+    An entry that has been constant so far is centered, not scaled; its first movement is its scale, however rare.
+
+    A value further than :data:`CUT` standard deviations from
     the mean counts as if it were the mean: a single reading of 1e12 does not move the scale, while an entry whose range really
     grows is followed at once. Below deviations of 1e-6 everything counts: that may be a small unit, or the noise of a joint
     that has not moved yet. Normalized values are never clipped.
