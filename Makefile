@@ -3,7 +3,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS := dev,docs,zoo,dmc,distributed
+EXTRAS := dev,docs,zoo,dmc,distributed,export
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TRAINABLE := $(VENV)/.trainable

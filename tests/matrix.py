@@ -27,7 +27,9 @@ NUMERIC = [
     for name in (
         *("supports", "distributions", "networks", "normalizer", "world_model", "losses", "losses_of_model", "targets"),
         *("search", "search_schedule", "packing", "reanalyze", "learner", "policies", "planner_switch", "static_graphs"),
-        *("imitation", "devices", "storage", "evaluation", "ezm_multitask", "save_load", "checkpoint"),
+        *("imitation", "devices", "storage", "evaluation", "ezm_multitask", "save_load", "checkpoint", "learners"),
+        *("reanalyzers", "distributed", "actions", "proposals", "average", "acting_search", "overlap", "gradient_similarity"),
+        *("export", "pretrained", "images", "fine_tuning"),
     )
 ]
 

@@ -179,7 +179,7 @@ def test_one_pin_for_each_python(python: str) -> None:
             assert name not in pins, f"constraints.txt pins {name} twice on Python {python}"
             assert re.fullmatch(r"==[^,*]+", str(pin.specifier)), pin
             pins[name] = str(pin.specifier)[2:]
-    for group in ("", "dev", "docs", "zoo", "dmc", "distributed"):
+    for group in ("", "dev", "docs", "zoo", "dmc", "distributed", "export"):
         for name, versions in REQUIREMENTS[group].items():
             assert name in pins, f"constraints.txt does not pin {name} on Python {python}"
             assert SpecifierSet(versions).contains(pins[name]), f"{name}: {pins[name]} is not {versions}"
