@@ -9,6 +9,7 @@ import copy
 import json
 import logging
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ from sb3_ezm.multitask.normalization import normalizes_observations
 from sb3_ezm.observations import TASK_KEY
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.pretrained import write_agent
+from sb3_ezm.seeds import FRESH_SEED
 from sb3_ezm.tasks.api import layers_of
 from sb3_ezm.tasks.pool import PoolMember
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
@@ -114,13 +116,17 @@ def export_policy(model: EZM, path: str | os.PathLike[str]) -> Path:
         warnings.warn("The exported policy takes observations as VecNormalize has normalized them.", stacklevel=2)
     head = PolicyHead(model.policy)
     example = head.example()
-    with th.no_grad(), _without_warnings(), replacing(path) as temporary:  # warnings of PyTorch about its exporters
-        if path.suffix == ".pt":
-            th.jit.trace(head, example).save(str(temporary))
-        elif path.suffix == ".pt2":
-            th.export.save(_program(head, example), str(temporary))
-        else:
-            _write_onnx(head, example, temporary)
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / path.name  # a TorchScript file holds its own name
+        with th.no_grad(), _without_warnings():  # PyTorch's own about its exporters
+            if path.suffix == ".pt":
+                th.jit.trace(head, example).save(str(draft))
+            elif path.suffix == ".pt2":
+                th.export.save(_program(head, example), str(draft))
+            else:
+                _write_onnx(head, example, draft)
+        with replacing(path) as temporary:
+            shutil.copyfile(draft, temporary)
     return path
 
 
@@ -129,7 +135,7 @@ def export_agent(
     path: str | os.PathLike[str],
     tasks: TasksLike | None = None,
     n_eval_episodes: int = 10,
-    seed: int = 0,
+    seed: int = FRESH_SEED,
     training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """

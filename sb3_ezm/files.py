@@ -125,10 +125,12 @@ def check_can_write(path: PathLike) -> Path:
     target = Path(os.path.realpath(path))  # a link stays one, see `replacing`
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            with target.open("ab"):
-                pass
-        if target.is_file() or not target.exists():
+        is_new = not target.exists()
+        with target.open("ab"):
+            pass
+        if is_new:
+            target.unlink()
+        elif target.is_file():  # it will be replaced
             with tempfile.TemporaryFile(dir=target.parent, prefix=TEMPORARY):
                 pass
     except OSError as error:

@@ -83,7 +83,7 @@ class GradientSimilarityCallback(BaseCallback):
         check_can_write(self.path)
         done = self.model._n_updates
         found = read_cosines(self.path) if self.path.exists() else []
-        is_new = done == 0 and self.locals.get("reset_num_timesteps", True)  # one may have stopped before its first update
+        is_new = done == 0 and not self.model.was_resumed  # one may have stopped before its first update
         if found and (is_new or found[-1].tasks != self.model.policy.task_set.names):
             raise ConfigurationError(
                 f"{self.path} holds measurements of another training, up to {found[-1].updates} updates of the tasks "

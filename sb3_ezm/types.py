@@ -124,7 +124,9 @@ class SegmentBatch(NamedTuple):
         rows = th.arange(len(self.tasks), device=self.tasks.device)
         is_last = th.cat((self.tasks[1:] != self.tasks[:-1], self.tasks.new_ones(1, dtype=th.bool)))
         lends = th.where(is_last, th.searchsorted(self.tasks, self.tasks), rows + 1)
-        lent = self.actions[:, :1].index_select(0, lends.to(self.actions.device))
+        # Flags and tasks are on the host, actions perhaps elsewhere.
+        is_after, lends = (to_device(tensor, self.actions.device) for tensor in (is_after, lends))
+        lent = self.actions[:, :1].index_select(0, lends)
         return self._replace(actions=th.where(is_after.unsqueeze(-1), lent, self.actions))
 
     def rows(self, chosen: slice) -> SegmentBatch:

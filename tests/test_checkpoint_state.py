@@ -153,14 +153,18 @@ def test_a_training_with_classes_of_ones_own_is_resumed_with_them(tmp_path: Path
     own = {"activation_fn": Wave, "optimizer_class": Slow, "optimizer_kwargs": {"weight_decay": 0.1}}
     model = tiny_model(toy_env(["toy-spin"]), policy_kwargs={**TINY_NETWORKS, **own}).learn(24)
     path = model.save_checkpoint(tmp_path / "x")
-    with pytest.raises(CheckpointError, match="needs arguments that it could not hold: pass `policy_kwargs`"):
+    with pytest.raises(
+        CheckpointError, match="needs arguments that it could not hold: pass `activation_fn` in `policy_kwargs`"
+    ):
         EZM.resume(path, toy_env(["toy-spin"]))
     resumed = EZM.resume(path, toy_env(["toy-spin"]), policy_kwargs=own)
     for each in (model, resumed):
         each.learn(24, reset_num_timesteps=False)
     assert_same_weights(weights_of(model), weights_of(resumed))
     with pytest.raises(CheckpointError, match="cannot be continued by EZM"):
-        EZM.resume(path, toy_env(["toy-spin"]), policy_kwargs={**own, "latent_size": 24})
+        EZM.resume(path, toy_env(["toy-spin"]), policy_kwargs={**own, "value_range": 1000.0})
+    changed = EZM.resume(path, toy_env(["toy-spin"]), policy_kwargs={**own, "optimizer_kwargs": {"weight_decay": 0.3}})
+    assert changed.policy.optimizer.param_groups[0]["weight_decay"] == 0.3
 
 
 def test_half_a_pair_of_normal_numbers_does_not_matter(saved: Path) -> None:

@@ -1004,8 +1004,13 @@ def test_a_training_may_be_killed_after_it_was_stopped_before_its_first_step(tmp
     again = EZM("MultiInputPolicy", make_multitask_env("toy-spin"), preset="toy", learning_starts=50)
     with pytest.raises(ConfigurationError, match="holds evaluations of another training"):
         again.learn(40, callback=TaskEvalCallback(make_task_set("toy-spin"), **settings))
-    again.learn(40, callback=TaskEvalCallback(make_task_set("toy-spin"), **settings), reset_num_timesteps=False)
-    assert again.num_timesteps == 40
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match="holds evaluations of another training"):
+        again.learn(40, callback=TaskEvalCallback(make_task_set("toy-spin"), **settings), reset_num_timesteps=False)
+    assert path.read_bytes() == before
+    resumed = EZM.resume(again.save_checkpoint(tmp_path / "begun"), make_multitask_env("toy-spin"))
+    resumed.learn(40, callback=TaskEvalCallback(make_task_set("toy-spin"), **settings), reset_num_timesteps=False)
+    assert resumed.num_timesteps == 40
 
 
 def test_a_model_of_another_training_keeps_its_own_tasks(ezm: Any, tmp_path: Path, run_folder: Path) -> None:

@@ -318,6 +318,64 @@ def test_what_changes_while_a_round_is_ahead_changes_after_it(ray: StandInRay, k
     np.testing.assert_array_equal(rewards_of(dies), plain)
 
 
+class Bare(Scaled):
+    """Has no state that could be kept."""
+
+    get_state = set_state = None  # type: ignore[assignment]
+
+
+class Born(Recorded):
+    """Has no state before its first reset."""
+
+    def __init__(self, length: int = 6) -> None:
+        super().__init__(length)
+        del self.steps
+
+    def reset(self, **keywords: Any) -> Any:
+        self.steps = 0
+        return super().reset(**keywords)
+
+
+def test_what_a_collector_was_told_is_not_lost_with_its_episodes(ray: StandInRay) -> None:
+    env = RayVecEnv([partial(Bare, length=50)] * 2, collectors=2, rounds_ahead=1)
+    model = tiny_model(env, learning_starts=100, train_freq=4)
+    model.learn(8, callback=lambda *_: True)
+    env.set_attr("scale", 3.0)  # a round is ahead
+    ray.actors[0].is_dead = True
+    with pytest.warns(UserWarning, match="cannot be repeated"):
+        model.learn(24, reset_num_timesteps=False)
+    ring = model.replay_buffer.replays[0].ring
+    paid = np.asarray(ring.reward[: ring.rows_written])
+    assert set(paid[paid > 0.0][-8:]) == {3.0}
+
+
+def test_a_reset_keeps_what_was_told_while_a_round_was_ahead(ray: StandInRay) -> None:
+    env = RayVecEnv([partial(Recorded, length=50)] * 2, collectors=2, rounds_ahead=1)
+    tiny_model(env, learning_starts=100, train_freq=4).learn(8)
+    env.set_attr("scale", 3.0)
+    ray.actors[0].is_dead = True
+    env.reset()
+    assert env.step(np.zeros((2, 1), np.float32))[1].tolist() == [3.0, 3.0]
+
+
+def test_what_was_told_last_counts_last(ray: StandInRay) -> None:
+    env = RayVecEnv([partial(Recorded, length=50)] * 2, collectors=2, rounds_ahead=1)
+    tiny_model(env, learning_starts=100, train_freq=4).learn(8)
+    env.set_attr("scale", 3.0)
+    ray.actors[0].is_dead = ray.actors[0].is_cut_off = True  # noticed by the next one
+    env.set_attr("scale", 4.0)
+    assert env.get_attr("scale") == [4.0, 4.0]
+
+
+def test_states_are_not_asked_for_before_the_first_reset(ray: StandInRay) -> None:
+    env = RayVecEnv([partial(Born, length=50)] * 2, collectors=2)
+    env.set_attr("scale", 3.0)
+    env.env_method("set_scale", 4.0)
+    env.reset()
+    env.step(np.zeros((2, 1), np.float32))
+    assert [state["layers"] is not None for state in env.episodes()["envs"]] == [True, True]
+
+
 def test_a_process_that_ray_ends_for_memory_has_died() -> None:
     names = ("RayActorError", "ObjectLostError", "OutOfMemoryError")
     errors = SimpleNamespace(**{name: type(name, (Exception,), {}) for name in names})

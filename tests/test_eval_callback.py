@@ -507,6 +507,13 @@ def test_statistics_reach_an_evaluation_with_other_wrappers(monitored: bool) -> 
     assert evaluated.ret_rms.count > 2
 
 
+def test_statistics_of_rewards_alone_reach_an_evaluation() -> None:
+    train = VecNormalize(make_multitask_env(TASKS, seed=0), norm_obs=False)
+    evaluated = VecNormalize(make_multitask_env(TASKS, seed=9), norm_obs=False, training=False)
+    tiny_model(train).learn(24, callback=TaskEvalCallback(vec_env=evaluated, eval_freq=20, n_eval_episodes=1))
+    assert evaluated.ret_rms.count > 2
+
+
 def test_the_last_evaluation_is_told_like_any_other() -> None:
     told: list[str] = []
 

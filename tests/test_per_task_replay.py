@@ -520,3 +520,5 @@ def test_states_after_an_end_get_actions_of_other_segments() -> None:
     filled = batch.with_absorbing_actions().actions.squeeze(-1)
     # A truncated segment stays as it is; the single segment of task 1 lends itself its first action.
     assert filled.tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 5.0], [5.0, 6.0, 0.0], [7.0, 8.0, 7.0]]
+    elsewhere = batch._replace(actions=actions.to("meta")).with_absorbing_actions().actions  # as with a `storage_device`
+    assert elsewhere.is_meta and elsewhere.shape == actions.shape

@@ -19,7 +19,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ezm.arguments.settings import apply_changes, change_arguments, check_discounts, fitting
 from sb3_ezm.arguments.table import ARGUMENTS
-from sb3_ezm.checkpoint.checks import check_arguments, check_sections, check_sizes
+from sb3_ezm.checkpoint.checks import check_arguments, check_sections, check_sizes, saved_arguments
 from sb3_ezm.checkpoint.container import Label, checkpoint_path, find_checkpoint, read_checkpoint, read_label, write_checkpoint
 from sb3_ezm.checkpoint.folder import latest_checkpoint, next_sequence
 from sb3_ezm.checkpoint.model_state import capture, check_env, kept_arguments, restore
@@ -29,6 +29,7 @@ from sb3_ezm.config import TargetConfig
 from sb3_ezm.errors import CheckpointError, ConfigurationError
 from sb3_ezm.files import PathLike, replacing
 from sb3_ezm.kinds import PATH, SWITCH, checked
+from sb3_ezm.training_kinds import works
 
 SelfT = TypeVar("SelfT", bound="ResumableAlgorithm")
 _OF_TARGETS = {name for name, argument in ARGUMENTS.items() if argument.config is TargetConfig} | {"target_kwargs"}
@@ -49,6 +50,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
         self.stop_signals = StopSignals()
         self.run_id = secrets.token_hex(8)  # identifies the training, wherever it continues
         self._learned_for, self._learning_since = 0.0, math.inf  # seconds; when this call of `learn` began
+        self.was_resumed = False
         self.learned_normalized = False  # from observations that a VecNormalize had changed
 
     @property
@@ -107,17 +109,12 @@ class ResumableAlgorithm(RolloutAlgorithm):
             check_arguments(kept, [*kept_arguments(cls), "policy"])
             vec_env = cls._wrap_env(env)
             check_env(state, vec_env)
-            missing = {name: entry["missing"] for name, entry in kept.items() if "missing" in entry and name not in arguments}
-            if missing:
-                what = "; ".join(f"`{name}`, because {reason}" for name, reason in missing.items())
-                raise CheckpointError(f"needs arguments that it could not hold: pass {what}")
-            saved = {name: entry["value"] for name, entry in kept.items() if "value" in entry}
-            if "missing" in kept.get("policy_kwargs", {}):  # what it lacks has not changed
-                own = arguments["policy_kwargs"] or {}
-                saved["policy_kwargs"] = {
-                    **{name: it for name, it in own.items() if name not in saved["policy_kwargs"]},
-                    **saved["policy_kwargs"],
-                }
+            saved = saved_arguments(kept, arguments)
+            if "device" not in arguments and not works(device):
+                warnings.warn(
+                    f"The training was on {device!r}, which does not work here: it continues on another.", stacklevel=2
+                )
+                device = "auto"
             check_sizes({name: value for name, value in saved.items() if name not in arguments}, state)
             saved = fitting(saved, arguments, arguments.get("device", device))
             saved = {"device": device, "task_set": state["tasks"], **saved}
@@ -129,7 +126,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
             create: Any = cls
             model: SelfT = create(env=vec_env, **merged)
             why = restore(model, state, reset_env)
-            model.learned_normalized = model.collector.normalizes_observations
+            model.was_resumed, model.learned_normalized = True, model.collector.normalizes_observations
             if arguments.keys() & _OF_TARGETS:  # those computed ahead are of other settings
                 model.learner.coming.clear()
             apply_changes(model, arguments, saved["policy_kwargs"] or {})

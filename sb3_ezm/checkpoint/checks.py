@@ -33,7 +33,8 @@ def check_sections(state: Any) -> None:
 
 def check_arguments(arguments: Mapping[str, Any], known: list[str]) -> None:
     """
-    :param arguments: by name, ``{"value": value}`` or ``{"missing": reason}``
+    :param arguments: by name, ``{"value": value}`` or ``{"missing": reason}``, or both for a dictionary, with a reason for
+        each of the names that it lacks
     :param known: names of the arguments that a checkpoint holds
     :raises CheckpointError: for other names or entries
     """
@@ -43,6 +44,34 @@ def check_arguments(arguments: Mapping[str, Any], known: list[str]) -> None:
     for name, entry in arguments.items():
         if not isinstance(entry, dict) or list(entry) not in (["value"], ["missing"], ["value", "missing"]):
             raise CheckpointError(f"holds neither a value of the argument `{name}` nor a reason why there is none")
+        partial = "value" in entry
+        reasons = entry.get("missing", {} if partial else "")
+        if not isinstance(reasons, dict if partial else str) or (partial and reasons and not isinstance(entry["value"], dict)):
+            raise CheckpointError(f"does not say why it lacks some of the argument `{name}`")
+
+
+def saved_arguments(kept: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param kept: by name, as a checkpoint holds them
+    :param given: by the user
+    :return: values of those that it holds; those that it could not hold are taken to be as they were
+    :raises CheckpointError: if one of these is not given, with the reason why the checkpoint lacks it
+    """
+    saved = {name: entry["value"] for name, entry in kept.items() if "value" in entry}
+    lacking: dict[str, str] = {}
+    for name, entry in kept.items():
+        reasons = entry.get("missing", {})
+        if isinstance(reasons, str):
+            lacking.update({} if name in given else {f"`{name}`": reasons})
+            continue
+        own = given.get(name) or {}
+        lacking.update({f"`{key}` in `{name}`": reason for key, reason in reasons.items() if key not in own})
+        if reasons:
+            saved[name] = {**saved[name], **{key: own[key] for key in reasons if key in own}}
+    if lacking:
+        what = "; ".join(f"{name}, because {reason}" for name, reason in lacking.items())
+        raise CheckpointError(f"needs arguments that it could not hold: pass {what}")
+    return saved
 
 
 def check_sizes(arguments: Mapping[str, Any], state: Mapping[str, Any]) -> None:

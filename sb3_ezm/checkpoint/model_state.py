@@ -83,7 +83,7 @@ def capture_arguments(model: RolloutAlgorithm) -> dict[str, Any]:
 
     :param model: the algorithm
     :return: values by name; an argument that no checkpoint can hold is wrapped as ``{"missing": reason}``, others as
-        ``{"value": value}``; ``policy_kwargs`` of which it holds some as ``{"value": those, "missing": reason}``
+        ``{"value": value}``; ``policy_kwargs`` of which it holds some as ``{"value": those, "missing": {name: reason}}``
     """
     names = kept_arguments(type(model))
     given: dict[str, Any] = {name: getattr(model, name, getattr(model, f"_{name}", _UNKNOWN)) for name in names}
@@ -98,8 +98,9 @@ def capture_arguments(model: RolloutAlgorithm) -> dict[str, Any]:
         if (reason := _unheld(name, value)) is not None:
             arguments[name] = {"missing": reason}
             if name == "policy_kwargs":
-                held = {key: entry for key, entry in value.items() if _unheld(key, entry) is None}
-                arguments[name] = {"value": held, "missing": reason}
+                reasons = {key: _unheld(f"{name}.{key}", entry) for key, entry in value.items()}
+                held = {key: value[key] for key, reason in reasons.items() if reason is None}
+                arguments[name] = {"value": held, "missing": {key: it for key, it in reasons.items() if it is not None}}
     return arguments
 
 

@@ -208,7 +208,7 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     add(
         "--checkpoint-every",
         type=whole(0),
-        help=f"steps per task between checkpoints, 0 for none ({default.format('10000')})",
+        help=f"steps per task between checkpoints, 0 for none but after an interrupt ({default.format('10000')})",
     )
     tenth = default.format("a tenth of the run")
     add("--eval-every", type=whole(0), help=f"steps per task between evaluations, 0 for one at the end ({tenth})")

@@ -145,7 +145,7 @@ def load_training(folder: Path, tasks: TaskSet, shares: Mapping[str, float]) -> 
                 own = points[name][number]
                 own[:] = [point for point in own if point[0] <= start]
                 step = own[-1][0] if own else 0.0
-                if episodes and step + episodes[0].length < start:  # too short: it began with this part
+                if episodes and step + episodes[0].length <= start:  # too short: it began with this part
                     step = start
                 for episode in episodes:
                     step += episode.length

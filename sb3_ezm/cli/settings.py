@@ -47,7 +47,7 @@ class RunSettings:
     :param seed: for everything
     :param steps_per_task: in total; without it and without ``minutes`` 5,000
     :param minutes: wall-clock time of one call, from the first evaluation to the last, those in between included
-    :param checkpoint_every: steps between checkpoints; 0 for none
+    :param checkpoint_every: steps between checkpoints; 0 for none but after an interrupt
     :param eval_every: steps between evaluations, 0 for one at the end, None for ten over the run
     :param eval_episodes: of each task
     :param start: trained model that the training starts from; None for new networks

@@ -199,7 +199,7 @@ class EnvSlice:
             return self._failure, None
         try:
             answer = getattr(self, method)(*arguments)
-            return answer, cloudpickle.dumps(self.state()) if method in MOVES + CHANGES else None
+            return answer, cloudpickle.dumps(self.state()) if method in (*MOVES, "look") else None
         except BaseException as error:
             failure = Failure.of(error)
             if isinstance(error, AttributeError):  # as `VecEnv.has_attr` expects it
@@ -282,6 +282,16 @@ class EnvSlice:
         :return: their answers
         """
         return self.env.env_method(name, *arguments, indices=indices, **keywords)
+
+    def look(self) -> None:
+        """Do nothing, so that the state is that of now."""
+
+    def render(self, indices: list[int]) -> list[Any]:
+        """
+        :param indices: which of these environments
+        :return: pictures
+        """
+        return self.env.env_method("render", indices=indices)
 
     def attribute(self, name: str, indices: list[int]) -> list[Any]:
         """

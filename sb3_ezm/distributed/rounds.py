@@ -83,7 +83,7 @@ class Rounds:
         self.taking = self._resumed = None
         self._planned.clear()
         for worker in self._group.workers:
-            worker.parts.clear()
+            worker.drop()
 
     def begin(self, request: Request, observation: VecEnvObs) -> Taking:
         """
@@ -102,10 +102,9 @@ class Rounds:
         states = [worker.state for worker in workers]
         orders = {worker: worker.parts[0].order for worker in workers}
         found = self._group.fetch(from_all=self.lockstep or self._resumed is not None)
-        self._resumed = None
         joined = self._join(found, [orders[worker] for worker in found], states, copy_observation(before), taken)
         self._group.advance(found)
-        self.taking = joined
+        self.taking, self._resumed = joined, None
         if taken == 0:
             self._report(request, list(found), self.taking)
         after = rows_of(self.taking.steps.observations, -1)

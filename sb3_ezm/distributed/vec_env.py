@@ -254,6 +254,7 @@ class RayVecEnv(ActingVecEnv):
         states = [
             ({"envs": episodes["envs"][worker.envs], "statistics": statistics[worker.envs]},) for worker in self._group.workers
         ]
+        self._known.clear()
         self._rounds.drop()
         self._rounds.resume(episodes.get("round"), episodes.get("ahead", ()))
         self._ask("restore", each=dict(enumerate(states)))
@@ -289,7 +290,7 @@ class RayVecEnv(ActingVecEnv):
             except AttributeError as error:
                 self._known[attr_name] = error
         if isinstance(known := self._known[attr_name], AttributeError):
-            raise known
+            raise AttributeError(*known.args)
         return [known[index] for index in self._indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
@@ -311,6 +312,7 @@ class RayVecEnv(ActingVecEnv):
         :param method_kwargs: its keywords
         :return: what it returns
         """
+        self._known.clear()  # it may change what they play
         return self._ask_some("method", indices, method_name, method_args, method_kwargs)
 
     def env_is_wrapped(
@@ -327,4 +329,4 @@ class RayVecEnv(ActingVecEnv):
         """
         :return: pictures of the environments
         """
-        return self.env_method("render")
+        return self._ask_some("render", None)

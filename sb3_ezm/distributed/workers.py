@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import sys
 import time
@@ -109,17 +110,20 @@ class Worker:
         answer, state = self.actor.call.options(num_returns=2).remote(method, *arguments)
         return answer, state
 
-    def note(self, method: str, arguments: Sequence[Any], state: bytes) -> None:
+    def note(self, method: str, arguments: Sequence[Any]) -> None:
         """
         Remember what it has done for a process that takes over.
 
         :param method: one of :data:`~sb3_ezm.distributed.env_slice.CHANGES`
         :param arguments: of the method
-        :param state: of its environments afterwards, which counts if it has no rounds to take
         """
         self._changes.append(Change(sum(part.answer is not None for part in self.parts), method, arguments))
-        if self.state is not None and not self.parts:
-            self.settle(state)
+
+    def drop(self) -> None:
+        """Forget its rounds. What it was told between them is not in its state, which stays as it was before them."""
+        self.parts.clear()
+        for change in self._changes:
+            change.after = 0
 
     def settle(self, state: bytes, rounds: int | None = None) -> None:
         """
@@ -171,18 +175,22 @@ class Worker:
             self._preparations.append(self.ask("use_policy", self.policy)[0])
         for (name, index), value in self._assigned.items():
             self._preparations.append(self.ask("assign", (name, value, [index]))[0])
-        return self.rewind()
+        return self.rewind(is_new=True)
 
-    def rewind(self) -> str:
+    def rewind(self, is_new: bool = False) -> str:
         """
         Go back to the last step that counts. Rounds after it have to be sent again.
 
+        :param is_new: whether the process has begun with this
         :return: why the environments cannot, if so
         """
         for part in self.parts:
             part.answer = None
         state = {"why": ""} if self.state is None else pickle.loads(self.state)
         if state["why"]:
+            if is_new:  # the next reset finds the environments as they were told to be
+                self.drop()
+                self._preparations += self._repeat(0)
             return (
                 f"{self} was cut short, and its round cannot be repeated, because {state['why']}: the round is dropped, the "
                 "running episodes of all environments end in the replay buffer as truncated, and new ones begin."
@@ -247,6 +255,9 @@ class WorkerGroup:
         self._prepare(begins, method in MOVES)
         if method == "step":
             self._check_lost()
+        if method in CHANGES:  # what they are told now comes after the rounds that they have to take again
+            for told in arguments:
+                told.send()
         deadline = time.monotonic() + self.time_limit
         pending = {worker: worker.ask(method, given) for worker, given in arguments.items()}
         answers: dict[Worker, Any] = {}
@@ -265,11 +276,14 @@ class WorkerGroup:
                 deadline = time.monotonic() + self.time_limit
                 if method == "step":
                     self._check_lost()
+                if method in CHANGES:
+                    worker.send()
                 pending[worker] = worker.ask(method, arguments[worker])
         _check(answers)
         if method in CHANGES:
             for worker in answers:
-                worker.note(method, arguments[worker], states[worker])
+                worker.note(method, arguments[worker])
+            self._settle([worker for worker in answers if worker.state is not None and not worker.parts])
         if method in MOVES:
             for worker in answers:
                 worker.settle(states[worker])
@@ -279,6 +293,16 @@ class WorkerGroup:
             else:
                 self._deaths = dict.fromkeys(self.workers, 0)
         return [answers[worker] for worker in self.workers if worker in answers]
+
+    def _settle(self, workers: Sequence[Worker]) -> None:
+        """Let states hold what workers were just told. Those that are not to be had do without: it is told again."""
+        asked = {worker: worker.ask("look", ()) for worker in workers}
+        for worker, (answer, state) in asked.items():
+            with contextlib.suppress(*session.losses(self._ray)):
+                if self._wait({answer: worker}, time.monotonic() + self.time_limit) is not None:
+                    found, arrived = worker.get(answer, state)
+                    if not isinstance(found, Failure):
+                        worker.settle(arrived)
 
     def fetch(self, from_all: bool) -> dict[Worker, Steps]:
         """

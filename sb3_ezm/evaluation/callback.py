@@ -226,7 +226,7 @@ class TaskEvalCallback(EventCallback):
     def _continue_file(self, path: Path) -> None:
         """Continue where the file ends, with its clock and the score to beat."""
         rows, steps = read_evaluations(path), env_steps_of(self.model)
-        is_new = steps == 0 and self.locals.get("reset_num_timesteps", True)  # one may have stopped before its first step
+        is_new = steps == 0 and not getattr(self.model, "was_resumed", False)  # one may have stopped before its first step
         if is_new and rows and rows[-1].timesteps > 0:
             raise ConfigurationError(
                 f"{path} holds evaluations of another training, up to {rows[-1].timesteps} steps, and this one is new: "
@@ -290,7 +290,9 @@ class TaskEvalCallback(EventCallback):
         self._check_normalized(self.model, vec_env)
         theirs, own = self.model.get_vec_normalize_env(), unwrap_vec_normalize(vec_env)
         if theirs is not None and own is not None:  # whatever other wrappers there are, which SB3's function would compare
-            own.obs_rms, own.ret_rms = copy.deepcopy(theirs.obs_rms), copy.deepcopy(theirs.ret_rms)
+            for name in ("obs_rms", "ret_rms"):
+                if hasattr(theirs, name):  # SB3 has none of observations that it leaves alone
+                    setattr(own, name, copy.deepcopy(getattr(theirs, name)))
         if self._makes_env:
             copy_normalization(self.training_env, vec_env)
         run = evaluate_protocols if self.both_protocols else evaluate_tasks

@@ -146,7 +146,9 @@ class RunningNormalizer(nn.Module):
         merged = self.variance * old + spread * new + shift.square() * (old * new)
         # After a thousand batches without movement, a first one in a single row would be worth a thousandth: hundreds of
         # standard deviations.
-        furthest = th.stack([(deviation.square() * rows.unsqueeze(1)).amax(dim=0) for rows in member])
+        counted = deviation.square() if weights is None else deviation.square() * weights.unsqueeze(1)
+        where = group.unsqueeze(1).expand_as(counted)
+        furthest = th.zeros_like(self.variance).scatter_reduce(0, where, counted, "amax")
         merged = th.where(self._is_constant(), th.maximum(merged, furthest), merged)
         self.mean.add_(shift * new)
         self.variance.copy_(th.where(added > 0, merged, self.variance))

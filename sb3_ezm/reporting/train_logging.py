@@ -125,27 +125,25 @@ class TimeSplit:
         return seconds
 
 
-def task_labels(names: Sequence[str], max_length: int = MAX_LABEL, taken: Sequence[str] = TAKEN_GROUPS) -> list[str]:
+def task_labels(names: Sequence[str]) -> list[str]:
     """
     Labels of the tasks in the log: short enough for SB3's console, without slashes, and distinct from each other and from
     names already in use.
 
     :param names: task names, which may be anything
-    :param max_length: of a label, at least 10
-    :param taken: names that no task may have
     :return: one label per task; a short plain name stays as it is
     """
     labels: list[str] = []
     for name in names:
         label = "-".join(name.replace("/", " ").split()) or "task"
-        if label in taken:
+        if label in TAKEN_GROUPS:
             label = f"task-{label}"
-        if len(label) > max_length:
-            label = f"{label[: max_length // 2 - 1]}...{label[-(max_length // 2 - 1) :]}"
+        if len(label) > MAX_LABEL:
+            label = f"{label[: MAX_LABEL // 2 - 1]}...{label[-(MAX_LABEL // 2 - 1) :]}"
         number, plain = 1, label
         while label in labels:
             number += 1
-            label = f"{plain[: max_length - 4]}-{number}"
+            label = f"{plain[: MAX_LABEL - 4]}-{number}"
         labels.append(label)
     return labels
 
