@@ -19,8 +19,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from sb3_ezm.collecting.acting import Request
 from sb3_ezm.distributed.env_slice import Round, Steps
+from sb3_ezm.distributed.parts import Order, Part
 from sb3_ezm.distributed.weights import Broadcast, check_fit
-from sb3_ezm.distributed.workers import Order, Part, Worker, WorkerGroup
+from sb3_ezm.distributed.workers import Worker, WorkerGroup
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.env_state import StateUnavailableError
 from sb3_ezm.multitask.watch import copy_observation, rows_of

@@ -8,14 +8,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import cloudpickle
 import gymnasium as gym
 
 from sb3_ezm.distributed import session
-from sb3_ezm.distributed.env_slice import CHANGES, MOVES, EnvSlice, Round, Steps
+from sb3_ezm.distributed.env_slice import CHANGES, MOVES, EnvSlice, Steps
+from sb3_ezm.distributed.parts import Change, Part
 from sb3_ezm.errors import EZMError
 from sb3_ezm.multitask.subproc import Failure
 from sb3_ezm.multitask.vec_env import EpisodesLostError, SubEnvError
@@ -24,39 +24,6 @@ from sb3_ezm.multitask.watch import rows_of
 EnvFn = Callable[[], gym.Env[Any, Any]]
 
 _GRACE = 10.0  # seconds in which an answer that is there travels to this process
-
-
-class Order(NamedTuple):
-    """A round that workers are given, all of them or some."""
-
-    round: Round
-    weights: Any  # reference to those to search with; None for random actions
-    updates: int  # taken by the learner before
-
-
-@dataclass
-class Part:
-    """A worker's part of a round, until its steps have been fetched."""
-
-    order: Order
-    observation: Any  # before it; None as long as the worker alone knows it, from the round before
-    answer: Any = None  # reference; None if the worker has to be told (again)
-    state: Any = None  # reference to what comes after it, or, once it has arrived, :attr:`Worker.state`
-    since: float = 0.0  # when it was the next one to be fetched
-
-    @property
-    def length(self) -> int:
-        """Steps."""
-        return len(self.order.round.seeds)
-
-
-@dataclass
-class Change:
-    """What a worker was told that is not in the state of its environments yet."""
-
-    after: int  # parts of rounds that it had been told before
-    method: str  # of EnvSlice
-    arguments: Sequence[Any]
 
 
 class Worker:
