@@ -99,8 +99,7 @@ def train(
             if films is not None and not can_draw:
                 raise ConfigurationError("--film: the environments of these tasks draw no pictures. Leave it out.")
             if resumes:
-                placed = {} if device is None else {"device": device}
-                model = _resume(settings, folder, env, new_episodes, changes or {}, **placed, tensorboard_log=log)
+                model = _resume(settings, folder, env, new_episodes, changes or {}, device, tensorboard_log=log)
             else:
                 model = _start(settings, env, device or "auto", log)
             _note_call(settings, model, folder, resumes, changes or {})
@@ -178,8 +177,16 @@ def _sharing(settings: RunSettings) -> dict[str, Any]:
 
 
 def _resume(
-    settings: RunSettings, folder: Path, env: VecEnv, new_episodes: bool, changes: Mapping[str, Any], **own: Any
+    settings: RunSettings,
+    folder: Path,
+    env: VecEnv,
+    new_episodes: bool,
+    changes: Mapping[str, Any],
+    device: str | None,
+    **own: Any,
 ) -> EZM:
+    if device is not None:  # otherwise that of the checkpoint
+        own["device"] = device
     model = EZM.resume(folder / CHECKPOINTS, env, new_episodes, **own, **merge_settings(dict(changes), _sharing(settings)))
     if changes:  # the settings of the folder name them: should the process be killed, the next call has to find them
         model.save_checkpoint(folder / CHECKPOINTS / f"checkpoint_{model.num_timesteps}.ezm")
