@@ -125,17 +125,26 @@ def check_can_write(path: PathLike) -> Path:
     target = Path(os.path.realpath(path))  # a link stays one, see `replacing`
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not target.exists()
-        with target.open("ab"):
-            pass
-        if is_new:
-            target.unlink()
-        elif target.is_file():  # it will be replaced
-            with tempfile.TemporaryFile(dir=target.parent, prefix=TEMPORARY):
-                pass
+        try:
+            with target.open("xb") as file:
+                made = os.fstat(file.fileno())
+        except FileExistsError:
+            _check_existing(target)
+        else:
+            with contextlib.suppress(FileNotFoundError):  # removed by another process, which made the same check
+                if os.path.samestat(made, target.stat()):  # and not a file that somebody has written since
+                    target.unlink()
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written ({error.strerror}): choose another place.") from error
     return path
+
+
+def _check_existing(target: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # as above
+        os.close(os.open(target, os.O_WRONLY | os.O_APPEND))
+        if target.is_file():  # it will be replaced
+            with tempfile.TemporaryFile(dir=target.parent, prefix=TEMPORARY):
+                pass
 
 
 def check_can_write_into(folder: PathLike) -> Path:
@@ -150,7 +159,7 @@ def check_can_write_into(folder: PathLike) -> Path:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"The folder {folder} cannot be created ({error.strerror}): choose another place.") from error
-    check_can_write(Path(folder) / f".write-test-{os.getpid()}")
+    check_can_write(Path(folder) / f".write-test-{secrets.token_hex(8)}")
     return Path(folder)
 
 

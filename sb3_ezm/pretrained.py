@@ -21,7 +21,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_ezm.arguments.settings import change_arguments, check_discounts, fitting
-from sb3_ezm.checkpoint.checks import check_arguments, check_sizes
+from sb3_ezm.checkpoint.checks import check_arguments, check_sizes, reasons
 from sb3_ezm.checkpoint.container import read_checkpoint, write_checkpoint
 from sb3_ezm.checkpoint.model_state import capture_arguments, kept_arguments
 from sb3_ezm.errors import CheckpointError, ConfigurationError, did_you_mean
@@ -122,9 +122,8 @@ def write_agent(model: Any, path: PathLike) -> Path:
             "use `model.save` and `VecNormalize.save`."
         )
     arguments = {name: entry for name, entry in capture_arguments(model).items() if name != "task_set"}
-    missing = [entry["missing"] for entry in arguments.values() if "missing" in entry]
-    if missing:
-        raise CheckpointError(f"{path} was not written: {'; '.join(missing)}.")
+    if missing := reasons(arguments):
+        raise CheckpointError(f"{path} was not written: {'; '.join(missing.values())}.")
     network: WorldModel = model.policy.predicting_model
     rounded = set(_matrices(network))
     state = {

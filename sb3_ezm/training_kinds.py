@@ -67,7 +67,7 @@ def _working_device(value: Any) -> th.device | str:
         raise TypeError
     try:
         th.zeros(1, device=value).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise RefusedError(f"PyTorch says: {str(error).splitlines()[0]}") from None
     return value
 

@@ -167,6 +167,15 @@ def test_a_training_with_classes_of_ones_own_is_resumed_with_them(tmp_path: Path
     assert changed.policy.optimizer.param_groups[0]["weight_decay"] == 0.3
 
 
+def test_a_device_that_is_not_here_is_left(tmp_path: Path, saved: Path) -> None:
+    state = read_checkpoint(saved)
+    for device in ("meta", "hpu"):  # without numbers; needs a package
+        path = write_checkpoint(tmp_path / f"{device}.ezm", {**state, "device": device})
+        with pytest.warns(UserWarning, match=f"was on '{device}', which does not work here: it continues on another"):
+            resumed = EZM.resume(path, make_env())
+        assert resumed.device.type in ("cpu", "cuda", "mps")
+
+
 def test_half_a_pair_of_normal_numbers_does_not_matter(saved: Path) -> None:
     random.seed(0)
     random.gauss(0.0, 1.0)

@@ -1013,6 +1013,20 @@ def test_a_training_may_be_killed_after_it_was_stopped_before_its_first_step(tmp
     assert resumed.num_timesteps == 40
 
 
+def test_a_resumed_model_that_begins_again_is_new(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.csv"
+    model = EZM("MultiInputPolicy", make_multitask_env("toy-spin"), preset="toy", learning_starts=50)
+    settings = {"eval_freq": 20, "csv_path": path, "n_eval_episodes": 1}
+    model.learn(40, callback=TaskEvalCallback(make_task_set("toy-spin"), **settings))
+    before = path.read_bytes()
+    resumed = EZM.resume(model.save_checkpoint(tmp_path / "x"), make_multitask_env("toy-spin"))
+    resumed.save(tmp_path / "model.zip")
+    for begun in (resumed, EZM.load(tmp_path / "model.zip", env=make_multitask_env("toy-spin"))):
+        with pytest.raises(ConfigurationError, match="holds evaluations of another training"):
+            begun.learn(40, callback=TaskEvalCallback(make_task_set("toy-spin"), **settings))
+        assert path.read_bytes() == before
+
+
 def test_a_model_of_another_training_keeps_its_own_tasks(ezm: Any, tmp_path: Path, run_folder: Path) -> None:
     ezm("train", "toy-spin", "--out", tmp_path / "run", *QUIET, *SMALL)
     shutil.copy(tmp_path / "run" / "model.zip", run_folder / "other.zip")

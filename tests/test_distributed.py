@@ -25,6 +25,7 @@ from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.distributed import RayVecEnv, session, workers
 from sb3_ezm.distributed.env_slice import Steps
 from sb3_ezm.multitask import SubEnvError
+from sb3_ezm.multitask.vec_env import EpisodesLostError
 from tests.stand_in_ray import Actor, StandInRay, in_place_of_ray
 from tests.tiny import CountEnv, assert_same_training, assert_same_weights, record_actions, tiny_model, toy_env, weights_of
 
@@ -360,11 +361,158 @@ def test_a_reset_keeps_what_was_told_while_a_round_was_ahead(ray: StandInRay) ->
 
 def test_what_was_told_last_counts_last(ray: StandInRay) -> None:
     env = RayVecEnv([partial(Recorded, length=50)] * 2, collectors=2, rounds_ahead=1)
-    tiny_model(env, learning_starts=100, train_freq=4).learn(8)
+    model = tiny_model(env, learning_starts=100, train_freq=4)
+    model.learn(8)
     env.set_attr("scale", 3.0)
     ray.actors[0].is_dead = ray.actors[0].is_cut_off = True  # noticed by the next one
     env.set_attr("scale", 4.0)
     assert env.get_attr("scale") == [4.0, 4.0]
+    model.learn(24, reset_num_timesteps=False)  # rounds were sent again
+    assert env.get_attr("scale") == [4.0, 4.0]
+
+
+@pytest.mark.parametrize("kind", [Scaled, Bare])
+def test_the_last_of_attributes_and_methods_counts_in_a_new_process(ray: StandInRay, kind: type[Scaled]) -> None:
+    env = RayVecEnv([partial(kind, length=50)] * 2, collectors=2)
+    env.reset()
+    env.set_attr("scale", 3.0)
+    env.env_method("set_scale", 7.0)
+    env.step(np.zeros((2, 1), np.float32))  # from here on the state counts
+    ray.actors[0].is_dead = True
+    if kind is Bare:
+        with pytest.raises(EpisodesLostError):
+            env.step(np.zeros((2, 1), np.float32))
+        env.reset()
+    assert env.step(np.zeros((2, 1), np.float32))[1].tolist() == [7.0, 7.0]
+
+
+@pytest.mark.parametrize("lockstep", [True, False])
+@pytest.mark.parametrize("told", range(4))
+def test_a_checkpoint_holds_what_was_told_since_the_states_it_holds(
+    ray: StandInRay, tmp_path: Path, told: int, lockstep: bool
+) -> None:
+    def learn(stop_after: int) -> tuple[list[np.ndarray], EZM]:
+        found: list[np.ndarray] = []
+        env = RayVecEnv([partial(Recorded, length=50)] * 2, collectors=2, rounds_ahead=1, lockstep=lockstep)
+        model = tiny_model(env, learning_starts=100, train_freq=4)
+
+        def change(local: dict[str, Any], _: dict[str, Any]) -> bool:
+            found.append(local["rewards"].copy())
+            if len(found) == 4 + told:
+                env.set_attr("scale", 5.0, indices=[1])
+                env.env_method("set_scale", 6.0, indices=[0])
+            return len(found) != stop_after
+
+        model.learn(48, callback=change)
+        return found, model
+
+    whole, _ = learn(24)
+    assert whole[0].max() == 1.0
+    begun, model = learn(4 + told if lockstep else 4 * (1 + (told > 0)))
+    path = model.save_checkpoint(tmp_path / "x.ezm")
+    record: list[np.ndarray] = []
+
+    def keep(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        record.append(local["rewards"].copy())
+        return True
+
+    env = RayVecEnv([partial(Recorded, length=50)] * 2, collectors=1, rounds_ahead=1, lockstep=lockstep)
+    EZM.resume(path, env).learn(48, callback=keep, reset_num_timesteps=False)
+    assert record[-1].tolist() == [6.0, 5.0]
+    if lockstep:
+        np.testing.assert_array_equal([*begun, *record][: len(whole)], whole)
+
+
+def test_what_no_checkpoint_can_hold_ends_the_episodes_of_a_checkpoint(ray: StandInRay, tmp_path: Path) -> None:
+    env = RayVecEnv([partial(Recorded, length=50)] * 2, collectors=2, rounds_ahead=1)
+    model = tiny_model(env, learning_starts=100, train_freq=4)
+    model.learn(8)
+    env.set_attr("scale", Path("x"))  # a round is ahead
+    path = model.save_checkpoint(tmp_path / "x")
+    with pytest.warns(UserWarning, match="start new episodes: what they were told .* cannot be stored"):
+        EZM.resume(path, RayVecEnv([partial(Recorded, length=50)] * 2, collectors=2))
+
+
+@pytest.mark.parametrize("given", [{"method": "reset"}, {"arguments": ["__init__", 1]}, {"envs": [2]}, {"after": -1}])
+def test_a_file_reaches_nothing_but_what_environments_offer(ray: StandInRay, given: dict[str, Any]) -> None:
+    env = RayVecEnv([partial(Recorded, length=50)] * 2, collectors=2)
+    env.reset()
+    change = {"after": 0, "method": "assign", "arguments": ["scale", 2.0], "envs": [0], **given}
+    with pytest.raises(ConfigurationError, match="does not fit"):
+        env.continue_episodes({**env.episodes(), "changes": [change]})
+
+
+def test_a_round_that_is_cut_short_is_repeated_without_what_was_told_later(
+    ray: StandInRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def learn(interrupt: bool) -> list[np.ndarray]:
+        found: list[np.ndarray] = []
+        env = RayVecEnv([partial(Scaled, length=50)] * 2, collectors=2, rounds_ahead=1)
+        model = tiny_model(env, learning_starts=100, train_freq=4)
+
+        def record(local: dict[str, Any], _: dict[str, Any]) -> bool:
+            found.append(local["rewards"].copy())
+            return True
+
+        model.learn(8, callback=record)
+        env.set_attr("scale", 5.0)  # a round is ahead
+        if interrupt:
+            joined = Steps.joined
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(Steps, "joined", _interrupt)
+                model.learn(24, callback=record, reset_num_timesteps=False)
+            assert Steps.joined == joined
+        model.learn(24, callback=record, reset_num_timesteps=False)
+        return found
+
+    np.testing.assert_array_equal(learn(interrupt=True)[:16], learn(interrupt=False)[:16])
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_round_of_a_checkpoint_survives_an_interrupt(
+    ray: StandInRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, expected = trained(collectors_env(2), steps=60)
+    actions, callback = record_actions()
+    model = tiny_model(collectors_env(2), **SETTINGS)
+
+    def stop(local: dict[str, Any], other: dict[str, Any]) -> bool:
+        callback(local, other)
+        return len(actions) < 5
+
+    model.learn(60, callback=stop)
+    resumed = EZM.resume(model.save_checkpoint(tmp_path / "x"), collectors_env(1))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Steps, "joined", _interrupt)
+        resumed.learn(60 - model.num_timesteps, reset_num_timesteps=False)
+    resumed.learn(60 - model.num_timesteps, callback=callback, reset_num_timesteps=False)
+    np.testing.assert_array_equal(actions, expected)
+    assert_same_weights(weights_of(whole), weights_of(resumed))
+
+
+def test_what_environments_play_is_known_when_they_have_ended(ray: StandInRay, tmp_path: Path) -> None:
+    model = tiny_model(collectors_env(2), **SETTINGS)
+    model.learn(24)
+    known = model.env.get_attr("served_tasks")
+    model.env.env_method("get_wrapper_attr", "served_tasks")
+    model.env.close()
+    assert model.env.get_attr("served_tasks") == known
+
+
+def test_pictures_come_from_the_collectors(ray: StandInRay) -> None:
+    class Drawn(CountEnv):
+        render_mode = "rgb_array"
+
+        def render(self) -> Any:
+            return np.full((2, 2, 3), self.steps)
+
+    env = RayVecEnv([Drawn] * 3, collectors=2)
+    env.reset()
+    env.step(np.zeros((3, 1), np.float32))
+    assert [picture.tolist() for picture in env.get_images()] == [np.full((2, 2, 3), 1).tolist()] * 3
 
 
 def test_states_are_not_asked_for_before_the_first_reset(ray: StandInRay) -> None:

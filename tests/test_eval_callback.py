@@ -494,6 +494,18 @@ def test_a_full_disk_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_an_evaluation_normalizes_what_the_training_does(trained: bool) -> None:
+    train, evaluated = (
+        VecNormalize(
+            make_multitask_env(TASKS, seed=seed), norm_obs=norm_obs, norm_obs_keys=["observation"] if norm_obs else None
+        )
+        for seed, norm_obs in ((0, trained), (9, not trained))
+    )
+    with pytest.raises(ConfigurationError, match=f"`norm_obs={not trained}`: use `norm_obs={trained}`"):
+        tiny_model(train).learn(24, callback=TaskEvalCallback(vec_env=evaluated, eval_freq=20, n_eval_episodes=1))
+
+
 @pytest.mark.parametrize("monitored", [True, False])
 def test_statistics_reach_an_evaluation_with_other_wrappers(monitored: bool) -> None:
     inner = VecNormalize(make_multitask_env(TASKS, seed=0), norm_obs_keys=["observation"])

@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,6 +135,33 @@ def test_looking_whether_a_file_can_be_written_leaves_a_link_as_it_is(tmp_path: 
     assert link.is_symlink() and target.read_text(encoding="utf-8") == "new"
     check_can_write(link)
     assert target.read_text(encoding="utf-8") == "new" and os.listdir(target.parent) == ["policy.pt"]
+
+
+def test_looking_whether_a_file_can_be_written_leaves_what_others_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, stat_of = tmp_path / "a.csv", Path.stat
+
+    def written_meanwhile(self: Path, **keywords: Any) -> os.stat_result:
+        if self.name == path.name and not stat_of(self).st_size:
+            write_text(tmp_path / "b", "theirs")
+            os.replace(tmp_path / "b", path)
+        return stat_of(self, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", written_meanwhile)
+        check_can_write(path)
+    assert path.read_text(encoding="utf-8") == "theirs"
+
+    def removed_meanwhile(self: Path, **keywords: Any) -> os.stat_result:
+        if self.name == "new.csv":
+            os.unlink(self)
+        return stat_of(self, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", removed_meanwhile)
+        check_can_write(tmp_path / "new.csv")
+    assert os.listdir(tmp_path) == ["a.csv"]
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")

@@ -18,7 +18,8 @@ EXPECTED = 'import pytest\n\n@pytest.mark.xfail(reason="known")\ndef test_expect
 def run(folder: Path, source: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run one file of tests with the plugin."""
     (folder / "test_example.py").write_text(source, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-p", "tests.known_skips", "-p", "no:cacheprovider", "--rootdir", folder, *options, folder]
+    own = ["-p", "tests.known_skips", "-p", "no:cacheprovider", "--rootdir", str(folder)]
+    command = [sys.executable, "-m", "pytest", *own, *options, str(folder)]
     return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
 
 

@@ -188,6 +188,14 @@ def test_a_small_unit_is_scaled_and_a_range_that_leaves_it_is_followed() -> None
     assert normalizer.variance[0, 0].item() == pytest.approx(share * (1.0 - share), rel=1e-3)
 
 
+def test_double_precision_is_taken() -> None:
+    rows = th.randn(64, 3, dtype=th.float64)
+    single, double = RunningNormalizer(3), RunningNormalizer(3)
+    single.update(rows.float())
+    double.update(rows)
+    th.testing.assert_close(single.variance, double.variance)
+
+
 def test_a_constant_entry_is_centered_and_not_scaled() -> None:
     normalizer = RunningNormalizer(3)
     rows = th.tensor([0.0, 5.0, 101_325.0]).repeat(64, 1)

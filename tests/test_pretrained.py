@@ -23,10 +23,14 @@ from sb3_ezm.errors import UnknownSettingError
 from sb3_ezm.evaluation import evaluate_protocols
 from sb3_ezm.presets import get_preset
 from sb3_ezm.pretrained import find_agent, pretrained_names, read_card, write_agent
-from tests.tiny import TINY, SpaceEnv, tiny_model, toy_env, weights_of
+from tests.tiny import TINY, TINY_NETWORKS, SpaceEnv, tiny_model, toy_env, weights_of
 
 TASKS = ["toy-balance", "toy-hold"]
 MOST_BYTES = 3_000_000  # of all agents in the package together
+
+
+class Own(th.nn.ReLU):
+    """An activation of the user's own."""
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +107,9 @@ def test_what_does_not_fit(model: EZM, shelf: Path, tmp_path: Path) -> None:
     schedule = tiny_model(toy_env(TASKS), learning_rate=lambda _: 1e-3)
     with pytest.raises(CheckpointError, match="learning_rate"):
         write_agent(schedule, tmp_path / "a.agent")
+    own = tiny_model(toy_env(["toy-spin"]), policy_kwargs={**TINY_NETWORKS, "activation_fn": Own})
+    with pytest.raises(CheckpointError, match=r"was not written: policy_kwargs\.activation_fn is a type"):
+        write_agent(own, tmp_path / "a.agent")
     assert not (tmp_path / "a.agent").exists()
 
 

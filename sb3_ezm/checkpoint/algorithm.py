@@ -129,7 +129,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
             model.was_resumed, model.learned_normalized = True, model.collector.normalizes_observations
             if arguments.keys() & _OF_TARGETS:  # those computed ahead are of other settings
                 model.learner.coming.clear()
-            apply_changes(model, arguments, saved["policy_kwargs"] or {})
+            apply_changes(model, arguments, saved.get("policy_kwargs") or {})
             model._note_checkpoint(path)
             if (label := read_label(path)) is not None:
                 model.run_id, model._learned_for = label.run, label.seconds
@@ -170,8 +170,9 @@ class ResumableAlgorithm(RolloutAlgorithm):
     def _reporting_failures(self, is_new: bool) -> Iterator[None]:
         """Tell the callbacks of an error first, so that they can save what there is and close what they opened."""
         self.failure_handlers = []  # callbacks register when training starts
-        if is_new and self.num_timesteps > 0:
-            self.run_id = secrets.token_hex(8)
+        if is_new:
+            self.was_resumed = False
+            self.run_id = self.run_id if self.num_timesteps == 0 else secrets.token_hex(8)
         self._learned_for, self._learning_since = 0.0 if is_new else self._learned_for, time.monotonic()
         try:
             yield
@@ -190,7 +191,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
             self._learned_for, self._learning_since = self.learning_seconds, math.inf
 
     def _excluded_save_params(self) -> list[str]:
-        own = ("failure_handlers", "stop_signals", "_learned_for", "_learning_since")
+        own = ("failure_handlers", "stop_signals", "was_resumed", "_learned_for", "_learning_since")
         return [*super()._excluded_save_params(), *own]
 
 

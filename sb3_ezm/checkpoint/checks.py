@@ -50,6 +50,19 @@ def check_arguments(arguments: Mapping[str, Any], known: list[str]) -> None:
             raise CheckpointError(f"does not say why it lacks some of the argument `{name}`")
 
 
+def reasons(arguments: Mapping[str, Any]) -> dict[tuple[str, str | None], str]:
+    """
+    :param arguments: by name, as :func:`check_arguments` takes them
+    :return: why there is no value, by the argument's name and, for a dictionary that lacks some, the name in it
+    """
+    found: dict[tuple[str, str | None], str] = {}
+    for name, entry in arguments.items():
+        missing = entry.get("missing", {})
+        whole = isinstance(missing, str)
+        found.update({(name, None): missing} if whole else {(name, key): reason for key, reason in missing.items()})
+    return found
+
+
 def saved_arguments(kept: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """
     :param kept: by name, as a checkpoint holds them
@@ -59,15 +72,12 @@ def saved_arguments(kept: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
     """
     saved = {name: entry["value"] for name, entry in kept.items() if "value" in entry}
     lacking: dict[str, str] = {}
-    for name, entry in kept.items():
-        reasons = entry.get("missing", {})
-        if isinstance(reasons, str):
-            lacking.update({} if name in given else {f"`{name}`": reasons})
-            continue
-        own = given.get(name) or {}
-        lacking.update({f"`{key}` in `{name}`": reason for key, reason in reasons.items() if key not in own})
-        if reasons:
-            saved[name] = {**saved[name], **{key: own[key] for key in reasons if key in own}}
+    for (name, key), reason in reasons(kept).items():
+        own = given if key is None else given.get(name) or {}
+        if (key or name) not in own:
+            lacking[f"`{name}`" if key is None else f"`{key}` in `{name}`"] = reason
+        elif key is not None:
+            saved[name] = {**saved[name], key: own[key]}
     if lacking:
         what = "; ".join(f"{name}, because {reason}" for name, reason in lacking.items())
         raise CheckpointError(f"needs arguments that it could not hold: pass {what}")

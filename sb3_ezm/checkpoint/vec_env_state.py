@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
+from sb3_ezm.checkpoint.codec import encode
 from sb3_ezm.collecting.acting import ActingVecEnv
 from sb3_ezm.errors import CheckpointError, ConfigurationError, EZMError
 from sb3_ezm.likeness import check_like
@@ -79,6 +80,12 @@ def _capture_episodes(env: VecEnv) -> dict[str, Any]:
     native = native_of(env)
     if isinstance(native, ActingVecEnv):
         state = native.episodes()
+        try:
+            encode(state.get("changes"), [])
+        except CheckpointError as error:
+            raise StateUnavailableError(
+                f"what they were told (`set_attr`, `env_method`) cannot be stored: it {error}"
+            ) from None
     elif isinstance(native, DummyVecEnv):
         state = {"envs": [get_env_state(sub_env) for sub_env in native.envs]}
     elif isinstance(native, TensorVecEnv):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +18,11 @@ import torch as th
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs
 
 from sb3_ezm.collecting.acting import Request
-from sb3_ezm.distributed.env_slice import Round, Steps
-from sb3_ezm.distributed.parts import Order, Part
+from sb3_ezm.distributed.env_slice import CHANGES, Round, Steps
+from sb3_ezm.distributed.parts import Change, Order, Part
 from sb3_ezm.distributed.weights import Broadcast, check_fit
-from sb3_ezm.distributed.workers import Worker, WorkerGroup
+from sb3_ezm.distributed.worker import Worker
+from sb3_ezm.distributed.workers import WorkerGroup
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.env_state import StateUnavailableError
 from sb3_ezm.multitask.watch import copy_observation, rows_of
@@ -161,15 +162,15 @@ class Rounds:
 
     def state(self) -> tuple[list[bytes | None], dict[str, Any]]:
         """
-        :return: the states of the workers before the rounds, pickled, and the rounds for :meth:`resume`; those ahead of
-            asynchronous collectors are left out
+        :return: the states of the workers before the rounds, pickled, and for :meth:`resume` the rounds and what the
+            environments were told since; rounds ahead of asynchronous collectors are left out
         :raises StateUnavailableError: if some steps of a round of asynchronous collectors have been taken
         """
         workers, taking = self._group.workers, self.taking
         if not self.lockstep:
             if self.is_within_round:
                 raise StateUnavailableError("asynchronous collectors are in the middle of their rounds")
-            return [worker.state for worker in workers], {"round": None, "ahead": []}
+            return [worker.state for worker in workers], {"round": None, "ahead": [], "changes": self._changes(at_once=True)}
         found: list[dict[str, Any]] = []
         for task, arrays, updates in self._planned:
             found.append({**task._asdict(), "weights": arrays, "updates": updates})
@@ -178,24 +179,41 @@ class Rounds:
             arrays = None if order.weights is None else self._ray.get(order.weights).arrays
             found.append({**order.round._asdict(), "weights": arrays, "updates": order.updates})
         states = [worker.state for worker in workers] if taking is None else taking.states
+        changes = self._changes(at_once=False)
         if taking is None and self._resumed is None:
-            return states, {"round": None, "ahead": found}
+            return states, {"round": None, "ahead": found, "changes": changes}
         taken, observation = (taking.taken, taking.observation) if taking is not None else self._resumed or (0, None)
-        return states, {"round": {**found[0], "taken": taken, "observation": observation}, "ahead": found[1:]}
+        current = {**found[0], "taken": taken, "observation": observation}
+        return states, {"round": current, "ahead": found[1:], "changes": changes}
+
+    def _changes(self, at_once: bool) -> list[dict[str, Any]]:
+        """What the states of :meth:`state` do not hold, for all environments, by the number of rounds that come before it."""
+        found: list[dict[str, Any]] = []
+        for worker in self._group.workers:
+            for change in worker.changes(before_last=self.taking is not None):
+                *arguments, indices = change.arguments
+                envs = [worker.envs.start + index for index in indices]
+                after = 0 if at_once else change.after
+                found.append({"after": after, "method": change.method, "arguments": arguments, "envs": envs})
+        return found
 
     @property
     def is_within_round(self) -> bool:
         """Whether not all steps of a round have been taken."""
         return self.taking is not None or self._resumed is not None
 
-    def resume(self, current: dict[str, Any] | None, ahead: Sequence[dict[str, Any]]) -> None:
+    def resume(
+        self, current: dict[str, Any] | None, ahead: Sequence[dict[str, Any]], changes: Sequence[dict[str, Any]]
+    ) -> None:
         """
         Go on with the rounds of a checkpoint, which the workers take again.
 
         :param current: the one whose steps had been taken in part, if any
         :param ahead: those after it, which asynchronous collectors leave out
+        :param changes: what environments have to be told, before these rounds and between them
         :raises ConfigurationError: if they do not fit
         """
+        told = [_told(values, self._num_envs) for values in changes]
         given = [*([] if current is None else [current]), *(ahead if self.lockstep else ())]
         planned = [_planned(values, self._num_envs) for values in given]
         if current is not None:
@@ -204,6 +222,15 @@ class Rounds:
                 raise _misfit(self._num_envs)
             self._resumed = taken, current["observation"]
         self._planned.extend(planned)
+        for worker in self._group.workers:
+            own = [(change, [env - worker.envs.start for env in envs if env in worker.range]) for change, envs in told]
+            worker.expect(
+                [
+                    replace(change, after=min(change.after, len(planned)), arguments=(*change.arguments, indices))
+                    for change, indices in own
+                    if indices
+                ]
+            )
 
 
 def _planned(values: dict[str, Any], num_envs: int) -> _Planned:
@@ -214,6 +241,17 @@ def _planned(values: dict[str, Any], num_envs: int) -> _Planned:
     if not fits or not (weights is None or all(isinstance(array, np.ndarray) for array in weights.values())):
         raise _misfit(num_envs)
     return _Planned(Round(seeds, searched), weights, updates)
+
+
+def _told(values: dict[str, Any], num_envs: int) -> tuple[Change, list[int]]:
+    after, method, arguments, envs = (values[name] for name in ("after", "method", "arguments", "envs"))
+    fits = type(after) is int and after >= 0 and method in CHANGES and isinstance(arguments, list) and isinstance(envs, list)
+    fits = fits and len(arguments) == {"assign": 2, "method": 3}[method]
+    # A file may give its own values to what the environments offer, and reach nothing else.
+    fits = fits and isinstance(arguments[0], str) and not arguments[0].startswith("_")
+    if not fits or any(type(env) is not int or not 0 <= env < num_envs for env in envs):
+        raise ConfigurationError("what its environments were told does not fit.")
+    return Change(after, method, arguments), envs
 
 
 def _misfit(num_envs: int) -> ConfigurationError:

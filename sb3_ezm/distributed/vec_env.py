@@ -19,7 +19,8 @@ from sb3_ezm.collecting.acting import ActingVecEnv, ChosenActions, Request
 from sb3_ezm.distributed import session
 from sb3_ezm.distributed.env_slice import joined_observations
 from sb3_ezm.distributed.rounds import Rounds
-from sb3_ezm.distributed.workers import EnvFn, Worker, WorkerGroup
+from sb3_ezm.distributed.worker import EnvFn, Worker
+from sb3_ezm.distributed.workers import WorkerGroup
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.env_state import StateUnavailableError
 from sb3_ezm.multitask.vec_env import SubEnvError
@@ -92,6 +93,7 @@ class RayVecEnv(ActingVecEnv):
         bounds = [number * count // collectors for number in range(collectors + 1)]
         self._policy: Any = None  # the one that the collectors act with
         self._known: dict[str, Any] = {}  # what the environments have answered, or that they have no such attribute
+        self._stale: set[str] = set()  # what they might answer otherwise now
         self._actions: npt.NDArray[Any] | None = None
         try:
             for number, (first, last) in enumerate(pairwise(bounds)):
@@ -256,8 +258,8 @@ class RayVecEnv(ActingVecEnv):
         ]
         self._known.clear()
         self._rounds.drop()
-        self._rounds.resume(episodes.get("round"), episodes.get("ahead", ()))
         self._ask("restore", each=dict(enumerate(states)))
+        self._rounds.resume(episodes.get("round"), episodes.get("ahead", ()), episodes.get("changes", ()))
 
     # -------------------------------------------------------------------------------------------- the rest of a VecEnv
 
@@ -284,7 +286,8 @@ class RayVecEnv(ActingVecEnv):
         """
         if attr_name not in _CONSTANT:
             return self._ask_some("attribute", indices, attr_name)
-        if attr_name not in self._known:
+        if attr_name not in self._known or (attr_name in self._stale and self._group.workers):
+            self._stale.discard(attr_name)
             try:
                 self._known[attr_name] = self._ask_some("attribute", None, attr_name)
             except AttributeError as error:
@@ -312,7 +315,7 @@ class RayVecEnv(ActingVecEnv):
         :param method_kwargs: its keywords
         :return: what it returns
         """
-        self._known.clear()  # it may change what they play
+        self._stale = set(self._known)  # it may change what they play
         return self._ask_some("method", indices, method_name, method_args, method_kwargs)
 
     def env_is_wrapped(

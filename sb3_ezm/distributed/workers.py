@@ -1,185 +1,20 @@
-"""Worker processes with environments: asked together, restarted when they die, noticed when they hang."""
+"""Workers together: asked at the same time, restarted when they die, noticed when they hang."""
 
 from __future__ import annotations
 
 import contextlib
-import pickle
-import sys
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cloudpickle
-import gymnasium as gym
-
 from sb3_ezm.distributed import session
-from sb3_ezm.distributed.env_slice import CHANGES, MOVES, EnvSlice, Steps
-from sb3_ezm.distributed.parts import Change, Part
+from sb3_ezm.distributed.env_slice import CHANGES, MOVES, Steps
+from sb3_ezm.distributed.worker import Worker
 from sb3_ezm.errors import EZMError
 from sb3_ezm.multitask.subproc import Failure
 from sb3_ezm.multitask.vec_env import EpisodesLostError, SubEnvError
-from sb3_ezm.multitask.watch import rows_of
-
-EnvFn = Callable[[], gym.Env[Any, Any]]
 
 _GRACE = 10.0  # seconds in which an answer that is there travels to this process
-
-
-class Worker:
-    """
-    One process, as the driver sees it.
-
-    :param ray: Ray
-    :param number: among the workers
-    :param envs: its part of the environments
-    :param env_fns: their functions
-    :param options: Ray's options of the actor, and keywords of :class:`EnvSlice`
-    """
-
-    def __init__(
-        self, ray: Any, number: int, envs: slice, env_fns: Sequence[EnvFn], options: tuple[Mapping[str, Any], ...]
-    ) -> None:
-        self._ray = ray
-        self.number, self.envs = number, envs
-        self.names: list[str] = []  # of the tasks
-        # State of its environments after the last step that counts, pickled. It is here, and not where the worker is: with a
-        # machine that is lost, Ray loses what has been left on it.
-        self.state: bytes | None = None
-        self._changes: list[Change] = []  # in the order in which it was told
-        self._assigned: dict[tuple[str, int], Any] = {}  # attributes that were set before `state`, by name and environment
-        self.policy: tuple[Any, ...] = ()  # references to what it was told to act with
-        self.parts: deque[Part] = deque()  # of rounds, in the order in which they are taken
-        self._env_fns, self._options = cloudpickle.dumps(list(env_fns)), options
-        self._preparations: list[Any] = []  # references to answers that matter only if they are failures
-        self.actor = self._create()
-
-    def _create(self) -> Any:
-        options, keywords = self._options
-        return self._ray.remote(EnvSlice).options(**options).remote(self._env_fns, sys.path, self.envs.start, **keywords)
-
-    @property
-    def range(self) -> range:
-        """Numbers of its environments among all."""
-        return range(self.envs.start, self.envs.stop)
-
-    def __str__(self) -> str:
-        tasks = sorted({name for name in self.names if name})
-        which = f"environments {self.envs.start} to {self.envs.stop - 1}" + (f", tasks {tasks}" if tasks else "")
-        return f"Collector {self.number} ({which})"
-
-    def ask(self, method: str, arguments: Sequence[Any]) -> tuple[Any, Any]:
-        """
-        :param method: of :class:`EnvSlice`
-        :param arguments: its arguments
-        :return: references to the answer and the state
-        """
-        answer, state = self.actor.call.options(num_returns=2).remote(method, *arguments)
-        return answer, state
-
-    def note(self, method: str, arguments: Sequence[Any]) -> None:
-        """
-        Remember what it has done for a process that takes over.
-
-        :param method: one of :data:`~sb3_ezm.distributed.env_slice.CHANGES`
-        :param arguments: of the method
-        """
-        self._changes.append(Change(sum(part.answer is not None for part in self.parts), method, arguments))
-
-    def drop(self) -> None:
-        """Forget its rounds. What it was told between them is not in its state, which stays as it was before them."""
-        self.parts.clear()
-        for change in self._changes:
-            change.after = 0
-
-    def settle(self, state: bytes, rounds: int | None = None) -> None:
-        """
-        :param state: of its environments after steps that count
-        :param rounds: how many of those that it has been told it comes after (default: all)
-        """
-        self.state, changes, self._changes = state, self._changes, []
-        for change in changes:
-            if rounds is not None and change.after >= rounds:
-                self._changes.append(Change(change.after - rounds, change.method, change.arguments))
-            elif change.method == "assign":
-                name, value, indices = change.arguments
-                self._assigned.update({(name, index): value for index in indices})
-
-    def _repeat(self, after: int) -> list[Any]:
-        """References to the answers to changes that came after so many parts."""
-        return [self.ask(change.method, change.arguments)[0] for change in self._changes if change.after == after]
-
-    def send(self) -> None:
-        """Tell it the parts of rounds that it does not know yet, and what it was told between them if they are sent again."""
-        for number, part in enumerate(self.parts, 1):
-            if part.answer is None:
-                task = part.order.round.part(self.envs)
-                part.answer, part.state = self.ask("collect", (part.order.weights, task, part.observation))
-                part.since = time.monotonic()
-                self._repeat(number)
-
-    def advance(self, steps: Steps) -> None:
-        """
-        Go on to the next part.
-
-        :param steps: of the first one
-        """
-        self.settle(self.parts.popleft().state, rounds=1)
-        if self.parts:
-            self.parts[0].observation = rows_of(steps.observations, -1)
-            self.parts[0].since = time.monotonic()
-
-    def restart(self) -> str:
-        """
-        Take over the environments in a new process, as they were after the last step that counts.
-
-        :return: what :meth:`rewind` returns
-        """
-        self.end()  # Ray may have lost sight of a process that lives
-        self.actor = self._create()
-        self._preparations = []
-        if self.policy:
-            self._preparations.append(self.ask("use_policy", self.policy)[0])
-        for (name, index), value in self._assigned.items():
-            self._preparations.append(self.ask("assign", (name, value, [index]))[0])
-        return self.rewind(is_new=True)
-
-    def rewind(self, is_new: bool = False) -> str:
-        """
-        Go back to the last step that counts. Rounds after it have to be sent again.
-
-        :param is_new: whether the process has begun with this
-        :return: why the environments cannot, if so
-        """
-        for part in self.parts:
-            part.answer = None
-        state = {"why": ""} if self.state is None else pickle.loads(self.state)
-        if state["why"]:
-            if is_new:  # the next reset finds the environments as they were told to be
-                self.drop()
-                self._preparations += self._repeat(0)
-            return (
-                f"{self} was cut short, and its round cannot be repeated, because {state['why']}: the round is dropped, the "
-                "running episodes of all environments end in the replay buffer as truncated, and new ones begin."
-            )
-        if self.state is not None:  # otherwise they have taken no step
-            self._preparations.append(self.ask("restore", [state])[0])
-        self._preparations += self._repeat(0)
-        return ""
-
-    def get(self, answer: Any, state: Any) -> tuple[Any, Any]:
-        """
-        :param answer: reference
-        :param state: likewise, from :meth:`ask`
-        :return: the answer, or why the worker could not be prepared for giving it; and the state
-        """
-        *given, arrived = self._ray.get([*self._preparations, answer, state])
-        self._preparations = []
-        return next((item for item in given if isinstance(item, Failure)), given[-1]), arrived
-
-    def end(self) -> None:
-        """Kill the process."""
-        self._ray.kill(self.actor)
 
 
 class WorkerGroup:
@@ -269,7 +104,7 @@ class WorkerGroup:
                 if self._wait({answer: worker}, time.monotonic() + self.time_limit) is not None:
                     found, arrived = worker.get(answer, state)
                     if not isinstance(found, Failure):
-                        worker.settle(arrived)
+                        worker.settle(arrived, rounds=1)  # all that it was told, since it has no parts
 
     def fetch(self, from_all: bool) -> dict[Worker, Steps]:
         """
@@ -344,7 +179,9 @@ class WorkerGroup:
 
     def _prepare(self, begins: bool, moves: bool) -> None:
         if self._is_cut_short and not begins:
-            self._lost = next(filter(None, [worker.rewind() for worker in self.workers]), self._lost)
+            # What a worker was told later cannot be taken back, only left out of a new process.
+            back = [worker.restart() if worker.is_ahead else worker.rewind() for worker in self.workers]
+            self._lost = next(filter(None, back), self._lost)
         self._is_cut_short = moves
 
     def _replace(self, worker: Worker, error: Exception) -> None:

@@ -322,10 +322,17 @@ class TaskEvalCallback(EventCallback):
 
     @staticmethod
     def _check_normalized(model: BaseAlgorithm, vec_env: VecEnv) -> None:
-        if normalizes_observations(model) and unwrap_vec_normalize(vec_env) is None:
+        expected, own = normalizes_observations(model), unwrap_vec_normalize(vec_env)
+        if expected and own is None:
             raise ConfigurationError(
                 "The training environment normalizes (VecNormalize): give the callback a `vec_env` that does the same, "
                 "`VecNormalize(make_multitask_env(...), training=False)`; it receives the training's statistics."
+            )
+        if own is not None and bool(own.norm_obs) != expected:
+            learned = f"from observations that {'a' if expected else 'no'} VecNormalize changed"
+            raise ConfigurationError(
+                f"The agent learned {learned}, and the `vec_env` of the callback has a VecNormalize with "
+                f"`norm_obs={own.norm_obs}`: use `norm_obs={expected}`."
             )
 
     def _record(self, result: EvaluationResult, group: str) -> None:

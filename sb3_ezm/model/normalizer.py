@@ -148,7 +148,7 @@ class RunningNormalizer(nn.Module):
         # standard deviations.
         counted = deviation.square() if weights is None else deviation.square() * weights.unsqueeze(1)
         where = group.unsqueeze(1).expand_as(counted)
-        furthest = th.zeros_like(self.variance).scatter_reduce(0, where, counted, "amax")
+        furthest = counted.new_zeros(self.variance.shape).scatter_reduce(0, where, counted, "amax")
         merged = th.where(self._is_constant(), th.maximum(merged, furthest), merged)
         self.mean.add_(shift * new)
         self.variance.copy_(th.where(added > 0, merged, self.variance))
