@@ -12,7 +12,7 @@ import torch as th
 
 from sb3_ezm.config import SearchConfig
 from sb3_ezm.search import SearchModel, SearchNoise, SearchOutput, halving_levels
-from sb3_ezm.search.gumbel import _attach, _rank, _root_edges, _root_scores, _select, _write_back
+from sb3_ezm.search.gumbel import _attach, _draw_candidates, _output, _rank, _root_edges, _select, _write_back
 from sb3_ezm.search.qvalues import value_range
 from sb3_ezm.search.tree import Tree, backup, empty_tree, select_leaf
 
@@ -29,13 +29,13 @@ def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoi
     """
     root = model.root()
     rows, device = root.value.shape[0], root.value.device
+    config = model.head.fitted(config, model.mask.shape[1])
     count, levels = config.num_candidates, halving_levels(config.num_candidates, config.num_simulations)
     noise = noise.to(device)
     wide, wide_leaves = (config.num_wide, config.num_wide_leaves) if noise.explores else (0, 0)
-    candidates, scales, prior, gumbel = model.head.candidates(root.policy, noise.root, model.mask.unsqueeze(1), config, wide)
-    gumbel = noise.gumbel if gumbel is None else gumbel
-    bonus = gumbel if prior is None else gumbel + prior
-    tree = empty_tree(root, model.discount, candidates, len(levels), config.num_leaf_actions, prior is not None)
+    drawn = _draw_candidates(model, root, config, noise, wide)
+    candidates, bonus = drawn.actions, drawn.bonus
+    tree = empty_tree(root, model.discount, candidates, len(levels), config.num_leaf_actions, drawn.exists is not None)
     survivors, subtrees = th.arange(count, device=device).expand(rows, count), tree
     total = root.value.clone()
 
@@ -55,25 +55,12 @@ def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoi
             _attach(subtree, level, leaf, reached)
             if level < len(levels) - 1:
                 subtree.latent[:, :, level] = reached.latent
-                draws = noise.leaves[level][:, one]
-                inner = model.head.candidates(reached.policy, draws, model.mask[:, None, None], config, wide_leaves)
+                draws = noise.leaves[level][:, one] if noise.leaves else None
+                inner = model.head.inner(reached.policy, draws, model.mask[:, None, None], config, wide_leaves)
                 subtree.actions[:, :, level] = inner.actions
                 if inner.prior is not None:
                     subtree.prior[:, :, level] = inner.prior
-            total += backup(subtree, level, reached.value).sum(dim=1)
+            total += drawn.among(backup(subtree, level, reached.value), survivors[:, one]).sum(dim=1)
             if subtrees is not tree:
                 _write_back(tree, survivors[:, one], subtree)
-
-    scores, visits, q = _root_scores(tree, bonus, config)
-    best = survivors.gather(1, scores.gather(1, survivors).argmax(dim=1, keepdim=True)).squeeze(1)
-    return SearchOutput(
-        actions=candidates[th.arange(rows, device=device), best],
-        candidates=candidates,
-        weights=th.softmax(scores - gumbel, dim=-1),
-        values=total / (1.0 + config.num_simulations),
-        network_values=root.value,
-        q_values=q,
-        visits=visits,
-        best=best,
-        scales=scales.expand(rows, count),
-    )
+    return _output(tree, root, drawn, survivors, total, config)

@@ -63,19 +63,19 @@ class Planner:
             made for all of them, so that they do not depend on how roots are shared out
         :return: actions in [-1, 1], improved policy, search values and statistics
         """
-        most = self.runtime.max_roots
+        most, discrete = self.runtime.max_roots, model.actions.discrete
         parts = None if among is None else among.split(most)
         sizes: Any = most if parts is None else [int(part.sum()) for part in parts]
         outputs: list[SearchOutput] = []
         for roots, ids in zip(observations.split(sizes), tasks.split(sizes), strict=True):
             heads = choose_heads(self.config, len(model.value_heads), generator)
             if generator is None:
-                noise = deterministic_noise(self.config, roots, model.action_mask.shape[1])
+                noise = deterministic_noise(self.config, roots, model.action_mask.shape[1], discrete)
             else:
                 source = noise_generator or generator
                 own = source[len(outputs) * most :][:most] if isinstance(source, Sequence) else source
                 part = th.ones(len(ids), dtype=th.bool) if parts is None else parts[len(outputs)]
-                noise = draw_noise(self.config, len(part), model.action_mask.shape[1], own)
+                noise = draw_noise(self.config, len(part), model.action_mask.shape[1], own, discrete)
                 noise = noise if parts is None else noise.rows(part)
             if self._static and generator is not None:
                 rows = None if limit is None else min(most, limit)

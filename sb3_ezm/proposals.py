@@ -21,6 +21,7 @@ class Candidates(NamedTuple):
     scales: th.Tensor  # [k]       factor on the policy's deviation that they were drawn with; 1 where it has none
     prior: th.Tensor | None = None  # [..., k]  log-probability under the policy; None: all count equally
     gumbel: th.Tensor | None = None  # [..., k]  Gumbel noise that they were drawn with
+    whole_prior: th.Tensor | None = None  # [..., A]  log-probability of every action there is, if they can be counted
 
 
 class Draws(NamedTuple):

@@ -183,11 +183,13 @@ class TracingSearch:
         candidates = th.tanh(observations[:, None, :3] * th.linspace(0.2, 1.0, count).view(1, -1, 1))
         rows = th.arange(len(observations))
         q = value.unsqueeze(1) + th.arange(count) + 1.0
+        weights = th.softmax(observations[:, :1] * th.arange(count), dim=1)
         return SearchOutput(
             actions=candidates[rows, best],
             candidates=candidates,
-            weights=th.softmax(observations[:, :1] * th.arange(count), dim=1),
+            weights=weights,
             values=value,
+            improved_values=(weights * q).sum(dim=1),
             network_values=value - 7.0,
             q_values=q,
             visits=th.ones(len(observations), count),
@@ -407,7 +409,7 @@ def test_the_same_generator_gives_the_same_targets() -> None:
 
 def test_chunks_change_nothing_with_the_real_search(monkeypatch: pytest.MonkeyPatch) -> None:
     # The same draws for all roots in all calls, so that chunking does not change them.
-    def shared(config: SearchConfig, rows: int, size: int, generator: th.Generator) -> SearchNoise:
+    def shared(config: SearchConfig, rows: int, size: int, generator: th.Generator, discrete: bool) -> SearchNoise:
         return draw_noise(config, 1, size, th.Generator().manual_seed(0))  # a row of draws is shared by all roots
 
     monkeypatch.setattr(planner_module, "draw_noise", shared)

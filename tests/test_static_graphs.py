@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch as th
 
-from sb3_ezm import ConfigurationError
+from sb3_ezm import EZM, ConfigurationError
 from sb3_ezm.config import LossConfig, RuntimeConfig, SearchConfig
 from sb3_ezm.learning import learner as learner_module
 from sb3_ezm.learning.learner import Learner
@@ -21,7 +21,7 @@ from sb3_ezm.runtime.graphs import CudaGraphs, StaticFunction, Tensors, compiled
 from sb3_ezm.runtime.static_search import SearchModule, StaticSearch, fill_up
 from sb3_ezm.search import BoundWorldModel, SearchOutput, draw_noise, search
 from tests.test_learner import SEARCH, make_learner, make_policy, make_segments
-from tests.tiny import assert_same_weights, randomize, tiny_model, toy_env, weights_of
+from tests.tiny import TINY, assert_same_weights, randomize, tiny_model, toy_env, weights_of
 
 Weights = dict[str, th.Tensor]
 COMPILE = RuntimeConfig(compile=True, compile_backend="eager")
@@ -188,7 +188,7 @@ def test_unknown_backends_are_refused_at_once() -> None:
 
 def assert_same_search(got: SearchOutput, expected: SearchOutput) -> None:
     assert th.equal(got.best, expected.best) and th.equal(got.visits, expected.visits)
-    for name in ("actions", "candidates", "weights", "values", "network_values", "q_values", "scales"):
+    for name in ("actions", "candidates", "weights", "values", "improved_values", "network_values", "q_values", "scales"):
         th.testing.assert_close(getattr(got, name), getattr(expected, name), rtol=1e-4, atol=1e-4)
 
 
@@ -218,6 +218,20 @@ def test_static_searches_are_searches(runtime: RuntimeConfig, reduction: Any) ->
         assert_same_search(got, expected)
     if graphs is not None:
         assert graphs.recorded == 2  # six and eight rows
+
+
+@pytest.mark.parametrize("runtime", [COMPILE, RuntimeConfig(cuda_graphs=True)])
+def test_static_searches_of_discrete_actions_are_searches(runtime: RuntimeConfig) -> None:
+    th._dynamo.reset()
+    model = EZM("MlpPolicy", "CartPole-v1", **TINY).policy.target_model.eval()
+    config = SearchConfig(num_simulations=6, num_candidates=4, num_leaf_actions=3)  # more than there are actions
+    graphs = HostGraphs(th.device("cpu")) if runtime.cuda_graphs else None
+    static = StaticSearch(config, runtime, graphs, autocast=False)
+    observations, tasks = th.randn(5, 4, generator=th.Generator().manual_seed(0)), th.zeros(5, dtype=th.long)
+    noise = draw_noise(config, 5, 2, th.Generator().manual_seed(1), discrete=True)
+    expected = search(BoundWorldModel(model, observations, tasks, config, (0, 1)), config, noise)
+    assert expected.candidates.shape == (5, 2, 2) and expected.visits.sum(dim=1).tolist() == [6.0] * 5
+    assert_same_search(static(model, observations, tasks, (0, 1), noise, limit=8), expected)
 
 
 def test_each_model_and_shape_is_prepared_once() -> None:

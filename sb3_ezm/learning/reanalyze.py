@@ -129,7 +129,7 @@ class Reanalyzer:
         of another, ``eligible`` counts the positions of that one, and ``is_mine`` says which of its rows these are.
         """
         device, shape = batch.rewards.device, masks.state.shape
-        targets, mask = self._stored_targets(batch, masks)
+        targets, mask = self._stored_targets(batch, masks, model.actions.discrete)
         chosen, among = self._choose_positions(eligible), None
         count, figures = len(chosen), {}
         if is_mine is not None:
@@ -137,7 +137,7 @@ class Reanalyzer:
         if count > 0:
             places = to_device(chosen, device)
             output = self._search(model, batch, places, among)
-            for column, values in zip(targets, self._targets_of(output), strict=True):
+            for column, values in zip(targets, self._targets_of(output, model.actions.discrete), strict=True):
                 column[places] = values
             mask.index_fill_(0, places, 1.0)  # `mask[places] = 1.0` would make the host wait for CUDA
             figures = _figures(output, count)
@@ -158,11 +158,11 @@ class Reanalyzer:
             among=among,
         )
 
-    def _stored_targets(self, batch: SegmentBatch, masks: SegmentMasks) -> tuple[SearchTargets, th.Tensor]:
+    def _stored_targets(self, batch: SegmentBatch, masks: SegmentMasks, discrete: bool) -> tuple[SearchTargets, th.Tensor]:
         """What was stored when the agent acted ``[B * (K+1), ...]``; warm-up actions were random and train no policy."""
         positions = self.config.unroll_steps + 1
         count, device = masks.state.numel(), batch.rewards.device
-        width = self.planner.config.num_candidates if self.config.policy_target == "improved" else 1
+        width = self.planner.config.num_candidates if self.config.policy_target == "improved" and not discrete else 1
         actions = th.zeros(count, width, batch.actions.shape[-1], device=device)
         weights = th.zeros(count, width, device=device)
         actions[:, 0] = batch.actions[:, :positions].flatten(0, 1)
@@ -172,14 +172,15 @@ class Reanalyzer:
         mask *= float(self.config.use_stored_search)
         return SearchTargets(actions, weights, th.ones(count, width, device=device), values), mask
 
-    def _targets_of(self, output: SearchOutput) -> SearchTargets:
-        """Targets of searched positions."""
-        improved = self.config.search_value == "improved"
-        values = (output.weights * output.q_values).sum(dim=1) if improved else output.values
+    def _targets_of(self, output: SearchOutput, discrete: bool) -> SearchTargets:
+        """Targets of searched positions. An improved policy over discrete actions is imitated as a whole, in one vector."""
+        values = output.improved_values if self.config.search_value == "improved" else output.values
         scales = output.scales if self.config.match_proposal else th.ones_like(output.scales)
-        if self.config.policy_target == "improved":
-            return SearchTargets(output.candidates, output.weights, scales, values)
         best = scales.gather(1, output.best.unsqueeze(1))
+        if self.config.policy_target == "improved":
+            if discrete:
+                return SearchTargets(output.weights.unsqueeze(1), th.ones_like(best), best, values)
+            return SearchTargets(output.candidates, output.weights, scales, values)
         return SearchTargets(output.actions.unsqueeze(1), th.ones_like(best), best, values)
 
 

@@ -8,7 +8,8 @@ mean. A head holds no weights: its functions work on parameters ``[..., P]`` tha
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 import torch as th
 
@@ -38,16 +39,35 @@ class ActionHead(Protocol):
         :return: parameters of the policy ``[..., P]``, float32
         """
 
+    def fitted(self, config: SearchConfig, action_size: int) -> SearchConfig:
+        """
+        :param config: search settings
+        :param action_size: entries of an action vector ``A``
+        :return: the settings, with no more candidates than there are actions
+        """
+
     def candidates(
         self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor, config: SearchConfig, wide: int
     ) -> Candidates:
         """
-        :param parameters: ``[..., P]``
-        :param noise: standard-normal draws ``[..., k, A]``, broadcastable
+        :param parameters: of the policy in a root ``[..., P]``
+        :param noise: standard-normal draws ``[..., k, A]``, or one for all of them ``[..., 1, A]``; broadcastable
         :param mask: ``[..., 1, A]``, broadcastable
-        :param config: search settings, which name the proposal
+        :param config: search settings that fit, which name the proposal
         :param wide: number of candidates that go beyond the policy
-        :return: actions for a search
+        :return: actions to choose from
+        """
+
+    def inner(
+        self, parameters: th.Tensor, noise: th.Tensor | None, mask: th.Tensor, config: SearchConfig, wide: int
+    ) -> Candidates:
+        """
+        :param parameters: of the policy in a node below the root ``[..., P]``
+        :param noise: standard-normal draws ``[..., M, A]``, broadcastable; None if the head needs none
+        :param mask: ``[..., 1, A]``, broadcastable
+        :param config: as in :meth:`candidates`
+        :param wide: number of actions that go beyond the policy
+        :return: actions that may follow
         """
 
     def sample(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
@@ -178,6 +198,17 @@ class SquashedGaussian(ActionHead):
         mean, raw_std = raw.float().chunk(2, dim=-1)
         return th.cat((mean * mask, bound_log_std(raw_std * mask, *self._bounds)), dim=-1)
 
+    def fitted(self, config: SearchConfig, action_size: int) -> SearchConfig:
+        """There are always enough."""
+        return config
+
+    def inner(
+        self, parameters: th.Tensor, noise: th.Tensor | None, mask: th.Tensor, config: SearchConfig, wide: int
+    ) -> Candidates:
+        """Drawn as in a root."""
+        assert noise is not None
+        return self.candidates(parameters, noise, mask, config, wide)
+
     def candidates(
         self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor, config: SearchConfig, wide: int
     ) -> Candidates:
@@ -222,9 +253,10 @@ class Categorical(ActionHead):
     """
     One of ``A`` actions, as a one-hot vector; the parameters are log-probabilities (not in the paper; Danihelka et al. 2022).
 
-    Candidates are drawn without replacement, by the largest sums of log-probability and Gumbel noise (Gumbel top-k trick).
-    If a task has fewer actions than there are candidates, the last ones repeat the first one, with a prior probability of 0:
-    they are the first to be dropped, and have no weight in the improved policy.
+    Candidates are drawn without replacement, by the largest sums of log-probability and Gumbel noise (Gumbel top-k trick);
+    below the root they are the most probable actions. If another task has more actions than this one, there can be more
+    candidates than actions: the last ones repeat the first one, with a prior probability of 0. They are the first to be
+    dropped, and count neither in the improved policy nor in values.
     """
 
     discrete = True
@@ -237,23 +269,27 @@ class Categorical(ActionHead):
         """Log-probabilities; minus infinity where the action does not exist."""
         return th.log_softmax(raw.float().masked_fill(mask == 0, -th.inf), dim=-1)
 
+    def fitted(self, config: SearchConfig, action_size: int) -> SearchConfig:
+        """At most ``A`` candidates, and nothing to search where there is one action."""
+        if max(config.num_candidates, config.num_leaf_actions) <= action_size and action_size > 1:
+            return config
+        names = ("acting_simulations", "acting_candidates", "predicting_simulations", "predicting_candidates")
+        sizes = {name: min(getattr(config, name), action_size) for name in ("num_candidates", "num_leaf_actions")}
+        simulations = config.num_simulations if action_size > 1 else 1
+        changes: dict[str, Any] = {**dict.fromkeys(names), **sizes, "num_simulations": simulations}
+        return replace(config, **changes)
+
     def candidates(
         self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor, config: SearchConfig, wide: int
     ) -> Candidates:
         """The first row of draws gives the Gumbel noise; zeros give none."""
-        count, size = noise.shape[-2], parameters.shape[-1]
-        perturbation = _gumbel(noise[..., 0, :])
-        keys = parameters + perturbation
-        keys = keys.expand(*parameters.shape[:-1], size)
-        best = keys.topk(min(count, size), dim=-1).indices
-        prior = parameters.expand_as(keys).gather(-1, best)  # minus infinity where the action does not exist
-        best = th.where(prior > -th.inf, best, best[..., :1])
-        if count > size:
-            copies = (*best.shape[:-1], count - size)
-            best = th.cat((best, best[..., :1].expand(copies)), dim=-1)
-            prior = th.cat((prior, prior.new_full((), -th.inf).expand(copies)), dim=-1)
-        gumbel = perturbation.expand_as(keys).gather(-1, best)
-        return Candidates(_one_hot(best, size), keys.new_ones(count), prior, gumbel)
+        return _first(parameters, _gumbel(noise[..., 0, :]), config.num_candidates)
+
+    def inner(
+        self, parameters: th.Tensor, noise: th.Tensor | None, mask: th.Tensor, config: SearchConfig, wide: int
+    ) -> Candidates:
+        """Without noise."""
+        return _first(parameters, parameters.new_zeros(()), config.num_leaf_actions)
 
     def sample(self, parameters: th.Tensor, noise: th.Tensor, mask: th.Tensor) -> th.Tensor:
         """The action with the largest sum of log-probability and Gumbel noise."""
@@ -268,9 +304,10 @@ class Categorical(ActionHead):
         return _one_hot(parameters.argmax(dim=-1), parameters.shape[-1])
 
     def log_prob(self, actions: th.Tensor, parameters: th.Tensor, mask: th.Tensor, scales: th.Tensor) -> th.Tensor:
-        """No deviation, hence no scales."""
-        # Times zero would turn the logarithm of an impossible action into NaN.
-        return th.where(actions > 0.5, parameters.unsqueeze(-2), 0.0).sum(dim=-1)
+        """No deviation, hence no scales. Of probabilities instead of a one-hot vector it is the mean logarithm."""
+        # Zero times the logarithm of an impossible action would be NaN.
+        logs = parameters.unsqueeze(-2)
+        return (actions * logs.masked_fill(actions == 0, 0.0)).sum(dim=-1)
 
     def entropy(self, parameters: th.Tensor, mask: th.Tensor) -> th.Tensor:
         """A choice is one entry."""
@@ -279,6 +316,16 @@ class Categorical(ActionHead):
     def figures(self, parameters: th.Tensor, mask: th.Tensor) -> dict[str, th.Tensor]:
         """``policy_best_probability``: that of the most probable action."""
         return {"policy_best_probability": parameters.amax(dim=-1).exp().mean()}
+
+
+def _first(parameters: th.Tensor, gumbel: th.Tensor, count: int) -> Candidates:
+    """The actions with the largest sums of log-probability and noise."""
+    keys = (parameters + gumbel).expand_as(parameters)
+    best = keys.topk(count, dim=-1).indices
+    prior = parameters.gather(-1, best)  # minus infinity where the action does not exist
+    best = th.where(prior > -th.inf, best, best[..., :1])
+    noise = gumbel.expand_as(keys).gather(-1, best)
+    return Candidates(_one_hot(best, parameters.shape[-1]), keys.new_ones(count), prior, noise, parameters)
 
 
 def _gumbel(normal: th.Tensor) -> th.Tensor:

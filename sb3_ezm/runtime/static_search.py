@@ -31,7 +31,7 @@ class SearchModule(nn.Module):
 
     def __init__(self, model: WorldModel, config: SearchConfig, autocast: bool) -> None:
         super().__init__()
-        self.config = config
+        self.config = model.actions.fitted(config, model.action_mask.shape[1])
         self.autocast = autocast
         self.model = model
         self.places = model.value_heads

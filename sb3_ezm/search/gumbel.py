@@ -15,7 +15,7 @@ import torch as th
 from sb3_ezm.config import SearchConfig
 from sb3_ezm.search.model import Evaluation, SearchModel
 from sb3_ezm.search.noise import SearchNoise
-from sb3_ezm.search.qvalues import normalize, transform, value_range
+from sb3_ezm.search.qvalues import complete, normalize, transform, value_range
 from sb3_ezm.search.schedule import halving_levels
 from sb3_ezm.search.tree import Leaf, Tree, backup, empty_tree, select_leaf
 
@@ -25,8 +25,9 @@ class SearchOutput(NamedTuple):
 
     actions: th.Tensor  # [B, A]     best candidate, zero where masked
     candidates: th.Tensor  # [B, C, A]  sampled root actions
-    weights: th.Tensor  # [B, C]     improved policy over the candidates, sums to one
+    weights: th.Tensor  # [B, C]     improved policy over the candidates, sums to one; over all discrete actions [B, A]
     values: th.Tensor  # [B]        search value: mean of the network value and all simulated returns
+    improved_values: th.Tensor  # [B]        mean Q of the improved policy
     network_values: th.Tensor  # [B]        network value of the root
     q_values: th.Tensor  # [B, C]     Q of each candidate
     visits: th.Tensor  # [B, C]
@@ -46,13 +47,13 @@ def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> Sear
     """
     root = model.root()
     rows, device = root.value.shape[0], root.value.device
+    config = model.head.fitted(config, model.mask.shape[1])
     count, levels = config.num_candidates, halving_levels(config.num_candidates, config.num_simulations)
     noise = noise.to(device)
     wide, wide_leaves = (config.num_wide, config.num_wide_leaves) if noise.explores else (0, 0)
-    candidates, scales, prior, gumbel = model.head.candidates(root.policy, noise.root, model.mask.unsqueeze(1), config, wide)
-    gumbel = noise.gumbel if gumbel is None else gumbel
-    bonus = gumbel if prior is None else gumbel + prior
-    tree = empty_tree(root, model.discount, candidates, len(levels), config.num_leaf_actions, prior is not None)
+    drawn = _draw_candidates(model, root, config, noise, wide)
+    candidates, bonus = drawn.actions, drawn.bonus
+    tree = empty_tree(root, model.discount, candidates, len(levels), config.num_leaf_actions, drawn.exists is not None)
     survivors, subtrees = th.arange(count, device=device).expand(rows, count), tree
     total = root.value.clone()
 
@@ -70,28 +71,96 @@ def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> Sear
         _attach(subtrees, level, leaf, reached)
         if looked_into:
             subtrees.latent[:, :, level] = reached.latent
-            draws, mask = noise.leaves[level], model.mask[:, None, None]
-            inner = model.head.candidates(reached.policy, draws, mask, config, wide_leaves)
+            draws, mask = noise.leaves[level] if noise.leaves else None, model.mask[:, None, None]
+            inner = model.head.inner(reached.policy, draws, mask, config, wide_leaves)
             subtrees.actions[:, :, level] = inner.actions
             if inner.prior is not None:
                 subtrees.prior[:, :, level] = inner.prior
-        total += backup(subtrees, level, reached.value).sum(dim=1)
+        total += drawn.among(backup(subtrees, level, reached.value), survivors).sum(dim=1)
         if subtrees is not tree:
             _write_back(tree, survivors, subtrees)
+    return _output(tree, root, drawn, survivors, total, config)
 
-    scores, visits, q = _root_scores(tree, bonus, config)
+
+class _Drawn(NamedTuple):
+    """Candidates of the roots, and what ranks them beside their Q."""
+
+    actions: th.Tensor  # [B, C, A]
+    scales: th.Tensor  # [C]
+    bonus: th.Tensor  # [B, C]  noise, and log-probability if there is one
+    gumbel: th.Tensor  # [B, C]  the noise alone
+    exists: th.Tensor | None  # [B, C]  False where a discrete action repeats another; None: all count
+    whole_prior: th.Tensor | None  # [B, A]
+
+    def among(self, values: th.Tensor, survivors: th.Tensor) -> th.Tensor:
+        """
+        :param values: of survivors ``[B, m]``
+        :param survivors: which candidates they are
+        :return: the values, 0 for those that repeat another
+        """
+        return values if self.exists is None else values * self.exists.gather(1, survivors)
+
+    def by_action(self, values: th.Tensor) -> th.Tensor:
+        """
+        :param values: of the candidates ``[B, C]``, which are discrete
+        :return: values of all actions ``[B, A]``, 0 for those that are no candidates
+        """
+        assert self.exists is not None
+        return ((values * self.exists).unsqueeze(-1) * self.actions).sum(dim=1)
+
+
+def _draw_candidates(model: SearchModel, root: Evaluation, config: SearchConfig, noise: SearchNoise, wide: int) -> _Drawn:
+    found = model.head.candidates(root.policy, noise.root, model.mask.unsqueeze(1), config, wide)
+    gumbel = noise.gumbel if found.gumbel is None else found.gumbel
+    if found.prior is None:
+        return _Drawn(found.actions, found.scales, gumbel, gumbel, None, None)
+    exists = found.prior > -th.inf
+    return _Drawn(found.actions, found.scales, gumbel + found.prior, gumbel, exists, found.whole_prior)
+
+
+def _output(
+    tree: Tree, root: Evaluation, drawn: _Drawn, survivors: th.Tensor, total: th.Tensor, config: SearchConfig
+) -> SearchOutput:
+    """The result of a whole tree. ``total`` is the sum of the roots' values and of all returns that reached them ``[B]``."""
+    scores, visits, q = _root_scores(tree, drawn.bonus, config)
     best = survivors.gather(1, scores.gather(1, survivors).argmax(dim=1, keepdim=True)).squeeze(1)
+    rows, count = survivors.shape[0], drawn.actions.shape[1]
+    if drawn.exists is None:
+        simulations: th.Tensor | int = config.num_simulations
+        weights = th.softmax(scores - drawn.gumbel, dim=-1)
+        improved = (weights * q).sum(dim=1)
+    else:
+        simulations = (visits * drawn.exists).sum(dim=1)
+        weights, improved = _improve(tree, root, drawn, visits, q, config)
     return SearchOutput(
-        actions=candidates[th.arange(rows, device=device), best],
-        candidates=candidates,
-        weights=th.softmax(scores - gumbel, dim=-1),
-        values=total / (1.0 + config.num_simulations),
+        actions=drawn.actions[th.arange(rows, device=best.device), best],
+        candidates=drawn.actions,
+        weights=weights,
+        values=total / (1.0 + simulations),
+        improved_values=improved,
         network_values=root.value,
         q_values=q,
         visits=visits,
         best=best,
-        scales=scales.expand(rows, count),
+        scales=drawn.scales.expand(rows, count),
     )
+
+
+def _improve(
+    tree: Tree, root: Evaluation, drawn: _Drawn, visits: th.Tensor, q: th.Tensor, config: SearchConfig
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    The improved policy over all discrete actions, and its value: those that are no candidates have the mixed value (Danihelka
+    et al. 2022, eq. 10 and 11). Over the candidates alone, which were drawn from the policy, it would count the policy twice:
+    probable actions would become more so whatever their Q.
+    """
+    assert drawn.whole_prior is not None
+    all_visits = drawn.by_action(visits)
+    completed = complete(drawn.by_action(q), all_visits, root.value, drawn.whole_prior)
+    low, high = value_range(tree.edge_q(), tree.visits > 0)
+    logits = drawn.whole_prior + transform(normalize(completed, low, high, config.min_value_spread), all_visits, config)
+    weights = th.softmax(logits, dim=-1)
+    return weights, (weights * completed).sum(dim=1)
 
 
 def _root_edges(root: Evaluation, candidates: th.Tensor) -> Leaf:

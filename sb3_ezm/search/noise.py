@@ -20,8 +20,8 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 class SearchNoise(NamedTuple):
     """Standard-normal draws, from which a proposal makes candidates. ``b`` is ``B``, or 1 to share them among all rows."""
 
-    root: th.Tensor  # [b, C, A]
-    leaves: tuple[th.Tensor, ...]  # per level but the last: [b, m, M, A]
+    root: th.Tensor  # [b, C, A], for discrete actions [b, 1, A]
+    leaves: tuple[th.Tensor, ...]  # per level but the last: [b, m, M, A]; none for discrete actions
     gumbel: th.Tensor  # [b, C]
     explores: bool = True  # whether candidates may go beyond the policy
 
@@ -46,7 +46,11 @@ class SearchNoise(NamedTuple):
 
 
 def draw_noise(
-    config: SearchConfig, rows: int, action_size: int, generator: th.Generator | Sequence[th.Generator] | None = None
+    config: SearchConfig,
+    rows: int,
+    action_size: int,
+    generator: th.Generator | Sequence[th.Generator] | None = None,
+    discrete: bool = False,
 ) -> SearchNoise:
     """
     Draw what one exploring search needs.
@@ -55,13 +59,16 @@ def draw_noise(
     :param rows: roots ``B``
     :param action_size: padded action entries ``A``
     :param generator: source of randomness, or one for each root; the CPU's if there is none
+    :param discrete: whether actions are, which need draws for the roots alone
     :return: the draws, on the generator's device
     """
     if isinstance(generator, Sequence):
-        parts = [draw_noise(config, 1, action_size, own) for own in generator]
+        parts = [draw_noise(config, 1, action_size, own, discrete) for own in generator]
         joined = tuple(map(th.cat, zip(*(part.leaves for part in parts), strict=True)))
         return SearchNoise(th.cat([part.root for part in parts]), joined, th.cat([part.gumbel for part in parts]))
     where: dict[str, Any] = {"generator": generator, "device": "cpu" if generator is None else generator.device}
+    if discrete:
+        return SearchNoise(th.randn(rows, 1, action_size, **where), (), th.zeros(rows, 0, device=where["device"]))
     root = th.randn(rows, config.num_candidates, action_size, **where)
     leaves = [th.randn(rows, *shape, **where) for shape in _leaf_shapes(config, action_size)]
     gumbel = th.zeros(rows, config.num_candidates, device=where["device"])
@@ -71,7 +78,9 @@ def draw_noise(
     return _with_mean(SearchNoise(root, tuple(leaves), gumbel), config.mean_candidate == "always")
 
 
-def deterministic_noise(config: SearchConfig, observations: th.Tensor, action_size: int) -> SearchNoise:
+def deterministic_noise(
+    config: SearchConfig, observations: th.Tensor, action_size: int, discrete: bool = False
+) -> SearchNoise:
     """
     Draws that are a function of the observation alone: the same observation gives the same candidates, in any batch.
 
@@ -83,8 +92,11 @@ def deterministic_noise(config: SearchConfig, observations: th.Tensor, action_si
     :param config: search settings
     :param observations: ``[B, O]``
     :param action_size: padded action entries ``A``
+    :param discrete: whether actions are: their candidates are the most probable ones, without any draws
     :return: the draws, on the CPU
     """
+    if discrete:
+        return SearchNoise(th.zeros(1, 1, action_size), (), th.zeros(1, 0))
     shapes = [(config.num_candidates, action_size), *_leaf_shapes(config, action_size)]
     sizes = [int(np.prod(shape)) for shape in shapes]
     normal = th.from_numpy(_hashed_normal(observations.detach().float().cpu().numpy(), sum(sizes)))
