@@ -90,7 +90,7 @@ class SearchConfig(Settings):
     The sampled search with sequential halving (paper, section on planning; defaults are the released code's).
 
     :param num_simulations: model evaluations per root
-    :param num_candidates: sampled actions at the root
+    :param num_candidates: sampled actions at the root, at most as many as there are discrete ones (then also below it)
     :param acting_simulations: ``num_simulations`` of searches that choose an action, in collecting and in ``predict``
         (``None``: the same as when targets are searched)
     :param acting_candidates: ``num_candidates`` of these
@@ -195,7 +195,8 @@ class TargetConfig(Settings):
     :param mixed_newest: transitions of a task that count as fresh
     :param search_value: value of a search: ``"mean"`` of the network's value and all simulated returns, or that of the
         ``"improved"`` policy over the candidates
-    :param policy_target: imitate the single ``"best"`` action, or all candidates with the ``"improved"`` policy's weights
+    :param policy_target: imitate the single ``"best"`` action, or all candidates (or discrete actions) with the ``"improved"``
+        policy's weights
     :param match_proposal: imitate a candidate under the deviation it was drawn with (policy deviation times its
         magnification). If the search cannot tell candidates apart, the policy then stays as it is; otherwise (released
         code) imitating widely drawn candidates inflates the deviation with every update.

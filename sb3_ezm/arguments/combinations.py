@@ -13,6 +13,7 @@ from sb3_ezm.arguments.table import ARGUMENTS, NESTED, Configs, make_configs
 from sb3_ezm.config import ModelConfig, ReplayConfig, RuntimeConfig, SearchConfig, TargetConfig
 from sb3_ezm.declarations import Settings
 from sb3_ezm.errors import ConfigurationError, counted
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.search.schedule import halving_levels
 from sb3_ezm.value_targets import VALUE_TARGETS
@@ -96,7 +97,7 @@ def warn_of_combinations(configs: Configs, policy: EZMPolicy, preset: str | None
     usual[ModelConfig] = policy.model_settings(**settings.get("policy_kwargs", {}))
     rules: list[Rule] = [
         *_of_targets(configs),
-        *_of_searches(configs),
+        *_of_searches(configs, policy.world_model),
         *_of_proposals(policy.task_set.discrete),
         *_others(configs, len(policy.task_set)),
         *_of_processes(configs.runtime),
@@ -194,10 +195,10 @@ def _of_processes(runtime: RuntimeConfig) -> Iterator[Rule]:
         yield RuntimeConfig, name, here, "there is no reanalyzer (`reanalyzers` is 0)"
 
 
-def _of_searches(configs: Configs) -> Iterator[Rule]:
+def _of_searches(configs: Configs, model: WorldModel) -> Iterator[Rule]:
     search = configs.search
     targets = (search,) if configs.target.reanalyze_ratio > 0.0 else ()
-    kinds = (*targets, search.acting, search.predicting)
+    kinds = [model.actions.fitted(kind, model.action_mask.shape[1]) for kind in (*targets, search.acting, search.predicting)]
     for name, own in (("num_simulations", search.acting_simulations), ("num_candidates", search.acting_candidates)):
         idle = not targets and own is not None
         yield (

@@ -32,7 +32,8 @@ def run(args: argparse.Namespace) -> int:
         results = list(evaluate_protocols(model, tasks, args.episodes, **options).values())
     else:
         results = [evaluate_tasks(model, tasks, args.episodes, ignore_termination=args.protocol == "ignored", **options)]
-    config = model.policy.search_config.predicting
+    world_model = model.policy.world_model
+    config = world_model.actions.fitted(model.policy.search_config.predicting, world_model.action_mask.shape[1])
     size = {"candidates": config.num_candidates, "simulations": config.num_simulations} if model.planner else None
     if args.json == "-":
         print(_as_json(args, size, results))
