@@ -170,7 +170,7 @@ SIZE = whole(1, LARGEST_SIZE)
 COUNT = whole(1)
 ACTION_REPEAT = whole(1, 1_000)
 COUNT_FROM_0 = whole(0)
-VERBOSE = whole(0, 2)
+VERBOSE = Kind("an integer from 0 to 2", lambda value: value if isinstance(value, bool) else whole(0, 2).take(value))
 SEED = whole(0, 2**32 - 1)  # what NumPy's generators take
 
 
@@ -341,7 +341,7 @@ def checked(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
                     raise UnknownSettingError(f"{title} has no argument {strange!r}. {unknown_hint(strange, known)}") from None
                 return function(*args, **kwargs)  # Python's own message names the function
             for name, kind in kinds.items():
-                if name in bound.arguments:
+                if bound.arguments.get(name, signature.parameters[name].default) is not signature.parameters[name].default:
                     bound.arguments[name] = kind(name, bound.arguments[name])
             return function(*bound.args, **bound.kwargs)
 

@@ -26,6 +26,7 @@ from sb3_ezm.arguments.settings import (
 from sb3_ezm.arguments.table import check_arguments
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import PATH
+from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.pretrained import is_agent, pretrained_names, read_agent
 
@@ -42,11 +43,23 @@ def _other_version(why: object) -> ConfigurationError:
     )
 
 
-def _no_file(path: str | pathlib.Path) -> str:
-    """For newcomers who look for an agent of the package, whose name may be misspelled."""
-    words = f"There is no file {path if pathlib.Path(path).suffix else f'{path}.zip'}."
-    near = difflib.get_close_matches(str(path), pretrained_names(), n=1)
-    return f"{words} An agent of the package: `EZM.pretrained({near[0]!r})`." if near else words
+def _check_file(path: pathlib.Path) -> None:
+    """Say what newcomers may have meant: a checkpoint, or an agent of the package, whose name may be misspelled."""
+    zipped, checkpoint = path.with_name(f"{path.name}.zip"), path.with_name(f"{path.name}.ezm")
+    if path.suffix == ".ezm" or (checkpoint.exists() and not path.is_file() and not zipped.exists()):
+        found = path if path.suffix == ".ezm" else checkpoint
+        raise ConfigurationError(
+            f"{found} is a checkpoint of a whole training: `EZM.resume({str(found)!r}, env)` continues it."
+        )
+    if path.is_dir() and not zipped.exists():
+        raise ConfigurationError(
+            f"{path} is a folder: name a model in it, such as {path / 'model.zip'}. `EZM.resume` continues the latest "
+            "checkpoint of a folder."
+        )
+    if not path.exists() and not zipped.exists():
+        words = f"There is no file {path if path.suffix else zipped}."
+        near = difflib.get_close_matches(str(path), pretrained_names(), n=1)
+        raise FileNotFoundError(f"{words} An agent of the package: `EZM.pretrained({near[0]!r})`." if near else words)
 
 
 class LoadedWithChanges(OffPolicyAlgorithm):
@@ -89,14 +102,26 @@ class LoadedWithChanges(OffPolicyAlgorithm):
             if print_system_info:
                 get_system_info()
             return cls.pretrained(cast("str", path), env, device, **changes)
-        if isinstance(path, (str, pathlib.Path)) and not any(pathlib.Path(name).exists() for name in (path, f"{path}.zip")):
-            raise FileNotFoundError(_no_file(path))
+        if isinstance(path, (str, pathlib.Path)):
+            _check_file(pathlib.Path(path))
         try:
             model = super().load(path, env, device, custom_objects, print_system_info, force_reset, _changes=changes)
         except (ModuleNotFoundError, RuntimeError) as error:
             if re.search(r"No module named 'sb3_ezm|loading state_dict", str(error)) is None:
                 raise
             raise _other_version(error) from error
+        except ConfigurationError as error:
+            if not str(error).startswith("`policy` (") or "policy" in changes:
+                raise
+            raise _other_version(error) from error  # of another algorithm, whose policy is in the file
+        except ValueError as error:  # of spaces, from Stable-Baselines3
+            if env is None or (tasks := find_task_set(cls._wrap_env(env))) is None or "spaces do not match" not in str(error):
+                raise
+            raise ConfigurationError(
+                f"The environment has the tasks {list(tasks.names)}, and those of the model are others ({error}). A model "
+                "acts in all its tasks: make the environment with these, or load it without one and evaluate it with "
+                "`evaluate_tasks` (docs/faq.md)."
+            ) from error
         apply_changes(model, changes, model.__dict__.pop("_saved_policy_kwargs", {}))
         if env is not None and "task_set" not in changes:
             check_discounts(cast("EZMPolicy", model.policy).task_set, model.env, model.gamma)

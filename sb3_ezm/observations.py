@@ -82,8 +82,9 @@ class ObservationLayout:
         if self.has_task and not (isinstance(observation, dict) and TASK_KEY in observation):
             ids = ", ".join(f"{index} {name}" for index, name in enumerate(names))
             raise ConfigurationError(
-                f"An agent of several tasks has to be told which one: pass {{'observation': ..., {TASK_KEY!r}: id}}, as the "
-                f"environments of `make_multitask_env` do, with the ids {ids}."
+                "An agent of the environments of `make_multitask_env`, which name the task in every observation and scale "
+                f"actions to [-1, 1], has to be told which task it is in: pass {{'observation': ..., {TASK_KEY!r}: id}} as "
+                f"these environments do, with the ids {ids}."
             )
 
     def flatten(self, observation: Any) -> tuple[FloatArray, IntArray]:

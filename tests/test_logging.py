@@ -394,11 +394,13 @@ def test_a_table_has_what_was_logged_since_the_one_before(monkeypatch: pytest.Mo
     for number, key in enumerate(("rollout/first", "eval/second", "rollout/third", "rollout/second")):
         logger.record(key, number)
         logger.record("train/only-in-files", number, exclude="stdout")
-        logger.dump(number)
+        with console.delaying(logger):
+            logger.dump(number)
     assert "first" in stream.getvalue() and "second" not in stream.getvalue()
     clock[0] = 60.0
     logger.record("rollout/second", 7)
-    logger.dump(9)
+    with console.delaying(logger):
+        logger.dump(9)
     table = stream.getvalue()
     assert all(word in table for word in ("eval/", "third", "7")) and "only-in-files" not in table
     console.flush_console(logger)

@@ -676,7 +676,8 @@ def test_an_episode_that_is_none_is_none() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of another report
-        model = tiny_model(DummyVecEnv([Reporting])).learn(8)
+        wide = {**TINY_NETWORKS, "reward_range": 2000.0, "value_range": 200_000.0}
+        model = tiny_model(DummyVecEnv([Reporting]), policy_kwargs=wide).learn(8)
     assert model.replay_buffer.size() == 8 and len(model.ep_info_buffer) == 0
 
 

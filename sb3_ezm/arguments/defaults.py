@@ -23,6 +23,12 @@ class _ByPreset:
     def __repr__(self) -> str:
         return "<by preset>"
 
+    def __copy__(self) -> _ByPreset:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _ByPreset:
+        return self
+
 
 BY_PRESET: Any = _ByPreset()
 
@@ -71,6 +77,9 @@ def completed(init: Callable[Concatenate[SelfT, P], None]) -> Callable[Concatena
         except TypeError:
             return init(self, *args, **kwargs)  # Python's own message names the function
         del given["self"]
+        given = {
+            name: value for name, value in given.items() if value is not BY_PRESET
+        }  # whoever passes a signature's defaults
         policy_class = given["policy"]
         if isinstance(policy_class, str):  # an unknown name is refused by the constructor
             policy_class = type(self).policy_aliases.get(policy_class)  # type: ignore[attr-defined]

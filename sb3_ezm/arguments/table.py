@@ -86,7 +86,8 @@ def _tensor_env(value: Any) -> Any:
 
 
 _ENV = kinds.either(
-    kinds.instance_of(gym.Env, VecEnv, words="an environment"),
+    # Gymnasium's vector environments are refused with advice when they are wrapped.
+    kinds.instance_of(gym.Env, VecEnv, gym.vector.VectorEnv, words="an environment"),
     Kind("a registered id", _env_id),
     Kind("an environment of tensors", _tensor_env),
     words="a Gymnasium environment, its registered id, or a vector environment of Stable-Baselines3 (`make_multitask_env`)",

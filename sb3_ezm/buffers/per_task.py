@@ -227,7 +227,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         transitions = Transitions(
             tasks=tasks,
             observations=observations,
-            actions=np.asarray(action, dtype=np.float32).reshape(len(envs), self.action_dim),
+            actions=self._vectors(action, len(envs)),
             rewards=np.asarray(reward, dtype=np.float32).reshape(len(envs)),
             next_observations=next_observations,
             terminated=terminated,
@@ -260,12 +260,24 @@ class PerTaskReplayBuffer(ReplayBuffer):
         self.pos = int(self.total_added.sum() % (self.buffer_size * self.num_tasks))
         self.full = all(replay.full for replay in self.replays)
 
+    def _vectors(self, action: npt.NDArray[Any], n_envs: int) -> FloatArray:
+        """Action vectors ``[n_envs, A]``, also of the integers of a discrete space, which users add by themselves."""
+        given, space = np.asarray(action), self.action_space
+        if isinstance(space, spaces.Discrete) and np.issubdtype(given.dtype, np.integer) and given.size == n_envs:
+            given = (given.reshape(n_envs, 1) - space.start == np.arange(space.n)).astype(np.float32)
+            if not given.any(axis=1).all():
+                raise ValueError(f"actions {action} are not all in {space}.")
+        return np.asarray(given, dtype=np.float32).reshape(n_envs, self.action_dim)
+
     def _check_tasks(self, tasks: IntArray, next_tasks: IntArray, n_envs: int) -> None:
         if len(tasks) != n_envs:
             asked = f"was made for `n_envs={n_envs}`" if n_envs == self.n_envs else f"was told of {n_envs} environments"
             raise ValueError(f"got {len(tasks)} observations, but the replay buffer {asked}.")
         if not np.array_equal(tasks, next_tasks):
-            raise ValueError(f"observations of tasks {tasks} have successors of other tasks {next_tasks}.")
+            raise ValueError(
+                f"observations of tasks {tasks} have successors of other tasks {next_tasks}. The entry 'task' of a `Dict` "
+                "observation is the id of the task, constant within an episode: give an ordinary observation another name."
+            )
 
     def take_settings(self, own: PerTaskReplayBuffer) -> None:
         """

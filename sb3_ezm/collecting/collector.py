@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_ezm.collecting.acting import ONE_STEP, ActingVecEnv, ChosenActions, Pace, Request
+from sb3_ezm.collecting.ranges import RewardRange
 from sb3_ezm.collecting.tensor_steps import TensorSteps
 from sb3_ezm.devices import Readback, to_device
 from sb3_ezm.errors import ConfigurationError
@@ -69,6 +70,7 @@ class Collector:
         self._raw: tuple[VecEnvObs, npt.NDArray[Any]] | None = None  # observations and rewards as returned, not normalized
         self._raw_last: Mapping[int, Any] = {}  # by environment, for episodes that ended
         self._order_is_right = True
+        self._rewards = RewardRange(policy.model_config.reward_range)
         self._missed_last = False  # warned of an episode that ended without its last observation
 
     @property
@@ -317,6 +319,8 @@ class Collector:
         rows, tasks = layout.flatten(observation)
         check_rows("observation", rows, tasks, names)
         check_rows("reward", reward, tasks, names)
+        if self._watch.normalize is None or not self._watch.normalize.norm_reward:
+            self._rewards.look(reward, tasks, names)
         unknown = [env for env, last in lasts.items() if last is None]
         for env in unknown:
             self._warn_of_missing_last(env, names[tasks[env]])

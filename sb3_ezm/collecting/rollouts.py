@@ -30,7 +30,7 @@ from sb3_ezm.multitask.tensor_env import is_tensor_env
 from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv, holds_tensors
 from sb3_ezm.multitask.vec_env import EpisodesLostError
 from sb3_ezm.policies import EZMPolicy
-from sb3_ezm.reporting.console import PACED, pace_console
+from sb3_ezm.reporting.console import PACED, delaying, pace_console
 from sb3_ezm.tasks.api import check_env_class
 from sb3_ezm.tasks.statistics import TaskStatistics, report_of
 
@@ -289,7 +289,8 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
                 action_noise.reset(**({"indices": [env]} if len(dones) > 1 else {}))
         before, self._episode_num = self._episode_num, self._episode_num + len(ended)
         if log_interval is not None and self._episode_num // log_interval > before // log_interval:
-            self.dump_logs()  # once, however many episodes have ended with this step
+            with delaying(self.logger):
+                self.dump_logs()  # once, however many episodes have ended with this step
         return len(ended)
 
     def _start_new_episodes(self, env: VecEnv, why: str = DISTURBED) -> None:

@@ -84,12 +84,13 @@ class _CountedCalls(MethodExtension):
 class OwnedObservations(MethodExtension):
     """``step`` of an environment: the observation is a copy, since environments may return an array that they reuse."""
 
-    def __call__(self, action: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """
-        :param action: of the environment
+        :param args: of the method: the action
+        :param kwargs: whatever else the environment takes
         :return: what it returns
         """
-        observation, *rest = self.method(action)
+        observation, *rest = self.method(*args, **kwargs)
         return (copy_observation(observation), *rest)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from stable_baselines3.common.logger import HumanOutputFormat, KVWriter, Logger, SeqWriter
@@ -20,13 +22,15 @@ PACED = _Paced(4)
 
 class PacedConsole(KVWriter, SeqWriter):
     """
-    Prints at most one table a minute. A table has the latest value of everything logged since the one before.
+    Prints at most one of the training's own tables a minute. A table has the latest value of everything logged since the one
+    before.
 
     :param console: SB3's output on the terminal
     """
 
     def __init__(self, console: HumanOutputFormat) -> None:
         self.console = console
+        self.delays = False  # whether a table may wait: those that callbacks write are printed at once
         self._next_time = 0.0
         self._values: dict[str, Any] = {}
         self._excluded: dict[str, tuple[str, ...]] = {}
@@ -43,7 +47,7 @@ class PacedConsole(KVWriter, SeqWriter):
         self._values |= key_values
         self._excluded |= key_excluded
         self._step = step
-        if time.monotonic() >= self._next_time:
+        if not self.delays or time.monotonic() >= self._next_time:
             self.flush()
 
     def flush(self) -> None:
@@ -73,6 +77,22 @@ def pace_console(logger: Logger) -> None:
     for index, output in enumerate(logger.output_formats):
         if isinstance(output, HumanOutputFormat) and not output.own_file:
             logger.output_formats[index] = PacedConsole(output)
+
+
+@contextlib.contextmanager
+def delaying(logger: Logger) -> Iterator[None]:
+    """
+    :param logger: whose paced console may keep tables for later, in this context
+    :return: the context
+    """
+    consoles = [output for output in logger.output_formats if isinstance(output, PacedConsole)]
+    for console in consoles:
+        console.delays = True
+    try:
+        yield
+    finally:
+        for console in consoles:
+            console.delays = False
 
 
 def flush_console(logger: Logger) -> None:

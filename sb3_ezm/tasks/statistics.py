@@ -22,7 +22,10 @@ def report_of(info: Mapping[str, Any]) -> Mapping[str, Any] | None:
         something of their own
     """
     report = info.get("episode")
-    return report if isinstance(report, Mapping) and "r" in report and "l" in report else None
+    if not isinstance(report, Mapping) or "r" not in report or "l" not in report:
+        return None
+    # Vector environments of one's own may report arrays of one number.
+    return {**report, **{name: np.asarray(report[name]).item() for name in ("r", "l") if np.size(report[name]) == 1}}
 
 
 def check_success(task: str, successes: Sequence[Any]) -> None:

@@ -74,6 +74,12 @@ class EZMExperimentManager(ExperimentManager):
 
         :raises ConfigurationError: if the environments cannot be shared equally among the tasks, or frames are to be stacked
         """
+        if self.is_ezm and self.normalize and self.frame_stack is not None:
+            raise ConfigurationError(
+                f"`normalize` and `frame_stack` ({self.frame_stack}) together would stack normalized observations: leave "
+                "`normalize` out (the world model normalizes by itself), or stack inside, with an `env_wrapper` such as "
+                "gymnasium.wrappers.FrameStackObservation."
+            )
         self.tasks = find_tasks(self.env_name.gym_id, self.env_kwargs) if self.is_ezm else ()
         if self.is_ezm and (self.env_kwargs or {}).get("action_repeat", 1) > 1:
             self.monitor_kwargs = {**self.monitor_kwargs, "info_keywords": ("episode_env_steps", *self._info_keywords())}

@@ -1,0 +1,152 @@
+"""What users of Stable-Baselines3 do out of habit: it works as there, or an error says what to do instead."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_ezm import EZM, ConfigurationError, make_multitask_env
+from sb3_ezm.tasks.statistics import report_of
+from tests.tiny import TINY, TINY_NETWORKS, SpaceEnv, tiny_model, toy_env
+
+
+class Bonus(SpaceEnv):
+    """Pays a hundred at the end of an episode, and nothing before."""
+
+    def step(self, action: Any) -> Any:
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, 100.0 * float(terminated or truncated), terminated, truncated, info
+
+
+def test_a_reward_that_the_model_cannot_predict_is_told_however_rare_it_is() -> None:
+    with pytest.warns(UserWarning, match=r"Task '.*' paid 100 in one step, and the world model predicts at most 20 in size"):
+        EZM("MlpPolicy", DummyVecEnv([Bonus]), seed=0, **TINY).learn(30)
+    wide = {**TINY, "policy_kwargs": {**TINY["policy_kwargs"], "reward_range": 100.0}}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".* paid 100 in one step")
+        EZM("MlpPolicy", DummyVecEnv([Bonus]), seed=0, **wide).learn(30)
+        normalized = VecNormalize(DummyVecEnv([Bonus]), norm_obs=False)  # what is learned is cut at its own bound
+        EZM("MlpPolicy", normalized, seed=0, **TINY).learn(30)
+
+
+def test_tables_of_callbacks_are_printed_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    class Dumps(BaseCallback):
+        def _on_step(self) -> bool:
+            self.logger.record("mine/steps", self.num_timesteps)
+            self.logger.dump(self.num_timesteps)
+            return True
+
+    tiny_model(verbose=1).learn(10, callback=Dumps())
+    assert capsys.readouterr().out.count("mine/") == 10
+
+
+def test_a_checkpoint_or_a_folder_is_not_loaded_as_a_model(tmp_path: Path) -> None:
+    path = tiny_model().save_checkpoint(tmp_path / "x")
+    for name in (path, tmp_path / "x"):
+        with pytest.raises(ConfigurationError, match=r"x\.ezm is a checkpoint of a whole training: `EZM.resume"):
+            EZM.load(name)
+    with pytest.raises(ConfigurationError, match=r"is a folder: name a model in it, such as .*model\.zip"):
+        EZM.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*y\.zip"):
+        EZM.load(tmp_path / "y")
+
+
+def test_a_model_of_another_algorithm_is_named_as_such(tmp_path: Path) -> None:
+    SAC("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4]}, buffer_size=10).save(tmp_path / "sac.zip")
+    with pytest.raises(ConfigurationError, match="a model of another version of sb3-ezm or of another algorithm"):
+        EZM.load(tmp_path / "sac.zip")
+
+
+def test_tasks_that_differ_are_named_when_a_model_is_loaded(tmp_path: Path) -> None:
+    tiny_model(toy_env()).save(tmp_path / "model")
+    with pytest.raises(ConfigurationError, match=r"The environment has the tasks \['toy-spin'\], and those of the model are"):
+        EZM.load(tmp_path / "model", env=make_multitask_env("toy-spin"))
+    with pytest.raises(ValueError, match="spaces do not match"):
+        EZM.load(tmp_path / "model", env=gym.make("Pendulum-v1"))
+
+
+def test_defaults_of_the_signature_may_be_passed() -> None:
+    parameters = inspect.signature(EZM.__init__).parameters.items()
+    defaults = {name: value.default for name, value in parameters if value.default is not value.empty}
+    assert "learning_rate" in defaults
+    for given in (defaults, copy.deepcopy(defaults)):
+        model = EZM("MlpPolicy", "Pendulum-v1", **{**given, "policy_kwargs": TINY_NETWORKS})
+        assert model.preset == "small" and model.batch_size == 64
+
+
+@pytest.mark.parametrize(("verbose", "expected"), [(True, 1), (False, 0)])
+def test_verbose_may_be_true(verbose: bool, expected: int) -> None:
+    assert tiny_model(verbose=verbose).verbose == expected
+
+
+def test_vector_environments_of_gymnasium_are_refused_with_advice() -> None:
+    with pytest.raises(ConfigurationError, match="is a vector environment of Gymnasium, not of Stable-Baselines3: use"):
+        EZM("MlpPolicy", gym.make_vec("Pendulum-v1", num_envs=2))
+
+
+def test_an_entry_called_task_that_changes_is_explained() -> None:
+    class Changing(SpaceEnv):
+        def __init__(self) -> None:
+            super().__init__()
+            self.observation_space = spaces.Dict({"a": spaces.Box(-1.0, 1.0, (2,)), "task": spaces.Discrete(3)})
+            self.count = 0
+
+        def reset(self, **keywords: Any) -> Any:
+            super().reset(**keywords)
+            return self._observe(), {}
+
+        def step(self, action: Any) -> Any:
+            return self._observe(), *super().step(action)[1:]
+
+        def _observe(self) -> dict[str, Any]:
+            self.count += 1
+            return {"a": np.zeros(2, np.float32), "task": np.int64(self.count % 3)}
+
+    with pytest.raises(ValueError, match="The entry 'task' of a `Dict` observation is the id of the task"):
+        EZM("MultiInputPolicy", DummyVecEnv([Changing]), **TINY).learn(10)
+
+
+def test_integers_are_actions_of_a_discrete_space() -> None:
+    model = EZM("MlpPolicy", "CartPole-v1", **TINY)
+    zeros = np.zeros((1, 4), np.float32)
+    for action in (1, 0):
+        model.replay_buffer.add(zeros, zeros, np.array([action]), np.ones(1), np.zeros(1), [{}])
+    assert model.replay_buffer.replays[0].ring.action[:2].tolist() == [[0.0, 1.0], [1.0, 0.0]]
+
+
+def test_weights_that_are_written_through_their_data_count() -> None:
+    sizes = {**TINY_NETWORKS, "latent_size": 384}
+    model, other = (EZM("MlpPolicy", "Pendulum-v1", seed=seed, policy_kwargs=sizes, device="cpu") for seed in (0, 1))
+    observation = np.array([0.5, 0.5, 1.0], np.float32)
+    model.predict(observation, deterministic=True)  # packs the weights where the processor can
+    polyak_update(other.policy.parameters(), model.policy.parameters(), 1.0)
+    expected = copy.deepcopy(model).predict(observation, deterministic=True)[0]
+    np.testing.assert_allclose(model.predict(observation, deterministic=True)[0], expected, rtol=1e-4)
+
+
+def test_reports_of_episodes_may_be_arrays_of_one_number() -> None:
+    assert report_of({"episode": {"r": np.array([5.0]), "l": np.array([7]), "t": 1}}) == {"r": 5.0, "l": 7, "t": 1}
+    assert report_of({"episode": {"r": 5.0}}) is None and report_of({"episode": 3}) is None
+
+
+def test_the_users_own_environment_still_takes_what_it_took() -> None:
+    class Drawn(SpaceEnv):
+        def step(self, action: Any, render: bool = False) -> Any:
+            return super().step(action)
+
+    env = Drawn()
+    EZM("MlpPolicy", DummyVecEnv([lambda: env]), **TINY).learn(10)
+    env.reset()
+    env.step(env.action_space.sample(), render=True)  # type: ignore[call-arg]
