@@ -35,7 +35,7 @@ def sequential_search(model: SearchModel, config: SearchConfig, noise: SearchNoi
     wide, wide_leaves = (config.num_wide, config.num_wide_leaves) if noise.explores else (0, 0)
     drawn = _draw_candidates(model, root, config, noise, wide)
     candidates, bonus = drawn.actions, drawn.bonus
-    tree = empty_tree(root, model.discount, candidates, len(levels), config.num_leaf_actions, drawn.exists is not None)
+    tree = empty_tree(root, model.discount, candidates, len(levels), config.num_leaf_actions, drawn.has_prior)
     survivors, subtrees = th.arange(count, device=device).expand(rows, count), tree
     total = root.value.clone()
 

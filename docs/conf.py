@@ -101,8 +101,21 @@ def resolve_reexport(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", home, node, contnode)
 
 
+def link_notes(app: Any, name: str, content: list[str]) -> None:
+    """
+    Make links to the notes, which are a page of the site and elsewhere a file beside the experiments, and from them.
+
+    :param app: Sphinx
+    :param name: of the page
+    :param content: its text, changed in place
+    """
+    content[0] = content[0].replace("](../experiments/NOTES.md", "](notes.md").replace("](../docs/", "](")
+
+
 def setup(app: Any) -> None:
     """
     :param app: Sphinx
     """
     app.connect("missing-reference", resolve_reexport)
+    app.connect("source-read", link_notes)
+    app.connect("include-read", lambda app, path, parent, content: link_notes(app, parent, content))

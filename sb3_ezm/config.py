@@ -90,7 +90,7 @@ class SearchConfig(Settings):
     The sampled search with sequential halving (paper, section on planning; defaults are the released code's).
 
     :param num_simulations: model evaluations per root
-    :param num_candidates: sampled actions at the root, at most as many as there are discrete ones (then also below it)
+    :param num_candidates: sampled actions at the root. Where there are fewer discrete ones, these, and fewer simulations
     :param acting_simulations: ``num_simulations`` of searches that choose an action, in collecting and in ``predict``
         (``None``: the same as when targets are searched)
     :param acting_candidates: ``num_candidates`` of these

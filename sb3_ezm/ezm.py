@@ -72,7 +72,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
     :param unroll_steps: world-model steps ``K`` in the loss
     :param td_steps: horizon ``n`` of the TD value target
     :param num_simulations: model evaluations per search
-    :param num_candidates: sampled root actions per search, at most as many as there are discrete ones
+    :param num_candidates: sampled root actions per search. Where there are fewer discrete ones, these, and fewer simulations
     :param reanalyze_ratio: share of positions that are searched again for each batch
     :param value_target: a name in :data:`~sb3_ezm.value_targets.VALUE_TARGETS`
     :param policy_target: imitate the ``"best"`` action or the ``"improved"`` policy over all candidates

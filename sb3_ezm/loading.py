@@ -7,6 +7,7 @@ import io
 import pathlib
 import re
 import warnings
+import zipfile
 from typing import Any, TypeVar, cast
 
 import torch as th
@@ -45,13 +46,13 @@ def _other_version(why: object) -> ConfigurationError:
 
 def _check_file(path: pathlib.Path) -> None:
     """Say what newcomers may have meant: a checkpoint, or an agent of the package, whose name may be misspelled."""
-    zipped, checkpoint = path.with_name(f"{path.name}.zip"), path.with_name(f"{path.name}.ezm")
-    if path.suffix == ".ezm" or (checkpoint.exists() and not path.is_file() and not zipped.exists()):
-        found = path if path.suffix == ".ezm" else checkpoint
+    zipped, checkpoint = pathlib.Path(f"{path}.zip"), path if path.suffix == ".ezm" else pathlib.Path(f"{path}.ezm")
+    is_meant = checkpoint == path or not (path.is_file() or zipped.exists())
+    if is_meant and checkpoint.is_file() and not zipfile.is_zipfile(checkpoint):
         raise ConfigurationError(
-            f"{found} is a checkpoint of a whole training: `EZM.resume({str(found)!r}, env)` continues it."
+            f"{checkpoint} is a checkpoint of a whole training: `EZM.resume({str(checkpoint)!r}, env)` continues it."
         )
-    if path.is_dir() and not zipped.exists():
+    if path.is_dir():
         raise ConfigurationError(
             f"{path} is a folder: name a model in it, such as {path / 'model.zip'}. `EZM.resume` continues the latest "
             "checkpoint of a folder."

@@ -108,7 +108,8 @@ def test_tasks_with_fewer_actions_repeat_the_first_one_without_a_prior() -> None
 def test_there_are_no_more_candidates_than_actions() -> None:
     config = SearchConfig(num_simulations=32, num_candidates=16, acting_candidates=4, num_leaf_actions=3)
     fitted = HEAD.fitted(config, 2)
-    assert (fitted.num_candidates, fitted.num_simulations, fitted.num_leaf_actions) == (2, 32, 2)
+    assert (fitted.num_candidates, fitted.num_simulations, fitted.num_leaf_actions) == (2, 4, 2)  # two for each
+    assert HEAD.fitted(SearchConfig(num_simulations=9, num_candidates=8), 3).num_simulations == 3
     assert fitted.acting == fitted and HEAD.fitted(config, 16) is config and GAUSSIAN.fitted(config, 2) is config
     alone = HEAD.fitted(config, 1)
     assert (alone.num_candidates, alone.num_simulations, alone.num_leaf_actions) == (1, 1, 1)

@@ -423,6 +423,61 @@ def test_a_checkpoint_holds_what_was_told_since_the_states_it_holds(
         np.testing.assert_array_equal([*begun, *record][: len(whole)], whole)
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("then", ["told", "told again", "reset"])
+def test_what_a_checkpoint_was_told_outlives_what_comes_next(ray: StandInRay, tmp_path: Path, ahead: int, then: str) -> None:
+    def make() -> Any:
+        return RayVecEnv([partial(Recorded, length=50)] * 2, collectors=2, rounds_ahead=ahead)
+
+    env = make()
+    model = tiny_model(env, learning_starts=100, train_freq=4)
+    seen: list[int] = []
+
+    def change(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        seen.append(1)
+        if len(seen) == 6:  # within a round
+            env.set_attr("scale", 5.0, indices=np.array([0, 1]))
+            env.set_attr("_limit", 2.0)
+        return len(seen) < 6
+
+    model.learn(48, callback=change)
+    path = model.save_checkpoint(tmp_path / "x.ezm")
+    continued = make()
+    resumed = EZM.resume(path, continued)
+    if then.startswith("told"):
+        continued.set_attr(*(("color", 1) if then == "told" else ("scale", 7.0)))
+    resumed.learn(24, reset_num_timesteps=then == "reset")
+    expected = 7.0 if then == "told again" else 5.0
+    assert continued.get_attr("scale") == [expected] * 2 and continued.get_attr("_limit") == [2.0] * 2
+    ray.actors[-1].is_dead = True
+    assert continued.get_attr("scale") == [expected] * 2
+
+
+def test_a_reset_after_an_interrupt_forgets_nothing_that_was_told(ray: StandInRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = RayVecEnv([partial(Scaled, length=50)] * 2, collectors=2, rounds_ahead=1)
+    model = tiny_model(env, learning_starts=100, train_freq=4)
+    model.learn(8)
+    env.set_attr("scale", 5.0)  # a round is ahead
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Steps, "joined", _interrupt)
+        model.learn(24, reset_num_timesteps=False)
+    env.get_attr("scale")
+    model.learn(24)
+    assert env.get_attr("scale") == [5.0, 5.0]
+
+
+def test_what_some_did_before_another_failed_is_known(ray: StandInRay) -> None:
+    class Other(Scaled):
+        set_scale = None  # type: ignore[assignment]
+
+    env = RayVecEnv([partial(Scaled, length=50), partial(Other, length=50)], collectors=2)
+    env.reset()
+    with pytest.raises(SubEnvError):
+        env.env_method("set_scale", 7.0)
+    ray.actors[0].is_dead = True
+    assert env.step(np.zeros((2, 1), np.float32))[1].tolist() == [7.0, 1.0]
+
+
 def test_what_no_checkpoint_can_hold_ends_the_episodes_of_a_checkpoint(ray: StandInRay, tmp_path: Path) -> None:
     env = RayVecEnv([partial(Recorded, length=50)] * 2, collectors=2, rounds_ahead=1)
     model = tiny_model(env, learning_starts=100, train_freq=4)
@@ -433,7 +488,7 @@ def test_what_no_checkpoint_can_hold_ends_the_episodes_of_a_checkpoint(ray: Stan
         EZM.resume(path, RayVecEnv([partial(Recorded, length=50)] * 2, collectors=2))
 
 
-@pytest.mark.parametrize("given", [{"method": "reset"}, {"arguments": ["__init__", 1]}, {"envs": [2]}, {"after": -1}])
+@pytest.mark.parametrize("given", [{"method": "reset"}, {"arguments": ["__class__", 1]}, {"envs": [2]}, {"after": -1}])
 def test_a_file_reaches_nothing_but_what_environments_offer(ray: StandInRay, given: dict[str, Any]) -> None:
     env = RayVecEnv([partial(Recorded, length=50)] * 2, collectors=2)
     env.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import gymnasium as gym
@@ -75,6 +76,23 @@ def test_a_new_proposal_is_a_function_in_the_table(monkeypatch: pytest.MonkeyPat
     candidates = th.cat([actions.flatten() for actions in drawn if actions.dim() == 3])
     assert candidates.abs().max() > 0.95  # the policy's deviation alone would not get there
     assert not th.cat([actions for actions in drawn if actions.dim() == 3])[:, :, 1].all()  # padded entries stay zero
+
+
+def test_a_proposal_may_give_its_actions_a_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    def favoring(draws: Draws) -> Candidates:
+        """The first action of all is e times as likely as each of the others."""
+        found = gaussian(draws)
+        prior = th.zeros(found.actions.shape[:-1])
+        prior[..., 0] = 1.0
+        return found._replace(prior=prior)
+
+    monkeypatch.setitem(PROPOSALS, "favoring", favoring)
+    config = SearchConfig(proposal="favoring", num_candidates=4, num_simulations=8, c_scale=0.0)
+    noise = draw_noise(config, 2, 3, th.Generator().manual_seed(0))
+    output = search(SmoothModel(0, th.ones(2, 3).double(), th.ones(2)), config, noise)
+    expected = [math.e / (math.e + 3.0), *[1.0 / (math.e + 3.0)] * 3]
+    assert output.weights.tolist() == [pytest.approx(expected, rel=1e-5)] * 2
+    assert output.best.tolist() == [0, 0] and output.visits.sum(dim=1).tolist() == [8.0, 8.0]
 
 
 @pytest.mark.filterwarnings("default")

@@ -59,8 +59,14 @@ def test_a_checkpoint_or_a_folder_is_not_loaded_as_a_model(tmp_path: Path) -> No
             EZM.load(name)
     with pytest.raises(ConfigurationError, match=r"is a folder: name a model in it, such as .*model\.zip"):
         EZM.load(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"There is no file .*y\.zip"):
-        EZM.load(tmp_path / "y")
+    for place in (".", "/"):
+        with pytest.raises(ConfigurationError, match="is a folder"):
+            EZM.load(place)
+    for name in ("y", "y.ezm"):
+        with pytest.raises(FileNotFoundError, match=r"There is no file .*y\.(zip|ezm)"):
+            EZM.load(tmp_path / name)
+    tiny_model().save(tmp_path / "model.ezm")  # whoever likes the suffix
+    assert isinstance(EZM.load(tmp_path / "model.ezm"), EZM)
 
 
 def test_a_model_of_another_algorithm_is_named_as_such(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_static_searches_of_discrete_actions_are_searches(runtime: RuntimeConfig
     observations, tasks = th.randn(5, 4, generator=th.Generator().manual_seed(0)), th.zeros(5, dtype=th.long)
     noise = draw_noise(config, 5, 2, th.Generator().manual_seed(1), discrete=True)
     expected = search(BoundWorldModel(model, observations, tasks, config, (0, 1)), config, noise)
-    assert expected.candidates.shape == (5, 2, 2) and expected.visits.sum(dim=1).tolist() == [6.0] * 5
+    assert expected.candidates.shape == (5, 2, 2) and expected.visits.sum(dim=1).tolist() == [3.0] * 5
     assert_same_search(static(model, observations, tasks, (0, 1), noise, limit=8), expected)
 
 

@@ -526,3 +526,8 @@ def test_infos_belong_to_the_caller() -> None:
     env.set_options({"task": 3})
     with pytest.raises(ConfigurationError, match=r"TensorCount steps in tensors and takes no options: \{'task': 3\}"):
         env.reset()
+
+
+def test_a_reward_beyond_the_range_is_told() -> None:
+    with pytest.warns(UserWarning, match="in one step, and the world model predicts at most 1 in size"):
+        count_model(TensorCount(2, 4), policy_kwargs={"reward_range": 1.0}).learn(8)

@@ -180,6 +180,7 @@ class Collector:
         if self._tensors is not None:
             step: Any = self._tensors.step(actions)  # type: ignore[arg-type]
             self._watch.mark()
+            self._rewards.look(step.rewards_on_host, self._tensors.env.tasks, self.policy.task_set.names)
             return step.observations, step.rewards_on_host, step.ended, step.infos
         observations, rewards, dones, infos = env.step(actions)
         for env_index in np.flatnonzero(dones):

@@ -192,6 +192,8 @@ class Rounds:
         for worker in self._group.workers:
             for change in worker.changes(before_last=self.taking is not None):
                 *arguments, indices = change.arguments
+                if arguments[0].startswith("__"):
+                    raise StateUnavailableError(f"no checkpoint holds the change of {arguments[0]!r}")
                 envs = [worker.envs.start + index for index in indices]
                 after = 0 if at_once else change.after
                 found.append({"after": after, "method": change.method, "arguments": arguments, "envs": envs})
@@ -248,7 +250,7 @@ def _told(values: dict[str, Any], num_envs: int) -> tuple[Change, list[int]]:
     fits = type(after) is int and after >= 0 and method in CHANGES and isinstance(arguments, list) and isinstance(envs, list)
     fits = fits and len(arguments) == {"assign": 2, "method": 3}[method]
     # A file may give its own values to what the environments offer, and reach nothing else.
-    fits = fits and isinstance(arguments[0], str) and not arguments[0].startswith("_")
+    fits = fits and isinstance(arguments[0], str) and not arguments[0].startswith("__")
     if not fits or any(type(env) is not int or not 0 <= env < num_envs for env in envs):
         raise ConfigurationError("what its environments were told does not fit.")
     return Change(after, method, arguments), envs

@@ -81,9 +81,16 @@ class Worker:
         :param method: one of :data:`~sb3_ezm.distributed.env_slice.CHANGES`
         :param arguments: of the method
         """
-        change = Change(sum(part.answer is not None for part in self.parts), method, arguments)
+        change = Change(self._given, method, arguments)
+        if not self.parts:  # rounds of a checkpoint are still to come, and what it was told then counts no more
+            self._changes = [kept for old in self._changes for kept in _without(old, change)]
         self._changes.append(change)
         self._earlier.append(replace(change, after=change.after + 1))
+
+    @property
+    def _given(self) -> int:
+        """Parts that it has been told."""
+        return sum(part.answer is not None for part in self.parts)
 
     def changes(self, before_last: bool) -> list[Change]:
         """
@@ -106,6 +113,12 @@ class Worker:
 
     def drop(self) -> None:
         """Forget its rounds. What it was told between them is not in its state, which stays as it was before them."""
+        given = self._given
+        untold = [change for change in self._changes if change.after > given]  # it was to be told after later parts
+        self._preparations += [self.ask(change.method, change.arguments)[0] for change in untold]
+        self._forget_parts()
+
+    def _forget_parts(self) -> None:
         self.parts.clear()
         for change in self._changes:
             change.after = 0
@@ -181,7 +194,7 @@ class Worker:
         state = {"why": ""} if self.state is None else pickle.loads(self.state)
         if state["why"]:
             if is_new:  # the next reset finds the environments as they were told to be
-                self.drop()
+                self._forget_parts()
                 self._preparations += self._repeat(0)
             return (
                 f"{self} was cut short, and its round cannot be repeated, because {state['why']}: the round is dropped, the "
@@ -205,3 +218,12 @@ class Worker:
     def end(self) -> None:
         """Kill the process."""
         self._ray.kill(self.actor)
+
+
+def _without(old: Change, new: Change) -> Sequence[Change]:
+    """What is left of a change where another one of the same kind and name takes its place."""
+    if (old.method, old.arguments[0]) != (new.method, new.arguments[0]):
+        return (old,)
+    *arguments, indices = old.arguments
+    rest = [index for index in indices if index not in new.arguments[-1]]
+    return (replace(old, arguments=(*arguments, rest)),) if rest else ()

@@ -81,11 +81,12 @@ class WorkerGroup:
                 if method in CHANGES:
                     worker.send()
                 pending[worker] = worker.ask(method, arguments[worker])
-        _check(answers)
         if method in CHANGES:
-            for worker in answers:
+            changed = [worker for worker, answer in answers.items() if not isinstance(answer, Failure)]
+            for worker in changed:
                 worker.note(method, arguments[worker])
-            self._settle([worker for worker in answers if worker.state is not None and not worker.parts])
+            self._settle([worker for worker in changed if worker.state is not None and not (worker.parts or worker.is_ahead)])
+        _check(answers)
         if method in MOVES:
             for worker in answers:
                 worker.settle(states[worker])

@@ -270,12 +270,13 @@ class Categorical(ActionHead):
         return th.log_softmax(raw.float().masked_fill(mask == 0, -th.inf), dim=-1)
 
     def fitted(self, config: SearchConfig, action_size: int) -> SearchConfig:
-        """At most ``A`` candidates, and nothing to search where there is one action."""
+        """At most ``A`` candidates, each with as many simulations as before; a single action needs no search."""
         if max(config.num_candidates, config.num_leaf_actions) <= action_size and action_size > 1:
             return config
         names = ("acting_simulations", "acting_candidates", "predicting_simulations", "predicting_candidates")
         sizes = {name: min(getattr(config, name), action_size) for name in ("num_candidates", "num_leaf_actions")}
-        simulations = config.num_simulations if action_size > 1 else 1
+        count = sizes["num_candidates"]
+        simulations = max(count, config.num_simulations * count // config.num_candidates) if action_size > 1 else 1
         changes: dict[str, Any] = {**dict.fromkeys(names), **sizes, "num_simulations": simulations}
         return replace(config, **changes)
 

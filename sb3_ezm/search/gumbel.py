@@ -53,7 +53,7 @@ def search(model: SearchModel, config: SearchConfig, noise: SearchNoise) -> Sear
     wide, wide_leaves = (config.num_wide, config.num_wide_leaves) if noise.explores else (0, 0)
     drawn = _draw_candidates(model, root, config, noise, wide)
     candidates, bonus = drawn.actions, drawn.bonus
-    tree = empty_tree(root, model.discount, candidates, len(levels), config.num_leaf_actions, drawn.exists is not None)
+    tree = empty_tree(root, model.discount, candidates, len(levels), config.num_leaf_actions, drawn.has_prior)
     survivors, subtrees = th.arange(count, device=device).expand(rows, count), tree
     total = root.value.clone()
 
@@ -89,6 +89,7 @@ class _Drawn(NamedTuple):
     scales: th.Tensor  # [C]
     bonus: th.Tensor  # [B, C]  noise, and log-probability if there is one
     gumbel: th.Tensor  # [B, C]  the noise alone
+    has_prior: bool
     exists: th.Tensor | None  # [B, C]  False where a discrete action repeats another; None: all count
     whole_prior: th.Tensor | None  # [B, A]
 
@@ -112,10 +113,9 @@ class _Drawn(NamedTuple):
 def _draw_candidates(model: SearchModel, root: Evaluation, config: SearchConfig, noise: SearchNoise, wide: int) -> _Drawn:
     found = model.head.candidates(root.policy, noise.root, model.mask.unsqueeze(1), config, wide)
     gumbel = noise.gumbel if found.gumbel is None else found.gumbel
-    if found.prior is None:
-        return _Drawn(found.actions, found.scales, gumbel, gumbel, None, None)
-    exists = found.prior > -th.inf
-    return _Drawn(found.actions, found.scales, gumbel + found.prior, gumbel, exists, found.whole_prior)
+    bonus = gumbel if found.prior is None else gumbel + found.prior
+    exists = None if found.prior is None or found.whole_prior is None else found.prior > -th.inf
+    return _Drawn(found.actions, found.scales, bonus, gumbel, found.prior is not None, exists, found.whole_prior)
 
 
 def _output(
