@@ -231,6 +231,21 @@ def test_a_task_with_few_actions_beside_one_with_many_is_searched_as_if_it_were_
         th.testing.assert_close(found[tuple(slice(size) for size in expected.shape)], expected)
 
 
+@pytest.mark.parametrize("simulations", [8, 13, 32])
+def test_copies_of_an_action_count_in_no_value_however_far_they_come(simulations: int) -> None:
+    few = th.cat((logs(0.4, 0.6), th.full((4,), -th.inf)))
+    model = Chain([2.0, 1.0, 0.0, -1.0] * 8, few[[0, 2, 1, 3, 4, 5]])  # left and right
+    model.mask = th.tensor([[1.0, 0.0, 1.0, 0.0, 0.0, 0.0]]).expand(32, 6)
+    config = SearchConfig(num_simulations=simulations, num_candidates=4)
+    output = search(model, config, draw_noise(config, 32, 6, th.Generator().manual_seed(0), discrete=True))
+    assert output.visits.sum(dim=1).tolist() == [float(simulations)] * 32
+    assert set(output.actions.argmax(dim=1).tolist()) <= {0, 2} and (output.best < 2).all()
+    # Each visit of a candidate sends one return to the root, and its Q is their mean.
+    visits = output.visits[:, :2]
+    mean = (visits * output.q_values[:, :2]).sum(dim=1) / (1.0 + visits.sum(dim=1))
+    th.testing.assert_close(output.values, mean)
+
+
 def test_the_value_of_a_search_does_not_depend_on_the_order_of_the_candidates() -> None:
     config = SearchConfig(num_simulations=3, num_candidates=3)
     model = Chain([2.0] * 64, th.tensor([-th.inf, math.log(0.5), math.log(0.5)]))
