@@ -56,7 +56,11 @@ class Bar(gym.Env[np.ndarray, np.ndarray]):
 
 
 @pytest.mark.parametrize(
-    ("shape", "expected"), [((8, 9), (1, 8, 9)), ((3, 8, 9), (3, 8, 9)), ((8, 9, 4), (4, 8, 9)), ((4, 64, 64), (4, 64, 64))]
+    ("shape", "expected"),
+    [
+        *[((8, 9), (1, 8, 9)), ((3, 8, 9), (3, 8, 9)), ((8, 9, 4), (4, 8, 9)), ((4, 64, 64), (4, 64, 64))],
+        *[((12, 12, 16), (16, 12, 12)), ((16, 12, 12), (16, 12, 12)), ((5, 5, 5), (5, 5, 5))],  # small pictures, stacked
+    ],
 )
 def test_where_the_channels_are(shape: tuple[int, ...], expected: tuple[int, int, int]) -> None:
     assert channels_first(shape) == expected

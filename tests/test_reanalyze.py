@@ -407,6 +407,24 @@ def test_the_same_generator_gives_the_same_targets() -> None:
     assert not th.equal(first.policy_actions, other.policy_actions)
 
 
+def test_values_without_a_search_are_computed_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, rows = every_ending(), []
+    actual = BoundWorldModel.root
+
+    def root(self: BoundWorldModel, policy: bool = True) -> Any:
+        rows.append(len(self._observations))
+        return actual(self, policy)
+
+    observations, tasks = scene.batch.observations[:, 0], scene.batch.tasks
+    monkeypatch.setattr(BoundWorldModel, "root", root)
+    whole, parts = (
+        Planner(SEARCH, RuntimeConfig(max_roots=most)).evaluate(scene.model, observations, tasks, (0, 1)) for most in (4096, 3)
+    )
+    assert rows == [7, 3, 3, 1]
+    for got, expected in zip(parts, whole, strict=True):
+        th.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_chunks_change_nothing_with_the_real_search(monkeypatch: pytest.MonkeyPatch) -> None:
     # The same draws for all roots in all calls, so that chunking does not change them.
     def shared(config: SearchConfig, rows: int, size: int, generator: th.Generator, discrete: bool) -> SearchNoise:

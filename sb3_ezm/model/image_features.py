@@ -16,7 +16,8 @@ SMALLEST_MAP = 8  # convolutions halve the picture until no side is longer
 def channels_first(shape: Sequence[int]) -> tuple[int, int, int]:
     """
     :param shape: shape of a picture: ``[C, H, W]``, ``[H, W, C]`` or ``[H, W]``
-    :return: channels, height and width; the channels are the smallest of three axes, as in Stable-Baselines3
+    :return: channels, height and width. Of three axes, the one beside two equal ones counts the channels, since pictures are
+        mostly square; otherwise the smaller one of the first and the last, as in Stable-Baselines3
     :raises ConfigurationError: if it is not a picture's shape
     """
     if len(shape) == 2:
@@ -24,7 +25,9 @@ def channels_first(shape: Sequence[int]) -> tuple[int, int, int]:
     if len(shape) != 3:
         raise ConfigurationError(f"A picture has the shape [C, H, W], [H, W, C] or [H, W], not {tuple(shape)}.")
     first, middle, last = shape
-    return (first, middle, last) if first <= last else (last, first, middle)
+    is_square = (first == middle) != (middle == last)
+    channels_last = first == middle if is_square else last < first
+    return (last, first, middle) if channels_last else (first, middle, last)
 
 
 class ImageFeatures(nn.Module):
