@@ -246,7 +246,7 @@ def test_predicting_for_one_task_of_many() -> None:
     with pytest.raises(ValueError, match=r"task ids \[4\]"):
         model.predict({**observation, "task": np.int64(4)})
     for untold in (np.zeros(4, dtype=np.float32), {"observation": np.zeros(4, dtype=np.float32)}):
-        with pytest.raises(ConfigurationError, match=r"told which one: .* 2 toy-spin, 3 toy-hold"):
+        with pytest.raises(ConfigurationError, match=r"told which task it is in: .* 2 toy-spin, 3 toy-hold"):
             model.predict(untold)
 
 

@@ -72,8 +72,8 @@ def _stamp(model: WorldModel, tensors: list[th.Tensor]) -> Stamp:
     """
     # Inference tensors count no changes, and are not packed.
     versions = [(x.data_ptr(), -1 if x.is_inference() else x._version) for x in tensors]
-    some = [x for x in tensors[::8] if _is_plain(x)]
-    return model.changes, model.config, model.actions, versions, th.cat([x.view(-1)[-1:] for x in some]).numpy().tobytes()
+    some = b"".join(x.detach().view(-1)[-1:].numpy().tobytes() for x in tensors[::8] if _is_plain(x))
+    return model.changes, model.config, model.actions, versions, some
 
 
 _packings: WeakKeyDictionary[WorldModel, dict[th.dtype, tuple[Stamp, PackedWorldModel]]] = WeakKeyDictionary()
