@@ -21,11 +21,11 @@ from sb3_ezm.errors import ConfigurationError
 
 Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
 ALL_TASKS = [*H1_TASK_INFO.values(), *H1HAND_TASK_INFO.values()]
-every_task = pytest.mark.parametrize("task", ALL_TASKS, ids=lambda task: f"{task.robot}-{task.name}")
+every_task = pytest.mark.parametrize("task", ALL_TASKS, ids=lambda task: f"{task.robot}-{task.task}")
 
 
 def make(task: H1TaskInfo, **settings: Any) -> H1Env:
-    return H1Env(task.name, robot=task.robot, **settings)
+    return H1Env(task.task, robot=task.robot, **settings)
 
 
 def random_actions(number: int, seed: int = 0, size: int = 19) -> np.ndarray:
@@ -52,9 +52,9 @@ def same(first: list[Step], second: list[Step]) -> bool:
 def test_ids_pass_both_environment_checkers(task: H1TaskInfo) -> None:
     env = gym.make(task.gym_id)
     assert env.spec is not None and env.spec.max_episode_steps == 1000
-    assert (env.unwrapped.robot, env.unwrapped.task) == (task.robot, task.name)
+    assert (env.unwrapped.robot, env.unwrapped.task) == (task.robot, task.task)
     # 26 + 25 without hands, 76 + 75 with; an object that moves has 7 + 6, and reach adds two points
-    objects = {"sit_hard": 13, "balance_simple": 13, "balance_hard": 26, "reach": 6}.get(task.name, 0)
+    objects = {"sit_hard": 13, "balance_simple": 13, "balance_hard": 26, "reach": 6}.get(task.task, 0)
     observations, actions = (51, 19) if task.robot == "h1" else (151 + objects, 61)
     assert env.observation_space == gym.spaces.Box(-np.inf, np.inf, (observations,), np.float32)
     assert env.action_space == gym.spaces.Box(-1, 1, (actions,), np.float32)

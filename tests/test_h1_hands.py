@@ -11,14 +11,12 @@ import pytest
 from sb3_ezm import make_multitask_env, make_task_set
 from sb3_ezm.config import ModelConfig
 from sb3_ezm.envs.h1 import H1_HARD_TASKS, H1_MEDIUM_TASKS, H1Env
-from sb3_ezm.envs.h1.hard_rewards import BALANCE_HEAD_HEIGHT, reach_reward, sit_reward
 from sb3_ezm.envs.h1.model import robot_numbers, shared_model
-from sb3_ezm.envs.h1.rewards import stand_reward
+from sb3_ezm.envs.h1.rewards import BALANCE_HEAD_HEIGHT, reach_reward, sit_reward, stand_reward
 from sb3_ezm.envs.h1.scenes import SCENES
 from sb3_ezm.envs.h1.tasks import H1HAND_TASK_INFO
 from sb3_ezm.model.world_model import WorldModel
-
-NO_FORCE = np.zeros(61)
+from tests.test_h1_rewards import robot
 
 
 def close(value: float) -> object:
@@ -82,8 +80,10 @@ def test_every_task_has_a_scene_and_the_medium_tasks_come_first() -> None:
 
 
 def test_sitting() -> None:
+    chair = {"imu": (0.0, 0.0, 1.0), "chair_xy": (-0.25, 0.0)}
+
     def reward(root: tuple[float, float, float], head: float = 0.4, up: float = 1.0, vx: float = 0.0) -> float:
-        return sit_reward(1.0 + head, 1.0, up, root, (-0.25, 0.0), vx, 0.0, NO_FORCE)[0]
+        return sit_reward(robot(1.0 + head, up, vx, **chair, root=root))[0]
 
     assert reward((-0.25, 0.0, 0.70)) == close(1.0)
     assert reward((-0.06, 0.0, 0.72)) == close(1.0)  # 0.19 before the middle still counts
@@ -94,14 +94,14 @@ def test_sitting() -> None:
     assert reward((-0.25, 0.0, 0.70), head=0.05) == close(0.1)  # 0.3 below the trunk's range
     assert reward((-0.25, 0.0, 0.70), up=0.5) == close(0.5)  # 0.45 of a margin of 0.9
     assert reward((-0.25, 0.0, 0.70), vx=2.0) == close(0.55)
-    terms = sit_reward(1.4, 1.0, 1.0, (-0.25, 0.0, 0.7), (-0.25, 0.0), 0.0, 0.0, np.full(61, 10.0))[1]
+    terms = sit_reward(robot(1.4, 1.0, 0.0, 0.0, np.full(61, 10.0), **chair, root=(-0.25, 0.0, 0.7)))[1]
     assert terms["small_control"] == close(0.8) and terms["sit_reward"] == close(1.0)
 
 
 def test_balancing_is_standing_higher() -> None:
     assert BALANCE_HEAD_HEIGHT == close(2.02)
-    assert stand_reward(2.02, 0.9, 0.0, 0.0, NO_FORCE, BALANCE_HEAD_HEIGHT)[0] == close(1.0)
-    assert stand_reward(2.02 - 0.4125, 0.9, 0.0, 0.0, NO_FORCE, BALANCE_HEAD_HEIGHT)[0] == close(0.1)
+    assert stand_reward(robot(2.02), BALANCE_HEAD_HEIGHT)[0] == close(1.0)
+    assert stand_reward(robot(2.02 - 0.4125), BALANCE_HEAD_HEIGHT)[0] == close(0.1)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_balancing_is_standing_higher() -> None:
     ],
 )
 def test_reaching(distance: float, up: float, speed: float, expected: float) -> None:
-    reward, terms = reach_reward(distance, up, np.full(75, speed))
+    reward, terms = reach_reward(robot(pelvis_up=up, velocities=np.full(75, speed)), distance)
     assert reward == close(expected)
     assert all(type(value) is float for value in terms.values())
 

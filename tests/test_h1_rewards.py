@@ -1,6 +1,8 @@
 """Rewards of the H1 suite against numbers derived by hand, on and off every threshold."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,28 @@ from sb3_ezm.envs.h1 import rewards
 
 NO_FORCE = np.zeros(19)
 INF = math.inf
+
+
+def robot(
+    head: float = 1.65,
+    up: float = 0.9,
+    vx: float = 0.0,
+    vy: float = 0.0,
+    forces: Any = NO_FORCE,
+    touches: bool = False,
+    **more: Any,
+) -> Any:
+    """Measurements, by default of a robot that stands still."""
+    posture = {"head_height": head, "torso_up": up, "touches_forbidden": touches}
+    return SimpleNamespace(**posture, velocity_x=vx, velocity_y=vy, forces=forces, **more)
+
+
+def climber(left: float, right: float, up: float, vx: float, forces: Any = NO_FORCE) -> Any:
+    return robot(up=up, vx=vx, forces=forces, head_above_left_foot=left, head_above_right_foot=right)
+
+
+def crawler(head: float, imu_y: float, imu_z: float, quat: Any, vx: float, forces: Any = NO_FORCE) -> Any:
+    return robot(head, vx=vx, forces=forces, imu=(0.0, imu_y, imu_z), pelvis_quat=quat)
 
 
 def close(value: float) -> object:
@@ -98,9 +122,9 @@ def test_upright(torso_up: float, enough: float, expected: float) -> None:
 
 
 def test_stand() -> None:
-    assert rewards.stand_reward(1.65, 0.9, 0.0, 0.0, NO_FORCE)[0] == close(1.0)
+    assert rewards.stand_reward(robot())[0] == close(1.0)
     # control 0.8, standing 0.1, upright 0.5, still 0.55
-    reward, terms = rewards.stand_reward(1.65 - 0.4125, -0.05, 2.0, 0.0, np.full(19, 10.0))
+    reward, terms = rewards.stand_reward(robot(1.65 - 0.4125, -0.05, 2.0, forces=np.full(19, 10.0)))
     assert reward == close(0.8 * 0.1 * 0.5 * 0.55)
     expected = {"small_control": 0.8, "stand_reward": 0.05, "standing": 0.1, "upright": 0.5, "dont_move": 0.55}
     assert terms == {name: close(value) for name, value in expected.items()}
@@ -109,32 +133,32 @@ def test_stand() -> None:
 @pytest.mark.parametrize(("speed", "move"), [(1.0, 3.5 / 6), (5.0, 1.5 / 6)])
 def test_walk_and_run(speed: float, move: float) -> None:
     # at 0.5 m/s: 5 * 0.5 + 1 = 3.5 walking, 5 * 0.1 + 1 = 1.5 running
-    reward, terms = rewards.locomotion_reward(1.65 - 0.4125, 1.0, 0.5, NO_FORCE, speed)
+    reward, terms = rewards.locomotion_reward(robot(1.65 - 0.4125, 1.0, 0.5), speed)
     assert terms["move"] == close(move)
     assert reward == close(0.1 * move)
-    assert rewards.locomotion_reward(1.7, 0.95, speed, NO_FORCE, speed)[0] == close(1.0)
+    assert rewards.locomotion_reward(robot(1.7, 0.95, speed), speed)[0] == close(1.0)
 
 
 def test_climb_multiplies_both_feet_and_forgives_a_tilt() -> None:
-    assert rewards.climb_reward(1.2, 1.3, 0.5, 1.0, NO_FORCE)[0] == close(1.0)
-    reward, terms = rewards.climb_reward(1.2 - 0.45, 1.2 - 0.45, -0.45, 1.0, NO_FORCE)
+    assert rewards.climb_reward(climber(1.2, 1.3, 0.5, 1.0))[0] == close(1.0)
+    reward, terms = rewards.climb_reward(climber(1.2 - 0.45, 1.2 - 0.45, -0.45, 1.0))
     assert terms["standing"] == close(0.01)
     assert reward == close(0.01 * 0.5)
 
 
 @pytest.mark.parametrize(("touches", "expected"), [(False, 1.0), (True, 0.1)])
 def test_hurdle_barrier(touches: bool, expected: float) -> None:
-    assert rewards.hurdle_reward(1.65, 0.8, 5.0, NO_FORCE, touches)[0] == close(expected)
+    assert rewards.hurdle_reward(robot(1.65, 0.8, 5.0, touches=touches))[0] == close(expected)
 
 
 def test_crawl() -> None:
     pitched = (0.75, 0.0, 0.65, 0.0)
-    assert rewards.crawl_reward(0.6, 1.0, 1.0, pitched, 1.0, NO_FORCE)[0] == close(1.0)
-    assert rewards.crawl_reward(0.8, 1.0 + 1e-9, 0.8, pitched, 1.0, NO_FORCE)[0] == 0.0
-    assert rewards.crawl_reward(0.8, -1.0 - 1e-9, 0.8, pitched, 1.0, NO_FORCE)[0] == 0.0
+    assert rewards.crawl_reward(crawler(0.6, 1.0, 1.0, pitched, 1.0))[0] == close(1.0)
+    assert rewards.crawl_reward(crawler(0.8, 1.0 + 1e-9, 0.8, pitched, 1.0))[0] == 0.0
+    assert rewards.crawl_reward(crawler(0.8, -1.0 - 1e-9, 0.8, pitched, 1.0))[0] == 0.0
     # Standing: imu at 1.0 counts 1, head at 2.0 counts 0.1 and the smaller one is taken; at rest move is 1/6;
     # q = 1 0 0 0 is sqrt(0.0625 + 0.4225) away, worth 0.1^0.485.
-    reward, terms = rewards.crawl_reward(2.0, 0.0, 1.0, (1.0, 0.0, 0.0, 0.0), 0.0, NO_FORCE)
+    reward, terms = rewards.crawl_reward(crawler(2.0, 0.0, 1.0, (1.0, 0.0, 0.0, 0.0), 0.0))
     assert reward == close(0.1 + 0.25 * 0.1 + 0.4 / 6 + 0.25 * 0.1**0.485)
     assert terms["crawling"] == 1.0
     assert terms["crawling_head"] == close(0.1)
@@ -143,8 +167,8 @@ def test_crawl() -> None:
 @pytest.mark.parametrize(("touches", "factor"), [(False, 1.0), (True, 0.1)])
 def test_pole(touches: bool, factor: float) -> None:
     # lying down keeps half of the moving credit: 0.5 * 0 + 0.5 * 1
-    assert rewards.pole_reward(1.65, 0.9, 0.5, NO_FORCE, touches)[0] == close(factor)
-    assert rewards.pole_reward(1.65, -1.0, 0.5, NO_FORCE, touches)[0] == close(0.5 * factor)
+    assert rewards.pole_reward(robot(1.65, 0.9, 0.5, touches=touches))[0] == close(factor)
+    assert rewards.pole_reward(robot(1.65, -1.0, 0.5, touches=touches))[0] == close(0.5 * factor)
 
 
 def test_maze_stages_advance_one_at_a_time_within_reach() -> None:
@@ -159,7 +183,7 @@ def test_maze_stages_advance_one_at_a_time_within_reach() -> None:
 
 def test_maze() -> None:
     def reward(vx: float, vy: float, x: float, y: float, stage: int, touches: bool = False, bonus: float = 0.0) -> float:
-        return rewards.maze_reward(1.65, 0.9, vx, vy, x, y, NO_FORCE, touches, stage, bonus)[0]
+        return rewards.maze_reward(robot(vx=vx, vy=vy, touches=touches, imu=(x, y, 1.0)), stage, bonus)[0]
 
     assert reward(2.0, 0.0, 3.0, 0.0, stage=1) == close(1.0)  # heading +x, at the checkpoint
     assert reward(0.0, 2.0, 3.0, 6.0, stage=2) == close(1.0)  # heading +y
@@ -186,13 +210,13 @@ def test_every_reward_lies_between_zero_and_one(
 ) -> None:
     forces = np.full(19, force)
     results = [
-        rewards.stand_reward(head, up, vx, vy, forces),
-        rewards.locomotion_reward(head, up, vx, forces, 1.0),
-        rewards.climb_reward(head, head - 0.1, up, vx, forces),
-        rewards.hurdle_reward(head, up, vx, forces, touch),
-        rewards.crawl_reward(head, y, head, (up, 0.0, vy, 0.0), vx, forces),
-        rewards.pole_reward(head, up, vx, forces, touch),
-        rewards.maze_reward(head, up, vx, vy, x, y, forces, touch, stage, 0.0),
+        rewards.stand_reward(robot(head, up, vx, vy, forces)),
+        rewards.locomotion_reward(robot(head, up, vx, vy, forces), 1.0),
+        rewards.climb_reward(climber(head, head - 0.1, up, vx, forces)),
+        rewards.hurdle_reward(robot(head, up, vx, vy, forces, touch)),
+        rewards.crawl_reward(crawler(head, y, head, (up, 0.0, vy, 0.0), vx, forces)),
+        rewards.pole_reward(robot(head, up, vx, vy, forces, touch)),
+        rewards.maze_reward(robot(head, up, vx, vy, forces, touch, imu=(x, y, 1.0)), stage, 0.0),
     ]
     for reward, terms in results:
         assert 0.0 <= reward <= 1.0 + 1e-12

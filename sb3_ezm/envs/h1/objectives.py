@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_ezm.envs.h1 import hard_rewards, rewards
+from sb3_ezm.envs.h1 import rewards
 from sb3_ezm.envs.h1.rewards import RewardAndTerms
 from sb3_ezm.envs.h1.robot import Robot
 
@@ -118,19 +118,7 @@ class MazeObjective(Objective):
 
     def _stage_reward(self, robot: Robot) -> RewardAndTerms:
         self.stage, bonus = rewards.advance_maze_stage(self.stage, *robot.pelvis_xy)
-        imu_x, imu_y, _ = robot.imu
-        return rewards.maze_reward(
-            robot.head_height,
-            robot.torso_up,
-            robot.velocity_x,
-            robot.velocity_y,
-            imu_x,
-            imu_y,
-            robot.forces,
-            touches_wall=robot.touches_forbidden,
-            stage=self.stage,
-            bonus=bonus,
-        )
+        return rewards.maze_reward(robot, self.stage, bonus)
 
 
 class ReachObjective(Objective):
@@ -170,7 +158,7 @@ class ReachObjective(Objective):
 
     def _distance_reward(self, robot: Robot) -> RewardAndTerms:
         self.hand = robot.left_hand
-        return hard_rewards.reach_reward(math.dist(self.hand, self.goal), robot.pelvis_up, robot.velocities)
+        return rewards.reach_reward(robot, math.dist(self.hand, self.goal))
 
 
 def _place_for_sitting(qpos: NDArray[np.float64], generator: np.random.Generator) -> None:
@@ -183,31 +171,8 @@ def _pelvis_below(height: float) -> Callable[[Robot], bool]:
     return lambda robot: robot.root_height < height
 
 
-def _stand(robot: Robot) -> RewardAndTerms:
-    return rewards.stand_reward(robot.head_height, robot.torso_up, robot.velocity_x, robot.velocity_y, robot.forces)
-
-
 def _locomotion(speed: float) -> Callable[[Robot], RewardAndTerms]:
-    return lambda robot: rewards.locomotion_reward(robot.head_height, robot.torso_up, robot.velocity_x, robot.forces, speed)
-
-
-def _climb(robot: Robot) -> RewardAndTerms:
-    return rewards.climb_reward(
-        robot.head_above_left_foot, robot.head_above_right_foot, robot.torso_up, robot.velocity_x, robot.forces
-    )
-
-
-def _crawl(robot: Robot) -> RewardAndTerms:
-    _, imu_y, imu_height = robot.imu
-    return rewards.crawl_reward(robot.head_height, imu_y, imu_height, robot.pelvis_quat, robot.velocity_x, robot.forces)
-
-
-def _pole(robot: Robot) -> RewardAndTerms:
-    return rewards.pole_reward(robot.head_height, robot.torso_up, robot.velocity_x, robot.forces, robot.touches_forbidden)
-
-
-def _hurdle(robot: Robot) -> RewardAndTerms:
-    return rewards.hurdle_reward(robot.head_height, robot.torso_up, robot.velocity_x, robot.forces, robot.touches_forbidden)
+    return lambda robot: rewards.locomotion_reward(robot, speed)
 
 
 def _tipped_over(robot: Robot) -> bool:
@@ -218,28 +183,8 @@ def _never(robot: Robot) -> bool:
     return False
 
 
-def _sit(robot: Robot) -> RewardAndTerms:
-    return hard_rewards.sit_reward(
-        robot.head_height,
-        robot.imu[2],
-        robot.torso_up,
-        robot.root,
-        robot.chair_xy,
-        robot.velocity_x,
-        robot.velocity_y,
-        robot.forces,
-    )
-
-
 def _balance(robot: Robot) -> RewardAndTerms:
-    return rewards.stand_reward(
-        robot.head_height,
-        robot.torso_up,
-        robot.velocity_x,
-        robot.velocity_y,
-        robot.forces,
-        enough=hard_rewards.BALANCE_HEAD_HEIGHT,
-    )
+    return rewards.stand_reward(robot, rewards.BALANCE_HEAD_HEIGHT)
 
 
 def _off_the_board(robot: Robot) -> bool:
@@ -247,17 +192,17 @@ def _off_the_board(robot: Robot) -> bool:
 
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
-    "stand": lambda: Objective(_stand, _pelvis_below(FALLEN_HEIGHT)),
+    "stand": lambda: Objective(rewards.stand_reward, _pelvis_below(FALLEN_HEIGHT)),
     "walk": lambda: Objective(_locomotion(rewards.WALK_SPEED), _pelvis_below(FALLEN_HEIGHT)),
     "run": lambda: Objective(_locomotion(rewards.RUN_SPEED), _pelvis_below(FALLEN_HEIGHT)),
-    "stair": lambda: Objective(_climb, _tipped_over),
-    "crawl": lambda: Objective(_crawl, _never),
-    "pole": lambda: Objective(_pole, _pelvis_below(POLE_FALLEN_HEIGHT)),
-    "slide": lambda: Objective(_climb, _tipped_over),
-    "hurdle": lambda: Objective(_hurdle, _pelvis_below(FALLEN_HEIGHT)),
+    "stair": lambda: Objective(rewards.climb_reward, _tipped_over),
+    "crawl": lambda: Objective(rewards.crawl_reward, _never),
+    "pole": lambda: Objective(rewards.pole_reward, _pelvis_below(POLE_FALLEN_HEIGHT)),
+    "slide": lambda: Objective(rewards.climb_reward, _tipped_over),
+    "hurdle": lambda: Objective(rewards.hurdle_reward, _pelvis_below(FALLEN_HEIGHT)),
     "maze": MazeObjective,
-    "sit_simple": lambda: Objective(_sit, _pelvis_below(SEAT_LOST_HEIGHT)),
-    "sit_hard": lambda: Objective(_sit, _pelvis_below(SEAT_LOST_HEIGHT), _place_for_sitting),
+    "sit_simple": lambda: Objective(rewards.sit_reward, _pelvis_below(SEAT_LOST_HEIGHT)),
+    "sit_hard": lambda: Objective(rewards.sit_reward, _pelvis_below(SEAT_LOST_HEIGHT), _place_for_sitting),
     "balance_simple": lambda: Objective(_balance, _off_the_board),
     "balance_hard": lambda: Objective(_balance, _off_the_board),
     "reach": ReachObjective,

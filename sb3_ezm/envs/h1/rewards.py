@@ -1,17 +1,18 @@
 """
-Rewards of the nine tasks of the medium suite as pure functions of a few numbers, in float64.
+Rewards of the tasks as pure functions of what a :class:`Robot` measures, in float64.
 
 The definitions are those of HumanoidBench (arXiv 2403.10506, MIT). Each task function returns the reward of one control step
-and the terms it is made of; apart from the maze bonus every reward lies in [0, 1].
+and the terms it is made of; apart from the maze bonus and ``reach`` every reward lies in [0, 1].
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sb3_ezm.envs.h1.robot import Robot
 
 RewardAndTerms = tuple[float, dict[str, float]]
 
@@ -30,6 +31,12 @@ MAZE_REACH = 0.4  # [m] a checkpoint counts as reached when the pelvis is nearer
 MAZE_CHECKPOINTS = ((0.0, 0.0), (3.0, 0.0), (3.0, 6.0), (6.0, 6.0), (6.0, 6.0))  # [m] goal of each stage; the last repeats
 MAZE_HEADINGS = ((1.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 0.0), (0.0, 1.0))  # direction of travel in each stage
 MAZE_LAST_STAGE = len(MAZE_CHECKPOINTS) - 1
+BALANCE_HEAD_HEIGHT = STAND_HEAD_HEIGHT + 0.37  # [m] the center of the board is at 0.37 m
+SEATED_HEIGHT_RANGE = (0.68, 0.72)  # [m] pelvis of a seated robot
+SEAT_HALF_DEPTH = 0.19  # [m] pelvis in front of the middle of the chair, or behind it
+TRUNK_RANGE = (0.35, 0.45)  # [m] head above the torso's IMU site, of an upright trunk
+REACH_NEAR = 1.0  # [m] distance from the goal below which a step pays 5
+REACH_THERE = 0.05  # [m] distance below which it pays 10 more
 
 
 def _distance(value: float, lower: float, upper: float) -> float:
@@ -126,123 +133,53 @@ def upright(torso_up: float, enough: float = 0.9) -> float:
     return linear(torso_up, enough, math.inf, 1.9)
 
 
-def stand_reward(
-    head_height: float,
-    torso_up: float,
-    velocity_x: float,
-    velocity_y: float,
-    forces: NDArray[np.float64],
-    enough: float = STAND_HEAD_HEIGHT,
-) -> RewardAndTerms:
-    """
-    Tasks ``stand`` and, with a higher head, ``balance_simple`` and ``balance_hard``: stand upright and stay where you are.
-
-    :param head_height: head height in m
-    :param torso_up: world z component of the torso's z axis
-    :param velocity_x: center-of-mass velocity along x in m/s
-    :param velocity_y: center-of-mass velocity along y in m/s
-    :param forces: actuator forces [A] in N m
-    :param enough: head height in m from which the credit is full
-    :return: reward and its terms
-    """
+def stand_reward(robot: Robot, enough: float = STAND_HEAD_HEIGHT) -> RewardAndTerms:
+    """Stand upright and stay where you are: ``stand``, and with a higher head ``balance_simple`` and ``balance_hard``."""
     # r = control * (standing * upright) * still
-    terms = _posture_terms(standing(head_height, enough), upright(torso_up), forces)
-    terms["dont_move"] = stand_still(velocity_x, velocity_y)
+    terms = _posture_terms(standing(robot.head_height, enough), upright(robot.torso_up), robot.forces)
+    terms["dont_move"] = stand_still(robot.velocity_x, robot.velocity_y)
     return terms["small_control"] * terms["stand_reward"] * terms["dont_move"], terms
 
 
-def locomotion_reward(
-    head_height: float, torso_up: float, velocity_x: float, forces: NDArray[np.float64], speed: float
-) -> RewardAndTerms:
-    """
-    Tasks ``walk`` (1 m/s) and ``run`` (5 m/s): move along +x, upright.
-
-    :param head_height: head height in m
-    :param torso_up: world z component of the torso's z axis
-    :param velocity_x: center-of-mass velocity along x in m/s
-    :param forces: actuator forces [A] in N m
-    :param speed: target speed in m/s
-    :return: reward and its terms
-    """
+def locomotion_reward(robot: Robot, speed: float) -> RewardAndTerms:
+    """Move along +x at a speed in m/s, upright: ``walk`` and ``run``."""
     # r = control * (standing * upright) * move
-    terms = _posture_terms(standing(head_height), upright(torso_up), forces)
-    terms["move"] = move_forward(velocity_x, speed)
+    terms = _posture_terms(standing(robot.head_height), upright(robot.torso_up), robot.forces)
+    terms["move"] = move_forward(robot.velocity_x, speed)
     return terms["small_control"] * terms["stand_reward"] * terms["move"], terms
 
 
-def climb_reward(
-    head_above_left_foot: float,
-    head_above_right_foot: float,
-    torso_up: float,
-    velocity_x: float,
-    forces: NDArray[np.float64],
-) -> RewardAndTerms:
-    """
-    Tasks ``stair`` and ``slide``: walk up and down, the head high above both feet.
-
-    :param head_above_left_foot: head height minus left foot height in m
-    :param head_above_right_foot: head height minus right foot height in m
-    :param torso_up: world z component of the torso's z axis
-    :param velocity_x: center-of-mass velocity along x in m/s
-    :param forces: actuator forces [A] in N m
-    :return: reward and its terms
-    """
+def climb_reward(robot: Robot) -> RewardAndTerms:
+    """Walk up and down, the head high above both feet: ``stair`` and ``slide``."""
     # standing = prod over feet of 0.1^((max(0, 1.2 - (z_head - z_foot)) / 0.45)^2);  r = control * (standing * upright) * move
-    left = gaussian(head_above_left_foot, CLIMB_HEAD_HEIGHT, math.inf, 0.45)
-    right = gaussian(head_above_right_foot, CLIMB_HEAD_HEIGHT, math.inf, 0.45)
-    terms = _posture_terms(left * right, upright(torso_up, enough=0.5), forces)
-    terms["move"] = move_forward(velocity_x, WALK_SPEED)
+    left = gaussian(robot.head_above_left_foot, CLIMB_HEAD_HEIGHT, math.inf, 0.45)
+    right = gaussian(robot.head_above_right_foot, CLIMB_HEAD_HEIGHT, math.inf, 0.45)
+    terms = _posture_terms(left * right, upright(robot.torso_up, enough=0.5), robot.forces)
+    terms["move"] = move_forward(robot.velocity_x, WALK_SPEED)
     return terms["small_control"] * terms["stand_reward"] * terms["move"], terms
 
 
-def hurdle_reward(
-    head_height: float, torso_up: float, velocity_x: float, forces: NDArray[np.float64], touches_barrier: bool
-) -> RewardAndTerms:
-    """
-    Task ``hurdle``: run at 5 m/s over hurdles between two walls.
-
-    :param head_height: head height in m
-    :param torso_up: world z component of the torso's z axis
-    :param velocity_x: center-of-mass velocity along x in m/s
-    :param forces: actuator forces [A] in N m
-    :param touches_barrier: whether the robot touches a side or back wall (touching a hurdle costs nothing)
-    :return: reward and its terms
-    """
+def hurdle_reward(robot: Robot) -> RewardAndTerms:
+    """Run at 5 m/s over hurdles between two walls. Touching a wall costs, touching a hurdle does not."""
     # r = d * control * (standing * upright) * move,  d = 0.1 on a wall contact, else 1
-    terms = _posture_terms(standing(head_height), upright(torso_up, enough=0.8), forces)
-    terms["move"] = move_forward(velocity_x, RUN_SPEED)
-    terms["wall_collision_discount"] = COLLISION_DISCOUNT if touches_barrier else 1.0
+    terms = _posture_terms(standing(robot.head_height), upright(robot.torso_up, enough=0.8), robot.forces)
+    terms["move"] = move_forward(robot.velocity_x, RUN_SPEED)
+    terms["wall_collision_discount"] = COLLISION_DISCOUNT if robot.touches_forbidden else 1.0
     reward = terms["small_control"] * terms["stand_reward"] * terms["move"] * terms["wall_collision_discount"]
     return reward, terms
 
 
-def crawl_reward(
-    head_height: float,
-    imu_y: float,
-    imu_height: float,
-    pelvis_quat: Sequence[float] | NDArray[np.float64],
-    velocity_x: float,
-    forces: NDArray[np.float64],
-) -> RewardAndTerms:
-    """
-    Task ``crawl``: go through a low tunnel on hands and knees.
-
-    :param head_height: head height in m
-    :param imu_y: y of the torso's IMU site in m
-    :param imu_height: height of the torso's IMU site in m
-    :param pelvis_quat: orientation of the pelvis [4], w x y z
-    :param velocity_x: center-of-mass velocity along x in m/s
-    :param forces: actuator forces [A] in N m
-    :return: reward and its terms
-    """
+def crawl_reward(robot: Robot) -> RewardAndTerms:
+    """Go through a low tunnel on hands and knees."""
+    _, imu_y, imu_height = robot.imu
     # r = 1[|y_imu| <= 1] * (0.1 control + 0.25 min(crawl_imu, crawl_head) + 0.4 move + 0.25 * 0.1^(||q - q*||^2))
     lower, upper = CRAWL_HEIGHT_RANGE
-    square = sum((float(have) - want) ** 2 for have, want in zip(pelvis_quat, CRAWL_PELVIS_QUAT, strict=True))
+    square = sum((float(have) - want) ** 2 for have, want in zip(robot.pelvis_quat, CRAWL_PELVIS_QUAT, strict=True))
     terms = {
-        "small_control": small_control(forces),
+        "small_control": small_control(robot.forces),
         "crawling": gaussian(imu_height, lower, upper, 1.0),
-        "crawling_head": gaussian(head_height, lower, upper, 1.0),
-        "move": move_forward(velocity_x, WALK_SPEED),
+        "crawling_head": gaussian(robot.head_height, lower, upper, 1.0),
+        "move": move_forward(robot.velocity_x, WALK_SPEED),
         "pelvis_pitch": gaussian(math.sqrt(square), 0.0, 0.0, 1.0),
         "in_tunnel": 1.0 if -TUNNEL_HALF_WIDTH <= imu_y <= TUNNEL_HALF_WIDTH else 0.0,
     }
@@ -255,23 +192,12 @@ def crawl_reward(
     return reward, terms
 
 
-def pole_reward(
-    head_height: float, torso_up: float, velocity_x: float, forces: NDArray[np.float64], touches_pole: bool
-) -> RewardAndTerms:
-    """
-    Task ``pole``: walk at 0.5 m/s through a forest of poles without touching them.
-
-    :param head_height: head height in m
-    :param torso_up: world z component of the torso's z axis
-    :param velocity_x: center-of-mass velocity along x in m/s
-    :param forces: actuator forces [A] in N m
-    :param touches_pole: whether the robot touches a pole
-    :return: reward and its terms
-    """
+def pole_reward(robot: Robot) -> RewardAndTerms:
+    """Walk at 0.5 m/s through a forest of poles without touching them."""
     # r = c * (0.5 control * (standing * upright) + 0.5 move),  c = 0.1 on a pole contact, else 1
-    terms = _posture_terms(standing(head_height), upright(torso_up), forces)
-    terms["move"] = move_forward(velocity_x, POLE_SPEED)
-    terms["collision_discount"] = COLLISION_DISCOUNT if touches_pole else 1.0
+    terms = _posture_terms(standing(robot.head_height), upright(robot.torso_up), robot.forces)
+    terms["move"] = move_forward(robot.velocity_x, POLE_SPEED)
+    terms["collision_discount"] = COLLISION_DISCOUNT if robot.touches_forbidden else 1.0
     posture = terms["small_control"] * terms["stand_reward"]
     return (0.5 * posture + 0.5 * terms["move"]) * terms["collision_discount"], terms
 
@@ -291,49 +217,58 @@ def advance_maze_stage(stage: int, pelvis_x: float, pelvis_y: float) -> tuple[in
     return stage, 0.0
 
 
-def maze_reward(
-    head_height: float,
-    torso_up: float,
-    velocity_x: float,
-    velocity_y: float,
-    imu_x: float,
-    imu_y: float,
-    forces: NDArray[np.float64],
-    touches_wall: bool,
-    stage: int,
-    bonus: float,
-) -> RewardAndTerms:
-    """
-    Task ``maze``: walk at 2 m/s from checkpoint to checkpoint.
-
-    :param head_height: head height in m
-    :param torso_up: world z component of the torso's z axis
-    :param velocity_x: center-of-mass velocity along x in m/s
-    :param velocity_y: center-of-mass velocity along y in m/s
-    :param imu_x: x of the torso's IMU site in m
-    :param imu_y: y of the torso's IMU site in m
-    :param forces: actuator forces [A] in N m
-    :param touches_wall: whether the robot touches a wall
-    :param stage: stage after :func:`advance_maze_stage`
-    :param bonus: bonus from :func:`advance_maze_stage`
-    :return: reward and its terms
-    """
+def maze_reward(robot: Robot, stage: int, bonus: float) -> RewardAndTerms:
+    """Walk at 2 m/s from checkpoint to checkpoint; stage and bonus are those of :func:`advance_maze_stage`."""
+    imu_x, imu_y, _ = robot.imu
     # r = c * (0.2 control * (standing * upright) + 0.4 M + 0.4 * 0.1^(d^2)) + bonus,  c = 0.1 on a wall contact, else 1
     # M = (5 max(0, 1 - |vx - 2 hx|) max(0, 1 - |vy - 2 hy|) + 1) / 6 for heading h, 1 in the last stage; d = distance to goal
     goal_x, goal_y = MAZE_CHECKPOINTS[stage]
     heading_x, heading_y = MAZE_HEADINGS[stage]
-    along = linear(velocity_x - heading_x * MAZE_SPEED, 0.0, 0.0, 1.0) * linear(
-        velocity_y - heading_y * MAZE_SPEED, 0.0, 0.0, 1.0
+    along = linear(robot.velocity_x - heading_x * MAZE_SPEED, 0.0, 0.0, 1.0) * linear(
+        robot.velocity_y - heading_y * MAZE_SPEED, 0.0, 0.0, 1.0
     )
-    terms = _posture_terms(standing(head_height), upright(torso_up), forces)
+    terms = _posture_terms(standing(robot.head_height), upright(robot.torso_up), robot.forces)
     terms["move"] = 1.0 if stage == MAZE_LAST_STAGE else (5.0 * along + 1.0) / 6.0
     terms["checkpoint_proximity"] = gaussian(math.hypot(imu_x - goal_x, imu_y - goal_y), 0.0, 0.0, 1.0)
-    terms["wall_collision_discount"] = COLLISION_DISCOUNT if touches_wall else 1.0
+    terms["wall_collision_discount"] = COLLISION_DISCOUNT if robot.touches_forbidden else 1.0
     terms["stage_bonus"] = bonus
     terms["stage"] = float(stage)
     posture = terms["small_control"] * terms["stand_reward"]
     shaped = 0.2 * posture + 0.4 * terms["move"] + 0.4 * terms["checkpoint_proximity"]
     return shaped * terms["wall_collision_discount"] + bonus, terms
+
+
+def sit_reward(robot: Robot) -> RewardAndTerms:
+    """Sit upright and at rest on the chair: ``sit_simple`` and ``sit_hard``."""
+    root, chair_xy = robot.root, robot.chair_xy
+    # r = control * still * (0.5 sitting + 0.5 on_chair) * upright * posture
+    on_chair = gaussian(root[0] - chair_xy[0], -SEAT_HALF_DEPTH, SEAT_HALF_DEPTH, 0.2) * gaussian(
+        root[1] - chair_xy[1], 0.0, 0.0, 0.1
+    )
+    terms = {
+        "small_control": small_control(robot.forces),
+        "dont_move": stand_still(robot.velocity_x, robot.velocity_y),
+        "sitting": gaussian(root[2], *SEATED_HEIGHT_RANGE, 0.2),
+        "on_chair": on_chair,
+        "upright": linear(robot.torso_up, 0.95, math.inf, 0.9),
+        "sitting_posture": gaussian(robot.head_height - robot.imu[2], *TRUNK_RANGE, 0.3),
+    }
+    terms["sit_reward"] = (0.5 * terms["sitting"] + 0.5 * on_chair) * terms["upright"] * terms["sitting_posture"]
+    return terms["small_control"] * terms["sit_reward"] * terms["dont_move"], terms
+
+
+def reach_reward(robot: Robot, distance: float) -> RewardAndTerms:
+    """Bring the left hand to the goal, so many m away. At most 20, and without a lower bound."""
+    # r = 5 up - 1e-4 ||v||^2 + 5 * 1[d < 1] + 10 * 1[d < 0.05]
+    terms = {
+        "hand_dist": distance,
+        "healthy_reward": 5.0 * robot.pelvis_up,
+        "motion_penalty": float(robot.velocities @ robot.velocities),
+        "reward_close": 5.0 if distance < REACH_NEAR else 0.0,
+        "reward_success": 10.0 if distance < REACH_THERE else 0.0,
+    }
+    paid = terms["healthy_reward"] + terms["reward_close"] + terms["reward_success"]
+    return paid - 0.0001 * terms["motion_penalty"], terms
 
 
 def _posture_terms(standing_term: float, upright_term: float, forces: NDArray[np.float64]) -> dict[str, float]:

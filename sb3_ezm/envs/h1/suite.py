@@ -21,7 +21,7 @@ def register() -> None:
     """
     for robot, tasks in TASK_INFO.items():
         for task in tasks.values():
-            register_id(task.gym_id, "sb3_ezm.envs.h1.env:H1Env", MAX_EPISODE_STEPS, task=task.name, robot=robot)
+            register_id(task.gym_id, "sb3_ezm.envs.h1.env:H1Env", MAX_EPISODE_STEPS, task=task.task, robot=robot)
     register_suite("h1-medium", partial(build, "h1"), task_prefix="h1-", preset="h1-cpu-repeat")
     register_suite(
         "h1hand-hard", partial(build, "h1hand"), task_prefix="h1hand-", preset="humanoidbench-hard-cpu", align=align
@@ -35,7 +35,7 @@ def build(robot: str) -> tuple[TaskSpec, ...]:
         suite (151 to 177 and 61)
     """
     return tuple(
-        task_spec(task.original, f"{robot}-{task.name}", GymEnvFactory(task.gym_id, releases_gil=True))
+        task_spec(task, f"{robot}-{task.task}", GymEnvFactory(task.gym_id, releases_gil=True))
         for task in TASK_INFO[robot].values()
     )
 
@@ -51,5 +51,5 @@ def align(specs: Iterable[TaskSpec]) -> tuple[TaskSpec, ...]:
 
 
 def _original(spec: TaskSpec) -> HumanoidBenchTask | None:
-    ours = {task.gym_id: task.original for tasks in TASK_INFO.values() for task in tasks.values()}
+    ours = {task.gym_id: task for tasks in TASK_INFO.values() for task in tasks.values()}
     return ours.get(spec.env_fn.env_id) if isinstance(spec.env_fn, GymEnvFactory) else None

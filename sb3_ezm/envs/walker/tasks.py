@@ -18,13 +18,11 @@ class WalkerTaskInfo:
     Facts about one task.
 
     :param name: task name
-    :param summary: one line for people
     :param speed: target velocity along x in m/s, negative backwards; 0 for a task that rewards the posture alone
     :param reference: success bar, random score and range of the rewards
     """
 
     name: str
-    summary: str
     speed: float
     reference: TaskReference
 
@@ -40,16 +38,16 @@ SOURCE = (
 )
 
 
-def _info(name: str, summary: str, speed: float, random_score: float, agent_score: float) -> WalkerTaskInfo:
-    return WalkerTaskInfo(name, summary, speed, TaskReference.of_agent(random_score, agent_score, (0.0, 1.0), SOURCE))
+def _info(name: str, speed: float, random_score: float, agent_score: float) -> WalkerTaskInfo:
+    return WalkerTaskInfo(name, speed, TaskReference.of_agent(random_score, agent_score, (0.0, 1.0), SOURCE))
 
 
 _TASKS = (
-    _info("stand", "stand upright", 0.0, 129.89, 990.6),
-    _info("walk", "walk at 1 m/s", 1.0, 32.17, 979.7),
-    _info("run", "run at 8 m/s", 8.0, 22.98, 842.3),
-    _info("walk-backwards", "walk backwards at 1 m/s", -1.0, 35.16, 977.3),
-    _info("run-backwards", "run backwards at 8 m/s", -8.0, 23.35, 866.5),
+    _info("stand", 0.0, 129.89, 990.6),
+    _info("walk", 1.0, 32.17, 979.7),
+    _info("run", 8.0, 22.98, 842.3),
+    _info("walk-backwards", -1.0, 35.16, 977.3),
+    _info("run-backwards", -8.0, 23.35, 866.5),
 )
 
 WALKER_TASK_INFO: dict[str, WalkerTaskInfo] = {task.name: task for task in _TASKS}
