@@ -155,4 +155,5 @@ def test_the_users_own_environment_still_takes_what_it_took() -> None:
     env = Drawn()
     EZM("MlpPolicy", DummyVecEnv([lambda: env]), **TINY).learn(10)
     env.reset()
-    env.step(env.action_space.sample(), render=True)  # type: ignore[call-arg]
+    observation, reward, *_ = env.step(env.action_space.sample(), render=True)  # type: ignore[call-arg]
+    assert env.observation_space.contains(observation) and reward == 1.0  # the number of the step

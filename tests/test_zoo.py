@@ -268,6 +268,14 @@ def test_environments_that_tasks_cannot_share(zoo: Any, folder: Path) -> None:
     assert not (folder / "logs" / "ezm" / "MultiTask-Toy-v0_2").exists()
 
 
+def test_normalized_frames_are_not_stacked(zoo: Any, folder: Path) -> None:
+    both = ("-params", "frame_stack:2", "normalize:True", "--eval-freq", "-1")
+    before = set((folder / "logs" / "ezm").glob("*"))
+    error = zoo("train", "--env", "Pendulum-v1", "-conf", "tiny.yml", *both, status=2)
+    assert "`normalize` and `frame_stack` (2) together" in error and "`env_wrapper`" in error
+    assert set((folder / "logs" / "ezm").glob("*")) == before
+
+
 @pytest.mark.parametrize(("kind", "watched"), [("dummy", ThreadedVecEnv), ("subproc", WatchedSubprocVecEnv)])
 def test_a_time_limit_reaches_the_environments(kind: str, watched: type, tmp_path: Path) -> None:
     from sb3_ezm.zoo.manager import EZMExperimentManager  # needs RL Zoo
