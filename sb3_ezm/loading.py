@@ -120,8 +120,8 @@ class LoadedWithChanges(OffPolicyAlgorithm):
                 raise
             raise ConfigurationError(
                 f"The environment has the tasks {list(tasks.names)}, and those of the model are others ({error}). A model "
-                "acts in all its tasks: make the environment with these, or load it without one and evaluate it with "
-                "`evaluate_tasks` (docs/faq.md)."
+                "acts in all its tasks: make the environment with the model's tasks, or load the model without an environment "
+                "and evaluate it with `evaluate_tasks` (docs/faq.md)."
             ) from error
         apply_changes(model, changes, model.__dict__.pop("_saved_policy_kwargs", {}))
         if env is not None and "task_set" not in changes:

@@ -37,7 +37,7 @@ class RewardRange:
         env = int(np.abs(rewards).argmax())
         warnings.warn(
             f"Task {names[tasks[env]]!r} paid {float(rewards[env]):g} in one step, and the world model predicts at most "
-            f"{self.limit:g} in size: such rewards are cut to that. Raise `reward_range` in `policy_kwargs`, and with it "
-            "`value_range` (docs/single_task.md).",
+            f"{self.limit:g} in size: larger rewards are clipped to this limit. Raise `reward_range` in `policy_kwargs`, and "
+            "with it `value_range` (docs/single_task.md).",
             stacklevel=2,
         )

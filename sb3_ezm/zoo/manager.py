@@ -77,8 +77,8 @@ class EZMExperimentManager(ExperimentManager):
         if self.is_ezm and self.normalize and self.frame_stack is not None:
             raise ConfigurationError(
                 f"`normalize` and `frame_stack` ({self.frame_stack}) together would stack normalized observations: leave "
-                "`normalize` out (the world model normalizes by itself), or stack inside, with an `env_wrapper` such as "
-                "gymnasium.wrappers.FrameStackObservation."
+                "`normalize` out (the world model normalizes by itself), or stack frames inside each environment, with an "
+                "`env_wrapper` such as gymnasium.wrappers.FrameStackObservation."
             )
         self.tasks = find_tasks(self.env_name.gym_id, self.env_kwargs) if self.is_ezm else ()
         if self.is_ezm and (self.env_kwargs or {}).get("action_repeat", 1) > 1:
