@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sb3_ezm import ConfigurationError
+from sb3_ezm import EZM, ConfigurationError
 from sb3_ezm.presets import get_preset, preset_names
 from tests.test_presets import build
 from tests.tiny import TINY_NETWORKS, tiny_model, toy_env
@@ -67,6 +67,25 @@ def test_settings_without_effect_are_named(settings: dict[str, Any], words: str)
     with pytest.warns(UserWarning, match="does nothing") as found:
         tiny_model(toy_env(), **settings)
     assert any(words in str(warning.message) for warning in found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_simulations": 50}, r"`num_simulations` \(50\) becomes 12: each of 8 .* 2 actions: set `num_candidates` to 2"),
+        (
+            {"search_kwargs": {"predicting_simulations": 64}},
+            r"`predicting_simulations` in `search_kwargs` \(64\) becomes 16: .* `predicting_candidates` to 2",
+        ),
+    ],
+)
+def test_simulations_that_shrink_with_discrete_candidates_are_told(settings: dict[str, Any], words: str) -> None:
+    with pytest.warns(UserWarning, match=words):
+        EZM("MlpPolicy", "CartPole-v1", device="cpu", **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        EZM("MlpPolicy", "CartPole-v1", device="cpu")
+        EZM("MlpPolicy", "CartPole-v1", device="cpu", num_simulations=50, num_candidates=2)
 
 
 def test_noise_of_their_own_ranks_discrete_actions() -> None:

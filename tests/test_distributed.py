@@ -359,6 +359,58 @@ def test_a_reset_keeps_what_was_told_while_a_round_was_ahead(ray: StandInRay) ->
     assert env.step(np.zeros((2, 1), np.float32))[1].tolist() == [3.0, 3.0]
 
 
+class Leveled(Recorded):
+    """What its method does depends on the arguments, and on how often it was called."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.parameters: dict[str, float] = {}
+        self.level = 0
+
+    def get_state(self) -> dict[str, Any]:
+        return {**super().get_state(), "parameters": dict(self.parameters)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self.parameters = dict(state["parameters"])
+
+    def set_parameter(self, name: str, value: float) -> None:
+        self.parameters[name] = value
+
+    def next_level(self) -> None:
+        self.level += 1
+
+
+def test_repeated_calls_of_a_method_are_all_repeated_in_a_new_process(ray: StandInRay) -> None:
+    env = RayVecEnv([partial(Leveled, length=50)] * 2, collectors=2)
+    for _ in range(3):
+        env.env_method("next_level")
+    ray.actors[-1].is_dead = True
+    assert env.get_attr("level") == [3, 3]
+
+
+def test_a_call_after_a_resume_leaves_what_the_same_method_did_with_other_arguments(ray: StandInRay, tmp_path: Path) -> None:
+    def make() -> RayVecEnv:
+        return RayVecEnv([partial(Leveled, length=50)] * 2, collectors=2)
+
+    env, seen = make(), [0]
+    model = tiny_model(env, learning_starts=100, train_freq=4)
+
+    def change(*_: Any) -> bool:
+        seen[0] += 1
+        if seen[0] == 6:  # within a round
+            env.env_method("set_parameter", "mass", 2.0)
+        return seen[0] < 6
+
+    model.learn(48, callback=change)
+    path = model.save_checkpoint(tmp_path / "x.ezm")
+    continued = make()
+    resumed = EZM.resume(path, continued)
+    continued.env_method("set_parameter", "length", 3.0)
+    resumed.learn(24, reset_num_timesteps=False)
+    assert continued.get_attr("parameters") == [{"mass": 2.0, "length": 3.0}] * 2
+
+
 def test_what_was_told_last_counts_last(ray: StandInRay) -> None:
     env = RayVecEnv([partial(Recorded, length=50)] * 2, collectors=2, rounds_ahead=1)
     model = tiny_model(env, learning_starts=100, train_freq=4)
@@ -424,7 +476,7 @@ def test_a_checkpoint_holds_what_was_told_since_the_states_it_holds(
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
-@pytest.mark.parametrize("then", ["told", "told again", "reset"])
+@pytest.mark.parametrize("then", ["told", "told again", "told by a method", "reset"])
 def test_what_a_checkpoint_was_told_outlives_what_comes_next(ray: StandInRay, tmp_path: Path, ahead: int, then: str) -> None:
     def make() -> Any:
         return RayVecEnv([partial(Recorded, length=50)] * 2, collectors=2, rounds_ahead=ahead)
@@ -444,10 +496,12 @@ def test_what_a_checkpoint_was_told_outlives_what_comes_next(ray: StandInRay, tm
     path = model.save_checkpoint(tmp_path / "x.ezm")
     continued = make()
     resumed = EZM.resume(path, continued)
-    if then.startswith("told"):
+    if then == "told by a method":
+        continued.env_method("set_scale", 7.0)
+    elif then.startswith("told"):
         continued.set_attr(*(("color", 1) if then == "told" else ("scale", 7.0)))
     resumed.learn(24, reset_num_timesteps=then == "reset")
-    expected = 7.0 if then == "told again" else 5.0
+    expected = 5.0 if then in ("told", "reset") else 7.0
     assert continued.get_attr("scale") == [expected] * 2 and continued.get_attr("_limit") == [2.0] * 2
     ray.actors[-1].is_dead = True
     assert continued.get_attr("scale") == [expected] * 2

@@ -89,11 +89,13 @@ def warn_of_combinations(configs: Configs, policy: EZMPolicy, preset: str | None
     :warns UserWarning: for every setting that was changed and has no effect given the others, and for a support that cannot
         hold what the tasks pay at every step
     """
-    for words in (*_short_supports(policy, configs.target.gamma), *_mixed_values(configs)):
-        warnings.warn(words, UserWarning, stacklevel=4)
     used: dict[type[Settings], Settings] = {type(config): config for config in (*configs, policy.model_config)}
     settings = preset_settings(preset)
-    usual: dict[type[Settings], Settings] = {type(config): config for config in make_configs(settings)}
+    usual_configs = make_configs(settings)
+    searches = _small_searches(configs.search, usual_configs.search, policy.world_model)
+    for words in (*_short_supports(policy, configs.target.gamma), *_mixed_values(configs), *searches):
+        warnings.warn(words, UserWarning, stacklevel=4)
+    usual: dict[type[Settings], Settings] = {type(config): config for config in usual_configs}
     usual[ModelConfig] = policy.model_settings(**settings.get("policy_kwargs", {}))
     rules: list[Rule] = [
         *_of_targets(configs),
@@ -133,6 +135,21 @@ def _mixed_values(configs: Configs) -> Iterator[str]:
             "`search_value='improved'` in `target_kwargs` is the value of positions that are searched again; the others have "
             "the stored one, the mean of all returns: set `use_stored_search` to False, or `search_value` to 'mean'."
         )
+
+
+def _small_searches(search: SearchConfig, usual: SearchConfig, model: WorldModel) -> Iterator[str]:
+    """Simulations that were asked for, but shrink with the candidates, of which discrete tasks may have fewer."""
+    actions = model.action_mask.shape[1]
+    for name, sized in (("num", search), ("acting", search.acting), ("predicting", search.predicting)):
+        asked, simulations = getattr(search, f"{name}_simulations"), f"{name}_simulations"
+        done = model.actions.fitted(sized, actions).num_simulations
+        if asked != getattr(usual, simulations) and asked is not None and done < asked:
+            few = "a single action needs no search" if actions == 1 else f"set `{name}_candidates` to {actions} as well"
+            yield (
+                f"{_where(SearchConfig, simulations)} ({asked}) becomes {done}: each of {sized.num_candidates} candidates has "
+                f"its share, and there {'is' if actions == 1 else 'are'} {counted(actions, 'action')}: {few}"
+                f"{'' if actions == 1 else ' to have all of them'}."
+            )
 
 
 def _where(config: type[Settings], name: str) -> str:

@@ -82,14 +82,15 @@ class Worker:
         :param arguments: of the method
         """
         change = Change(self._given, method, arguments)
-        if not self.parts:  # rounds of a checkpoint are still to come, and what it was told then counts no more
-            self._changes = [kept for old in self._changes for kept in _without(old, change)]
+        untold = [old for old in self._changes if old.after > change.after]  # of a checkpoint, between rounds yet to come
         self._changes.append(change)
+        if untold and not self.parts:  # which came before this one, and must not have the last word
+            self._changes.append(replace(change, after=max(old.after for old in untold)))
         self._earlier.append(replace(change, after=change.after + 1))
 
     @property
     def _given(self) -> int:
-        """Parts that it has been told."""
+        """Number of parts already sent to it."""
         return sum(part.answer is not None for part in self.parts)
 
     def changes(self, before_last: bool) -> list[Change]:
@@ -114,7 +115,7 @@ class Worker:
     def drop(self) -> None:
         """Forget its rounds. What it was told between them is not in its state, which stays as it was before them."""
         given = self._given
-        untold = [change for change in self._changes if change.after > given]  # it was to be told after later parts
+        untold = [change for change in self._changes if change.after > given]  # due only after later parts
         self._preparations += [self.ask(change.method, change.arguments)[0] for change in untold]
         self._forget_parts()
 
@@ -218,12 +219,3 @@ class Worker:
     def end(self) -> None:
         """Kill the process."""
         self._ray.kill(self.actor)
-
-
-def _without(old: Change, new: Change) -> Sequence[Change]:
-    """What is left of a change where another one of the same kind and name takes its place."""
-    if (old.method, old.arguments[0]) != (new.method, new.arguments[0]):
-        return (old,)
-    *arguments, indices = old.arguments
-    rest = [index for index in indices if index not in new.arguments[-1]]
-    return (replace(old, arguments=(*arguments, rest)),) if rest else ()

@@ -43,7 +43,7 @@ class ActionHead(Protocol):
         """
         :param config: search settings
         :param action_size: entries of an action vector ``A``
-        :return: the settings, with no more candidates than there are actions
+        :return: the settings, with no more candidates than there are actions, and fewer simulations in proportion
         """
 
     def candidates(
@@ -270,7 +270,7 @@ class Categorical(ActionHead):
         return th.log_softmax(raw.float().masked_fill(mask == 0, -th.inf), dim=-1)
 
     def fitted(self, config: SearchConfig, action_size: int) -> SearchConfig:
-        """At most ``A`` candidates, each with as many simulations as before; a single action needs no search."""
+        """At most ``A`` candidates, with as many simulations of each as before, rounded down; a single action needs no search."""
         if max(config.num_candidates, config.num_leaf_actions) <= action_size and action_size > 1:
             return config
         names = ("acting_simulations", "acting_candidates", "predicting_simulations", "predicting_candidates")
