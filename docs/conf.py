@@ -103,7 +103,7 @@ def resolve_reexport(app: Any, env: Any, node: Any, contnode: Any) -> Any:
 
 def link_notes(app: Any, name: str, content: list[str]) -> None:
     """
-    Make links to the notes, which are a page of the site and elsewhere a file beside the experiments, and from them.
+    Fix links to and from the notes: a page on the site, but a file in ``experiments/`` in the repository.
 
     :param app: Sphinx
     :param name: of the page

@@ -90,7 +90,7 @@ class SearchConfig(Settings):
     The sampled search with sequential halving (paper, section on planning; defaults are the released code's).
 
     :param num_simulations: model evaluations per root
-    :param num_candidates: sampled actions at the root. Where there are fewer discrete ones, these, and fewer simulations
+    :param num_candidates: actions sampled at the root; of fewer discrete ones all, with fewer simulations in proportion
     :param acting_simulations: ``num_simulations`` of searches that choose an action, in collecting and in ``predict``
         (``None``: the same as when targets are searched)
     :param acting_candidates: ``num_candidates`` of these
@@ -262,7 +262,7 @@ class RuntimeConfig(Settings):
 
     :param mixed_precision: run the networks in bfloat16; losses stay in float32. ``"auto"``: on a GPU, and on a CPU that has
         such products; others compute them with detours that take two to six times as long as float32
-    :param max_roots: roots per search of the reanalysis; more are split into chunks, which bounds memory
+    :param max_roots: roots per search of the reanalysis, and observations per call of its target values, to bound memory
     :param priority_lag: updates that may still be running while the next batch is drawn. 0: new priorities count for the
         next batch. With a lag the host never waits for the device in an update; priorities and target network follow that many
         updates late, as does the error for a gradient that is not finite (it is never applied).

@@ -529,5 +529,5 @@ def test_infos_belong_to_the_caller() -> None:
 
 
 def test_a_reward_beyond_the_range_is_told() -> None:
-    with pytest.warns(UserWarning, match="in one step, and the world model predicts at most 1 in size"):
+    with pytest.warns(UserWarning, match="in one step, but the world model can only represent rewards between -1 and 1"):
         count_model(TensorCount(2, 4), policy_kwargs={"reward_range": 1.0}).learn(8)

@@ -36,8 +36,8 @@ class RewardRange:
         self._is_warned = True
         env = int(np.abs(rewards).argmax())
         warnings.warn(
-            f"Task {names[tasks[env]]!r} paid {float(rewards[env]):g} in one step, and the world model predicts at most "
-            f"{self.limit:g} in size: larger rewards are clipped to this limit. Raise `reward_range` in `policy_kwargs`, and "
-            "with it `value_range` (docs/single_task.md).",
+            f"Task {names[tasks[env]]!r} paid {float(rewards[env]):g} in one step, but the world model can only represent "
+            f"rewards between {-self.limit:g} and {self.limit:g}: anything beyond is clipped. Raise `reward_range` in "
+            "`policy_kwargs`, and with it `value_range` (docs/single_task.md).",
             stacklevel=2,
         )

@@ -193,7 +193,7 @@ class Rounds:
             for change in worker.changes(before_last=self.taking is not None):
                 *arguments, indices = change.arguments
                 if arguments[0].startswith("__"):
-                    raise StateUnavailableError(f"no checkpoint holds the change of {arguments[0]!r}")
+                    raise StateUnavailableError(f"a change of {arguments[0]!r} cannot be stored in a checkpoint")
                 envs = [worker.envs.start + index for index in indices]
                 after = 0 if at_once else change.after
                 found.append({"after": after, "method": change.method, "arguments": arguments, "envs": envs})

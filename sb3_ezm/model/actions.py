@@ -270,7 +270,7 @@ class Categorical(ActionHead):
         return th.log_softmax(raw.float().masked_fill(mask == 0, -th.inf), dim=-1)
 
     def fitted(self, config: SearchConfig, action_size: int) -> SearchConfig:
-        """At most ``A`` candidates, with as many simulations of each as before, rounded down; a single action needs no search."""
+        """At most ``A`` candidates, each with as many simulations as before, rounded down; a single one needs no search."""
         if max(config.num_candidates, config.num_leaf_actions) <= action_size and action_size > 1:
             return config
         names = ("acting_simulations", "acting_candidates", "predicting_simulations", "predicting_candidates")

@@ -2,7 +2,7 @@
 Rewards of the tasks as pure functions of what a :class:`Robot` measures, in float64.
 
 The definitions are those of HumanoidBench (arXiv 2403.10506, MIT). Each task function returns the reward of one control step
-and the terms it is made of; apart from the maze bonus and ``reach`` every reward lies in [0, 1].
+and the terms it is made of; every reward lies in [0, 1], except for the maze bonus and ``reach``.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def sit_reward(robot: Robot) -> RewardAndTerms:
 
 
 def reach_reward(robot: Robot, distance: float) -> RewardAndTerms:
-    """Bring the left hand to the goal, so many m away. At most 20, and without a lower bound."""
+    """Bring the left hand to the goal, ``distance`` m away. At most 20, and without a lower bound."""
     # r = 5 up - 1e-4 ||v||^2 + 5 * 1[d < 1] + 10 * 1[d < 0.05]
     terms = {
         "hand_dist": distance,
