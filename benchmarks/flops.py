@@ -35,6 +35,7 @@ class ModelFlops:
         self.policy = linear_flops(model.policy_head)
         self._trunk = linear_flops(model.trunk)
         self._head = linear_flops(model.value_heads[0])
+        self._actions, self._action_size = model.actions, model.action_mask.shape[1]
         self.num_heads = len(model.value_heads)
 
     def predict(self, heads: int | None = None, policy: bool = True) -> int:
@@ -54,13 +55,13 @@ class ModelFlops:
 
     def search(self, config: SearchConfig) -> int:
         """
-        :param config: search settings
+        :param config: search settings, which are fitted to the number of actions as in a search
         :return: operations for one root
         """
+        config = self._actions.fitted(config, self._action_size)
         predict = self.predict(self.heads_in_search(config))
-        last = halving_levels(config.num_candidates, config.num_simulations)[
-            -1
-        ]  # the policies of the last level are not needed
+        # The policies of the last level are not needed.
+        last = halving_levels(config.num_candidates, config.num_simulations)[-1]
         return self.encode + predict + config.num_simulations * (self.step + self.reward + predict) - last * self.policy
 
     def reanalyze(self, config: SearchConfig, targets: TargetConfig, rows: int) -> int:

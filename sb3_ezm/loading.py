@@ -7,7 +7,6 @@ import io
 import pathlib
 import re
 import warnings
-import zipfile
 from typing import Any, TypeVar, cast
 
 import torch as th
@@ -25,6 +24,7 @@ from sb3_ezm.arguments.settings import (
     fitting,
 )
 from sb3_ezm.arguments.table import check_arguments
+from sb3_ezm.checkpoint.container import MAGIC, SUFFIX
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import PATH
 from sb3_ezm.multitask.inspection import find_task_set
@@ -46,21 +46,29 @@ def _other_version(why: object) -> ConfigurationError:
 
 def _check_file(path: pathlib.Path) -> None:
     """Say what newcomers may have meant: a checkpoint, or an agent of the package, whose name may be misspelled."""
-    zipped, checkpoint = pathlib.Path(f"{path}.zip"), path if path.suffix == ".ezm" else pathlib.Path(f"{path}.ezm")
-    is_meant = checkpoint == path or not (path.is_file() or zipped.exists())
-    if is_meant and checkpoint.is_file() and not zipfile.is_zipfile(checkpoint):
+    zipped = pathlib.Path(f"{path}.zip")
+    # As it is named, as Stable-Baselines3 completes the name, or as `EZM.resume` does.
+    meant = next((file for file in (path, zipped, pathlib.Path(f"{path}{SUFFIX}")) if file.is_file()), None)
+    if meant is not None and _is_checkpoint(meant):
         raise ConfigurationError(
-            f"{checkpoint} is a checkpoint of a whole training: `EZM.resume({str(checkpoint)!r}, env)` continues it."
+            f"{meant} is a checkpoint of a whole training: `EZM.resume({str(meant)!r}, env)` continues it."
         )
     if path.is_dir():
+        beside = f"the file beside it, `EZM.load({str(zipped)!r})`, or " if meant == zipped else ""
         raise ConfigurationError(
-            f"{path} is a folder: name a model in it, such as {path / 'model.zip'}. `EZM.resume` continues the latest "
+            f"{path} is a folder: name {beside}a model in it, such as {path / 'model.zip'}. `EZM.resume` continues the latest "
             "checkpoint of a folder."
         )
     if not path.exists() and not zipped.exists():
         words = f"There is no file {path if path.suffix else zipped}."
         near = difflib.get_close_matches(str(path), pretrained_names(), n=1)
         raise FileNotFoundError(f"{words} An agent of the package: `EZM.pretrained({near[0]!r})`." if near else words)
+
+
+def _is_checkpoint(path: pathlib.Path) -> bool:
+    # A model's file is a zip archive, which is recognized by its end: a checkpoint may happen to end like one.
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 class LoadedWithChanges(OffPolicyAlgorithm):

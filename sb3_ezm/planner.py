@@ -95,7 +95,8 @@ class Planner:
         bfloat16: bool = False,
     ) -> Evaluation:
         """
-        What the networks predict for observations, without a search, for at most ``max_roots`` of them per call.
+        What the networks predict for observations, without a search and for all of them in one call: policies that act
+        without a search are traced and exported through here, and chunks would fix their number of rows.
 
         :param model: in evaluation mode
         :param observations: ``[B, O]``
@@ -105,10 +106,5 @@ class Planner:
         :param bfloat16: run the networks in bfloat16
         :return: fields with leading shape ``[B]``
         """
-        most = self.runtime.max_roots
         with network_for_search(model, self.config, bfloat16) as network:
-            parts = [
-                BoundWorldModel(network, rows, ids, self.config, heads).root(policy)
-                for rows, ids in zip(observations.split(most), tasks.split(most), strict=True)
-            ]
-        return parts[0] if len(parts) == 1 else Evaluation._make(map(th.cat, zip(*parts, strict=True)))
+            return BoundWorldModel(network, observations, tasks, self.config, heads).root(policy)

@@ -115,6 +115,21 @@ def test_operations_of_a_search() -> None:
     assert done == 5 * ModelFlops(model).search(config)
 
 
+@pytest.mark.parametrize("actions", [1, 2, 9])
+def test_operations_of_a_search_among_discrete_actions(actions: int) -> None:
+    """There are no more candidates than actions, and fewer simulations with them."""
+    from flops import ModelFlops
+
+    sizes = ModelConfig(latent_size=16, num_blocks=1, head_layers=(16,), num_value_heads=2, projector_size=16)
+    mask, discounts = np.ones((1, actions), np.float32), np.full(1, 0.99, np.float32)
+    model = WorldModel(6, mask, discounts, sizes, discrete=True).eval()
+    config = SearchConfig(num_candidates=4, num_simulations=8)
+    observations, tasks = th.randn(5, 6), th.zeros(5, dtype=th.long)
+    noise = draw_noise(config, 5, actions, th.Generator().manual_seed(0), True)
+    done = counted(lambda: search(BoundWorldModel(model, observations, tasks, config, (0, 1)), config, noise))
+    assert done == 5 * ModelFlops(model).search(config)
+
+
 def test_operations_of_an_update() -> None:
     from flops import ModelFlops
 

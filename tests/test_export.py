@@ -105,6 +105,20 @@ def test_the_search_and_sampling_refuse_to_be_traced(planner: bool) -> None:
         assert act(observation).shape == (2, 2)  # nothing else objects
 
 
+def test_a_policy_without_the_search_is_traced_for_any_number_of_rows() -> None:
+    """The policy itself, as Stable-Baselines3's documentation does it; how searches are cut into chunks does not matter."""
+    env = SpaceEnv(SPACES["box"], spaces.Box(-2.0, 5.0, (2,)))
+    act = Act(tiny_model(env, planner=False, runtime_kwargs={"max_roots": 3}).policy)
+    example, rows = th.zeros(2, 2, 3), th.export.Dim("rows", min=1, max=2**20)
+    traced = th.jit.trace(act, (example,), check_trace=False)
+    program = th.export.export(act, (example,), dynamic_shapes=({0: rows},), strict=False).module()
+    for count in (1, 3, 4, 10):
+        observation = th.linspace(-1.0, 1.0, count * 6).view(count, 2, 3)
+        with th.no_grad():
+            for exported in (traced, program):
+                th.testing.assert_close(exported(observation), act(observation))
+
+
 def test_formats_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained("box")
     (tmp_path / "folder.pt").mkdir()

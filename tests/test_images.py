@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import is_image_space_channels_first
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
 from sb3_ezm import EZM
 from sb3_ezm.buffers.segments import TransitionRing, Transitions
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.model.image_features import ImageFeatures, channels_first
+from sb3_ezm.model.image_features import ImageFeatures, channels_are_last, channels_first
 from sb3_ezm.observations import ObservationLayout
 from tests.tiny import TINY
 
@@ -59,13 +61,24 @@ class Bar(gym.Env[np.ndarray, np.ndarray]):
     ("shape", "expected"),
     [
         *[((8, 9), (1, 8, 9)), ((3, 8, 9), (3, 8, 9)), ((8, 9, 4), (4, 8, 9)), ((4, 64, 64), (4, 64, 64))],
-        *[((12, 12, 16), (16, 12, 12)), ((16, 12, 12), (16, 12, 12)), ((5, 5, 5), (5, 5, 5))],  # small pictures, stacked
+        # More channels than pixels along a side.
+        *[((16, 12, 12), (16, 12, 12)), ((12, 12, 16), (12, 12, 16)), ((5, 5, 5), (5, 5, 5)), ((12, 16, 12), (12, 16, 12))],
+        *[((16, 12, 18), (16, 12, 18)), ((18, 12, 16), (16, 18, 12)), ((16, 12, 10), (10, 16, 12))],
     ],
 )
 def test_where_the_channels_are(shape: tuple[int, ...], expected: tuple[int, int, int]) -> None:
     assert channels_first(shape) == expected
     with pytest.raises(ConfigurationError, match=r"not \(2, 3, 4, 5\)"):
         channels_first((2, 3, 4, 5))
+
+
+def test_the_channels_are_where_stable_baselines3_is_sure_that_they_are() -> None:
+    for shape in itertools.product(range(1, 6), repeat=3):
+        with warnings.catch_warnings(record=True) as doubts:
+            warnings.simplefilter("always")
+            expected = not is_image_space_channels_first(picture_space(*shape))
+        assert bool(doubts) is (shape[1] < shape[0] and shape[1] <= shape[2])
+        assert doubts or channels_are_last(shape) is expected
 
 
 def test_features_halve_the_picture_until_it_is_small() -> None:
@@ -169,6 +182,100 @@ def test_a_stack_of_frames_trains_saves_and_resumes(tmp_path: Path, channels_las
     with pytest.warns(UserWarning, match="start new episodes"):  # this environment cannot save its state
         resumed = EZM.resume(path, env=make())
     assert resumed.num_timesteps == 60 and resumed.replay_buffer.replays[0].ring.observation.dtype == np.uint8
+
+
+class Planes(gym.Env[np.ndarray, np.ndarray]):
+    """Every channel is a plane of its own brightness, ten times its number."""
+
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, shape: tuple[int, ...], axis: int) -> None:
+        self.observation_space = picture_space(*shape)
+        self._picture = (10 * np.indices(shape)[axis]).astype(np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self._picture, {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return self._picture, 0.0, False, False, {}
+
+
+def seen(model: EZM, observation: Any) -> list[float]:
+    """
+    :param model: of pictures
+    :param observation: one
+    :return: brightness of every channel in front of the first convolution, each of which is a plane
+    """
+    inputs: list[th.Tensor] = []
+    features = model.policy.world_model.image_features
+    assert features is not None
+    handle = features.layers[0].register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    model.predict(observation, deterministic=True)
+    handle.remove()
+    channels = (inputs[0][0] + 0.5) * 255.0
+    assert all(channel.min() == channel.max() for channel in channels)
+    return [round(float(channel.mean())) for channel in channels]
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        *[((4, 16, 16), 0), ((16, 16, 4), 2), ((12, 16, 10), 2), ((10, 12, 16), 0), ((12, 12, 12), 0), ((12, 16, 12), 0)],
+        *[((16, 12, 12), 0), ((12, 12, 16), 0), ((16, 12, 18), 0), ((18, 12, 16), 2)],
+    ],
+)
+@pytest.mark.parametrize("is_vector", [False, True])
+def test_the_network_gets_the_channels_as_channels(
+    shape: tuple[int, ...], axis: int, is_vector: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    """From the environment to the first convolution: Stable-Baselines3 may transpose pictures in between."""
+    env = DummyVecEnv([lambda: Planes(shape, axis)]) if is_vector else Planes(shape, axis)
+    model = EZM("MlpPolicy", env, seed=0, **TINY)
+    expected = [10 * channel for channel in range(shape[axis])]
+    assert seen(model, Planes(shape, axis).reset()[0]) == seen(model, model.env.reset()[0]) == expected
+    assert isinstance(model.env, VecTransposeImage) is (axis == 2 and shape != (18, 12, 16))
+    assert not any("Treating image space" in str(warning.message) for warning in recwarn)
+    model.set_env(model.get_env())  # wrapped once more
+    assert seen(model, model.env.reset()[0]) == expected
+
+
+def test_a_picture_in_a_dictionary_keeps_its_channels() -> None:
+    class Camera(gym.ObservationWrapper[Any, Any, Any]):
+        observation_space = spaces.Dict(camera=picture_space(16, 12, 12))
+
+        def observation(self, observation: np.ndarray) -> dict[str, np.ndarray]:
+            return {"camera": observation}
+
+    model = EZM("MultiInputPolicy", Camera(Planes((16, 12, 12), 0)), seed=0, **TINY)
+    assert seen(model, model.env.reset()) == [10 * channel for channel in range(16)]
+
+
+def test_small_pictures_stacked_to_many_channels_train(tmp_path: Path) -> None:
+    """Base pictures tell where the channels are; stacked ones ``[7, 7, 9]`` look as if they came first."""
+    for shape, axis in (((7, 7, 3), 2), ((3, 7, 7), 0), ((16, 7, 1), 2)):
+        env = VecFrameStack(DummyVecEnv([lambda shape=shape, axis=axis: Planes(shape, axis)]), 7 if shape[axis] == 1 else 3)
+        model = EZM("MlpPolicy", env, seed=0, **TINY).learn(24)
+        count = env.observation_space.shape[axis]
+        ring = model.replay_buffer.replays[0].ring
+        row = ring.observation[ring.rows_written - 1].reshape(count, -1)
+        expected = [10 * (channel % shape[axis]) for channel in range(count)]
+        assert row.min(axis=1).tolist() == row.max(axis=1).tolist() == expected
+        last = np.concatenate([Planes(shape, axis).reset()[0]] * (count // shape[axis]), axis=axis)
+        assert seen(model, last) == expected
+        model.save(tmp_path / "model")
+        assert seen(EZM.load(tmp_path / "model", env, device="cpu"), last) == expected
+
+
+def test_pictures_that_were_transposed_stay_so(tmp_path: Path) -> None:
+    """Whoever wraps in ``VecTransposeImage`` decides; models saved with such pictures load as before."""
+    with pytest.warns(UserWarning, match="Treating image space as channels-last"):
+        env = VecTransposeImage(DummyVecEnv([lambda: Planes((16, 12, 12), 2)]))
+    model = EZM("MlpPolicy", env, seed=0, **TINY)
+    assert model.env is env and model.policy.layout.image_shape == (12, 16, 12)
+    model.save(tmp_path / "model")
+    for loaded in (EZM.load(tmp_path / "model", device="cpu"), EZM.load(tmp_path / "model", env, device="cpu")):
+        assert seen(loaded, Planes((16, 12, 12), 2).reset()[0]) == [10 * channel for channel in range(12)]
 
 
 @pytest.mark.parametrize("stacked", [False, True])

@@ -500,6 +500,36 @@ def test_changed_weights_are_packed_again(name: str) -> None:
     assert any(not th.equal(a, b) for a, b in zip(before, verbs(rebuilt), strict=True))
 
 
+def test_a_write_through_data_is_noticed_in_every_tensor() -> None:
+    """Nobody counts these, and SB3's own target networks are updated by them."""
+    model = small_world()
+    names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    tensors = packed_model._tensors_of_known_layers(model)
+    assert tensors is not None and len(tensors) > 50
+    held = packed_world_model(model, th.float32)
+    missed = []
+    for tensor in tensors:
+        before, version = held, tensor._version
+        tensor.data.mul_(-1.5).add_(0.1)
+        assert tensor._version == version
+        held = packed_world_model(model, th.float32)
+        assert held is not None and packed_world_model(model, th.float32) is held
+        if held is before:
+            missed.append(names[id(tensor)])
+    assert not missed
+
+
+def test_moved_and_replaced_tensors_are_packed_again() -> None:
+    model = small_world()
+    held = packed_world_model(model, th.float32)
+    model.share_memory()  # moves every tensor, and frees the memory where it was
+    moved = packed_world_model(model, th.float32)
+    assert moved is not None and moved is not held
+    weight = model.trunk[0][0].inner.weight  # type: ignore[index, union-attr]
+    weight.data = weight.data.repeat(1, 2)[:, ::2]  # type: ignore[operator, union-attr]
+    assert packed_world_model(model, th.float32) is None  # not contiguous
+
+
 @pytest.mark.parametrize(
     "change", [lambda model: model.half().float(), lambda model: model.to("meta"), WorldModel.mark_changed]
 )

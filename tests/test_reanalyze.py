@@ -415,14 +415,16 @@ def test_values_without_a_search_are_computed_in_chunks(monkeypatch: pytest.Monk
         rows.append(len(self._observations))
         return actual(self, policy)
 
-    observations, tasks = scene.batch.observations[:, 0], scene.batch.tasks
     monkeypatch.setattr(BoundWorldModel, "root", root)
     whole, parts = (
-        Planner(SEARCH, RuntimeConfig(max_roots=most)).evaluate(scene.model, observations, tasks, (0, 1)) for most in (4096, 3)
+        reanalyzer(reanalyze_ratio=0.0, max_roots=most)(scene.model, scene.batch, 0)[0].values for most in (4096, 10)
     )
-    assert rows == [7, 3, 3, 1]
-    for got, expected in zip(parts, whole, strict=True):
-        th.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert rows == [28, 10, 10, 8]  # seven segments of four positions
+    th.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+    rows.clear()
+    planner = Planner(SEARCH, RuntimeConfig(max_roots=3))
+    planner.evaluate(scene.model, scene.batch.observations[:, 0], scene.batch.tasks, (0, 1))
+    assert rows == [7]  # whole: see `test_a_policy_without_the_search_is_traced_for_any_number_of_rows`
 
 
 def test_chunks_change_nothing_with_the_real_search(monkeypatch: pytest.MonkeyPatch) -> None:

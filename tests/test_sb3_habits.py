@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,39 @@ def test_a_checkpoint_or_a_folder_is_not_loaded_as_a_model(tmp_path: Path) -> No
             EZM.load(tmp_path / name)
     tiny_model().save(tmp_path / "model.ezm")  # whoever likes the suffix
     assert isinstance(EZM.load(tmp_path / "model.ezm"), EZM)
+
+
+def test_a_checkpoint_is_known_by_how_it_begins(tmp_path: Path) -> None:
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w"):
+        pass
+    checkpoint = tiny_model().save_checkpoint(tmp_path / "x")
+    with checkpoint.open("ab") as file:
+        file.write(archive.read_bytes())  # the end of a zip file, such as an array may hold
+    assert zipfile.is_zipfile(checkpoint)
+    checkpoint.with_name("other.suffix").write_bytes(checkpoint.read_bytes()[:100])
+    for name in ("x", "x.ezm", "other.suffix"):
+        with pytest.raises(ConfigurationError, match=r"(x\.ezm|other\.suffix) is a checkpoint of a whole training"):
+            EZM.load(tmp_path / name)
+    model = tmp_path / "model.ezm"
+    tiny_model().save(model)
+    for content in (b"", model.read_bytes()[:100]):  # empty, or cut off
+        model.write_bytes(content)
+        with pytest.raises(ValueError, match="wasn't a zip-file"):
+            EZM.load(model)
+        with pytest.raises(FileNotFoundError, match=r"There is no file .*model\.zip"):
+            EZM.load(tmp_path / "model")
+
+
+def test_a_model_beside_a_folder_of_its_name_is_named(tmp_path: Path) -> None:
+    tiny_model().save(tmp_path / "walker")
+    (tmp_path / "walker").mkdir()
+    tiny_model().save_checkpoint(tmp_path / "walker.ezm")  # not the one that is meant
+    with pytest.raises(
+        ConfigurationError, match=r"walker is a folder: name the file beside it, `EZM\.load\('.*walker\.zip'\)`, or"
+    ):
+        EZM.load(tmp_path / "walker")
+    assert isinstance(EZM.load(tmp_path / "walker.zip"), EZM)
 
 
 def test_a_model_of_another_algorithm_is_named_as_such(tmp_path: Path) -> None:

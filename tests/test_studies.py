@@ -21,12 +21,13 @@ from experiments.studies.report import RESULTS, Report
 from experiments.studies.scores import CANNOT_TELL, NOT_SEEN, SEEN, verdict
 from experiments.studies.trainings import Training
 from experiments.studies.variants import ABLATIONS, ADDITIONS, applicable, effective, released
+from sb3_ezm import EZM
 from sb3_ezm.checkpoint.container import Label, write_checkpoint
 from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import parse_changes
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import EVALUATION_COLUMNS, Interval, read_evaluations, score_difference, score_mean
-from sb3_ezm.presets import preset_names
+from sb3_ezm.presets import load_preset, preset_names
 from sb3_ezm.tasks.resolver import make_task_set
 from tests.tiny import tiny_model, toy_env
 
@@ -208,13 +209,28 @@ def test_counted_operations_are_those_of_a_model() -> None:
     assert 4.9e6 < cost.tdmpc2_cost(cost.PROBLEMS["paper-single-task"]).parameters < 5.3e6
 
 
-def test_cost_of_tasks_is_that_of_their_sizes(tmp_path: Path) -> None:
-    assert study.main(["cost", "toy-spin", "--set", *SMALLER, "--no-baselines", "--out", str(tmp_path)]) == 0
+@pytest.mark.parametrize(("task", "preset", "discrete"), [("toy-spin", "toy", False), ("CartPole-v1", "small", True)])
+def test_cost_of_tasks_is_that_of_their_sizes(tmp_path: Path, task: str, preset: str, discrete: bool) -> None:
+    changes = ["policy_kwargs.latent_size=32"] if discrete else SMALLER  # two actions are searched with two simulations anyway
+    assert study.main(["cost", task, "--set", *changes, "--no-baselines", "--out", str(tmp_path)]) == 0
     rows = results(tmp_path)["rows"]
-    spin = make_task_set("toy-spin")
-    problem = cost.Problem("toy-spin", 1, spin.observation_size, spin.action_size)
-    assert rows[0] == json.loads(json.dumps(cost.ezm_cost("toy", problem, SMALLER).row()))
-    assert rows[0]["tasks"] == "1 of toy-spin" and rows[0]["act, MFLOP per step"] < cost.ezm_cost("toy", problem).acting / 1e6
+    sizes = make_task_set(task)
+    problem = cost.Problem(task, 1, sizes.observation_size, sizes.action_size, discrete=discrete)
+    assert rows[0] == json.loads(json.dumps(cost.ezm_cost(preset, problem, changes).row()))
+    assert rows[0]["tasks"] == f"1 of {task}"
+    assert rows[0]["act, MFLOP per step"] < cost.ezm_cost(preset, problem).acting / 1e6
+
+
+def test_discrete_actions_cost_what_their_search_does() -> None:
+    problem = cost.Problem("CartPole-v1", 1, 4, 2, discrete=True)
+    expected = cost.ezm_cost("small", problem)
+    model = EZM("MlpPolicy", "CartPole-v1", device="cpu", **load_preset("small"))
+    assert sum(parameter.numel() for parameter in model.policy.world_model.parameters()) == expected.parameters
+    observation = np.zeros((1, 4), np.float32)
+    assert cost.counted(lambda: model.predict(observation, deterministic=True)) == expected.acting
+    # Of eight simulations two are left, and with them a little over a quarter of the operations.
+    as_vector = cost.ezm_cost("small", cost.Problem("two numbers", 1, 4, 2))
+    assert expected.acting < 0.4 * as_vector.acting
 
 
 def test_differences_need_equal_tasks() -> None:

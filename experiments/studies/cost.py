@@ -45,6 +45,7 @@ class Problem:
     :param observation: entries of the padded observation
     :param action: entries of the padded action
     :param envs_per_task: environments of each task
+    :param discrete: an action is one of ``action`` instead of a vector
     """
 
     name: str
@@ -52,6 +53,7 @@ class Problem:
     observation: int
     action: int
     envs_per_task: int = 1
+    discrete: bool = False
 
 
 H1 = Problem("H1 medium", 9, 51, 19)
@@ -142,7 +144,8 @@ def ezm_cost(preset: str, problem: Problem | None = None, changes: Sequence[str]
     policy: Any = EZM.policy_aliases[known.policy]
     sizes = policy.model_settings(**(arguments.get("policy_kwargs") or {}))
     mask = np.ones((problem.tasks, problem.action), dtype=np.float32)
-    model = WorldModel(problem.observation, mask, np.full(problem.tasks, 0.99, dtype=np.float32), sizes)
+    discounts = np.full(problem.tasks, 0.99, dtype=np.float32)
+    model = WorldModel(problem.observation, mask, discounts, sizes, discrete=problem.discrete)
     flops = ModelFlops(model)
     rows = problem.tasks * (configs.update.batch_size // problem.tasks)
     bootstrap = flops.encode + flops.predict(flops.heads_in_search(configs.search), policy=False)
@@ -290,7 +293,10 @@ def run(args: argparse.Namespace) -> int:
     :return: exit status
     """
     tasks = resolve_tasks(args.tasks) if args.tasks else None
-    problem = H1 if tasks is None else Problem(" ".join(args.tasks), len(tasks), tasks.observation_size, tasks.action_size)
+    problem = H1
+    if tasks is not None:
+        sizes = (len(tasks), tasks.observation_size, tasks.action_size)
+        problem = Problem(" ".join(args.tasks), *sizes, discrete=tasks.discrete)
     own = None if tasks is None else args.preset or default_preset(tasks.names) or "small"
     if own is not None:
         costs = [ezm_cost(own, problem, args.set)]

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.collecting.acting import Pace
 from sb3_ezm.collecting.collector import Collector
+from sb3_ezm.collecting.pictures import wrap_env
 from sb3_ezm.collecting.tensor_steps import predict_tensors
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.kinds import shown
@@ -80,7 +81,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
     def _wrap_env(env: GymEnv | str, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         env = maybe_make_env(env, verbose)  # `load` and `set_env` take an id as the constructor does
         if not isinstance(env, VecEnv) and is_tensor_env(env):
-            return OffPolicyAlgorithm._wrap_env(TensorVecEnv(env), verbose, monitor_wrapper)  # type: ignore[arg-type]
+            return wrap_env(TensorVecEnv(env), verbose, monitor_wrapper)  # type: ignore[arg-type]
         if isinstance(env, gym.vector.VectorEnv):
             raise ConfigurationError(
                 f"{type(env).__name__} is a vector environment of Gymnasium, not of Stable-Baselines3: use "
@@ -94,7 +95,7 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             )
         if isinstance(env, gym.Env):
             check_env_class(env, f"The environment {type(env.unwrapped).__name__}")
-        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        return wrap_env(env, verbose, monitor_wrapper)
 
     @property
     def num_env_steps(self) -> int:

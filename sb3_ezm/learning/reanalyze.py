@@ -108,8 +108,12 @@ class Reanalyzer:
         ahead = batch.observations[:, n : n + steps + 1].flatten(0, 1)
         heads = choose_heads(self.planner.config, len(model.value_heads), self.generator)
         tasks = batch.tasks.repeat_interleave(steps + 1)
-        reached = self.planner.evaluate(model, ahead, tasks, heads, policy=False, bfloat16=self.autocast)
-        bootstrap = reached.value.unflatten(0, (rows, steps + 1))
+        most = self.planner.runtime.max_roots  # bounds the memory of these values as that of searches
+        values = [
+            self.planner.evaluate(model, observations, ids, heads, policy=False, bfloat16=self.autocast).value
+            for observations, ids in zip(ahead.split(most), tasks.split(most), strict=True)
+        ]
+        bootstrap = th.cat(values).unflatten(0, (rows, steps + 1))
         discount = model.discounts[batch.tasks]
         return n_step_targets(batch.rewards, batch.valid, batch.terminated, masks.dead, bootstrap, discount, n)
 

@@ -13,11 +13,24 @@ from sb3_ezm.errors import ConfigurationError
 SMALLEST_MAP = 8  # convolutions halve the picture until no side is longer
 
 
+def channels_are_last(shape: Sequence[int]) -> bool:
+    """
+    Decide by the shape alone where the channels of a picture are. The smaller one of the first and the last axis counts them,
+    the first if they are equal. This is what Stable-Baselines3 says, too, unless the middle axis is smaller than the first and
+    not larger than the last: there it warns, and takes the last one. Of these shapes, ``[C, N, N]`` has its channels first:
+    square pictures, of which many are stacked.
+
+    :param shape: ``[C, H, W]`` or ``[H, W, C]``
+    :return: whether it is the latter
+    """
+    first, middle, last = shape
+    return last < first and middle != last
+
+
 def channels_first(shape: Sequence[int]) -> tuple[int, int, int]:
     """
-    :param shape: shape of a picture: ``[C, H, W]``, ``[H, W, C]`` or ``[H, W]``
-    :return: channels, height and width. Of three axes, the one beside two equal ones counts the channels, since pictures are
-        mostly square; otherwise the smaller one of the first and the last, as in Stable-Baselines3
+    :param shape: shape of a picture: ``[C, H, W]``, ``[H, W, C]`` (see :func:`channels_are_last`) or ``[H, W]``
+    :return: channels, height and width
     :raises ConfigurationError: if it is not a picture's shape
     """
     if len(shape) == 2:
@@ -25,9 +38,7 @@ def channels_first(shape: Sequence[int]) -> tuple[int, int, int]:
     if len(shape) != 3:
         raise ConfigurationError(f"A picture has the shape [C, H, W], [H, W, C] or [H, W], not {tuple(shape)}.")
     first, middle, last = shape
-    is_square = (first == middle) != (middle == last)
-    channels_last = first == middle if is_square else last < first
-    return (last, first, middle) if channels_last else (first, middle, last)
+    return (last, first, middle) if channels_are_last(shape) else (first, middle, last)
 
 
 class ImageFeatures(nn.Module):
@@ -44,7 +55,7 @@ class ImageFeatures(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         depth, height, width = channels_first(shape)
-        self._channels_last = len(self.shape) == 3 and self.shape[0] != depth
+        self._channels_last = len(self.shape) == 3 and channels_are_last(shape)
         layers: list[nn.Module] = []
         while not layers or max(height, width) > SMALLEST_MAP:
             layers += [nn.Conv2d(depth, channels, kernel_size=3, stride=2, padding=1), activation_fn()]

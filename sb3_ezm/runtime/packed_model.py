@@ -62,21 +62,44 @@ class PackedWorldModel(WorldModel):
         return context._replace(embedding=context.embedding.to(self._dtype))
 
 
-Stamp = tuple[int, ModelConfig, ActionHead, list[tuple[int, int]], bytes]
+Stamp = tuple[int, ModelConfig, ActionHead, list[tuple[int, int]]]
 
 
 def _stamp(model: WorldModel, tensors: list[th.Tensor]) -> Stamp:
-    """
-    Differs after every change: settings, replaced tensors, changes counted by PyTorch, and those reported to the model. Nobody
-    counts what is written through ``tensor.data``, as by SB3's ``polyak_update``, hence a number of some tensors.
-    """
+    """Differs after changes of settings, replaced tensors, changes counted by PyTorch, and those reported to the model."""
     # Inference tensors count no changes, and are not packed.
     versions = [(x.data_ptr(), -1 if x.is_inference() else x._version) for x in tensors]
-    some = b"".join(x.detach().view(-1)[-1:].numpy().tobytes() for x in tensors[::8] if _is_plain(x))
-    return model.changes, model.config, model.actions, versions, some
+    return model.changes, model.config, model.actions, versions
 
 
-_packings: WeakKeyDictionary[WorldModel, dict[th.dtype, tuple[Stamp, PackedWorldModel]]] = WeakKeyDictionary()
+class _Packing:
+    """
+    A packed model, and what tells whether the weights are still those that were packed. Writes through ``tensor.data``, such
+    as those of SB3's ``polyak_update``, are not counted by anyone; one entry of each tensor is compared instead.
+
+    :param model: to pack
+    :param tensors: all that are packed, plain ones
+    :param dtype: dtype of products and latents
+    """
+
+    def __init__(self, model: WorldModel, tensors: list[th.Tensor], dtype: th.dtype) -> None:
+        self.network = PackedWorldModel(model, dtype)
+        self._stamp = _stamp(model, tensors)
+        # Views are kept, since making them takes hundreds of times as long as comparing what they show.
+        self._last_entries = [x.detach().view(-1)[-1:].numpy().data for x in tensors]
+        self._values = b"".join(self._last_entries)
+
+    def is_current(self, model: WorldModel, tensors: list[th.Tensor]) -> bool:
+        """
+        :param model: that was packed
+        :param tensors: its tensors now
+        :return: whether nothing has changed
+        """
+        # In this order: where a tensor has moved, its view may show memory that has been freed.
+        return self._stamp == _stamp(model, tensors) and self._values == b"".join(self._last_entries)
+
+
+_packings: WeakKeyDictionary[WorldModel, dict[th.dtype, _Packing]] = WeakKeyDictionary()
 
 
 def packed_world_model(model: WorldModel, dtype: th.dtype) -> PackedWorldModel | None:
@@ -93,14 +116,14 @@ def packed_world_model(model: WorldModel, dtype: th.dtype) -> PackedWorldModel |
     tensors = _tensors_of_known_layers(model) if large and can_pack(dtype) else None
     # Looked up once: another thread may pack the same model in the meantime.
     held = _packings.get(model, {}).get(dtype)
-    if tensors is not None and held is not None and held[0] == _stamp(model, tensors):
-        return held[1]
+    if tensors is not None and held is not None and held.is_current(model, tensors):
+        return held.network
     if tensors is None or not all(map(_is_plain, tensors)):
         _packings.pop(model, None)
         return None
-    packed = PackedWorldModel(model, dtype)
-    _packings.setdefault(model, {})[dtype] = _stamp(model, tensors), packed
-    return packed
+    packing = _Packing(model, tensors, dtype)
+    _packings.setdefault(model, {})[dtype] = packing
+    return packing.network
 
 
 @contextmanager
