@@ -204,6 +204,9 @@ def test_counted_operations_are_those_of_a_model() -> None:
     assert paper.updates == pytest.approx(1 / 45)  # one per five steps of each of nine tasks
     # Of 504 segments six positions are searched again.
     assert paper.update["search"] == pytest.approx(504 * 6 * paper.acting)
+    # Actions of the humanoid are chosen with twice the simulations that its targets have.
+    fewer = cost.ezm_cost("h1-cpu-repeat", changes=["search_kwargs.acting_simulations=16"])
+    assert 1.8 < cost.ezm_cost("h1-cpu-repeat").acting / fewer.acting < 2.1
     # 12 operations per parameter and sample, 2 updates with 1024 samples for nine steps.
     assert cost.brc_cost(cost.H1).per_step == pytest.approx(2 / 9 * 1024 * 12e9, rel=0.01)
     assert 4.9e6 < cost.tdmpc2_cost(cost.PROBLEMS["paper-single-task"]).parameters < 5.3e6

@@ -166,7 +166,7 @@ def ezm_cost(preset: str, problem: Problem | None = None, changes: Sequence[str]
         f"EZ-M, {preset}",
         problem,
         parameters,
-        flops.search(configs.search) / repeat,
+        flops.search(configs.search.acting) / repeat,
         update,
         updates,
         FLOAT * parameters * 4,  # learner, target, and two averages of Adam
