@@ -127,7 +127,7 @@ def table(model: EZM, seconds: float) -> list[Row]:
     times = interleave(tasks, device, seconds)
     rows = len(update.batch.tasks)
     frequency = model.train_freq.frequency / max(1, model.gradient_steps)  # type: ignore[union-attr]
-    acting = model.n_envs * flops.search(search)
+    acting = model.n_envs * flops.search(model.policy.search_config.acting)
     operations = {
         "acting": frequency * acting,
         "reanalysis": flops.reanalyze(search, targets, rows),

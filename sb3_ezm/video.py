@@ -168,7 +168,11 @@ def _check_opengl() -> None:
     """If MuJoCo draws, draw one picture in a child process first: broken OpenGL may kill the process that uses it."""
     if "mujoco" not in sys.modules:
         return
-    child = subprocess.run([sys.executable, "-c", _DRAW_ONE_PICTURE], capture_output=True, text=True, timeout=120)
+    try:
+        child = subprocess.run([sys.executable, "-c", _DRAW_ONE_PICTURE], capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired as error:
+        words = "MuJoCo did not draw a picture within two minutes: the machine is busy, or its graphics driver hangs."
+        raise VideoUnavailableError(words) from error
     if child.returncode != 0:
         reason = (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
         raise VideoUnavailableError(
@@ -198,8 +202,8 @@ def _frames(
             picture = _picture(env)
             if picture.shape != first.shape:
                 raise ConfigurationError(
-                    f"{_name(env)} drew a picture of the shape {picture.shape} after {steps} steps and one of {first.shape} "
-                    "before: all pictures of a video must have one size."
+                    f"{_name(env)} rendered a frame of shape {picture.shape} after {steps} steps, but the first had shape "
+                    f"{first.shape}: all frames of a video must be the same size."
                 )
             yield picture
 
@@ -263,7 +267,7 @@ def _write(temporary: Path, path: Path, frames: Iterator[np.ndarray], fps: float
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise VideoUnavailableError(
-            f"ffmpeg ended before the last picture, {path} is incomplete ({reason}): nothing was kept."
+            f"ffmpeg exited before the last frame ({reason}): the incomplete {path} was discarded."
         ) from error
     finally:
         writer.close()

@@ -213,7 +213,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     sizes = ["policy_kwargs.latent_size=8", "policy_kwargs.head_layers=[8]", "policy_kwargs.projector_size=8"]
     options = ["--steps-per-task", "60", "--eval-episodes", "1", "--checkpoint-every", "30", "--out", str(folder)]
     assert main(["train", "toy-hold", "--action-repeat", "2", *options, "--set", *small, *sizes]) == 0
-    assert "after 60 decisions (120 environment steps) in each" in capsys.readouterr().out
+    assert "after 60 decisions (120 environment steps) of each" in capsys.readouterr().out
     with (folder / "evaluations.csv").open() as file:
         rows = list(csv.DictReader(file))
     # The toy's episode has 100 steps: 50 decisions.
@@ -223,7 +223,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["eval", str(folder), "--episodes", "1", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["results"][0]["tasks"]["toy-hold"]["lengths"] == [100]
     assert main(["resume", str(folder), "--steps-per-task", "90"]) == 0
-    assert "after 90 decisions (180 environment steps) in each" in capsys.readouterr().out
+    assert "after 90 decisions (180 environment steps) of each" in capsys.readouterr().out
     assert main(["train", "--resume", "--out", str(folder), "--action-repeat", "3"]) == 2
     assert "--action-repeat" in capsys.readouterr().err
 

@@ -38,6 +38,7 @@ from sb3_ezm.cli.train import _new
 from sb3_ezm.devices import set_num_threads
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import EVALUATION_COLUMNS, EvaluationResult, TaskResult, evaluate_tasks
+from sb3_ezm.files import check_can_write_into
 from sb3_ezm.plotting import load_evaluation_curves
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.video import VideoUnavailableError
@@ -198,9 +199,9 @@ def test_whole_numbers_as_people_write_them(text: str, value: int) -> None:
 
 def test_settings_that_cannot_be_set(ezm: Any, tmp_path: Path) -> None:
     for setting, message in {
-        "seed=4": "'seed' follows from --seed",  # it would be overridden
-        "preset=toy": "'preset' follows from --preset",  # it would be a mixture of two
-        "env=3": "follows from the tasks",
+        "seed=4": "'seed' is set with --seed",  # it would be overridden
+        "preset=toy": "'preset' is set with --preset",  # it would be a mixture of two
+        "env=3": "is set with the tasks",
         "_init_setup_model=false": "no argument '_init_setup_model'",
         "learning_rate=[1": "is not a YAML value",
         "gamma.x=3": "write gamma=VALUE",
@@ -293,7 +294,7 @@ def test_tasks_with_different_numbers_of_environments(ezm: Any, tmp_path: Path) 
     output = ezm("train", *TASKS, "--out", folder, "--envs-per-task", "3,1", "--steps-per-task", "80", *short, *SMALL)
     assert "Training ends after 80 steps of each task on average." in output
     assert "Environments: toy-balance 3, toy-hold 1." in output
-    assert "steps in each on average:" in output
+    assert "steps of each on average:" in output
     assert len(list((folder / "monitor").iterdir())) == 4
     shares = {"toy-balance": 0.75, "toy-hold": 0.25}
     before = load_training(folder / "monitor", make_task_set(TASKS), shares)
@@ -354,7 +355,7 @@ def test_an_interrupt_saves_and_a_resume_goes_on(
     output = ezm("resume", folder, "--no-tensorboard")
     assert f"Resumed at {done} steps per task, " in output and resumed == [False]
     total = EZM.load(folder / "model.zip").num_timesteps
-    assert 260 <= total < 280 and f"after {total // 2} steps in each" in output  # the last rollout is a whole one
+    assert 260 <= total < 280 and f"after {total // 2} steps of each" in output  # the last rollout is a whole one
     # The curve of the second part begins where the first was saved.
     steps = load_training(folder / "monitor", make_task_set(TASKS), dict.fromkeys(TASKS, 0.5))["toy-balance"].steps
     assert list(steps) == sorted(steps) and any(done < step <= 140 for step in steps)
@@ -401,10 +402,62 @@ def test_several_seeds_are_continued_together(ezm: Any, tmp_path: Path) -> None:
     assert output.count("Resumed at") == 1 and "seed-10" not in output
 
 
+def test_one_more_seed_joins_the_others_and_one_alone_stays_alone(ezm: Any, tmp_path: Path) -> None:
+    several, alone = tmp_path / "several", tmp_path / "alone"
+    ezm("train", "toy-spin", "--seed", 1, 2, "--out", several, *QUIET, *SMALL)
+    ezm("train", "toy-spin", "--seed", 3, "--out", several, *QUIET, *SMALL)
+    assert RunSettings.read(several / "seed-3").seed == 3 and not (several / "run.json").exists()
+    assert "holds a run" in ezm("train", "toy-spin", "--seed", 2, "--out", several, status=2)
+    ezm("train", "toy-spin", "--out", alone, *QUIET, *SMALL)
+    for overwrite in ([], ["--overwrite"]):
+        error = ezm("train", "toy-spin", "--seed", 1, 2, "--out", alone, *overwrite, status=2)
+        assert "holds a run of one seed: choose another --out" in error
+    assert not list(alone.glob("seed-*"))
+    for command in (["eval"], ["film"], ["info"], ["plot"], ["plot", "diagnostics"]):
+        error = ezm(*command, several, status=2)
+        assert "holds several seeds" in error and str(several / "seed-1") in error, command
+
+
+def test_seeds_that_have_not_begun_are_named(
+    ezm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(settings: RunSettings, folder: Path, **_: Any) -> None:
+        settings.write(check_can_write_into(folder))
+        if settings.seed == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sb3_ezm.cli.train.train", interrupted)
+    out = tmp_path / "several"
+    main(["train", "toy-spin", "--seed", "4", "5", "6", "7", "--out", str(out)])
+    assert f"Not begun: the same command with --seed 6 7 --out {out} trains these." in capsys.readouterr().err
+
+
+def test_what_a_run_writes_is_as_when_it_began(ezm: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    ezm("train", "toy-spin", "--out", folder, *QUIET, *SMALL)
+    ezm("resume", folder, "--steps-per-task", 80)
+    assert not (folder / "tensorboard").exists()
+    ezm("resume", folder, "--steps-per-task", 100, "--tensorboard")
+    ezm("resume", folder, "--steps-per-task", 120)
+    assert len(list((folder / "tensorboard").rglob("events*"))) == 2
+    error = ezm("resume", folder, "--steps-per-task", 140, "--project", "mine", status=2)
+    assert "--project mine: the run is not logged to Weights & Biases. Add --track." in error
+
+
+def test_a_film_without_a_task_takes_the_tasks(ezm: Any) -> None:
+    assert "--film took toy: put the tasks first" in ezm("train", "--film", "toy", status=2)
+
+
+def test_episodes_that_are_cut_say_so(ezm: Any, run_folder: Path) -> None:
+    assert "cut after 3 steps (not comparable)" in ezm("eval", run_folder, "--episodes", 1, "--max-steps", 3)
+    facts = json.loads(ezm("eval", run_folder, "--episodes", 1, "--max-steps", 3, "--json", "-"))
+    assert facts["max_steps"] == 3
+
+
 def test_no_film_of_what_cannot_be_drawn(ezm: Any, tmp_path: Path) -> None:
     gym.register("NoPictures-v0", CountEnv)
     error = ezm("train", "NoPictures-v0", "--film", "--out", tmp_path / "run", status=2)
-    assert "the environments of these tasks draw no pictures" in error and not (tmp_path / "run").exists()
+    assert "these tasks' environments cannot render images" in error and not (tmp_path / "run").exists()
     options = ["--out", tmp_path / "run", "--steps-per-task", 20, "--eval-episodes", 1, "--no-tensorboard"]
     output = ezm("train", "NoPictures-v0", *options, *SMALL)
     assert "ezm eval" in output and "ezm film" not in output
@@ -478,9 +531,9 @@ def test_going_on_before_the_first_checkpoint_starts_from_the_beginning(ezm: Any
     folder = tmp_path / "run"
     ezm("train", "toy-spin", "--out", folder, *QUIET, *SMALL)
     shutil.rmtree(folder / "checkpoints")
-    assert "start again with" in ezm("resume", folder, status=2)  # what a model file holds would be lost
+    assert "start over with" in ezm("resume", folder, status=2)  # what a model file holds would be lost
     (folder / "model.zip").unlink()  # as after a kill before the first checkpoint
-    assert f"but results ({folder / 'best_model.zip'})" in ezm("resume", folder, status=2)
+    assert f"has results ({folder / 'best_model.zip'}) but no checkpoint" in ezm("resume", folder, status=2)
     (folder / "evaluations.csv").unlink()  # as before the second evaluation; the first one also leaves a best model
     output = ezm("resume", folder, "--no-tensorboard")
     assert "has no checkpoint yet: the training starts from the beginning" in output
@@ -500,7 +553,7 @@ def test_a_training_starts_from_another_one(ezm: Any, tmp_path: Path, run_folder
     assert th.equal(after.policy.state_dict()[frozen], before.policy.state_dict()[frozen])
     assert RunSettings.read(out).like == "toy-hold"
     assert "leave --preset out" in ezm("train", *tasks, "--from", run_folder, "--preset", "toy", "--out", "x", status=2)
-    assert "name it with --from" in ezm("train", *tasks, "--like", "toy-hold", "--out", tmp_path / "x", status=2)
+    assert "name one with --from" in ezm("train", *tasks, "--like", "toy-hold", "--out", tmp_path / "x", status=2)
     assert "No task is named 'a'" in ezm(
         "train", *tasks, "--from", run_folder, "--like", "a", "--out", tmp_path / "x", status=2
     )

@@ -863,7 +863,7 @@ def test_the_command_line_places_the_environments(tmp_path: Path, capsys: pytest
     assert main(["train", "toy-spin", "--out", folder, *options]) == 0
     assert RunSettings.read(Path(folder)).collectors == 2
     assert main(["resume", folder, "--steps-per-task", "80", "--collectors", "0"]) == 0
-    assert "80 steps in each" in capsys.readouterr().out
+    assert "80 steps of each" in capsys.readouterr().out
     assert main(["resume", folder, "--steps-per-task", "100", "--collectors", "2", "--asynchronous"]) == 0
     assert "cannot be repeated exactly" in capsys.readouterr().out
     assert main(["resume", folder, "--steps-per-task", "120", "--no-asynchronous", "--rounds-ahead", "1"]) == 0

@@ -310,7 +310,7 @@ def test_check_env_where_the_class_itself_is_wrong(name: str, capsys: pytest.Cap
 
 def test_check_env_mentions_observations_beyond_the_bounds(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-env", "tests.test_env_api:Outside", "--steps", "20"]) == 0
-    assert "leaves the bounds of its space" in capsys.readouterr().out
+    assert "lies outside the bounds of its space" in capsys.readouterr().out
 
 
 @pytest.mark.slow

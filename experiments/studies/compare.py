@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """
     for name in args.learners:
         if name not in ("ezm", *ALGORITHMS):
-            raise ConfigurationError(f"--learners: {name!r} is none of them. {did_you_mean(name, ('ezm', *ALGORITHMS))}")
+            raise ConfigurationError(f"--learners: there is no learner {name!r}. {did_you_mean(name, ('ezm', *ALGORITHMS))}")
     names = resolve_tasks(args.tasks).names
     groups = {TOGETHER: tuple(names), **({name: (name,) for name in names} if args.single and len(names) > 1 else {})}
     trainings = [

@@ -14,6 +14,7 @@ from sb3_ezm.presets import preset_names
 from sb3_ezm.seeds import EVALUATION_SEED, FRESH_SEED
 
 PROTOCOLS = ("respected", "ignored", "both")
+PROJECT = "sb3-ezm"  # of Weights & Biases, unless another is named
 _MODEL = "a saved model (.zip, .agent), the folder of `ezm train`, or pretrained:NAME, see `ezm info`"
 EXAMPLES = """\
 examples:
@@ -116,7 +117,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         type=whole(1),
         metavar=("CANDIDATES", "SIMULATIONS"),
-        help="size of the searches that choose actions here, no fewer simulations than candidates (default: as saved)",
+        help="size of the searches that choose actions here; at least as many simulations as candidates (default: as saved)",
     )
 
 
@@ -208,7 +209,7 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     add(
         "--checkpoint-every",
         type=whole(0),
-        help=f"steps per task between checkpoints, 0 for none but after an interrupt ({default.format('10000')})",
+        help=f"steps per task between checkpoints, 0 for none except after an interrupt ({default.format('10000')})",
     )
     tenth = default.format("a tenth of the run")
     add("--eval-every", type=whole(0), help=f"steps per task between evaluations, 0 for one at the end ({tenth})")
@@ -237,7 +238,7 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
     add("--replay-shards", type=whole(0), help=f"hold the replay in this many other processes, with Ray ({here_too})")
     add(
         "--address",
-        help="Ray cluster for all of these, `auto` for the one of this machine (default: start Ray on this machine)",
+        help="Ray cluster for all of these, `auto` for the one running on this machine (default: start Ray on this machine)",
     )
     add(
         "--film",
@@ -246,9 +247,10 @@ def _add_training(parser: argparse.ArgumentParser, default: str) -> None:
         metavar="TASK",
         help="film these tasks at the end, or `all` (without a name: the best)",
     )
-    add("--no-tensorboard", action="store_true", help="write no TensorBoard files")
-    add("--track", action="store_true", help="log the run to Weights & Biases (pip install 'sb3-ezm[track]')")
-    add("--project", default="sb3-ezm", help="Weights & Biases project (default sb3-ezm)")
+    add("--tensorboard", action=argparse.BooleanOptionalAction, help=f"write TensorBoard files ({default.format('yes')})")
+    tracked = "log the run to Weights & Biases (pip install 'sb3-ezm[track]')"
+    add("--track", action=argparse.BooleanOptionalAction, help=f"{tracked} ({default.format('no')})")
+    add("--project", help=f"Weights & Biases project ({default.format(PROJECT)})")
     threads = default.format("1, the fastest for small networks")
     add("--threads", type=whole(1), help=f"PyTorch's threads ({threads})")
     add("--device", help=f"PyTorch device ({default.format('auto')})")

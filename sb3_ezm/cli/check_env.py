@@ -111,11 +111,11 @@ def check_task(env: PaddedTaskEnv, tasks: TaskSet, steps: int, seed: int) -> lis
     if np.ptp(rewards) == 0.0:
         notes.append(f"all rewards of {steps} random steps are {rewards[0]:g}")
     largest = float(np.abs(rewards).max())
-    notes.append(f"largest reward of a random step: {largest:g} (`reward_range` in policy_kwargs must hold it, {_known()})")
+    notes.append(f"largest reward of a random step: {largest:g} (`reward_range` in policy_kwargs must cover it; {_known()})")
     if returns:
         found = f"{np.mean(returns):g} ± {np.std(returns):g}"
         played = counted(len(returns), "random episode")
-        notes.append(f"mean return of {played}: {found} (`random_score` of a TaskSpec; --steps plays more)")
+        notes.append(f"mean return of {played}: {found} (`random_score` of a TaskSpec; raise --steps for more episodes)")
     return notes
 
 
@@ -131,7 +131,7 @@ def _bounds(rows: np.ndarray, space: spaces.Space[Any]) -> list[str]:
         return []
     row, entry = found[0].tolist()
     return [
-        f"the observation leaves the bounds of its space: entry {entry} was {rows[row, entry]:g}, the bounds are "
+        f"an observation lies outside the bounds of its space: entry {entry} was {rows[row, entry]:g}, the bounds are "
         f"[{low[entry]:g}, {high[entry]:g}]"
     ]
 

@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_ezm.checkpoint import SUFFIX as CHECKPOINT
-from sb3_ezm.cli.folder import BEST_MODEL, MODEL, RUN
+from sb3_ezm.cli.folder import BEST_MODEL, MODEL, RUN, seeds_in
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.errors import ConfigurationError, EZMError, did_you_mean
 from sb3_ezm.ezm import EZM
@@ -41,7 +41,7 @@ def command(*words: str | Path) -> str:
     :param words: arguments
     :return: what to type to run this program with them, in the quotes that a shell needs
     """
-    return " ".join([program(), *(shlex.quote(str(word)) for word in words)])
+    return " ".join(shlex.quote(str(word)) for word in (program(), *words))
 
 
 def check_device(name: str) -> None:
@@ -117,6 +117,8 @@ def load_model(path: Path, device: str, **changes: Any) -> EZM:
     folder, path = path, path / MODEL if path.is_dir() else path
     if not path.exists():
         hint = "give a file that `model.save` wrote, or the folder of a run."
+        if seeds := seeds_in(folder):
+            hint = f"{folder} holds several seeds. Name one, such as {seeds[0]}."
         if (folder / RUN).exists():
             hint = f"the training in {folder} has not ended. `{command('resume', folder)}` continues it."
             if (folder / BEST_MODEL).exists():

@@ -59,8 +59,6 @@ def train(
     overwrite: bool = True,
     new_episodes: bool = False,
     device: str | None = None,
-    tensorboard: bool = True,
-    project: str | None = None,
     films: Sequence[str] | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> EZM:
@@ -73,8 +71,6 @@ def train(
     :param resume: continue; without a checkpoint the training starts from the beginning
     :param new_episodes: when continuing, start new episodes instead of continuing the running ones
     :param device: of the networks (default: a GPU if there is one, or when continuing the one of the checkpoint)
-    :param tensorboard: whether to write its files
-    :param project: of Weights & Biases, which logs the run
     :param films: tasks to film at the end; without any the one with the best score; None for no film
     :param changes: when continuing, arguments of ``EZM`` that are no longer those of the checkpoint
     :return: the trained model
@@ -84,20 +80,20 @@ def train(
     tasks = run_tasks(settings)
     for name in films or ():
         tasks.index(name)  # a misspelled name should not wait for the end of the training
-    log = str(folder / TENSORBOARD) if tensorboard else None
+    log = str(folder / TENSORBOARD) if settings.tensorboard else None
     with claimed_folder(folder), ExitStack() as stack:
         resumes = _resumes(folder, resume, overwrite)
         callbacks: list[BaseCallback] = []
         with continued_folder(folder) if resumes else fresh_folder(folder):
-            if project is not None:
-                tracked, callback = start_tracking(project, folder.name, folder, asdict(settings))
+            if settings.project is not None:
+                tracked, callback = start_tracking(settings.project, folder.name, folder, asdict(settings))
                 stack.callback(tracked.finish)
                 callbacks.append(callback)
             env = _make_env(settings, tasks, monitor_folder(folder, resumes))
             stack.callback(env.close)
             can_draw = _can_draw(env)  # closed environments cannot be asked
             if films is not None and not can_draw:
-                raise ConfigurationError("--film: the environments of these tasks draw no pictures. Leave it out.")
+                raise ConfigurationError("--film: these tasks' environments cannot render images. Leave it out.")
             if resumes:
                 model = _resume(settings, folder, env, new_episodes, changes or {}, device, tensorboard_log=log)
             else:
@@ -149,7 +145,7 @@ def _make_env(settings: RunSettings, tasks: TaskSet, monitor: Path) -> VecEnv:
         keywords["lockstep"] = not settings.asynchronous
         placement = {"vec_env_cls": RayVecEnv, "vec_env_kwargs": keywords}
     elif settings.asynchronous or settings.rounds_ahead:
-        raise ConfigurationError("--asynchronous and --rounds-ahead are about collectors: say how many with --collectors.")
+        raise ConfigurationError("--asynchronous and --rounds-ahead apply only to collectors: say how many with --collectors.")
     elif settings.address is not None and not settings.reanalyzers and not settings.replay_shards:
         raise ConfigurationError(
             "--address is the cluster of collectors, reanalyzers and shards: say how many with --collectors, --reanalyzers or "
@@ -230,13 +226,14 @@ def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -
         limits.append(f"{counted_decisions(settings.steps_per_task, tasks.action_repeat)} {share}")
     if settings.minutes is not None:
         unit = "minute" if settings.minutes == 1 else "minutes"
-        limits.append(f"{settings.minutes:g} {unit}, first and last evaluation not counted")
+        limits.append(f"{settings.minutes:g} {unit}, not counting the first and last evaluations")
     print(f"Training ends after {' or '.join(limits)}.", flush=True)
     random = model.learning_starts - model.num_timesteps
     if random > 0 and settings.start is None:  # a trained agent collects with what it has learned
-        print(f"The first {counted_decisions(random, tasks.action_repeat)} of all tasks together are random.", flush=True)
+        which = "next" if resumes else "first"
+        print(f"The {which} {counted_decisions(random, tasks.action_repeat)}, counted over all tasks, are random.", flush=True)
     if settings.steps_per_task is not None and settings.steps_per_task * len(tasks) <= model.learning_starts:
-        print("Nothing will be learned from them: give more --steps-per-task, or --set learning_starts=N.", flush=True)
+        print("That is too few to learn anything: raise --steps-per-task, or lower learning_starts with --set.", flush=True)
 
 
 def _callbacks(settings: RunSettings, folder: Path, scoreboard: Scoreboard) -> list[BaseCallback]:
@@ -361,17 +358,18 @@ def _report(
     result = scoreboard.last_result
     if result is None:  # nothing was left to do
         if films is not None:
-            print(f"No film without a training: {command('film', folder)}")
+            print(f"Nothing was trained, so nothing was filmed. To film anyway: {command('film', folder)}")
         return
     tasks = model.policy.task_set
     steps = counted(model.num_timesteps // len(tasks), "step" if tasks.action_repeat == 1 else "decision")
     if tasks.action_repeat > 1:
         steps += f" ({model.num_env_steps // len(tasks):,} environment steps)"
-    each = "in each on average" if settings.uneven else "in each"
-    print(f"\n{counted(settings.eval_episodes, 'episode')} of each task after {steps} {each}:\n")
+    each = "of each on average" if settings.uneven else "of each"
+    print(f"\n{counted(settings.eval_episodes, 'episode')} per task, after {steps} {each}:\n")
     print(f"{format_table(result, scoreboard.first_result)}\n")
     if model._n_updates == 0:
-        print(f"Nothing was learned: {counted(model.learning_starts, 'random step')} of all tasks come first. Train longer.\n")
+        random = counted(model.learning_starts, "random step")
+        print(f"Nothing was learned: learning starts only after {random}, counted over all tasks. Train longer.\n")
     print(f"model: {folder / MODEL}\nbest model: {folder / BEST_MODEL}")
     print(f"curves: {draw_training(folder)}", flush=True)
     if films is not None:

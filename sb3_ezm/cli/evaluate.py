@@ -41,8 +41,9 @@ def run(args: argparse.Namespace) -> int:
     searches = "the policy head alone"
     if size is not None:
         searches = f"searches of {counted(size['candidates'], 'candidate')} and {counted(size['simulations'], 'simulation')}"
+    cut = "" if args.max_steps is None else f", cut after {counted(args.max_steps, 'step')} (not comparable)"
     for result in results:
-        heading = f"{counted(args.episodes, 'episode')} of each task, {PROTOCOL_LABELS[result.protocol]}, {searches}"
+        heading = f"{counted(args.episodes, 'episode')} of each task, {PROTOCOL_LABELS[result.protocol]}, {searches}{cut}"
         print(f"{heading}:\n\n{format_table(result)}\n")
     if args.json is not None:
         write_text(args.json, _as_json(args, size, results))
@@ -64,4 +65,5 @@ def _check_output(path: Path) -> None:
 
 def _as_json(args: argparse.Namespace, size: dict[str, int] | None, results: list[EvaluationResult]) -> str:
     facts = {"model": str(args.model), "episodes": args.episodes, "seed": args.seed, "deterministic": not args.stochastic}
+    facts["max_steps"] = args.max_steps
     return json.dumps({**facts, "search": size, "results": [result.to_dict() for result in results]}, indent=1)

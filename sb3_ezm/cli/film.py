@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from sb3_ezm.cli.common import load_agent
-from sb3_ezm.cli.folder import FILMS
+from sb3_ezm.cli.folder import FILMS, RUN
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.files import file_stems, free_path
 from sb3_ezm.video import check_video_path, prefer_egl, record_video
@@ -22,7 +22,9 @@ def run(args: argparse.Namespace) -> int:
     names = args.task or [tasks.names[0]]
     if names == ["all"]:
         names = list(tasks.names)
-    folder, file = args.model / FILMS if args.model.is_dir() else args.model.parent, None
+    folder, file = args.model if args.model.is_dir() else args.model.parent, None
+    if args.model.is_dir() or (folder / RUN).exists():
+        folder /= FILMS
     if args.output is not None and args.output.suffix[1:2].isalpha() and not args.output.is_dir():  # not films-v1.0
         file = args.output
         if len(names) > 1:

@@ -29,6 +29,14 @@ RESUMED = "resumed-at-"  # followed by the steps: monitor files of a part of a t
 _WRITTEN = (RUN, MODEL, BEST_MODEL, EVALUATIONS, MONITOR, CHECKPOINTS, TENSORBOARD, CURVES, DIAGNOSTICS, FILMS, GRADIENTS)
 
 
+def seeds_in(folder: Path) -> list[Path]:
+    """
+    :param folder: of one training, or of several with seeds of their own
+    :return: the folders of the latter, by seed
+    """
+    return sorted((path.parent for path in folder.glob(f"seed-*/{RUN}")), key=lambda path: (len(path.name), path.name))
+
+
 def can_resume(folder: Path) -> bool:
     """
     :param folder: of a training
@@ -42,7 +50,7 @@ def can_resume(folder: Path) -> bool:
         kept += [folder / BEST_MODEL]
     if kept:
         raise ConfigurationError(
-            f"{folder} has no checkpoint to continue from, but results ({', '.join(map(str, kept))}): start again with "
+            f"{folder} has results ({', '.join(map(str, kept))}) but no checkpoint to continue from: start over with "
             "`ezm train ... --overwrite`, or in another folder."
         )
     return False

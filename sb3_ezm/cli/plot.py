@@ -6,11 +6,12 @@ import argparse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sb3_ezm.cli.common import run_tasks
-from sb3_ezm.cli.folder import CURVES, DIAGNOSTICS, EVALUATIONS, MONITOR, RUN, TENSORBOARD, monitor_parts
+from sb3_ezm.cli.folder import CURVES, DIAGNOSTICS, EVALUATIONS, MONITOR, RUN, TENSORBOARD, monitor_parts, seeds_in
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.files import check_can_write
@@ -82,14 +83,16 @@ def task_shares(settings: RunSettings) -> dict[str, float]:
 def _plot_published(args: argparse.Namespace) -> int:
     references = suite_references(args.suite)
     output = check_can_write(args.out)
-    files = {path: path / EVALUATIONS if path.is_dir() else path for path in args.runs}
+    # A folder of several seeds stands for all of them.
+    runs: list[Path] = [seed for path in args.runs for seed in (seeds_in(path) or [path])]
+    files: dict[Any, Any] = {path: path / EVALUATIONS if path.is_dir() else path for path in runs}
     shares = {file: task_shares(RunSettings.read(file.parent)) for file in files.values() if (file.parent / RUN).exists()}
     own = load_runs(list(files.values()), args.suite, shares=shares)
     sheet = curves_figure(own, args.suite, args.max_steps) if args.figure == "curves" else scores_figure(own, args.suite)
     path = sheet.save(output)
     for seeds in own:
         final = seeds.final(references)
-        print(f"{seeds.label}: " + ("not all tasks of the suite, no average" if final is None else str(final)) + "\n")
+        print(f"{seeds.label}: " + ("no average: tasks of the suite are missing" if final is None else str(final)) + "\n")
     if args.figure == "curves" and own:
         print(published_table(own, args.suite))
     if args.figure == "scores":

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from sb3_ezm.cli.folder import RUN
+from sb3_ezm.cli.folder import RUN, seeds_in
 from sb3_ezm.errors import ConfigurationError, unknown_hint
 from sb3_ezm.evaluation import Protocol
 from sb3_ezm.ezm import EZM
@@ -26,7 +26,7 @@ _OWN = {
     "env": "the tasks",
     "seed": "--seed",
     "device": "--device",
-    "tensorboard_log": "--out and --no-tensorboard",
+    "tensorboard_log": "--out and --tensorboard",
 }
 _ARGUMENTS = tuple(name for name in inspect.signature(EZM).parameters if name not in _OWN and not name.startswith("_"))
 _DEFAULT_STEPS = 5_000
@@ -62,6 +62,8 @@ class RunSettings:
     :param reanalyzers: processes that compute targets ahead; None for what the preset and ``changes`` say, usually none
     :param replay_shards: processes with the replay; None for what the preset and ``changes`` say, usually none
     :param protocol: of the evaluations: ``"respected"``, ``"ignored"`` or ``"both"``; None for that of the training episodes
+    :param tensorboard: whether TensorBoard files are written
+    :param project: of Weights & Biases, to which the run is logged; None if it is not
     :param history: the calls so far: at how many steps of all tasks (``timesteps``), what they set, and what they ran on
     """
 
@@ -89,6 +91,8 @@ class RunSettings:
     learners: int | None = None
     reanalyzers: int | None = None
     replay_shards: int | None = None
+    tensorboard: bool = True
+    project: str | None = None
     history: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
@@ -151,6 +155,8 @@ class RunSettings:
         if not folder.exists():
             raise ConfigurationError(f"There is no folder {folder}: give the folder of a run of `ezm train`.")
         if not path.exists():
+            if seeds := seeds_in(folder):
+                raise ConfigurationError(f"{folder} holds several seeds: name one, such as {seeds[0]}.")
             raise ConfigurationError(f"{folder} is not a folder of `ezm train`: it has no {RUN}.")
         try:
             noted: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -186,7 +192,7 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigurationError(f"--set {pair}: {text!r} is not a YAML value.") from error
         outer, dot, inner = key.partition(".")
         if outer in _OWN:
-            raise ConfigurationError(f"--set {pair}: {outer!r} follows from {_OWN[outer]}.")
+            raise ConfigurationError(f"--set {pair}: {outer!r} is set with {_OWN[outer]}.")
         if outer not in _ARGUMENTS:
             raise ConfigurationError(f"EZM has no argument {outer!r}. {unknown_hint(outer, _ARGUMENTS)}")
         nested = outer.endswith("_kwargs")

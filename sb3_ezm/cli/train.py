@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sb3_ezm.cli.arguments import PROJECT
 from sb3_ezm.cli.common import check_device, load_model, model_name, resolve_tasks, run_tasks
 from sb3_ezm.cli.driver import refuse_run, train
-from sb3_ezm.cli.folder import EVALUATIONS, RUN, mend_folder
+from sb3_ezm.cli.folder import EVALUATIONS, RUN, mend_folder, seeds_in
 from sb3_ezm.cli.settings import RunSettings, parse_changes
 from sb3_ezm.devices import set_num_threads
 from sb3_ezm.errors import ConfigurationError
@@ -23,6 +26,7 @@ from sb3_ezm.video import prefer_egl
 _RENEWABLE = (
     *("steps_per_task", "minutes", "checkpoint_every", "eval_every", "eval_episodes", "protocol", "step_timeout"),
     *("collectors", "rounds_ahead", "asynchronous", "address", "learners", "reanalyzers", "replay_shards"),
+    *("tensorboard", "project"),
 )
 
 
@@ -39,23 +43,40 @@ def run(args: argparse.Namespace) -> int:
     runs = {folder: _continued(args, folder) for folder in _begun(args)} if args.resume else _new(args)
     for folder, settings in runs.items():
         set_num_threads(args.threads or settings.threads)
-        train(
-            settings,
-            folder,
-            resume=args.resume,
-            overwrite=args.overwrite,
-            new_episodes=args.new_episodes,
-            changes=parse_changes(args.set),
-            device=args.device or (None if args.resume else "auto"),
-            tensorboard=not args.no_tensorboard,
-            project=args.project if args.track else None,
-            films=_films(args.film, settings),
-        )
+        with _naming_the_rest(args, [other for other in runs if not (other / RUN).exists() and other != folder]):
+            train(
+                settings,
+                folder,
+                resume=args.resume,
+                overwrite=args.overwrite,
+                new_episodes=args.new_episodes,
+                changes=parse_changes(args.set),
+                device=args.device or (None if args.resume else "auto"),
+                films=_films(args.film, settings),
+            )
     return 0
 
 
-def _given(args: argparse.Namespace) -> dict[str, object]:
+@contextmanager
+def _naming_the_rest(args: argparse.Namespace, folders: Sequence[Path]) -> Iterator[None]:
+    """After an interrupt or an error: `ezm resume` continues the seeds that have begun, and does not know of others."""
+    try:
+        yield
+    except BaseException:
+        if folders and not args.resume:
+            rest = " ".join(folder.name.removeprefix("seed-") for folder in folders)
+            print(f"Not begun: the same command with --seed {rest} --out {folders[0].parent} trains these.", file=sys.stderr)
+        raise
+
+
+def _given(args: argparse.Namespace, known: RunSettings | None = None) -> dict[str, object]:
     given = {name: getattr(args, name) for name in _RENEWABLE if getattr(args, name) is not None}
+    if args.track is False:
+        given["project"] = None
+    elif args.track:
+        given.setdefault("project", PROJECT)
+    elif args.project is not None and (known is None or known.project is None):
+        raise ConfigurationError(f"--project {args.project}: the run is not logged to Weights & Biases. Add --track.")
     if {"steps_per_task", "minutes"} & set(given):  # either takes the place of both
         given = {"steps_per_task": None, "minutes": None, **given}
     return given
@@ -64,10 +85,15 @@ def _given(args: argparse.Namespace) -> dict[str, object]:
 def _new(args: argparse.Namespace) -> dict[Path, RunSettings]:
     """The settings of each seed, by its folder."""
     if not args.tasks:
+        if args.film:
+            raise ConfigurationError(f"Which tasks? --film took {' '.join(args.film)}: put the tasks first.")
         raise ConfigurationError("Which tasks? For example: `ezm train toy`, or `ezm resume FOLDER` to continue a training.")
     out = args.out or Path("runs") / args.tasks[0].replace("/", "-").replace(":", "-")
-    seeds = args.seed or [0]
-    folders = [out] if len(seeds) == 1 else [out / f"seed-{seed}" for seed in seeds]
+    seeds, is_one = args.seed or [0], (out / RUN).exists()
+    if is_one and len(seeds) > 1:
+        raise ConfigurationError(f"{out} holds a run of one seed: choose another --out for several.")
+    apart = len(seeds) > 1 or (not is_one and bool(seeds_in(out)))  # also for one more
+    folders = [out / f"seed-{seed}" for seed in seeds] if apart else [out]
     for folder in folders:
         if not args.overwrite:
             refuse_run(folder)
@@ -80,11 +106,11 @@ def _new(args: argparse.Namespace) -> dict[Path, RunSettings]:
         for folder in folders:
             if folder.resolve() in (args.start.resolve(), *args.start.resolve().parents):
                 raise ConfigurationError(
-                    f"--from: {args.start} lies where this training would begin, in {folder}: choose another --out."
+                    f"--from: {args.start} is inside {folder}, the folder of the new training: choose another --out."
                 )
         preset, repeat = _of_trained(args, changes)
     elif args.like or args.freeze_dynamics:
-        raise ConfigurationError("--like and --freeze-dynamics are about a trained agent: name it with --from.")
+        raise ConfigurationError("--like and --freeze-dynamics apply only to a trained agent: name one with --from.")
     settings = RunSettings(
         tasks=args.tasks,
         preset=preset,
@@ -126,14 +152,14 @@ def _begun(args: argparse.Namespace) -> list[Path]:
     if out is None:
         raise ConfigurationError("Which training? Name its folder: `ezm resume FOLDER`.")
     mend_folder(out)
-    seeds = [path.parent for path in out.glob(f"seed-*/{RUN}")] if not (out / RUN).exists() else []
+    seeds = seeds_in(out) if not (out / RUN).exists() else []
     if not seeds:
         return [out]
     if args.steps_per_task is None and args.minutes is None:
         seeds = [seed for seed in seeds if not RunSettings.read(seed).ended]
         if not seeds:
             raise ConfigurationError(f"All seeds in {out} have ended: give more --steps-per-task, or --minutes.")
-    return sorted(seeds, key=lambda path: (len(path.name), path.name))
+    return seeds
 
 
 def _continued(args: argparse.Namespace, out: Path) -> RunSettings:
@@ -147,7 +173,7 @@ def _continued(args: argparse.Namespace, out: Path) -> RunSettings:
     if args.overwrite:
         raise ConfigurationError("--resume continues a run and --overwrite replaces it: choose one of them.")
     known = RunSettings.read(out)
-    settings = replace(known, **_given(args))  # type: ignore[arg-type]
+    settings = replace(known, **_given(args, known))  # type: ignore[arg-type]
     if settings.deciding_protocol != known.deciding_protocol and not _has(out, settings.deciding_protocol):
         raise ConfigurationError(
             f"--protocol {settings.protocol}: the best model was chosen with falls {known.deciding_protocol}, and not all "

@@ -91,7 +91,7 @@ def plot_diagnostics(path: str | os.PathLike[str], scalars: Mapping[str, Curve],
     panels = {name: {tag: label for tag, label in tags.items() if tag in scalars} for name, tags in PANELS.items()}
     panels = {name: tags for name, tags in panels.items() if tags}
     if not any(tag.startswith("train/") for tags in panels.values() for tag in tags):
-        raise ConfigurationError("This run has logged no figures of its updates: there is nothing to draw. Train longer.")
+        raise ConfigurationError("This run has not logged any updates yet, so there is nothing to draw. Train longer.")
     rows = -(-len(panels) // COLUMNS)
     figure = Figure(figsize=(4.2 * COLUMNS, 2.5 * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)  # a separate canvas, without pyplot's global state and windows

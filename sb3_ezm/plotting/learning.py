@@ -75,7 +75,9 @@ def plot_learning_curves(
         handles, labels = panel.get_legend_handles_labels()
         entries.update({str(label): handle for label, handle in zip(labels, handles, strict=True)})
     if entries:
-        figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=len(entries), fontsize=9)
+        figure.legend(
+            list(entries.values()), list(entries), loc="outside lower center", ncols=min(len(entries), 2 * columns), fontsize=9
+        )
     if title is not None:
         figure.suptitle(title, fontsize=11, parse_math=False)
     return save_figure(figure, path, dpi=110)
