@@ -381,7 +381,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         self.learner.finish()
         self.learner.coming.clear()
         if isinstance(own, ShardedReplayBuffer):
-            own.load_state_dict(loaded.state_dict())
+            own.load_state_dict({**loaded.state_dict(), "rng": own.rng})
             loaded = own
         else:
             loaded.take_settings(own)

@@ -49,7 +49,8 @@ def add_tasks(model: EZMT, env: GymEnv, like: str | None = None, **changes: Any)
     :raises ConfigurationError: if the tasks do not fit the networks; the message names the sizes
     :raises UnknownSettingError: if there is no such argument
     """
-    trained, policy_class = model.policy.task_set, type(model.policy)
+    policy_class: Any = model.policy_class  # the class itself where the policy is compiled
+    trained = model.policy.task_set
     vec_env = type(model)._wrap_env(env, model.verbose)
     tasks: TaskSet | None = changes.get("task_set") or find_task_set(vec_env)
     if tasks is None:
@@ -64,7 +65,8 @@ def add_tasks(model: EZMT, env: GymEnv, like: str | None = None, **changes: Any)
     arguments = change_arguments(type(model), saved, changes, policy_class, ("model",))
     create: Any = type(model)
     extended: EZMT = create(policy_class, vec_env, **arguments)
-    weights = {**extended.policy.state_dict(), **model.policy.state_dict()}
+    plain: Any = getattr(model.policy, "_orig_mod", model.policy)  # `torch.compile` puts a word before every name
+    weights = {**extended.policy.state_dict(), **plain.state_dict()}
     for network in [
         name for name in ("world_model", "target_model", "average_model") if getattr(extended.policy, name) is not None
     ]:
@@ -75,7 +77,7 @@ def add_tasks(model: EZMT, env: GymEnv, like: str | None = None, **changes: Any)
         extended.policy.load_state_dict(weights)
     except RuntimeError as error:  # networks of the user's own
         raise ConfigurationError(f"The networks of the trained agent do not fit the new tasks: {error}") from error
-    extended.policy.optimizer.load_state_dict(_optimizer_state(model.policy, rows))
+    extended.policy.optimizer.load_state_dict(_optimizer_state(plain, rows))
     apply_changes(extended, changes, saved["policy_kwargs"] or {})
     extended._n_updates, extended.learned_normalized = model._n_updates, normalizes_observations(model)
     return extended

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -51,7 +51,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "normalized": {"independent_replay": False},
     "scheduled": {
         "learning_rate": LinearSchedule(1e-2, 1e-3, 1.0),
-        "action_noise": NormalActionNoise(np.zeros(2), np.full(2, 0.1)),
+        "action_noise": OrnsteinUhlenbeckActionNoise(np.zeros(2), np.full(2, 0.1)),
         "policy_kwargs": {"optimizer_class": th.optim.AdamW, "latent_size": 16, "num_blocks": 1, "projector_size": 16},
     },
 }

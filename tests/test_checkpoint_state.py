@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_ezm import EZM, CheckpointError, ConfigurationError, FullCheckpointCallback
 from sb3_ezm.checkpoint import latest_checkpoint, read_checkpoint, write_checkpoint
@@ -340,3 +340,102 @@ def test_unrelated_methods_of_the_same_name_do_not_stop_training(tmp_path: Path,
         get_env_state(make())
     with pytest.warns(UserWarning, match=words):
         assert EZM.resume(tmp_path, make()).num_timesteps == 12
+
+
+def test_no_file_names_the_cluster_to_join(tmp_path: Path) -> None:
+    model = tiny_model(toy_env(), learning_starts=100)
+    model.learn(8)
+    state = read_checkpoint(model.save_checkpoint(tmp_path / "x.ezm"))
+    elsewhere = {"value": {"ray_address": "ray://elsewhere:10001"}}
+    write_checkpoint(tmp_path / "y.ezm", {**state, "arguments": {**state["arguments"], "runtime_kwargs": elsewhere}})
+    with pytest.warns(UserWarning, match=r"not a file's to say, are left out: `ray_address` in `runtime_kwargs`"):
+        assert EZM.resume(tmp_path / "y.ezm", toy_env()).runtime_kwargs == {"ray_address": None}
+
+
+class WithoutLast(VecEnvWrapper):
+    """Loses the last observation of every episode, whose last transition is then not stored."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        for info in infos:
+            info.pop("terminal_observation", None)
+        return observations, rewards, dones, infos
+
+
+@pytest.mark.parametrize("stop", [50, 64])
+def test_steps_that_were_left_out_do_not_delay_updates(tmp_path: Path, stop: int) -> None:
+    def make() -> Any:
+        return WithoutLast(DummyVecEnv([lambda: gym.make("Pendulum-v1", max_episode_steps=5)]))
+
+    whole = tiny_model(make(), learning_starts=60)
+    whole.learn(70)
+    assert whole.replay_buffer.total_added.sum() < 60 and whole._n_updates > 0
+    begun = tiny_model(make(), learning_starts=60)
+    begun.learn(stop)
+    expected = whole._n_updates - begun._n_updates
+    resumed = EZM.resume(begun.save_checkpoint(tmp_path / "x.ezm"), make())
+    for model in (begun, resumed):
+        before = model._n_updates
+        model.learn(70 - stop, reset_num_timesteps=False)
+        assert model._n_updates - before == expected
+
+
+def test_a_model_without_its_replay_waits_also_over_several_calls(tmp_path: Path) -> None:
+    model = tiny_model("Pendulum-v1", learning_starts=20)
+    model.learn(30)
+    model.save(tmp_path / "x.zip")
+    loaded = EZM.load(tmp_path / "x.zip", env="Pendulum-v1")
+    begun = loaded._n_updates
+    loaded.learn(12, reset_num_timesteps=False)
+    resumed = EZM.resume(loaded.save_checkpoint(tmp_path / "x.ezm"), "Pendulum-v1")
+    for model in (loaded, resumed):
+        model.learn(7, reset_num_timesteps=False)
+        assert model._n_updates == begun  # 19 transitions
+        model.learn(4, reset_num_timesteps=False)
+        assert model._n_updates > begun
+
+
+def test_unseeded_trainings_go_on_with_different_environments(tmp_path: Path) -> None:
+    class Forgetful(SpaceEnv):
+        """Cannot give its state: new episodes begin."""
+
+    def go_on(name: str) -> np.ndarray:
+        env = DummyVecEnv([Forgetful] * 2)
+        model = tiny_model(env, learning_starts=100, seed=None)
+        model.learn(8)
+        path, other = model.save_checkpoint(tmp_path / name), DummyVecEnv([Forgetful] * 2)
+        with pytest.warns(UserWarning):
+            EZM.resume(path, other)
+        other.reset()
+        return np.array([each.unwrapped.np_random.random() for each in other.envs])
+
+    first, second = go_on("a.ezm"), go_on("b.ezm")
+    assert not np.isin(first, second).any()
+
+
+def test_past_episodes_do_not_make_checkpoints_grow(tmp_path: Path) -> None:
+    env = toy_env(max_episode_steps=4)
+    model = tiny_model(env, learning_starts=10**6)
+    model.learn(40)
+    sizes = [(tmp_path / "a.ezm", 1), (tmp_path / "b.ezm", 10_000)]
+    for path, episodes in sizes:
+        for monitor in env.envs:
+            monitor.get_wrapper_attr("episode_returns").extend([0.123456789] * episodes)
+        model.save_checkpoint(path)
+    first, second = (path.stat().st_size for path, _ in sizes)
+    assert second < 1.05 * first
+
+
+def test_what_checkpoints_used_to_hold_of_past_episodes_is_passed_over(tmp_path: Path) -> None:
+    model = tiny_model(toy_env(), learning_starts=100)
+    model.learn(8)
+    state = read_checkpoint(model.save_checkpoint(tmp_path / "x.ezm"))
+    for env in state["env"]["episodes"]["envs"]:
+        for label, values in env["layers"]:
+            if label == "Monitor":
+                values.update(episode_returns=[1.0], episode_lengths=[2], episode_times=[0.5])
+    write_checkpoint(tmp_path / "y.ezm", state)
+    assert EZM.resume(tmp_path / "y.ezm", toy_env()).num_timesteps == model.num_timesteps

@@ -413,9 +413,9 @@ def test_one_more_seed_joins_the_others_and_one_alone_stays_alone(ezm: Any, tmp_
         error = ezm("train", "toy-spin", "--seed", 1, 2, "--out", alone, *overwrite, status=2)
         assert "holds a run of one seed: choose another --out" in error
     assert not list(alone.glob("seed-*"))
-    for command in (["eval"], ["film"], ["info"], ["plot"], ["plot", "diagnostics"]):
-        error = ezm(*command, several, status=2)
-        assert "holds several seeds" in error and str(several / "seed-1") in error, command
+    for words in (["eval"], ["film"], ["info"], ["plot"], ["plot", "diagnostics"]):
+        error = ezm(*words, several, status=2)
+        assert "holds several seeds" in error and str(several / "seed-1") in error, words
 
 
 def test_seeds_that_have_not_begun_are_named(

@@ -76,6 +76,12 @@ def test_old_tasks_stay_as_they_were() -> None:
     assert all(th.equal(before[name], after[name]) for name in before)
 
 
+def test_a_compiled_agent_takes_on_tasks_like_another() -> None:
+    plain, compiled = trained(), trained()
+    compiled.policy = th.compile(compiled.policy, backend="eager")
+    assert_same_weights(weights_of(add_tasks(compiled, toy_env(ALL))), weights_of(add_tasks(plain, toy_env(ALL))))
+
+
 def test_a_new_row_is_the_mean_or_a_copy() -> None:
     model = trained()
     for network in ("world_model", "target_model"):

@@ -577,3 +577,15 @@ def test_files_of_agents_and_of_models_are_told_apart(tmp_path: Path) -> None:
         model.save(tmp_path / "best.agent")
     with pytest.raises(ConfigurationError, match="`custom_objects`: pretrained:walker holds no"):
         EZM.load("pretrained:walker", custom_objects={"learning_rate": 1.0})
+
+
+def test_models_that_load_one_replay_draw_as_their_own_seeds_say(tmp_path: Path) -> None:
+    donor = tiny_model(toy_env(), learning_starts=100)
+    donor.learn(40)
+    donor.save_replay_buffer(tmp_path / "replay")
+    drawn = []
+    for seed in (5, 6, 5):
+        model = tiny_model(toy_env(), seed=seed)
+        model.load_replay_buffer(tmp_path / "replay")
+        drawn.append(model.replay_buffer.rng.random(3))
+    assert (drawn[0] == drawn[2]).all() and not np.isin(drawn[0], drawn[1]).any()

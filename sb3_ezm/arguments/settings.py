@@ -107,8 +107,8 @@ def change_arguments(
 
 def fitting(saved: Mapping[str, Any], changes: Mapping[str, Any], device: th.device | str) -> dict[str, Any]:
     """
-    Leave saved settings out that this device, or a machine without Ray, cannot carry out, with a warning. What the caller
-    asks for stays, and is refused.
+    Leave saved settings out that this device, or a machine without Ray, cannot carry out, or that name another machine, with
+    a warning. What the caller asks for stays, and is refused.
 
     :param saved: arguments by name
     :param changes: arguments that the user gives instead
@@ -119,6 +119,8 @@ def fitting(saved: Mapping[str, Any], changes: Mapping[str, Any], device: th.dev
     unfit: dict[tuple[str, str], tuple[Any, Callable[[Any], bool]]] = {
         ("runtime_kwargs", "reanalyzers"): (0, lambda wanted: wanted and not has_ray),
         ("runtime_kwargs", "replay_shards"): (0, lambda wanted: wanted and not has_ray),
+        # Cluster and program trust each other: a file must not name one.
+        ("runtime_kwargs", "ray_address"): (None, lambda wanted: wanted is not None),
         ("runtime_kwargs", "cuda_graphs"): (False, lambda wanted: wanted and kind != "cuda"),
         ("runtime_kwargs", "overlap"): (False, lambda wanted: wanted is True and kind != "cpu"),
         ("replay_buffer_kwargs", "storage_device"): (None, lambda wanted: wanted is not None and not works(wanted)),
@@ -130,7 +132,11 @@ def fitting(saved: Mapping[str, Any], changes: Mapping[str, Any], device: th.dev
             found[argument] = {**own, name: instead}
             left_out.append(f"`{name}` in `{argument}` ({shown(own[name])})")
     if left_out:
-        warnings.warn(f"Settings of the saved model that do not work here are left out: {', '.join(left_out)}.", stacklevel=3)
+        warnings.warn(
+            "Settings of the saved model that do not work here, or are not a file's to say, are left out: "
+            f"{', '.join(left_out)}.",
+            stacklevel=3,
+        )
     return found
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     VecCheckNan,
@@ -200,15 +202,17 @@ def _check_values(wrapper: VecEnvWrapper, values: Any, names: tuple[str, ...]) -
     check_like(values, {name: vars(wrapper).get(name) for name in names if name in values}, type(wrapper).__name__)
 
 
-def force_new_episodes(env: VecEnv, seed: int | None, num_timesteps: int) -> None:
+def force_new_episodes(env: VecEnv, seed: int | None, num_timesteps: int, generator: th.Tensor) -> None:
     """
     Let the next reset start new episodes: with its old seed, an environment would repeat those from the beginning.
 
     :param env: vector environment
     :param seed: seed of the algorithm
     :param num_timesteps: so far
+    :param generator: state of a random generator of this training, which tells it from others without a seed
     """
-    entropy = [0 if seed is None else seed, num_timesteps]
+    digest = hashlib.sha256(generator.cpu().numpy().tobytes()).digest()
+    entropy = [int.from_bytes(digest[:8], "little") if seed is None else seed, num_timesteps]
     env.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0] % 2**31))
 
 

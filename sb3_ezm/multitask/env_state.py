@@ -40,10 +40,7 @@ def _listed(cls: type[Any]) -> type[Any]:
 _WRAPPERS: dict[type[gym.Wrapper[Any, Any, Any, Any]], tuple[str, ...]] = {
     _listed(wrappers.TimeLimit): ("_elapsed_steps",),
     wrappers.OrderEnforcing: ("_has_reset",),
-    Monitor: (
-        *("rewards", "needs_reset", "episode_returns", "episode_lengths", "episode_times", "total_steps"),
-        "current_reset_info",
-    ),
+    Monitor: (*("rewards", "needs_reset", "total_steps", "current_reset_info"),),
     ActionRepeat: ("_episode_env_steps",),
     wrappers.NormalizeObservation: (),
     wrappers.NormalizeReward: ("discounted_reward",),
@@ -58,6 +55,8 @@ _WRAPPERS: dict[type[gym.Wrapper[Any, Any, Any, Any]], tuple[str, ...]] = {
         )
     },
 }
+# Of all episodes so far, which grow for ever, and which nothing depends on: older files have them.
+_PAST = ("episode_returns", "episode_lengths", "episode_times")
 # Running means of wrappers, which outlast an episode, and whether they are still updated.
 _STATISTICS: dict[type[gym.Wrapper[Any, Any, Any, Any]], str] = {
     wrappers.NormalizeObservation: "obs_rms",
@@ -167,6 +166,10 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
         raise ConfigurationError(f"its state belongs to {_nested(saved)}, but the environment is {_nested(found)}.")
     native, state = layers[-1], copy.deepcopy(state)
     pairs = [(layer, values) for layer, (_, values) in zip(reversed(layers), reversed(state["layers"]), strict=True)]
+    for layer, values in pairs:
+        if isinstance(layer, Monitor) and isinstance(values, dict):
+            for name in _PAST:
+                values.pop(name, None)
     for layer, values in pairs:
         if not _has_state(layer):
             present = {name: getattr(layer, name) for name in _WRAPPERS[_listed(type(layer))]}
