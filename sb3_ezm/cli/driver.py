@@ -41,7 +41,6 @@ from sb3_ezm.distributed import RayVecEnv
 from sb3_ezm.errors import ConfigurationError, EZMError, NonFiniteError, counted, counted_decisions
 from sb3_ezm.evaluation import EvaluationResult, format_table
 from sb3_ezm.ezm import EZM
-from sb3_ezm.files import replacing
 from sb3_ezm.fine_tuning import add_tasks
 from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.presets import get_preset, load_preset, merge_settings
@@ -339,22 +338,17 @@ def _save(model: EZM, folder: Path) -> str:
         return f"Nothing could be saved: {error}"
     saved = f"Saved: {path}"
     try:
-        _save_model(model, folder)
+        model.save(folder / MODEL)
         saved += f", {folder / MODEL}"
     except OSError as error:
         saved += f"; without {folder / MODEL}: {error}"
     return f"{saved}\nContinue with: {command('resume', folder)}"
 
 
-def _save_model(model: EZM, folder: Path) -> None:
-    with replacing(folder / MODEL) as temporary:
-        model.save(temporary)
-
-
 def _report(
     model: EZM, scoreboard: Scoreboard, settings: RunSettings, folder: Path, films: Sequence[str] | None, can_draw: bool
 ) -> None:
-    _save_model(model, folder)
+    model.save(folder / MODEL)
     result = scoreboard.last_result
     if result is None:  # nothing was left to do
         if films is not None:
