@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -75,13 +76,38 @@ def test_presets_of_the_suites() -> None:
 
 def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dm_control.suite", None)
+    monkeypatch.setattr(loading, "HIGHEST_PYTHON", (9, 1))
     loading.load.cache_clear()
     try:
-        with pytest.raises(loading.DMControlUnavailableError, match=r"pip install 'sb3-ezm\[dmc\]'") as caught:
+        with pytest.raises(loading.DMControlUnavailableError, match=r"pip install 'sb3-ezm\[dmc\]'$") as caught:
+            make_multitask_env("dmc-walker")
+        monkeypatch.setattr(loading, "HIGHEST_PYTHON", (3, 1))  # the extra brings no dm_control for later ones
+        with pytest.raises(
+            loading.DMControlUnavailableError, match=r": dm_control needs Python 3\.1 or older, this is 3\.\d+$"
+        ):
             make_multitask_env("dmc-walker")
     finally:
         loading.load.cache_clear()
     assert isinstance(caught.value, EZMError) and "\n" not in str(caught.value)
+
+
+@needs_dmc
+def test_without_shimmy_any_python_can_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "shimmy.dm_control_compatibility", None)
+    monkeypatch.setattr(loading, "HIGHEST_PYTHON", (3, 1))
+    loading.load.cache_clear()
+    try:
+        with pytest.raises(loading.DMControlUnavailableError, match=r"shimmy.*: pip install 'sb3-ezm\[dmc\]'$"):
+            make_multitask_env("dmc-walker")
+    finally:
+        loading.load.cache_clear()
+
+
+def test_the_highest_python_is_that_of_the_extra() -> None:
+    lines = (Path(__file__).parent.parent / "setup.cfg").read_text(encoding="utf-8").splitlines()
+    (requirement,) = [line for line in lines if line.strip().startswith("dm_control")]
+    major, minor = loading.HIGHEST_PYTHON
+    assert requirement.endswith(f'python_version < "{major}.{minor + 1}"')
 
 
 # ------------------------------------------------------------------------------------------------------- with the package

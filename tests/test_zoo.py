@@ -27,6 +27,7 @@ from sb3_ezm.multitask.vec_env import ThreadedVecEnv
 from sb3_ezm.presets import load_preset
 from sb3_ezm.zoo.hyperparams import CONFIG_FILE, Settings, read_settings
 from sb3_ezm.zoo.main import main, with_defaults
+from sb3_ezm.zoo.plot import load_run
 from sb3_ezm.zoo.tuning import convert_ezm_params, sample_ezm_params
 
 pytest.importorskip("rl_zoo3", reason="needs RL Zoo: pip install sb3-ezm[zoo]")
@@ -196,6 +197,25 @@ def test_plot_of_one_task(zoo: Any, folder: Path) -> None:
     zoo("plot", "--env", "Pendulum-v1", "-o", "one.png")
     assert (folder / "one.png").stat().st_size > 10_000
     assert "has no finished training episodes" in zoo("plot", "--env", "Ant-v5", status=2)
+
+
+@pytest.mark.parametrize("header", ["r,l,t", "r,l,t,task,episode_env_steps"])
+def test_plot_skips_what_is_not_written_yet(header: str, zoo: Any, folder: Path) -> None:
+    more, cut = (",swim,20", ",sw") if "task" in header else ("", "")
+    run = folder / "writing" / "ezm" / "Pendulum-v1_1"
+    (run / "Pendulum-v1").mkdir(parents=True, exist_ok=True)
+    # After a full disk half a line stands before the next one, which may be a whole one.
+    lines = [f"1.0,10,1.0{more}", "1.5", f"1.52.0,10,2.0{more}", f"2.0,1,{more}", f"3.0,10,3.0{more}", f"4.0,10,3.5{cut}"]
+    (run / "0.monitor.csv").write_text("\r\n".join(['#{"t_start": 0.0}', header, *lines]))  # the last line has no end
+    (run / "1.monitor.csv").write_text('#{"t_sta')
+    (run / "2.monitor.csv").write_text("")
+    (run / "evaluations.npz").write_bytes(b"PK\x03\x04")
+    name = "swim" if more else "Pendulum-v1"
+    curves = load_run(run, "Pendulum-v1")
+    assert list(curves) == [name]
+    assert curves[name].returns == [1.0, 3.0] and curves[name].steps == ([20, 40] if more else [10, 20])
+    output = zoo("plot", "--env", "Pendulum-v1", "-f", "writing")
+    assert ("evaluations.npz cannot be read" in output) is (not more) and (run / "curves.png").exists()
 
 
 # --- several tasks --------------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ class CardFacts:
     :param parameters: of the world model
     :param versions: package versions by name
     :param deterministic: whether the evaluated actions were
+    :param action_repeat: steps for which a wrapper around the environment repeats each action
     :param wrappers: settings that wrap the environment and so change what the agent observes
     """
 
@@ -52,6 +53,7 @@ class CardFacts:
     parameters: int
     versions: dict[str, str]
     deterministic: bool = True
+    action_repeat: int = 1
     wrappers: tuple[str, ...] = ()
 
 
@@ -98,7 +100,7 @@ python -m sb3_ezm.zoo train --env {facts.env_id}
 
 ```yaml
 {yaml.safe_dump(_plain(facts.settings), sort_keys=True)}```
-{_env_arguments(facts.env_kwargs)}
+{_env_arguments(facts)}
 Trained with {", ".join(f"{name} {version}" for name, version in facts.versions.items())}.
 
 ## Citation
@@ -187,13 +189,16 @@ def _code(facts: CardFacts, tasks: list[str]) -> str:
 
 def _usage_of_one(facts: CardFacts) -> str:
     arguments = "".join(f", {name}={value!r}" for name, value in facts.env_kwargs.items())
+    env, imports = f'gym.make("{facts.env_id}"{arguments})', "from sb3_ezm import EZM"
+    if facts.action_repeat > 1:
+        env, imports = f"ActionRepeat({env}, {facts.action_repeat})", f"{imports}\nfrom sb3_ezm.multitask import ActionRepeat"
     return f"""import gymnasium as gym
 from huggingface_hub import hf_hub_download
 
-from sb3_ezm import EZM
+{imports}
 
 model = EZM.load(hf_hub_download("{facts.repo_id}", "{facts.filename}"))
-env = gym.make("{facts.env_id}"{arguments})
+env = {env}
 observation, info = env.reset(seed=0)
 over = False
 while not over:
@@ -218,5 +223,7 @@ for _ in range(1_000):
     observations, rewards, dones, infos = env.step(actions)  # infos[i]["task"] names the task of environment i"""
 
 
-def _env_arguments(env_kwargs: dict[str, Any]) -> str:
-    return f"\nKeywords of the environment: `{env_kwargs}`.\n" if env_kwargs else ""
+def _env_arguments(facts: CardFacts) -> str:
+    keywords = f"\nKeywords of the environment: `{facts.env_kwargs}`.\n" if facts.env_kwargs else ""
+    repeated = f"\nEvery action is repeated for {facts.action_repeat} steps.\n" if facts.action_repeat > 1 else ""
+    return keywords + repeated

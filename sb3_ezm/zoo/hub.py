@@ -23,11 +23,13 @@ from sb3_ezm.evaluation import MAX_ENVS_PER_TASK, EvaluationResult, TaskResult, 
 from sb3_ezm.ezm import EZM
 from sb3_ezm.files import write_text
 from sb3_ezm.multitask.factory import make_multitask_env
+from sb3_ezm.tasks.statistics import report_of
 from sb3_ezm.tasks.task_set import TaskSpec
 from sb3_ezm.video import VideoUnavailableError, record_episode
 from sb3_ezm.zoo.card import MULTITASK_KEYWORDS, CardFacts, model_card
 from sb3_ezm.zoo.hyperparams import ALGORITHM
-from sb3_ezm.zoo.tasks import find_tasks
+from sb3_ezm.zoo.repeats import KEYWORD
+from sb3_ezm.zoo.tasks import find_tasks, look_at
 
 VERSION = (Path(__file__).parent.parent / "version.txt").read_text(encoding="utf-8").strip()
 STATISTICS, _SAVED_STATISTICS = "vec_normalize.pkl", "vecnormalize.pkl"  # RL Zoo's names on the hub and on disk
@@ -113,13 +115,15 @@ def package(args: argparse.Namespace) -> Path:
     write_text(folder / "results.json", json.dumps(result.to_dict(), indent=1))
     _copy_curves(run, folder)
     wrappers = tuple(name for name in WRAPPERS if settings.get(name))
+    wrapped = look_at(args.env.gym_id, env_kwargs).wrapped
     facts = CardFacts(
         env_id=args.env.gym_id,
         repo_id=args.repo_id,
         filename=name.filename,
         result=result,
         settings={key: settings[key] for key in settings if key not in ({"normalize", "normalize_kwargs"} - {*wrappers})},
-        env_kwargs=env_kwargs,
+        env_kwargs={key: value for key, value in env_kwargs.items() if not (wrapped and key == KEYWORD)},
+        action_repeat=env_kwargs[KEYWORD] if wrapped else 1,
         timesteps=model.num_env_steps,
         parameters=sum(parameter.numel() for parameter in model.policy.world_model.parameters()),
         versions={"sb3_ezm": VERSION, **{name: metadata.version(name) for name in _PACKAGES}},
@@ -164,14 +168,21 @@ def evaluate(
             return evaluate_tasks(model, None, args.eval_episodes, seed=args.seed, deterministic=deterministic, vec_env=played)
         finally:
             vec_env.close()
+    lengths: list[int] = []
+
+    def note_length(found: dict[str, Any], _: dict[str, Any]) -> None:
+        """In steps of the environment, as for several tasks; those of `evaluate_policy` are decisions."""
+        if (report := report_of(found["info"])) is not None:
+            lengths.append(int(found["info"].get("episode_env_steps", report["l"])))
+
     vec_env = _test_env(args, run, settings, env_kwargs)
     try:
-        returns, lengths = evaluate_policy(
-            model, vec_env, args.eval_episodes, deterministic=deterministic, return_episode_rewards=True
+        returns, _ = evaluate_policy(
+            model, vec_env, args.eval_episodes, deterministic, callback=note_length, return_episode_rewards=True
         )
     finally:
         vec_env.close()
-    assert isinstance(returns, list) and isinstance(lengths, list)
+    assert isinstance(returns, list) and len(lengths) == len(returns)
     size = model.policy.task_set[0]
     spec = TaskSpec(args.env.gym_id, size.observation_size, size.action_size, discrete=size.discrete)
     return EvaluationResult((TaskResult(spec, tuple(map(float, returns)), tuple(lengths)),))

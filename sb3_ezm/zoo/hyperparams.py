@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import yaml
 
 from sb3_ezm.arguments.table import public_arguments
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError, unknown_hint
+from sb3_ezm.kinds import MAPPING, optional
 from sb3_ezm.presets import merge_settings, preset_entry
 
 ALGORITHM = "ezm"
@@ -29,30 +30,42 @@ class Settings(dict[str, Any]):
     """
     Settings of one environment. An update reaches into nested settings instead of replacing them, so that a trial that samples
     one loss weight, or ``-params policy_kwargs:"dict(latent_size=64)"``, leaves their other entries alone. ``preset`` in an
-    update first applies the policy and settings of that preset.
+    update first applies the policy and settings of that preset. Keywords of the environment that come from a preset go with it
+    when another takes its place.
+
+    :param settings: of another instance, whose origin is known, or of a dictionary
     """
+
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(settings or {})
+        given = settings.given_env if isinstance(settings, Settings) else self.get("env_kwargs")
+        self.given_env: dict[str, Any] = dict(given or {})
 
     def update(self, changes: dict[str, Any]) -> None:  # type: ignore[override]
         """
         :param changes: settings that replace those of the same name
-        :raises ConfigurationError: if there is no such preset
+        :raises ConfigurationError: if there is no such preset, or the keywords of the environment are no dictionary
         """
         changes = dict(changes)
         if "preset" in changes:
             self.take_preset(changes.pop("preset"))
+        if "env_kwargs" in changes:
+            keywords = optional(MAPPING)("env_kwargs", changes["env_kwargs"])
+            self.given_env = {} if keywords is None else merge_settings(self.given_env, keywords)
         super().update(merge_settings(self, changes))
 
     def take_preset(self, preset: str) -> None:
         """
-        Apply a preset; what belongs to the environment and the length of the run is kept.
+        Apply a preset; what belongs to the environment and the length of the run is kept, but for what came from a preset.
 
         :param preset: its name
         """
-        kept = {key: self[key] for key in _OF_THE_RUN if key in self}
         entry = preset_entry(preset)
+        kept = {key: self[key] for key in _OF_THE_RUN if key in self and key != "env_kwargs"}
+        if env_kwargs := merge_settings(entry.get("env", {}), self.given_env):
+            kept["env_kwargs"] = env_kwargs
         self.clear()
-        env_kwargs = {"env_kwargs": entry["env"]} if "env" in entry else {}
-        super().update({"preset": preset, "policy": entry["policy"], **entry["settings"], **env_kwargs, **kept})
+        super().update({"preset": preset, "policy": entry["policy"], **entry["settings"], **kept})
 
     def copy(self) -> Settings:
         """

@@ -8,16 +8,21 @@ from typing import Any
 
 import gymnasium as gym
 from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback, ProgressBarCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.errors import ConfigurationError, counted
+from sb3_ezm.ezm import EZM
 from sb3_ezm.kinds import TIME_LIMIT
+from sb3_ezm.multitask.inspection import find_task_set
 from sb3_ezm.multitask.subproc import WatchedSubprocVecEnv
 from sb3_ezm.multitask.vec_env import ThreadedVecEnv
+from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.reporting.progress import TaskProgressBarCallback
+from sb3_ezm.space_tasks import default_task_set
 from sb3_ezm.zoo.hyperparams import ALGORITHM, CONFIG_FILE, check_names, use_file
-from sb3_ezm.zoo.tasks import ScoredEpisodes, TaskReturnsCallback, assign_tasks, check_share, find_tasks
+from sb3_ezm.zoo.tasks import ScoredEpisodes, TaskReturnsCallback, assign_tasks, check_share, look_at
 
 
 class EZMExperimentManager(ExperimentManager):
@@ -35,6 +40,7 @@ class EZMExperimentManager(ExperimentManager):
     def __init__(self, args: argparse.Namespace, algo: str, env_id: str, *settings: Any, **named_settings: Any) -> None:
         self.is_ezm = algo == ALGORITHM
         self.tasks: tuple[str, ...] = ()
+        self.action_repeat = 1
         if self.is_ezm and named_settings.get("config") is None:
             named_settings["config"] = str(CONFIG_FILE)
         super().__init__(args, algo, env_id, *settings, **named_settings)
@@ -60,6 +66,33 @@ class EZMExperimentManager(ExperimentManager):
             self.args.env_kwargs = self.env_kwargs or None
         return processed
 
+    def _preprocess_action_noise(
+        self, hyperparams: dict[str, Any], saved_hyperparams: dict[str, Any], env: VecEnv
+    ) -> dict[str, Any]:
+        """RL Zoo's last change of the settings, and its only one that knows the environment."""
+        settings: dict[str, Any] = super()._preprocess_action_noise(hyperparams, saved_hyperparams, env)
+        if not self.is_ezm:
+            return settings
+        if settings.get("policy") == "MlpPolicy" and isinstance(env.observation_space, gym.spaces.Dict):
+            # A preset for ordinary observations; SB3 has another name for the policy of dictionaries, which is the same here.
+            settings["policy"] = saved_hyperparams["policy"] = "MultiInputPolicy"
+        if self.action_repeat > 1 and not self.continue_training and find_task_set(env) is None:
+            # One task, whose wrapper EZM does not see: told of it, it counts steps of the environment, too.
+            alone = default_task_set(ObservationLayout(env.observation_space), env.action_space)
+            settings["task_set"] = alone.with_action_repeat(self.action_repeat)
+        return settings
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        """RL Zoo's, which compares what EZM cannot see where a wrapper repeats the actions."""
+        model = super()._load_pretrained_agent(hyperparams, env)
+        trained = model.policy.task_set.action_repeat if isinstance(model, EZM) else 1
+        if self.is_ezm and find_task_set(env) is None and trained != self.action_repeat:
+            raise ConfigurationError(
+                f"{self.trained_agent} was trained with every action repeated for {counted(trained, 'step')}, and this "
+                f"training repeats it for {self.action_repeat}: add --env-kwargs action_repeat:{trained}."
+            )
+        return model
+
     def _watch_time(self, seconds: float) -> None:
         self.vec_env_kwargs = {**self.vec_env_kwargs, "step_timeout": seconds}
         if issubclass(self.vec_env_class, DummyVecEnv):
@@ -72,7 +105,8 @@ class EZMExperimentManager(ExperimentManager):
         """
         Check the tasks of the environment, then create the folder: a training that cannot start leaves none behind.
 
-        :raises ConfigurationError: if the environments cannot be shared equally among the tasks, or frames are to be stacked
+        :raises ConfigurationError: if the environments cannot be shared equally among the tasks, frames are to be stacked, or
+            actions cannot be repeated as often as the settings say
         """
         if self.is_ezm and self.normalize and self.frame_stack is not None:
             raise ConfigurationError(
@@ -80,8 +114,10 @@ class EZMExperimentManager(ExperimentManager):
                 "`normalize` out (the world model normalizes by itself), or stack frames inside each environment, with an "
                 "`env_wrapper` such as gymnasium.wrappers.FrameStackObservation."
             )
-        self.tasks = find_tasks(self.env_name.gym_id, self.env_kwargs) if self.is_ezm else ()
-        if self.is_ezm and (self.env_kwargs or {}).get("action_repeat", 1) > 1:
+        if self.is_ezm:
+            facts = look_at(self.env_name.gym_id, self.env_kwargs or {})
+            self.tasks, self.action_repeat = facts.tasks, facts.action_repeat
+        if self.action_repeat > 1:
             self.monitor_kwargs = {**self.monitor_kwargs, "info_keywords": ("episode_env_steps", *self._info_keywords())}
         if self.tasks:
             check_share(self.n_envs, self.tasks)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import zipfile
 from collections import defaultdict
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from huggingface_sb3 import EnvironmentName
@@ -41,37 +44,60 @@ def load_run(run: Path, env_id: str) -> dict[str, Curve]:
     :return: training episodes by task
     :raises ConfigurationError: if the folder has no finished episode
     """
-    episodes: dict[str, list[tuple[float, int, float]]] = defaultdict(list)
-    for path in sorted(run.glob("*.monitor.csv")):
-        for row in _read_monitor(path):
-            steps = int(row.get("episode_env_steps", row["l"]))
-            episodes[row.get("task", env_id)].append((float(row["t"]), steps, float(row["r"])))
-    if not episodes:
+    found: dict[str, list[_Episode]] = defaultdict(list)
+    for episode in _read_monitors(run, env_id):
+        found[episode.task].append(episode)
+    if not found:
         raise ConfigurationError(f"{run} has no finished training episodes: is it the folder of a run?")
     curves = {}
-    for task, found in episodes.items():
-        found.sort()
-        curves[task] = Curve(list(accumulate(length for _, length, _ in found)), [ret for _, _, ret in found])
+    for task, episodes in found.items():
+        episodes.sort(key=lambda episode: episode.seconds)
+        curves[task] = Curve(list(accumulate(it.env_steps for it in episodes)), [it.total for it in episodes])
     return curves
 
 
 def _load_evaluations(run: Path, env_id: str) -> dict[str, Curve]:
     """For one task: with several, RL Zoo's file mixes their scores."""
-    if not (run / "evaluations.npz").exists():
+    path = run / "evaluations.npz"
+    if not path.exists():
         return {}
-    with np.load(run / "evaluations.npz") as saved:
-        steps, results = saved["timesteps"], saved["results"]
+    try:
+        with np.load(path) as saved:
+            steps, results = saved["timesteps"], saved["results"]
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        print(f"{path} cannot be read ({error}), perhaps since a training is writing it: evaluations are left out.")
+        return {}
     steps = steps * _env_steps_per_decision(run)
     return {env_id: Curve(steps.tolist(), results.mean(axis=1).tolist(), results.std(axis=1).tolist())}
 
 
 def _env_steps_per_decision(run: Path) -> float:
     """More than one where actions are repeated: RL Zoo counts decisions, the panels steps of the environment."""
-    rows = [row for path in run.glob("*.monitor.csv") for row in _read_monitor(path)]
-    return sum(int(row.get("episode_env_steps", row["l"])) for row in rows) / sum(int(row["l"]) for row in rows)
+    episodes = _read_monitors(run, "")
+    return sum(it.env_steps for it in episodes) / sum(it.decisions for it in episodes)
 
 
-def _read_monitor(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        file.readline()  # a comment in JSON
-        return list(csv.DictReader(file))
+class _Episode(NamedTuple):
+    task: str
+    seconds: float
+    total: float
+    decisions: int
+    env_steps: int
+
+
+def _read_monitors(run: Path, env_id: str) -> list[_Episode]:
+    """
+    A training that writes now, or a disk that was full, leaves lines that are cut: these are no episodes. The last line counts
+    only once it has its end, or the part of a number, or of a name, would pass for all of it.
+    """
+    episodes = []
+    for path in sorted(run.glob("*.monitor.csv")):
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            lines = file.readlines()[1:]  # without a comment in JSON
+        for row in csv.DictReader(line for line in lines if line.endswith("\n")):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                decisions, task = int(row["l"]), row.get("task", env_id)
+                env_steps = int(row.get("episode_env_steps", decisions))
+                if None not in row and task is not None:  # neither more entries than there are columns, nor fewer
+                    episodes.append(_Episode(task, float(row["t"]), float(row["r"]), decisions, env_steps))
+    return episodes

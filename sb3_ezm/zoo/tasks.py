@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -15,16 +17,33 @@ from sb3_ezm.multitask.cycling import CyclingTaskEnv
 from sb3_ezm.reporting.train_logging import task_labels
 from sb3_ezm.tasks.statistics import report_of
 from sb3_ezm.tasks.task_set import TaskSet
+from sb3_ezm.zoo.repeats import repeating, repeats_of
 
 
-def find_tasks(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class EnvFacts:
+    """
+    What a training has to know about an environment before it creates any.
+
+    :param tasks: names of the tasks if the environment alternates between some, such as ``MultiTask-Humanoid-v0``
+    :param action_repeat: steps of a decision, which the environment reports in its infos
+    :param wrapped: whether a wrapper repeats the actions, since the environment has no such keyword
+    """
+
+    tasks: tuple[str, ...]
+    action_repeat: int
+    wrapped: bool
+
+
+def look_at(env_id: str, env_kwargs: Mapping[str, Any]) -> EnvFacts:
     """
     :param env_id: Gymnasium id
-    :param env_kwargs: its keywords
-    :return: names of the tasks if the environment alternates between some, such as ``MultiTask-Humanoid-v0``; otherwise empty
-    :raises ConfigurationError: if its actions are neither continuous nor one of several
+    :param env_kwargs: its keywords, and ``action_repeat``
+    :return: what the environment is
+    :raises ConfigurationError: if its actions are neither continuous nor one of several, or cannot be repeated that often
     """
-    env = gym.make(env_id, **env_kwargs)
+    make, keywords = repeating(partial(gym.make, env_id), env_kwargs)
+    env = make(**keywords)
     try:
         if not isinstance(env.action_space, gym.spaces.Box | gym.spaces.Discrete):
             raise ConfigurationError(
@@ -32,9 +51,19 @@ def find_tasks(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
             )
         # Others may have their own attribute `tasks`.
         tasks = env.unwrapped.tasks if isinstance(env.unwrapped, CyclingTaskEnv) else ()
+        return EnvFacts(tasks if len(tasks) > 1 else (), repeats_of(env), len(keywords) < len(env_kwargs))
     finally:
         env.close()
-    return tasks if len(tasks) > 1 else ()
+
+
+def find_tasks(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+    """
+    :param env_id: Gymnasium id
+    :param env_kwargs: its keywords, and ``action_repeat``
+    :return: names of the tasks if the environment alternates between some, such as ``MultiTask-Humanoid-v0``; otherwise empty
+    :raises ConfigurationError: see :func:`look_at`
+    """
+    return look_at(env_id, env_kwargs).tasks
 
 
 def check_share(n_envs: int, tasks: Sequence[str]) -> None:
