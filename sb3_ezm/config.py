@@ -90,7 +90,7 @@ class SearchConfig(Settings):
     The sampled search with sequential halving (paper, section on planning; defaults are the released code's).
 
     :param num_simulations: model evaluations per root
-    :param num_candidates: actions sampled at the root; of fewer discrete ones all, with fewer simulations in proportion
+    :param num_candidates: actions sampled at the root; all of them, with fewer simulations, if there are fewer discrete ones
     :param acting_simulations: ``num_simulations`` of searches that choose an action, in collecting and in ``predict``
         (``None``: the same as when targets are searched)
     :param acting_candidates: ``num_candidates`` of these
@@ -107,7 +107,7 @@ class SearchConfig(Settings):
         search only, or always
     :param c_visit: offset of the visit count in the transform of Q
     :param c_scale: scale of that transform
-    :param gumbel_scale: scale of Gumbel noise on the root scores (0 = none, as in the released code)
+    :param gumbel_scale: scale of Gumbel noise on the root scores, also where targets are searched (0 = none, as released)
     :param value_reduction: how heads become one value: ``"min2"`` (minimum of two random heads), ``"mean"`` or ``"min"``
     :param value_floor: lower clip of reduced values (``None`` = none; the released code clips at 0)
     :param min_value_spread: smallest denominator when Q is normalized by the tree's range

@@ -387,7 +387,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
             loaded.take_settings(own)
         if truncate_last_traj:
             loaded.close_streams()
-        vars(self).update(replay_buffer=loaded, buffer_size=loaded.buffer_size)
+        self._use_replay(loaded, self.num_timesteps)
 
     def _note_checkpoint(self, path: pathlib.Path) -> None:
         if isinstance(self.replay_buffer, ShardedReplayBuffer):

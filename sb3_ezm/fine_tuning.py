@@ -61,7 +61,7 @@ def add_tasks(model: EZMT, env: GymEnv, like: str | None = None, **changes: Any)
     sources = [trained.index(like)] if like is not None else list(range(len(trained)))
     rows = [[trained.index(spec.name)] if spec.name in trained else sources for spec in tasks]
 
-    saved = fitting({**_arguments(model), "task_set": None}, changes, changes.get("device", model.device))
+    saved = fitting({**_arguments(model), "task_set": None}, changes, changes.get("device", model.device), from_file=False)
     arguments = change_arguments(type(model), saved, changes, policy_class, ("model",))
     create: Any = type(model)
     extended: EZMT = create(policy_class, vec_env, **arguments)

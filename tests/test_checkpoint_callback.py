@@ -116,6 +116,31 @@ def test_checkpoints_of_another_run_are_kept(tmp_path: Path) -> None:
         EZM.resume(tmp_path, CountEnv())
 
 
+def test_a_callback_used_for_another_model_leaves_the_first_ones_checkpoints_alone(tmp_path: Path) -> None:
+    callback = FullCheckpointCallback(4, tmp_path, keep_last=1)
+    first = tiny_model(CountEnv(), learning_starts=100)
+    first.learn(8, callback=callback)
+    before = (tmp_path / "checkpoint_8.ezm").read_bytes()
+    second = tiny_model(CountEnv(), learning_starts=100)
+    for _ in range(2):  # a refused attempt does not make the folder its own
+        with pytest.raises(ConfigurationError, match=r"checkpoint_8\.ezm belongs to another training"):
+            second.learn(8, callback=callback)
+    assert callback.last_path is None and second.num_timesteps == 0
+    assert names(tmp_path) == ["checkpoint_8.ezm"] and (tmp_path / "checkpoint_8.ezm").read_bytes() == before
+    # The first model may go on, also from its checkpoint, and begin again.
+    first.learn(4, callback=callback, reset_num_timesteps=False)
+    assert names(tmp_path) == ["checkpoint_12.ezm"]
+    resumed = EZM.resume(tmp_path, CountEnv(), reset_env=True)
+    resumed.learn(2, callback=callback, reset_num_timesteps=False)
+    assert callback.last_path == tmp_path / "checkpoint_14.ezm" and names(tmp_path) == ["checkpoint_14.ezm"]
+    resumed.learn(4, callback=callback)
+    assert names(tmp_path) == ["checkpoint_4.ezm"]
+    # Elsewhere the second is written, too.
+    callback.save_path = tmp_path / "second"
+    second.learn(4, callback=callback)
+    assert callback.last_path == tmp_path / "second" / "checkpoint_4.ezm"
+
+
 def test_checkpoints_are_in_the_order_of_writing_whatever_the_clock_says(tmp_path: Path) -> None:
     model = tiny_model(CountEnv(), learning_starts=100)
     model.learn(12, callback=FullCheckpointCallback(4, tmp_path, keep_last=3))

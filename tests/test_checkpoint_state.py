@@ -348,7 +348,7 @@ def test_no_file_names_the_cluster_to_join(tmp_path: Path) -> None:
     state = read_checkpoint(model.save_checkpoint(tmp_path / "x.ezm"))
     elsewhere = {"value": {"ray_address": "ray://elsewhere:10001"}}
     write_checkpoint(tmp_path / "y.ezm", {**state, "arguments": {**state["arguments"], "runtime_kwargs": elsewhere}})
-    with pytest.warns(UserWarning, match=r"not a file's to say, are left out: `ray_address` in `runtime_kwargs`"):
+    with pytest.warns(UserWarning, match=r"must not come from a file: `ray_address` in `runtime_kwargs`"):
         assert EZM.resume(tmp_path / "y.ezm", toy_env()).runtime_kwargs == {"ray_address": None}
 
 
@@ -439,3 +439,29 @@ def test_what_checkpoints_used_to_hold_of_past_episodes_is_passed_over(tmp_path:
                 values.update(episode_returns=[1.0], episode_lengths=[2], episode_times=[0.5])
     write_checkpoint(tmp_path / "y.ezm", state)
     assert EZM.resume(tmp_path / "y.ezm", toy_env()).num_timesteps == model.num_timesteps
+
+
+def test_learning_starts_may_change_where_a_training_goes_on(tmp_path: Path) -> None:
+    model = tiny_model("Pendulum-v1", learning_starts=1000)
+    model.learn(30)
+    path = model.save_checkpoint(tmp_path / "x.ezm")
+    for later in (model, EZM.resume(path, "Pendulum-v1", learning_starts=20)):
+        later.learning_starts = 20
+        later.learn(8, reset_num_timesteps=False)
+        assert later._n_updates > 0
+
+
+def test_a_replay_with_too_few_transitions_is_filled_first(tmp_path: Path) -> None:
+    small = tiny_model("Pendulum-v1", learning_starts=20)
+    small.learn(3)
+    small.save_replay_buffer(tmp_path / "replay")
+    model = tiny_model("Pendulum-v1", learning_starts=20)
+    model.learn(30)
+    begun = model._n_updates
+    model.load_replay_buffer(tmp_path / "replay")
+    held = int(model.replay_buffer.total_added.sum())
+    assert 0 < held < 10
+    model.learn(19 - held, reset_num_timesteps=False)
+    assert model._n_updates == begun
+    model.learn(4, reset_num_timesteps=False)
+    assert model._n_updates > begun

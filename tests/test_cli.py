@@ -429,7 +429,19 @@ def test_seeds_that_have_not_begun_are_named(
     monkeypatch.setattr("sb3_ezm.cli.train.train", interrupted)
     out = tmp_path / "several"
     main(["train", "toy-spin", "--seed", "4", "5", "6", "7", "--out", str(out)])
-    assert f"Not begun: the same command with --seed 6 7 --out {out} trains these." in capsys.readouterr().err
+    words = f"Seeds 6 and 7 have not started: repeat the command with --seed 6 7 --out {out}."
+    assert words in capsys.readouterr().err
+    main(["train", "toy-spin", "--seed", "4", "5", "6", "7", "--out", str(out), "--overwrite"])
+    assert words in capsys.readouterr().err  # also where they are to replace others
+    two = tmp_path / "two"
+    main(["train", "toy-spin", "--seed", "5", "6", "--out", str(two)])
+    words = f"Seed 6 has not started: repeat the command with --seed 6 --out {two / 'seed-6'}."
+    assert words in capsys.readouterr().err
+
+
+def test_impossible_settings_are_wrong_for_all_seeds(ezm: Any, tmp_path: Path) -> None:
+    error = ezm("train", "toy-spin", "--seed", 5, 6, "--out", tmp_path / "x", "--set", "batch_size=-1", status=2)
+    assert "batch_size" in error and "not started" not in error
 
 
 def test_what_a_run_writes_is_as_when_it_began(ezm: Any, tmp_path: Path) -> None:
@@ -449,7 +461,7 @@ def test_a_film_without_a_task_takes_the_tasks(ezm: Any) -> None:
 
 
 def test_episodes_that_are_cut_say_so(ezm: Any, run_folder: Path) -> None:
-    assert "cut after 3 steps (not comparable)" in ezm("eval", run_folder, "--episodes", 1, "--max-steps", 3)
+    assert "episodes cut off after 3 steps (not comparable)" in ezm("eval", run_folder, "--episodes", 1, "--max-steps", 3)
     facts = json.loads(ezm("eval", run_folder, "--episodes", 1, "--max-steps", 3, "--json", "-"))
     assert facts["max_steps"] == 3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.wrappers import NormalizeObservation, TimeLimit
+from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import (
     ConvertCallback,
     StopTrainingOnNoModelImprovement,
@@ -24,11 +27,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sb3_ezm import EZM, ConfigurationError, TaskSet, TaskSpec, make_multitask_env, make_task_set
 from sb3_ezm.callbacks import TaskEvalCallback
+from sb3_ezm.envs.toy import ToySpin
 from sb3_ezm.evaluation import EvaluationResult, TaskResult, append_evaluation, read_evaluations
 from sb3_ezm.evaluation import callback as callback_module
 from sb3_ezm.evaluation.files import cut_evaluations
 from sb3_ezm.multitask import ThreadedVecEnv, make_task_env
 from sb3_ezm.reporting.train_logging import task_labels
+from sb3_ezm.tasks.api import layers_of
 from tests.tiny import TINY
 
 TASKS = ["toy-swingup", "toy-spin"]
@@ -278,6 +283,78 @@ def test_a_resumed_training_does_not_replace_a_better_model(monkeypatch: pytest.
     assert best.exists()
 
 
+def test_without_a_csv_file_a_resumed_training_does_not_replace_a_better_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    best = tmp_path / "best.zip"
+
+    def callback(**settings: Any) -> TaskEvalCallback:
+        return TaskEvalCallback(TASKS, eval_freq=2, best_model_path=best, **settings)
+
+    model = tiny_model()
+    script(monkeypatch, (0.1, 0.3), (0.6, 0.8))
+    model.learn(2, callback=callback())
+    early = model.save_checkpoint(tmp_path / "early")
+    model.learn(2, callback=callback(), reset_num_timesteps=False)
+    late, before = model.save_checkpoint(tmp_path / "late"), best.read_bytes()
+    assert EZM.load(best).num_timesteps == 4  # the score in the file disturbs nobody
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        script(monkeypatch, (0.5, 0.5), (0.9, 0.9))
+        resumed, second = EZM.resume(late, make_multitask_env(TASKS, seed=0)), callback()
+        resumed.learn(2, callback=second, reset_num_timesteps=False)
+        assert second.best_score == pytest.approx(0.7) and best.read_bytes() == before
+        # What another continuation reached is no score of this one, but its model stays until another is as good.
+        resumed, third = EZM.resume(early, make_multitask_env(TASKS, seed=0)), callback()
+        script(monkeypatch, (0.5, 0.5))
+        resumed.learn(2, callback=third, reset_num_timesteps=False)
+        assert third.best_score == pytest.approx(0.5) and best.read_bytes() == before
+        script(monkeypatch, (0.9, 0.9))
+        resumed.learn(2, callback=third, reset_num_timesteps=False)
+        assert third.best_score == pytest.approx(0.9) and EZM.load(best).num_timesteps == 6
+    # Returns are not compared with scores, nor with anything unknown: the user is told.
+    script(monkeypatch, (0.1, 0.1), (0.1, 0.1))
+    with pytest.warns(UserWarning, match=r"best\.zip was chosen otherwise or is of another training"):
+        resumed.learn(2, callback=callback(best_by="return"), reset_num_timesteps=False)
+    resumed.save(best)
+    with pytest.warns(UserWarning, match=r"best\.zip has no known score: this training's best model replaces it"):
+        resumed.learn(2, callback=callback(), reset_num_timesteps=False)
+
+
+def test_a_callback_used_for_another_model_starts_from_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    best = tmp_path / "best.zip"
+    callback = TaskEvalCallback(TASKS, eval_freq=2, best_model_path=best)
+    first = tiny_model()
+    script(monkeypatch, (0.8, 0.8), (0.5, 0.5), (0.6, 0.6))
+    first.learn(2, callback=callback)
+    before = best.read_bytes()
+    first.learn(2, callback=callback, reset_num_timesteps=False)
+    first.learn(2, callback=callback)  # the same model, counting from 0 again
+    assert callback.best_score == pytest.approx(0.8) and best.read_bytes() == before
+    script(monkeypatch, (0.3, 0.3), (0.2, 0.2))
+    second = tiny_model()
+    with pytest.warns(UserWarning, match=r"best\.zip was chosen otherwise or is of another training"):
+        second.learn(4, callback=callback)
+    assert callback.best_score == pytest.approx(0.3) and EZM.load(best).num_timesteps == 2
+
+
+def test_models_of_other_algorithms_have_a_score_to_beat_as_well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    best = tmp_path / "best.zip"
+
+    def train(model: SAC, callback: TaskEvalCallback, score: float, **settings: Any) -> float:
+        script(monkeypatch, (score, score))
+        model.learn(2, callback=callback, **settings)
+        return callback.best_score
+
+    first, second = (SAC("MultiInputPolicy", make_multitask_env(TASKS), learning_starts=100, buffer_size=50) for _ in range(2))
+    callback = TaskEvalCallback(TASKS, eval_freq=2, best_model_path=best)
+    assert train(first, callback, 0.8) == pytest.approx(0.8)
+    again = TaskEvalCallback(TASKS, eval_freq=2, best_model_path=best)
+    assert train(first, again, 0.5, reset_num_timesteps=False) == pytest.approx(0.8)
+    with pytest.warns(UserWarning, match="of another training"):
+        assert train(second, callback, 0.3) == pytest.approx(0.3)
+
+
 def test_a_best_model_that_was_not_saved_does_not_raise_the_bar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model, best = tiny_model(), tmp_path / "best.zip"
     script(monkeypatch, (0.1, 0.3), (0.9, 0.9), (0.6, 0.6))
@@ -517,6 +594,54 @@ def test_statistics_reach_an_evaluation_with_other_wrappers(monitored: bool) -> 
     mine, theirs = evaluated.obs_rms["observation"], inner.obs_rms["observation"]
     assert mine.count > 2 and mine.count <= theirs.count and mine is not theirs
     assert evaluated.ret_rms.count > 2
+
+
+def normalized_spin() -> Any:
+    """
+    :return: short episodes of a toy task, their observations normalized
+    """
+    return NormalizeObservation(TimeLimit(ToySpin(), 5))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_statistics_of_gymnasium_reach_a_given_environment(frozen: bool) -> None:
+    train, evaluated = (make_multitask_env([normalized_spin], seed=seed) for seed in (0, 9))
+    evaluated.reset()
+    (own,) = layers_of(evaluated.envs[0], NormalizeObservation)  # type: ignore[attr-defined]
+    own.update_running_mean = not frozen
+    before, counts = own.obs_rms.count, []
+
+    def look(*_: Any) -> bool:
+        counts.append((own.obs_rms.count, train.get_attr("obs_rms")[0].count))
+        return True
+
+    callback = TaskEvalCallback(
+        vec_env=evaluated, eval_freq=5, n_eval_episodes=1, best_by="return", callback_after_eval=ConvertCallback(look)
+    )
+    tiny_model(train).learn(10, callback=callback)
+    assert len(counts) == 2 and own.update_running_mean is not frozen
+    # Those of the training, as they are at each evaluation; frozen ones stay as they were.
+    assert all(mine == (before if frozen else theirs) for mine, theirs in counts)
+
+
+def test_an_evaluation_in_the_training_environment_leaves_its_statistics_alone() -> None:
+    train = make_multitask_env([normalized_spin], seed=0)
+    counts = []
+    (own,) = layers_of(train.envs[0], NormalizeObservation)  # type: ignore[attr-defined]
+    callback = TaskEvalCallback(vec_env=train, eval_freq=5, n_eval_episodes=1, best_by="return")
+    evaluate = callback.evaluate
+
+    def counting() -> EvaluationResult:
+        before = own.obs_rms.count
+        result = evaluate()
+        counts.append((before, own.obs_rms.count))
+        return result
+
+    callback.evaluate = counting  # type: ignore[method-assign]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*by somebody else")
+        tiny_model(train).learn(6, callback=callback)
+    assert len(counts) == 1 and counts[0][0] == counts[0][1] > 5 and own.update_running_mean
 
 
 def test_statistics_of_rewards_alone_reach_an_evaluation() -> None:

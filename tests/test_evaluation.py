@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor, VecNormalize
 
 from sb3_ezm import EZM, ConfigurationError, TaskSet, TaskSpec, make_multitask_env, make_task_set
 from sb3_ezm.evaluation import (
@@ -21,8 +22,10 @@ from sb3_ezm.evaluation import (
     evaluate_tasks,
     format_table,
 )
+from sb3_ezm.multitask import ThreadedVecEnv
 from sb3_ezm.multitask.cycling import CyclingTaskEnv
 from sb3_ezm.multitask.normalization import normalized
+from sb3_ezm.tasks.api import layers_of
 
 
 class Ramp(gym.Env[np.ndarray, np.ndarray]):
@@ -337,3 +340,102 @@ def test_reported_figures_are_about_other_starts_than_those_of_the_training() ->
         vec_env.seed(default)
         starts.append(vec_env.reset()["observation"])
     assert not np.isclose(starts[1], starts[2]).all(axis=1).any() and np.array_equal(starts[1], starts[3])
+
+
+# --- statistics of Gymnasium's wrappers -----------------------------------------------------------------------------------
+
+
+class Watching:
+    """Acts with zeros and records what it sees."""
+
+    def __init__(self) -> None:
+        self.seen: list[np.ndarray] = []
+
+    def predict(self, observation: Any, **_: Any) -> tuple[np.ndarray, None]:
+        self.seen.append(observation["observation"].copy())
+        return np.zeros((len(observation["task"]), 1), np.float32), None
+
+    def episode(self, vec_env: VecEnv) -> np.ndarray:
+        """
+        :param vec_env: of one environment
+        :return: what it sees in an episode of an evaluation there
+        """
+        self.seen.clear()
+        evaluate_tasks(self, vec_env=vec_env, n_eval_episodes=1)
+        return np.concatenate(self.seen)
+
+
+def normalized_ramp() -> gym.Env[Any, Any]:
+    """
+    :return: environment whose observations are normalized
+    """
+    return gym.wrappers.NormalizeObservation(gym.wrappers.TimeLimit(Ramp(1, None), 4))
+
+
+def twice_normalized_ramp() -> gym.Env[Any, Any]:
+    """
+    :return: environment whose observations and rewards are normalized
+    """
+    return gym.wrappers.NormalizeReward(normalized_ramp())
+
+
+@pytest.mark.parametrize("kind", [ThreadedVecEnv, DummyVecEnv, SubprocVecEnv])
+@pytest.mark.parametrize("played", [0, 6])
+def test_evaluations_in_a_normalizing_environment_do_not_depend_on_earlier_ones(kind: type[VecEnv], played: int) -> None:
+    """Neither where it has statistics, nor where it has none yet and each evaluation begins without."""
+    env = make_multitask_env([normalized_ramp], vec_env_cls=kind)
+    try:
+        for step in range(played):
+            env.step(np.ones((1, 1), np.float32)) if step else env.reset()
+        before = env.get_attr("obs_rms")[0]
+        state = (before.mean.copy(), before.var.copy(), before.count)
+        watching = Watching()
+        first = watching.episode(env)
+        assert len(first) == 4 and np.array_equal(watching.episode(env), first)
+        if played:  # the observations 0, 1, 2, 3
+            assert np.diff(first[:, 0]) == pytest.approx(1.0 / np.sqrt(before.var[0] + 1e-8))
+        after = env.get_attr("obs_rms")[0]
+        assert all(map(np.array_equal, state, (after.mean, after.var, after.count)))
+        assert env.get_attr("update_running_mean") == [True]  # the training may go on here
+    finally:
+        env.close()
+
+
+def test_normalized_rewards_do_not_depend_on_earlier_evaluations() -> None:
+    env = make_multitask_env([twice_normalized_ramp])
+    env.reset()
+    for _ in range(7):
+        env.step(np.ones((1, 1), np.float32))
+    (reward,) = (layer for layer in layers_of(env.envs[0], gym.wrappers.NormalizeReward))  # type: ignore[attr-defined]
+    before = reward.return_rms.var
+    returns = [evaluate_tasks(Scripted(), vec_env=env, n_eval_episodes=1).mean_return for _ in range(2)]
+    assert returns[0] == returns[1] and reward.return_rms.var == before and reward.update_running_mean
+    # In other processes only the outer of the two can be reached.
+    env = make_multitask_env([twice_normalized_ramp], vec_env_cls=SubprocVecEnv)
+    try:
+        with pytest.warns(UserWarning, match="only the outer one can be kept from updating its statistics"):
+            evaluate_tasks(Scripted(), vec_env=env, n_eval_episodes=1)
+    finally:
+        env.close()
+
+
+def test_an_environment_without_statistics_takes_those_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [normalized_ramp]
+    model = small_model(make_multitask_env(tasks)).learn(30)
+    watching = Watching()
+    monkeypatch.setattr(EZM, "predict", lambda self, *args, **kwargs: watching.predict(*args, **kwargs))
+    given = make_multitask_env(tasks)
+    seen = []
+    for arguments in ({"tasks": tasks}, {"vec_env": given}, {"vec_env": given}, {"vec_env": model.env}):
+        watching.seen.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            evaluate_tasks(model, n_eval_episodes=1, **arguments)  # type: ignore[arg-type]
+        seen.append(np.concatenate(watching.seen))
+    assert all(np.array_equal(other, seen[0]) for other in seen)
+    assert given.get_attr("obs_rms")[0].count < 1 and given.get_attr("update_running_mean") == [True]
+    model.save(tmp_path / "model")
+    with pytest.warns(UserWarning, match="the statistics start afresh"):
+        evaluate_tasks(EZM.load(tmp_path / "model"), vec_env=given, n_eval_episodes=1)

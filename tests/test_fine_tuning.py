@@ -82,6 +82,13 @@ def test_a_compiled_agent_takes_on_tasks_like_another() -> None:
     assert_same_weights(weights_of(add_tasks(compiled, toy_env(ALL))), weights_of(add_tasks(plain, toy_env(ALL))))
 
 
+def test_the_cluster_of_this_program_is_kept() -> None:
+    with pytest.warns(UserWarning, match="does nothing") as found:  # nothing runs there
+        model = trained(runtime_kwargs={"ray_address": "auto"})
+        assert add_tasks(model, toy_env(ALL)).runtime_kwargs == {"ray_address": "auto"}
+    assert not any("Ignored settings" in str(warning.message) for warning in found)
+
+
 def test_a_new_row_is_the_mean_or_a_copy() -> None:
     model = trained()
     for network in ("world_model", "target_model"):

@@ -146,9 +146,9 @@ def _small_searches(search: SearchConfig, usual: SearchConfig, model: WorldModel
         if asked != getattr(usual, simulations) and asked is not None and done < asked:
             few = "a single action needs no search" if actions == 1 else f"set `{name}_candidates` to {actions} as well"
             yield (
-                f"{_where(SearchConfig, simulations)} ({asked}) becomes {done}: each of {sized.num_candidates} candidates has "
-                f"its share, and there {'is' if actions == 1 else 'are'} {counted(actions, 'action')}: {few}"
-                f"{'' if actions == 1 else ' to have all of them'}."
+                f"{_where(SearchConfig, simulations)} ({asked}) is reduced to {done}: it is shared among "
+                f"{sized.num_candidates} candidates, and there {'is' if actions == 1 else 'are'} only "
+                f"{counted(actions, 'action')}: {few}{'' if actions == 1 else f' to keep all {asked}'}."
             )
 
 

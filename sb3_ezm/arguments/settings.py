@@ -105,22 +105,25 @@ def change_arguments(
     return merged
 
 
-def fitting(saved: Mapping[str, Any], changes: Mapping[str, Any], device: th.device | str) -> dict[str, Any]:
+def fitting(
+    saved: Mapping[str, Any], changes: Mapping[str, Any], device: th.device | str, from_file: bool = True
+) -> dict[str, Any]:
     """
-    Leave saved settings out that this device, or a machine without Ray, cannot carry out, or that name another machine, with
-    a warning. What the caller asks for stays, and is refused.
+    Leave out, with a warning, saved settings that this device, or a machine without Ray, cannot use, and a cluster that a
+    file names. What the caller asks for stays, and is refused.
 
     :param saved: arguments by name
     :param changes: arguments that the user gives instead
     :param device: where the model goes
+    :param from_file: whether somebody else may have written the arguments
     :return: the arguments that fit
     """
     kind, has_ray = get_device(device).type, importlib.util.find_spec("ray") is not None
     unfit: dict[tuple[str, str], tuple[Any, Callable[[Any], bool]]] = {
         ("runtime_kwargs", "reanalyzers"): (0, lambda wanted: wanted and not has_ray),
         ("runtime_kwargs", "replay_shards"): (0, lambda wanted: wanted and not has_ray),
-        # Cluster and program trust each other: a file must not name one.
-        ("runtime_kwargs", "ray_address"): (None, lambda wanted: wanted is not None),
+        # A program trusts its cluster, so a file must not choose it.
+        ("runtime_kwargs", "ray_address"): (None, lambda wanted: from_file and wanted is not None),
         ("runtime_kwargs", "cuda_graphs"): (False, lambda wanted: wanted and kind != "cuda"),
         ("runtime_kwargs", "overlap"): (False, lambda wanted: wanted is True and kind != "cpu"),
         ("replay_buffer_kwargs", "storage_device"): (None, lambda wanted: wanted is not None and not works(wanted)),
@@ -133,7 +136,7 @@ def fitting(saved: Mapping[str, Any], changes: Mapping[str, Any], device: th.dev
             left_out.append(f"`{name}` in `{argument}` ({shown(own[name])})")
     if left_out:
         warnings.warn(
-            "Settings of the saved model that do not work here, or are not a file's to say, are left out: "
+            "Ignored settings of the saved model, which do not work here or must not come from a file: "
             f"{', '.join(left_out)}.",
             stacklevel=3,
         )

@@ -286,7 +286,7 @@ class PerTaskReplayBuffer(ReplayBuffer):
         :param own: with the same tasks and sizes
         """
         self.horizon, self.handle_timeout_termination, self.device = own.horizon, own.handle_timeout_termination, own.device
-        self.task_names, self.rng = own.task_names, own.rng  # not all that load one file shall draw alike
+        self.task_names, self.rng = own.task_names, own.rng  # models that load one file must not draw alike
         for replay, other in zip(self.replays, own.replays, strict=True):
             replay.take_settings(other)
 

@@ -20,6 +20,8 @@ from sb3_ezm.files import TEMPORARY, PathLike, check_can_write_into, free_path, 
 from sb3_ezm.kinds import COUNT, PATH, TEXT, VERBOSE, checked, optional
 
 if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
     from sb3_ezm.checkpoint.algorithm import ResumableAlgorithm
 
 
@@ -33,6 +35,20 @@ def check_outermost(callback: BaseCallback) -> None:
             f"{type(callback).__name__} is inside {type(callback.parent).__name__}, which does not tell it when training "
             "ends: pass it to `learn` itself, in a list with the others. It has a frequency of its own."
         )
+
+
+def runs_of(model: BaseAlgorithm, previous: BaseAlgorithm | None, known: set[str]) -> set[str]:
+    """
+    Which trainings are one for a callback that is used again: those of one model, and what resumes them.
+
+    :param model: about to be trained with the callback
+    :param previous: the model before that one
+    :param known: its trainings
+    :return: the training of this model, with the known ones if it continues them. Other algorithms name no trainings
+    """
+    run: str | None = getattr(model, "run_id", None)
+    own = set() if run is None else {run}
+    return known | own if model is previous or own & known else own
 
 
 class FullCheckpointCallback(BaseCallback):
@@ -49,7 +65,8 @@ class FullCheckpointCallback(BaseCallback):
     If NaN or infinity stops the training, the state at that moment goes to ``<save_path>/emergency_<steps>.ezm``, to inspect
     or, if its numbers are finite, to continue from. It replaces no other checkpoint and does not count towards ``keep_last``.
 
-    A folder with another training's checkpoints under this prefix is refused: they would be mixed up and overwritten.
+    A folder with another training's checkpoints under this prefix is refused: they would be mixed up and overwritten. So is
+    the folder of another model that had the same callback before.
 
     :param save_freq: environment steps of all environments together between two checkpoints
     :param save_path: folder
@@ -84,6 +101,7 @@ class FullCheckpointCallback(BaseCallback):
         self.last_path: Path | None = None
         self._next_save = self._last_saved = 0
         self._runs: set[str] = set()  # the training whose checkpoints this callback writes
+        self._trained: BaseAlgorithm | None = None  # the model of the last training
 
     def _init_callback(self) -> None:
         check_outermost(self)
@@ -94,6 +112,10 @@ class FullCheckpointCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         check_outermost(self)  # again: a list learns only now what it is inside of
+        runs = runs_of(self.model, self._trained, self._runs)
+        if not runs & self._runs:  # another training, which has no checkpoint yet
+            self.last_path = None
+        self._runs, self._trained = runs, self.model
         check_can_write_into(self.save_path)
         self._check_folder()
         self._remove_leftovers()
@@ -104,7 +126,6 @@ class FullCheckpointCallback(BaseCallback):
         self.model.stop_signals.watch()
 
     def _check_folder(self) -> None:
-        self._runs.add(self.model.run_id)
         for item in find_checkpoints(self.save_path, self.name_prefix):
             if item.run is None:
                 raise ConfigurationError(f"{item.path} cannot be read as a checkpoint: move or delete it.")

@@ -32,7 +32,8 @@ from sb3_ezm.multitask.tensor_vec_env import as_arrays
 
 PROGRESS = (
     *("num_timesteps", "_total_timesteps", "_num_timesteps_at_start", "_episode_num", "_n_updates"),
-    *("_rollout_steps", "_rollout_episodes", "_loose_steps", "_missing_env_steps", "_learns_after"),
+    *("_rollout_steps", "_rollout_episodes", "_loose_steps", "_missing_env_steps"),
+    *("_counted_from", "_stored_then"),
     *("_current_progress_remaining", "ep_info_buffer", "ep_success_buffer"),
 )
 OBSERVED = ("_last_obs", "_last_original_obs", "_last_episode_starts")
@@ -174,7 +175,7 @@ def restore(model: RolloutAlgorithm, state: dict[str, Any], reset_env: bool) -> 
     """
     assert model.env is not None
     _check_generators(model, state["generators"])
-    progress = {"_loose_steps": 0, "_learns_after": 0, **state["progress"]}  # of older files
+    progress = {"_loose_steps": 0, "_counted_from": 0, "_stored_then": 0, **state["progress"]}  # of older files
     check_like(progress, _progress(model, progress), "progress")
     policy = _plain(model.policy)
     check_like(state["policy"], policy.state_dict(), "policy")

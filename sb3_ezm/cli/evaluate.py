@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     searches = "the policy head alone"
     if size is not None:
         searches = f"searches of {counted(size['candidates'], 'candidate')} and {counted(size['simulations'], 'simulation')}"
-    cut = "" if args.max_steps is None else f", cut after {counted(args.max_steps, 'step')} (not comparable)"
+    cut = "" if args.max_steps is None else f", episodes cut off after {counted(args.max_steps, 'step')} (not comparable)"
     for result in results:
         heading = f"{counted(args.episodes, 'episode')} of each task, {PROTOCOL_LABELS[result.protocol]}, {searches}{cut}"
         print(f"{heading}:\n\n{format_table(result)}\n")

@@ -191,6 +191,8 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise ConfigurationError(f"--set {pair}: {text!r} is not a YAML value.") from error
         outer, dot, inner = key.partition(".")
+        if key == "runtime_kwargs.ray_address":
+            raise ConfigurationError(f"--set {pair}: the cluster is set with --address.")
         if outer in _OWN:
             raise ConfigurationError(f"--set {pair}: {outer!r} is set with {_OWN[outer]}.")
         if outer not in _ARGUMENTS:

@@ -26,7 +26,9 @@ def start_tracking(project: str, name: str, folder: Path, settings: dict[str, An
         wandb = importlib.import_module("wandb")
         integration = importlib.import_module("wandb.integration.sb3")
     except ImportError as error:
-        raise ConfigurationError(f"--track needs Weights & Biases ({error}): pip install 'sb3-ezm[track]'") from error
+        raise ConfigurationError(
+            f"--track needs Weights & Biases ({error}): pip install 'sb3-ezm[track]', or go on with --no-track."
+        ) from error
     folder.mkdir(parents=True, exist_ok=True)
     run = wandb.init(project=project, name=name, dir=str(folder), config=settings, sync_tensorboard=True)
     callback: BaseCallback = integration.WandbCallback()

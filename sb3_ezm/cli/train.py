@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
         prefer_egl()
     check_device(args.device or "auto")
     runs = {folder: _continued(args, folder) for folder in _begun(args)} if args.resume else _new(args)
-    for folder, settings in runs.items():
+    for number, (folder, settings) in enumerate(runs.items()):
         set_num_threads(args.threads or settings.threads)
-        with _naming_the_rest(args, [other for other in runs if not (other / RUN).exists() and other != folder]):
+        with _naming_the_rest(list(runs)[number:] if not args.resume else []):
             train(
                 settings,
                 folder,
@@ -58,14 +58,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _naming_the_rest(args: argparse.Namespace, folders: Sequence[Path]) -> Iterator[None]:
-    """After an interrupt or an error: `ezm resume` continues the seeds that have begun, and does not know of others."""
+def _naming_the_rest(folders: Sequence[Path]) -> Iterator[None]:
+    """
+    After an interrupt or an error: ``ezm resume`` continues the seeds that have begun, and does not know of others.
+
+    :param folders: of the seed that is about to begin, and of those after it
+    """
+    earlier = [(folder / RUN).stat().st_mtime_ns if (folder / RUN).exists() else 0 for folder in folders[:1]]
     try:
         yield
-    except BaseException:
-        if folders and not args.resume:
-            rest = " ".join(folder.name.removeprefix("seed-") for folder in folders)
-            print(f"Not begun: the same command with --seed {rest} --out {folders[0].parent} trains these.", file=sys.stderr)
+    except BaseException as error:
+        begun = [(folder / RUN).stat().st_mtime_ns if (folder / RUN).exists() else 0 for folder in folders[:1]] != earlier
+        rest = [folder.name.removeprefix("seed-") for folder in folders[int(begun) :]]
+        if rest and len(folders) > 1 and (begun or not isinstance(error, ConfigurationError)):
+            out = folders[0].parent if len(rest) > 1 else folders[-1]
+            which = f"Seeds {', '.join(rest[:-1])} and {rest[-1]} have" if len(rest) > 1 else f"Seed {rest[0]} has"
+            print(f"{which} not started: repeat the command with --seed {' '.join(rest)} --out {out}.", file=sys.stderr)
         raise
 
 
@@ -74,7 +82,7 @@ def _given(args: argparse.Namespace, known: RunSettings | None = None) -> dict[s
     if args.track is False:
         given["project"] = None
     elif args.track:
-        given.setdefault("project", PROJECT)
+        given.setdefault("project", (known and known.project) or PROJECT)
     elif args.project is not None and (known is None or known.project is None):
         raise ConfigurationError(f"--project {args.project}: the run is not logged to Weights & Biases. Add --track.")
     if {"steps_per_task", "minutes"} & set(given):  # either takes the place of both

@@ -36,7 +36,7 @@ def wrap_env(env: GymEnv, verbose: int, monitor_wrapper: bool) -> VecEnv:
     if not _is_misread(getattr(env, "observation_space", None)):
         return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
     with warnings.catch_warnings():
-        # It says so of channels that it takes to be the last, and what it does to them is undone.
+        # It warns about taking the last axis for the channels, but that transposition is undone below.
         warnings.filterwarnings("ignore", "Treating image space as channels-last")
         vec_env = OffPolicyAlgorithm._wrap_env(env, 0, monitor_wrapper)
     return vec_env.venv if isinstance(vec_env, VecTransposeImage) and vec_env is not env else vec_env

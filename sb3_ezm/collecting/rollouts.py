@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -69,7 +70,8 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._no_updates_until, self._learns_after = -1, 0  # numbers of environment steps
+        self._no_updates_until = -1  # number of environment steps
+        self._counted_from = self._stored_then = 0  # steps and stored transitions when those for `learning_starts` began
         self._is_warned = False  # warned that there are no updates
         self._is_warned_of_reports = False
         self._served: set[str] | None = None
@@ -185,18 +187,24 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         if self.verbose > 0 and self.device.type == "cpu" and (threads := th.get_num_threads()) > 1:
             if sum(map(th.numel, self.policy.parameters())) < _MANY_WEIGHTS:
                 print(f"PyTorch uses {threads} threads; networks this small learn faster with one: torch.set_num_threads(1).")
-        stored = int(self.replay_buffer.total_added.sum())
-        if reset_num_timesteps or stored == 0:  # otherwise some steps may have been left out, which does not matter
-            missing = self.learning_starts - stored
-            self._learns_after = (0 if reset_num_timesteps else self.num_timesteps) + missing if missing > 0 else 0
-            # A model loaded without its replay buffer is past its first steps but has nothing to learn from.
-            if missing > 0 and self.num_timesteps > self.learning_starts and not reset_num_timesteps and self.verbose > 0:
-                print(f"Updates resume after {missing} more transitions (`learning_starts`): the replay buffer is empty.")
-        self._no_updates_until = self._learns_after or -1
+        steps = 0 if reset_num_timesteps else self.num_timesteps
+        # Steps are counted, not transitions, some of which may have been left out. A model loaded without its replay buffer
+        # is past its first steps but has nothing to learn from.
+        if reset_num_timesteps or not self.replay_buffer.total_added.any():
+            self._use_replay(self.replay_buffer, steps)
+        until = self._counted_from + self.learning_starts - self._stored_then
+        self._no_updates_until = until if until > steps else -1
+        if until > steps > self.learning_starts and self.verbose > 0:
+            print(f"Updates resume after {until - steps} more transitions (`learning_starts`), to fill the replay buffer.")
         if self.collector.is_disturbed or self.collector.is_mid_step:  # an error or interrupt cut the last step short
             self._last_obs = None
         if reset_num_timesteps or self._last_obs is None:
             self.replay_buffer.close_streams()
+
+    def _use_replay(self, replay: PerTaskReplayBuffer, steps: int) -> None:
+        """From now on, after so many steps: ``learning_starts`` counts what it holds, and the steps from here."""
+        found: dict[str, Any] = {"replay_buffer": replay, "buffer_size": replay.buffer_size}
+        vars(self).update(found, _counted_from=steps, _stored_then=int(replay.total_added.sum()))
 
     def _setup_learn(
         self,
@@ -208,12 +216,11 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
     ) -> tuple[int, BaseCallback]:
         """As in SB3, but noise that depends on the step before goes on where episodes do."""
         noise, continues = self.action_noise, not reset_num_timesteps and self._last_obs is not None
-        keeps = continues and (self.n_envs == 1 or isinstance(noise, VectorizedActionNoise))  # otherwise one for each begins
-        self.action_noise = None if keeps else noise  # SB3 resets what it finds
-        try:
-            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        finally:
-            self.action_noise = noise if keeps else self.action_noise
+        before = copy.deepcopy(vars(noise)) if continues and noise is not None else {}
+        found = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if noise is not None and noise is self.action_noise:  # otherwise one for each environment begins
+            vars(noise).update(before)
+        return found
 
     def _warn_of_absent_tasks(self) -> None:
         """Warn before any time is spent that a training that needs data from every task will not get it."""

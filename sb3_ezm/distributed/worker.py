@@ -84,8 +84,11 @@ class Worker:
         change = Change(self._given, method, arguments)
         untold = [old for old in self._changes if old.after > change.after]  # of a checkpoint, between rounds yet to come
         self._changes.append(change)
-        if untold and not self.parts:  # which came before this one, and must not have the last word
-            self._changes.append(replace(change, after=max(old.after for old in untold)))
+        # These came before this one, and must not have the last word. A method may count its calls: it is called again only
+        # after an older call of its own.
+        rivals = [old for old in untold if method == "assign" or (old.method, old.arguments[0]) == (method, arguments[0])]
+        if rivals and not self.parts:
+            self._changes.append(replace(change, after=max(old.after for old in rivals)))
         self._earlier.append(replace(change, after=change.after + 1))
 
     @property

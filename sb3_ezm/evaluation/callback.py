@@ -19,21 +19,16 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_ezm import kinds
 from sb3_ezm.checkpoint.algorithm import check_model_path
-from sb3_ezm.checkpoint.callback import check_outermost
+from sb3_ezm.checkpoint.callback import check_outermost, runs_of
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.evaluation.files import EvaluationRow, append_evaluation, check_columns, cut_evaluations, read_evaluations
-from sb3_ezm.evaluation.matching import env_steps_of, repeat_as_trained, task_set_of
+from sb3_ezm.evaluation.files import append_evaluation, best_of, check_columns, cut_evaluations, read_evaluations
+from sb3_ezm.evaluation.matching import check_normalized, env_steps_of, repeat_as_trained, task_set_of
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol
-from sb3_ezm.evaluation.rollout import (
-    MAX_ENVS_PER_TASK,
-    check_evaluation,
-    evaluate_protocols,
-    evaluate_tasks,
-    protocol_of,
-)
+from sb3_ezm.evaluation.rollout import MAX_ENVS_PER_TASK, check_evaluation, evaluate_protocols, evaluate_tasks, protocol_of
+from sb3_ezm.evaluation.saved_score import SavedScore, read_score, write_score
 from sb3_ezm.files import check_can_write, replacing
 from sb3_ezm.multitask.factory import make_multitask_env
-from sb3_ezm.multitask.normalization import copy_normalization, normalizes_observations
+from sb3_ezm.multitask.normalization import copy_normalization
 from sb3_ezm.reporting.train_logging import SUMMARY_KEYS, task_labels
 from sb3_ezm.seeds import EVALUATION_SEED
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
@@ -63,8 +58,9 @@ class TaskEvalCallback(EventCallback):
     far. The episodes start from the same states every time, and with ``deterministic=True`` training runs
     the same with this callback as without.
 
-    A resumed training continues the CSV file and reads from it the score to beat. A best model that the interrupted training
-    saved after the checkpoint stays until another is as good.
+    A resumed training continues the CSV file, and reads from it or from the best model's file the score to beat. A best model
+    that the interrupted training saved after the checkpoint stays until another is as good. One of another training is
+    replaced, with a warning.
 
     :param tasks: anything :func:`make_task_set` takes; the tasks of the model. Actions are repeated as often as in training
     :param eval_freq: steps between two evaluations, of all environments together (SB3's ``num_timesteps``, which counts a
@@ -85,7 +81,8 @@ class TaskEvalCallback(EventCallback):
         ``StopTrainingOnRewardThreshold``, whose threshold is then in units of ``best_by``
     :param callback_after_eval: called after every evaluation, like SB3's ``StopTrainingOnNoModelImprovement``
     :param vec_env: evaluate in this vector environment instead of a new one, for example one with ``VecNormalize``, whose
-        statistics are updated before each evaluation. It stays open
+        statistics are updated before each evaluation, as are those of Gymnasium's ``NormalizeObservation`` unless its
+        ``update_running_mean`` is False. It stays open
     :param verbose: 1 prints the mean score of each evaluation
     :param at_end: also evaluate when training ends, unless an evaluation has just been made
     :param env_kwargs: keywords of every environment, as in :func:`make_multitask_env`
@@ -133,6 +130,8 @@ class TaskEvalCallback(EventCallback):
         if callback_on_new_best is not None:
             callback_on_new_best.parent = self
         self.best_score = self._saved_score = -math.inf  # of this training; of the file, perhaps by an abandoned continuation
+        self._runs: set[str] = set()
+        self._trained: BaseAlgorithm | None = None  # the model of the last training
         self.last_result: EvaluationResult | None = None
         self.at_end = at_end
         self.both_protocols = both_protocols
@@ -192,7 +191,7 @@ class TaskEvalCallback(EventCallback):
             check_can_write(self.best_model_path)
         try:
             vec_env = self._open()
-            self._check_normalized(self.model, vec_env)
+            check_normalized(self.model, vec_env)
             check_evaluation(self.model, vec_env, self.n_eval_episodes)
         except BaseException:
             self._close()
@@ -210,6 +209,7 @@ class TaskEvalCallback(EventCallback):
 
     def _on_training_start(self) -> None:
         check_outermost(self)  # again: a list learns only now what it is inside of
+        self._forget_other_training()
         super()._on_training_start()
         handlers = getattr(self.model, "failure_handlers", None)  # other algorithms have none
         if handlers is not None:
@@ -222,6 +222,36 @@ class TaskEvalCallback(EventCallback):
         self._next_evaluation = self._following(self._last_evaluation)
         if self.csv_path is not None and self.csv_path.exists():
             self._continue_file(self.csv_path)
+        if self.best_model_path is not None and self.best_model_path.exists():
+            self._respect_saved_model(self.best_model_path)
+
+    def _forget_other_training(self) -> None:
+        """A model must not have to beat the one that had this callback before."""
+        runs = runs_of(self.model, self._trained, self._runs)
+        continues = bool(runs & self._runs) or not runs  # an algorithm without names of trainings may be loaded and go on
+        if self.model is not self._trained and not (continues and self.model.num_timesteps > 0):
+            self.best_score = self._saved_score = -math.inf
+            self.last_result = None
+        self._runs, self._trained = runs, self.model
+
+    def _respect_saved_model(self, path: Path) -> None:
+        """Learn what is to be beaten from the file of the best model, whether or not there is a CSV file."""
+        saved = read_score(path)
+        wanted = (self.best_by, self.protocol)
+        if saved is not None and (saved.best_by, saved.protocol) == wanted and self._is_ours(saved):
+            if self._saved_score == self.best_score == -math.inf and saved.timesteps <= env_steps_of(self.model):
+                self.best_score = saved.value  # later ones are of a continuation that was abandoned
+            self._saved_score = saved.value
+        elif self._saved_score == -math.inf:
+            whose = "has no known score" if saved is None else "was chosen otherwise or is of another training"
+            warnings.warn(
+                f"The model in {path} {whose}: this training's best model replaces it. Choose another "
+                "`best_model_path` to keep it.",
+                stacklevel=2,
+            )
+
+    def _is_ours(self, saved: SavedScore) -> bool:
+        return saved.run in self._runs if self._runs else not saved.run and self.model.num_timesteps > 0
 
     def _continue_file(self, path: Path) -> None:
         """Continue where the file ends, with its clock and the score to beat."""
@@ -233,23 +263,14 @@ class TaskEvalCallback(EventCallback):
                 "choose another file, or continue with `learn(..., reset_num_timesteps=False)`."
             )
         if self.best_model_path is not None and self.best_model_path.exists():
-            self._saved_score = self._best_of(read_evaluations(path, abandoned=True))
+            self._saved_score = best_of(read_evaluations(path, abandoned=True), self.best_by, self.protocol)
         cut_evaluations(path, steps)
         rows = [row for row in rows if row.timesteps <= steps]
         if not rows:
             return
         # A checkpoint is later than the last evaluation before it. Other algorithms keep no time.
         self._started_at -= max(rows[-1].seconds, getattr(self.model, "learning_seconds", 0.0))
-        self.best_score = max(self.best_score, self._best_of(rows))
-
-    def _best_of(self, rows: list[EvaluationRow]) -> float:
-        """The highest mean over the tasks, under the protocol that decides."""
-        found: dict[tuple[int, float], list[float]] = {}
-        for row in rows:
-            value = row.score if self.best_by == "score" else row.mean_return
-            if row.protocol == self.protocol and value is not None:
-                found.setdefault((row.timesteps, row.seconds), []).append(value)
-        return max((float(np.mean(values)) for values in found.values()), default=-math.inf)
+        self.best_score = max(self.best_score, best_of(rows, self.best_by, self.protocol))
 
     def update_child_locals(self, locals_: dict[str, Any]) -> None:
         """
@@ -287,14 +308,14 @@ class TaskEvalCallback(EventCallback):
         :return: the episodes by task, under the protocol that decides the best model
         """
         vec_env = self._open()
-        self._check_normalized(self.model, vec_env)
+        check_normalized(self.model, vec_env)
         theirs, own = self.model.get_vec_normalize_env(), unwrap_vec_normalize(vec_env)
         if theirs is not None and own is not None:  # whatever other wrappers there are, which SB3's function would compare
             for name in ("obs_rms", "ret_rms"):
                 if hasattr(theirs, name):  # SB3 has none of observations that it leaves alone
                     setattr(own, name, copy.deepcopy(getattr(theirs, name)))
-        if self._makes_env:
-            copy_normalization(self.training_env, vec_env)
+        # The training goes on, so a given environment needs its statistics each time, unless they were frozen on purpose.
+        copy_normalization(self.training_env, vec_env, None if self._makes_env else lambda layer: layer.update_running_mean)
         run = evaluate_protocols if self.both_protocols else evaluate_tasks
         found = run(
             self.model,
@@ -319,21 +340,6 @@ class TaskEvalCallback(EventCallback):
         self.logger.dump(self.num_timesteps)
         self.last_result = next(result for result in results if result.protocol == self.protocol)
         return self.last_result
-
-    @staticmethod
-    def _check_normalized(model: BaseAlgorithm, vec_env: VecEnv) -> None:
-        expected, own = normalizes_observations(model), unwrap_vec_normalize(vec_env)
-        if expected and own is None:
-            raise ConfigurationError(
-                "The training environment normalizes (VecNormalize): give the callback a `vec_env` that does the same, "
-                "`VecNormalize(make_multitask_env(...), training=False)`; it receives the training's statistics."
-            )
-        if own is not None and bool(own.norm_obs) != expected:
-            learned = f"from observations that {'a' if expected else 'no'} VecNormalize changed"
-            raise ConfigurationError(
-                f"The agent learned {learned}, and the `vec_env` of the callback has a VecNormalize with "
-                f"`norm_obs={own.norm_obs}`: use `norm_obs={expected}`."
-            )
 
     def _record(self, result: EvaluationResult, group: str) -> None:
         for label, task in zip(self._labels, result, strict=True):
@@ -363,11 +369,15 @@ class TaskEvalCallback(EventCallback):
                 if self.best_model_path is not None and value >= self._saved_score:
                     with replacing(self.best_model_path) as temporary:
                         self.model.save(temporary)
+                        write_score(temporary, self._score_of_model(value))
                     self._saved_score = value
                 self.best_score = value  # of the file: a later model need not be better than one that was not saved
             except OSError as error:
                 warnings.warn(f"The best model was not saved in {self.best_model_path}: {error}.", stacklevel=2)
         return is_best
+
+    def _score_of_model(self, value: float) -> SavedScore:
+        return SavedScore(value, self.best_by, self.protocol, env_steps_of(self.model), getattr(self.model, "run_id", ""))
 
 
 def _ignored_in(vec_env: VecEnv, ignore_termination: bool, both: bool, *others: Any) -> bool:

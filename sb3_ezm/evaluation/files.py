@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast, get_args
+
+import numpy as np
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol
@@ -181,3 +184,18 @@ def _parse(path: Path, number: int, cells: Sequence[str]) -> EvaluationRow:
         )
     except ValueError as error:
         raise ConfigurationError(f"Line {number} of {path} is not an evaluation ({error}): {list(cells)}.") from error
+
+
+def best_of(rows: Iterable[EvaluationRow], best_by: str, protocol: Protocol) -> float:
+    """
+    :param rows: lines of a file
+    :param best_by: mean over the tasks of what: ``"score"`` or ``"return"``
+    :param protocol: whose lines count
+    :return: the highest of their evaluations, minus infinity if there is none
+    """
+    found: dict[tuple[int, float], list[float]] = {}
+    for row in rows:
+        value = row.score if best_by == "score" else row.mean_return
+        if row.protocol == protocol and value is not None:
+            found.setdefault((row.timesteps, row.seconds), []).append(value)
+    return max((float(np.mean(values)) for values in found.values()), default=-math.inf)

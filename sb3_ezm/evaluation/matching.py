@@ -6,10 +6,11 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import PolicyPredictor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.inspection import find_task_set
+from sb3_ezm.multitask.normalization import normalizes_observations
 from sb3_ezm.tasks.task_set import TaskSet
 
 
@@ -74,3 +75,25 @@ def check_fits(model: PolicyPredictor, task_set: TaskSet, env: Any) -> None:
                 "trained on, all of them and in the same order. A model of one ordinary environment is evaluated with SB3's "
                 "`evaluate_policy` and `EvalCallback`."
             )
+
+
+def check_normalized(model: BaseAlgorithm, vec_env: VecEnv) -> None:
+    """
+    Make sure that an evaluation during training normalizes observations as the training does.
+
+    :param model: in training
+    :param vec_env: of the evaluation
+    :raises ConfigurationError: if only one of them has a ``VecNormalize`` for observations
+    """
+    expected, own = normalizes_observations(model), unwrap_vec_normalize(vec_env)
+    if expected and own is None:
+        raise ConfigurationError(
+            "The training environment normalizes (VecNormalize): give the callback a `vec_env` that does the same, "
+            "`VecNormalize(make_multitask_env(...), training=False)`; it receives the training's statistics."
+        )
+    if own is not None and bool(own.norm_obs) != expected:
+        learned = f"from observations that {'a' if expected else 'no'} VecNormalize changed"
+        raise ConfigurationError(
+            f"The agent learned {learned}, and the `vec_env` of the callback has a VecNormalize with "
+            f"`norm_obs={own.norm_obs}`: use `norm_obs={expected}`."
+        )

@@ -27,7 +27,12 @@ from sb3_ezm.evaluation.results import EvaluationResult, Protocol, TaskResult
 from sb3_ezm.evaluation.stand_by import StandBy
 from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.multitask.inspection import read_attribute
-from sb3_ezm.multitask.normalization import match_normalization, normalizes_observations
+from sb3_ezm.multitask.normalization import (
+    frozen_normalization,
+    match_normalization,
+    normalizes_observations,
+    warn_of_fresh_statistics,
+)
 from sb3_ezm.multitask.padding import IgnoreTermination
 from sb3_ezm.seeds import FRESH_SEED
 from sb3_ezm.tasks.resolver import TasksLike, make_task_set
@@ -77,7 +82,8 @@ def evaluate_tasks(
     :param max_episode_steps: time limit instead of the tasks' own. Returns are then not comparable with published scores
     :param n_envs_per_task: sub-environments of each task, by default one per episode up to 10
     :param vec_env: play in this vector environment instead of a new one, for example a ``VecNormalize`` with the training's
-        statistics, which are left as they are. It stays open, and its sub-environments must be monitored
+        statistics, which are left as they are, as are those of Gymnasium's ``NormalizeObservation``; while that has none, the
+        training's count. It stays open, and its sub-environments must be monitored
     :param env_kwargs: keywords of every environment, as in :func:`make_multitask_env`
     :return: the episodes by task
     :raises ConfigurationError: if the arguments contradict each other, or environment and model do not fit
@@ -158,6 +164,7 @@ def _environment(
                 "Both protocols need episodes that continue after a termination: create the vector environment with "
                 "`make_multitask_env(..., ignore_termination=True)`."
             )
+        warn_of_fresh_statistics(model, vec_env)
         vec_env.seed(seed)
         yield vec_env
         return
@@ -216,7 +223,7 @@ def _evaluate(
     task_set = task_set_of(vec_env)
     protocol = protocol_of(vec_env)
     quotas = episode_quotas(names, n_eval_episodes)
-    with _frozen_statistics(vec_env):
+    with _frozen_statistics(model, vec_env):
         episodes = _play(model, vec_env, quotas, deterministic)
     for name, row in zip(names, episodes, strict=True):
         if task_set[name].outcome == "success":
@@ -341,14 +348,15 @@ def _fixed_tasks(vec_env: VecEnv) -> list[str]:
 
 
 @contextmanager
-def _frozen_statistics(vec_env: VecEnv) -> Iterator[None]:
-    """Keep a ``VecNormalize`` around the environment from updating its statistics during evaluation."""
+def _frozen_statistics(model: PolicyPredictor, vec_env: VecEnv) -> Iterator[None]:
+    """Keep wrappers that normalize from updating their statistics during evaluation: it shall not depend on earlier ones."""
     normalize: VecNormalize | None = unwrap_vec_normalize(vec_env)
-    if normalize is None:
-        yield
-        return
-    was_training, normalize.training = normalize.training, False
+    was_training = normalize is not None and normalize.training
     try:
-        yield
+        if normalize is not None:
+            normalize.training = False
+        with frozen_normalization(model, vec_env):
+            yield
     finally:
-        normalize.training = was_training
+        if normalize is not None:
+            normalize.training = was_training

@@ -55,7 +55,7 @@ _WRAPPERS: dict[type[gym.Wrapper[Any, Any, Any, Any]], tuple[str, ...]] = {
         )
     },
 }
-# Of all episodes so far, which grow for ever, and which nothing depends on: older files have them.
+# Of all episodes so far: they grow without bound, and no training depends on them. Older files contain them.
 _PAST = ("episode_returns", "episode_lengths", "episode_times")
 # Running means of wrappers, which outlast an episode, and whether they are still updated.
 _STATISTICS: dict[type[gym.Wrapper[Any, Any, Any, Any]], str] = {
