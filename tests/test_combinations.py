@@ -72,7 +72,10 @@ def test_settings_without_effect_are_named(settings: dict[str, Any], words: str)
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"num_simulations": 50}, r"`num_simulations` \(50\) is reduced to 12: .* 8 candidates.* 2 actions: set `num_candidates` to 2"),
+        (
+            {"num_simulations": 50},
+            r"`num_simulations` \(50\) is reduced to 12: .* 8 candidates.* 2 actions: set `num_candidates` to 2",
+        ),
         (
             {"search_kwargs": {"predicting_simulations": 64}},
             r"`predicting_simulations` in `search_kwargs` \(64\) is reduced to 16: .* `predicting_candidates` to 2",
