@@ -263,7 +263,7 @@ def test_presets_that_change_do_not_reach_what_was_made_before(tmp_path: Path, m
     changes: dict[str, Any] = {name: value for name, value in TINY.items() if name not in ("preset", "search_kwargs")}
 
     def made() -> EZM:
-        return EZM("MultiInputPolicy", toy_env(TASKS), preset="toy", **changes)
+        return EZM("MultiInputPolicy", toy_env(TASKS), preset="small", **changes)
 
     model = made()
     assert model.search_kwargs is None
@@ -271,7 +271,7 @@ def test_presets_that_change_do_not_reach_what_was_made_before(tmp_path: Path, m
     agent, file = write_agent(model, tmp_path / "toys.agent"), tmp_path / "model.zip"
     model.save(file)
     sizes = {"predicting_candidates": 5, "predicting_simulations": 9}
-    later = dataclasses.replace(get_preset("toy"), settings={**get_preset("toy").settings, "search_kwargs": sizes})
+    later = dataclasses.replace(get_preset("small"), settings={**get_preset("small").settings, "search_kwargs": sizes})
     monkeypatch.setattr("sb3_ezm.arguments.defaults.get_preset", lambda name: later)
     assert made().policy.search_config.predicting.num_simulations == 9
     again = [
@@ -280,7 +280,7 @@ def test_presets_that_change_do_not_reach_what_was_made_before(tmp_path: Path, m
         *(load(path, env=env) for load, path in ((EZM.pretrained, agent), (EZM.load, file)) for env in (None, toy_env(TASKS))),
     ]
     assert [one.policy.search_config for one in again] == [model.policy.search_config] * 6
-    assert [(one.preset, type(one.preset)) for one in again] == [("toy", str)] * 6
+    assert [(one.preset, type(one.preset)) for one in again] == [("small", str)] * 6
 
 
 def test_normalized_observations_are_no_part_of_an_agent(tmp_path: Path) -> None:

@@ -481,7 +481,7 @@ def test_what_a_device_cannot_do_is_left_out(tmp_path: Path) -> None:
     model.save(tmp_path / "model.zip")
     checkpoint = model.save_checkpoint(tmp_path / "checkpoint")
     left_out = (
-        r"left out: `cuda_graphs` in `runtime_kwargs` \(True\), `storage_device` in `replay_buffer_kwargs` \('cuda:99'\)\."
+        r"from a file: `cuda_graphs` in `runtime_kwargs` \(True\), `storage_device` in `replay_buffer_kwargs` \('cuda:99'\)\."
     )
     for load in (
         lambda **changes: EZM.load(tmp_path / "model.zip", device="cpu", **changes),
@@ -507,7 +507,7 @@ def test_without_ray_a_model_that_was_trained_with_it_predicts(tmp_path: Path, m
     model.save(tmp_path / "model.zip")
     find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "ray" else find(name, *more))
-    with pytest.warns(UserWarning, match=r"left out: `reanalyzers` in `runtime_kwargs` \(2\), `replay_shards` in"):
+    with pytest.warns(UserWarning, match=r"from a file: `reanalyzers` in `runtime_kwargs` \(2\), `replay_shards` in"):
         loaded = EZM.load(tmp_path / "model.zip")
     assert loaded.runtime_kwargs == {"reanalyzers": 0, "replay_shards": 0}
     loaded.predict(toy_env().reset())

@@ -132,7 +132,8 @@ def load_evaluation_curves(
     if protocol is None and len(found) == 1:
         protocol = found[0]
     if protocol is None or protocol not in found:
-        raise ConfigurationError(f"{csv_path} has evaluations only under {found}, not under {protocol!r}.")
+        which = "choose one" if protocol is None else f"not under {protocol!r}"
+        raise ConfigurationError(f"{csv_path} has evaluations under {found}: {which}.")
     points: dict[str, list[EvaluationRow]] = defaultdict(list)
     for row in rows:
         if row.protocol == protocol:
