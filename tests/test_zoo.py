@@ -29,6 +29,7 @@ from sb3_ezm.zoo.hyperparams import CONFIG_FILE, Settings, read_settings
 from sb3_ezm.zoo.main import main, with_defaults
 from sb3_ezm.zoo.plot import load_run
 from sb3_ezm.zoo.tuning import convert_ezm_params, sample_ezm_params
+from tests.zoo_commands import zoo_in
 
 pytest.importorskip("rl_zoo3", reason="needs RL Zoo: pip install sb3-ezm[zoo]")
 
@@ -66,14 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def zoo(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Runs a command in that folder and returns its output."""
-
-    def run(*arguments: str, status: int = 0) -> str:
-        monkeypatch.chdir(folder)
-        assert main(arguments) == status
-        output = capsys.readouterr()
-        return output.err if status else output.out
-
-    return run
+    return zoo_in(folder, monkeypatch, capsys)
 
 
 # --- settings -------------------------------------------------------------------------------------------------------------

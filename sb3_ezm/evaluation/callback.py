@@ -122,9 +122,8 @@ class TaskEvalCallback(EventCallback):
         self.seed = seed
         self.deterministic = deterministic
         self.csv_path = None if csv_path is None else Path(csv_path)
-        self.best_model_path = None if best_model_path is None else Path(best_model_path)
-        if self.best_model_path is not None and not self.best_model_path.suffix:
-            self.best_model_path = self.best_model_path.with_suffix(".zip")  # SB3's name for the file
+        path = None if best_model_path is None else Path(best_model_path)
+        self.best_model_path = path if path is None or path.suffix else path.with_suffix(".zip")  # SB3's name for the file
         self.best_by = best_by
         self.callback_on_new_best = callback_on_new_best
         if callback_on_new_best is not None:
@@ -133,8 +132,7 @@ class TaskEvalCallback(EventCallback):
         self._runs: set[str] = set()
         self._trained: BaseAlgorithm | None = None  # the model of the last training
         self.last_result: EvaluationResult | None = None
-        self.at_end = at_end
-        self.both_protocols = both_protocols
+        self.at_end, self.both_protocols = at_end, both_protocols
         self.vec_env, self._makes_env = vec_env, vec_env is None
         self._make_env: Callable[[TaskSet], VecEnv] = partial(
             make_multitask_env,
