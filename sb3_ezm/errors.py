@@ -99,6 +99,14 @@ def unregistered(what: str, table: str, name: str) -> str:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """
+    :param error: any
+    :return: the beginning of what it says, to be put in brackets
+    """
+    return str(error).partition("\n")[0].rstrip(".")
+
+
 def counted(number: int, noun: str) -> str:
     """
     :param number: how many

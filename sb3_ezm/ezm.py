@@ -380,11 +380,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         # Segments that were drawn ahead, and the value errors of unfinished updates, belong to the previous buffer.
         self.learner.finish()
         self.learner.coming.clear()
-        if isinstance(own, ShardedReplayBuffer):
-            own.load_state_dict({**loaded.state_dict(), "rng": own.rng})
-            loaded = own
-        else:
-            loaded.take_settings(own)
+        loaded = settings.filled_from(loaded, own)
         if truncate_last_traj:
             loaded.close_streams()
         self._use_replay(loaded, self.num_timesteps)

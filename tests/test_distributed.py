@@ -186,7 +186,8 @@ def test_a_collector_that_dies_is_replaced_and_its_round_repeated(ray: StandInRa
 
     env = collectors_env(2)
     ray.before_call = kill
-    model, actions = trained(env)
+    with pytest.warns(UserWarning, match=r"Collector \d .* died and was replaced \(it was killed\)"):
+        model, actions = trained(env)
     ray.before_call = lambda actor, arguments: None
     assert env.restarts > 0
     np.testing.assert_array_equal(actions, expected)
@@ -839,7 +840,9 @@ def test_it_is_a_vector_environment_like_others() -> None:
     assert env.get_attr("task_name") == plain.get_attr("task_name")
     assert env.get_attr("task_name", [5, 0]) == plain.get_attr("task_name", [5, 0])
     env.set_attr("mark", 7, indices=[1, 4])
-    assert env.get_attr("mark", [4, 1]) == [7, 7]
+    assert env.get_attr("mark", [4, 1]) == env.get_attr("mark", [-4, -7]) == [7, 7]
+    with pytest.raises(IndexError):
+        env.get_attr("mark", env.num_envs)
     assert env.env_method("get_wrapper_attr", "task_name", indices=3) == plain.get_attr("task_name", 3)
     assert env.env_is_wrapped(gym.wrappers.TimeLimit) == plain.env_is_wrapped(gym.wrappers.TimeLimit)
     env.close()

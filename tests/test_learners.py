@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -197,13 +198,18 @@ def test_learners_in_processes(tmp_path: Path) -> None:
     assert len(processes()) == 1  # those of the other model have ended
     assert_same_weights(found, weights_of(resumed))
 
+    other = copy.deepcopy(resumed)  # with processes of its own, and those of the original live on
+    assert group_of(other) is None and len(processes()) == 1
+    resumed.train(1, 18)
+    assert len(processes()) == 1
+
     monkeypatch, dying = pytest.MonkeyPatch(), Dying()
     with monkeypatch.context() as patch:
         for moment in ("add", "wait_for_all"):  # while statistics are shared, and after
             patch.setattr(*dying.at(moment, resumed))
             resumed.train(1, 18)
     assert isinstance(resumed.learner, DataParallelLearner) and dying.count == resumed.learner.restarts == 2
-    model.train(2, 18)  # nobody dies here
+    model.train(3, 18)  # nobody dies here
     assert_same_weights(weights_of(model), weights_of(resumed))
 
     resumed.train(1, 18)

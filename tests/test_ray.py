@@ -163,6 +163,18 @@ def test_ports_are_open_to_this_machine_only(env: RayVecEnv) -> None:
     assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the signal mask of another process is in /proc")
+def test_a_closed_terminal_does_not_end_ray(env: RayVecEnv) -> None:
+    """It sends SIGHUP to the whole group of the program, which then wants to save what collectors hold."""
+    ray: Any = env._ray
+    actor = env._group.workers[0].actor
+    for process in ray.get(actor.__ray_call__.remote(lambda _: (os.getpid(), os.getppid()))):  # the second is Ray's own
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+        blocked = int(next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1], 16)
+        assert blocked & 1 << (signal.SIGHUP - 1), process
+    assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, ())  # this program still hears it
+
+
 def test_errors_of_environments_arrive_with_their_traceback(env: RayVecEnv) -> None:
     model = tiny_model(env, **SETTINGS)
     env.env_method("set_wrapper_attr", "raises", True, indices=[3])

@@ -127,6 +127,20 @@ def test_td_targets_and_masks_for_every_ending(absorbing: bool) -> None:
         assert targets.rewards[b, j].item() == pytest.approx(episode.rewards[state] if taken else 0.0), (b, j)
 
 
+def test_an_unknown_last_observation_is_not_learned() -> None:
+    """That before a termination stands for it. Where nothing ends, an observation may well stay the same."""
+    scene = every_ending()
+    seen = scene.batch.observations
+    for b, j in ((0, 1), (2, 1), (3, 0)):  # an ordinary step, and two that terminate
+        seen[b, j + 1] = seen[b, j]
+    targets, _ = reanalyzer()(scene.model, scene.batch, 0)
+    known, _ = reanalyzer()(scene.model, every_ending().batch, 0)
+    changed = (targets.step_mask != known.step_mask).nonzero().tolist()
+    assert changed == [[2, 1], [3, 0]]
+    assert th.equal(targets.reward_mask, known.reward_mask) and th.equal(targets.value_mask, known.value_mask)
+    assert th.equal(targets.continues, known.continues)
+
+
 def test_the_scene_has_every_kind_of_position() -> None:
     # Makes sure that the test above covers terminated states at and after the end, and truncated last states.
     scene = every_ending()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import warnings
@@ -138,10 +139,22 @@ def test_a_reanalyzer_that_dies_is_replaced_and_its_work_repeated(ray: StandInRa
         actor.is_dead |= calls % 3 == 0
 
     ray.before_call = kill
-    model = make(2).learn(60)
+    with pytest.warns(UserWarning, match=r"Reanalyzer \d died and was replaced \(it was killed\)"):
+        model = make(2).learn(60)
     assert calls > 10
     assert len(ray.actors) - 2 - 2 == learner_of(model).restarts > 3  # both trainings begin with two
     assert_same_weights(weights_of(whole), weights_of(model))
+
+
+@pytest.mark.usefixtures("ray")
+def test_a_copy_has_reanalyzers_of_its_own() -> None:
+    model = make(2).learn(20)
+    other = copy.deepcopy(model)
+    assert learner_of(other)._group is None and learner_of(model)._group is not None
+    for each in (model, other):
+        each.learn(8, reset_num_timesteps=False)
+    assert learner_of(other)._group is not learner_of(model)._group
+    assert other._n_updates == model._n_updates > 0
 
 
 def test_a_lost_machine_costs_one_reanalyzer_whatever_work_it_had(ray: StandInRay) -> None:

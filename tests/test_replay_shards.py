@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from sb3_ezm.buffers.storage import DistantColumn
 from sb3_ezm.checkpoint.container import read_checkpoint, write_checkpoint
 from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import RunSettings
-from sb3_ezm.distributed.shard_group import ReplayShardError
+from sb3_ezm.distributed.shard_group import ReplayLostError, ReplayShardError
 from sb3_ezm.distributed.sharded_replay import ShardedReplayBuffer
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.types import SegmentBatch
@@ -212,6 +213,25 @@ def test_a_file_of_the_replay_buffer_is_one_of_a_single_process(tmp_path: Path) 
     assert isinstance(other.replay_buffer, ShardedReplayBuffer)
     drawn = [each.replay_buffer.sample_segments(8, rng=np.random.default_rng(0)) for each in (plain, other)]
     assert_same(*drawn)
+
+
+def test_a_model_saved_with_its_replay_buffer_is_loaded_into_shards(tmp_path: Path) -> None:
+    trained(0).save(tmp_path / "whole", include=["replay_buffer"])
+    changes: dict[str, Any] = {"per_alpha": 0.5, "td_steps": 4}
+    plain = EZM.load(tmp_path / "whole", toy_env(), **changes)
+    other = EZM.load(tmp_path / "whole", toy_env(), **changes, runtime_kwargs={"replay_shards": 2})
+    assert isinstance(other.replay_buffer, ShardedReplayBuffer)
+    assert other.replay_buffer.horizon == plain.replay_buffer.horizon
+    assert_same(*(each.replay_buffer.sample_segments(8, rng=np.random.default_rng(0)) for each in (plain, other)))
+    other.train(1, 8)
+
+
+def test_replays_of_models_are_compared_wherever_their_rings_are() -> None:
+    model, other = trained(2), trained(2)
+    assert [ring.size for ring in model.replay_buffer.task_buffers] == list(model.replay_buffer.sizes)
+    other.replay_buffer = model.replay_buffer
+    with pytest.raises(ConfigurationError, match=r"`alpha` 1\.0 instead of 0\.5"):
+        tiny_model(toy_env(), **SETTINGS, per_alpha=0.5).replay_buffer = model.replay_buffer
 
 
 # -------------------------------------------------------------------------------------------------------------------- loss
@@ -435,6 +455,19 @@ def test_shards_that_die_at_random_leave_whole_segments(ray: StandInRay, tmp_pat
     assert model.replay_buffer.losses > 5
     assert model.num_timesteps == 243
     assert model._n_updates > 10
+
+
+def test_deaths_between_answers_are_not_in_a_row(ray: StandInRay) -> None:
+    buffer = make(1)
+    draw = np.random.default_rng(0)
+    for death in range(6):
+        add(buffer, death, draw)
+        with pytest.warns(UserWarning, match="A shard of the replay was lost") if death else contextlib.nullcontext():
+            buffer.task_sizes()
+        with contextlib.suppress(ReplayLostError):
+            buffer.replays[0].state_dict()  # answers, but draws nothing
+        ray.actors[-1].is_dead = True
+    assert buffer.losses == 5
 
 
 def test_a_shard_that_keeps_dying_or_hangs_is_an_error(ray: StandInRay) -> None:

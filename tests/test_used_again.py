@@ -64,6 +64,19 @@ def test_a_time_budget_can_be_spent_twice(monkeypatch: pytest.MonkeyPatch) -> No
     assert rates and max(rates) == rates[0] and min(rates) >= 0.0
 
 
+def test_schedules_never_see_a_progress_beyond_the_end() -> None:
+    rates: list[float] = []
+
+    def rate(progress_remaining: float) -> float:
+        rates.append(1e-3 * progress_remaining)
+        return rates[-1]
+
+    model = tiny_model(DummyVecEnv([Numbers] * 4), learning_rate=rate, train_freq=8, learning_starts=2)
+    model.learn(40)  # 64 steps are taken
+    assert model.num_timesteps > 40
+    assert min(rates) == rates[-1] == 0.0
+
+
 def test_a_checkpoint_that_another_training_is_writing_is_left_alone(tmp_path: Path) -> None:
     with replacing(tmp_path / "checkpoint_b_100.ezm") as theirs:
         theirs.write_bytes(b"half a checkpoint")

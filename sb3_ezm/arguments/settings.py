@@ -337,13 +337,20 @@ def own_replay_buffer(model: Any, values: Mapping[str, Any], configs: Configs) -
     :raises ConfigurationError: if the saved one is of other sizes
     """
     saved = getattr(model, "replay_buffer", None)
-    if saved is not None and configs.runtime.replay_shards > 0:
-        return saved  # type: ignore[no-any-return]
     made = make_replay_buffer(model, values, configs)
-    if saved is None:
-        return made
-    loaded = check_replay_buffer(saved, made)
-    loaded.take_settings(made)
+    return made if saved is None else filled_from(check_replay_buffer(saved, made), made)
+
+
+def filled_from(loaded: PerTaskReplayBuffer, own: PerTaskReplayBuffer) -> PerTaskReplayBuffer:
+    """
+    :param loaded: transitions
+    :param own: settings and random generator, and where its rings are
+    :return: a buffer with both: the loaded one, unless the rings are in other processes
+    """
+    if isinstance(own, ShardedReplayBuffer):
+        own.load_state_dict({**loaded.state_dict(), "rng": own.rng})
+        return own
+    loaded.take_settings(own)
     return loaded
 
 

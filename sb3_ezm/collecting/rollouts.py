@@ -107,6 +107,11 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         """
         return self.num_timesteps * self.policy.task_set.action_repeat - self._missing_env_steps
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """As in SB3, but never below 0: a rollout goes beyond the total, where schedules may be negative."""
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        self._current_progress_remaining = max(0.0, self._current_progress_remaining)
+
     def _count_steps(self, infos: list[dict[str, Any]], dones: npt.NDArray[Any]) -> None:
         """Before callbacks look at the numbers."""
         self.num_timesteps += self.collector.count(len(dones))

@@ -95,7 +95,7 @@ class TensorSteps:
         Store the latest step.
 
         An episode that was truncated without its last observation ends one step earlier, since its last step has no
-        successor; after a termination nothing follows, and the observation before it stands for the last one.
+        successor; of one that terminated, the observation before stands for the last one, which the learner leaves out.
 
         :param buffer: replay buffer
         :param observation: the one acted on

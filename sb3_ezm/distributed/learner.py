@@ -65,6 +65,10 @@ class ReanalyzedLearner(Learner):
         self._broadcast: Broadcast | None = None
         self._launches = 0  # updates launched by this object
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy starts processes of its own."""
+        return {**super().__getstate__(), "_group": None, "_broadcast": None}
+
     @property
     def restarts(self) -> int:
         """How many reanalyzers have died and were replaced, since they were started."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import cloudpickle
 
 from sb3_ezm.distributed import session
 from sb3_ezm.distributed.reanalysis import BatchPart, ReanalysisWorker, Settings, Targets
-from sb3_ezm.errors import EZMError
+from sb3_ezm.errors import EZMError, first_line
 from sb3_ezm.multitask.subproc import Failure
 from sb3_ezm.multitask.vec_env import SubEnvError
 
@@ -99,7 +100,8 @@ class ReanalyzerGroup:
                 names = " and ".join(str(call.number) for call in waiting.values() if call.answer in late)
                 raise ReanalyzerError(
                     f"Reanalyzer {names} did not answer within {self.time_limit:g} s (`learner_time_limit`): it hangs, or a "
-                    "cluster has no room for it. All reanalyzers were ended."
+                    f"cluster has no room for it (CPUs of each: {self._options['num_cpus']}, one per thread of PyTorch here, "
+                    f"`torch.set_num_threads`; GPUs: {self._options['num_gpus']:g}). All reanalyzers were ended."
                 )
             for place, call in list(waiting.items()):
                 try:
@@ -125,6 +127,7 @@ class ReanalyzerGroup:
             self.ray.kill(call.actor)
             self.actors[call.number] = self._create()
             self.restarts += 1
+            warnings.warn(f"Reanalyzer {call.number} died and was replaced ({first_line(error)}).", stacklevel=2)
         return self._send(call.number, call.arguments, call.deaths + 1)
 
 

@@ -12,6 +12,7 @@ import stat
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -71,13 +72,16 @@ def acquire(address: str | None) -> ModuleType:
         common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
         if address is None:
             needed = {"num_cpus": 1, "object_store_memory": _STORE_BYTES, "_node_ip_address": "127.0.0.1"}
-            # By default Ray's workers step back behind every other program (nice 15), but here the algorithm waits for them.
-            ray.init(**common, **needed, _system_config={"worker_niceness": 0})
+            with _surviving_hangups():
+                # By default Ray's workers step back behind every other program (nice 15), but here the algorithm waits for
+                # them. "local", or it would join what RAY_ADDRESS or an earlier `ray start` names.
+                ray.init("local", **common, **needed, _system_config={"worker_niceness": 0})
             _hide_token()
             if not str(ray.util.get_node_ip_address()).startswith("127."):
                 warnings.warn(
-                    "Ray was imported before the environments were made, and listens on all network interfaces: make them "
-                    "first, or set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 in the environment of the program.",
+                    "Ray listens on all network interfaces, since this program imported it before the environments were made, "
+                    "or tried to join a cluster: make the environments first, or set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 in "
+                    "the environment of the program.",
                     stacklevel=2,
                 )
         else:
@@ -104,6 +108,22 @@ def acquire(address: str | None) -> ModuleType:
         )
     _users += 1
     return ray  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _surviving_hangups() -> Iterator[None]:
+    """
+    Processes started within are deaf to SIGHUP. A terminal that is closed sends it to the whole group of this program, which
+    can save the training only as long as Ray lives.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has no such signal
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _hide_token() -> None:

@@ -12,7 +12,7 @@ import cloudpickle
 
 from sb3_ezm.distributed import session
 from sb3_ezm.distributed.replay_shard import Answer, Columns, Draw, ReplayShard, ShardSettings, Work
-from sb3_ezm.errors import EZMError
+from sb3_ezm.errors import EZMError, first_line
 from sb3_ezm.multitask.subproc import Failure
 from sb3_ezm.multitask.vec_env import SubEnvError
 
@@ -57,7 +57,8 @@ class ShardGroup:
         self._numbers = [tuple(number for number, owner in enumerate(owners) if owner == shard) for shard in shards]
         self._queues: list[list[Work]] = [[] for _ in shards]
         self._running: list[list[Any]] = [[] for _ in shards]  # references to answers that nobody has looked at
-        self._deaths = [0 for _ in shards]
+        self._deaths = [0 for _ in shards]  # since the last answer, apart from answers while a loss is made up for
+        self._is_restoring = False
         self._is_over = False
         self._actors: list[Any] = []
         self._ray: Any = None
@@ -158,7 +159,6 @@ class ShardGroup:
             while shard not in answers:
                 try:
                     answers[shard] = self._result(shard)
-                    self._deaths[shard] = 0
                 except session.losses(self._ray) as error:
                     self._lose(shard, error)
                     if missing := [draw.number for draw in draws if self.replays[draw.number].is_empty]:
@@ -200,11 +200,13 @@ class ShardGroup:
             if isinstance(answer, Failure):
                 failure = answer if answer.kind is not SubEnvError else answer._replace(kind=ReplayShardError)
                 raise failure.error(f"Replay shard {shard} failed: {failure.summary}")
+        if not self._is_restoring:
+            self._deaths[shard] = 0
         return answers[-1]
 
     def _lose(self, shard: int, error: Exception) -> None:
         self._deaths[shard] += 1
-        why = str(error).partition("\n")[0].rstrip(".")
+        why = first_line(error)
         if self._deaths[shard] > MAX_DEATHS:
             raise ReplayShardError(
                 f"Replay shard {shard} died {self._deaths[shard]} times in a row ({why}). If memory was short, use more "
@@ -215,7 +217,11 @@ class ShardGroup:
         self._ray.kill(self._actors[shard])  # Ray may have lost sight of a process that lives
         self._actors[shard] = self._create(shard)
         self.losses += 1
-        self._on_loss(self._numbers[shard], why)
+        was_restoring, self._is_restoring = self._is_restoring, True
+        try:
+            self._on_loss(self._numbers[shard], why)
+        finally:
+            self._is_restoring = was_restoring
 
 
 def _release(ray: Any, actors: list[Any], leave: Callable[[], None]) -> None:

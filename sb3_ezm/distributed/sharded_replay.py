@@ -30,10 +30,11 @@ class RemoteReplay:
     :param group: the processes
     :param number: of the ring
     :param num_tasks: of the replay buffer
+    :param config: settings of the ring
     """
 
-    def __init__(self, group: ShardGroup, number: int, num_tasks: int) -> None:
-        self._group, self.number = group, number
+    def __init__(self, group: ShardGroup, number: int, num_tasks: int, config: ReplayConfig) -> None:
+        self._group, self.number, self.config = group, number, config
         self.generation = self.latest = 0  # that of its tickets, and the largest one that there has been
         self.total_added: IntArray = np.zeros(num_tasks, dtype=np.int64)
         self.forget()
@@ -49,6 +50,11 @@ class RemoteReplay:
         """Transitions of every task ``[T]``."""
         self._group.flush()
         return self._status.counts
+
+    @property
+    def size(self) -> int:
+        """Transitions of all tasks."""
+        return int(self.counts.sum())
 
     @property
     def is_empty(self) -> bool:
@@ -185,7 +191,7 @@ class ShardedReplayBuffer(PerTaskReplayBuffer):
         owners = [number % shards for number in range(count)]
         group = ShardGroup(settings, owners, address, time_limit, self._replace_lost)
         self._group = group
-        self._remote = [RemoteReplay(group, number, self.num_tasks) for number in range(count)]
+        self._remote = [RemoteReplay(group, number, self.num_tasks, config) for number in range(count)]
         group.replays = self._remote
         rings: Any = self._remote
         return rings  # type: ignore[no-any-return]

@@ -264,7 +264,7 @@ class RayVecEnv(ActingVecEnv):
     # -------------------------------------------------------------------------------------------- the rest of a VecEnv
 
     def _indices(self, indices: VecEnvIndices) -> list[int]:
-        return [int(index) for index in self._get_indices(indices)]
+        return [range(self.num_envs)[index] for index in self._get_indices(indices)]  # negative ones count from the end
 
     def _ask_some(self, method: str, indices: VecEnvIndices, *arguments: Any) -> list[Any]:
         """Answers of some environments, in the order of the indices."""

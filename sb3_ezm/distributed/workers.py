@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sb3_ezm.distributed import session
 from sb3_ezm.distributed.env_slice import CHANGES, MOVES, Steps
 from sb3_ezm.distributed.worker import Worker
-from sb3_ezm.errors import EZMError
+from sb3_ezm.errors import EZMError, first_line
 from sb3_ezm.multitask.subproc import Failure
 from sb3_ezm.multitask.vec_env import EpisodesLostError, SubEnvError
 
@@ -191,6 +192,7 @@ class WorkerGroup:
             raise SubEnvError(f"{worker} died {self._deaths[worker]} times in a row: {error}") from error
         self._lost = worker.restart() or self._lost
         self.restarts += 1
+        warnings.warn(f"{worker} died and was replaced ({first_line(error)}).", stacklevel=2)
 
     def _check_lost(self) -> None:
         if self._lost:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -79,6 +80,10 @@ class DataParallelLearner(Learner):
         self._beginning: Beginning | None = None  # of the current update
         self.restarts = 0  # how often an update was repeated because a process had died
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy starts processes of its own."""
+        return {**super().__getstate__(), "_group": None, "_known_target": None, "_beginning": None}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
         :param state: from ``state_dict`` of any learner; targets for coming updates are left out: every process needs its own
@@ -120,8 +125,9 @@ class DataParallelLearner(Learner):
         for _ in range(MAX_DEATHS):
             try:
                 return part()
-            except LearnerDiedError:
+            except LearnerDiedError as error:
                 self.restarts += 1
+                warnings.warn(f"{error} All learners are started again, and the update is repeated.", stacklevel=2)
                 self._rewind()
         return part()
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -256,7 +256,8 @@ def _release(processes: list[Any], pipes: list[Connection], folder: str, owner: 
     for process in processes:
         process.join()
     for pipe in pipes:
-        pipe.close()
+        with suppress(OSError):
+            pipe.close()
     processes.clear()
     pipes.clear()
     LearnerGroup._running = None

@@ -91,7 +91,7 @@ class Reanalyzer:
                 policy_actions=found.actions,
                 policy_weights=found.weights,
                 policy_scales=found.scales,
-                step_mask=masks.step,
+                step_mask=masks.step * _known_successors(batch, steps),
                 reward_mask=th.maximum(masks.step, absorbing[:, :-1]),
                 value_mask=th.maximum(recorded, absorbing),
                 policy_mask=has_search,
@@ -186,6 +186,15 @@ class Reanalyzer:
                 return SearchTargets(output.weights.unsqueeze(1), th.ones_like(best), best, values)
             return SearchTargets(output.candidates, output.weights, scales, values)
         return SearchTargets(output.actions.unsqueeze(1), th.ones_like(best), best, values)
+
+
+def _known_successors(batch: SegmentBatch, steps: int) -> th.Tensor:
+    """
+    0 ``[B, K]`` where an episode terminated and its last observation is that before it, which stands for one that is unknown.
+    Learned, it would teach the dynamics that nothing happens where everything ends.
+    """
+    unmoved = (batch.observations[:, :steps] == batch.observations[:, 1 : steps + 1]).all(dim=-1)
+    return 1.0 - (unmoved & (batch.terminated[:, :steps] > 0)).float()
 
 
 def _own_positions(chosen: th.Tensor, is_mine: th.Tensor, positions: int) -> tuple[th.Tensor, th.Tensor]:
