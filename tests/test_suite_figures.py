@@ -92,6 +92,14 @@ def test_bands_by_hand() -> None:
     assert average.low[-1] == average.mean[-1]  # one seed
     final = seeds.final(references)
     assert final is not None and final.mean.value == pytest.approx(0.6) and final.n_seeds == 1
+    # Two seeds with means of 0.6 and 0.2: Student's t with one degree of freedom is 12.706, the error of the mean 0.2.
+    third = {"a": Curve([0, 20], [4.0, 20.0]), "b": Curve([0, 20], [0.0, 24.0])}
+    pair = Seeds("x", "respected", (first, third))
+    band, final = pair.average(references), pair.final(references)
+    assert band is not None and final is not None
+    low, high = pytest.approx(0.4 - 12.706 * 0.2, abs=1e-3), pytest.approx(0.4 + 12.706 * 0.2, abs=1e-3)
+    assert (band.low[-1], band.high[-1]) == (final.mean.low, final.mean.high) == (low, high)
+    assert final.iqm.low == pytest.approx(0.2) and final.iqm.high == pytest.approx(0.6)  # whole seeds: tasks vary together
     assert Seeds("x", "respected", (second,)).average(references) is None
     assert common_steps([Curve([5, 15], [0, 0]), Curve([0, 10], [0, 0])]).tolist() == [5, 10]
     with pytest.raises(ConfigurationError, match="no steps in common"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,15 +13,12 @@ import numpy as np
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import PROTOCOL_LABELS, AggregateScores, Interval, Protocol, aggregate_scores, read_evaluations
-from sb3_ezm.evaluation.statistics import mean_score, percentile_interval, resample_scores
+from sb3_ezm.evaluation.differences import score_mean
 from sb3_ezm.plotting.curves import Curve, load_evaluation_curves
 from sb3_ezm.plotting.published import Reference, suite_references
 
 #: for each file, the part of all tasks' steps that each task takes
 Shares = Mapping[str | os.PathLike[str], Mapping[str, float]]
-
-N_RESAMPLES = 2_000  # for each of many points of a curve
-
 
 EMBEDDED_NOTE = (
     "Own returns are from the embedded H1 suite: HumanoidBench's definitions on a rebuilt, mesh-free model, not the original "
@@ -90,7 +88,7 @@ class Seeds:
     def average(self, references: Mapping[str, Reference]) -> Band | None:
         """
         :param references: reference scores of all tasks of the suite
-        :return: mean normalized score over tasks and seeds with its 95 % bootstrap interval; None if no seed has all tasks
+        :return: mean normalized score over tasks and seeds with its 95 % interval; None if no seed has all tasks
         """
         seeds = self.complete(references)
         if not seeds:
@@ -105,13 +103,15 @@ class Seeds:
     def final(self, references: Mapping[str, Reference]) -> AggregateScores | None:
         """
         :param references: reference scores of all tasks of the suite
-        :return: aggregate of the last evaluation of each seed, whose steps may differ; None if no seed has all tasks
+        :return: aggregate of the last evaluation of each seed, whose steps may differ; None if no seed has all tasks. The mean
+            has Student's interval, everything else that of resampled seeds: tasks of one agent are not independent
         """
         seeds = self.complete(references)
         if not seeds:
             return None
         table = [[row.normalize(curves[task].returns[-1]) for task, row in references.items()] for curves in seeds]
-        return aggregate_scores(table, tuple(references), protocol=self.protocol)
+        resampled = aggregate_scores(table, tuple(references), resample="seeds", protocol=self.protocol)
+        return dataclasses.replace(resampled, mean=score_mean(table))
 
     def last_step(self) -> float:
         """
@@ -144,7 +144,7 @@ def _mean_at(seeds: Sequence[Mapping[str, Curve]], references: Mapping[str, Refe
             for curves in seeds
         ]
     )
-    return percentile_interval(mean_score, table, resample_scores(table, N_RESAMPLES, np.random.default_rng(0)))
+    return score_mean(table)
 
 
 def load_runs(

@@ -49,7 +49,7 @@ def plot_scores(
     Draw the last evaluation of your own runs beside published final scores.
 
     A panel shows returns with standard deviations over seeds (or what was published instead); the last one shows the mean
-    normalized score over all tasks, with a 95 % stratified bootstrap interval for your own. The notes below say at how many
+    normalized score over all tasks, with a 95 % interval (Student's t over the seeds) for your own. The notes below say at how many
     steps and under which protocol each number was taken.
 
     :param runs: CSV files of :class:`~sb3_ezm.callbacks.TaskEvalCallback`, one per seed; none draws the published scores alone
@@ -141,7 +141,7 @@ def final_notes(own: Sequence[Seeds], methods: Sequence[PublishedMethod]) -> lis
     notes.append(f"Protocols: {about['protocols']}.")
     notes.append(
         "Error bars: standard deviation over seeds; TD-MPC2 and BMPC with hands: published bounds; average of our scores: "
-        f"95 % stratified bootstrap interval. Normalized score: {about['normalization']}; random: {about['random']}; "
+        f"95 % interval (Student's t over the seeds). Normalized score: {about['normalization']}; random: {about['random']}; "
         f"success bar: {about['success_bar']}."
     )
     return notes
