@@ -47,7 +47,7 @@ class NativeEnvs:
 
     def __init__(self, task_set: TaskSet, n_envs_per_task: int) -> None:
         specs = [spec for spec in task_set for _ in range(n_envs_per_task)]
-        self.envs = [(create_native_env(spec), spec.action_size) for spec in specs]
+        self.envs = [(create_native_env(spec), spec) for spec in specs]
 
     def reset(self) -> None:
         """Reset all environments, seeded 0, 1, 2, ..."""
@@ -56,10 +56,11 @@ class NativeEnvs:
 
     def step(self, actions: np.ndarray) -> None:
         """
-        :param actions: [n_envs, A] padded actions
+        :param actions: [n_envs, A] padded actions, or [n_envs] numbers of discrete ones
         """
-        for (env, size), action in zip(self.envs, actions, strict=True):
-            _, _, terminated, truncated, _ = env.step(action[:size])
+        for (env, spec), action in zip(self.envs, actions, strict=True):
+            native: Any = env.action_space
+            _, _, terminated, truncated, _ = env.step(native.start + action if spec.discrete else action[: spec.action_size])
             if terminated or truncated:
                 env.reset()
 
@@ -90,6 +91,20 @@ def start(name: str, task_set: TaskSet, n_envs_per_task: int, num_threads: int |
     return env, time.perf_counter() - began
 
 
+def random_actions(task_set: TaskSet, n_envs_per_task: int, steps: int, generator: np.random.Generator) -> np.ndarray:
+    """
+    :param task_set: the tasks
+    :param n_envs_per_task: sub-environments of each task
+    :param steps: vector steps
+    :param generator: random numbers
+    :return: [steps, n_envs, A] padded actions, or [steps, n_envs] numbers of discrete ones, each among those of its task
+    """
+    sizes = [spec.action_size for spec in task_set for _ in range(n_envs_per_task)]
+    if task_set.discrete:
+        return generator.integers(0, sizes, (steps, len(sizes)))
+    return generator.uniform(-1.0, 1.0, (steps, len(sizes), task_set.action_size)).astype(np.float32)
+
+
 def measure(
     names: Sequence[str], suite: str, n_envs_per_task: int, steps: int, num_threads: int | None, repeats: int
 ) -> list[dict[str, Any]]:
@@ -110,7 +125,7 @@ def measure(
     num_envs = len(task_set) * n_envs_per_task
     generator = np.random.default_rng(0)
     for _ in range(1 + repeats):
-        actions = generator.uniform(-1.0, 1.0, (steps, num_envs, task_set.action_size)).astype(np.float32)
+        actions = random_actions(task_set, n_envs_per_task, steps, generator)
         for name, (env, _) in started.items():
             began, cpu_began = time.perf_counter(), time.process_time()
             for action in actions:

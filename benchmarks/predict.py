@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from measuring import Row, interleave, report
+from update import policy_of
 
 from sb3_ezm import EZM, load_preset, make_multitask_env
 from sb3_ezm.cli.settings import parse_changes
@@ -78,7 +79,8 @@ def main() -> None:
         th.set_num_threads(1)
     settings = load_preset(args.preset, **parse_changes(["buffer_size=1000", *args.set]), device=args.device, seed=0)
     env = make_multitask_env(args.suite, seed=0) if args.suite else args.env
-    model = EZM(args.policy or get_preset(args.preset).policy, env, **settings)
+    own = policy_of(args.preset) if args.suite else get_preset(args.preset).policy
+    model = EZM(args.policy or own, env, **settings)
     rows = measure(model, model.observation_space.sample(), args.seconds)
     size = sum(parameter.numel() for parameter in model.policy.world_model.parameters())
     heading = f"{args.preset} on {args.suite or args.env}: {model.num_simulations} simulations, {size / 1e6:.2f} M parameters"

@@ -22,9 +22,9 @@ import torch as th
 from measuring import Row, report
 from replay import ACTION_SIZE, NUM_TASKS, OBSERVATION_SIZE, make_buffer
 from stable_baselines3.common.logger import KVWriter, Logger
+from update import policy_of
 
 from sb3_ezm import EZM, load_preset, make_multitask_env, make_task_set
-from sb3_ezm.presets import get_preset
 from sb3_ezm.tasks.task_set import TaskSet
 
 PARTS = ("search", "env", "store", "sample", "reanalyze", "update")
@@ -69,7 +69,7 @@ def measure(task_set: TaskSet, envs_per_task: int, preset: str, steps: int, devi
     """
     env = make_multitask_env(task_set, envs_per_task, seed=0)
     warm_up = 20 * env.num_envs
-    model = EZM(get_preset(preset).policy, env, **load_preset(preset, learning_starts=warm_up, seed=0, device=device))
+    model = EZM(policy_of(preset), env, **load_preset(preset, learning_starts=warm_up, seed=0, device=device))
     writer = LastValues()
     model.set_logger(Logger(None, [writer]))
     never = 10**9

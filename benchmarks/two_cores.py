@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from measuring import Row, report
+from update import policy_of
 
 from sb3_ezm import EZM, load_preset, make_multitask_env
 from sb3_ezm.devices import num_threads
@@ -41,7 +42,7 @@ class Training:
         env = make_multitask_env(suite, seed=0, **found.env, **(COLLECTOR if collector else {}))
         settings = load_preset(preset, runtime_kwargs={"overlap": overlap})
         self.threads = 2 if overlap else 1  # each half of an overlapped update takes one
-        self.model = EZM(found.policy, env, seed=0, **settings)
+        self.model = EZM(policy_of(preset), env, seed=0, **settings)
         self.steps = rounds * settings["train_freq"] * env.num_envs
         self.model.learn(settings["learning_starts"] + self.steps)
 

@@ -90,6 +90,15 @@ class Update:
         self.model.replay_buffer.update_priorities(drawn.tasks, drawn.tickets, self.errors)
 
 
+def policy_of(preset: str) -> str:
+    """
+    :param preset: preset to train with
+    :return: its policy for tasks; SB3 has another name where observations are no dictionary, and the network is the same
+    """
+    name = get_preset(preset).policy
+    return "MultiInputPolicy" if name == "MlpPolicy" else name
+
+
 def make_model(preset: str, suite: str, device: str, changes: dict[str, Any]) -> EZM:
     """
     :param preset: preset to train with
@@ -102,7 +111,7 @@ def make_model(preset: str, suite: str, device: str, changes: dict[str, Any]) ->
     settings = load_preset(preset, learning_starts=10**9, device=device, seed=0, **changes)
     if isinstance(settings.get("buffer_size"), int):
         settings["buffer_size"] = min(settings["buffer_size"], 10_000)
-    model = EZM(get_preset(preset).policy, env, **settings)
+    model = EZM(policy_of(preset), env, **settings)
     return model.learn(STEPS_PER_ENV * env.num_envs)
 
 

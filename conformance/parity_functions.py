@@ -227,7 +227,8 @@ def _scattered_state(
 
 def compare_trained(envs: dict[str, list[Any]], model: Any, steps: int, seed: int) -> Iterator[tuple[str, Comparison]]:
     """
-    Compare on states that a trained agent visits while exploring as in training; a fall ends an episode.
+    Compare on states that a trained agent visits while exploring as in training, each action repeated as often as there; a
+    fall ends an episode.
 
     :param envs: several of HumanoidBench's environments for each task, without wrappers
     :param model: a saved :class:`~sb3_ezm.EZM` trained on the nine tasks
@@ -249,9 +250,12 @@ def compare_trained(envs: dict[str, list[Any]], model: Any, steps: int, seed: in
                 elapsed[row] = 0
         actions, _ = model.predict({"observation": observations, "task": tasks}, deterministic=False)
         for row, (task, env, judge) in enumerate(pairs):
-            observation, reward, terminated, _, info = env.step(actions[row])
-            ours = judge()
-            comparisons[task].add((observation, reward, terminated, info), ours)
-            observations[row] = ours[0]
-            elapsed[row] = MAX_EPISODE_STEPS if terminated else elapsed[row] + 1
+            for _ in range(model.policy.task_set.action_repeat):
+                observation, reward, terminated, _, info = env.step(actions[row])
+                ours = judge()
+                comparisons[task].add((observation, reward, terminated, info), ours)
+                observations[row] = ours[0]
+                elapsed[row] = MAX_EPISODE_STEPS if terminated else elapsed[row] + 1
+                if elapsed[row] == MAX_EPISODE_STEPS:
+                    break
     yield from comparisons.items()

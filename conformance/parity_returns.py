@@ -82,6 +82,7 @@ def play(env: Any, policy: str, seeds: Sequence[int], steps: int = MAX_EPISODE_S
 def play_trained(task: str, envs: Sequence[Any], model: Any, seeds: Sequence[int], steps: int) -> Episodes:
     """
     Play episodes of a trained agent without exploration until it falls, all in parallel, so that its searches are batched.
+    Each action is repeated as often as in its training.
 
     :param task: task name
     :param envs: one environment of the task per seed, without wrappers
@@ -93,17 +94,21 @@ def play_trained(task: str, envs: Sequence[Any], model: Any, seeds: Sequence[int
     until_fall, length = np.zeros(len(seeds)), np.zeros(len(seeds))
     observations = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
     rows = list(range(len(seeds)))
-    for _ in range(steps):
+    repeat = model.policy.task_set.action_repeat
+    for done in range(0, steps, repeat):
         batch = np.stack([observations[row] for row in rows]).astype(np.float32)
         chosen, _ = model.predict(
             {"observation": batch, "task": np.full(len(rows), H1_MEDIUM_TASKS.index(task))}, deterministic=True
         )
         going = []
         for row, action in zip(rows, chosen, strict=True):
-            observations[row], reward, terminated, _, _ = envs[row].step(action)
-            until_fall[row] += reward
-            length[row] += 1.0
-            if not terminated:
+            for _ in range(min(repeat, steps - done)):
+                observations[row], reward, terminated, _, _ = envs[row].step(action)
+                until_fall[row] += reward
+                length[row] += 1.0
+                if terminated:
+                    break
+            else:
                 going.append(row)
         rows = going
         if not rows:

@@ -62,7 +62,7 @@ def main() -> None:
 
     # Returns of single episodes vary, so end with a larger evaluation of the best model, from other starts.
     best = EZM.load(args.out / "best.zip")
-    print(format_table(evaluate_tasks(best, tasks, 2 * args.eval_episodes, seed=args.seed + 10_000)))
+    print(format_table(evaluate_tasks(best, tasks, 2 * args.eval_episodes)))
     plot_learning_curves(args.out / "curves.png", tasks, load_monitor_curves(args.out / "monitor", tasks))
     env.close()
 

@@ -46,7 +46,7 @@ class Agent:
 
     def __init__(self, model: EZM, task: str) -> None:
         self.policy = model.policy
-        self.world = model.policy.world_model.eval()
+        self.world = model.policy.predicting_model.eval()  # as in the search
         self.task = model.policy.task_set.index(task)
         self.discount = float(self.world.embed(th.tensor([self.task])).discount)
 

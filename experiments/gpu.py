@@ -67,6 +67,7 @@ class Driver:
         self.request = request
         self.stages: list[dict[str, Any]] = []
         self.stopping = False
+        self.beside: list[Child] = []  # stages that run while others are waited for
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -92,14 +93,20 @@ class Driver:
         :param patience: seconds without a touch before it counts as hung
         :return: how it went
         """
-        status = finish(child, limit, lambda: self.stopping, heartbeat, patience)
-        row = {"stage": child.name, "status": status, "seconds": round(time.time() - child.started, 1)}
+        status = finish(child, limit, self._look, heartbeat, patience)
+        row = {"stage": child.name, "status": status, "seconds": round((child.ended or time.time()) - child.started, 1)}
         if status != "done":
             row["output"] = child.tail()
         self.stages.append(row)
         print(f"{time.time() - self.request.began:5.0f} s  {child.name}: {status} ({row['seconds']:.0f} s)", flush=True)
         self.write()
         return status
+
+    def _look(self) -> bool:
+        """Whether to stop; at each look, the ends of the stages beside are noted."""
+        for child in self.beside:
+            child.is_running()
+        return self.stopping
 
     def write(self) -> None:
         """Write what is known so far."""
@@ -138,6 +145,7 @@ class Driver:
         limit = self.budget(LADDER_SECONDS)
         stepping = start(self.request, "stepping", "stepping", str(limit - 3.0))
         searching = start(self.request, "searching", "searching", str(limit - 5.0))
+        self.beside = [*compiling, stepping, searching]
         sizes = [self.request.preset, *(size for size in SIZES if size != self.request.preset)]
         wanted = [f"{size}/{rung}" for rungs in (FAST_RUNGS[:2], FAST_RUNGS[2:]) for size in sizes for rung in rungs]
         if self.request.quick:
@@ -165,7 +173,8 @@ class Driver:
             child = start(self.request, "training", "training", str(limit - 10.0), "--without", *without)
             status = self.wait(child, limit, heartbeat, patience=180.0 if without == [] else 90.0)
             rung = read_json(self.request.out / TRAINING).get("choice", {}).get("rung", "?")
-            if status == "done" or status.startswith("stopped") or rung in without or self.request.left() < 60.0:
+            over = status == "done" or status.startswith("stopped") or (self.request.out / MODEL).exists()
+            if over or rung in without or self.request.left() < 60.0:
                 return
             without.append(rung)
 
@@ -179,7 +188,7 @@ class Driver:
 
     def run(self) -> None:
         """Run all stages until told to stop or out of time."""
-        compiling = self.compile_beside()
+        self.beside = compiling = self.compile_beside()
         try:
             self.wait(start(self.request, "sanity", "sanity"), self.budget(SANITY_SECONDS))
             if not self.stopping:

@@ -171,6 +171,7 @@ def draw_mean(own: list[list[list[str]]], published: list[list[str]]) -> Figure:
     for index, (method, *cells, _) in enumerate(published[1:]):
         known = [(at, numbers(cell)[0]) for at, cell in zip(steps, cells, strict=True) if cell]
         style = {"marker": "sD^vP*Xphd<"[index], "markersize": 5, "linewidth": 1, "color": f"C{index % 10}"}
+        style["linestyle"] = ("-", "--")[index // 10]  # there are ten colors
         panel.plot(*zip(*known, strict=True), **style, label=method)
     panel.set_xlabel("environment steps of each task")
     panel.set_ylabel("normalized mean of nine H1 tasks")

@@ -14,6 +14,7 @@ import pytest
 import torch as th
 from torch.utils.flop_counter import FlopCounterMode
 
+from sb3_ezm import EZM
 from sb3_ezm.config import LossConfig, ModelConfig, SearchConfig, TargetConfig
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.runtime import packed_model
@@ -247,6 +248,22 @@ def test_overlap_benchmark(counting_clock: None, monkeypatch: pytest.MonkeyPatch
     arguments = ("--preset", "toy", "--suite", "toy", "--rows", "8", "--seconds", "0")
     (row,) = only_table(run_benchmark(monkeypatch, tmp_path, "overlap", *arguments))
     assert row["environments"] == 8 and row["two halves / one search"] == 2.0  # as many network calls each
+
+
+@pytest.mark.parametrize("preset", ["small", "toy"])
+def test_models_for_tasks_are_made_with_any_preset(preset: str) -> None:
+    from update import make_model
+
+    model = make_model(preset, "toy-hold", "cpu", {})  # the policy of `small` is SB3's for observations without a task
+    assert type(model.policy) is EZM.policy_aliases["MultiInputPolicy"] and model.preset == preset
+
+
+@pytest.mark.parametrize(("suite", "envs"), [("CartPole-v1", 2), ("toy", 8)])
+def test_vector_environments_are_stepped_with_actions_of_their_space(suite: str, envs: int) -> None:
+    from envs import measure
+
+    rows = measure(["native", "dummy"], suite, 2, 3, None, 1)
+    assert [(row["class"], row["envs"]) for row in rows] == [("native", envs), ("dummy", envs)]
 
 
 def test_two_cores_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

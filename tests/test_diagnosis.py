@@ -39,6 +39,14 @@ def test_outcomes_are_those_of_the_environment(model: EZM) -> None:
     assert np.allclose(after[0], following) and not np.allclose(after[1], following)
 
 
+def test_the_model_that_searches_is_measured() -> None:
+    env = make_multitask_env(["walker-stand"], seed=0)
+    networks = {**TINY_NETWORKS, "average_updates": 100}
+    averaging = EZM("MultiInputPolicy", env, device="cpu", seed=0, policy_kwargs=networks)
+    agent = diagnosis.Agent(averaging, "walker-stand")
+    assert agent.world is averaging.policy.average_model is not None
+
+
 def test_a_model_of_the_truth_is_recognized(model: EZM, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = diagnosis.Agent(model, "walker-stand")
     world = agent.world

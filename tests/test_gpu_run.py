@@ -9,6 +9,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -124,6 +125,75 @@ def test_hangs_and_crashes_are_distinguished(tmp_path: Path) -> None:
     assert "signal" in finish(child_that(tmp_path, sleeping), time.time() + 60, lambda: True)
 
 
+def test_the_end_of_a_stage_beside_others_is_noted_while_they_are_waited_for(tmp_path: Path) -> None:
+    from gpu_stages.processes import finish
+
+    beside = child_that(tmp_path, "pass", "beside")
+    other = child_that(tmp_path, "import time; time.sleep(600)")
+    assert "signal" in finish(other, time.time() + 60, lambda: not beside.is_running())  # the driver looks at it likewise
+    ended = beside.ended
+    time.sleep(0.2)
+    assert finish(beside, time.time() + 60, lambda: False) == "done" and beside.ended == ended is not None
+
+
+@pytest.mark.parametrize(("saved", "attempts"), [(True, 1), (False, 2)])
+def test_a_training_that_has_saved_its_model_is_not_tried_again(
+    saved: bool, attempts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gpu
+    from gpu_stages.files import MODEL, TRAINING, write_json
+
+    monkeypatch.setattr(gpu.signal, "signal", lambda *_: None)
+    driver, started = gpu.Driver(request_in(tmp_path)), list[Any]()
+    write_json(driver.request.out / TRAINING, {"choice": {"rung": "graphs"}})
+    if saved:
+        (driver.request.out / MODEL).touch()
+    monkeypatch.setattr(gpu, "start", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(driver, "wait", lambda *_, **__: "failed with exit status -11")
+    driver.training()  # without a model it is tried again, and fails in the same way
+    assert len(started) == attempts
+
+
+def test_a_training_shows_that_it_lives_during_the_last_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu_stages import training
+    from gpu_stages.files import MODEL, TRAINING, read_json
+
+    monkeypatch.setattr(training.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(training.Conductor, "report", lambda _: None)
+    request = request_in(tmp_path)
+    conductor = training.Conductor(request, tmp_path, request.ends, 9)
+    model: Any = SimpleNamespace(save=lambda path: path.write_bytes(b"weights"), dump_logs=lambda: None)
+    conductor.model = model
+    training.conclude(request, model, conductor, child_that(tmp_path, "import time; time.sleep(0.5)"))
+    assert (request.scratch / training.HEARTBEAT).exists() and (tmp_path / "end").exists()
+    assert [path.name for path in request.out.iterdir() if "zip" in path.name] == [MODEL]
+    assert read_json(request.out / TRAINING)["evaluations"]["status"] == "done"
+
+
+def test_an_evaluation_ends_with_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu_stages import evaluations
+
+    request, snapshots, parent, rows = request_in(tmp_path), tmp_path / "snapshots", [7], list[Any]()
+    snapshots.mkdir()
+    (snapshots / "0-0.zip").touch()
+
+    def killed(*_: Any, **__: Any) -> dict[str, Any]:
+        parent[0] = 1
+        (snapshots / "0-0.zip").unlink()
+        return {"ignored": None}
+
+    monkeypatch.setattr(evaluations, "evaluate_protocols", killed)
+    monkeypatch.setattr(evaluations, "append_evaluation", lambda *row: rows.append(row))
+    monkeypatch.setattr(evaluations.EZM, "load", lambda *_, **__: SimpleNamespace(predict=None))
+    monkeypatch.setattr(evaluations.os, "getppid", lambda: parent[0])
+    monkeypatch.setattr(evaluations.os, "nice", lambda _: 0)
+    monkeypatch.setattr(evaluations.th, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["evaluations", str(request.scratch / "request.json"), "1", str(snapshots), "7"])
+    evaluations.main()
+    # What lies there by now belongs to the next attempt.
+    assert rows == [] and not (request.scratch / evaluations.ABOUT).exists()
+
+
 def test_a_rung_that_kills_its_process_is_identified(tmp_path: Path) -> None:
     from gpu import _finished
     from gpu_stages.files import append_row, read_rows
@@ -146,6 +216,15 @@ def test_an_evaluation_gives_way_only_to_the_final_one(tmp_path: Path) -> None:
     assert not is_superseded(tmp_path, 900)  # training continues, so the newer one waits
     (tmp_path / "end").touch()
     assert is_superseded(tmp_path, 900) and not is_superseded(tmp_path, 1800)
+
+
+def test_the_search_is_judged_by_equal_arithmetic() -> None:
+    from gpu_stages.tables import targets_table
+
+    row = {"B": 9, "mctx ms": 5.0, "mctx / tf32, five heads": 0.8, "mctx / graphs, bf16": 2.0}
+    assert "| 0.80x (tf32, five heads); best 2.00x (graphs, bf16) | no |" in targets_table({"searching": [row]}, {}, "x")
+    del row["mctx / tf32, five heads"]  # it could not run
+    assert "| best 2.00x (graphs, bf16) | - |" in targets_table({"searching": [row]}, {}, "x")
 
 
 # ------------------------------------------------------------------------------------------------------------------- model

@@ -6,9 +6,11 @@ Runs where the package is installed (docs/humanoidbench.md); ``conformance/human
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
@@ -144,6 +146,66 @@ def test_a_robot_can_be_read_under_other_names() -> None:
     assert robot.velocity_x == pytest.approx(2.0)
     assert robot.touches_forbidden
     assert not Robot(model, data, com_velocity="other").touches_forbidden
+
+
+class CountingEnv:
+    """Pays the number of each control step; falls at one of them."""
+
+    def __init__(self, falls_at: int) -> None:
+        self.falls_at, self.actions = falls_at, list[float]()
+
+    def reset(self, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        self.time = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        self.actions.append(float(action[0]))
+        return np.full(1, self.time, np.float32), float(self.time), self.time == self.falls_at, False, {}
+
+
+class RepeatingAgent:
+    """Trained with each action repeated twice; its action is what it has seen."""
+
+    policy = SimpleNamespace(task_set=SimpleNamespace(action_repeat=2))
+    observation_space: ClassVar = {"observation": np.zeros(1)}
+
+    def predict(self, observation: dict[str, np.ndarray], deterministic: bool) -> tuple[np.ndarray, None]:
+        return observation["observation"].copy(), None
+
+
+def test_a_trained_agent_repeats_its_actions() -> None:
+    envs = [CountingEnv(falls_at) for falls_at in (3, 99)]
+    played = returns.play_trained("stand", envs, RepeatingAgent(), range(2), 5)
+    assert [env.actions for env in envs] == [[0.0, 0.0, 2.0], [0.0, 0.0, 2.0, 2.0, 4.0]]
+    assert (played.length.tolist(), played.until_fall.tolist()) == ([3.0, 5.0], [6.0, 15.0])
+
+
+def test_a_trained_agent_repeats_its_actions_where_functions_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Judge:
+        def __init__(self, task: str, env: CountingEnv) -> None:
+            self.env = env
+
+        def reset(self) -> None:
+            pass
+
+        def __call__(self) -> Any:
+            return np.full(1, self.env.time, np.float32), float(self.env.time), self.env.time == self.env.falls_at, {"t": 0.0}
+
+    monkeypatch.setattr(functions, "EmbeddedJudge", Judge)
+    monkeypatch.setattr(functions.Comparison, "add", lambda comparison, *_: setattr(comparison, "steps", comparison.steps + 1))
+    env = CountingEnv(3)
+    ((task, comparison),) = functions.compare_trained({"stand": [env]}, RepeatingAgent(), 5, seed=0)
+    assert (task, comparison.steps, env.actions) == ("stand", 5, [0.0, 0.0, 2.0, 0.0, 0.0])
+
+
+def test_tasks_of_another_robot_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import h1_reference
+
+    monkeypatch.setattr(sys, "argv", ["h1_reference.py", "--robot", "h1", "--tasks", "reach"])
+    with pytest.raises(SystemExit):
+        h1_reference.main()
+    assert "The tasks of h1 are stand, walk, run" in capsys.readouterr().err
 
 
 def test_permutation_test_by_hand() -> None:

@@ -29,6 +29,7 @@ def test_the_curves_of_the_humanoid_are_those_of_the_tables() -> None:
     assert lines["sb3-ezm, seed 0"][:2] == [[24_871.0, 0.071], [49_773.0, 0.09]]
     assert lines["SimbaV2"][:2] == [[100_000.0, 0.088], [200_000.0, 0.28]]
     assert len(lines) == len(own) + len(published) - 1
+    assert len({(line.get_color(), line.get_linestyle()) for line in panel.lines}) == len(panel.lines)
 
 
 @pytest.mark.parametrize("name", ["pendulum", "toy", "cheetah", "dmc_walker", "h1_mean", "loop"])

@@ -16,22 +16,25 @@ import pytest
 import torch as th
 
 from experiments import baselines, study
-from experiments.studies import ablation, cost, gradients, model_free, scaling, trainings
-from experiments.studies.report import RESULTS, Report
-from experiments.studies.scores import CANNOT_TELL, NOT_SEEN, SEEN, verdict
+from experiments.studies import ablation, compare, cost, gradients, model_free, scaling, trainings
+from experiments.studies.report import RESULTS, Claim, Report
+from experiments.studies.scores import CANNOT_TELL, NOT_SEEN, SEEN, Final, table_of, verdict
 from experiments.studies.trainings import Training
 from experiments.studies.variants import ABLATIONS, ADDITIONS, applicable, effective, released
 from sb3_ezm import EZM
 from sb3_ezm.checkpoint.container import Label, write_checkpoint
 from sb3_ezm.cli import main
+from sb3_ezm.cli.folder import GRADIENTS
 from sb3_ezm.cli.settings import parse_changes
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import EVALUATION_COLUMNS, Interval, read_evaluations, score_difference, score_mean
+from sb3_ezm.gradient_similarity import Cosines, write_cosines
 from sb3_ezm.presets import load_preset, preset_names
 from sb3_ezm.tasks.resolver import make_task_set
 from tests.tiny import tiny_model, toy_env
 
 TASKS = ["toy-balance", "toy-hold"]
+THREE = ("toy-balance", "toy-hold", "toy-spin")
 SMALL = [
     "--set", "gradient_steps=1", "train_freq=4", "batch_size=8", "num_simulations=2", "num_candidates=2", "learning_starts=40",
     "policy_kwargs.latent_size=8", "policy_kwargs.head_layers=[8]", "policy_kwargs.projector_size=8",
@@ -162,6 +165,37 @@ def test_all_groups_have_the_settings_of_the_whole(here: list[list[str]], tmp_pa
     assert sorted(set(starts)) == ["learning_starts=20", "learning_starts=40"]
 
 
+def test_alone_a_task_has_as_many_random_steps_as_among_the_others() -> None:
+    total, command = int(effective("toy", [])["learning_starts"]), ["compare", "toy-hold", "toy-spin", "--single"]
+    # A preset that is named counts the random steps of the tasks at hand, without a name those of its whole suite.
+    for named, share in ((["--preset", "toy"], 2), ([], 4)):
+        args = study.parse_arguments([*command, *named])
+        alone, together = (
+            compare._training(args, "ezm", group, group.split(","), 0).arguments for group in ("toy-hold", compare.TOGETHER)
+        )
+        assert alone[alone.index("--set") + 1] == f"learning_starts={total // share}" and "--set" not in together
+
+
+def test_the_most_critical_part_is_worse_than_all_others() -> None:
+    def finals(*scores: float) -> list[Final]:
+        return [Final(100, 1.0, {"a": score}, "score") for score in scores]
+
+    def judged() -> Claim:
+        base = table_of(finals(0.80, 0.81, 0.79), ["a"])
+        differences = {name: score_difference(table_of(found, ["a"]), base) for name, found in known.items()}
+        return ablation._claim(critical, differences, known, "score")
+
+    critical, rival, *others = ABLATIONS
+    known = {critical.name: finals(0.10, 0.11, 0.09), **{part.name: finals(0.50, 0.51, 0.49) for part in (rival, *others)}}
+    assert judged().verdict == SEEN
+    # Too few seeds of a rival; a rival that is better on average only; none of it at all, and then of any.
+    for found in (finals(0.50, 0.51), finals(0.11, 0.13, 0.09), None):
+        known.pop(rival.name) if found is None else known.update({rival.name: found})
+        assert judged().verdict == CANNOT_TELL and judged().because.endswith(f"not known to be more than with {rival.name}")
+    known = {critical.name: known[critical.name]}
+    assert judged().verdict == CANNOT_TELL
+
+
 def test_both_budgets_share_the_largest_group() -> None:
     args = study.parse_arguments(["scaling", "x", "--steps", "100"])
     planned = scaling.plan(args, ["a", "b", "c", "d"])
@@ -210,6 +244,17 @@ def test_counted_operations_are_those_of_a_model() -> None:
     # 12 operations per parameter and sample, 2 updates with 1024 samples for nine steps.
     assert cost.brc_cost(cost.H1).per_step == pytest.approx(2 / 9 * 1024 * 12e9, rel=0.01)
     assert 4.9e6 < cost.tdmpc2_cost(cost.PROBLEMS["paper-single-task"]).parameters < 5.3e6
+
+
+def test_what_is_timed_is_what_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[tuple[EZM, int]] = []
+    monkeypatch.setattr(EZM, "learn", lambda model, steps, **_: learned.append((model, steps)))
+    command = ["cost", *TASKS, "--preset", "small", "--set", *SMALLER, "--no-baselines", "--measure", "30"]
+    assert study.main([*command, "--out", str(tmp_path)]) == 0
+    ((model, steps),) = learned  # both tasks together
+    assert (model.policy.task_set.names, steps, model.learning_starts) == (tuple(TASKS), 60, 6)
+    assert (model.preset, model.num_simulations, model.num_candidates) == ("small", 2, 2)
+    assert f"{' '.join(TASKS)}, preset small, {', '.join(SMALLER)}: " in (tmp_path / "results.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("task", "preset", "discrete"), [("toy-spin", "toy", False), ("CartPole-v1", "small", True)])
@@ -355,6 +400,42 @@ def test_tiny_gradients(here: list[list[str]], tmp_path: Path, monkeypatch: pyte
         gradients._measured_before([tmp_path], TASKS)
     assert gradients._pair(None, ("h1-walk", "h1-run"), "related") == (0, 1)
     assert gradients._pair(None, ("h1-walk", "h1-run"), "distant") is None
+
+
+def similar(updates: int, seed: int) -> Cosines:
+    """The first two of three tasks agree more than the first and the last."""
+    matrix = np.array([[1.0, 0.8, 0.1], [0.8, 1.0, 0.1], [0.1, 0.1, 1.0]]) + 0.01 * seed * np.eye(3)[[1, 0, 2]]
+    return Cosines(updates, updates, 0.1, THREE, {"whole": matrix})
+
+
+def test_unfinished_trainings_decide_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = {0, 1}
+
+    def run(planned: list[Training], out: Path, *_: Any) -> list[Training]:
+        for training in planned:
+            training.folder(out).mkdir(parents=True, exist_ok=True)
+            trainings._write(training, out, training.seed in done, 10.0)
+            write_cosines(training.folder(out) / GRADIENTS, [similar(5, training.seed)])
+        return []
+
+    monkeypatch.setattr(gradients, "run_trainings", run)
+    command = ["gradients", *THREE, "--seeds", "3", "--out", str(tmp_path), "--related", *THREE[:2], "--distant", *THREE[::2]]
+    assert study.main(command) == 0
+    (row,), (claim, _) = results(tmp_path)["rows"], results(tmp_path)["claims"]
+    assert row["seeds"] == 3 and claim["verdict"] == CANNOT_TELL and claim["because"].endswith("2 seeds")
+    done.add(2)
+    assert study.main(command) == 0 and results(tmp_path)["claims"][0]["verdict"] == SEEN
+
+
+def test_given_runs_are_compared_up_to_as_many_updates(tmp_path: Path) -> None:
+    runs = {"a": range(100, 301, 100), "b": range(100, 501, 100), "late": range(400, 501, 100)}
+    for name, updates in runs.items():
+        (tmp_path / name).mkdir()
+        write_cosines(tmp_path / name / GRADIENTS, [similar(count, 0) for count in updates])
+    found = gradients._measured_before([tmp_path / "a", tmp_path / "b"], THREE)
+    assert [[row.updates for row in rows] for rows in found.seeds] == [[100, 200, 300]] * 2
+    with pytest.raises(ConfigurationError, match="late holds no measurement within 300 updates"):
+        gradients._measured_before([tmp_path / "a", tmp_path / "late"], THREE)
 
 
 def test_a_tiny_comparison(here: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,10 @@
 """
 Alongside stage 3: evaluate snapshots of the training on CPU cores, with falls ignored and respected, in one rollout each.
 
-    python -m gpu_stages.evaluations REQUEST THREADS
+    python -m gpu_stages.evaluations REQUEST THREADS SNAPSHOTS PID
 
 Snapshots that arrive during an evaluation wait; then only the newest is evaluated, and ``evaluation.json`` lists the others.
-When training ends, the running evaluation is abandoned in favor of the final one.
+When training ends, the running evaluation is abandoned in favor of the final one, and all of them if its process has died.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sb3_ezm import EZM
 from sb3_ezm.evaluation import append_evaluation, evaluate_protocols
 
 SEED = 10_000  # initial states different from those in training
+ABOUT = "evaluation.json"  # beside the snapshots
 
 
 def waiting(folder: Path) -> list[tuple[int, float, Path]]:
@@ -40,7 +41,7 @@ def waiting(folder: Path) -> list[tuple[int, float, Path]]:
 
 
 class SupersededError(Exception):
-    """A newer snapshot should be evaluated instead."""
+    """A newer snapshot should be evaluated instead, or none."""
 
 
 def episode_limit(request: Request) -> int | None:
@@ -94,32 +95,39 @@ def main() -> None:
     th.set_num_threads(int(sys.argv[2]))
     with contextlib.suppress(OSError):
         os.nice(5)  # training comes first
-    folder, parent = request.scratch / "snapshots", os.getppid()
+    folder, training = Path(sys.argv[3]), int(sys.argv[4])
     durations, left_out = [], []
+
+    def is_orphan() -> bool:
+        return os.getppid() != training  # it has died, and the curves may be those of another by now
+
+    def is_unwanted(steps: int) -> bool:
+        return is_orphan() or is_superseded(folder, steps)
+
     while True:
         ended = (folder / "end").exists()  # read before listing: a snapshot that arrives in between is seen next time
         *older, newest = waiting(folder) or [None]
         for skipped in older:
             assert skipped is not None
             left_out.append(skipped[0])
-            skipped[2].unlink()
+            skipped[2].unlink(missing_ok=True)
+        if is_orphan() or (newest is None and ended):
+            break
         if newest is None:
-            if ended or os.getppid() != parent:  # the training was killed
-                break
             time.sleep(0.2)
             continue
         steps, seconds, path = newest
         began = time.time()
         try:
-            evaluate(request, path, steps, seconds, partial(is_superseded, folder, steps))
+            evaluate(request, path, steps, seconds, partial(is_unwanted, steps))
             durations.append(round(time.time() - began, 1))
         except SupersededError:
             left_out.append(steps)
-        path.unlink()
-        write_json(request.scratch / "evaluation.json", {"seconds": durations, "left out": left_out})
-    known = read_json(request.scratch / "evaluation.json")
+        path.unlink(missing_ok=True)
+        write_json(folder / ABOUT, {"seconds": durations, "left out": left_out})
+    known = read_json(folder / ABOUT)
     about = {"left out": left_out, "episodes of each task": request.episodes, "episodes cut at": episode_limit(request)}
-    write_json(request.scratch / "evaluation.json", {**known, **about})
+    write_json(folder / ABOUT, {**known, **about})
 
 
 if __name__ == "__main__":

@@ -27,12 +27,23 @@ class Child:
     :param process: the process, which leads its own group
     :param log: file of its output
     :param started: start time in seconds since 1970
+    :param ended: when it was first seen to have ended
     """
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
     started: float
+    ended: float | None = None
+
+    def is_running(self) -> bool:
+        """
+        :return: whether the process has not ended
+        """
+        running = self.process.poll() is None
+        if not running and self.ended is None:
+            self.ended = time.time()
+        return running
 
     def stop(self, grace: float = GRACE) -> None:
         """
@@ -124,7 +135,7 @@ def finish(
     :param patience: seconds without a touch before it counts as hung
     :return: ``"done"``, or what happened to it
     """
-    while child.process.poll() is None:
+    while child.is_running():
         now = time.time()
         last = max(child.started, heartbeat.stat().st_mtime if heartbeat is not None and heartbeat.exists() else 0.0)
         if stopping():

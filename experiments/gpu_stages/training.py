@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -23,6 +24,7 @@ from stable_baselines3.common.logger import configure
 
 from gpu_stages.agent_file import slim
 from gpu_stages.choice import Choice, choose
+from gpu_stages.evaluations import ABOUT
 from gpu_stages.files import CURVES, LADDER, METRICS, MODEL, TRAINING, Request, Row, read_json, write_json
 from gpu_stages.processes import Child, finish, start
 from gpu_stages.rungs import set_tf32, settings_of
@@ -30,7 +32,6 @@ from sb3_ezm import EZM, load_preset, make_multitask_env
 from sb3_ezm.presets import get_preset
 
 HEARTBEAT = "heartbeat"
-SNAPSHOTS = "snapshots"  # folder of models to evaluate; a file `end` there means that no more will follow
 LOG_SECONDS = 10.0
 NO_LIMIT = 10**10
 
@@ -40,13 +41,14 @@ class Conductor(BaseCallback):
     Ends training in time, passes snapshots on for evaluation, and writes the log.
 
     :param request: settings of the run
+    :param snapshots: folder of models to evaluate; a file `end` there means that no more will follow
     :param deadline: when this stage must be done, in seconds since 1970
     :param tasks: number of tasks
     """
 
-    def __init__(self, request: Request, deadline: float, tasks: int) -> None:
+    def __init__(self, request: Request, snapshots: Path, deadline: float, tasks: int) -> None:
         super().__init__()
-        self.request, self.deadline, self.tasks = request, deadline, tasks
+        self.request, self.snapshots, self.deadline, self.tasks = request, snapshots, deadline, tasks
         self.stopped: str | None = None
         self.started = self.logged = time.time()
         self.first_update: float | None = None
@@ -63,7 +65,7 @@ class Conductor(BaseCallback):
 
     def _on_step(self) -> bool:
         steps, now = self.num_timesteps // self.tasks, time.time()
-        (self.request.scratch / HEARTBEAT).touch()
+        self.beat()
         if self.first_update is None and self.model._n_updates > 0:  # type: ignore[attr-defined]
             self.first_update = now - self.started
         if steps >= self._due:
@@ -81,21 +83,23 @@ class Conductor(BaseCallback):
             self.stopped = self.stopped or "time"
         return self.stopped is None
 
+    def beat(self) -> None:
+        """Show the driver that the training is alive."""
+        (self.request.scratch / HEARTBEAT).touch()
+
     def reserve(self) -> float:
         """
         :return: seconds to reserve at the end for saving and the last evaluations
         """
-        known = read_json(self.request.scratch / "evaluation.json").get("seconds", [])
+        known = read_json(self.snapshots / ABOUT).get("seconds", [])
         expected = 1.3 * max(known) if known else 30.0
         return 5.0 + min(expected, 0.25 * (self.deadline - self.started))
 
     def snapshot(self) -> None:
         """Pass a snapshot of the model on for evaluation."""
-        folder = self.request.scratch / SNAPSHOTS
-        folder.mkdir(exist_ok=True)
-        partial = folder / ".partial.zip"
+        partial = self.snapshots / ".partial.zip"
         self.model.save(partial)
-        partial.replace(folder / f"{self.num_timesteps}-{time.time() - self.started:.0f}.zip")
+        partial.replace(self.snapshots / f"{self.num_timesteps}-{time.time() - self.started:.0f}.zip")
 
     def report(self) -> None:
         """Record progress."""
@@ -165,14 +169,16 @@ def build(request: Request, choice: Choice) -> EZM:
     return model
 
 
-def begin_evaluations(request: Request, choice: Choice) -> Child:
+def begin_evaluations(request: Request, choice: Choice, snapshots: Path) -> Child:
     """
     :param request: settings of the run
     :param choice: how to train
+    :param snapshots: folder of models to evaluate
     :return: the evaluating process
     """
     hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(choice.evaluation_threads)}
-    return start(request, "evaluations", "evaluations", str(choice.evaluation_threads), variables=hidden)
+    arguments = (str(choice.evaluation_threads), str(snapshots), str(os.getpid()))
+    return start(request, "evaluations", "evaluations", *arguments, variables=hidden)
 
 
 def conclude(request: Request, model: EZM, conductor: Conductor, evaluations: Child) -> None:
@@ -185,17 +191,23 @@ def conclude(request: Request, model: EZM, conductor: Conductor, evaluations: Ch
     :param evaluations: the evaluating process
     """
     conductor.snapshot()
-    (request.scratch / SNAPSHOTS / "end").touch()
-    full = request.scratch / "trained.zip"
+    (conductor.snapshots / "end").touch()
+    full, partial = request.scratch / "trained.zip", request.out / f".{MODEL}"
     model.save(full)
-    left_out = slim(full, request.out / MODEL, request.max_file_mb)
+    left_out = slim(full, partial, request.max_file_mb)
+    partial.replace(request.out / MODEL)  # once it is there, nothing is trained again
     model.dump_logs()
     conductor.report()
     known = read_json(request.out / TRAINING)
     write_json(request.out / TRAINING, {**known, "model": {"left out": left_out}})
     limit = time.time() + 10.0 if conductor.stopped == "SIGTERM" else conductor.deadline
-    status = finish(evaluations, limit, lambda: False)
-    about = {"status": status, **read_json(request.scratch / "evaluation.json")}
+
+    def never() -> bool:
+        conductor.beat()  # the last evaluation may take longer than the driver's patience
+        return False
+
+    status = finish(evaluations, limit, never)
+    about = {"status": status, **read_json(conductor.snapshots / ABOUT)}
     if status != "done":
         about["output"] = evaluations.tail()
     write_json(request.out / TRAINING, {**read_json(request.out / TRAINING), "evaluations": about})
@@ -208,11 +220,11 @@ def main() -> None:
     choice = decide(request, deadline, sys.argv[4:])
     known: Row = read_json(request.out / TRAINING)
     write_json(request.out / TRAINING, {"failed attempts": known.get("failed attempts", []), "choice": choice.to_dict()})
-    _clear(request.scratch / SNAPSHOTS)
     (request.out / CURVES).unlink(missing_ok=True)  # of an attempt that failed
-    evaluations = begin_evaluations(request, choice)
+    snapshots = Path(tempfile.mkdtemp(prefix="snapshots-", dir=request.scratch))  # its evaluations may still be running
+    evaluations = begin_evaluations(request, choice, snapshots)
     model = build(request, choice)
-    conductor = Conductor(request, deadline, len(model.policy.task_set))
+    conductor = Conductor(request, snapshots, deadline, len(model.policy.task_set))
     failure = None
     try:
         model.learn(NO_LIMIT, callback=conductor, log_interval=None)  # type: ignore[arg-type]
@@ -228,11 +240,6 @@ def main() -> None:
             evaluations.stop(0.0)
             raise SystemExit(1)
     conclude(request, model, conductor, evaluations)
-
-
-def _clear(folder: Path) -> None:
-    for path in folder.glob("*") if folder.exists() else ():
-        path.unlink()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from experiments.studies.report import Claim, Report, bars
-from experiments.studies.scores import Final, final_of, table_of, verdict
+from experiments.studies.scores import CANNOT_TELL, SEEN, Final, final_of, table_of, verdict
 from experiments.studies.trainings import Training, extent_of, ezm_arguments, run_trainings
 from experiments.studies.variants import ABLATIONS, ADDITIONS, WITHOUT_SETTING, Variant, applicable, effective, released
 from sb3_ezm.cli.common import resolve_tasks
@@ -78,7 +78,7 @@ def _compare(
     names = list(first.scores)
     report.rows.append(_row(Variant(BASE, "unchanged"), list(base.values()), names))
     differences: dict[str, Interval] = {}
-    verdicts: dict[str, tuple[Variant, int]] = {}
+    known: dict[str, list[Final]] = {}
     for variant in variants:
         own = _finals(variant.name, trainings, args.out, args.protocol)
         seeds = sorted(own.keys() & base.keys())
@@ -88,10 +88,10 @@ def _compare(
         finals = [own[seed] for seed in seeds]
         difference = score_difference(table_of(finals, names), table_of([base[seed] for seed in seeds], names))
         report.rows.append({**_row(variant, finals, names), "difference": difference})
-        differences[variant.name], verdicts[variant.name] = difference, (variant, len(seeds))
+        differences[variant.name], known[variant.name] = difference, finals
     for variant in variants:
         if variant.claim:
-            report.claims.append(_claim(variant, differences, verdicts, first.unit))
+            report.claims.append(_claim(variant, differences, known, first.unit))
     return differences
 
 
@@ -106,16 +106,24 @@ def _row(variant: Variant, finals: list[Final], names: list[str]) -> dict[str, o
     }
 
 
-def _claim(variant: Variant, differences: dict[str, Interval], verdicts: dict[str, tuple[Variant, int]], unit: str) -> Claim:
+def _claim(variant: Variant, differences: dict[str, Interval], known: dict[str, list[Final]], unit: str) -> Claim:
     if variant.name not in differences:
-        return Claim(variant.claim, verdict(Interval(0.0, None, None), 0, -1), "no training has ended yet")
-    difference, seeds = differences[variant.name], verdicts[variant.name][1]
-    because = f"without it the mean {unit} changes by {difference}, {counted(seeds, 'seed')}"
-    found = verdict(difference, seeds, -1)
-    if "most critical" in variant.claim and found == "seen":
-        worse = [
-            name for name, other in differences.items() if other.value < difference.value and not name.startswith("paper-")
-        ]
-        if worse:
-            found, because = verdict(Interval(0.0, None, None), 0, -1), f"{because}; but more without {', '.join(worse)}"
+        return Claim(variant.claim, CANNOT_TELL, "no training has ended yet")
+    difference, own = differences[variant.name], known[variant.name]
+    because = f"without it the mean {unit} changes by {difference}, {counted(len(own), 'seed')}"
+    found = verdict(difference, len(own), -1)
+    if "most critical" in variant.claim and found == SEEN:
+        rivals = [part.name for part in ABLATIONS if part.name != variant.name]
+        undecided = [name for name in rivals if not _is_worse(own, known.get(name, []))]
+        if undecided:
+            found, because = CANNOT_TELL, f"{because}; not known to be more than with {', '.join(undecided)}"
     return Claim(variant.claim, found, because)
+
+
+def _is_worse(finals: list[Final], others: list[Final]) -> bool:
+    """Whether there are enough seeds of both to say that the scores of the first are lower."""
+    if not others:
+        return False
+    tasks = list(finals[0].scores)
+    difference = score_difference(table_of(finals, tasks), table_of(others, tasks))
+    return verdict(difference, min(len(finals), len(others)), -1) == SEEN

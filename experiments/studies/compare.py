@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from experiments.baselines import ALGORITHMS
 from experiments.studies.gradients import BASELINE
 from experiments.studies.report import Report, new_figure
+from experiments.studies.scaling import random_steps_of
 from experiments.studies.scores import evaluations_of, final_of, table_of, value_of
 from experiments.studies.trainings import Training, baseline_arguments, extent_of, ezm_arguments, given_names, run_trainings
 from sb3_ezm.cli.common import resolve_tasks
@@ -54,7 +55,9 @@ def _training(args: argparse.Namespace, learner: str, group: str, tasks: Sequenc
     name = f"{learner}-{group}".replace("/", "-")
     given = args.tasks if group == TOGETHER else [given_names(args.tasks).get(task, task) for task in tasks]
     if learner == "ezm":
-        return Training(name, seed, ezm_arguments(args, tasks=given))
+        # Alone, a task has as many random steps as it has among the others, where a preset counts those of all.
+        alone = [f"learning_starts={random_steps_of(args, resolve_tasks(args.tasks).names, 1)}"] if group != TOGETHER else []
+        return Training(name, seed, ezm_arguments(args, alone, tasks=given))
     return Training(name, seed, baseline_arguments(args, learner, given), BASELINE)
 
 

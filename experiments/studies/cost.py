@@ -29,7 +29,6 @@ from sb3_ezm.cli.settings import parse_changes
 from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.presets import get_preset, load_preset, preset_names
 from sb3_ezm.tasks.registry import default_preset
-from sb3_ezm.tasks.resolver import make_task_set
 
 CLAIM = "Training takes about four times less time than that of BRC with a billion parameters."
 FLOAT = 4  # bytes
@@ -324,20 +323,23 @@ def run(args: argparse.Namespace) -> int:
         "and Adam's two averages in float32. Replay: 4 bytes per number, full."
     )
     if args.measure:
-        report.details["seconds"] = {name: _measure(name, args.measure) for name in args.tasks or ["toy"]}
-        for name, parts in report.details["seconds"].items():
-            report.notes.append(f"{name}: {_shares(parts)} (wall-clock on this machine).")
+        timed = args.tasks or ["toy"]
+        preset = args.preset or default_preset(resolve_tasks(timed).names) or "small"
+        what = ", ".join([" ".join(timed), f"preset {preset}", *args.set])
+        parts = _measure(timed, preset, args.set, args.measure)
+        report.details["seconds"] = {what: parts}
+        report.notes.append(f"{what}: {_shares(parts)} (wall-clock on this machine).")
     report.write(args.out, _figure(costs))
     return 0
 
 
-def _measure(suite: str, steps: int) -> dict[str, float]:
-    """Seconds of a short training by part, a tenth of it random."""
-    tasks = make_task_set(suite)
-    preset = default_preset(tasks.names) or "small"
+def _measure(names: Sequence[str], preset: str, changes: Sequence[str], steps: int) -> dict[str, float]:
+    """Seconds of a short training of all tasks together by part, a tenth of it random."""
+    tasks = resolve_tasks(names)
     repeat = get_preset(preset).env.get("action_repeat", 1)
     env = make_multitask_env(tasks.with_action_repeat(repeat), seed=0)
-    arguments = load_preset(preset, learning_starts=max(1, steps // 10) * len(tasks), seed=0)
+    short = {"learning_starts": max(1, steps // 10) * len(tasks), "seed": 0}
+    arguments = load_preset(preset, **{**parse_changes(changes), **short})
     model = EZM("MultiInputPolicy", env, device="cpu", **arguments)
     start = time.perf_counter()
     model.learn(steps * len(tasks), log_interval=None)

@@ -69,8 +69,9 @@ def run(args: argparse.Namespace) -> int:
     pairs = {kind: _pair(given, names, kind) for kind, given in (("related", args.related), ("distant", args.distant))}
     if args.runs:
         failed, learners, extent = [], [_measured_before(args.runs, names)], ", ".join(map(str, args.runs))
+        ended = learners
     else:
-        (failed, learners), extent = _train(args, names), f"up to {extent_of(args)}"
+        (failed, learners, ended), extent = _train(args, names), f"up to {extent_of(args)}"
     report = Report("gradients", f"{' '.join(args.tasks)}, {extent}")
     report.notes.append(
         "Means over the second half of each training. `itself` compares the halves of one task's samples: what noise leaves "
@@ -78,13 +79,13 @@ def run(args: argparse.Namespace) -> int:
     )
     for learner in learners:
         _add_rows(report, learner, names, pairs)
-    _add_claims(report, args, learners, names, pairs)
+    _add_claims(report, args, ended, names, pairs)
     report.write(args.out, _figure(learners, names) if learners else None)
     return 1 if failed else 0
 
 
-def _train(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Training], list[Learner]]:
-    """Trainings that failed, and what the others measured."""
+def _train(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Training], list[Learner], list[Learner]]:
+    """Trainings that failed; what all have measured, and what those that have ended have, which are equally long."""
     every = args.every or UPDATES_PER_TASK * len(names)
     measuring = ("--gradient-similarity", str(every))
     trainings = [Training("ezm", seed, ezm_arguments(args, options=measuring)) for seed in range(args.seeds)]
@@ -94,12 +95,12 @@ def _train(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Trainin
         shared = (*baseline_arguments(args, "sac"), *measuring, *samples)
         trainings += [Training("sac", seed, shared, BASELINE) for seed in range(args.seeds)]
     failed = run_trainings(trainings, args.out, args.workers, args.minutes)
-    learners = [found for name in ("ezm", "sac") if (found := _load(name, trainings, args.out)) is not None]
-    return failed, learners
+    ended = [training for training in trainings if training.finished(args.out)]
+    return failed, _learners(trainings, args.out), _learners(ended, args.out)
 
 
 def _measured_before(runs: Sequence[Path], names: Sequence[str]) -> Learner:
-    """Runs of ``ezm train`` that measured by the way."""
+    """Runs of ``ezm train`` that measured by the way, all up to the updates of the shortest."""
     seeds = []
     for run in runs:
         rows = read_cosines(run / GRADIENTS)
@@ -108,7 +109,11 @@ def _measured_before(runs: Sequence[Path], names: Sequence[str]) -> Learner:
         if rows[0].tasks != tuple(names):
             raise ConfigurationError(f"{run} was trained on {', '.join(rows[0].tasks)}, not on {', '.join(names)}.")
         seeds.append(rows)
-    return Learner("ezm", tuple(seeds), None)
+    last = min(rows[-1].updates for rows in seeds)
+    for run, rows in zip(runs, seeds, strict=True):
+        if rows[0].updates > last:
+            raise ConfigurationError(f"{run} holds no measurement within {last} updates, after which another run ends.")
+    return Learner("ezm", tuple([m for m in rows if m.updates <= last] for rows in seeds), None)
 
 
 def _pair(given: Sequence[str] | None, names: Sequence[str], kind: str) -> tuple[int, int] | None:
@@ -121,6 +126,10 @@ def _pair(given: Sequence[str] | None, names: Sequence[str], kind: str) -> tuple
     for ending in ("walk", "run" if kind == "related" else "crawl"):
         found += [index for index, name in enumerate(names) if ending in name.split("-")][:1]
     return (found[0], found[1]) if len(found) == 2 else None
+
+
+def _learners(trainings: Sequence[Training], out: Path) -> list[Learner]:
+    return [found for name in ("ezm", "sac") if (found := _load(name, trainings, out)) is not None]
 
 
 def _load(name: str, trainings: Sequence[Training], out: Path) -> Learner | None:
@@ -179,7 +188,7 @@ def _add_claims(
     by_name = {learner.name: learner for learner in learners}
     ezm, sac, related, distant = by_name.get("ezm"), by_name.get("sac"), pairs["related"], pairs["distant"]
     if ezm is None or related is None or distant is None:
-        why = "no measurement yet" if ezm is None else "say which tasks are --related and --distant"
+        why = "no training with measurements has ended yet" if ezm is None else "say which tasks are --related and --distant"
         report.claims.append(Claim(RELATED, CANNOT_TELL, why))
     else:
         whole = ezm.matrices(WHOLE)
@@ -198,7 +207,7 @@ def _add_claims(
         report.claims.append(Claim(MODEL_FREE, verdict(difference, count, 1), because))
     else:
         asked = args.model_free and not args.runs
-        why = "no measurement yet" if asked else "train SAC beside it with --model-free"
+        why = "not of both a training with measurements has ended" if asked else "train SAC beside it with --model-free"
         report.claims.append(Claim(MODEL_FREE, CANNOT_TELL, why))
 
 

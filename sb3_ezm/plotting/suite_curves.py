@@ -36,8 +36,8 @@ def plot_curves(
     Draw the evaluations of your own runs over the published curves of EZ-M and single-task EZ-M.
 
     A panel shows mean and range over the seeds; the last one shows the mean normalized score over all tasks with its 95 %
-    interval (Student's t over the seeds), of the agents that learn all tasks. The notes below say what keeps the curves from being
-    compared one to one.
+    interval (Student's t over the seeds), of the agents that learn all tasks. The notes below say what keeps the curves from
+    being compared one to one.
 
     :param runs: CSV files of :class:`~sb3_ezm.callbacks.TaskEvalCallback`, one per seed; none draws the published curves alone
     :param suite: ``"medium"`` or ``"hard"``
@@ -86,7 +86,8 @@ def curve_notes(own: Sequence[Seeds]) -> list[str]:
     """
     notes = [
         "Panels: mean and range over seeds. Average: mean normalized score (random policy 0, success bar 1) over tasks and "
-        "seeds with its 95 % interval (Student's t over the seeds); single-task EZ-M was not run on every task and is left out there.",
+        "seeds with its 95 % interval (Student's t over the seeds); single-task EZ-M was not run on every task and is left out "
+        "there.",
         curve_note(),
         "If the steps of EZ-M are stored transitions, its environment steps are more (an estimate: 1.11 to 1.25 times): the "
         "last steps of an episode were executed and not stored.",

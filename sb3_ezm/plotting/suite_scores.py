@@ -49,8 +49,8 @@ def plot_scores(
     Draw the last evaluation of your own runs beside published final scores.
 
     A panel shows returns with standard deviations over seeds (or what was published instead); the last one shows the mean
-    normalized score over all tasks, with a 95 % interval (Student's t over the seeds) for your own. The notes below say at how many
-    steps and under which protocol each number was taken.
+    normalized score over all tasks, with a 95 % interval (Student's t over the seeds) for your own. The notes below say at how
+    many steps and under which protocol each number was taken.
 
     :param runs: CSV files of :class:`~sb3_ezm.callbacks.TaskEvalCallback`, one per seed; none draws the published scores alone
     :param suite: ``"medium"`` or ``"hard"``
