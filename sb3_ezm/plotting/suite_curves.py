@@ -86,8 +86,8 @@ def curve_notes(own: Sequence[Seeds]) -> list[str]:
     """
     notes = [
         "Panels: mean and range over seeds. Average: mean normalized score (random policy 0, success bar 1) over tasks and "
-        "seeds with its 95 % interval (Student's t over the seeds); single-task EZ-M was not run on every task and is left out "
-        "there.",
+        "seeds with its 95 % interval (Student's t over the seeds); single-task EZ-M was not run on every task and is left "
+        "out there.",
         curve_note(),
         "If the steps of EZ-M are stored transitions, its environment steps are more (an estimate: 1.11 to 1.25 times): the "
         "last steps of an episode were executed and not stored.",
