@@ -93,7 +93,7 @@ class Update:
 def policy_of(preset: str) -> str:
     """
     :param preset: preset to train with
-    :return: its policy for tasks; SB3 has another name where observations are no dictionary, and the network is the same
+    :return: its policy for tasks; SB3 has another name where observations are not a dictionary, and the network is the same
     """
     name = get_preset(preset).policy
     return "MultiInputPolicy" if name == "MlpPolicy" else name

@@ -153,7 +153,7 @@ class TargetBatch(NamedTuple):
     policy_actions: th.Tensor  # [B, K+1, P, A]  actions to imitate (P = 1 for the single best action)
     policy_weights: th.Tensor  # [B, K+1, P]     their weights, summing to one (zero where nothing is imitated)
     policy_scales: th.Tensor  # [B, K+1, P]     factor on the policy's deviation under which they are imitated
-    step_mask: th.Tensor  # [B, K]       1: the transition exists and leads to a known state (both consistencies)
+    step_mask: th.Tensor  # [B, K]       1: the transition exists and its successor is known (both consistencies)
     reward_mask: th.Tensor  # [B, K]       1: the transition exists, or follows a true termination (absorbing)
     value_mask: th.Tensor  # [B, K+1]     1: the value target is defined
     policy_mask: th.Tensor  # [B, K+1]     1: there is an action to imitate

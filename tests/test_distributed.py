@@ -186,7 +186,7 @@ def test_a_collector_that_dies_is_replaced_and_its_round_repeated(ray: StandInRa
 
     env = collectors_env(2)
     ray.before_call = kill
-    with pytest.warns(UserWarning, match=r"Collector \d .* died and was replaced \(it was killed\)"):
+    with pytest.warns(UserWarning, match=r"Collector \d .* died and was replaced \(it was killed; \d so far\)"):
         model, actions = trained(env)
     ray.before_call = lambda actor, arguments: None
     assert env.restarts > 0

@@ -139,7 +139,7 @@ def test_a_reanalyzer_that_dies_is_replaced_and_its_work_repeated(ray: StandInRa
         actor.is_dead |= calls % 3 == 0
 
     ray.before_call = kill
-    with pytest.warns(UserWarning, match=r"Reanalyzer \d died and was replaced \(it was killed\)"):
+    with pytest.warns(UserWarning, match=r"Reanalyzer \d died and was replaced \(it was killed; \d so far\)"):
         model = make(2).learn(60)
     assert calls > 10
     assert len(ray.actors) - 2 - 2 == learner_of(model).restarts > 3  # both trainings begin with two

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -224,6 +224,16 @@ def test_a_model_saved_with_its_replay_buffer_is_loaded_into_shards(tmp_path: Pa
     assert other.replay_buffer.horizon == plain.replay_buffer.horizon
     assert_same(*(each.replay_buffer.sample_segments(8, rng=np.random.default_rng(0)) for each in (plain, other)))
     other.train(1, 8)
+
+
+def test_a_copy_of_a_model_has_shards_of_its_own() -> None:
+    model = trained(2)
+    other = copy.deepcopy(model)
+    assert isinstance(other.replay_buffer, ShardedReplayBuffer)
+    for each in (model, other):
+        each.learn(12, reset_num_timesteps=False)
+    assert other.replay_buffer._group is not model.replay_buffer._group
+    assert_same_weights(weights_of(other), weights_of(model))
 
 
 def test_replays_of_models_are_compared_wherever_their_rings_are() -> None:
@@ -459,14 +469,13 @@ def test_shards_that_die_at_random_leave_whole_segments(ray: StandInRay, tmp_pat
 
 def test_deaths_between_answers_are_not_in_a_row(ray: StandInRay) -> None:
     buffer = make(1)
-    draw = np.random.default_rng(0)
-    for death in range(6):
-        add(buffer, death, draw)
-        with pytest.warns(UserWarning, match="A shard of the replay was lost") if death else contextlib.nullcontext():
-            buffer.task_sizes()
-        with contextlib.suppress(ReplayLostError):
-            buffer.replays[0].state_dict()  # answers, but draws nothing
+    add(buffer, 0, np.random.default_rng(0))
+    buffer.task_sizes()
+    for _ in range(5):
         ray.actors[-1].is_dead = True
+        with pytest.raises(ReplayLostError), pytest.warns(UserWarning, match="A shard of the replay was lost"):
+            buffer.replays[0].state_dict()
+        buffer.replays[0].state_dict()  # answers, but draws nothing
     assert buffer.losses == 5
 
 

@@ -4,7 +4,7 @@ Alongside stage 3: evaluate snapshots of the training on CPU cores, with falls i
     python -m gpu_stages.evaluations REQUEST THREADS SNAPSHOTS PID
 
 Snapshots that arrive during an evaluation wait; then only the newest is evaluated, and ``evaluation.json`` lists the others.
-When training ends, the running evaluation is abandoned in favor of the final one, and all of them if its process has died.
+When training ends, the running evaluation is abandoned in favor of the final one; if the training's process has died, all are.
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     ]
     failed = run_trainings(trainings, args.out, args.workers, args.minutes)
     report = Report(args.study, f"{' '.join(args.tasks)}, preset {preset}, {extent_of(args)}", notes=notes)
-    differences = _compare(report, variants, trainings, args)
+    # A part that these settings lack anyway is no rival: to be worse than without it is to be worse than the unchanged ones.
+    parts = [part.name for part in applicable(ABLATIONS, effective(preset, args.set))[0]]
+    differences = _compare(report, variants, parts, trainings, args)
     unit = "score" if tasks.has_scores else "return"
     report.write(args.out, bars(differences, f"{unit} minus that of the unchanged settings") if differences else None)
     return 1 if failed else 0
@@ -68,7 +70,7 @@ def _finals(name: str, trainings: list[Training], out: Path, protocol: str) -> d
 
 
 def _compare(
-    report: Report, variants: list[Variant], trainings: list[Training], args: argparse.Namespace
+    report: Report, variants: list[Variant], parts: list[str], trainings: list[Training], args: argparse.Namespace
 ) -> dict[str, Interval]:
     base = _finals(BASE, trainings, args.out, args.protocol)
     if not base:
@@ -91,7 +93,7 @@ def _compare(
         differences[variant.name], known[variant.name] = difference, finals
     for variant in variants:
         if variant.claim:
-            report.claims.append(_claim(variant, differences, known, first.unit))
+            report.claims.append(_claim(variant, differences, known, parts, first.unit))
     return differences
 
 
@@ -106,17 +108,18 @@ def _row(variant: Variant, finals: list[Final], names: list[str]) -> dict[str, o
     }
 
 
-def _claim(variant: Variant, differences: dict[str, Interval], known: dict[str, list[Final]], unit: str) -> Claim:
+def _claim(
+    variant: Variant, differences: dict[str, Interval], known: dict[str, list[Final]], parts: list[str], unit: str
+) -> Claim:
     if variant.name not in differences:
         return Claim(variant.claim, CANNOT_TELL, "no training has ended yet")
     difference, own = differences[variant.name], known[variant.name]
     because = f"without it the mean {unit} changes by {difference}, {counted(len(own), 'seed')}"
     found = verdict(difference, len(own), -1)
     if "most critical" in variant.claim and found == SEEN:
-        rivals = [part.name for part in ABLATIONS if part.name != variant.name]
-        undecided = [name for name in rivals if not _is_worse(own, known.get(name, []))]
+        undecided = [name for name in parts if name != variant.name and not _is_worse(own, known.get(name, []))]
         if undecided:
-            found, because = CANNOT_TELL, f"{because}; not known to be more than with {', '.join(undecided)}"
+            found, because = CANNOT_TELL, f"{because}; not shown to be worse than {', '.join(undecided)}"
     return Claim(variant.claim, found, because)
 
 

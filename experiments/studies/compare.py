@@ -55,7 +55,7 @@ def _training(args: argparse.Namespace, learner: str, group: str, tasks: Sequenc
     name = f"{learner}-{group}".replace("/", "-")
     given = args.tasks if group == TOGETHER else [given_names(args.tasks).get(task, task) for task in tasks]
     if learner == "ezm":
-        # Alone, a task has as many random steps as it has among the others, where a preset counts those of all.
+        # Alone, a task gets as many random steps as it gets among the others; a preset's number counts those of all tasks.
         alone = [f"learning_starts={random_steps_of(args, resolve_tasks(args.tasks).names, 1)}"] if group != TOGETHER else []
         return Training(name, seed, ezm_arguments(args, alone, tasks=given))
     return Training(name, seed, baseline_arguments(args, learner, given), BASELINE)

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Training], list[Learner], list[Learner]]:
-    """Trainings that failed; what all have measured, and what those that have ended have, which are equally long."""
+    """Failed trainings; the measurements of all trainings; those of the finished ones, which are equally long."""
     every = args.every or UPDATES_PER_TASK * len(names)
     measuring = ("--gradient-similarity", str(every))
     trainings = [Training("ezm", seed, ezm_arguments(args, options=measuring)) for seed in range(args.seeds)]
@@ -100,7 +100,7 @@ def _train(args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Trainin
 
 
 def _measured_before(runs: Sequence[Path], names: Sequence[str]) -> Learner:
-    """Runs of ``ezm train`` that measured by the way, all up to the updates of the shortest."""
+    """Runs of ``ezm train`` that measured along the way, each cut at the number of updates of the shortest."""
     seeds = []
     for run in runs:
         rows = read_cosines(run / GRADIENTS)
@@ -207,7 +207,8 @@ def _add_claims(
         report.claims.append(Claim(MODEL_FREE, verdict(difference, count, 1), because))
     else:
         asked = args.model_free and not args.runs
-        why = "not of both a training with measurements has ended" if asked else "train SAC beside it with --model-free"
+        missing = "no training with measurements has ended yet for both EZ-M and SAC"
+        why = missing if asked else "train SAC beside it with --model-free"
         report.claims.append(Claim(MODEL_FREE, CANNOT_TELL, why))
 
 

@@ -343,8 +343,8 @@ def own_replay_buffer(model: Any, values: Mapping[str, Any], configs: Configs) -
 
 def filled_from(loaded: PerTaskReplayBuffer, own: PerTaskReplayBuffer) -> PerTaskReplayBuffer:
     """
-    :param loaded: transitions
-    :param own: settings and random generator, and where its rings are
+    :param loaded: a buffer whose transitions are kept
+    :param own: one whose settings and random generator are kept; its rings may be in other processes
     :return: a buffer with both: the loaded one, unless the rings are in other processes
     """
     if isinstance(own, ShardedReplayBuffer):

@@ -326,7 +326,7 @@ class Collector:
         for env in unknown:
             self._warn_of_missing_last(env, names[tasks[env]])
         left_out = [env for env in unknown if buffer.handle_timeout_termination and infos[env].get("TimeLimit.truncated")]
-        # After a termination the observation before it stands for one that is unknown: the learner leaves it out.
+        # After a termination the observation before it stands in for an unknown last one, which the learner leaves out.
         ends = {env: rows_of(last_observation, env) if last is None else last for env, last in lasts.items()}
         successors = self._successors(observation, ends)
         self._sent_at = self._raw = None

@@ -100,8 +100,7 @@ class ReanalyzerGroup:
                 names = " and ".join(str(call.number) for call in waiting.values() if call.answer in late)
                 raise ReanalyzerError(
                     f"Reanalyzer {names} did not answer within {self.time_limit:g} s (`learner_time_limit`): it hangs, or a "
-                    f"cluster has no room for it (CPUs of each: {self._options['num_cpus']}, one per thread of PyTorch here, "
-                    f"`torch.set_num_threads`; GPUs: {self._options['num_gpus']:g}). All reanalyzers were ended."
+                    f"cluster has no room for it{self._needs()}. All reanalyzers were ended."
                 )
             for place, call in list(waiting.items()):
                 try:
@@ -117,6 +116,12 @@ class ReanalyzerGroup:
                 del waiting[place]
         return [found[place] for place in range(len(calls))]
 
+    def _needs(self) -> str:
+        cpus, gpus = self._options["num_cpus"], self._options["num_gpus"]
+        if cpus == 0:  # a Ray that this package started reserves none
+            return ""
+        return f" (each asks for {gpus:g} GPUs and {cpus} CPUs, one for each thread of PyTorch here: `torch.set_num_threads`)"
+
     def _repeat(self, call: Call, error: Exception) -> Call:
         """Give work to a new process, or to the one that has replaced the lost one already."""
         if call.deaths == MAX_DEATHS:
@@ -127,7 +132,8 @@ class ReanalyzerGroup:
             self.ray.kill(call.actor)
             self.actors[call.number] = self._create()
             self.restarts += 1
-            warnings.warn(f"Reanalyzer {call.number} died and was replaced ({first_line(error)}).", stacklevel=2)
+            count = f"{self.restarts} so far"  # without it, Python would show one of several equal warnings
+            warnings.warn(f"Reanalyzer {call.number} died and was replaced ({first_line(error)}; {count}).", stacklevel=2)
         return self._send(call.number, call.arguments, call.deaths + 1)
 
 

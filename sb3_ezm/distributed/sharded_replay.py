@@ -235,6 +235,13 @@ class ShardedReplayBuffer(PerTaskReplayBuffer):
         plain.load_state_dict({**state, "replays": here})
         return _same, (plain,)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> ShardedReplayBuffer:
+        """A copy with shards of its own, to which transitions travel in pieces."""
+        (shards, address, time_limit), (args, kwargs) = self._place, self._plain
+        copied = ShardedReplayBuffer(*args, shards=shards, address=address, time_limit=time_limit, **kwargs)
+        copied.load_state_dict(self.state_dict())
+        return copied
+
     def _replace_lost(self, numbers: Sequence[int], why: str) -> None:
         """Restore the rings of a shard that has just been replaced, and say what was lost."""
         lost = sum((self._remote[number].at_least for number in numbers), np.zeros(self.num_tasks, dtype=np.int64))

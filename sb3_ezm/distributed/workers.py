@@ -192,7 +192,8 @@ class WorkerGroup:
             raise SubEnvError(f"{worker} died {self._deaths[worker]} times in a row: {error}") from error
         self._lost = worker.restart() or self._lost
         self.restarts += 1
-        warnings.warn(f"{worker} died and was replaced ({first_line(error)}).", stacklevel=2)
+        count = f"{self.restarts} so far"  # without it, Python would show one of several equal warnings
+        warnings.warn(f"{worker} died and was replaced ({first_line(error)}; {count}).", stacklevel=2)
 
     def _check_lost(self) -> None:
         if self._lost:

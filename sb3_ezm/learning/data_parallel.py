@@ -81,7 +81,7 @@ class DataParallelLearner(Learner):
         self.restarts = 0  # how often an update was repeated because a process had died
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy starts processes of its own."""
+        """A copy has no processes. Its first update starts some, and ends those of the original: one group at a time."""
         return {**super().__getstate__(), "_group": None, "_known_target": None, "_beginning": None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -127,7 +127,8 @@ class DataParallelLearner(Learner):
                 return part()
             except LearnerDiedError as error:
                 self.restarts += 1
-                warnings.warn(f"{error} All learners are started again, and the update is repeated.", stacklevel=2)
+                again = f"All learners are started again ({self.restarts} so far), and the update is repeated."
+                warnings.warn(f"{error} {again}", stacklevel=2)
                 self._rewind()
         return part()
 

@@ -183,6 +183,8 @@ def _figures(model: WorldModel, targets: TargetBatch, unroll: Unroll) -> tuple[t
     errors = (predicted - targets.values[:, 0].clamp(-limit, limit)).abs()
     rewards = model.reward_support.decode(unroll.reward_logits)
     steps = targets.step_mask.T
+    alive = th.cat((th.ones_like(targets.continues[:, :1]), targets.continues[:, :-1].cumprod(dim=1)), dim=1)
+    recorded = (targets.reward_mask * alive).T  # without the absorbing steps after a termination
     cosine = cosine_consistency(unroll.predicted_projections, unroll.target_projections)
     policy = unroll.prediction.policy[0]
     return errors, {
@@ -190,7 +192,7 @@ def _figures(model: WorldModel, targets: TargetBatch, unroll: Unroll) -> tuple[t
         "value_target": targets.values[:, 0].mean(),
         "value_error": errors.mean(),
         "value_saturation": model.value_support.saturation(targets.values),
-        "reward_error": ((rewards - targets.rewards.T).abs() * steps).sum() / steps.sum().clamp(min=1.0),
+        "reward_error": ((rewards - targets.rewards.T).abs() * recorded).sum() / recorded.sum().clamp(min=1.0),
         "reward_saturation": model.reward_support.saturation(targets.rewards),
         "consistency_cosine": (cosine * steps).sum() / steps.sum().clamp(min=1.0),
         "policy_entropy": model.actions.entropy(policy, unroll.mask).mean(),
