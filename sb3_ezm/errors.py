@@ -59,7 +59,7 @@ _OF_OTHERS = frozenset(
         *("use_sde", "sde_sample_freq", "use_sde_at_warmup", "target_entropy", "n_epochs"),
         *("gae_lambda", "clip_range", "clip_range_vf", "target_kl", "normalize_advantage", "policy_delay"),
         *("target_policy_noise", "target_noise_clip", "top_quantiles_to_drop_per_net", "exploration_fraction"),
-        *("exploration_final_eps", "exploration_initial_eps", "n_critics", "features_extractor_class"),
+        *("exploration_final_eps", "exploration_initial_eps", "features_extractor_class"),
         *("features_extractor_kwargs", "normalize_images", "share_features_extractor", "activation_fn", "log_std_init"),
         *("use_expln", "n_quantiles"),
     }
@@ -68,6 +68,7 @@ _OF_OTHERS = frozenset(
 
 _COUNTERPARTS = {
     "ent_coef": "`loss_kwargs={'entropy': ...}`",
+    "n_critics": "`policy_kwargs={'num_value_heads': ...}`",
     "vf_coef": "`loss_kwargs={'value': ...}`",
     "n_steps": "`train_freq`, or for the targets `td_steps`",
 }

@@ -238,7 +238,8 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
 
     def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
         if policy_name not in self.policy_aliases:
-            hint = did_you_mean(policy_name, self.policy_aliases)
+            pictures = "`MlpPolicy` takes pictures, too. " if policy_name == "CnnPolicy" else ""
+            hint = pictures + did_you_mean(policy_name, self.policy_aliases)
             raise ConfigurationError(f"`policy` ({policy_name!r}): EZM has no such policy. {hint}")
         return super()._get_policy_from_name(policy_name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import errno
 import importlib.util
 import json
 import re
@@ -257,8 +258,40 @@ def test_unexpected_errors_say_how_to_see_more(
     assert main(["eval", str(run_folder)]) == 1
     error = capsys.readouterr().err
     assert "RuntimeError: out of luck" in error and "--debug" in error and "Traceback" not in error
+    assert f"raised in {__file__}, line {fail.__code__.co_firstlineno + 1}" in error
     assert main(["--debug", "eval", str(run_folder)]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_hints_can_be_typed_as_the_program_was_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for called, expected in (
+        ("/x/sb3_ezm/__main__.py", "python -m sb3_ezm"),
+        (str(tmp_path / "a b" / "ezm"), f"'{tmp_path}/a b/ezm'"),
+    ):
+        monkeypatch.setattr(sys, "argv", [called])
+        assert command("eval", "my run") == f"{expected} eval 'my run'"
+
+
+def test_an_error_of_a_robot_is_not_one_of_the_arguments(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_folder: Path
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        error = ConnectionError("no robot")
+        error.add_note("raised by the environment of task 'x'")
+        raise error
+
+    monkeypatch.setattr("sb3_ezm.cli.evaluate.evaluate_tasks", fail)
+    assert main(["eval", str(run_folder)]) == 1
+    assert "ConnectionError: no robot (raised by the environment of task 'x')" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_folder: Path) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sb3_ezm.cli.evaluate.evaluate_tasks", fail)
+    assert main(["eval", str(run_folder)]) == 2
+    assert "error: the disk is full." in capsys.readouterr().err
 
 
 def test_a_model_of_plain_observations(ezm: Any, tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_a_replay_buffer_of_one_transition_can_be_made_and_trained() -> None:
         ("Pendulum-v1", {"search_kwargs": {"c_visits": 3}}, "`search_kwargs` has no setting 'c_visits'.*'c_visit'"),
         ("Pendulum-v1", {"target_kwargs": {"mixed": 3}}, "`target_kwargs` has no setting 'mixed'"),
         ("Pendulum-v1", {"loss_kwargs": {"rewards": 1.0}}, "`loss_kwargs` has no setting 'rewards'.*'reward'"),
-        ("Pendulum-v1", {"policy_kwargs": {"n_critics": 2}}, "`policy_kwargs` has no setting 'n_critics'"),
+        ("Pendulum-v1", {"policy_kwargs": {"n_critics": 2}}, "has no setting 'n_critics'. Its counterpart.*num_value_heads"),
         ("Pendulum-v1", {"search_kwargs": {"num_simulations": 3}}, "num_simulations.*argument `num_simulations` of EZM"),
         ("Pendulum-v1", {"target_kwargs": {"td_steps": 3}}, "td_steps.*argument `td_steps` of EZM"),
         ("Pendulum-v1", {"num_candidates": 9}, r"`num_candidates` \(9\) must not exceed `num_simulations` \(4\)"),

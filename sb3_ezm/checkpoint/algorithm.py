@@ -138,7 +138,8 @@ class ResumableAlgorithm(RolloutAlgorithm):
         except CheckpointError as error:
             raise CheckpointError(f"{path} {error}.") from error.__cause__
         except Exception as error:  # of many kinds, for a state that is another model's or environment's
-            given = f" with {sorted(arguments)} changed" if arguments else ""
+            changed = sorted(arguments.keys() - {"tensorboard_log"})  # the command line gives it every time
+            given = f" with {changed} changed" if changed else ""
             raise CheckpointError(f"{path} cannot be continued by {cls.__name__}{given}: {error}") from error
         for words in _differences(model, state, "" if reset_env else why):
             warnings.warn(words, stacklevel=2)

@@ -27,13 +27,13 @@ from sb3_ezm.training_kinds import WORKING_DEVICE
 
 def program() -> str:
     """
-    :return: what to type to call this program again, as it was called
+    :return: what to type to call this program again, as it was called, in the quotes that a shell needs
     """
     called = Path(sys.argv[0])
     if (called.parent.name, called.name) == ("sb3_ezm", "__main__.py"):
         return "python -m sb3_ezm"
     found = shutil.which("ezm")
-    return str(called) if called.name == "ezm" and found != str(called.absolute()) else "ezm"
+    return shlex.quote(str(called)) if called.name == "ezm" and found != str(called.absolute()) else "ezm"
 
 
 def command(*words: str | Path) -> str:
@@ -41,7 +41,7 @@ def command(*words: str | Path) -> str:
     :param words: arguments
     :return: what to type to run this program with them, in the quotes that a shell needs
     """
-    return " ".join(shlex.quote(str(word)) for word in (program(), *words))
+    return " ".join([program(), *(shlex.quote(str(word)) for word in words)])
 
 
 def check_device(name: str) -> None:

@@ -221,6 +221,8 @@ def _introduce(model: EZM, settings: RunSettings, folder: Path, resumes: bool) -
         print(ASYNCHRONOUS)
     share = "of each task on average" if settings.uneven else "of each task"
     tasks, limits = model.policy.task_set, list[str]()
+    if settings.steps_per_task is not None and settings.steps_per_task * len(tasks) <= model.num_timesteps:
+        return  # there is nothing to do, which is said elsewhere
     if settings.steps_per_task is not None:
         limits.append(f"{counted_decisions(settings.steps_per_task, tasks.action_repeat)} {share}")
     if settings.minutes is not None:

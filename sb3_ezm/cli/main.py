@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import shlex
@@ -61,7 +62,8 @@ def _run(argv: Sequence[str] | None) -> int:
         except BrokenPipeError:
             raise
         except (EZMError, OSError) as error:
-            return _report(error, args.debug, given, status=2)
+            of_environment = isinstance(error, OSError) and hasattr(error, "__notes__")  # no file that was asked for
+            return _report(error, args.debug, given, status=1 if of_environment else 2)
         except Exception as error:
             return _report(error, args.debug, given, status=1)
         finally:
@@ -75,15 +77,27 @@ def _report(error: Exception, debug: bool, given: Sequence[str], status: int) ->
         return status
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))  # where an environment failed
     if status == 1:
+        from sb3_ezm.cli.common import program  # imports PyTorch
+
+        begun = f", or `{program()} --debug resume FOLDER` once a training has begun," if given[:1] == ["train"] else ""
         print(
-            f"unexpected error: {type(error).__name__}: {error}{notes}\n`ezm --debug {shlex.join(given)}` shows where.",
+            f"unexpected error: {type(error).__name__}: {error}{notes}{_place(error)}\n"
+            f"`{program()} --debug {shlex.join(given)}`{begun} shows the traceback.",
             file=sys.stderr,
         )
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        print("error: the disk is full. What had been saved is kept: `resume` continues once there is space.", file=sys.stderr)
     elif isinstance(error, OSError) and error.filename is not None:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
     else:
         print(f"error: {error}{notes}", file=sys.stderr)
     return status
+
+
+def _place(error: BaseException) -> str:
+    """File and line where it was raised, unless that was in another process."""
+    frames = [] if error.__cause__ is not None else traceback.extract_tb(error.__traceback__)
+    return f"\nraised in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
