@@ -191,3 +191,13 @@ def test_the_users_own_environment_still_takes_what_it_took() -> None:
     env.reset()
     observation, reward, *_ = env.step(env.action_space.sample(), render=True)  # type: ignore[call-arg]
     assert env.observation_space.contains(observation) and reward == 1.0  # the number of the step
+
+
+def test_training_that_ends_before_the_first_update_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_model("Pendulum-v1", verbose=1, learning_starts=40)
+    model.learn(30)
+    assert "No updates: this call ends after 30 steps, before `learning_starts` is reached." in capsys.readouterr().out
+    assert model._n_updates == 0
+    model.learn(45)
+    assert "No updates" not in capsys.readouterr().out
+    assert model._n_updates > 0

@@ -92,6 +92,9 @@ _ENV = kinds.either(
     Kind("an environment of tensors", _tensor_env),
     words="a Gymnasium environment, its registered id, or a vector environment of Stable-Baselines3 (`make_multitask_env`)",
 )
+_REPLAY = kinds.subclass_of(
+    PerTaskReplayBuffer, "a subclass of PerTaskReplayBuffer (SB3's own buffers, HER's among them, hold no segments to unroll)"
+)
 _NESTED = Argument(kinds.optional(kinds.MAPPING))
 _PRESET = kinds.choice(*preset_names())
 _RECORDED_PRESET = Kind(_PRESET.allowed, lambda value: value if isinstance(value, RecordedPreset) else _PRESET.take(value))
@@ -127,7 +130,7 @@ ARGUMENTS: dict[str, Argument] = {
     "target_kwargs": _NESTED,
     "loss_kwargs": _NESTED,
     "action_noise": Argument(kinds.optional(kinds.instance_of(ActionNoise, words="an ActionNoise of Stable-Baselines3"))),
-    "replay_buffer_class": Argument(kinds.optional(kinds.subclass_of(PerTaskReplayBuffer))),
+    "replay_buffer_class": Argument(kinds.optional(_REPLAY)),
     "replay_buffer_kwargs": _NESTED,
     "optimize_memory_usage": Argument(kinds.OFF),
     "policy_kwargs": _NESTED,

@@ -19,6 +19,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ezm.action_layout import check_action_space
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.collecting.acting import Pace
 from sb3_ezm.collecting.collector import Collector
@@ -97,7 +98,9 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
             )
         if isinstance(env, gym.Env):
             check_env_class(env, f"The environment {type(env.unwrapped).__name__}")
-        return wrap_env(env, verbose, monitor_wrapper)
+        vec_env = wrap_env(env, verbose, monitor_wrapper)
+        check_action_space(vec_env.action_space)  # SB3 would only assert it
+        return vec_env
 
     @property
     def num_env_steps(self) -> int:
@@ -223,6 +226,8 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         noise, continues = self.action_noise, not reset_num_timesteps and self._last_obs is not None
         before = copy.deepcopy(vars(noise)) if continues and noise is not None else {}
         found = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if self.verbose > 0 and 0 < self._total_timesteps <= self._no_updates_until:
+            print(f"No updates: this call ends after {self._total_timesteps:,} steps, before `learning_starts` is reached.")
         if noise is not None and noise is self.action_noise:  # otherwise one for each environment begins
             vars(noise).update(before)
         return found
