@@ -55,14 +55,14 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
     actions of all environments; each update draws equally from the tasks' replay buffers, searches again and takes one step.
 
     What is not given comes from a preset: ``"small"`` for ``"MlpPolicy"`` and ``"MultiInputPolicy"``; for
-    ``"MultiTask-Humanoid"`` ``"paper"`` on a GPU, ``"h1-cpu"`` on a CPU. ``preset="paper"`` is always exactly the paper's.
+    ``"MultiTask-Humanoid"`` ``"paper"`` on a GPU, ``"h1-cpu"`` on a CPU. ``"paper"`` is corrected as ``docs/presets.md`` says.
 
-    :param policy: ``"MultiTask-Humanoid"`` (the paper's sizes), ``"MlpPolicy"`` or ``"MultiInputPolicy"`` (small)
+    :param policy: ``"MlpPolicy"`` or ``"MultiInputPolicy"`` (small), or ``"MultiTask-Humanoid"`` (sizes of its preset)
     :param env: environment, its Gymnasium id, or a vector environment from ``make_multitask_env``
     :param learning_rate: of the optimizer, or a function of the remaining progress
     :param buffer_size: replayed transitions per task
-    :param learning_starts: environment steps (of all environments together) before learning, with random actions unless the
-        networks have been trained before
+    :param learning_starts: steps of all environments together, a repeated action being one, before learning, with random
+        actions unless the networks have been trained before
     :param batch_size: segments per update, shared equally among the tasks (512 gives 504 for nine tasks)
     :param tau: step of the target network towards the learner (released code: 0.01 every 5 updates)
     :param gamma: discount of tasks without their own

@@ -164,7 +164,7 @@ class ResumableAlgorithm(RolloutAlgorithm):
 
     @property
     def remaining_timesteps(self) -> int:
-        """Environment steps that remained of the ``learn`` call that a checkpoint or an error cut short."""
+        """Steps, a repeated action being one, that remained of the ``learn`` call that a checkpoint or an error cut short."""
         return max(0, self._total_timesteps - self.num_timesteps)
 
     @contextmanager

@@ -53,7 +53,7 @@ def runs_of(model: BaseAlgorithm, previous: BaseAlgorithm | None, known: set[str
 
 class FullCheckpointCallback(BaseCallback):
     """
-    Saves the whole training every ``save_freq`` environment steps and at its end, see ``EZM.save_checkpoint``.
+    Saves the whole training every ``save_freq`` steps and at its end, see ``EZM.save_checkpoint``.
 
     It saves between two steps, as soon as one is due, into ``<save_path>/<name_prefix>_<steps>.ezm``. A failed save, for
     example on a full disk, is a warning: older checkpoints stay, and it is tried again after a tenth of ``save_freq``.
@@ -62,13 +62,14 @@ class FullCheckpointCallback(BaseCallback):
     the next step if a rollout has several; then ``learn`` raises ``KeyboardInterrupt``, or the process ends, with open
     environments closed as after an error. A second signal takes effect at once.
 
-    If NaN or infinity stops the training, the state at that moment goes to ``<save_path>/emergency_<steps>.ezm``, to inspect
-    or, if its numbers are finite, to continue from. It replaces no other checkpoint and does not count towards ``keep_last``.
+    If NaN or infinity stops the training, the state at that moment goes to ``<save_path>/emergency_<steps>.ezm``, to inspect.
+    It replaces no other checkpoint and does not count towards ``keep_last``. Continue from the last regular one instead, with
+    ``reset_env=True``.
 
     A folder with another training's checkpoints under this prefix is refused: they would be mixed up and overwritten. So is
     the folder of another model that had the same callback before.
 
-    :param save_freq: environment steps of all environments together between two checkpoints
+    :param save_freq: steps of all environments together, a repeated action being one, between two checkpoints
     :param save_path: folder
     :param keep_last: number of this training's checkpoints to keep; older ones are deleted once a newer one is on disk;
         None keeps all
