@@ -128,6 +128,7 @@ class EZMPolicy(BasePolicy):
             embodiments=self.task_set.embodiments(),
             image_shape=self.layout.image_shape,
             discrete=self.task_set.discrete,
+            observation_mask=self.task_set.observation_mask(),
         )
         if self.freeze_dynamics:
             self.world_model.freeze_dynamics()

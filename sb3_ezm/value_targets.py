@@ -18,6 +18,7 @@ class Sources(NamedTuple):
     """What a value target can be made from."""
 
     td: th.Tensor  # [B, K+1]  n-step TD target
+    earned: th.Tensor  # [B, K+1]  as booleans, whether it holds any reward: else it is the target network's own value
     searched: th.Tensor  # [B, K+1]  value of a search; meaningless where there was none
     stale: th.Tensor  # [B, 1]    more than `mixed_newest` transitions of the task have been stored since
 
@@ -55,9 +56,11 @@ def larger(sources: Sources) -> tuple[th.Tensor, th.Tensor]:
     """
     The larger of both: where transitions are deterministic, what was earned once can be earned again, so that TD is a lower
     bound (He et al. 2017, optimality tightening), which carries rewards back faster than the tree does. Noise in rewards or
-    transitions makes it too high.
+    transitions makes it too high. The last observation of an unfinished episode has earned nothing: its TD is the value that
+    is to be learned, and as a lower bound would never let it fall.
     """
-    return th.maximum(sources.td, sources.searched), th.ones_like(sources.stale)
+    larger = th.maximum(sources.td, sources.searched)
+    return th.where(sources.earned, larger, sources.searched), th.ones_like(sources.stale)
 
 
 def find_value_target(name: str) -> ValueTarget:

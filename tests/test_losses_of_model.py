@@ -196,6 +196,23 @@ def test_decoded_observations_are_compared_with_normalized_ones() -> None:
     assert reached == {"task_embedding", "representation", "dynamics_input", "dynamics", "observation_head"}
 
 
+def test_padding_does_not_dilute_the_loss_of_decoded_observations() -> None:
+    model = make_model(decode_observations=True)
+    observations, actions, tasks = batch_for(model, 1)
+    model.observation_mask[1] = th.tensor([1.0, 0.0, 0.0, 1.0])
+    padded = observations * model.observation_mask[tasks].unsqueeze(1)
+    unroll = model(padded, actions, tasks)
+    assert unroll.observation_errors is not None and model.observation_head is not None
+    decoded = model.observation_head(unroll.latents).detach()  # the statistics are those of an untrained model: 0 and 1
+    for b, task in enumerate(tasks.tolist()):
+        places = [0, 3] if task == 1 else [0, 1, 2, 3]
+        for j in range(3):
+            expected = sum((float(decoded[j, b, d]) - float(padded[b, j, d])) ** 2 for d in places) / len(places)
+            assert unroll.observation_errors[j, b].item() == pytest.approx(expected, rel=1e-4)
+    gradient = th.autograd.grad(unroll.observation_errors[:, tasks == 1].sum(), model.observation_head.bias)[0]
+    assert gradient[1] == gradient[2] == 0.0 and gradient[0] != 0.0  # the head need not learn what padding is
+
+
 def test_decoding_needs_a_head() -> None:
     model = make_model()
     batch = batch_for(model, 1)

@@ -340,6 +340,29 @@ def test_mixed_targets_switch_by_age_after_a_number_of_updates(monkeypatch: pyte
     assert th.equal(make(scene.model, scene.batch, 10)[0].values, th.cat((td[:3], search[3:])))
 
 
+def test_the_larger_value_where_something_has_been_earned(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, tracing = every_ending(), TracingSearch(monkeypatch)
+
+    def lower(*arguments: Any) -> SearchOutput:
+        output = tracing(*arguments)
+        return output._replace(values=output.values - 110.0)
+
+    monkeypatch.setattr(planner_module, "search", lower)
+    make = reanalyzer(value_target="max", mixed_after=0)
+    td = reanalyzer(value_target="td")(scene.model, scene.batch, 0)[0].values
+    search = reanalyzer(value_target="search")(scene.model, scene.batch, 0)[0].values
+    values = make(scene.model, scene.batch, 0)[0].values
+    ends = 0
+    for b, j, state in scene.positions():
+        episode = scene.episodes[b]
+        if episode.can_act(state) and state == len(episode.rewards):  # truncated here
+            ends += 1
+            assert values[b, j] == search[b, j] < td[b, j]
+        elif state <= len(episode.rewards):
+            assert values[b, j] == max(td[b, j], search[b, j])
+    assert ends == 2
+
+
 def test_unsearched_positions_learn_td_values_while_td_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     scene, _ = every_ending(), TracingSearch(monkeypatch)
     settings: dict[str, Any] = {"reanalyze_ratio": 0.25, "use_stored_search": False}

@@ -177,6 +177,7 @@ def test_rows_do_not_mix(drawn: tuple[list[Episode], list[int]], unroll_steps: i
 TD = th.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
 SEARCHED = 10.0 * TD
 HAS_SEARCH = th.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+EARNED = th.ones_like(TD)
 AGES = th.tensor([4, 5, 6])  # with `mixed_newest` = 5 the first row is fresh, the others are stale
 
 
@@ -184,8 +185,9 @@ def target(mode: str) -> TargetConfig:
     return TargetConfig(value_target=mode, mixed_after=100, mixed_newest=5)
 
 
-def mixed(mode: str, updates: int, td: th.Tensor = TD) -> list[list[float]]:
-    values: list[list[float]] = mix_value_targets(td, SEARCHED, HAS_SEARCH, AGES, target(mode), updates).values.tolist()
+def mixed(mode: str, updates: int, td: th.Tensor = TD, earned: th.Tensor = EARNED) -> list[list[float]]:
+    mix = mix_value_targets(td, earned, SEARCHED, HAS_SEARCH, AGES, target(mode), updates)
+    values: list[list[float]] = mix.values.tolist()
     return values
 
 
@@ -210,6 +212,14 @@ def test_the_larger_of_both_targets() -> None:
     assert mixed("max", 100, td) == [[15.0, 20.0], [35.0, 45.0], [50.0, 65.0]]  # 45: the search value 40 does not exist
 
 
+def test_a_value_that_rests_on_no_reward_is_no_lower_bound() -> None:
+    td = th.tensor([[15.0, 15.0], [35.0, 45.0], [45.0, 65.0]])
+    earned = th.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    assert mixed("max", 100, td, earned) == [[15.0, 20.0], [30.0, 45.0], [50.0, 60.0]]
+    assert mixed("mixed", 100, td, earned) == mixed("mixed", 100, td)
+    assert mixed("max", 99, td, earned) == td.tolist()
+
+
 @pytest.mark.parametrize(
     ("mode", "updates", "known"),
     [
@@ -223,12 +233,12 @@ def test_the_larger_of_both_targets() -> None:
 )
 def test_requested_but_missing_targets(mode: str, updates: int, known: list[list[int]]) -> None:
     has = th.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-    assert mix_value_targets(TD, SEARCHED, has, AGES + 1, target(mode), updates).known.tolist() == known
+    assert mix_value_targets(TD, EARNED, SEARCHED, has, AGES + 1, target(mode), updates).known.tolist() == known
 
 
 def test_fresh_data_needs_no_search() -> None:
     none = th.zeros_like(TD)
-    mix = mix_value_targets(TD, SEARCHED, none, AGES, target("mixed"), 100)
+    mix = mix_value_targets(TD, EARNED, SEARCHED, none, AGES, target("mixed"), 100)
     assert mix.known.tolist() == [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]] and th.equal(mix.values, TD)
 
 

@@ -34,6 +34,7 @@ def test_sizes_masks_and_discounts() -> None:
     mask = tasks.action_mask()
     assert mask.dtype == np.float32
     assert mask.tolist() == [[1.0, 0.0], [1.0, 1.0]]
+    assert tasks.observation_mask().tolist() == [[1.0, 1.0, 1.0, 0.0, 0.0], [1.0] * 5]
     np.testing.assert_allclose(tasks.discounts(0.99), [0.9, 0.99], rtol=1e-6)
     assert tasks["large"] is tasks[1] is tasks.specs[1]
     assert "large" in tasks and "huge" not in tasks and len(tasks) == 2
@@ -53,7 +54,9 @@ def test_spaces_are_new_at_every_access() -> None:
 def test_padded_size_follows_the_observation_index() -> None:
     spec = TaskSpec("shifted", 2, 1, observation_index=(6, 1))
     assert spec.padded_size == 7
-    assert TaskSet((spec, TaskSpec("plain", 3, 1))).observation_size == 7
+    tasks = TaskSet((spec, TaskSpec("plain", 3, 1)))
+    assert tasks.observation_size == 7
+    assert tasks.observation_mask().tolist() == [[0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]]
 
 
 def test_normalized_score() -> None:

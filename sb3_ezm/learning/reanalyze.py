@@ -78,7 +78,8 @@ class Reanalyzer:
         masks = segment_masks(drawn.valid, drawn.terminated, steps).to(batch.rewards.device)
         td = self._td_targets(model, batch, masks)
         found, has_search, figures = self._search_targets(model, batch, masks, eligible, is_mine)
-        values, known = mix_value_targets(td, found.values, has_search, batch.ages, config, updates)
+        earned = th.maximum(batch.valid[:, : steps + 1].float(), masks.dead)
+        values, known = mix_value_targets(td, earned, found.values, has_search, batch.ages, config, updates)
         # After a true termination the state is absorbing: values (see n_step_targets) and rewards are 0, and learned as such.
         absorbing = masks.dead if config.absorbing_terminal else th.zeros_like(masks.dead)
         recorded = th.cat((th.ones_like(masks.step[:, :1]), masks.step), dim=1)

@@ -101,6 +101,7 @@ class ValueTargets(NamedTuple):
 
 def mix_value_targets(
     td: th.Tensor,
+    earned: th.Tensor,
     searched: th.Tensor,
     has_search: th.Tensor,
     ages: th.Tensor,
@@ -112,6 +113,7 @@ def mix_value_targets(
     holds for all positions of a segment.
 
     :param td: ``[B, K+1]``
+    :param earned: ``[B, K+1]``, 1 where TD holds any reward, or the 0 after a termination
     :param searched: search values ``[B, K+1]``
     :param has_search: ``[B, K+1]``, 1 where a search value exists
     :param ages: transitions of the task stored since ``[B]``
@@ -122,6 +124,6 @@ def mix_value_targets(
     target = find_value_target(config.value_target)
     if "mixed_after" in target.uses and updates < config.mixed_after:
         return ValueTargets(td, th.ones_like(td))
-    wanted, asked = target.choose(Sources(td, searched, (ages >= config.mixed_newest).unsqueeze(1)))
+    wanted, asked = target.choose(Sources(td, earned > 0, searched, (ages >= config.mixed_newest).unsqueeze(1)))
     found, asked = has_search > 0, asked.expand_as(td)
     return ValueTargets(th.where(asked & ~found, td, wanted), (found | ~asked).float())

@@ -43,7 +43,7 @@ class Unroll(NamedTuple):
     prediction: Prediction  # value_logits [V, K+1, B, S], policy [K+1, B, P]
     predicted_projections: th.Tensor  # [K, B, P]  predictor(projector(latent j+1))
     target_projections: th.Tensor  # [K, B, P]  projector(encode(observation j+1)), no gradient
-    observation_errors: th.Tensor | None  # [K+1, B]  mean squared error of the decoded normalized observation
+    observation_errors: th.Tensor | None  # [K+1, B]  mean squared error of the decoded normalized observation's own entries
     mask: th.Tensor  # [B, A]
     discount: th.Tensor  # [B]
 
@@ -59,9 +59,11 @@ class WorldModel(nn.Module):
     :param embodiments: each task's embodiment ``[T]``; tasks of the same one share observation statistics (default: one)
     :param image_shape: shape of observations that are pictures (default: observations are numbers)
     :param discrete: an action is one of ``A``, as a one-hot vector, instead of ``A`` numbers in (-1, 1)
+    :param observation_mask: 0/1 array ``[T, O]`` of existing observation entries (default: all)
     """
 
     action_mask: th.Tensor
+    observation_mask: th.Tensor
     discounts: th.Tensor
 
     def __init__(
@@ -73,6 +75,7 @@ class WorldModel(nn.Module):
         embodiments: Sequence[int] | None = None,
         image_shape: Sequence[int] | None = None,
         discrete: bool = False,
+        observation_mask: npt.NDArray[np.float32] | None = None,
     ) -> None:
         super().__init__()
         num_tasks, action_size = action_mask.shape
@@ -86,6 +89,8 @@ class WorldModel(nn.Module):
         # Facts about the tasks, not learned: not for a file to decide.
         self.register_buffer("action_mask", th.as_tensor(action_mask, dtype=th.float32), persistent=False)
         self.register_buffer("discounts", th.as_tensor(discounts, dtype=th.float32), persistent=False)
+        exists = th.ones(num_tasks, observation_size) if observation_mask is None else th.as_tensor(observation_mask)
+        self.register_buffer("observation_mask", exists.float(), persistent=False)
 
         activation = config.activation_fn
         latent, blocks, atoms = config.latent_size, config.num_blocks, config.num_atoms
@@ -296,7 +301,8 @@ class WorldModel(nn.Module):
         errors = None
         if self.observation_head is not None and self.normalizer is not None:
             goal = self.normalizer(observations.transpose(0, 1), tasks).clamp(-10.0, 10.0)
-            errors = (self.observation_head(stacked).float() - goal).square().mean(dim=-1)
+            own = self.observation_mask[tasks]  # padding would make the loss of a task with few entries small
+            errors = ((self.observation_head(stacked).float() - goal).square() * own).sum(dim=-1) / own.sum(dim=-1)
         predicted = self.predictor(self.project(stacked[1:].flatten(0, 1)))
         # After all uses of these weights that need a gradient: older releases of PyTorch (without its pull request 165068)
         # keep autocast's rounded copies from the first use, and without a gradient there the projector would never learn.

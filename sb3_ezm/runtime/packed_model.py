@@ -43,7 +43,7 @@ class PackedWorldModel(WorldModel):
             super().__init__(
                 1, model.action_mask.numpy(), model.discounts.numpy(), model.config, discrete=model.actions.discrete
             )
-        self.action_mask, self.discounts = model.action_mask, model.discounts
+        self.action_mask, self.observation_mask, self.discounts = model.action_mask, model.observation_mask, model.discounts
         for name, network in model.named_children():
             setattr(self, name, pack(network, dtype))
         self.actions = model.actions

@@ -281,6 +281,15 @@ class TaskSet:
         sizes = np.array([spec.action_size for spec in self.specs])
         return (np.arange(self.action_size)[None, :] < sizes[:, None]).astype(np.float32)
 
+    def observation_mask(self) -> np.ndarray:
+        """
+        :return: [T, O] float32, 1 where a task has an observation entry and 0 where there is padding
+        """
+        mask = np.zeros((len(self), self.observation_size), dtype=np.float32)
+        for row, spec in zip(mask, self.specs, strict=True):
+            row[list(spec.observation_index or range(spec.observation_size))] = 1.0
+        return mask
+
     def discounts(self, gamma: float) -> np.ndarray:
         """
         :param gamma: the algorithm's discount, used where a task has none of its own
