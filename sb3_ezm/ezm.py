@@ -18,7 +18,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import configure_logger
 
-from sb3_ezm.arguments import settings
+from sb3_ezm.arguments import replay, settings
 from sb3_ezm.arguments.assignments import CheckedAssignments
 from sb3_ezm.arguments.combinations import check_contradictions, warn_of_combinations
 from sb3_ezm.arguments.defaults import BY_PRESET, completed
@@ -225,7 +225,7 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         self.policy = policy.to(self.device)
         check_contradictions(self.configs, self.policy, self.train_freq, self.action_noise, self.n_envs)
         warn_of_combinations(self.configs, self.policy, self.preset)
-        self.replay_buffer = settings.own_replay_buffer(self, values, self.configs)
+        self.replay_buffer = replay.own_replay_buffer(self, values, self.configs)
         self.learner = learner_class(self.configs.runtime)(self.policy, *self.configs[:5])
         known = getattr(self, "task_statistics", None)  # of a loaded model
         self.task_statistics = TaskStatistics(self.task_set, window=self._stats_window_size)
@@ -376,12 +376,12 @@ class EZM(CheckedAssignments, LoadedWithChanges, ResumableAlgorithm):
         """Load as in SB3, keeping this model's settings. A buffer with other tasks or sizes is refused and changes nothing."""
         own = self.replay_buffer
         if own is None:  # to save memory
-            own = settings.make_replay_buffer(self, settings.read_arguments(self), self.configs)
-        loaded = settings.check_replay_buffer(read_replay_buffer(path, self.verbose), own)
+            own = replay.make_replay_buffer(self, settings.read_arguments(self), self.configs)
+        loaded = replay.check_replay_buffer(read_replay_buffer(path, self.verbose), own)
         # Segments that were drawn ahead, and the value errors of unfinished updates, belong to the previous buffer.
         self.learner.finish()
         self.learner.coming.clear()
-        loaded = settings.filled_from(loaded, own)
+        loaded = replay.filled_from(loaded, own)
         if truncate_last_traj:
             loaded.close_streams()
         self._use_replay(loaded, self.num_timesteps)

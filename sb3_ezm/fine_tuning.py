@@ -56,6 +56,8 @@ def add_tasks(model: EZMT, env: GymEnv, like: str | None = None, **changes: Any)
     if tasks is None:
         raise ConfigurationError("The environment does not name its tasks: create it with `make_multitask_env`.")
     _check_tasks(trained, tasks, model.policy.model_config.task_embedding_size)
+    if "gamma" not in changes and "task_set" not in changes:
+        _check_discounts(trained, tasks, model.gamma)
     _check_pictures(model.policy, ObservationLayout(vec_env.observation_space))
     _check_normalization(model, vec_env)
     sources = [trained.index(like)] if like is not None else list(range(len(trained)))
@@ -109,6 +111,16 @@ def _check_tasks(trained: TaskSet, tasks: TaskSet, embedding: int) -> None:
             f"The agent was trained on {len(trained)} and is to play {len(tasks)}: only agents of several tasks have a task "
             "embedding, so an agent of one task cannot take on more, and one of several cannot keep just one."
         )
+
+
+def _check_discounts(trained: TaskSet, tasks: TaskSet, gamma: float) -> None:
+    before, after = (dict(zip(each.names, each.discounts(gamma).tolist(), strict=True)) for each in (trained, tasks))
+    for name in trained.names:
+        if name in after and before[name] != after[name]:
+            raise ConfigurationError(
+                f"Task {name!r} was trained with a discount of {before[name]:g} and has {after[name]:g} in the environment: "
+                "give its TaskSpec the trained one, or pass `gamma` or `task_set` to change it."
+            )
 
 
 def _check_same(before: TaskSpec, after: TaskSpec) -> None:

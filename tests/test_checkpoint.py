@@ -414,3 +414,13 @@ def test_a_state_that_cannot_be_read_any_more_costs_the_running_episode_alone(tm
     assert read_checkpoint(first)["env"]["episodes"] is not None
     assert read_checkpoint(second)["env"]["episodes"] is None
     assert "`get_state` of Moody failed (OSError: the simulator does not answer)" in read_checkpoint(second)["env"]["why"]
+
+
+def test_what_a_monitor_reports_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    model = tiny_model(CountEnv()).learn(12)
+    assert model.ep_info_buffer is not None
+    model.ep_info_buffer.append({"r": 1.0, "l": 2, "t": 3.0, "goal": np.str_("left"), "where": Path("/"), "place": np.ones(2)})
+    resumed = EZM.resume(model.save_checkpoint(tmp_path / "training"), CountEnv(), reset_env=True)
+    assert resumed.ep_info_buffer is not None and resumed.ep_info_buffer.maxlen == model.ep_info_buffer.maxlen
+    last = resumed.ep_info_buffer[-1]
+    assert last.pop("place").tolist() == [1.0, 1.0] and last == {"r": 1.0, "l": 2, "t": 3.0, "goal": "left"}

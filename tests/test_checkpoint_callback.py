@@ -116,6 +116,27 @@ def test_checkpoints_of_another_run_are_kept(tmp_path: Path) -> None:
         EZM.resume(tmp_path, CountEnv())
 
 
+def test_two_trainings_that_begin_with_one_file_do_not_share_a_folder(tmp_path: Path) -> None:
+    tiny_model(CountEnv(), learning_starts=100).save(tmp_path / "untrained")
+    folder = tmp_path / "checkpoints"
+    first, second = (EZM.load(tmp_path / "untrained", CountEnv()) for _ in range(2))
+    assert first.run_id != second.run_id
+    first.learn(8, callback=FullCheckpointCallback(4, folder))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ConfigurationError, match=r"checkpoint_4\.ezm belongs to another training"):
+        second.learn(8, callback=FullCheckpointCallback(4, folder))
+    first.save(tmp_path / "begun")
+    third, fourth = (EZM.load(tmp_path / "begun", CountEnv()) for _ in range(2))
+    third.learn(8, callback=FullCheckpointCallback(4, folder), reset_num_timesteps=False)  # goes on where the first was saved
+    assert names(folder) == ["checkpoint_12.ezm", "checkpoint_16.ezm", "checkpoint_8.ezm"]
+    with pytest.raises(ConfigurationError, match=r"checkpoint_12\.ezm is later than this model, which has 8 steps"):
+        fourth.learn(8, callback=FullCheckpointCallback(4, folder), reset_num_timesteps=False)
+    assert (folder / "checkpoint_8.ezm").read_bytes() == before[folder / "checkpoint_8.ezm"]
+    resumed = EZM.resume(folder / "checkpoint_8.ezm", CountEnv(), reset_env=True)  # may abandon what came later
+    resumed.learn(4, callback=FullCheckpointCallback(4, folder), reset_num_timesteps=False)
+    assert resumed.num_timesteps == 12
+
+
 def test_a_callback_used_for_another_model_leaves_the_first_ones_checkpoints_alone(tmp_path: Path) -> None:
     callback = FullCheckpointCallback(4, tmp_path, keep_last=1)
     first = tiny_model(CountEnv(), learning_starts=100)
@@ -203,12 +224,31 @@ def test_a_full_disk_does_not_end_the_training(tmp_path: Path, monkeypatch: pyte
         ({"name_prefix": ""}, "name_prefix"),
         ({"name_prefix": "a/b"}, "'a/b'"),
         ({"name_prefix": "a*"}, "beginning of a file name"),
+        ({"name_prefix": ".a"}, "beginning of a file name"),
         ({"name_prefix": "emergency"}, "reserved for"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         FullCheckpointCallback(**{"save_freq": 5, "save_path": "unused", **settings})
+
+
+def test_what_was_not_saved_is_not_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    callback = FullCheckpointCallback(4, tmp_path)
+    callback.model = model = tiny_model(CountEnv(), learning_starts=100)
+    model.learn(4, callback=callback)
+    callback._stop()
+    assert f"the training is in {tmp_path / 'checkpoint_4.ezm'}" in capsys.readouterr().out
+
+    def fail(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model, "save_checkpoint", fail)
+    with pytest.warns(UserWarning, match="the last checkpoint is "):
+        callback._stop()
+    assert capsys.readouterr().out == ""
 
 
 def test_other_algorithms_are_refused(tmp_path: Path) -> None:

@@ -374,6 +374,30 @@ def test_a_best_model_that_was_not_saved_does_not_raise_the_bar(monkeypatch: pyt
     assert saved == [2, 6] and callback.best_score == pytest.approx(0.6)
 
 
+def test_a_resumed_training_has_to_beat_the_saved_model_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model, best, evaluations = tiny_model(), tmp_path / "best.zip", tmp_path / "e.csv"
+    script(monkeypatch, (0.1, 0.3), (0.9, 0.9), (0.2, 0.2))
+    save = EZM.save
+
+    def save_unless_full(self: EZM, path: Any) -> None:
+        if self.num_timesteps == 4:
+            raise OSError("disk full")
+        save(self, path)
+
+    monkeypatch.setattr(EZM, "save", save_unless_full)
+    with pytest.warns(UserWarning, match="The best model was not saved"):
+        model.learn(6, callback=TaskEvalCallback(TASKS, eval_freq=2, best_model_path=best, csv_path=evaluations))
+    model.save_checkpoint(tmp_path / "c.ezm")
+    before = evaluations.read_bytes()
+    for path in (best, tmp_path / "elsewhere.zip"):
+        script(monkeypatch, (0.5, 0.5))
+        resumed = EZM.resume(tmp_path / "c.ezm", make_multitask_env(TASKS, seed=0), reset_env=True)
+        callback = TaskEvalCallback(TASKS, eval_freq=2, best_model_path=path, csv_path=evaluations)
+        resumed.learn(2, callback=callback, reset_num_timesteps=False)
+        assert callback.best_score == pytest.approx(0.5) and EZM.load(path).num_timesteps == 8
+        evaluations.write_bytes(before)
+
+
 def test_an_abandoned_continuation_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "eval.csv"
     for timesteps, score in ((10, 0.1), (20, 0.2), (30, 0.3), (20, 0.7), (25, 0.8)):
@@ -553,6 +577,19 @@ def test_the_evaluation_at_the_end(tmp_path: Path) -> None:
     model.learn(20, callback=callback, reset_num_timesteps=False)
     assert [row.timesteps for row in read_evaluations(path)] == [30, 30, 40, 40, 60, 60]
     assert (tmp_path / "b.zip").exists()
+
+
+def test_an_evaluation_at_the_end_in_which_the_process_ended_is_made_up_for(tmp_path: Path) -> None:
+    def callback() -> TaskEvalCallback:
+        return TaskEvalCallback(TASKS, eval_freq=30, n_eval_episodes=1, csv_path=tmp_path / "e.csv", at_end=True)
+
+    def resume() -> EZM:
+        return EZM.resume(tmp_path / "c.ezm", make_multitask_env(TASKS, seed=0), reset_env=True)
+
+    tiny_model().learn(20).save_checkpoint(tmp_path / "c.ezm")
+    for _ in range(2):  # the second time the file has it already
+        resume().learn(0, callback=callback(), reset_num_timesteps=False)
+        assert [row.timesteps for row in read_evaluations(tmp_path / "e.csv")] == [20, 20]
 
 
 def test_a_full_disk_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,3 +264,13 @@ def test_a_normalized_agent_loaded_without_its_environment_is_told_apart(tmp_pat
     with pytest.raises(ConfigurationError, match="were normalized by VecNormalize, those of the new environment are not"):
         add_tasks(EZM.load(tmp_path / "normalized"), toy_env(tasks))
     assert add_tasks(EZM.load(tmp_path / "normalized"), env).policy.task_set.names == tuple(tasks)
+
+
+def test_known_tasks_keep_the_discount_that_they_were_trained_with() -> None:
+    model = trained(make_task_set(OLD))
+    specs = make_task_set(ALL)
+    env = make_multitask_env(TaskSet(tuple(replace(each, discount=0.5) if each.name == OLD[1] else each for each in specs)))
+    with pytest.raises(ConfigurationError, match=r"'toy-hold' was trained with a discount of 0\.\d+ and has 0\.5 in"):
+        add_tasks(model, env)
+    wanted = env.get_attr("task_set")[0]
+    assert add_tasks(model, env, task_set=wanted).policy.task_set["toy-hold"].discount == 0.5

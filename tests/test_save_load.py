@@ -589,3 +589,19 @@ def test_models_that_load_one_replay_draw_as_their_own_seeds_say(tmp_path: Path)
         model.load_replay_buffer(tmp_path / "replay")
         drawn.append(model.replay_buffer.rng.random(3))
     assert (drawn[0] == drawn[2]).all() and not np.isin(drawn[0], drawn[1]).any()
+
+
+def test_a_replay_buffer_saved_with_the_model_keeps_its_capacity(tmp_path: Path) -> None:
+    tiny_model(CountEnv(), buffer_size=500).learn(20).save(tmp_path / "model", include=["replay_buffer"])
+    with pytest.raises(ConfigurationError, match=r"replay buffer of 500 transitions per task, and `buffer_size` is 900: pass"):
+        EZM.load(tmp_path / "model", CountEnv(), buffer_size=900)
+    assert EZM.load(tmp_path / "model", CountEnv(), buffer_size=500).replay_buffer.size() == 20
+
+
+def test_a_training_with_the_replay_buffer_of_another_size_can_be_resumed(tmp_path: Path) -> None:
+    model = tiny_model(CountEnv(), buffer_size=500).learn(20)
+    model.replay_buffer = tiny_model(CountEnv(), buffer_size=900).learn(30).replay_buffer
+    model.learn(5, reset_num_timesteps=False)
+    path = model.save_checkpoint(tmp_path / "training")
+    resumed = EZM.resume(path, CountEnv(), reset_env=True)
+    assert resumed.buffer_size == resumed.replay_buffer.buffer_size == 900 and resumed.replay_buffer.size() == 35

@@ -10,7 +10,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from sb3_ezm.arguments.combinations import check_contradictions
-from sb3_ezm.arguments.settings import attribute_of, check_replay_settings
+from sb3_ezm.arguments.replay import check_replay_settings
+from sb3_ezm.arguments.settings import attribute_of
 from sb3_ezm.arguments.table import ARGUMENTS, Configs
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.config import UpdateConfig
@@ -49,6 +50,7 @@ class CheckedAssignments(OffPolicyAlgorithm):
         if name == "replay_buffer" and "learner" in vars(self) and known not in (None, value):
             if isinstance(value, PerTaskReplayBuffer) and isinstance(known, PerTaskReplayBuffer):
                 check_replay_settings(value, known)
+                vars(self)["buffer_size"] = value.buffer_size
             self.learner.finish()  # running updates would set priorities in the new one
             self.learner.coming.clear()
         # `learn` looks at the environment. Without `collector` the model is still being made.

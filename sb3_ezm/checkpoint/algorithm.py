@@ -193,7 +193,8 @@ class ResumableAlgorithm(RolloutAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         own = ("failure_handlers", "stop_signals", "was_resumed", "_learned_for", "_learning_since")
-        return [*super()._excluded_save_params(), *own]
+        begun = () if self.num_timesteps > 0 else ("run_id",)  # every model loaded from this one begins a training of its own
+        return [*super()._excluded_save_params(), *own, *begun]
 
 
 def read_replay_buffer(path: str | Path | io.BufferedIOBase, verbose: int = 0) -> Any:

@@ -67,7 +67,8 @@ class FullCheckpointCallback(BaseCallback):
     ``reset_env=True``.
 
     A folder with another training's checkpoints under this prefix is refused: they would be mixed up and overwritten. So is
-    the folder of another model that had the same callback before.
+    the folder of another model that had the same callback before, and one with later checkpoints of the same training, unless
+    that was continued by ``EZM.resume``.
 
     :param save_freq: steps of all environments together, a repeated action being one, between two checkpoints
     :param save_path: folder
@@ -91,7 +92,8 @@ class FullCheckpointCallback(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        if not name_prefix or Path(name_prefix).name != name_prefix or any(mark in name_prefix for mark in "*?["):
+        is_name = Path(name_prefix).name == name_prefix and not name_prefix.startswith(".")  # a dot would hide the files
+        if not is_name or any(mark in name_prefix for mark in "*?["):
             raise ConfigurationError(f"`name_prefix` ({name_prefix!r}) must be the beginning of a file name.")
         if name_prefix == EMERGENCY:
             raise ConfigurationError(f"`name_prefix` {EMERGENCY!r} is reserved for checkpoints of failed trainings.")
@@ -116,9 +118,10 @@ class FullCheckpointCallback(BaseCallback):
         runs = runs_of(self.model, self._trained, self._runs)
         if not runs & self._runs:  # another training, which has no checkpoint yet
             self.last_path = None
+        goes_back = self.model.was_resumed or self.model is self._trained
         self._runs, self._trained = runs, self.model
         check_can_write_into(self.save_path)
-        self._check_folder()
+        self._check_folder(goes_back)
         self._remove_leftovers()
         encode(capture(self.model), [])  # what no checkpoint can hold is an error now, not hours later
         self._last_saved = self.model.num_timesteps
@@ -126,7 +129,8 @@ class FullCheckpointCallback(BaseCallback):
         self.model.failure_handlers.append(self._on_failure)
         self.model.stop_signals.watch()
 
-    def _check_folder(self) -> None:
+    def _check_folder(self, goes_back: bool) -> None:
+        """Later checkpoints are of an abandoned continuation where a training goes back to an earlier step."""
         for item in find_checkpoints(self.save_path, self.name_prefix):
             if item.run is None:
                 raise ConfigurationError(f"{item.path} cannot be read as a checkpoint: move or delete it.")
@@ -134,6 +138,12 @@ class FullCheckpointCallback(BaseCallback):
                 raise ConfigurationError(
                     f"{item.path} belongs to another training: continue that one with `EZM.resume`, choose another "
                     "`save_path` or `name_prefix`, or delete its checkpoints."
+                )
+            if item.steps > self.model.num_timesteps and not goes_back:
+                raise ConfigurationError(
+                    f"{item.path} is later than this model, which has {self.model.num_timesteps} steps, and may belong to "
+                    "another that went on from the same file: continue that one with `EZM.resume`, choose another "
+                    "`save_path` or `name_prefix`, or delete the later checkpoints."
                 )
 
     def _remove_leftovers(self) -> None:
@@ -195,19 +205,20 @@ class FullCheckpointCallback(BaseCallback):
                 except OSError as error:  # the new one is there all the same
                     warnings.warn(f"The old checkpoint {path} could not be deleted: {error}.", stacklevel=2)
 
-    def _try_to_save(self) -> None:
+    def _try_to_save(self) -> bool:
         try:
             self.save()
+            return True
         except (OSError, CheckpointError) as error:
             self._next_save = self.model.num_timesteps + max(1, self.save_freq // 10)
             kept = "no checkpoint yet" if self.last_path is None else f"the last checkpoint is {self.last_path}"
             warnings.warn(f"No checkpoint was written after {self.num_timesteps} steps ({error}); {kept}.", stacklevel=2)
+            return False
 
     def _stop(self) -> None:
         """Save what a signal would otherwise destroy."""
         stop = self.model.stop_signals
-        self._try_to_save()
-        if self.last_path is not None:
+        if self._try_to_save():
             print(f"{stop.requested.name if stop.requested else 'Stopped'}: the training is in {self.last_path}", flush=True)
 
     def _plan(self) -> None:

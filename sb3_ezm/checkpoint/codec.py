@@ -51,6 +51,8 @@ def encode(value: Any, arrays: list[Array | DistantColumn], path: str = "") -> A
     """
     if value is None or type(value) in (bool, int, float, str):
         return value
+    if isinstance(value, np.str_):
+        return str(value)
     if isinstance(value, dict):
         return _encode_dict(value, arrays, path)
     if type(value) is list:

@@ -61,7 +61,7 @@ def capture(model: RolloutAlgorithm) -> dict[str, Any]:
         "tasks": model.policy.task_set,
         "observation_space": describe_space(model.observation_space),
         "action_space": describe_space(model.action_space),
-        "progress": {name: getattr(model, name) for name in PROGRESS},
+        "progress": {**{name: getattr(model, name) for name in PROGRESS}, "ep_info_buffer": _storable(model.ep_info_buffer)},
         "observed": {name: as_arrays(getattr(model, name)) for name in OBSERVED},
         "policy": _plain(model.policy).state_dict(),
         "optimizer": model.policy.optimizer.state_dict(),
@@ -71,6 +71,14 @@ def capture(model: RolloutAlgorithm) -> dict[str, Any]:
         "generators": _capture_generators(model),
         "env": capture_vec_env(model.env, between_steps=not model.collector.is_mid_step),
     }
+
+
+def _storable(reports: Any) -> Any:
+    """Reports of episodes without what no checkpoint can hold, such as objects among a Monitor's ``info_keywords``."""
+    if reports is None:
+        return None
+    kept = [{key: value for key, value in report.items() if _unheld(key, value) is None} for report in reports]
+    return deque(kept, maxlen=reports.maxlen)
 
 
 def _plain(policy: Any) -> Any:

@@ -119,8 +119,7 @@ class TaskEvalCallback(EventCallback):
         if (tasks is None) == (vec_env is None):
             raise ConfigurationError("Give either `tasks`, for example 'h1-medium', or a `vec_env`.")
         self.n_eval_episodes = n_eval_episodes
-        self.seed = seed
-        self.deterministic = deterministic
+        self.seed, self.deterministic = seed, deterministic
         self.csv_path = None if csv_path is None else Path(csv_path)
         path = None if best_model_path is None else Path(best_model_path)
         self.best_model_path = path if path is None or path.suffix else path.with_suffix(".zip")  # SB3's name for the file
@@ -215,13 +214,16 @@ class TaskEvalCallback(EventCallback):
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.on_training_start(self.locals, self.globals)
         self._started_at = time.monotonic()
-        self._last_evaluation = self.model.num_timesteps
+        # A process may have ended in the evaluation after the last step, of which then only the file can know.
+        self._last_evaluation = -1 if getattr(self.model, "was_resumed", False) else self.model.num_timesteps
         # Multiples of it, whatever part of a training this call of `learn` is.
-        self._next_evaluation = self._following(self._last_evaluation)
+        self._next_evaluation = self._following(self.model.num_timesteps)
         if self.csv_path is not None and self.csv_path.exists():
             self._continue_file(self.csv_path)
         if self.best_model_path is not None and self.best_model_path.exists():
             self._respect_saved_model(self.best_model_path)
+        elif self.best_model_path is not None:  # whatever the CSV file says: none of these models was kept
+            self.best_score = self._saved_score = -math.inf
 
     def _forget_other_training(self) -> None:
         """A model must not have to beat the one that had this callback before."""
@@ -237,8 +239,8 @@ class TaskEvalCallback(EventCallback):
         saved = read_score(path)
         wanted = (self.best_by, self.protocol)
         if saved is not None and (saved.best_by, saved.protocol) == wanted and self._is_ours(saved):
-            if self._saved_score == self.best_score == -math.inf and saved.timesteps <= env_steps_of(self.model):
-                self.best_score = saved.value  # later ones are of a continuation that was abandoned
+            if saved.timesteps <= env_steps_of(self.model):  # later ones are of a continuation that was abandoned
+                self.best_score = saved.value  # a better one in the CSV file could not be saved
             self._saved_score = saved.value
         elif self._saved_score == -math.inf:
             whose = "has no known score" if saved is None else "was chosen otherwise or is of another training"
@@ -249,7 +251,10 @@ class TaskEvalCallback(EventCallback):
             )
 
     def _is_ours(self, saved: SavedScore) -> bool:
-        return saved.run in self._runs if self._runs else not saved.run and self.model.num_timesteps > 0
+        if not self._runs:
+            return not saved.run and self.model.num_timesteps > 0
+        is_earlier = saved.timesteps <= env_steps_of(self.model)  # or another went on from the same file
+        return saved.run in self._runs and (is_earlier or getattr(self.model, "was_resumed", False))
 
     def _continue_file(self, path: Path) -> None:
         """Continue where the file ends, with its clock and the score to beat."""
@@ -269,6 +274,8 @@ class TaskEvalCallback(EventCallback):
         # A checkpoint is later than the last evaluation before it. Other algorithms keep no time.
         self._started_at -= max(rows[-1].seconds, getattr(self.model, "learning_seconds", 0.0))
         self.best_score = max(self.best_score, best_of(rows, self.best_by, self.protocol))
+        if rows[-1].timesteps == steps:
+            self._last_evaluation = self.model.num_timesteps
 
     def update_child_locals(self, locals_: dict[str, Any]) -> None:
         """

@@ -103,12 +103,13 @@ def load_monitor_episodes(
 def _read_monitor(path: Path) -> list[MonitoredEpisode]:
     """A full disk, or a process that is writing now, leaves lines that are cut: these are not episodes."""
     episodes = []
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
         try:
             start = float(json.loads(file.readline().removeprefix("#"))["t_start"])
         except (ValueError, KeyError, TypeError):
             return []
-        for row in csv.DictReader(file):
+        # A line without its end may hold a part of a number, which would pass for all of it.
+        for row in csv.DictReader(line for line in file if line.endswith("\n")):
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 length = int(row.get("episode_env_steps", row["l"]))
                 episodes.append(MonitoredEpisode(start + float(row["t"]), length, float(row["r"])))
