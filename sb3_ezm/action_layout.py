@@ -79,7 +79,8 @@ def check_action_space(space: spaces.Space[Any]) -> spaces.Box | spaces.Discrete
     if isinstance(space, spaces.Discrete):
         return space
     if not isinstance(space, spaces.Box) or not np.issubdtype(np.dtype(space.dtype), np.floating):
-        raise ConfigurationError(f"EZM plans over a Box of floats or one of several actions (Discrete), not over {space}.")
+        how = ": declare a Box of floats in a `TransformAction` that rounds." if isinstance(space, spaces.Box) else "."
+        raise ConfigurationError(f"EZM plans over a Box of floats or one of several actions (Discrete), not over {space}{how}")
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()):
         raise ConfigurationError(
             f"The bounds of the action space must be finite with low < high in every entry, got {space}: set bounds with "

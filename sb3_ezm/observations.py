@@ -150,8 +150,11 @@ def _part(key: str | None, space: spaces.Space[Any]) -> _Part:
     if isinstance(space, spaces.Box):
         if is_picture(space) and len(space.shape) > 3:
             raise ConfigurationError(
-                f"{label} ({space}) has too many dimensions for a picture, which is [C, H, W] or [H, W, C]."
+                f"{label} ({space}) has too many dimensions for a picture, which is [C, H, W] or [H, W, C]: stack frames "
+                "along the channels, by `VecFrameStack` instead of `FrameStackObservation`."
             )
+        if key is not None and 0 in space.shape:
+            raise ConfigurationError(f"{label} ({space}) has no entries: leave it out in a wrapper.")
         return _Part(key, space, int(np.prod(space.shape, dtype=int)), (), is_picture(space))
     if isinstance(space, spaces.MultiBinary):
         return _Part(key, space, int(np.prod(space.shape, dtype=int)), ())

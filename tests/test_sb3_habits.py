@@ -12,11 +12,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import polyak_update
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
 from sb3_ezm import EZM, ConfigurationError, make_multitask_env
 from sb3_ezm.tasks.statistics import report_of
@@ -201,3 +202,106 @@ def test_training_that_ends_before_the_first_update_says_so(capsys: pytest.Captu
     model.learn(45)
     assert "No updates" not in capsys.readouterr().out
     assert model._n_updates > 0
+
+
+class Simulator:
+    """What an environment may return as ``unwrapped``, for example robosuite's: its methods are not Gymnasium's."""
+
+    def reset(self) -> np.ndarray:
+        return np.zeros(3, np.float32)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
+        return np.zeros(3, np.float32), 1.0, False, {}
+
+
+class AroundSimulator(gym.Env):
+    observation_space = spaces.Box(-1.0, 1.0, (3,))
+    action_space = spaces.Box(-1.0, 1.0, (2,))
+
+    def __init__(self) -> None:
+        self.simulator = Simulator()
+
+    @property
+    def unwrapped(self) -> Any:
+        return self.simulator
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        return self.simulator.reset(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, done, info = self.simulator.step(action)
+        return observation, reward, done, False, info
+
+
+@pytest.mark.parametrize("limit", [None, 7])
+def test_what_is_unwrapped_need_not_be_an_environment(limit: int | None) -> None:
+    env = AroundSimulator()
+    model = tiny_model(env if limit is None else gym.wrappers.TimeLimit(env, limit)).learn(20)
+    assert model.replay_buffer.size() == 20
+
+
+class Pool:
+    """A vector environment of another library, with Gymnasium's interface."""
+
+    num_envs = 3
+    observation_space, action_space = spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-1.0, 1.0, (2,))
+    steps = 0
+
+    def seed(self, seed: int | None = None) -> None:
+        """Nothing is random."""
+
+    def reset(self) -> tuple[np.ndarray, dict[str, Any]]:
+        return np.zeros((3, 3), np.float32), {}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        self.steps += 1
+        observations = np.full((3, 3), 0.1 * (self.steps % 5), np.float32)
+        done = self.steps % 5 == 0
+        infos: list[dict[str, Any]] = [{"terminal_observation": np.full(3, 0.5, np.float32)} if done else {} for _ in range(3)]
+        return observations, np.ones(3), np.full(3, done), infos
+
+
+class Adapter(VecEnvWrapper):
+    """As in the recipe for EnvPool among Stable-Baselines3's examples: what is inside is no vector environment of its own."""
+
+    def reset(self) -> np.ndarray:
+        return self.venv.reset()[0]
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.actions = actions
+
+    def step_wait(self) -> Any:
+        return self.venv.step(self.actions)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_an_adapter_around_the_vector_environment_of_another_library(normalized: bool) -> None:
+    env = Adapter(Pool())  # type: ignore[arg-type]
+    model = tiny_model(VecNormalize(env) if normalized else VecMonitor(env)).learn(30)
+    assert model.replay_buffer.size() == 30 and model._n_updates > 0
+    env.reset()  # by somebody else
+    assert model.collector.is_disturbed
+
+
+def test_an_environment_of_gymnasiums_predecessor_is_left_to_stable_baselines3() -> None:
+    class Old(type("Env", (), {"__module__": "gym.core"})):  # type: ignore[misc]
+        observation_space, action_space = Pool.observation_space, Pool.action_space
+
+        def reset(self) -> np.ndarray:
+            return np.zeros(3, np.float32)
+
+        def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
+            return np.zeros(3, np.float32), 0.0, False, {}
+
+    with pytest.raises((ValueError, ImportError), match=r"OpenAI Gym|shimmy") as caught:
+        tiny_model(Old())
+    assert not isinstance(caught.value, ConfigurationError)
+
+
+def test_tensors_on_the_cpu_are_predicted_as_arrays() -> None:
+    model = tiny_model("Pendulum-v1")
+    for observation in (th.zeros(3), th.zeros(2, 3, dtype=th.float64)):
+        actions, _ = model.predict(observation, deterministic=True)
+        expected, _ = model.predict(observation.numpy().astype(np.float32), deterministic=True)
+        assert isinstance(actions, np.ndarray)
+        np.testing.assert_allclose(actions, expected, rtol=1e-5)

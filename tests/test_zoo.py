@@ -549,3 +549,10 @@ def test_impossible_arguments_of_the_programs(
         assert main(list(arguments)) == 2
         error = capsys.readouterr().err
         assert message in error and "Traceback" not in error
+
+
+def test_settings_in_python_need_a_policy(folder: Path, zoo: Any) -> None:
+    text = 'hyperparams = {"Pendulum-v1": dict(n_timesteps=20, preset="small")}\n'
+    (folder / "mine.py").write_text(text, encoding="utf-8")
+    error = zoo("train", "--env", "Pendulum-v1", "-conf", "mine.py", status=2)
+    assert "The settings of Pendulum-v1 in mine.py have no `policy`, for example 'MlpPolicy'" in error

@@ -144,7 +144,8 @@ def check_replay_buffer(loaded: Any, expected: PerTaskReplayBuffer) -> PerTaskRe
     pairs["actions of"] = loaded.action_space, expected.action_space
     for what, (theirs, ours) in pairs.items():
         if theirs != ours:
-            raise ConfigurationError(f"The loaded replay buffer has {what} {theirs}, this model needs {ours}.")
+            how = f" Load it into a model with as many environments, {theirs}." if what == "`n_envs`" else ""
+            raise ConfigurationError(f"The loaded replay buffer has {what} {theirs}, this model needs {ours}.{how}")
     names, wanted = loaded.task_names or (), expected.task_names or ()
     if len(names) > 1 and names != wanted:
         raise ConfigurationError(

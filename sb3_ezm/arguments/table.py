@@ -85,10 +85,18 @@ def _tensor_env(value: Any) -> Any:
     return value
 
 
+def _old_env(value: Any) -> Any:
+    """An environment of Gymnasium's predecessor, which SB3 converts, or says what is missing for that."""
+    if not any(base.__module__.partition(".")[0] == "gym" for base in type(value).__mro__):
+        raise TypeError
+    return value
+
+
 _ENV = kinds.either(
     # Gymnasium's vector environments are refused with advice when they are wrapped.
     kinds.instance_of(gym.Env, VecEnv, gym.vector.VectorEnv, words="an environment"),
     Kind("a registered id", _env_id),
+    Kind("an environment of gym", _old_env),
     Kind("an environment of tensors", _tensor_env),
     words="a Gymnasium environment, its registered id, or a vector environment of Stable-Baselines3 (`make_multitask_env`)",
 )

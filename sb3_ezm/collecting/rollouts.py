@@ -128,8 +128,11 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         episode_start: npt.NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[Any, tuple[npt.NDArray[Any], ...] | None]:
-        """As in SB3. A batch of observations in tensors gives actions in tensors, on their device."""
-        if holds_tensors(observation):
+        """
+        As in SB3. Tensors give tensors on their device, unless they are on the CPU and the environments take arrays, so that
+        programs written for other algorithms get arrays.
+        """
+        if holds_tensors(observation, besides_cpu=not self.collector.steps_in_tensors):
             return predict_tensors(self.policy, observation, deterministic), state
         return super().predict(observation, state, episode_start, deterministic)
 

@@ -40,11 +40,12 @@ def check_answers(env: DummyVecEnv) -> None:
     for index, sub_env in enumerate(env.envs):
         if layers_of(sub_env, PaddedTaskEnv):
             continue
-        who = f"Environment {index} ({type(sub_env.unwrapped).__name__})"
+        innermost = layers_of(sub_env)[-1]  # `unwrapped` may lead further, to what is no environment: robosuite's simulator
+        who = f"Environment {index} ({type(innermost).__name__})"
         check_env_class(sub_env, who)
         for name, check in (("reset", check_reset), ("step", check_step)):
             # Innermost: wrappers would stumble over a wrong answer first.
-            if (checked := _CheckedAnswers.install(sub_env.unwrapped, name)) is not None:
+            if (checked := _CheckedAnswers.install(innermost, name)) is not None:
                 checked.check, checked.who = check, who
         space = sub_env.observation_space
         if not space.is_np_flattenable:

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 
 from sb3_ezm.multitask.inspection import native_of
 from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv
+from sb3_ezm.tasks.api import layers_of
 
 ExtensionT = TypeVar("ExtensionT", bound="MethodExtension")
 
@@ -163,11 +164,12 @@ class EnvWatch:
         self.env = env
         self.normalize: VecNormalize | None = None if env is None else unwrap_vec_normalize(env)
         native = None if env is None else native_of(env)
-        watched: list[tuple[Any, str]] = [] if native is None else [(native, name) for name in ("reset", "step_async")]
+        step = "step_async" if hasattr(native, "step_async") else "step"  # other libraries' vector environments have no more
+        watched: list[tuple[Any, str]] = [] if native is None else [(native, "reset"), (native, step)]
         if isinstance(native, DummyVecEnv):
             for sub_env in native.envs:
                 OwnedObservations.install(sub_env, "step")
-            watched = [(sub_env.unwrapped, name) for sub_env in native.envs for name in ("reset", "step")]
+            watched = [(layers_of(sub_env)[-1], name) for sub_env in native.envs for name in ("reset", "step")]
         elif isinstance(native, TensorVecEnv):
             watched = [(native.env, name) for name in ("reset", "step")]
         counters = [_CountedCalls.install(owner, name) for owner, name in watched]

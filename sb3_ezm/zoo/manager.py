@@ -52,7 +52,13 @@ class EZMExperimentManager(ExperimentManager):
         if self.is_ezm and self.config.endswith((".yml", ".yaml")):
             print(f"Settings file: {self.config}")
             self.config = use_file(self.config)
-        return super().read_hyperparameters()
+        hyperparams, ordered = super().read_hyperparameters()
+        if self.is_ezm and "policy" not in hyperparams:
+            raise ConfigurationError(
+                f"The settings of {self.env_name.gym_id} in {self.config} have no `policy`, for example 'MlpPolicy': only in "
+                "files that end in .yml or .yaml does a `preset` choose it."
+            )
+        return hyperparams, ordered
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
         processed: tuple[Any, ...] = super()._preprocess_hyperparams(hyperparams)
