@@ -25,7 +25,7 @@ PolicyTarget = Literal["best", "improved"]
 @dataclass(frozen=True)
 class ModelConfig(Settings):
     """
-    Sizes of the world model. The defaults are the paper's (15.95 M parameters on nine H1 tasks), but for both ranges (299).
+    Sizes of the world model. The defaults are the paper's (15.95 M parameters on nine H1 tasks); its ranges are both 299.
 
     :param latent_size: entries of the latent state
     :param num_blocks: residual blocks in each of representation, dynamics, reward and value/policy trunk

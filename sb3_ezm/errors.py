@@ -71,7 +71,7 @@ _COUNTERPARTS = {
     "n_critics": "`policy_kwargs={'num_value_heads': ...}`",
     "vf_coef": "`loss_kwargs={'value': ...}`",
     "n_steps": "`train_freq`, or for the targets `td_steps`",
-    "n_envs": "`n_envs_per_task` of `make_multitask_env`",
+    "n_envs": "`n_envs_per_task` of `make_multitask_env`, or for one task `make_vec_env(env_id, n_envs=...)` as `env`",
     "create_eval_env": "`EvalCallback`, or for several tasks `TaskEvalCallback`",
 }
 

@@ -46,7 +46,8 @@ def add_tasks(model: EZMT, env: GymEnv, like: str | None = None, **changes: Any)
     :param like: trained task that the new ones start from (default: the mean of all)
     :param changes: arguments of the algorithm that replace those of the trained agent
     :return: the new agent
-    :raises ConfigurationError: if the tasks do not fit the networks; the message names the sizes
+    :raises ConfigurationError: if the tasks do not fit the networks; the message names the sizes. Or if the environment gives
+        a known task another discount
     :raises UnknownSettingError: if there is no such argument
     """
     policy_class: Any = model.policy_class  # the class itself where the policy is compiled
@@ -56,8 +57,8 @@ def add_tasks(model: EZMT, env: GymEnv, like: str | None = None, **changes: Any)
     if tasks is None:
         raise ConfigurationError("The environment does not name its tasks: create it with `make_multitask_env`.")
     _check_tasks(trained, tasks, model.policy.model_config.task_embedding_size)
-    if "gamma" not in changes and "task_set" not in changes:
-        _check_discounts(trained, tasks, model.gamma)
+    if "task_set" not in changes:
+        _check_discounts(trained, tasks, model.gamma, changes.get("gamma", model.gamma))
     _check_pictures(model.policy, ObservationLayout(vec_env.observation_space))
     _check_normalization(model, vec_env)
     sources = [trained.index(like)] if like is not None else list(range(len(trained)))
@@ -113,13 +114,16 @@ def _check_tasks(trained: TaskSet, tasks: TaskSet, embedding: int) -> None:
         )
 
 
-def _check_discounts(trained: TaskSet, tasks: TaskSet, gamma: float) -> None:
-    before, after = (dict(zip(each.names, each.discounts(gamma).tolist(), strict=True)) for each in (trained, tasks))
-    for name in trained.names:
-        if name in after and before[name] != after[name]:
+def _check_discounts(trained: TaskSet, tasks: TaskSet, gamma: float, new_gamma: float) -> None:
+    """A new ``gamma`` is asked for; another discount of a task's own may have come with the environment unnoticed."""
+    for spec in trained:
+        if spec.name not in tasks or spec.discount == tasks[spec.name].discount:
+            continue
+        before, after = spec.discount or gamma, tasks[spec.name].discount or new_gamma
+        if before != after:
             raise ConfigurationError(
-                f"Task {name!r} was trained with a discount of {before[name]:g} and has {after[name]:g} in the environment: "
-                "give its TaskSpec the trained one, or pass `gamma` or `task_set` to change it."
+                f"Task {spec.name!r} was trained with a discount of {before:g} and has {after:g} in the environment: give its "
+                "TaskSpec the trained one, or pass the environment's `task_set` to change it."
             )
 
 

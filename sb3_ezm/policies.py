@@ -128,8 +128,8 @@ class EZMPolicy(BasePolicy):
             embodiments=self.task_set.embodiments(),
             image_shape=self.layout.image_shape,
             discrete=self.task_set.discrete,
-            observation_mask=self.task_set.observation_mask(),
         )
+        self.world_model.set_observation_mask(self.task_set.observation_mask())
         if self.freeze_dynamics:
             self.world_model.freeze_dynamics()
         self.target_model = copy.deepcopy(self.world_model).requires_grad_(False).eval()

@@ -18,9 +18,9 @@ class Sources(NamedTuple):
     """What a value target can be made from."""
 
     td: th.Tensor  # [B, K+1]  n-step TD target
-    earned: th.Tensor  # [B, K+1]  as booleans, whether it holds any reward: else it is the target network's own value
     searched: th.Tensor  # [B, K+1]  value of a search; meaningless where there was none
     stale: th.Tensor  # [B, 1]    more than `mixed_newest` transitions of the task have been stored since
+    earned: th.Tensor  # [B, K+1]  whether `td` holds any reward: else it is the target network's own value
 
 
 class ValueTarget(NamedTuple):

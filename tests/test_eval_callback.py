@@ -31,6 +31,7 @@ from sb3_ezm.envs.toy import ToySpin
 from sb3_ezm.evaluation import EvaluationResult, TaskResult, append_evaluation, read_evaluations
 from sb3_ezm.evaluation import callback as callback_module
 from sb3_ezm.evaluation.files import cut_evaluations
+from sb3_ezm.evaluation.saved_score import read_score
 from sb3_ezm.multitask import ThreadedVecEnv, make_task_env
 from sb3_ezm.reporting.train_logging import task_labels
 from sb3_ezm.tasks.api import layers_of
@@ -211,6 +212,7 @@ def test_a_training_resumed_with_other_steps_between_evaluations(monkeypatch: py
     for timesteps, score in ((4, 0.6), (8, 0.7)):  # of a training that was interrupted after its checkpoint at 6
         append_evaluation(path, scripted_result(score, score), timesteps, seconds=1.0)
     model.learn(6)
+    model.was_resumed = True
     model.learn(12, callback=TaskEvalCallback(TASKS, eval_freq=5, csv_path=path), reset_num_timesteps=False)
     rows = read_evaluations(path)
     assert [row.timesteps for row in rows] == [4, 4, 10, 10, 16, 16] and [row.score for row in rows[2:]] == [
@@ -269,6 +271,7 @@ def test_a_resumed_training_does_not_replace_a_better_model(monkeypatch: pytest.
     # The process was killed; another machine repeats the second evaluation with another rounding, and goes on.
     script(monkeypatch, (0.1, 0.3))
     copy.learn(2)
+    copy.was_resumed, copy.run_id = True, model.run_id
     script(monkeypatch, (0.5, 0.5), (0.5, 0.6), (0.9, 0.9))
     second, before = callback(), best.read_bytes()
     copy.learn(4, callback=second, reset_num_timesteps=False)
@@ -396,6 +399,45 @@ def test_a_resumed_training_has_to_beat_the_saved_model_alone(monkeypatch: pytes
         resumed.learn(2, callback=callback, reset_num_timesteps=False)
         assert callback.best_score == pytest.approx(0.5) and EZM.load(path).num_timesteps == 8
         evaluations.write_bytes(before)
+
+
+def test_two_trainings_that_go_on_from_one_file_share_no_evaluations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tiny_model().learn(4).save(tmp_path / "begun")
+    first, second = (EZM.load(tmp_path / "begun", make_multitask_env(TASKS, seed=0)) for _ in range(2))
+    files: dict[str, Any] = {"csv_path": tmp_path / "e.csv", "best_model_path": tmp_path / "best.zip"}
+    script(monkeypatch, (0.1, 0.1), (0.5, 0.5))
+    first.learn(4, callback=TaskEvalCallback(TASKS, eval_freq=2, **files), reset_num_timesteps=False)
+    with pytest.raises(ConfigurationError, match=r"e\.csv holds evaluations up to 8 steps, and this model has 4: "):
+        second.learn(4, callback=TaskEvalCallback(TASKS, eval_freq=2, **files), reset_num_timesteps=False)
+    assert [row.timesteps for row in read_evaluations(tmp_path / "e.csv", abandoned=True)] == [6, 6, 8, 8]
+    script(monkeypatch, (0.2, 0.2))
+    callback = TaskEvalCallback(TASKS, eval_freq=2, **{**files, "csv_path": tmp_path / "other.csv"})
+    with pytest.warns(UserWarning, match="is of another training: this training's best model replaces it"):
+        second.learn(2, callback=callback, reset_num_timesteps=False)
+    assert callback.best_score == pytest.approx(0.2) and EZM.load(tmp_path / "best.zip").num_timesteps == 6
+
+
+def test_the_best_model_of_an_abandoned_continuation_is_no_bar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def learn(model: EZM, steps: int, *scores: float) -> TaskEvalCallback:
+        script(monkeypatch, *((score, score) for score in scores))
+        files: dict[str, Any] = {"csv_path": tmp_path / "e.csv", "best_model_path": tmp_path / "best.zip"}
+        callback = TaskEvalCallback(TASKS, eval_freq=2, **files)
+        model.learn(steps, callback=callback, reset_num_timesteps=model.num_timesteps == 0)
+        return callback
+
+    def resume(name: str) -> EZM:
+        return EZM.resume(tmp_path / name, make_multitask_env(TASKS, seed=0), reset_env=True)
+
+    model = tiny_model()
+    learn(model, 2, 0.1)
+    model.save_checkpoint(tmp_path / "early.ezm")
+    learn(model, 4, 0.2, 0.9)  # the best model is one of 6 steps
+    again = resume("early.ezm")
+    assert learn(again, 6, 0.3, 0.5, 0.4).best_score == pytest.approx(0.5)
+    again.save_checkpoint(tmp_path / "late.ezm")
+    assert EZM.load(tmp_path / "best.zip").num_timesteps == 6
+    told = learn(resume("late.ezm"), 2, 0.6)  # the best of its line, but no better than the file
+    assert told.best_score == pytest.approx(0.6) and read_score(tmp_path / "best.zip").value == pytest.approx(0.9)  # type: ignore[union-attr]
 
 
 def test_an_abandoned_continuation_is_left_out(tmp_path: Path) -> None:
@@ -589,7 +631,7 @@ def test_an_evaluation_at_the_end_in_which_the_process_ended_is_made_up_for(tmp_
     tiny_model().learn(20).save_checkpoint(tmp_path / "c.ezm")
     for _ in range(2):  # the second time the file has it already
         resume().learn(0, callback=callback(), reset_num_timesteps=False)
-        assert [row.timesteps for row in read_evaluations(tmp_path / "e.csv")] == [20, 20]
+        assert [row.timesteps for row in read_evaluations(tmp_path / "e.csv", abandoned=True)] == [20, 20]
 
 
 def test_a_full_disk_does_not_stop_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

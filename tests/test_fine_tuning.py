@@ -272,5 +272,7 @@ def test_known_tasks_keep_the_discount_that_they_were_trained_with() -> None:
     env = make_multitask_env(TaskSet(tuple(replace(each, discount=0.5) if each.name == OLD[1] else each for each in specs)))
     with pytest.raises(ConfigurationError, match=r"'toy-hold' was trained with a discount of 0\.\d+ and has 0\.5 in"):
         add_tasks(model, env)
+    with pytest.raises(ConfigurationError, match=r"has 0\.5 in"):
+        add_tasks(model, env, gamma=0.9)  # of the tasks that have none of their own
     wanted = env.get_attr("task_set")[0]
     assert add_tasks(model, env, task_set=wanted).policy.task_set["toy-hold"].discount == 0.5

@@ -48,7 +48,7 @@ def test_lines_cut_by_a_full_disk_are_not_episodes(tmp_path: Path) -> None:
     with (tmp_path / "walk_0.monitor.csv").open("a", encoding="utf-8") as file:
         file.write("2.0,1\n,,\n3.0,5,4.0\n")
     with (tmp_path / "walk_0.monitor.csv").open("ab") as binary:
-        binary.write(b"\xff\n7.0,10,4.0")  # of 7.0,1000,4.0
+        binary.write(b"\xff\n7.0,10,4.0")  # of 7.0,10,4.012
     (tmp_path / "walk_1.monitor.csv").write_text("")
     (tmp_path / "walk_2.monitor.csv").write_text('#{"t_sta')
     assert load_monitor_curves(tmp_path, ["walk"]) == {"walk": Curve([10, 15], [1.0, 3.0])}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_ezm import EZM, make_task_set
-from sb3_ezm.config import SearchConfig
+from sb3_ezm.config import ModelConfig, SearchConfig
 from sb3_ezm.errors import ConfigurationError
+from sb3_ezm.model.world_model import WorldModel
 from sb3_ezm.observations import ObservationLayout
 from sb3_ezm.policies import EZMPolicy, MlpPolicy, MultiInputPolicy, MultiTaskHumanoidPolicy
 from sb3_ezm.space_tasks import default_task_set
@@ -245,6 +247,35 @@ def test_padded_action_entries_are_zero(planner: bool, deterministic: bool) -> N
     assert padded.any()
     assert (actions[padded] == 0.0).all()
     assert (actions[~padded] != 0.0).all()
+
+
+class OlderWorldModel(WorldModel):
+    """A user's, whose arguments are listed."""
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_mask: np.ndarray,
+        discounts: np.ndarray,
+        config: ModelConfig,
+        embodiments: Sequence[int] | None = None,
+        image_shape: Sequence[int] | None = None,
+        discrete: bool = False,
+    ) -> None:
+        super().__init__(observation_size, action_mask, discounts, config, embodiments, image_shape, discrete)
+
+
+@pytest.mark.parametrize("world_model_class", [WorldModel, OlderWorldModel])
+def test_networks_know_which_observation_entries_are_padding(
+    monkeypatch: pytest.MonkeyPatch, world_model_class: type[WorldModel]
+) -> None:
+    monkeypatch.setattr(MlpPolicy, "world_model_class", world_model_class)
+    policy = toy_policy(average_updates=5)
+    expected = policy.task_set.observation_mask()
+    assert expected.sum(axis=1).tolist() == [spec.observation_size for spec in policy.task_set] and not expected.all()
+    for network in (policy.world_model, policy.target_model, policy.average_model):
+        assert isinstance(network, world_model_class)
+        np.testing.assert_array_equal(network.observation_mask.numpy(), expected)
 
 
 def test_an_empty_batch_of_observations_gives_no_actions() -> None:

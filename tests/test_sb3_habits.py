@@ -197,11 +197,15 @@ def test_the_users_own_environment_still_takes_what_it_took() -> None:
 def test_training_that_ends_before_the_first_update_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny_model("Pendulum-v1", verbose=1, learning_starts=40)
     model.learn(30)
-    assert "No updates: this call ends after 30 steps, before `learning_starts` is reached." in capsys.readouterr().out
-    assert model._n_updates == 0
-    model.learn(45)
-    assert "No updates" not in capsys.readouterr().out
-    assert model._n_updates > 0
+    words = "No updates: this call has {} steps, and the first comes after more than {} (`learning_starts`)."
+    assert words.format(30, 40) in capsys.readouterr().out
+    model.learn(10, reset_num_timesteps=False)
+    assert words.format(10, 10) in capsys.readouterr().out and model._n_updates == 0
+    model.learn(1, reset_num_timesteps=False)
+    assert "No updates" not in capsys.readouterr().out and model._n_updates > 0
+    for several in ({"train_freq": 3}, {"train_freq": (1, "episode")}):  # the last rollout goes beyond the steps asked for
+        model = tiny_model("Pendulum-v1", verbose=1, learning_starts=40, **several).learn(40)
+        assert "No updates" not in capsys.readouterr().out and model._n_updates > 0
 
 
 class Simulator:
@@ -300,8 +304,13 @@ def test_an_environment_of_gymnasiums_predecessor_is_left_to_stable_baselines3()
 
 def test_tensors_on_the_cpu_are_predicted_as_arrays() -> None:
     model = tiny_model("Pendulum-v1")
-    for observation in (th.zeros(3), th.zeros(2, 3, dtype=th.float64)):
+    for observation in (
+        th.zeros(3),
+        th.zeros(2, 3, dtype=th.float64),
+        th.zeros(3, requires_grad=True),
+        th.zeros(3).bfloat16(),
+    ):
         actions, _ = model.predict(observation, deterministic=True)
-        expected, _ = model.predict(observation.numpy().astype(np.float32), deterministic=True)
+        expected, _ = model.predict(observation.detach().float().numpy(), deterministic=True)
         assert isinstance(actions, np.ndarray)
         np.testing.assert_allclose(actions, expected, rtol=1e-5)

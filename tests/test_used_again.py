@@ -109,9 +109,9 @@ def test_parameters_without_an_average_reach_predictions() -> None:
 
 def test_running_updates_do_not_touch_a_replay_buffer_that_is_put_in() -> None:
     model = tiny_model(Numbers(), runtime_kwargs={"priority_lag": 2}, per_alpha=0.6).learn(26)
-    other = tiny_model(Numbers(), seed=5, learning_starts=100, per_alpha=0.6).learn(12)
+    other = tiny_model(Numbers(), seed=5, learning_starts=100, per_alpha=0.6, buffer_size=700).learn(12)
     model.replay_buffer = other.replay_buffer
-    assert model.buffer_size == other.buffer_size
+    assert model.buffer_size == other.buffer_size == 700
     model.train(2, 8)
     replay = model.replay_buffer.replays[0]
     empty = np.flatnonzero(replay.ring.step == 0)

@@ -10,8 +10,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 
 from sb3_ezm.arguments.combinations import check_contradictions
-from sb3_ezm.arguments.replay import check_replay_settings
-from sb3_ezm.arguments.settings import attribute_of
+from sb3_ezm.arguments.replay import check_replay_settings, make_replay_buffer
+from sb3_ezm.arguments.settings import attribute_of, read_arguments
 from sb3_ezm.arguments.table import ARGUMENTS, Configs
 from sb3_ezm.buffers import PerTaskReplayBuffer
 from sb3_ezm.config import UpdateConfig
@@ -47,9 +47,9 @@ class CheckedAssignments(OffPolicyAlgorithm):
         :raises ConfigurationError: for an argument that is impossible or cannot change any more
         """
         known = vars(self).get("replay_buffer")
-        if name == "replay_buffer" and "learner" in vars(self) and known not in (None, value):
-            if isinstance(value, PerTaskReplayBuffer) and isinstance(known, PerTaskReplayBuffer):
-                check_replay_settings(value, known)
+        if name == "replay_buffer" and "learner" in vars(self) and known is not value:
+            if isinstance(value, PerTaskReplayBuffer):
+                check_replay_settings(value, known or make_replay_buffer(self, read_arguments(self), self.configs))
                 vars(self)["buffer_size"] = value.buffer_size
             self.learner.finish()  # running updates would set priorities in the new one
             self.learner.coming.clear()

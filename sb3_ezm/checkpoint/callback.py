@@ -94,7 +94,9 @@ class FullCheckpointCallback(BaseCallback):
         super().__init__(verbose)
         is_name = Path(name_prefix).name == name_prefix and not name_prefix.startswith(".")  # a dot would hide the files
         if not is_name or any(mark in name_prefix for mark in "*?["):
-            raise ConfigurationError(f"`name_prefix` ({name_prefix!r}) must be the beginning of a file name.")
+            raise ConfigurationError(
+                f"`name_prefix` ({name_prefix!r}) must be the beginning of a file name, but not with a dot, which hides files."
+            )
         if name_prefix == EMERGENCY:
             raise ConfigurationError(f"`name_prefix` {EMERGENCY!r} is reserved for checkpoints of failed trainings.")
         self.save_freq = save_freq

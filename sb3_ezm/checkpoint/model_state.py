@@ -61,7 +61,7 @@ def capture(model: RolloutAlgorithm) -> dict[str, Any]:
         "tasks": model.policy.task_set,
         "observation_space": describe_space(model.observation_space),
         "action_space": describe_space(model.action_space),
-        "progress": {**{name: getattr(model, name) for name in PROGRESS}, "ep_info_buffer": _storable(model.ep_info_buffer)},
+        "progress": {name: _storable(getattr(model, name)) for name in PROGRESS},
         "observed": {name: as_arrays(getattr(model, name)) for name in OBSERVED},
         "policy": _plain(model.policy).state_dict(),
         "optimizer": model.policy.optimizer.state_dict(),
@@ -73,12 +73,16 @@ def capture(model: RolloutAlgorithm) -> dict[str, Any]:
     }
 
 
-def _storable(reports: Any) -> Any:
+def _storable(progress: Any) -> Any:
     """Reports of episodes without what no checkpoint can hold, such as objects among a Monitor's ``info_keywords``."""
-    if reports is None:
-        return None
-    kept = [{key: value for key, value in report.items() if _unheld(key, value) is None} for report in reports]
-    return deque(kept, maxlen=reports.maxlen)
+    if not isinstance(progress, deque):
+        return progress
+    plain = ({key: it for key, it in each.items() if _held(it)} if isinstance(each, dict) else each for each in progress)
+    return deque((each for each in plain if _held(each)), maxlen=progress.maxlen)
+
+
+def _held(value: Any) -> bool:
+    return _unheld("", value) is None
 
 
 def _plain(policy: Any) -> Any:

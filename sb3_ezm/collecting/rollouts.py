@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from typing import Any
 
@@ -34,7 +35,7 @@ from sb3_ezm.multitask.tensor_vec_env import TensorVecEnv, holds_tensors
 from sb3_ezm.multitask.vec_env import EpisodesLostError
 from sb3_ezm.policies import EZMPolicy
 from sb3_ezm.reporting.console import PACED, delaying, pace_console
-from sb3_ezm.tasks.api import check_env_class
+from sb3_ezm.tasks.api import check_env_class, layers_of
 from sb3_ezm.tasks.statistics import TaskStatistics, report_of
 
 _MANY_WEIGHTS = 10_000_000  # of which the products are worth sharing between threads
@@ -91,13 +92,14 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
                 "`make_multitask_env(env_id, n_envs_per_task=n)`, or `make_vec_env(env_id, n_envs=n)` of "
                 "`stable_baselines3.common.env_util`."
             )
-        if isinstance(env, gym.Env) and is_tensor_env(env.unwrapped):
+        innermost = layers_of(env)[-1]
+        if isinstance(env, gym.Env) and is_tensor_env(innermost):
             raise ConfigurationError(
-                f"{env} wraps an environment of tensors, {type(env.unwrapped).__name__}, as a single one: pass "
+                f"{env} wraps an environment of tensors, {type(innermost).__name__}, as a single one: pass "
                 "`env.unwrapped`, or an adapter around it (docs/gpu_simulators.md)."
             )
         if isinstance(env, gym.Env):
-            check_env_class(env, f"The environment {type(env.unwrapped).__name__}")
+            check_env_class(env, f"The environment {type(innermost).__name__}")
         vec_env = wrap_env(env, verbose, monitor_wrapper)
         check_action_space(vec_env.action_space)  # SB3 would only assert it
         return vec_env
@@ -129,11 +131,13 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         deterministic: bool = False,
     ) -> tuple[Any, tuple[npt.NDArray[Any], ...] | None]:
         """
-        As in SB3. Tensors give tensors on their device, unless they are on the CPU and the environments take arrays, so that
-        programs written for other algorithms get arrays.
+        As in SB3. Tensors give tensors on their device, unless they are on the CPU and the agent has an environment that takes
+        arrays, so that programs written for other algorithms get arrays.
         """
-        if holds_tensors(observation, besides_cpu=not self.collector.steps_in_tensors):
-            return predict_tensors(self.policy, observation, deterministic), state
+        if holds_tensors(observation):
+            actions = predict_tensors(self.policy, observation, deterministic)
+            takes_arrays = self.env is not None and not self.collector.steps_in_tensors
+            return actions.numpy() if takes_arrays and actions.is_cpu else actions, state
         return super().predict(observation, state, episode_start, deterministic)
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: npt.NDArray[Any] | None = None) -> None:
@@ -229,11 +233,23 @@ class RolloutAlgorithm(OffPolicyAlgorithm):
         noise, continues = self.action_noise, not reset_num_timesteps and self._last_obs is not None
         before = copy.deepcopy(vars(noise)) if continues and noise is not None else {}
         found = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        if self.verbose > 0 and 0 < self._total_timesteps <= self._no_updates_until:
-            print(f"No updates: this call ends after {self._total_timesteps:,} steps, before `learning_starts` is reached.")
+        if self.verbose > 0:
+            self._say_if_too_short()
         if noise is not None and noise is self.action_noise:  # otherwise one for each environment begins
             vars(noise).update(before)
         return found
+
+    def _say_if_too_short(self) -> None:
+        """Say so if this call of ``learn`` ends before the first update."""
+        frequency, steps = self.train_freq, self._total_timesteps - self.num_timesteps
+        assert isinstance(frequency, TrainFreq)  # already converted
+        rollout = frequency.frequency * self.n_envs
+        last = self.num_timesteps + math.ceil(steps / rollout) * rollout
+        if steps > 0 and frequency.unit == TrainFrequencyUnit.STEP and last <= self._no_updates_until:
+            most = self._no_updates_until - self.num_timesteps
+            print(
+                f"No updates: this call has {steps:,} steps, and the first comes after more than {most:,} (`learning_starts`)."
+            )
 
     def _warn_of_absent_tasks(self) -> None:
         """Warn before any time is spent that a training that needs data from every task will not get it."""

@@ -21,11 +21,24 @@ from sb3_ezm import kinds
 from sb3_ezm.checkpoint.algorithm import check_model_path
 from sb3_ezm.checkpoint.callback import check_outermost, runs_of
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.evaluation.files import append_evaluation, best_of, check_columns, cut_evaluations, read_evaluations
+from sb3_ezm.evaluation.files import (
+    EvaluationRow,
+    append_evaluation,
+    best_of,
+    check_columns,
+    continue_evaluations,
+    read_evaluations,
+)
 from sb3_ezm.evaluation.matching import check_normalized, env_steps_of, repeat_as_trained, task_set_of
 from sb3_ezm.evaluation.results import EvaluationResult, Protocol
-from sb3_ezm.evaluation.rollout import MAX_ENVS_PER_TASK, check_evaluation, evaluate_protocols, evaluate_tasks, protocol_of
-from sb3_ezm.evaluation.saved_score import SavedScore, read_score, write_score
+from sb3_ezm.evaluation.rollout import (
+    MAX_ENVS_PER_TASK,
+    check_evaluation,
+    evaluate_protocols,
+    evaluate_tasks,
+    ignored_in,
+)
+from sb3_ezm.evaluation.saved_score import SavedScore, is_among, is_of, read_score, write_score
 from sb3_ezm.files import check_can_write, replacing
 from sb3_ezm.multitask.factory import make_multitask_env
 from sb3_ezm.multitask.normalization import copy_normalization
@@ -146,7 +159,7 @@ class TaskEvalCallback(EventCallback):
         self._tasks = task_set = task_set_of(vec_env) if tasks is None else make_task_set(tasks, env_kwargs)  # type: ignore[arg-type]
         if vec_env is not None:
             others = (max_episode_steps, env_kwargs, step_timeout)
-            ignore_termination = _ignored_in(vec_env, ignore_termination, both_protocols, *others)
+            ignore_termination = ignored_in(vec_env, ignore_termination, both_protocols, *others)
         self.protocol: Protocol = "ignored" if ignore_termination else "respected"
         self.eval_freq = eval_freq * (len(task_set) if freq_per_task else 1)
         self._labels = task_labels(task_set.names)
@@ -206,7 +219,7 @@ class TaskEvalCallback(EventCallback):
 
     def _on_training_start(self) -> None:
         check_outermost(self)  # again: a list learns only now what it is inside of
-        self._forget_other_training()
+        goes_back = self._forget_other_training()
         super()._on_training_start()
         handlers = getattr(self.model, "failure_handlers", None)  # other algorithms have none
         if handlers is not None:
@@ -218,64 +231,64 @@ class TaskEvalCallback(EventCallback):
         self._last_evaluation = -1 if getattr(self.model, "was_resumed", False) else self.model.num_timesteps
         # Multiples of it, whatever part of a training this call of `learn` is.
         self._next_evaluation = self._following(self.model.num_timesteps)
+        rows = None
         if self.csv_path is not None and self.csv_path.exists():
-            self._continue_file(self.csv_path)
+            rows = self._continue_file(self.csv_path, goes_back)
         if self.best_model_path is not None and self.best_model_path.exists():
-            self._respect_saved_model(self.best_model_path)
+            self._respect_saved_model(self.best_model_path, rows, goes_back)
         elif self.best_model_path is not None:  # whatever the CSV file says: none of these models was kept
             self.best_score = self._saved_score = -math.inf
 
-    def _forget_other_training(self) -> None:
-        """A model must not have to beat the one that had this callback before."""
+    def _forget_other_training(self) -> bool:
+        """
+        A model must not have to beat the one that had this callback before.
+
+        :return: whether what is later than the model is its own, abandoned by going back to an earlier step
+        """
         runs = runs_of(self.model, self._trained, self._runs)
         continues = bool(runs & self._runs) or not runs  # an algorithm without names of trainings may be loaded and go on
-        if self.model is not self._trained and not (continues and self.model.num_timesteps > 0):
+        goes_back = self.model is self._trained or not runs or getattr(self.model, "was_resumed", False)
+        is_later = self.model.num_timesteps >= max(1, self._last_evaluation)
+        if self.model is not self._trained and not (continues and (is_later or goes_back) and self.model.num_timesteps > 0):
             self.best_score = self._saved_score = -math.inf
             self.last_result = None
         self._runs, self._trained = runs, self.model
+        return goes_back
 
-    def _respect_saved_model(self, path: Path) -> None:
+    def _continue_file(self, path: Path, goes_back: bool) -> list[EvaluationRow]:
+        """Continue where the file ends, with its clock and the score to beat."""
+        steps = env_steps_of(self.model)
+        is_new = steps == 0 and not getattr(self.model, "was_resumed", False)  # one may have stopped before its first step
+        rows = continue_evaluations(path, steps, is_new, goes_back)
+        if rows:
+            # A checkpoint is later than the last evaluation before it. Other algorithms keep no time.
+            self._started_at -= max(rows[-1].seconds, getattr(self.model, "learning_seconds", 0.0))
+            self.best_score = max(self.best_score, best_of(rows, self.best_by, self.protocol))
+            if rows[-1].timesteps == steps:
+                self._last_evaluation = self.model.num_timesteps
+        return rows
+
+    def _respect_saved_model(self, path: Path, rows: list[EvaluationRow] | None, goes_back: bool) -> None:
         """Learn what is to be beaten from the file of the best model, whether or not there is a CSV file."""
-        saved = read_score(path)
-        wanted = (self.best_by, self.protocol)
-        if saved is not None and (saved.best_by, saved.protocol) == wanted and self._is_ours(saved):
-            if saved.timesteps <= env_steps_of(self.model):  # later ones are of a continuation that was abandoned
-                self.best_score = saved.value  # a better one in the CSV file could not be saved
+        saved, steps = read_score(path), env_steps_of(self.model)
+        chosen = saved is not None and (saved.best_by, saved.protocol) == (self.best_by, self.protocol)
+        if saved is not None and chosen and is_of(saved, self._runs, steps, goes_back):
             self._saved_score = saved.value
-        elif self._saved_score == -math.inf:
+            # A better one in the CSV file could not be saved; one that is not there is of an abandoned continuation.
+            if saved.timesteps <= steps if rows is None else is_among(rows, saved):
+                self.best_score = saved.value
+            return
+        if saved is None and self.csv_path is not None and self.csv_path.exists():
+            self._saved_score = best_of(read_evaluations(self.csv_path, abandoned=True), self.best_by, self.protocol)
+        else:
+            self._saved_score = -math.inf
+        if self._saved_score == -math.inf:
             whose = "has no known score" if saved is None else "was chosen otherwise or is of another training"
             warnings.warn(
                 f"The model in {path} {whose}: this training's best model replaces it. Choose another "
                 "`best_model_path` to keep it.",
                 stacklevel=2,
             )
-
-    def _is_ours(self, saved: SavedScore) -> bool:
-        if not self._runs:
-            return not saved.run and self.model.num_timesteps > 0
-        is_earlier = saved.timesteps <= env_steps_of(self.model)  # or another went on from the same file
-        return saved.run in self._runs and (is_earlier or getattr(self.model, "was_resumed", False))
-
-    def _continue_file(self, path: Path) -> None:
-        """Continue where the file ends, with its clock and the score to beat."""
-        rows, steps = read_evaluations(path), env_steps_of(self.model)
-        is_new = steps == 0 and not getattr(self.model, "was_resumed", False)  # one may have stopped before its first step
-        if is_new and rows and rows[-1].timesteps > 0:
-            raise ConfigurationError(
-                f"{path} holds evaluations of another training, up to {rows[-1].timesteps} steps, and this one is new: "
-                "choose another file, or continue with `learn(..., reset_num_timesteps=False)`."
-            )
-        if self.best_model_path is not None and self.best_model_path.exists():
-            self._saved_score = best_of(read_evaluations(path, abandoned=True), self.best_by, self.protocol)
-        cut_evaluations(path, steps)
-        rows = [row for row in rows if row.timesteps <= steps]
-        if not rows:
-            return
-        # A checkpoint is later than the last evaluation before it. Other algorithms keep no time.
-        self._started_at -= max(rows[-1].seconds, getattr(self.model, "learning_seconds", 0.0))
-        self.best_score = max(self.best_score, best_of(rows, self.best_by, self.protocol))
-        if rows[-1].timesteps == steps:
-            self._last_evaluation = self.model.num_timesteps
 
     def update_child_locals(self, locals_: dict[str, Any]) -> None:
         """
@@ -383,18 +396,3 @@ class TaskEvalCallback(EventCallback):
 
     def _score_of_model(self, value: float) -> SavedScore:
         return SavedScore(value, self.best_by, self.protocol, env_steps_of(self.model), getattr(self.model, "run_id", ""))
-
-
-def _ignored_in(vec_env: VecEnv, ignore_termination: bool, both: bool, *others: Any) -> bool:
-    """Whether the deciding protocol ignores termination: the environment's, or the user's choice with both protocols."""
-    if any(other is not None for other in others) or (ignore_termination and not both):
-        raise ConfigurationError(
-            "`vec_env` has its own environments, time limits and protocol: choose `env_kwargs`, `step_timeout`, "
-            "`max_episode_steps` and `ignore_termination` in `make_multitask_env`."
-        )
-    ignoring = protocol_of(vec_env) == "ignored"
-    if both and not ignoring:
-        raise ConfigurationError(
-            "`both_protocols` needs a `vec_env` whose episodes continue: `make_multitask_env(..., ignore_termination=True)`."
-        )
-    return ignore_termination if both else ignoring

@@ -83,6 +83,33 @@ def append_evaluation(path: str | os.PathLike[str], result: EvaluationResult, ti
         temporary.write_bytes(before + _lines(rows))
 
 
+def continue_evaluations(path: Path, timesteps: int, is_new: bool, goes_back: bool) -> list[EvaluationRow]:
+    """
+    Make a file ready for the evaluations of a training that goes on, or begins.
+
+    :param path: the file
+    :param timesteps: environment steps of all environments together at which the training is continued
+    :param is_new: whether it begins
+    :param goes_back: whether later evaluations are its own, of a continuation that was abandoned
+    :return: the evaluations up to that step
+    :raises ConfigurationError: if the file is another training's, or cannot be read
+    """
+    rows = read_evaluations(path)
+    last = rows[-1].timesteps if rows else 0
+    if is_new and last > 0:
+        raise ConfigurationError(
+            f"{path} holds evaluations of another training, up to {last} steps, and this one is new: choose another file, or "
+            "continue with `learn(..., reset_num_timesteps=False)`."
+        )
+    if last > timesteps and not goes_back:
+        raise ConfigurationError(
+            f"{path} holds evaluations up to {last} steps, and this model has {timesteps}: they may be of another training "
+            "that went on from the same file. Continue that one with `EZM.resume`, or choose another file."
+        )
+    cut_evaluations(path, timesteps)
+    return [row for row in rows if row.timesteps <= timesteps]
+
+
 def cut_evaluations(path: Path, timesteps: int) -> None:
     """
     Abandon the evaluations after a step, which the training continues from: readers leave them out, whatever follows. They
@@ -186,7 +213,7 @@ def _parse(path: Path, number: int, cells: Sequence[str]) -> EvaluationRow:
         raise ConfigurationError(f"Line {number} of {path} is not an evaluation ({error}): {list(cells)}.") from error
 
 
-def best_of(rows: Iterable[EvaluationRow], best_by: str, protocol: Protocol) -> float:
+def best_of(rows: Iterable[EvaluationRow], best_by: str, protocol: str) -> float:
     """
     :param rows: lines of a file
     :param best_by: mean over the tasks of what: ``"score"`` or ``"return"``

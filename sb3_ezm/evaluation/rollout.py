@@ -142,6 +142,28 @@ def protocol_of(vec_env: VecEnv) -> Protocol:
     return "ignored" if all(ignoring) else "respected"
 
 
+def ignored_in(vec_env: VecEnv, ignore_termination: bool, both: bool, *others: Any) -> bool:
+    """
+    :param vec_env: given by the user, for a callback
+    :param ignore_termination: the user's choice
+    :param both: whether both protocols are evaluated
+    :param others: what belongs to an environment, all None
+    :return: whether the deciding protocol ignores termination: the environment's, or the user's choice with both protocols
+    :raises ConfigurationError: if these contradict each other
+    """
+    if any(other is not None for other in others) or (ignore_termination and not both):
+        raise ConfigurationError(
+            "`vec_env` has its own environments, time limits and protocol: choose `env_kwargs`, `step_timeout`, "
+            "`max_episode_steps` and `ignore_termination` in `make_multitask_env`."
+        )
+    ignoring = protocol_of(vec_env) == "ignored"
+    if both and not ignoring:
+        raise ConfigurationError(
+            "`both_protocols` needs a `vec_env` whose episodes continue: `make_multitask_env(..., ignore_termination=True)`."
+        )
+    return ignore_termination if both else ignoring
+
+
 @contextmanager
 def _environment(
     model: PolicyPredictor,

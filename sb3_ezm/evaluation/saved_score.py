@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from sb3_ezm.evaluation.files import EvaluationRow, best_of
 
 _SCORE = "evaluation.json"  # in the file of a model; Stable-Baselines3 reads only the parts that it knows
 
@@ -50,3 +54,27 @@ def read_score(path: Path) -> SavedScore | None:
         return found._replace(value=float(found.value), timesteps=int(found.timesteps))
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
         return None
+
+
+def is_of(saved: SavedScore, runs: Collection[str], timesteps: int, goes_back: bool) -> bool:
+    """
+    :param saved: score of a model
+    :param runs: what a training is called; nothing for algorithms without such names
+    :param timesteps: environment steps of the training so far
+    :param goes_back: whether later models are its own, of a continuation that was abandoned
+    :return: whether the model is the training's
+    """
+    if not runs:
+        return not saved.run and timesteps > 0
+    # Another training may have gone on from the same file.
+    return saved.run in runs and (goes_back or saved.timesteps <= timesteps)
+
+
+def is_among(rows: Sequence[EvaluationRow], saved: SavedScore) -> bool:
+    """
+    :param rows: of an evaluation file
+    :param saved: score of a model
+    :return: whether the model was evaluated there
+    """
+    found = best_of([row for row in rows if row.timesteps == saved.timesteps], saved.best_by, saved.protocol)
+    return math.isclose(found, saved.value, rel_tol=1e-6, abs_tol=1e-9)

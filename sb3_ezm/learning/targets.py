@@ -124,6 +124,6 @@ def mix_value_targets(
     target = find_value_target(config.value_target)
     if "mixed_after" in target.uses and updates < config.mixed_after:
         return ValueTargets(td, th.ones_like(td))
-    wanted, asked = target.choose(Sources(td, earned > 0, searched, (ages >= config.mixed_newest).unsqueeze(1)))
+    wanted, asked = target.choose(Sources(td, searched, (ages >= config.mixed_newest).unsqueeze(1), earned > 0))
     found, asked = has_search > 0, asked.expand_as(td)
     return ValueTargets(th.where(asked & ~found, td, wanted), (found | ~asked).float())

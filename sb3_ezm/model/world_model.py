@@ -59,7 +59,6 @@ class WorldModel(nn.Module):
     :param embodiments: each task's embodiment ``[T]``; tasks of the same one share observation statistics (default: one)
     :param image_shape: shape of observations that are pictures (default: observations are numbers)
     :param discrete: an action is one of ``A``, as a one-hot vector, instead of ``A`` numbers in (-1, 1)
-    :param observation_mask: 0/1 array ``[T, O]`` of existing observation entries (default: all)
     """
 
     action_mask: th.Tensor
@@ -75,7 +74,6 @@ class WorldModel(nn.Module):
         embodiments: Sequence[int] | None = None,
         image_shape: Sequence[int] | None = None,
         discrete: bool = False,
-        observation_mask: npt.NDArray[np.float32] | None = None,
     ) -> None:
         super().__init__()
         num_tasks, action_size = action_mask.shape
@@ -89,8 +87,7 @@ class WorldModel(nn.Module):
         # Facts about the tasks, not learned: not for a file to decide.
         self.register_buffer("action_mask", th.as_tensor(action_mask, dtype=th.float32), persistent=False)
         self.register_buffer("discounts", th.as_tensor(discounts, dtype=th.float32), persistent=False)
-        exists = th.ones(num_tasks, observation_size) if observation_mask is None else th.as_tensor(observation_mask)
-        self.register_buffer("observation_mask", exists.float(), persistent=False)
+        self.register_buffer("observation_mask", th.ones(num_tasks, observation_size), persistent=False)
 
         activation = config.activation_fn
         latent, blocks, atoms = config.latent_size, config.num_blocks, config.num_atoms
@@ -127,6 +124,12 @@ class WorldModel(nn.Module):
         self.policy_head = head(trunk, out=self.actions.num_parameters(action_size), zero_init=True)
         self.projector, self.predictor = projection_layers(latent, config.projector_size, activation)
         self.observation_head = nn.Linear(latent, observation_size) if config.decode_observations else None
+
+    def set_observation_mask(self, mask: npt.NDArray[np.float32]) -> None:
+        """
+        :param mask: 0/1 array ``[T, O]`` of existing observation entries (all, unless this is called)
+        """
+        self.observation_mask.copy_(th.as_tensor(mask))
 
     def mark_changed(self) -> None:
         """

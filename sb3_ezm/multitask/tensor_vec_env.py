@@ -298,14 +298,13 @@ class TensorVecEnv(VecEnv):
         return [None] * self.num_envs
 
 
-def holds_tensors(observation: Any, besides_cpu: bool = False) -> bool:
+def holds_tensors(observation: Any) -> bool:
     """
     :param observation: array, tensor or a dictionary of them
-    :param besides_cpu: look for tensors on other devices only
     :return: whether these are tensors
     """
     parts = observation.values() if isinstance(observation, dict) else (observation,)
-    return any(isinstance(part, th.Tensor) and not (besides_cpu and part.is_cpu) for part in parts)
+    return any(isinstance(part, th.Tensor) for part in parts)
 
 
 def as_arrays(observation: Any) -> Any:
