@@ -32,6 +32,7 @@ class Preset:
     :param settings: keyword arguments of ``EZM``; a learning rate ``"lin_x"`` of the file (as in RL Zoo) is a schedule here,
         which falls from ``x`` to 0 over one call of ``learn``
     :param env: keywords of ``make_multitask_env`` that the settings are made for
+    :param tasks: number of tasks that the settings are made for, if suites with more of them take the preset too
     """
 
     name: str
@@ -39,6 +40,7 @@ class Preset:
     policy: str
     settings: dict[str, Any]
     env: dict[str, Any] = field(default_factory=dict)
+    tasks: int | None = None
 
 
 @cache
@@ -92,8 +94,8 @@ def preset_entry(name: str) -> dict[str, Any]:
     For tools with their own settings files, such as RL Zoo.
 
     :param name: one of :func:`preset_names`
-    :return: ``description``, ``policy``, ``settings`` and, in some, ``env`` as the file has them, a schedule being the text
-        ``"lin_x"``
+    :return: ``description``, ``policy``, ``settings`` and, in some, ``env`` and ``tasks`` as the file has them, a schedule
+        being the text ``"lin_x"``
     :raises ConfigurationError: if there is no such preset; the message suggests the nearest name
     """
     if name not in _read_file():

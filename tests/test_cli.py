@@ -718,6 +718,9 @@ def test_returns_without_references_have_the_decimals_of_the_first() -> None:
         (["toy-spin", "--set", "learning_starts=7"], 7),
         (["toy-spin", "--preset", "toy"], None),
         (["Pendulum-v1"], None),
+        (["dmc-28"], 14_000),  # 500 of each, as of the twenty for which the preset was made
+        (["dmc/dog-run"], 500),
+        (["dmc-reacher"], None),
     ],
 )
 def test_some_tasks_of_a_suite_get_as_many_random_steps_each(arguments: list[str], steps: int | None, tmp_path: Path) -> None:
@@ -982,6 +985,29 @@ def make_bad() -> gym.Env[Any, Any]:
             return (observation * np.nan if self.steps > 2 else observation, *rest)
 
     return Bad(length=10)
+
+
+def test_files_of_something_else_are_not_replaced(ezm: Any, tmp_path: Path) -> None:
+    kept = {"checkpoints/ppo_100000_steps.zip": b"a", "tensorboard/events": b"b", "model.zip": b"c"}
+    for name, content in kept.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    for option in ((), ("--overwrite",)):
+        error = ezm("train", *TASKS, "--out", tmp_path, "--steps-per-task", 20, *option, *SMALL, status=2)
+        assert "has model.zip, checkpoints, tensorboard, which a training writes, but no run.json" in error
+    assert {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == kept
+
+
+def test_check_env_numbers_tasks_of_one_name_as_a_training_does(ezm: Any) -> None:
+    output = ezm("check-env", "tests.tiny:SpaceEnv", "tests.tiny:SpaceEnv", "--steps", 20)
+    assert "ok     SpaceEnv: " in output and "2 tasks" in output
+
+
+def test_an_option_that_took_what_was_meant_for_the_command(ezm: Any) -> None:
+    assert "--set took toy: put the tasks first" in ezm("train", "--set", "batch_size=1e3", "toy", status=2)
+    assert "name tasks, and give the agent by `--from pretrained:walker`" in ezm("train", "pretrained:walker", status=2)
+    with pytest.raises(SystemExit):
+        main(["film", "--task", "all", "mine"])
 
 
 def test_check_env(ezm: Any) -> None:

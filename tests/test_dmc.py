@@ -257,6 +257,21 @@ def test_a_diverged_simulation_is_truncated() -> None:
 
 @needs_dmc
 @pytest.mark.render
+def test_no_reset_needs_opengl(suite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dm_control.mujoco import engine
+
+    from sb3_ezm.envs.dmc.env import DMControlEnv
+
+    def fail(self: Any) -> None:
+        raise RuntimeError("no OpenGL here")
+
+    monkeypatch.setattr(engine.Physics, "_make_rendering_contexts", fail)
+    env = DMControlEnv("dmc/quadruped-escape")  # loads its terrain into OpenGL, if there is any
+    first, _ = env.reset(seed=0)
+    assert np.isfinite(first).all() and np.isfinite(env.step(env.action_space.sample())[0]).all()
+    env.close()
+
+
 def test_pictures() -> None:
     env = gym.make(TASKS["dmc/walker-walk"].gym_id, render_mode="rgb_array", width=64, height=48)
     env.reset(seed=0)

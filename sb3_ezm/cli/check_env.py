@@ -18,8 +18,8 @@ from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.padding import PaddedTaskEnv
 from sb3_ezm.policies import MlpPolicy
 from sb3_ezm.presets import load_preset
-from sb3_ezm.tasks.resolver import make_task_set
-from sb3_ezm.tasks.task_set import TaskSet, TaskSpec
+from sb3_ezm.tasks.resolver import TaskLike, make_task_set
+from sb3_ezm.tasks.task_set import TaskSet
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,19 +28,20 @@ def run(args: argparse.Namespace) -> int:
     :return: exit status: 1 if a task cannot be learned
     :raises ConfigurationError: if the arguments are impossible
     """
-    specs: list[TaskSpec] = []
+    usable: list[TaskLike] = []
     failed = False
     for name in args.tasks:
         task = resolve_task(name)
         try:
-            specs += make_task_set(task)
+            make_task_set(task)
+            usable.append(task)
         except (Exception, SystemExit) as error:  # whatever the environment does, the next one must be checked as well
             if isinstance(task, str) and task not in gym.registry:
                 raise  # misspelled
             failed = _fail(name, error, args.debug)
-    if not specs:
+    if not usable:
         return 1
-    tasks = TaskSet(tuple(specs))
+    tasks = make_task_set(usable)  # numbered and aligned as for a training
     print(f"{counted(len(tasks), 'task')}, padded to {_entries(tasks.observation_size, tasks.action_size)}")
     for spec in tasks:
         try:

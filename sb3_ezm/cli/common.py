@@ -69,6 +69,8 @@ def resolve_task(name: str) -> TaskLike:
     :raises ConfigurationError: if the module cannot be imported, or has no such function
     """
     module, _, attribute = name.partition(":")
+    if name.startswith(PREFIX):
+        raise ConfigurationError(f"{name!r} is an agent, not a task: name tasks, and give the agent by `--from {name}`.")
     if not attribute.isidentifier():
         return name
     try:

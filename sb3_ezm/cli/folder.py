@@ -160,9 +160,10 @@ def fresh_folder(folder: Path) -> Iterator[None]:
     before that, the new files are deleted and the old ones come back. Other files in the folder are left alone.
 
     :param folder: of the training, created if it is missing
-    :raises ConfigurationError: if it is not writable
+    :raises ConfigurationError: if it is not writable, or has files of these names that are not of a training
     """
     check_can_write_into(folder)
+    refuse_others(folder)
     aside = _moved(folder)
     try:
         yield
@@ -170,6 +171,19 @@ def fresh_folder(folder: Path) -> Iterator[None]:
         _bring_back(aside, folder)
         raise
     shutil.rmtree(_renamed(aside, _DELETED), ignore_errors=True)  # a file may be open elsewhere: the next start tries again
+
+
+def refuse_others(folder: Path) -> None:
+    """
+    :param folder: for a training
+    :raises ConfigurationError: if files that the training would replace are not of a training by ``ezm train``
+    """
+    found = [] if (folder / RUN).exists() else [name for name in _WRITTEN if (folder / name).exists()]
+    if found:
+        raise ConfigurationError(
+            f"{folder} has {', '.join(found)}, which a training writes, but no {RUN}: it may be something else, and is not "
+            "replaced. Choose another --out, or move it."
+        )
 
 
 def _undo_killed(folder: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +16,8 @@ FIGURES = ("training", "diagnostics", "curves", "scores")
 
 class Parser(argparse.ArgumentParser):
     """``argparse``, with errors of two lines instead of a page of usage, and the option of nearest spelling."""
+
+    words: Sequence[str] = ()  # of the command line, for the parsers of all commands
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """
@@ -26,6 +30,7 @@ class Parser(argparse.ArgumentParser):
         following = words[at + 1 :]
         if words[at : at + 1] == ["plot"] and not set(FIGURES) & set(following) and any(map(_may_be_folder, following)):
             words.insert(at + 1, FIGURES[0])
+        Parser.words = words
         parsed, strange = self.parse_known_args(words, namespace)
         if strange:
             command = [word for word in words[at : at + 1] if not word.startswith("-")]
@@ -46,7 +51,17 @@ class Parser(argparse.ArgumentParser):
 
         :param message: what is wrong
         """
-        self._refuse(message, self.prog)
+        self._refuse(message + (self._swallowed() if "are required" in message else ""), self.prog)
+
+    def _swallowed(self) -> str:
+        """Which option may have taken what an argument after it was meant to be."""
+        for option in (option for action in self._actions if action.nargs in ("+", "*") for option in action.option_strings):
+            if option in self.words:
+                following = self.words[self.words.index(option) + 1 :]
+                taken = list(itertools.takewhile(lambda word: not word.startswith("-"), following))
+                if len(taken) > 1:
+                    return f". {option} took {' '.join(taken)}: put what is required before it"
+        return ""
 
     def _refuse(self, message: str, program: str) -> NoReturn:
         self.exit(2, f"error: {message}\n`{program} --help` lists what is possible.\n")

@@ -93,8 +93,9 @@ def _given(args: argparse.Namespace, known: RunSettings | None = None) -> dict[s
 def _new(args: argparse.Namespace) -> dict[Path, RunSettings]:
     """The settings of each seed, by its folder."""
     if not args.tasks:
-        if args.film:
-            raise ConfigurationError(f"Which tasks? --film took {' '.join(args.film)}: put the tasks first.")
+        for option, words in (("--film", args.film), ("--set", [word for word in args.set or () if "=" not in word])):
+            if words:
+                raise ConfigurationError(f"Which tasks? {option} took {' '.join(words)}: put the tasks first.")
         raise ConfigurationError("Which tasks? For example: `ezm train toy`, or `ezm resume FOLDER` to continue a training.")
     out = args.out or Path("runs") / args.tasks[0].replace("/", "-").replace(":", "-")
     seeds, is_one = args.seed or [0], (out / RUN).exists()
@@ -135,13 +136,13 @@ def _new(args: argparse.Namespace) -> dict[Path, RunSettings]:
 
 
 def _share_random_steps(preset: str, names: Sequence[str], changes: dict[str, Any]) -> None:
-    """The preset of a suite counts the random steps of all its tasks: some of them get as many each."""
-    suite = default_suite(names)
-    if suite is None or "learning_starts" in changes or (size := len(suite.build())) <= len(names):
+    """The preset of a suite counts the random steps of all its tasks: fewer of them, or more, get as many each."""
+    suite, every = default_suite(names), load_preset(preset).get("learning_starts")
+    if suite is None or every is None or "learning_starts" in changes:
         return
-    every = load_preset(preset).get("learning_starts")
-    if every is not None:
-        changes["learning_starts"] = max(1, every * len(names) // size)
+    size, made_for = len(suite.build()), get_preset(preset).tasks
+    if made_for is not None or size > len(names):
+        changes["learning_starts"] = max(1, every * len(names) // min(size, made_for or size))
 
 
 def _of_trained(args: argparse.Namespace, changes: dict[str, Any]) -> tuple[str, int]:

@@ -47,6 +47,8 @@ class DMControlEnv(Simulation):
         facts = TASKS[task]
         # The time limit is Gymnasium's, so that it can be changed.
         native = suite.load(facts.domain, facts.task, task_kwargs={"time_limit": float("inf")})
+        if render_mode is None:  # `quadruped-escape` asks for OpenGL at every reset, to be shown as it is
+            native.physics._make_rendering_contexts = _no_contexts
         space = spaces.Box(-np.inf, np.inf, (facts.observation_size,), np.float32)
         model, data = native.physics.model.ptr, native.physics.data.ptr
         super().__init__(task, model, data, space, facts.action_size, render_mode)
@@ -133,6 +135,10 @@ class DMControlEnv(Simulation):
         task.random.set_state(state["random"])
         self._native._reset_next_step = False
         self._last_observation = np.array(state["last_observation"])
+
+
+def _no_contexts() -> None:
+    """In place of a method that opens OpenGL: tasks do without what they are not given."""
 
 
 def _flat(observation: dict[str, Any]) -> NDArray[np.float32]:
