@@ -1,6 +1,8 @@
 """The H1 environment without and with hands: spaces, determinism, protocols, states, errors."""
 
+import copy
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -204,6 +206,30 @@ def test_a_state_continues_bit_for_bit(task: H1TaskInfo) -> None:
     assert other.elapsed_steps == 30
     assert same(future, rollout(other, actions))
     assert np.array_equal(after_reset, other.reset()[0])  # the random generator is part of the state
+
+
+@every_task
+@pytest.mark.parametrize("reproduce", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["copy", "pickle"])
+def test_copies_go_their_own_ways_from_the_same_state(task: H1TaskInfo, reproduce: Callable[[H1Env], H1Env]) -> None:
+    env = make(task, ignore_termination=True)
+    env.reset(seed=5)
+    rollout(env, random_actions(5, 1, env.model.nu))
+    other = reproduce(env)
+    actions = random_actions(20, 2, env.model.nu)
+    future = rollout(env, actions)
+    assert not np.array_equal(future[0][0], future[-1][0])
+    assert same(future, rollout(other, actions))
+    assert np.array_equal(env.reset()[0], other.reset()[0])
+
+
+def test_a_copy_has_the_changes_of_a_private_model() -> None:
+    env = H1Env("walk", share_model=False)
+    env.model.opt.gravity[2] = -1.6
+    env.reset(seed=0)
+    other = copy.deepcopy(env)
+    env.model.opt.gravity[2] = -9.8
+    fall, moon = (rollout(each, np.zeros((20, 19), np.float32))[-1][0][2] for each in (env, other))
+    assert moon > fall + 0.01
 
 
 def test_a_state_keeps_the_maze_stage() -> None:

@@ -96,6 +96,12 @@ def test_no_more_padding_than_the_set_needs() -> None:
     assert pair.observation_size == 157  # 76 + 6 positions and 75 velocities
     assert pair[0].observation_index == (*range(76), *range(82, 157))
     assert all(spec.observation_index is None for spec in make_task_set("humanoidbench-medium"))
+    by_name = make_task_set({"go": "h1hand-walk-v0", "sit": "h1hand-sit_hard-v0"})
+    listed = make_task_set(["h1hand-walk-v0", "h1hand-sit_hard-v0"])
+    assert [spec.observation_index for spec in by_name] == [spec.observation_index for spec in listed] != [None, None]
+    # The embedded robot's positions and velocities have the places of the original's.
+    both = make_task_set(["h1hand-walk", "h1hand-sit_hard-v0"])
+    assert both[0].observation_index == listed[0].observation_index
     mixed = make_task_set(["h1hand-walk-v0", "h1hand-sit_hard-v0", "toy-spin"])
     assert mixed["toy-spin"].observation_index is None and mixed.observation_size == 83 + 81
 

@@ -6,6 +6,7 @@ Each workaround has a test that fails without it.
 
 from __future__ import annotations
 
+import copy
 import sys
 import warnings
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_ezm import ConfigurationError, make_multitask_env, make_task_set
+from sb3_ezm import ConfigurationError, EZMError, make_multitask_env, make_task_set
 from sb3_ezm.checkpoint.codec import decode, encode
 from sb3_ezm.cli import main
 from sb3_ezm.envs.humanoid_bench.env import HumanoidBenchEnv
@@ -200,6 +201,30 @@ def test_states_continue_bit_for_bit(task: str) -> None:
     np.testing.assert_array_equal(env.reset()[0], other.reset()[0])
     with pytest.raises(ConfigurationError, match="cannot be loaded into"):
         HumanoidBenchEnv("h1-run-v0").set_state(env.unwrapped.get_state())
+
+
+def test_a_state_has_the_generator_of_the_next_reset() -> None:
+    env, other = HumanoidBenchEnv("h1-walk-v0"), HumanoidBenchEnv("h1-walk-v0")
+    env.reset(seed=0)
+    other.reset(seed=1)
+    other.set_state(env.get_state())
+    np.testing.assert_array_equal(env.reset()[0], other.reset()[0])
+    with pytest.raises(EZMError, match="h1-walk-v0 cannot be copied or pickled: make another one"):
+        copy.deepcopy(env)
+
+
+@pytest.mark.parametrize("task", ["h1hand-spoon-v0", "h1hand-truck-v0"])
+def test_the_same_seed_is_the_same_episode(task: str) -> None:
+    env = HumanoidBenchEnv(task)
+    episodes = []
+    for _ in range(2):
+        env.reset(seed=3)
+        assert getattr(env.humanoid.task, "packages_picked_up", []) == []
+        steps = [env.step(np.zeros(61, dtype=np.float32)) for _ in range(7)]
+        episodes.append([(step[0].tolist(), step[1]) for step in steps])
+        if task == "h1hand-truck-v0":  # as if it had been lifted
+            env.humanoid.task.packages_picked_up.append(env.humanoid.task.packages_on_truck.pop())
+    assert episodes[0] == episodes[1]
 
 
 def test_the_memory_of_a_manipulation_task_is_saved() -> None:

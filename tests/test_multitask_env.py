@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env as gym_check_env
+from gymnasium.wrappers import RecordEpisodeStatistics
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
@@ -159,6 +160,17 @@ def test_declared_sizes_must_match() -> None:
         pad(ProbeEnv(), observation_size=4)
     with pytest.raises(ConfigurationError, match="'probe' declares action_size 1, but its environment has 2"):
         pad(ProbeEnv(), action_size=1)
+    with pytest.raises(ConfigurationError, match=r"'cart' declares discrete=False, but its environment's actions are Discr"):
+        make_multitask_env([TaskSpec("cart", 4, 2, env_fn=partial(gym.make, "CartPole-v1"))])
+    with pytest.raises(ConfigurationError, match=r"'rod' declares discrete=True, but its environment's actions are Box"):
+        make_multitask_env([TaskSpec("rod", 3, 1, discrete=True, env_fn=partial(gym.make, "Pendulum-v1"))])
+
+
+def test_integers_that_their_type_cannot_hold_are_refused() -> None:
+    space = spaces.Box(0, 100, (2,), np.uint8)
+    env = pad(ProbeEnv(observation=np.array([300, -1]), observation_space=space), observation_size=2)
+    with pytest.raises(ConfigurationError, match="has numbers from -1 to 300, which uint8 cannot hold"):
+        env.reset()
 
 
 # --- actions --------------------------------------------------------------------------------------------------------------
@@ -247,6 +259,12 @@ def test_ignoring_termination_needs_a_time_limit() -> None:
     with pytest.raises(ConfigurationError, match="has no time limit"):
         make_multitask_env([ToyBalance], ignore_termination=True)
     make_multitask_env([ToyBalance], ignore_termination=True, max_episode_steps=7).close()
+
+
+@pytest.mark.parametrize("wrapper", [Monitor, RecordEpisodeStatistics])
+def test_ignoring_termination_refuses_what_counts_shorter_episodes(wrapper: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"its {wrapper.__name__} ends the episode there. Leave that wrapper out"):
+        make_multitask_env([lambda: wrapper(gym.make("CartPole-v1"))], ignore_termination=True)
 
 
 @pytest.mark.parametrize("task", ["toy-hold", ToyHold])

@@ -115,8 +115,9 @@ def test_seeds_open_pools_and_other_resets_keep_them() -> None:
 
 
 def test_terminations_cannot_be_ignored() -> None:
-    with pytest.raises(ConfigurationError, match="'short' may terminate, which cannot be ignored"):
-        make_multitask_env(counting_tasks(), ignore_termination=True)
+    for vec_env_cls in (None, DummyVecEnv):
+        with pytest.raises(ConfigurationError, match="cannot be ignored: a pool does not continue an episode after its end"):
+            make_multitask_env(counting_tasks(), ignore_termination=True, vec_env_cls=vec_env_cls)
     endless = TaskSet((counting_tasks()["long"],))
     env = make_multitask_env(endless, ignore_termination=True, seed=0)
     env.reset()
@@ -150,6 +151,11 @@ def test_what_would_go_wrong_is_an_error() -> None:
     env.envs[0] = _Negated(env.envs[0])  # type: ignore[attr-defined]
     with pytest.raises(EZMError, match="a wrapper changed it"):
         env.step(actions_of(1, 2)[0])
+    env.envs[0] = env.envs[0].env  # type: ignore[attr-defined]
+    with pytest.raises(ConfigurationError, match=r"The last step failed: reset\(\) the environment"):
+        env.step(actions_of(1, 2)[0])
+    env.reset()
+    env.step(actions_of(1, 2)[0])
 
 
 class _Negated(gym.ActionWrapper[Any, Any, Any]):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,9 +17,10 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from stable_baselines3.common.vec_env import DummyVecEnv
 from walker_parity import compare, load_dm_control
 
-from sb3_ezm import make_multitask_env, make_task_set
+from sb3_ezm import EZM, make_multitask_env, make_task_set
 from sb3_ezm.envs.timers import stop_timers
 from sb3_ezm.envs.walker import WALKER_TASK_INFO, WALKER_TASKS, WalkerEnv
 from sb3_ezm.envs.walker.model import CAMERAS
@@ -212,6 +215,27 @@ def test_a_state_continues_bit_for_bit() -> None:
     assert other.elapsed_steps == 40
     assert same(future, rollout(other, random_actions(200, seed=2)))
     assert np.array_equal(after_reset, other.reset()[0])  # the random generator is part of the state
+
+
+@pytest.mark.parametrize("reproduce", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["copy", "pickle"])
+def test_copies_go_their_own_ways_from_the_same_state(reproduce: Callable[[WalkerEnv], WalkerEnv]) -> None:
+    env = WalkerEnv("run")
+    env.reset(seed=5)
+    rollout(env, random_actions(5, seed=1))
+    other = reproduce(env)
+    future = rollout(env, random_actions(20, seed=2))
+    assert same(future, rollout(other, random_actions(20, seed=2)))
+    assert np.array_equal(env.reset()[0], other.reset()[0])
+
+
+def test_the_environments_of_a_model_can_be_copied_to_look_ahead() -> None:
+    model = EZM("MultiInputPolicy", make_multitask_env("walker", seed=0, vec_env_cls=DummyVecEnv), preset="small")
+    env = model.get_env()
+    env.reset()
+    ahead = copy.deepcopy(env)
+    actions = np.random.default_rng(0).uniform(-1, 1, (5, 3, 6)).astype(np.float32)
+    rewards = [[each.step(action)[1].tolist() for action in actions] for each in (ahead, env)]
+    assert rewards[0] == rewards[1] and rewards[0][0] != rewards[0][4]
 
 
 def test_parallel_threads_give_the_serial_trajectories() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -35,6 +36,9 @@ class Painter(ABC):
         self._camera = camera
         self._groups = groups
         self._opened: tuple[mujoco.MjModel, mujoco.MjData, mujoco.Renderer] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_opened": None}  # OpenGL stays with the original
 
     def open(self) -> mujoco.MjModel:
         """

@@ -22,7 +22,7 @@ Outcome = tuple[NDArray[Any], float, bool, bool, dict[str, Any]]
 
 class Simulation(gym.Env[NDArray[Any], NDArray[np.float32]]):
     """
-    A task simulated by MuJoCo, with actions in [-1, 1].
+    A task simulated by MuJoCo, with actions in [-1, 1]. Deep copies and pickles go their own ways from the same state.
 
     :param task: its name
     :param model: MuJoCo's model
@@ -49,11 +49,23 @@ class Simulation(gym.Env[NDArray[Any], NDArray[np.float32]]):
         self.task, self.model, self.data, self.render_mode = task, model, data, render_mode
         self.observation_space = observation_space
         self.action_space = spaces.Box(-1.0, 1.0, (action_size,), np.float32)
-        # Views of MuJoCo's memory, kept because looking them up costs more than reading them.
-        self._qpos, self._qvel, self._ctrl = data.qpos, data.qvel, data.ctrl
-        self._warnings = data.warning.number
         self._last_observation: NDArray[Any] = np.zeros(observation_space.shape, observation_space.dtype)
         self._ready = False
+        self._take_views()
+
+    def _take_views(self) -> None:
+        """Keep views of MuJoCo's memory, because looking them up costs more than reading them."""
+        self._qpos, self._qvel, self._ctrl = self.data.qpos, self.data.qvel, self.data.ctrl
+        self._warnings = self.data.warning.number
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        vars(self).update(attributes)
+        self._take_views()  # those of the original have become arrays that nothing changes
+
+    @property
+    def elapsed_steps(self) -> int:
+        """Control steps since the reset, read from the simulation's clock (so it survives ``set_state``)."""
+        return round(self.data.time * int(self.metadata["render_fps"]))
 
     @property
     def _label(self) -> str:

@@ -7,11 +7,13 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import TimeLimit  # by name: RL Zoo replaces the module's attribute with a subclass
+from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit  # by name: RL Zoo replaces the latter in its module
+from stable_baselines3.common.monitor import Monitor
 
 from sb3_ezm.action_layout import ActionLayout
 from sb3_ezm.errors import ConfigurationError, NonFiniteError
 from sb3_ezm.tasks.api import ObservationCheck, check_env_class, check_reset, check_step, explain, layers_of
+from sb3_ezm.tasks.pool import PoolMember
 from sb3_ezm.tasks.spaces import flat_action_size, flat_observation_size
 from sb3_ezm.tasks.task_set import TaskSet
 
@@ -40,6 +42,10 @@ class PaddedTaskEnv(gym.Wrapper[MultiTaskObs, np.ndarray, Any, Any], gym.utils.R
         spec = task_set[task]
         self._who = f"Task {spec.name!r}"
         check_env_class(env, self._who)
+        if isinstance(env.action_space, spaces.Discrete) != spec.discrete:
+            raise ConfigurationError(
+                f"{self._who} declares discrete={spec.discrete}, but its environment's actions are {env.action_space}."
+            )
         self.task_set = task_set
         self.task_name = spec.name
         self.task_id = task_set.index(spec.name)
@@ -156,7 +162,8 @@ class IgnoreTermination(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstru
     arXiv 2603.01452). ``info["terminated_ignored"]`` is True on the steps where the environment said it was over.
 
     :param env: environment with a time limit, which can be stepped after it terminated
-    :raises ConfigurationError: if there is no time limit, as an episode would never end
+    :raises ConfigurationError: if there is no time limit, as an episode would never end, or if a pool or a wrapper inside ends
+        episodes itself
     """
 
     def __init__(self, env: gym.Env[Any, Any]):
@@ -167,6 +174,16 @@ class IgnoreTermination(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstru
             raise ConfigurationError(
                 f"Termination of {env} cannot be ignored: it has no time limit, so its episodes would never end. "
                 "Pass `max_episode_steps`, or wrap it in gymnasium.wrappers.TimeLimit."
+            )
+        if counters := [type(layer).__name__ for layer in layers_of(env, (Monitor, RecordEpisodeStatistics))]:
+            raise ConfigurationError(
+                f"Termination of {env} cannot be ignored: its {counters[0]} ends the episode there. Leave that wrapper out: "
+                "`make_multitask_env` adds a Monitor outside."
+            )
+        if isinstance(env.unwrapped, PoolMember) and env.unwrapped.may_terminate:
+            raise ConfigurationError(
+                f"Termination of {env} cannot be ignored: a pool does not continue an episode after its end. Leave "
+                "`ignore_termination` out."
             )
         self._who = f"The environment {env}"
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.action_repeat import ActionRepeat
-from sb3_ezm.multitask.padding import IgnoreTermination, PaddedTaskEnv
+from sb3_ezm.multitask.padding import PaddedTaskEnv
 from sb3_ezm.tasks.api import layers_of
 from sb3_ezm.tasks.pool import Pool, PoolMember
 
@@ -43,7 +43,6 @@ class PooledVecEnv(DummyVecEnv):
     step as usual. A pool is opened with the seeds of its members, at the first reset and at every one after ``seed``.
 
     :param env_fns: functions that return new environments
-    :raises ConfigurationError: if the termination of a member were ignored, which a pool cannot do
     """
 
     def __init__(self, env_fns: list[Callable[[], gym.Env[Any, Any]]]) -> None:
@@ -51,13 +50,7 @@ class PooledVecEnv(DummyVecEnv):
         self._turns: list[_Turn] = []
         self._in_flight: dict[Pool, dict[int, _Turn]] = {}
         self._is_exact = True  # whether every answer of a pool has been received and delivered
-        for env in self.envs:
-            member = env.unwrapped
-            if isinstance(member, PoolMember) and member.may_terminate and _find(env, IgnoreTermination) is not None:
-                raise ConfigurationError(
-                    f"Task {env.get_wrapper_attr('task_name')!r} may terminate, which cannot be ignored: a pool does not "
-                    "continue an episode after its end. Leave `ignore_termination` out."
-                )
+        self._failed = False  # a step left through an error, with answers that no wrapper has seen
 
     def reset(self) -> VecEnvObs:
         """
@@ -69,7 +62,7 @@ class PooledVecEnv(DummyVecEnv):
             for pool in self._in_flight:
                 pool.recv()
         # Otherwise nobody knows which answers are still to come: the pools are opened again.
-        lost, self._is_exact = not self._is_exact, True
+        lost, self._is_exact, self._failed = not self._is_exact, True, False
         self._in_flight, self._turns = {}, []
         groups: dict[Hashable, list[int]] = {}
         for index, env in enumerate(self.envs):
@@ -92,8 +85,10 @@ class PooledVecEnv(DummyVecEnv):
         Send the actions to the pools.
 
         :param actions: [n_envs, A]
-        :raises ConfigurationError: if an action is impossible; nothing has been sent then
+        :raises ConfigurationError: if an action is impossible; nothing has been sent then. Or after a step that failed
         """
+        if self._failed:
+            raise ConfigurationError("The last step failed: reset() the environment before the next.")
         super().step_async(np.array(actions))
         turns = [turn for env, action in zip(self.envs, self.actions, strict=True) if (turn := _turn(env, action)) is not None]
         self._turns = turns
@@ -105,7 +100,7 @@ class PooledVecEnv(DummyVecEnv):
 
         :return: observations, rewards, dones, infos, as of a ``DummyVecEnv``
         """
-        self._is_exact = False
+        self._is_exact, self._failed = False, True
         while self._in_flight:
             sent, self._in_flight = self._in_flight, {}
             for pool, turns in sent.items():
@@ -118,7 +113,9 @@ class PooledVecEnv(DummyVecEnv):
             self._send()
         self._begin_episodes(turn.member for turn in self._turns if turn.is_over)
         self._turns, self._is_exact = [], True
-        return super().step_wait()
+        answers = super().step_wait()
+        self._failed = False
+        return answers
 
     def _send(self) -> None:
         self._in_flight = _by_pool((turn.member, turn) for turn in self._turns if turn.steps and not turn.is_over)

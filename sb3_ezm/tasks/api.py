@@ -29,10 +29,10 @@ MUST_RETURN = {
 }
 
 
-def layers_of(env: Any, kind: type[Any] = object) -> list[Any]:
+def layers_of(env: Any, kind: type[Any] | tuple[type[Any], ...] = object) -> list[Any]:
     """
     :param env: environment
-    :param kind: class of the layers to look for
+    :param kind: class of the layers to look for, or several
     :return: of its wrappers, from the outside in, and the environment within, those of that class
     """
     layers = [env]
@@ -213,6 +213,10 @@ def _problem(value: Any, space: spaces.Space[Any]) -> str | None:
         return f"has the shape {array.shape}, its space {space.shape}"
     if space.dtype.kind in "biu" and array.dtype.kind == "f" and np.any(array != np.round(array)):
         return f"has fractions, its space {space} has none"
+    if space.dtype.kind in "iu" and array.size:
+        limits = np.iinfo(space.dtype)
+        if array.min() < limits.min or array.max() > limits.max:
+            return f"has numbers from {array.min()} to {array.max()}, which {space.dtype} cannot hold"
     return None
 
 

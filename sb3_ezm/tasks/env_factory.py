@@ -88,7 +88,7 @@ class GymEnvFactory:
         entry_point = spec.entry_point
         creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
         # Some environments render by default and open a window or an OpenGL context in their constructor.
-        if "render_mode" not in merged and creator is not None and _has_keyword(creator, "render_mode"):
+        if "render_mode" not in merged | spec.kwargs and creator is not None and _has_keyword(creator, "render_mode"):
             merged["render_mode"] = None
         # This package checks every answer itself, and names task, value and fix.
         merged.setdefault("disable_env_checker", True)

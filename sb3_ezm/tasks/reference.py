@@ -16,7 +16,7 @@ class TaskReference:
     """
     What the tables of a suite say about the returns and rewards of one task.
 
-    A suite passes them on with ``TaskSpec(..., **reference.of_spec())``. As JSON it is :meth:`to_dict`.
+    A suite passes them on with ``TaskSpec(..., **reference.of_spec())``.
 
     :param random_score: mean return of uniformly random actions, None if unknown
     :param success_bar: return from which the task counts as solved, None if there is no agreed one

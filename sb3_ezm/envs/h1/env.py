@@ -9,15 +9,14 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from sb3_ezm.envs.h1.model import TIMESTEP, compile_model, shared_model
+from sb3_ezm.envs.h1.model import compile_model, shared_model
 from sb3_ezm.envs.h1.objectives import OBJECTIVES, MazeObjective, ReachObjective
 from sb3_ezm.envs.h1.rendering import H1Painter
 from sb3_ezm.envs.h1.robot import Robot, observe
 from sb3_ezm.envs.simulation import Simulation
 from sb3_ezm.errors import ConfigurationError
 
-FRAME_SKIP = 10  # physics steps per control step
-CONTROL_TIMESTEP = FRAME_SKIP * TIMESTEP  # 0.02 s, 50 Hz
+FRAME_SKIP = 10  # physics steps of 2 ms per control step: 50 Hz
 RESET_NOISE = 0.01
 # Actions are float32 and often come out of a tanh: forgive rounding, nothing else.
 _ACTION_TOLERANCE = 1e-6
@@ -68,7 +67,6 @@ class H1Env(Simulation):
         self.robot = robot
         self.ignore_termination = ignore_termination
         self.reset_noise = reset_noise
-        self._robot = Robot(self.model, self.data)
         self._painter = H1Painter(task, width, height, camera, robot)
         lower, upper = self.model.actuator_ctrlrange.T
         self._ctrl_middle, self._ctrl_half = (lower + upper) / 2.0, (upper - lower) / 2.0
@@ -78,10 +76,9 @@ class H1Env(Simulation):
         """Its name alone if the robot has no hands."""
         return self.task if self.robot == "h1" else f"{self.robot}-{self.task}"
 
-    @property
-    def elapsed_steps(self) -> int:
-        """Control steps since the reset, read from the simulation's clock (so it survives :meth:`set_state`)."""
-        return round(float(self.data.time) / CONTROL_TIMESTEP)
+    def _take_views(self) -> None:
+        super()._take_views()
+        self._robot = Robot(self.model, self.data)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """

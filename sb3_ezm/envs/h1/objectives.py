@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,23 +29,33 @@ class Objective:
 
     :param reward: maps the robot to reward and terms
     :param fallen: maps the robot to whether the episode ends
-    :param place: changes the start position [P] in place, with random numbers if it needs any
+    :param place: changes the start position [P], with random numbers if it needs any; None leaves it as it is
     """
 
     def __init__(
         self,
         reward: Callable[[Robot], RewardAndTerms],
         fallen: Callable[[Robot], bool],
-        place: Callable[[NDArray[np.float64], np.random.Generator], None] = lambda qpos, generator: None,
+        place: Callable[[NDArray[np.float64], np.random.Generator], None] | None = None,
     ) -> None:
         self._reward = reward
         self._fallen = fallen
-        self.place = place
+        self._place = place
 
     @property
     def extra(self) -> tuple[float, ...]:
         """What the task adds to the observation."""
         return ()
+
+    def place(self, qpos: NDArray[np.float64], generator: np.random.Generator) -> None:
+        """
+        Put the robot where the task begins.
+
+        :param qpos: start position [P], changed in place
+        :param generator: for what is random in it
+        """
+        if self._place is not None:
+            self._place(qpos, generator)
 
     def reset(self, robot: Robot, generator: np.random.Generator) -> None:
         """
@@ -167,12 +178,16 @@ def _place_for_sitting(qpos: NDArray[np.float64], generator: np.random.Generator
     qpos[3:7] = math.cos(yaw / 2.0), 0.0, 0.0, math.sin(yaw / 2.0)
 
 
+def _is_below(robot: Robot, height: float) -> bool:
+    return robot.root_height < height
+
+
 def _pelvis_below(height: float) -> Callable[[Robot], bool]:
-    return lambda robot: robot.root_height < height
+    return partial(_is_below, height=height)  # unlike a lambda it can be pickled
 
 
 def _locomotion(speed: float) -> Callable[[Robot], RewardAndTerms]:
-    return lambda robot: rewards.locomotion_reward(robot, speed)
+    return partial(rewards.locomotion_reward, speed=speed)
 
 
 def _tipped_over(robot: Robot) -> bool:

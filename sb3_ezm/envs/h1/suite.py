@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 
 from sb3_ezm.envs.h1.tasks import MAX_EPISODE_STEPS, TASK_INFO
-from sb3_ezm.envs.humanoid_bench.specs import align_blocks, task_spec
-from sb3_ezm.envs.humanoid_bench.tasks import HumanoidBenchTask
+from sb3_ezm.envs.humanoid_bench.specs import BY_ID, align, task_spec
 from sb3_ezm.envs.ids import register_id
 from sb3_ezm.tasks.env_factory import GymEnvFactory
 from sb3_ezm.tasks.registry import register_suite
@@ -21,6 +19,7 @@ def register() -> None:
     """
     for robot, tasks in TASK_INFO.items():
         for task in tasks.values():
+            BY_ID[task.gym_id] = task
             register_id(task.gym_id, "sb3_ezm.envs.h1.env:H1Env", MAX_EPISODE_STEPS, task=task.task, robot=robot)
     register_suite("h1-medium", partial(build, "h1"), task_prefix="h1-", preset="h1-cpu-repeat")
     register_suite(
@@ -38,18 +37,3 @@ def build(robot: str) -> tuple[TaskSpec, ...]:
         task_spec(task, f"{robot}-{task.task}", GymEnvFactory(task.gym_id, releases_gil=True))
         for task in TASK_INFO[robot].values()
     )
-
-
-def align(specs: Iterable[TaskSpec]) -> tuple[TaskSpec, ...]:
-    """
-    Lay out the observations of this family's tasks block by block, as those of HumanoidBench's.
-
-    :param specs: tasks of one set
-    :return: the tasks with ``observation_index`` where entries move
-    """
-    return align_blocks(specs, _original)
-
-
-def _original(spec: TaskSpec) -> HumanoidBenchTask | None:
-    ours = {task.gym_id: task for tasks in TASK_INFO.values() for task in tasks.values()}
-    return ours.get(spec.env_fn.env_id) if isinstance(spec.env_fn, GymEnvFactory) else None

@@ -22,6 +22,7 @@ Observation = NDArray[np.float64]
 # What tasks change in the model at a reset (places of goals) or in passing (colors of reached checkpoints).
 _MODEL_FIELDS = ("body_pos", "body_quat", "geom_rgba")
 _REFERENCES = ("robot", "_env", "unwrapped")  # attributes of a task that refer back to the environment
+_MEMORY = (bool, int, float, str, list, dict, np.ndarray)  # what tasks remember
 
 
 class HumanoidBenchEnv(Simulation):
@@ -64,6 +65,7 @@ class HumanoidBenchEnv(Simulation):
         super().__init__(task, self.humanoid.model, self.humanoid.data, space, size, render_mode)
         self._size = (width, height)
         self._renderer: mujoco.Renderer | None = None
+        self._first_memory = {name: copy.deepcopy(value) for name, value in self._memory() if isinstance(value, _MEMORY)}
         self._random = np.random.RandomState()  # what the task draws; what the simulation draws is `np_random`
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
@@ -76,6 +78,8 @@ class HumanoidBenchEnv(Simulation):
         if seed is not None:
             # A large seed as two words: RandomState takes 32 bits.
             self._random = np.random.RandomState(seed if seed < 2**32 else [seed % 2**32, seed >> 32])
+            # What some tasks keep from one episode to the next: the spoon's count of steps, the truck's lists of packages.
+            vars(self.humanoid.task).update(copy.deepcopy(self._first_memory))
         self.humanoid.np_random = self.np_random
         with RANDOM.use(self._random):
             observation, _ = self.humanoid.reset()
@@ -115,23 +119,32 @@ class HumanoidBenchEnv(Simulation):
             self._renderer.close()
             self._renderer = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        raise EZMError(
+            f"HumanoidBench's {self.task} cannot be copied or pickled: make another one, and give its `set_state` what "
+            "`get_state` returns."
+        )
+
     def get_state(self) -> dict[str, Any]:
         """
         Everything that the future depends on, for checkpoints.
 
-        :return: task name, physics, memory of the task, what it changed in the model, and its random generator
+        :return: task name, physics, memory of the task, what it changed in the model, and its random generators
         :raises EZMError: if the task remembers something that cannot be saved
         """
-        memory = {name: value for name, value in vars(self.humanoid.task).items() if name not in _REFERENCES}
         random = self._random.get_state(legacy=False)
         assert isinstance(random, dict)
         return {
             **super().get_state(),
-            "memory": {name: _to_plain(value, f"{self.task}: {name}") for name, value in memory.items()},
+            "memory": {name: _to_plain(value, f"{self.task}: {name}") for name, value in self._memory()},
             "model": {name: getattr(self.model, name).copy() for name in _MODEL_FIELDS},
             "random": random,
+            "noise": self.np_random.bit_generator.state,
             "last_observation": self._last_observation.copy(),
         }
+
+    def _memory(self) -> list[tuple[str, Any]]:
+        return [(name, value) for name, value in vars(self.humanoid.task).items() if name not in _REFERENCES]
 
     def set_state(self, state: dict[str, Any]) -> None:
         """
@@ -142,15 +155,22 @@ class HumanoidBenchEnv(Simulation):
         """
         self._check_task(state)
         task = self.humanoid.task
-        if wrong := [name for name in state["memory"] if name in _REFERENCES or hasattr(type(task), name)]:
+        if wrong := [name for name in state["memory"] if name in _REFERENCES or _is_code(type(task), name)]:
             raise ConfigurationError(f"a state of {self.task} cannot set {wrong}.")
         check_random_state(state["random"], self._random, "random")
         self._set_model(state["model"], _MODEL_FIELDS)
         self._set_physics(state)
         vars(task).update({name: _from_plain(value) for name, value in state["memory"].items()})
         self._random.set_state(state["random"])
+        self.np_random.bit_generator.state = state["noise"]
         self.humanoid.np_random = self.np_random
         self._last_observation = np.array(state["last_observation"])
+
+
+def _is_code(cls: type, name: str) -> bool:
+    """Whether an attribute is a method or a property, not a value that instances may replace."""
+    own = getattr(cls, name, None)
+    return callable(own) or isinstance(own, property)
 
 
 def _to_plain(value: Any, what: str) -> Any:

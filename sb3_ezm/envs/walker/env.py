@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from sb3_ezm.envs.painter import Painter
 from sb3_ezm.envs.simulation import Simulation
 from sb3_ezm.envs.timers import stop_timers
-from sb3_ezm.envs.walker.model import BODIES, CAMERAS, TIMESTEP, compile_model, shared_model
+from sb3_ezm.envs.walker.model import BODIES, CAMERAS, compile_model, shared_model
 from sb3_ezm.envs.walker.rewards import reward
 from sb3_ezm.envs.walker.tasks import ACTION_SIZE, OBSERVATION_SIZE, WALKER_TASK_INFO, WALKER_TASKS
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 
-FRAME_SKIP = 10  # physics steps per control step
-CONTROL_TIMESTEP = FRAME_SKIP * TIMESTEP  # 0.025 s, 40 Hz
+FRAME_SKIP = 10  # physics steps of 2.5 ms per control step: 40 Hz
 ROOT_ANGLE = 2  # place of the torso's angle in qpos, after its height and its distance
 _TORSO = 1  # body number, 0 being the world
 # Actions are float32 and often come out of a tanh: forgive rounding, nothing else.
@@ -73,16 +72,14 @@ class WalkerEnv(Simulation):
         lower[unlimited] = upper[unlimited] = 0.0
         lower[ROOT_ANGLE], upper[ROOT_ANGLE] = -math.pi, math.pi
         self._start_range = lower, upper
-        self._xmat = self.data.xmat.reshape(-1)
-        self._position, self._axes = self.data.xpos[_TORSO], self.data.xmat[_TORSO]
-        self._velocity = self.data.subtree_linvel[_TORSO]
         # Entries 0 and 2 of each body's matrix (3 x 3, row by row): the cosine and the sine of its angle.
         self._orientations = np.array([9 * body + entry for body in range(1, 1 + len(BODIES)) for entry in (0, 2)])
 
-    @property
-    def elapsed_steps(self) -> int:
-        """Control steps since the reset, read from the simulation's clock (so it survives :meth:`set_state`)."""
-        return round(float(self.data.time) / CONTROL_TIMESTEP)
+    def _take_views(self) -> None:
+        super()._take_views()
+        self._xmat = self.data.xmat.reshape(-1)
+        self._position, self._axes = self.data.xpos[_TORSO], self.data.xmat[_TORSO]
+        self._velocity = self.data.subtree_linvel[_TORSO]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """
