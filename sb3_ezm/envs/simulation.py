@@ -65,7 +65,7 @@ class Simulation(gym.Env[NDArray[Any], NDArray[np.float32]]):
     @property
     def elapsed_steps(self) -> int:
         """Control steps since the reset, read from the simulation's clock (so it survives ``set_state``)."""
-        return round(self.data.time * int(self.metadata["render_fps"]))
+        return round(float(self.data.time) * float(self.metadata["render_fps"]))
 
     @property
     def _label(self) -> str:
