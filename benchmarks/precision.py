@@ -137,7 +137,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.device == "cpu":
         th.set_num_threads(1)
-    env = make_multitask_env(args.suite, seed=0)
+    repeat = None if args.model is None else EZM.load(args.model, device=args.device).policy.task_set.action_repeat
+    env = make_multitask_env(args.suite, seed=0, action_repeat=repeat)
     if args.model is None:
         model = EZM("MultiInputPolicy", env, seed=0, device=args.device, **load_preset("toy"))
         model.learn(args.train * env.num_envs, log_interval=10**9)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from update import policy_of
 
 from sb3_ezm import EZM, load_preset, make_multitask_env, make_task_set
+from sb3_ezm.presets import get_preset
 from sb3_ezm.tasks.task_set import TaskSet
 
 PARTS = ("search", "env", "store", "sample", "reanalyze", "update")
@@ -67,7 +69,10 @@ def measure(task_set: TaskSet, envs_per_task: int, preset: str, steps: int, devi
     :param device: device the networks run on
     :return: one row of the table
     """
-    env = make_multitask_env(task_set, envs_per_task, seed=0)
+    if device == "cpu":
+        th.set_num_threads(1)
+    env = make_multitask_env(task_set, envs_per_task, seed=0, **get_preset(preset).env)
+    repeat = get_preset(preset).env.get("action_repeat", 1)
     warm_up = 20 * env.num_envs
     model = EZM(policy_of(preset), env, **load_preset(preset, learning_starts=warm_up, seed=0, device=device))
     writer = LastValues()
@@ -84,7 +89,7 @@ def measure(task_set: TaskSet, envs_per_task: int, preset: str, steps: int, devi
     return {
         "tasks": len(task_set),
         "envs per task": envs_per_task,
-        "env steps/s": (model.num_timesteps - done) / seconds,
+        "env steps/s": repeat * (model.num_timesteps - done) / seconds,
         "updates/s": (model._n_updates - updates) / seconds,
         **{f"{part} %": 100 * share for part, share in split.items()},
         "other %": 100 * (1.0 - sum(split.values())),
@@ -142,14 +147,16 @@ def main() -> None:
     if args.grow:
         report("memory", device, {"replay buffer of nine H1 tasks": growth(args.grow)}, args.json)
         return
-    if args.device == "cpu":
-        th.set_num_threads(1)
     suite = make_task_set(args.suite)
     too_many = [count for count in args.tasks if not 1 <= count <= len(suite)]
     if too_many:
         parser.error(f"{args.suite} has {len(suite)} tasks, cannot take {too_many}.")
     combinations = [(count, envs) for count in args.tasks for envs in args.envs_per_task]
-    rows = [measure(TaskSet(suite.specs[:count]), envs, args.preset, args.steps, args.device) for count, envs in combinations]
+    rows = []
+    for count, envs in combinations:
+        with get_context("spawn").Pool(1) as process:  # each in one of its own, whose memory no other has used
+            settings = (TaskSet(suite.specs[:count]), envs, args.preset, args.steps, args.device)
+            rows.append(process.apply(measure, settings))
     report("throughput", device, {f"{args.suite} with the preset {args.preset}, {args.steps} vector steps": rows}, args.json)
 
 

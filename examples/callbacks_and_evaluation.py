@@ -55,6 +55,7 @@ def main() -> None:
         n_eval_episodes=args.eval_episodes,
         csv_path=args.out / "evaluations.csv",
         best_model_path=args.out / "best.zip",
+        at_end=True,  # the time may be up before the first
         verbose=1,
     )
     budget = TimeBudgetCallback(60.0 * args.minutes, verbose=1)

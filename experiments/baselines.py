@@ -25,7 +25,8 @@ from sb3_ezm import make_multitask_env
 from sb3_ezm.callbacks import TaskEvalCallback, TimedProgressCallback
 from sb3_ezm.cli.arguments import EVALUATION_SEED, PROTOCOLS, whole
 from sb3_ezm.cli.common import resolve_tasks
-from sb3_ezm.cli.folder import EVALUATIONS, GRADIENTS, claimed_folder
+from sb3_ezm.cli.folder import EVALUATIONS, GRADIENTS, MODEL, RUN, claimed_folder
+from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import MAX_ENVS_PER_TASK
 from sb3_ezm.presets import get_preset
 from sb3_ezm.tasks.registry import default_preset
@@ -74,8 +75,11 @@ def main(argv: list[str] | None = None) -> OffPolicyAlgorithm:
 
     :param argv: the command line (default: that of the process)
     :return: the trained model
+    :raises ConfigurationError: if the folder holds a training
     """
     args = parse_arguments(argv)
+    if found := [name for name in (RUN, MODEL) if (args.out / name).exists()]:
+        raise ConfigurationError(f"{args.out} holds a training ({found[0]}): choose another --out.")
     with claimed_folder(args.out):
         return _train(args)
 
@@ -110,7 +114,7 @@ def _train(args: argparse.Namespace) -> OffPolicyAlgorithm:
         measured = (args.out / GRADIENTS, args.gradient_similarity, tasks.names, args.gradient_samples)
         callbacks.append(CriticSimilarityCallback(*measured))
     model.learn(args.steps_per_task * len(tasks), callback=callbacks, log_interval=None)
-    model.save(args.out / "model.zip")
+    model.save(args.out / MODEL)
     env.close()
     evaluated.close()
     return model

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -208,19 +209,25 @@ def _finished(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({(row["size"], row["rung"]): row for row in rows}.values())
 
 
-def test(request: Request) -> None:
+def test(request: Request) -> bool:
     """
     Run the tests that need an accelerator, all of the time if they take it.
 
     :param request: settings of the run
+    :return: whether some ran, and none failed
     """
     findings = {"tests": run_tests(request.left())}
     write_json(request.out / SANITY, findings)
     (request.out / SUMMARY).write_text(f"{findings['tests']['output']}\n", encoding="utf-8")
+    return bool(findings["tests"]["passed"])
 
 
-def main() -> None:
-    """Run everything; the output folder must be empty."""
+def main() -> int:
+    """
+    Run everything; the output folder must be empty.
+
+    :return: exit status: 1 if a test failed or none ran, or if there is no trained model
+    """
     args = parse_arguments()
     args.out.mkdir(parents=True, exist_ok=True)
     if any(args.out.iterdir()):
@@ -246,14 +253,16 @@ def main() -> None:
     request.save()
     try:
         if args.tests:
-            test(request)
+            succeeded = test(request)
         else:
             Driver(request).run()
+            succeeded = (request.out / MODEL).exists()
     finally:
         if args.scratch is None:
             shutil.rmtree(scratch, ignore_errors=True)
     print((args.out / SUMMARY).read_text(encoding="utf-8"))
+    return 0 if succeeded else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

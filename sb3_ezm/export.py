@@ -31,7 +31,7 @@ from sb3_ezm.multitask.factory import make_task_env
 from sb3_ezm.multitask.normalization import normalizes_observations
 from sb3_ezm.observations import TASK_KEY
 from sb3_ezm.policies import EZMPolicy
-from sb3_ezm.pretrained import write_agent
+from sb3_ezm.pretrained import is_card, write_agent
 from sb3_ezm.seeds import FRESH_SEED
 from sb3_ezm.tasks.api import layers_of
 from sb3_ezm.tasks.pool import PoolMember
@@ -156,8 +156,7 @@ def export_agent(
     tasks = make_task_set(list(own.names) if tasks is None else tasks)
     evaluate = evaluate_protocols if _can_ignore_terminations(tasks) else _evaluate_respecting
     path = Path(path)
-    for written in (path, card_path := path.with_suffix(".json")):
-        check_can_write(written)
+    card_path = check_agent_paths(path)
     with tempfile.TemporaryDirectory() as folder:  # an earlier agent and its card stay together until both are replaced
         draft = write_agent(model, Path(folder) / path.name).read_bytes()
         released = EZM.pretrained(Path(folder) / path.name, device=model.device)
@@ -182,6 +181,21 @@ def export_agent(
     with replacing(path) as temporary:
         temporary.write_bytes(draft)
     write_text(card_path, json.dumps(card, indent=1) + "\n")
+    return card
+
+
+def check_agent_paths(path: Path) -> Path:
+    """
+    :param path: of an agent to be written
+    :return: path of its card
+    :raises ConfigurationError: if they cannot be written, or something else, such as results of ``ezm eval``, has the card's
+        name
+    """
+    card = path.with_suffix(".json")
+    if card.is_file() and card.stat().st_size > 0 and not is_card(card):
+        raise ConfigurationError(f"{card}, where the card of the agent belongs, holds something else: choose another name.")
+    for written in (path, card):
+        check_can_write(written)
     return card
 
 

@@ -71,6 +71,7 @@ class GradientSimilarityCallback(BaseCallback):
         self.seed = seed
         self._due = 0
         self._measured: list[Cosines] = []
+        self._trained: EZM | None = None  # the model of the last training
 
     def _init_callback(self) -> None:
         check_outermost(self)
@@ -84,11 +85,14 @@ class GradientSimilarityCallback(BaseCallback):
         done = self.model._n_updates
         found = read_cosines(self.path) if self.path.exists() else []
         is_new = done == 0 and not self.model.was_resumed  # one may have stopped before its first update
-        if found and (is_new or found[-1].tasks != self.model.policy.task_set.names):
+        goes_back = self.model.was_resumed or self.model is self._trained
+        is_later = bool(found) and found[-1].updates > done and not goes_back  # an earlier model, saved by `save`
+        if found and (is_new or is_later or found[-1].tasks != self.model.policy.task_set.names):
             raise ConfigurationError(
                 f"{self.path} holds measurements of another training, up to {found[-1].updates} updates of the tasks "
                 f"{list(found[-1].tasks)}: choose another file, or delete that one."
             )
+        self._trained = self.model
         kept = [m for m in found if m.updates <= done]
         self._measured = kept
         write_cosines(self.path, kept)

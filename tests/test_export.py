@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -155,8 +156,9 @@ def test_an_export_that_fails_leaves_the_file_before_it(suffix: str, tmp_path: P
 
 def test_an_agent_and_its_card_are_replaced_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained("tasks")
-    for name in ("a.agent", "a.json"):
-        (tmp_path / name).write_text("old", encoding="utf-8")
+    card = json.dumps({"tasks": [], "evaluation": {}, "training": {}})
+    (tmp_path / "a.agent").write_text("old", encoding="utf-8")
+    (tmp_path / "a.json").write_text(card, encoding="utf-8")
 
     def fail(*arguments: Any, **keywords: Any) -> Any:
         raise RuntimeError("no environment")
@@ -165,7 +167,10 @@ def test_an_agent_and_its_card_are_replaced_together(tmp_path: Path, monkeypatch
     monkeypatch.setattr(export, "evaluate_protocols", fail)
     with pytest.raises(RuntimeError, match="no environment"):
         export.export_agent(model, tmp_path / "a.agent", model.env.get_attr("task_set")[0])
-    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {"a.agent": "old", "a.json": "old"}
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {"a.agent": "old", "a.json": card}
+    (tmp_path / "results.json").write_text('{"mean_score": 0.5}', encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"results.json, where the card of the agent belongs, holds something else"):
+        export.export_agent(model, tmp_path / "results.agent", model.env.get_attr("task_set")[0])
 
 
 @pytest.mark.parametrize("outcomes", [("success",), ("success", "return"), ("return", "success")])

@@ -266,8 +266,8 @@ def test_the_tests_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, str(EXPERIMENTS / "gpu.py"), "--out", str(out), "--tests", "--minutes", "5"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((out / "sanity.json").read_text(encoding="utf-8"))["tests"]
+    assert done.returncode == (0 if " passed" in found["status"] else 1), done.stderr[-2000:]  # without a GPU none runs
     assert "skipped" in found["status"] or "passed" in found["status"], found["output"]
     assert "test_everything_stays_on_cuda" in (out / "summary.md").read_text(encoding="utf-8")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_ezm import ConfigurationError, add_tasks
+from sb3_ezm import EZM, ConfigurationError, add_tasks
 from sb3_ezm.callbacks import GradientSimilarityCallback
 from sb3_ezm.gradient_similarity import read_cosines
 from sb3_ezm.learning.gradients import UnrollLoss
@@ -88,6 +88,18 @@ def test_a_continued_training_continues_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="holds measurements of another training"):
         tiny_model(toy_env(TASKS)).learn(60, callback=GradientSimilarityCallback(path, every=5))
     assert [row.updates for row in read_cosines(path)] == updates
+
+
+def test_an_earlier_model_does_not_take_the_measurements_of_a_later_one(tmp_path: Path) -> None:
+    model = tiny_model(toy_env(TASKS))
+    model.learn(60).save(tmp_path / "early.zip")
+    assert model._n_updates > 0
+    model.learn(60, callback=GradientSimilarityCallback(tmp_path / "g.jsonl", every=1), reset_num_timesteps=False)
+    before = (tmp_path / "g.jsonl").read_bytes()
+    early = EZM.load(tmp_path / "early.zip", env=model.get_env())
+    with pytest.raises(ConfigurationError, match="holds measurements of another training"):
+        early.learn(40, callback=GradientSimilarityCallback(tmp_path / "g.jsonl", every=1), reset_num_timesteps=False)
+    assert (tmp_path / "g.jsonl").read_bytes() == before
 
 
 def test_one_task_has_no_pairs(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from sb3_ezm.plotting import (
     plot_learning_curves,
     running_mean,
 )
-from sb3_ezm.plotting.learning import _draw_published, _draw_references
+from sb3_ezm.plotting.learning import _draw_references
 
 
 def write_monitor(path: Path, episodes: list[tuple[float, int, float]]) -> None:
@@ -115,13 +115,6 @@ def test_names_with_dollars_are_drawn_as_they_are(tmp_path: Path) -> None:
     tasks = TaskSet((TaskSpec("a$\\foo{$b", 1, 1),))
     curves = {"a$\\foo{$b": Curve([1, 2], [0.0, 1.0])}
     assert plot_learning_curves(tmp_path / "a.png", tasks, curves, title="lr$a_{b$c").exists()
-
-
-def test_published_curves_end_where_ours_end() -> None:
-    panel = Figure().subplots()
-    _draw_published(panel, Curve([0, 10, 20], [0.0, 100.0, 300.0]), last_step=15, label="published")
-    steps, returns = panel.lines[0].get_data()
-    assert list(steps) == [0, 10, 15] and list(returns) == [0.0, 100.0, 200.0]
 
 
 @pytest.mark.parametrize(("best", "shown"), [(10.0, 1), (80.0, 2)])

@@ -29,7 +29,7 @@ from sb3_ezm.cli.settings import parse_changes
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.evaluation import EVALUATION_COLUMNS, Interval, read_evaluations, score_difference, score_mean
 from sb3_ezm.gradient_similarity import Cosines, write_cosines
-from sb3_ezm.presets import load_preset, preset_names
+from sb3_ezm.presets import load_preset, preset_entry, preset_names
 from sb3_ezm.tasks.resolver import make_task_set
 from tests.tiny import tiny_model, toy_env
 
@@ -165,15 +165,30 @@ def test_all_groups_have_the_settings_of_the_whole(here: list[list[str]], tmp_pa
     assert sorted(set(starts)) == ["learning_starts=20", "learning_starts=40"]
 
 
-def test_alone_a_task_has_as_many_random_steps_as_among_the_others() -> None:
-    total, command = int(effective("toy", [])["learning_starts"]), ["compare", "toy-hold", "toy-spin", "--single"]
+def test_alone_a_task_is_trained_as_among_the_others(here: list[list[str]], tmp_path: Path) -> None:
+    total, command = int(effective("toy", [])["learning_starts"]), ["compare", "toy-hold", "toy-spin", "--single", *SHORT]
     # A preset that is named counts the random steps of the tasks at hand, without a name those of its whole suite.
     for named, share in ((["--preset", "toy"], 2), ([], 4)):
-        args = study.parse_arguments([*command, *named])
-        alone, together = (
-            compare._training(args, "ezm", group, group.split(","), 0).arguments for group in ("toy-hold", compare.TOGETHER)
-        )
-        assert alone[alone.index("--set") + 1] == f"learning_starts={total // share}" and "--set" not in together
+        here.clear()
+        assert study.main([*command, *named, "--learners", "ezm", "--seeds", "1", "--out", str(tmp_path / str(share))]) == 0
+        steps = {tuple(word for word in words if word.startswith("toy-")): words[words.index("--set") + 1] for words in here}
+        assert steps == {
+            ("toy-hold", "toy-spin"): f"learning_starts={2 * total // share}",
+            **{(name,): f"learning_starts={total // share}" for name in ("toy-hold", "toy-spin")},
+        }
+        assert all(words[words.index("--preset") + 1] == "toy" for words in here)
+
+
+def test_tasks_of_different_presets_are_compared_with_one() -> None:
+    args = study.parse_arguments(["compare", "walker-walk", "toy-hold", "--single", *SHORT])
+    planned: list[trainings.Training] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "run_trainings", lambda found, *rest: planned.extend(found) or [])
+        patch.setattr(compare.Report, "write", lambda *arguments: None)
+        patch.setattr(compare, "_figure", lambda *arguments: None)
+        compare.run(args)
+    named = {t.arguments[t.arguments.index("--preset") + 1] for t in planned if t.program == trainings.EZM_TRAIN}
+    assert named == {args.preset}
 
 
 def test_the_most_critical_part_is_worse_than_all_others() -> None:
@@ -493,6 +508,20 @@ def test_how_often_it_is_saved_is_not_what_a_training_is(tmp_path: Path) -> None
         trainings.Training("base", 0, ("toy", "--preset", "small")).note(tmp_path)
 
 
+@pytest.mark.parametrize("arguments", [("toy",), ("toy", "--preset", "small")])
+def test_a_training_with_what_was_then_the_preset_is_not_mixed_in(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = trainings.Training("base", 0, arguments)
+    trainings._write(training, tmp_path, True, 1.0)
+    assert training.finished(tmp_path)
+    changed = preset_entry("small" if "--preset" in arguments else "toy")
+    changed["settings"]["learning_rate"] = 99.0
+    monkeypatch.setattr(trainings, "preset_entry", lambda name: changed)
+    with pytest.raises(ConfigurationError, match="by another version, or with what was then the preset"):
+        training.finished(tmp_path)
+
+
 def test_some_tasks_of_a_suite_get_its_random_steps_each(here: list[list[str]], tmp_path: Path) -> None:
     # The preset of the toy suite means 500 of each of its four tasks, wherever they are trained.
     total = int(effective("toy", [])["learning_starts"])
@@ -554,6 +583,15 @@ def test_signals_of_the_terminal_do_not_reach_trainings(tmp_path: Path) -> None:
     finally:
         child.kill()
         child.wait()
+
+
+@pytest.mark.parametrize("name", ["run.json", "model.zip"])
+def test_a_baseline_does_not_replace_a_training(name: str, tmp_path: Path) -> None:
+    for file in (name, "evaluations.csv"):
+        (tmp_path / file).write_text("theirs", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=f"holds a training \\({name}\\): choose another --out"):
+        baselines.main(["sac", "toy-hold", "--steps-per-task", "3", "--out", str(tmp_path)])
+    assert (tmp_path / "evaluations.csv").read_text(encoding="utf-8") == "theirs"
 
 
 def test_baselines_can_ignore_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
+from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_ezm import EZM, ConfigurationError, make_multitask_env
 from sb3_ezm.arguments.table import ARGUMENTS
@@ -442,14 +443,18 @@ def test_an_agent_is_packaged_with_its_card_and_uploaded(zoo: Any, folder: Path,
 
     monkeypatch.setattr(hub, "HfApi", Api)
     options = ["-orga", "me", "--eval-episodes", "2", "--no-render", "--seed", "5"]
+    for name in ("vec_normalize.pkl", "replay.mp4"):  # of an earlier agent
+        (folder / "hub" / "ezm-MultiTask-Toy-v0").mkdir(parents=True, exist_ok=True)
+        (folder / "hub" / "ezm-MultiTask-Toy-v0" / name).write_text("old", encoding="utf-8")
     output = zoo("push_to_hub", "--env", "MultiTask-Toy-v0", *options)
     assert "https://hub.example/me/ezm-MultiTask-Toy-v0" in output
     (_, repo), (_, sent) = calls
     assert repo == sent.repo_id == "me/ezm-MultiTask-Toy-v0" and sent.commit_message == "Add the agent"
+    assert sent.delete_patterns == ["vec_normalize.pkl", "replay.mp4"]  # of an earlier agent
     package = Path(sent.folder_path)
     # The files that RL Zoo's `load_from_hub` downloads.
     needed = {"ezm-MultiTask-Toy-v0.zip", "config.yml", "args.yml", "env_kwargs.yml", "train_eval_metrics.zip", "README.md"}
-    assert needed <= {path.name for path in package.iterdir()}
+    assert needed == {path.name for path in package.iterdir()} - {"results.json"}
     with zipfile.ZipFile(package / "train_eval_metrics.zip") as archive:
         assert {"evaluations.npz", "0.monitor.csv", "3.monitor.csv"} <= set(archive.namelist())
     # The card states what was measured, and its code loads what was uploaded.
@@ -551,8 +556,59 @@ def test_impossible_arguments_of_the_programs(
         assert message in error and "Traceback" not in error
 
 
-def test_settings_in_python_need_a_policy(folder: Path, zoo: Any) -> None:
+def test_settings_in_a_module_need_a_policy(folder: Path, zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     text = 'hyperparams = {"Pendulum-v1": dict(n_timesteps=20, preset="small")}\n'
     (folder / "mine.py").write_text(text, encoding="utf-8")
-    error = zoo("train", "--env", "Pendulum-v1", "-conf", "mine.py", status=2)
-    assert "The settings of Pendulum-v1 in mine.py have no `policy`, for example 'MlpPolicy'" in error
+    monkeypatch.syspath_prepend(folder)
+    error = zoo("train", "--env", "Pendulum-v1", "-conf", "mine", status=2)
+    assert "The settings of Pendulum-v1 in mine have no `policy`, for example 'MlpPolicy'" in error
+
+
+def test_settings_in_python_are_merged_as_those_in_yaml(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        'hyperparams = {"Pendulum-v1": dict(preset="small", policy_kwargs=dict(value_range=3000.0, num_value_heads=1))}\n',
+        encoding="utf-8",
+    )
+    settings = read_settings(tmp_path / "mine.py")["Pendulum-v1"]
+    settings.update({"policy_kwargs": {"latent_size": 64}})
+    assert settings["policy"] == "MlpPolicy"
+    assert settings["policy_kwargs"].items() >= {"value_range": 3000.0, "num_value_heads": 1, "latent_size": 64}.items()
+
+
+def test_settings_as_text_are_merged_as_dictionaries() -> None:
+    settings = Settings()
+    settings.update({"preset": "small", "policy_kwargs": "dict(value_range=3000.0)"})
+    settings.update({"policy_kwargs": "dict(latent_size=64)"})
+    assert settings["policy_kwargs"].items() >= {"value_range": 3000.0, "latent_size": 64}.items()
+
+
+def test_agents_of_a_preset_with_a_schedule_can_be_exported(folder: Path, zoo: Any) -> None:
+    (folder / "falling.yml").write_text(
+        SETTINGS.replace("preset: toy", "preset: toy\n  learning_rate: lin_1.0e-3").replace("264", "8"), encoding="utf-8"
+    )
+    zoo("train", "--env", "Pendulum-v1", "-conf", "falling.yml", "-f", "falling")
+    model = EZM.load(next(folder.glob("falling/ezm/*/Pendulum-v1.zip")))
+    assert isinstance(model.learning_rate, LinearSchedule) and model.learning_rate(0.5) == 0.5e-3
+
+
+def test_agents_without_statistics_are_downloaded(folder: Path, zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_sb3
+    from huggingface_hub.errors import EntryNotFoundError
+
+    package = folder / "package"
+    package.mkdir()
+    for name in ("args.yml", "config.yml", "env_kwargs.yml", "ezm-Pendulum-v1.zip"):
+        (package / name).write_text("{}", encoding="utf-8")
+    with zipfile.ZipFile(package / "train_eval_metrics.zip", "w") as archive:
+        archive.writestr("0.monitor.csv", "")
+
+    def download(repo_id: str, filename: str) -> str:
+        if not (package / filename).exists():
+            raise EntryNotFoundError(f"404 {filename}")
+        return str(package / filename)
+
+    monkeypatch.setattr(huggingface_sb3, "load_from_hub", download)
+    output = zoo("load_from_hub", "--env", "Pendulum-v1", "-orga", "me", "-f", "downloads")
+    assert "No normalization file" in output
+    assert (folder / "downloads" / "ezm" / "Pendulum-v1_1" / "Pendulum-v1.zip").exists()
+    assert huggingface_sb3.load_from_hub is download

@@ -96,6 +96,7 @@ def run_tests(seconds: float) -> Row:
     status = lines[-1] if lines else f"exit status {process.returncode}"
     return {
         "status": status if is_done else f"not done within {seconds:.0f} s: {status}",
+        "passed": is_done and process.returncode == 0 and " passed" in status,
         "output": "\n".join(lines)[-12_000:],
     }
 

@@ -123,8 +123,9 @@ def targets_table(ladder: Row, training: Row, device: str) -> str:
         per_hour = progress["environment steps/s"] * 3600 / 9
         found = f"{per_hour:,.0f}, extrapolated from {progress['seconds']:.0f} s at constant speed"
         rows.append({"target": "1 M steps of each task in an hour", "found": found, "reached": per_hour >= STEPS_PER_HOUR})
-        steps = progress["steps per task"]
-        found = f"{steps:,} in {progress['seconds']:.0f} s"
-        rows.append({"target": "250,000 steps of each task in seven minutes", "found": found, "reached": steps >= 250_000})
+        steps, seconds = progress["steps per task"], progress["seconds"]
+        found = f"{steps:,} in {seconds:.0f} s"
+        reached = steps * 420 / max(seconds, 420) >= 250_000  # longer runs at constant speed
+        rows.append({"target": "250,000 steps of each task in seven minutes", "found": found, "reached": reached})
     text = markdown(rows, ("target", "found", "reached"))
     return f"{text}\n\nOn {device}." if rows else ""

@@ -19,6 +19,7 @@ from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.errors import ConfigurationError, did_you_mean
 from sb3_ezm.evaluation import score_difference, score_mean
 from sb3_ezm.plotting.published import MULTI_TASK, SUITE_PREFIXES, published_curves, suite_references
+from sb3_ezm.tasks.registry import default_preset
 
 TOGETHER = "together"
 
@@ -32,9 +33,13 @@ def run(args: argparse.Namespace) -> int:
         if name not in ("ezm", *ALGORITHMS):
             raise ConfigurationError(f"--learners: there is no learner {name!r}. {did_you_mean(name, ('ezm', *ALGORITHMS))}")
     names = resolve_tasks(args.tasks).names
+    # Alone, a task gets as many random steps as it gets among the others; a preset's number counts those of all tasks.
+    random_steps = {size: random_steps_of(args, names, size) for size in {1, len(names)}}
+    if args.single:
+        args.preset = args.preset or default_preset(names) or "small"  # the same for all groups
     groups = {TOGETHER: tuple(names), **({name: (name,) for name in names} if args.single and len(names) > 1 else {})}
     trainings = [
-        _training(args, learner, group, tasks, s)
+        _training(args, learner, group, tasks, s, random_steps[len(tasks)])
         for group, tasks in groups.items()
         for learner in args.learners
         for s in range(args.seeds)
@@ -43,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     report = Report("compare", f"{' '.join(args.tasks)}, {extent_of(args)}")
     report.notes.append(
         "Learners of Stable-Baselines3 have its default settings, an update per environment step, and padded observations "
-        "with the task as a one-hot vector. Time is that of each process, on a machine that several may share."
+        "with the task as a one-hot vector. Time is that of each process, evaluations included (EZ-M searches in them, too), "
+        "on a machine that several may share."
     )
     for group, tasks in groups.items():
         _add_rows(report, args, group, tasks, trainings)
@@ -51,13 +57,14 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _training(args: argparse.Namespace, learner: str, group: str, tasks: Sequence[str], seed: int) -> Training:
+def _training(
+    args: argparse.Namespace, learner: str, group: str, tasks: Sequence[str], seed: int, random_steps: int
+) -> Training:
     name = f"{learner}-{group}".replace("/", "-")
     given = args.tasks if group == TOGETHER else [given_names(args.tasks).get(task, task) for task in tasks]
     if learner == "ezm":
-        # Alone, a task gets as many random steps as it gets among the others; a preset's number counts those of all tasks.
-        alone = [f"learning_starts={random_steps_of(args, resolve_tasks(args.tasks).names, 1)}"] if group != TOGETHER else []
-        return Training(name, seed, ezm_arguments(args, alone, tasks=given))
+        started = [f"learning_starts={random_steps}"] if args.single else []
+        return Training(name, seed, ezm_arguments(args, started, tasks=given))
     return Training(name, seed, baseline_arguments(args, learner, given), BASELINE)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
@@ -240,11 +241,12 @@ def tdmpc2_cost(problem: Problem) -> Cost:
     dynamics, reward = mlp(joint, width, width, latent), mlp(joint, width, width, bins)
     policy, q = mlp(latent + task, width, width, 2 * problem.action), mlp(joint, width, width, bins)
     plans, rounds, seeds = 512, 6, 24
-    evaluation = plans * (horizon * (dynamics + reward) + policy + 2 * q)
+    # The official code computes all heads, and takes two of them.
+    evaluation = plans * (horizon * (dynamics + reward) + policy + heads * q)
     acting = 2.0 * (encode + seeds * horizon * (policy + dynamics) + rounds * evaluation)
     batch = 256
     model_loss = 6.0 * batch * (encode + horizon * (dynamics + reward + heads * q))
-    targets = 2.0 * batch * horizon * (encode + policy + 2 * q)
+    targets = 2.0 * batch * horizon * (encode + policy + heads * q)
     policy_loss = batch * (horizon + 1) * (6.0 * policy + 4.0 * heads * q)
     parameters = encode + dynamics + reward + policy + heads * q
     return Cost(
@@ -334,7 +336,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(names: Sequence[str], preset: str, changes: Sequence[str], steps: int) -> dict[str, float]:
-    """Seconds of a short training of all tasks together by part, a tenth of it random."""
+    """Seconds of a short training of all tasks together by part, a tenth of it random, on one thread as in ``ezm train``."""
+    th.set_num_threads(1)
     tasks = resolve_tasks(names)
     repeat = get_preset(preset).env.get("action_repeat", 1)
     env = make_multitask_env(tasks.with_action_repeat(repeat), seed=0)

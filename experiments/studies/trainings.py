@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sb3_ezm import __version__
 from sb3_ezm.checkpoint import list_checkpoints
 from sb3_ezm.cli.common import resolve_tasks
 from sb3_ezm.cli.folder import CHECKPOINTS, RUN
 from sb3_ezm.errors import ConfigurationError, counted_decisions
 from sb3_ezm.files import write_text
-from sb3_ezm.presets import get_preset
+from sb3_ezm.presets import get_preset, preset_entry
 from sb3_ezm.tasks.registry import default_preset
 
 NOTE, LOG = "study.json", "log.txt"
@@ -61,11 +63,23 @@ class Training:
             again = ["--overwrite"]  # it was killed before its first checkpoint
         return [sys.executable, *self.program, *self.arguments, "--seed", str(self.seed), "--out", str(folder), *again]
 
+    def made_with(self) -> dict[str, Any]:
+        """
+        :return: version and, of EZ-M, the preset's settings as they are now
+        """
+        words = list(self.arguments)
+        named = words[words.index("--preset") + 1] if "--preset" in words else None
+        tasks = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
+        if self.program != EZM_TRAIN or not tasks:
+            return {"sb3_ezm": __version__}
+        preset = named or default_preset(resolve_tasks(tasks).names) or "small"
+        return {"sb3_ezm": __version__, "preset": json.loads(json.dumps(preset_entry(preset)))}
+
     def note(self, out: Path) -> dict[str, Any] | None:
         """
         :param out: folder of the study
         :return: what is known about its state; None if it has not begun
-        :raises ConfigurationError: if the folder holds a training with other settings
+        :raises ConfigurationError: if the folder holds a training with other settings, or by another version
         """
         path = self.folder(out) / NOTE
         if not path.exists():
@@ -75,6 +89,12 @@ class Training:
             raise ConfigurationError(
                 f"{path.parent} holds a training with other settings, {' '.join(known['arguments'])}: choose another --out, "
                 "or the settings with which the study began."
+            )
+        made_with = self.made_with()
+        if known.get("made with", made_with) != made_with:
+            raise ConfigurationError(
+                f"{path.parent} holds a training by another version, or with what was then the preset; a study compares what "
+                "is equal: choose another --out."
             )
         return known
 
@@ -250,5 +270,10 @@ def _stop(running: dict[Training, tuple[subprocess.Popen[bytes], float]], out: P
 
 
 def _write(training: Training, out: Path, finished: bool, seconds: float) -> None:
-    note = {"arguments": [*training.program, *training.arguments], "finished": finished, "seconds": round(seconds, 1)}
+    note = {
+        "arguments": [*training.program, *training.arguments],
+        "made with": training.made_with(),
+        "finished": finished,
+        "seconds": round(seconds, 1),
+    }
     write_text(training.folder(out) / NOTE, json.dumps(note, indent=1))

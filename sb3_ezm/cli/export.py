@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-from pathlib import Path
 from typing import Any
 
 from sb3_ezm.cli.common import load_agent, load_model
@@ -12,9 +11,8 @@ from sb3_ezm.cli.folder import MODEL, RUN
 from sb3_ezm.cli.history import command_line
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.errors import ConfigurationError
-from sb3_ezm.export import PolicyHead, export_agent, export_policy
-from sb3_ezm.files import check_can_write
-from sb3_ezm.pretrained import SUFFIX, is_agent, is_card
+from sb3_ezm.export import PolicyHead, check_agent_paths, export_agent, export_policy
+from sb3_ezm.pretrained import SUFFIX, is_agent
 from sb3_ezm.seeds import FRESH_SEED
 
 EPISODES = 10  # of each task, if the command line does not say
@@ -47,8 +45,7 @@ def _refuse_options(args: argparse.Namespace) -> None:
 
 
 def _agent(args: argparse.Namespace) -> int:
-    check_can_write(args.output)
-    _check_card(args.output.with_suffix(".json"))
+    check_agent_paths(args.output)
     model, tasks = load_agent(args)
     card = export_agent(model, args.output, tasks, args.episodes or EPISODES, FRESH_SEED, _training(args))
     print(f"agent: {args.output}, {card['bytes']:,} bytes; card: {args.output.with_suffix('.json')}")
@@ -58,13 +55,6 @@ def _agent(args: argparse.Namespace) -> int:
         if after is not None:
             print(f"mean score, termination {protocol}: {after:.3f}, before rounding {before:.3f}")
     return 0
-
-
-def _check_card(path: Path) -> None:
-    """An earlier card is replaced; what else has its name, such as results of ``ezm eval``, must not be."""
-    if path.is_file() and path.stat().st_size > 0 and not is_card(path):
-        raise ConfigurationError(f"{path}, where the card of the agent belongs, holds something else: choose another name.")
-    check_can_write(path)
 
 
 def _training(args: argparse.Namespace) -> dict[str, Any]:

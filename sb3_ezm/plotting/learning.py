@@ -1,4 +1,4 @@
-"""Learning curves of all tasks in one picture: training episodes, evaluations and curves to compare with."""
+"""Learning curves of all tasks in one picture: training episodes and evaluations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -20,7 +19,6 @@ from sb3_ezm.tasks.task_set import TaskSet
 
 TRAINING_COLOR = "#2a6fbb"
 EVALUATION_COLOR = "#d95f02"
-PUBLISHED_COLOR = "#555555"
 REFERENCE_COLOR = "#999999"
 
 
@@ -29,8 +27,6 @@ def plot_learning_curves(
     tasks: TaskSet | Iterable[str],
     training: Mapping[str, Curve] | None = None,
     evaluation: Mapping[str, Curve] | None = None,
-    published: Mapping[str, Curve] | None = None,
-    published_label: str = "published",
     title: str | None = None,
 ) -> Path:
     """
@@ -38,14 +34,12 @@ def plot_learning_curves(
 
     Dots are training episodes and the line their running mean over a tenth of them; evaluations are points with error bars.
     The random policy's return and the success bar, if the task has them, are gray lines, the bar only if it is close to
-    what is shown; published curves are cut at the last step of the others.
+    what is shown.
 
     :param path: where to write the picture; the suffix (``.png``, ``.svg``, ``.pdf``) decides the format
     :param tasks: task set, or task names
     :param training: training episodes by task, see :func:`load_monitor_curves`
     :param evaluation: evaluations by task, see :func:`load_evaluation_curves`
-    :param published: curves to compare with, by task
-    :param published_label: what the legend calls them
     :param title: above the panels
     :return: the path
     :raises ConfigurationError: if the suffix is unknown
@@ -57,7 +51,6 @@ def plot_learning_curves(
     FigureCanvasAgg(figure)  # a separate canvas, without pyplot's global state and windows
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, name in zip(panels, names, strict=False):
-        _draw_published(panel, (published or {}).get(name), _last_step(name, training, evaluation), published_label)
         _draw_training(panel, (training or {}).get(name))
         _draw_evaluation(panel, (evaluation or {}).get(name))
         _draw_references(panel, tasks, name)
@@ -81,12 +74,6 @@ def plot_learning_curves(
     if title is not None:
         figure.suptitle(title, fontsize=11, parse_math=False)
     return save_figure(figure, path, dpi=110)
-
-
-def _last_step(name: str, *sources: Mapping[str, Curve] | None) -> float | None:
-    """Where a task's own curves end; None if there are none."""
-    lasts = [max(source[name].steps) for source in sources if source and name in source and len(source[name].steps)]
-    return max(lasts) if lasts else None
 
 
 def _draw_training(panel: Axes, curve: Curve | None) -> None:
@@ -113,17 +100,6 @@ def _draw_evaluation(panel: Axes, curve: Curve | None) -> None:
         label="evaluation",
         zorder=3,
     )
-
-
-def _draw_published(panel: Axes, curve: Curve | None, last_step: float | None, label: str) -> None:
-    if curve is None:
-        return
-    steps, returns = np.asarray(curve.steps, dtype=float), np.asarray(curve.returns, dtype=float)
-    if last_step is not None and steps[-1] > last_step:
-        shown = steps < last_step
-        end = np.interp(last_step, steps, returns)
-        steps, returns = np.append(steps[shown], last_step), np.append(returns[shown], end)
-    panel.plot(steps, returns, "--", color=PUBLISHED_COLOR, linewidth=1.2, label=label)
 
 
 def _draw_references(panel: Axes, tasks: TaskSet | Iterable[str], name: str) -> None:

@@ -63,6 +63,7 @@ def model_card(facts: CardFacts) -> str:
     :return: Markdown with the hub's metadata in front
     """
     tasks = [task.spec.name for task in facts.result]
+    owner, repository = facts.repo_id.split("/")
     subject = f"the {len(tasks)} tasks of **{facts.env_id}**" if len(tasks) > 1 else f"**{facts.env_id}**"
     return f"""---
 {yaml.safe_dump(_metadata(facts), sort_keys=False, allow_unicode=True)}---
@@ -88,7 +89,7 @@ and was trained for {facts.timesteps:,} environment steps{" of all tasks togethe
 With RL Zoo (`pip install "sb3-ezm[zoo]"`):
 
 ```bash
-python -m sb3_ezm.zoo load_from_hub --env {facts.env_id} -orga {facts.repo_id.split("/")[0]} -f logs
+TRUST_REMOTE_CODE=True python -m sb3_ezm.zoo load_from_hub --env {facts.env_id} -orga {owner} -name {repository} -f logs
 python -m sb3_ezm.zoo enjoy --env {facts.env_id} -f logs
 ```
 

@@ -33,6 +33,8 @@ from sb3_ezm.zoo.tasks import find_tasks, look_at
 
 VERSION = (Path(__file__).parent.parent / "version.txt").read_text(encoding="utf-8").strip()
 STATISTICS, _SAVED_STATISTICS = "vec_normalize.pkl", "vecnormalize.pkl"  # RL Zoo's names on the hub and on disk
+VIDEO = "replay.mp4"
+_OPTIONAL = (STATISTICS, VIDEO)  # what not every agent has
 WRAPPERS = ("normalize", "frame_stack", "env_wrapper", "vec_env_wrapper")  # settings that change what an agent observes
 _PACKAGES = ("stable_baselines3", "torch", "gymnasium", "numpy")
 
@@ -76,7 +78,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--stochastic", action="store_true", help="sample the evaluated actions")
     parser.add_argument("--no-render", action="store_true", help="record no video")
     parser.add_argument(
-        "-n", "--n-timesteps", type=int, default=1000, help="longest video in environment steps (default 1000)"
+        "-n", "--n-timesteps", type=int, default=1000, help="longest video in decisions of the agent (default 1000)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the evaluation (default 0)")
     parser.add_argument("--device", default="auto", help="PyTorch device (default auto)")
@@ -106,6 +108,8 @@ def package(args: argparse.Namespace) -> Path:
     result = evaluate(model, args, run, settings, env_kwargs)
     folder: Path = args.output_folder / args.repo_id.split("/")[1]
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in _OPTIONAL:  # of an earlier agent
+        (folder / stale).unlink(missing_ok=True)
     model.save(folder / name.filename)
     for file in ("args.yml", "config.yml"):
         shutil.copy(run / args.env / file, folder / file)
@@ -132,7 +136,7 @@ def package(args: argparse.Namespace) -> Path:
     )
     write_text(folder / "README.md", model_card(facts))
     if not args.no_render:
-        _film(model, args, run, settings, env_kwargs, folder / "replay.mp4")
+        _film(model, args, run, settings, env_kwargs, folder / VIDEO)
     return folder
 
 
@@ -213,7 +217,8 @@ def upload(folder: Path, repo_id: str, commit_message: str, private: bool = Fals
     """
     api = HfApi()
     url = api.create_repo(repo_id, private=private, exist_ok=True)
-    api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
+    missing = [name for name in _OPTIONAL if not (folder / name).exists()]
+    api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message, delete_patterns=missing)
     return str(url)
 
 

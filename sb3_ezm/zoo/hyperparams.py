@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import nn
 
 from sb3_ezm.arguments.table import public_arguments
 from sb3_ezm.errors import ConfigurationError, UnknownSettingError, unknown_hint
@@ -21,6 +23,8 @@ _OF_THE_RUN = (
     *("n_envs", "n_timesteps", "callback", "env_kwargs", "env_wrapper", "vec_env_wrapper", "monitor_kwargs"),
     *("normalize", "frame_stack", "step_timeout"),
 )
+
+_EVALUATED = ("policy_kwargs", "replay_buffer_kwargs")  # dictionaries that RL Zoo takes as text: "dict(latent_size=64)"
 
 hyperparams: dict[str, Settings] = {}
 """What RL Zoo reads if this module is its configuration, see :func:`use_file`."""
@@ -46,7 +50,7 @@ class Settings(dict[str, Any]):
         :param changes: settings that replace those of the same name
         :raises ConfigurationError: if there is no such preset, or the keywords of the environment are no dictionary
         """
-        changes = dict(changes)
+        changes = {name: _evaluated(name, value) for name, value in changes.items()}
         if "preset" in changes:
             self.take_preset(changes.pop("preset"))
         if "env_kwargs" in changes:
@@ -74,16 +78,24 @@ class Settings(dict[str, Any]):
         return Settings(self)
 
 
+def _evaluated(name: str, value: Any) -> Any:
+    """RL Zoo evaluates the text of these when it needs them, which is too late for merging."""
+    return eval(value, {"nn": nn}) if name in _EVALUATED and isinstance(value, str) else value
+
+
 def read_settings(path: str | Path) -> dict[str, Settings]:
     """
     Read a settings file of RL Zoo.
 
-    :param path: YAML file: settings by environment id
+    :param path: YAML file with settings by environment id, or Python file with such a dictionary, ``hyperparams``
     :return: the settings with presets filled in
     :raises ConfigurationError: if there is no such file, an entry is not a mapping, or it names an unknown preset
     """
     try:
-        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if Path(path).suffix == ".py":
+            entries = runpy.run_path(str(path)).get("hyperparams")
+        else:
+            entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"The settings file {path} cannot be read: {error.strerror}.") from error
     settings = {}
@@ -110,7 +122,7 @@ def use_file(path: str | Path) -> str:
     """
     Let RL Zoo read a file through this module, which it can import as a configuration.
 
-    :param path: YAML file
+    :param path: YAML or Python file
     :return: what to pass to RL Zoo as the configuration
     """
     hyperparams.clear()

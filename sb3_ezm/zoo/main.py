@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import runpy
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from sb3_ezm.errors import EZMError, did_you_mean
 
@@ -121,5 +123,32 @@ def _run(command: str) -> None:
     if command in _FUNCTIONS:
         module, function = _FUNCTIONS[command]
         getattr(importlib.import_module(module), function)()
-    else:
+        return
+    with _missing_files_as_rl_zoo_expects():
         runpy.run_module(_SCRIPTS[command], run_name="__main__")
+
+
+@contextlib.contextmanager
+def _missing_files_as_rl_zoo_expects() -> Iterator[None]:
+    """
+    RL Zoo asks for statistics that not every agent has, and takes another exception for an answer than the hub's library
+    raises since it no longer uses ``requests``.
+    """
+    import huggingface_sb3
+    from huggingface_hub.errors import EntryNotFoundError
+    from requests.exceptions import HTTPError
+
+    original = huggingface_sb3.load_from_hub
+
+    def load(*arguments: Any, **keywords: Any) -> Any:
+        """The file, or RL Zoo's exception."""
+        try:
+            return original(*arguments, **keywords)
+        except EntryNotFoundError as error:
+            raise HTTPError(str(error)) from error
+
+    huggingface_sb3.load_from_hub = load
+    try:
+        yield
+    finally:
+        huggingface_sb3.load_from_hub = original

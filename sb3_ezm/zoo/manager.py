@@ -8,8 +8,10 @@ from typing import Any
 
 import gymnasium as gym
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import SimpleLinearSchedule
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback, ProgressBarCallback
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_ezm.errors import ConfigurationError, counted
@@ -49,14 +51,14 @@ class EZMExperimentManager(ExperimentManager):
         """
         :return: settings with the preset filled in, and a sorted copy
         """
-        if self.is_ezm and self.config.endswith((".yml", ".yaml")):
+        if self.is_ezm and self.config.endswith((".yml", ".yaml", ".py")):
             print(f"Settings file: {self.config}")
             self.config = use_file(self.config)
         hyperparams, ordered = super().read_hyperparameters()
         if self.is_ezm and "policy" not in hyperparams:
             raise ConfigurationError(
                 f"The settings of {self.env_name.gym_id} in {self.config} have no `policy`, for example 'MlpPolicy': only in "
-                "files that end in .yml or .yaml does a `preset` choose it."
+                "files that end in .yml, .yaml or .py does a `preset` choose it."
             )
         return hyperparams, ordered
 
@@ -66,6 +68,8 @@ class EZMExperimentManager(ExperimentManager):
             if (seconds := processed[0].pop("step_timeout", None)) is not None:
                 self._watch_time(TIME_LIMIT("step_timeout", seconds))
             check_names(processed[0])
+            if isinstance(rate := processed[0].get("learning_rate"), SimpleLinearSchedule):  # checkpoints hold SB3's own
+                processed[0]["learning_rate"] = LinearSchedule(rate.initial_value, 0.0, 1.0)
             # Those of the settings reach RL Zoo's evaluation only if the command line has some, too; its `record_video` knows
             # none but the command line's.
             self.eval_env_kwargs = {**(self.env_kwargs or {}), **(self.eval_env_kwargs or {})}

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.multitask.cycling import CyclingTaskEnv
 from sb3_ezm.reporting.train_logging import task_labels
-from sb3_ezm.tasks.statistics import report_of
+from sb3_ezm.tasks.statistics import check_success, report_of
 from sb3_ezm.tasks.task_set import TaskSet
 from sb3_ezm.zoo.repeats import repeating, repeats_of
 
@@ -113,6 +113,8 @@ class ScoredEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             self._returns.append(float(episode["r"]))
             if self._task_set.has_scores:
                 is_return = self._task_set[info["task"]].outcome == "return"
+                if not is_return:
+                    check_success(info["task"], [info.get("is_success")])
                 score = self._task_set.normalized_score(info["task"], episode["r"] if is_return else info["is_success"])
                 info = {**info, "episode": {**episode, "r": score, "return": episode["r"]}}
         return observation, reward, terminated, truncated, info
