@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.wrappers import NormalizeObservation
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from benchmarks import distributed, scale_model
@@ -24,6 +25,7 @@ from sb3_ezm.cli import main
 from sb3_ezm.cli.settings import RunSettings
 from sb3_ezm.distributed import RayVecEnv, session, workers
 from sb3_ezm.distributed.env_slice import Steps
+from sb3_ezm.errors import CheckpointError
 from sb3_ezm.multitask import SubEnvError
 from sb3_ezm.multitask.vec_env import EpisodesLostError
 from tests.stand_in_ray import Actor, StandInRay, in_place_of_ray
@@ -940,3 +942,45 @@ def test_an_unusable_observation_names_the_environment_by_its_number_among_all()
     env = RayVecEnv([CountEnv, CountEnv, CountEnv, Unusable], collectors=2)
     with pytest.raises(Exception, match=r"not finite.*\(environment 3\)"):
         tiny_model(env, **SETTINGS).learn(30)
+
+
+class Level(CountEnv):
+    """Large observations, and a level that callbacks may raise; both are in its state."""
+
+    level = 0
+
+    def _observation(self) -> np.ndarray:
+        return super()._observation() + np.float32(1000)
+
+    def set_level(self, level: int) -> None:
+        self.level = level
+
+    def get_state(self) -> dict[str, int]:
+        return {"episode": self.episode, "steps": self.steps, "level": self.level}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.episode, self.steps, self.level = state["episode"], state["steps"], state["level"]
+
+
+def leveled() -> gym.Env[Any, Any]:
+    return NormalizeObservation(Level())
+
+
+@pytest.mark.usefixtures("ray")
+def test_running_means_of_the_environments_go_on_without_collectors(tmp_path: Path) -> None:
+    model, _ = trained(RayVecEnv([leveled, leveled], collectors=2))
+    model.save_checkpoint(tmp_path / "a.ezm")
+    one_process = DummyVecEnv([leveled, leveled])
+    EZM.resume(tmp_path / "a.ezm", one_process)
+    for env in one_process.envs:
+        assert env.obs_rms.mean.max() > 900 and env.obs_rms.count > 25
+
+
+@pytest.mark.usefixtures("ray")
+def test_changes_that_collectors_have_still_to_make_are_not_lost(tmp_path: Path) -> None:
+    model, _ = trained(RayVecEnv([leveled, leveled], collectors=2, rounds_ahead=1))
+    model.get_env().env_method("set_level", 3)
+    model.save_checkpoint(tmp_path / "a.ezm")
+    with pytest.raises(CheckpointError, match="holds changes that `set_attr` or `env_method` told collectors to make"):
+        EZM.resume(tmp_path / "a.ezm", DummyVecEnv([leveled, leveled]))
+    EZM.resume(tmp_path / "a.ezm", DummyVecEnv([leveled, leveled]), reset_env=True)

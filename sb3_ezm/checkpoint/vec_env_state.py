@@ -175,10 +175,18 @@ def restore_episodes(env: VecEnv, episodes: dict[str, Any]) -> None:
             f"is from the middle of a round of collectors, which a {type(native).__name__} cannot repeat: use collectors, or "
             "start new episodes with `reset_env=True`"
         )
+    elif episodes.get("changes"):
+        raise CheckpointError(
+            "holds changes that `set_attr` or `env_method` told collectors to make and that its episodes do not have yet: use "
+            "collectors, or start new episodes with `reset_env=True` and make them again"
+        )
     else:
-        for index, (sub_env, values) in enumerate(zip(native.envs, episodes["envs"], strict=True)):
+        means = episodes.get("statistics") or [None] * count  # those of collectors; others are with the wrappers
+        for index, (sub_env, values, own) in enumerate(zip(native.envs, episodes["envs"], means, strict=True)):
             with _naming(index):
                 set_env_state(sub_env, values)
+                if own is not None:
+                    set_env_statistics(sub_env, own)
     native._seeds, native._options = seeds, options
     for wrapper, values in wrappers:
         vars(wrapper).update(values)

@@ -108,7 +108,7 @@ class Rounds:
         self._group.advance(found)
         self.taking, self._resumed = joined, None
         if taken == 0:
-            self._report(request, list(found), self.taking)
+            self._report(request, [orders[worker] for worker in found], self.taking)
         after = rows_of(self.taking.steps.observations, -1)
         while short := [worker for worker in found if len(worker.parts) < self.ahead]:
             self._give_out(request, short, request.pace.round_steps, after)
@@ -151,11 +151,11 @@ class Rounds:
         different = list({id(order): order for order in orders}.values())
         return Taking(different, steps, searched, present, states, observation, taken)
 
-    def _report(self, request: Request, workers: Sequence[Worker], taking: Taking) -> None:
+    def _report(self, request: Request, orders: Sequence[Order], taking: Taking) -> None:
         if taking.steps.metrics:
             request.metrics.add(**taking.steps.metrics)
         if self.ahead > 0 or not self.lockstep:
-            lag = request.pace.updates - np.mean([order.updates for order in taking.orders])
+            lag = request.pace.updates - np.mean([order.updates for order in orders])
             request.metrics.add(acting_lag=float(lag))
 
     # ----------------------------------------------------------------------------------------------------------- state

@@ -232,8 +232,10 @@ class RayVecEnv(ActingVecEnv):
         """End the collectors, and Ray if nothing else of this package uses it. Closing again does nothing."""
         if self._is_open:
             self._is_open = False
-            self._group.end()
-            self._leave()
+            try:
+                self._group.end()
+            finally:
+                self._leave()
 
     # ----------------------------------------------------------------------------------------------------------- state
 

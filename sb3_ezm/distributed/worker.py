@@ -220,5 +220,6 @@ class Worker:
         return next((item for item in given if isinstance(item, Failure)), given[-1]), arrived
 
     def end(self) -> None:
-        """Kill the process."""
-        self._ray.kill(self.actor)
+        """Kill the process. Without Ray there is none: `kill` would start another."""
+        if self._ray.is_initialized():
+            self._ray.kill(self.actor)

@@ -111,8 +111,20 @@ class LearnerGroup:
                 theirs.close()
                 self._pipes.append(ours)
                 self._processes.append(process)
-            self.wait_for_all()
+            self._wait_for_the_first_word()
             Rendezvous(backend, folder, 0, count, time_limit).join()
+
+    def _wait_for_the_first_word(self) -> None:
+        try:
+            self.wait_for_all()
+        except LearnerDiedError as error:
+            if not any((process.exitcode or 0) > 0 for process in self._processes):
+                raise
+            # Not a death: it would happen again.
+            raise LearnerProcessError(
+                f"{error} It ended by itself before its first word, as it does where a script trains without asking "
+                "`if __name__ == '__main__':`: every learner imports that script."
+            ) from error
 
     @property
     def is_ready(self) -> bool:
