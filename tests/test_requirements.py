@@ -37,7 +37,6 @@ UNDECLARED = {"humanoid_bench"}
 OTHERWISE_USED = {
     "moviepy": "Gymnasium and Stable-Baselines3 write the videos of `record_video` with it",
     "pandas": "imported by RL Zoo",
-    "requests": "imported by RL Zoo",
     "pytest-xdist": "pytest -n",
     "pytest-timeout": "pytest --timeout",
     "ruff": "make lint, make format",

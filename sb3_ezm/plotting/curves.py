@@ -74,11 +74,15 @@ class MonitoredEpisode(NamedTuple):
     :param end: wall-clock time
     :param length: environment steps
     :param ret: return
+    :param decisions: actions, fewer than steps where they are repeated
+    :param task: its name, if the monitor writes it
     """
 
     end: float
     length: int
     ret: float
+    decisions: int
+    task: str | None
 
 
 def load_monitor_episodes(
@@ -96,12 +100,18 @@ def load_monitor_episodes(
         pattern = re.compile(rf"{re.escape(stem)}_(\d+)(-\d+)?\.monitor\.csv")
         for path in sorted(Path(monitor_dir).glob("*.monitor.csv")):
             if (match := pattern.fullmatch(path.name)) is not None:
-                found.setdefault(name, {}).setdefault(int(match[1]), []).extend(_read_monitor(path))
+                found.setdefault(name, {}).setdefault(int(match[1]), []).extend(read_monitor(path))
     return {name: {number: sorted(own) for number, own in copies.items()} for name, copies in found.items()}
 
 
-def _read_monitor(path: Path) -> list[MonitoredEpisode]:
-    """A full disk, or a process that is writing now, leaves lines that are cut: these are not episodes."""
+def read_monitor(path: Path) -> list[MonitoredEpisode]:
+    """
+    Read a file of SB3's ``Monitor``. A full disk, or a process that is writing now, leaves lines that are cut: these are not
+    episodes.
+
+    :param path: of the file
+    :return: its episodes, in their order
+    """
     episodes = []
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         try:
@@ -110,9 +120,12 @@ def _read_monitor(path: Path) -> list[MonitoredEpisode]:
             return []
         # A line without its end may hold a part of a number, which would pass for all of it.
         for row in csv.DictReader(line for line in file if line.endswith("\n")):
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                length = int(row.get("episode_env_steps", row["l"]))
-                episodes.append(MonitoredEpisode(start + float(row["t"]), length, float(row["r"])))
+            if None in row or None in row.values():  # more entries than there are columns, or fewer
+                continue
+            with contextlib.suppress(ValueError, KeyError):
+                end, ret, decisions = start + float(row["t"]), float(row["r"]), int(row["l"])
+                length = int(row.get("episode_env_steps", decisions))
+                episodes.append(MonitoredEpisode(end, length, ret, decisions, row.get("task")))
     return episodes
 
 

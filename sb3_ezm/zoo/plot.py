@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import csv
 import zipfile
 from collections import defaultdict
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from huggingface_sb3 import EnvironmentName
@@ -17,6 +14,7 @@ from rl_zoo3.utils import get_latest_run_id
 
 from sb3_ezm.errors import ConfigurationError
 from sb3_ezm.plotting import Curve, plot_learning_curves
+from sb3_ezm.plotting.curves import MonitoredEpisode, read_monitor
 from sb3_ezm.zoo.hyperparams import ALGORITHM
 
 
@@ -44,15 +42,15 @@ def load_run(run: Path, env_id: str) -> dict[str, Curve]:
     :return: training episodes by task
     :raises ConfigurationError: if the folder has no finished episode
     """
-    found: dict[str, list[_Episode]] = defaultdict(list)
-    for episode in _read_monitors(run, env_id):
-        found[episode.task].append(episode)
+    found: dict[str, list[MonitoredEpisode]] = defaultdict(list)
+    for episode in _episodes(run):
+        found[episode.task or env_id].append(episode)
     if not found:
         raise ConfigurationError(f"{run} has no finished training episodes: is it the folder of a run?")
     curves = {}
     for task, episodes in found.items():
-        episodes.sort(key=lambda episode: episode.seconds)
-        curves[task] = Curve(list(accumulate(it.env_steps for it in episodes)), [it.total for it in episodes])
+        episodes.sort(key=lambda episode: episode.end)
+        curves[task] = Curve(list(accumulate(it.length for it in episodes)), [it.ret for it in episodes])
     return curves
 
 
@@ -73,31 +71,9 @@ def _load_evaluations(run: Path, env_id: str) -> dict[str, Curve]:
 
 def _env_steps_per_decision(run: Path) -> float:
     """More than one where actions are repeated: RL Zoo counts decisions, the panels steps of the environment."""
-    episodes = _read_monitors(run, "")
-    return sum(it.env_steps for it in episodes) / sum(it.decisions for it in episodes)
+    episodes = _episodes(run)
+    return sum(it.length for it in episodes) / sum(it.decisions for it in episodes)
 
 
-class _Episode(NamedTuple):
-    task: str
-    seconds: float
-    total: float
-    decisions: int
-    env_steps: int
-
-
-def _read_monitors(run: Path, env_id: str) -> list[_Episode]:
-    """
-    A training that writes now, or a disk that was full, leaves lines that are cut: these are no episodes. The last line counts
-    only once it has its end, or the part of a number, or of a name, would pass for all of it.
-    """
-    episodes = []
-    for path in sorted(run.glob("*.monitor.csv")):
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            lines = file.readlines()[1:]  # without a comment in JSON
-        for row in csv.DictReader(line for line in lines if line.endswith("\n")):
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                decisions, task = int(row["l"]), row.get("task", env_id)
-                env_steps = int(row.get("episode_env_steps", decisions))
-                if None not in row and task is not None:  # neither more entries than there are columns, nor fewer
-                    episodes.append(_Episode(task, float(row["t"]), float(row["r"]), decisions, env_steps))
-    return episodes
+def _episodes(run: Path) -> list[MonitoredEpisode]:
+    return [episode for path in sorted(run.glob("*.monitor.csv")) for episode in read_monitor(path)]
